@@ -1,0 +1,169 @@
+"""The command line. Heavy libraries are imported when a command needs them, never for its help."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyfree_ray import __version__
+from hyfree_ray.errors import HyfreeError
+
+DEFAULT_STORE = Path("hyfree-store")
+
+EXIT_CODES = """\b
+Exit codes: 0 done; 1 something broke; 2 bad input, said in one line;
+130 interrupted. To go on, give the same command again."""
+
+
+class _Group(click.Group):
+    """Prints users' mistakes as one line and exits with 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except HyfreeError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Group, epilog=EXIT_CODES)
+@click.version_option(__version__)
+def main() -> None:
+    """Would sharing synthetic images help my hospital, by how much, at what risk?
+
+    \b
+    Try:
+      hyfree-ray simulate --sites 5
+      hyfree-ray simulate --data DIR --partition random --sites 4
+      hyfree-ray results
+    """
+
+
+_STORE = click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORE,
+    show_default=True,
+    envvar="HYFREE_STORE",
+    help="Where everything is kept.",
+)
+_FORMAT = click.option(
+    "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
+
+@main.command(epilog=EXIT_CODES)
+@click.option("--sites", type=int, help="Hospitals; 5 phantom ones where no data are given.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="An nnU-Net raw data set of 2D images with a sites.csv (case,site,patient).",
+)
+@click.option(
+    "--partition",
+    type=click.Choice(["natural", "random"]),
+    default="natural",
+    show_default=True,
+    help="The sites of sites.csv, or random ones by patient.",
+)
+@click.option("--config", type=click.Path(path_type=Path), help="YAML with experiment fields.")
+@click.option(
+    "--budget",
+    type=click.Choice(["smoke", "small", "paper"]),
+    help="How much is computed. Default: small on a CPU, paper on a GPU.",
+)
+@click.option(
+    "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
+)
+@click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
+@click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0.")
+@_STORE
+@click.option(
+    "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and what is done; create nothing.")
+@_FORMAT
+def simulate(**options: Any) -> None:
+    """Run the method on simulated hospitals and say what sharing gave each of them.
+
+    \b
+    Examples:
+      hyfree-ray simulate --sites 5
+      hyfree-ray simulate --data Dataset301_LungCXR --budget small
+      hyfree-ray simulate --sites 2 --budget smoke --ray off
+      hyfree-ray simulate --sites 5 --dry-run
+    """
+    from hyfree_ray.simulate import run_simulate
+
+    sys.exit(run_simulate(**options))
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("run", required=False)
+@_STORE
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+)
+def results(run: str | None, store: Path, output: str) -> None:
+    """Print a run's table, its summary (json) or its scores case by case (csv).
+
+    Without RUN: the newest. `hyfree-ray results no-such-run` lists what there is.
+    """
+    from hyfree_ray.observer import read_summary
+    from hyfree_ray.results import Summary
+    from hyfree_ray.results_table import render_table
+
+    folder = find_run(store, run)
+    if output == "csv":
+        click.echo((folder / "results.csv").read_text(), nl=False)
+        return
+    summary = read_summary(folder)
+    if output == "json":
+        click.echo(json.dumps(summary, indent=1))
+        return
+    from rich.console import Console
+
+    Console().print(f"{folder.name}", style="bold")
+    Console().print(render_table(Summary.from_json(summary)))
+
+
+def find_run(store: Path, run: str | None) -> Path:
+    """The folder of a finished run; the newest where none is named.
+
+    Raises:
+        HyfreeError: no such run; the message lists those that are there.
+    """
+    finished = sorted(
+        (file.parent for file in (store / "runs").glob("*/summary.json")),
+        key=lambda folder: (folder / "summary.json").stat().st_mtime,
+    )
+    if not finished:
+        raise HyfreeError(f"{store}: no finished run; run 'hyfree-ray simulate' or see --store")
+    if run is None:
+        return finished[-1]
+    for folder in finished:
+        if folder.name == run:
+            return folder
+    names = ", ".join(folder.name for folder in finished)
+    raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+
+
+if __name__ == "__main__":
+    main()

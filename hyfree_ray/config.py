@@ -1,0 +1,218 @@
+"""What a user asks for, resolved to numbers before anything is hashed or run.
+
+`Experiment` is what changes results: its fields enter keys, each only where it is read.
+`Runtime` is where and how: it never enters a key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hyfree_ray.budget import Budget, budget_values
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.store import digest_of
+
+CONFIG_BYTES = 64 << 10
+"""A configuration is a page of text; anything longer is refused before it is parsed."""
+
+
+class Experiment(BaseModel):
+    """Everything that changes a result, by value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    seed: int = Field(default=0, ge=0)
+    fold: int = Field(default=0, ge=0, le=4)
+    """The test fold; validation is the next one, training the other three."""
+    generator: Literal["flow", "stylegan2"]
+    precision: Literal["fp32", "bf16"]
+    """Of the generators; nnU-Net chooses its own."""
+    mirror: bool = False
+    """Whether a mirrored image is as good as the original. Anatomy is rarely symmetric."""
+    embedder: Literal["nnunet", "openclip"] = "nnunet"
+    embedder_weights: str | None = None
+    """File with OpenCLIP's weights."""
+    threshold_percentile: float = Field(default=5.0, gt=0, lt=100)
+    """Of the distances between patients: nearer to a training image is memorised."""
+    general_workers: int = Field(default=1, ge=1)
+    """Processes that share the general model's batches. More than one changes its result."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of fine-tuning's epochs in which the rate grows."""
+    budget: Budget
+
+    def federation(self, cohort: str, dataset: Mapping[str, Any]) -> str:
+        """What releases are made for: the joint task, whoever takes part in it."""
+        task = {"channels": dataset["channel_names"], "labels": dataset["labels"]}
+        return digest_of(["federation", cohort, task, self.seed, self.fold])[:32]
+
+    def key(self, cohort: str, site_keys: Mapping[str, str]) -> str:
+        """Identity of the experiment: settings and the data of all sites."""
+        return digest_of([self.model_dump(mode="json"), cohort, dict(sorted(site_keys.items()))])
+
+
+class Runtime(BaseModel):
+    """Where and how a run is executed. Not part of any key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    store: Path
+    ray: str = "local"
+    """"local", "off" (this process, one stage after the other) or a cluster's address."""
+    device: Literal["cpu", "cuda"]
+
+
+def resolve_experiment(
+    *,
+    budget: str | None,
+    generator: str | None,
+    device: str,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    **fields: Any,
+) -> tuple[Experiment, list[str]]:
+    """Resolve a configuration: the file, then the command line's fields, then `--set`.
+
+    Args:
+        budget: name of the budget whose values are the start; None: the file's, else `small` on
+            a CPU and `paper` on a GPU.
+        generator: "auto", "flow" or "stylegan2"; None: the file's, else "auto".
+        device: what the trainings will run on.
+        file: YAML with any of `Experiment`'s fields.
+        overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`.
+        fields: top-level fields that the command line names; None: not named.
+
+    Returns:
+        The experiment, and one line of reason for each number that was derived.
+
+    Raises:
+        HyfreeError: an unknown key (with the nearest known one) or a value that does not fit.
+    """
+    written = {} if file is None else read_yaml(file)
+    named = written.pop("budget") if isinstance(written.get("budget"), str) else None
+    budget = budget or named or ("paper" if device == "cuda" else "small")
+    values: dict[str, Any] = {"budget": budget_values(budget)}
+    _merge(values, written, str(file))
+    values.update({name: value for name, value in fields.items() if value is not None})
+    for override in overrides:
+        _set(values, override)
+    if generator is not None:
+        values["generator"] = generator
+    reasons = [
+        f"budget {budget}: "
+        + ("the lengths of the paper" if budget == "paper" else "shorter and narrower, same rules")
+    ]
+    if values.setdefault("generator", "auto") == "auto":
+        values["generator"] = values["budget"]["generator_backend"]
+        reasons.append(f"generator {values['generator']}: {values['budget']['generator_reason']}")
+    if "precision" not in values:
+        values["precision"], why = best_precision(device)
+        reasons.append(f"precision {values['precision']}: {why}")
+    try:
+        return Experiment.model_validate(values), reasons
+    except ValidationError as error:
+        raise HyfreeError(_first_problem(error)) from error
+
+
+def best_precision(device: str) -> tuple[str, str]:
+    """Precision of the generators and why, from the device alone (torch is not imported)."""
+    if device == "cuda":
+        return "bf16", "the GPU's tensor cores"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    if "avx512_bf16" in flags or "amx_bf16" in flags:
+        return "bf16", "this CPU has bf16 instructions"
+    return "fp32", "this CPU has no bf16 instructions"
+
+
+def find_device() -> Literal["cpu", "cuda"]:
+    """Whether this machine has a GPU that may be used, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in {"", "-1"}:
+        return "cpu"
+    return "cuda" if any(Path("/proc/driver/nvidia/gpus").glob("*")) else "cpu"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read safely: no objects, no aliases, no more than a page.
+
+    Raises:
+        HyfreeError: missing, too long, not YAML, or not a mapping.
+    """
+    try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise HyfreeError(f"{path}: over {CONFIG_BYTES} bytes is not a configuration")
+        text = path.read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise HyfreeError(f"{path}: YAML aliases (*) are not taken; write the value out")
+        values = yaml.safe_load(text)
+    except OSError as error:
+        raise HyfreeError(f"{path}: cannot be read ({error.strerror}); see --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = " ".join(str(error).split())
+        raise HyfreeError(f"{path}: not valid YAML ({first})") from error
+    if not isinstance(values, dict):
+        raise HyfreeError(f"{path}: a configuration is a mapping of keys to values")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise HyfreeError(f"--set {override}: write key=value, e.g. budget.unet.epochs=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise HyfreeError(f"--set {override}: the value is not valid YAML") from error
+    nested: Any = value
+    for part in reversed(name.split(".")):
+        nested = {part: nested}
+    _merge(values, nested, f"--set {name}")
+
+
+def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
+    known = _known_keys()
+    for path, value in _leaves(more):
+        if path not in known:
+            close = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+            raise HyfreeError(f"{where}: unknown key {path!r}; did you mean {close[0]!r}?")
+        target = values
+        *parents, last = path.split(".")
+        for part in parents:
+            target = target.setdefault(part, {})
+        target[last] = value
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{path}.")
+        else:
+            found.append((path, value))
+    return found
+
+
+def _known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg'].lower()} (given: {problem['input']!r})"

@@ -1,0 +1,31 @@
+"""Errors that a user can mend. Each message is one line: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class HyfreeError(Exception):
+    """A user's mistake. The command line prints it without a traceback and exits with 2."""
+
+
+class PrivacyError(HyfreeError):
+    """Something was asked to cross a party's border that is not one of its named exports."""
+
+
+class ReleaseError(HyfreeError):
+    """A release that the pool refuses.
+
+    Args:
+        site: who handed the release in (as the pool knows it, never read from the file).
+        rule: short name of the rule that was broken, stable enough to script against.
+        message: what is wrong and what to do, one line.
+    """
+
+    def __init__(self, site: str, rule: str, message: str) -> None:
+        super().__init__(f"{site}: release refused ({rule}): {message}")
+        self.site = site
+        self.rule = rule
+
+    def __reduce__(self) -> tuple[type[ReleaseError], tuple[str, str, str]]:
+        # Exceptions travel between processes by their `args`, which hold the joined message only.
+        message = str(self).split("): ", 1)[1]
+        return (ReleaseError, (self.site, self.rule, message))

@@ -1,0 +1,1 @@
+"""Rectified flow on a small U-Net."""

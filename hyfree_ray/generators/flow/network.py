@@ -1,0 +1,138 @@
+"""The flow's velocity network: a small U-Net with the plan's strides, kernels and widths.
+
+Weights are kept in float32 and cast to the activations' type where they are used; with
+channels_last activations the convolutions run on the processor's bfloat16 units.
+Shapes: N images, C channels, H, W, E embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hyfree_ray.generator_plan import GeneratorPlan, Size
+
+_FREQUENCIES = 32
+_GROUP = 8
+"""Channels normalised together."""
+
+
+class _Conv(nn.Module):
+    """A convolution in the type of its input; `gain` 0 starts it as the zero function."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Size,
+        stride: Size = (1, 1),
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        scale = gain / math.sqrt(inputs * kernel[0] * kernel[1])
+        weight = torch.randn(outputs, inputs, *kernel) * scale
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self._stride = stride
+        self._padding = (kernel[0] // 2, kernel[1] // 2)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x_NCHW.dtype), self.bias.to(x_NCHW.dtype)
+        return F.conv2d(x_NCHW, weight, bias, self._stride, self._padding)
+
+
+def _normalise(x_NCHW: Tensor) -> Tensor:
+    """Group normalisation (Wu & He 2018, arXiv 1803.08494) without weights of its own."""
+    return F.group_norm(x_NCHW, max(1, x_NCHW.shape[1] // _GROUP))
+
+
+class _Block(nn.Module):
+    """A residual block whose second normalisation is scaled and shifted by the time.
+
+    As in Dhariwal & Nichol 2021 (arXiv 2105.05233, section 3, "adaptive group normalisation").
+    """
+
+    def __init__(self, features: int, kernel: Size) -> None:
+        super().__init__()
+        self.first = _Conv(features, features, kernel)
+        self.second = _Conv(features, features, kernel, gain=0.0)
+
+    def forward(self, x_NCHW: Tensor, scale_NC11: Tensor, shift_NC11: Tensor) -> Tensor:
+        h_NCHW = self.first(F.silu(_normalise(x_NCHW)))
+        h_NCHW = torch.addcmul(shift_NC11, _normalise(h_NCHW), scale_NC11)
+        return x_NCHW + self.second(F.silu(h_NCHW))
+
+
+class VelocityNet(nn.Module):
+    """Predicts the velocity v(x, t) of a noisy, padded image.
+
+    A skip is added, not concatenated: the block after it costs half as much.
+    """
+
+    def __init__(self, plan: GeneratorPlan) -> None:
+        super().__init__()
+        features, kernels, strides = plan.flow_features, plan.flow_kernels, plan.flow_strides
+        self._unshuffle = plan.flow_unshuffle[0]
+        self._strides = strides
+        folded = plan.channels * math.prod(plan.flow_unshuffle)
+        levels = range(len(features))
+        self.enter = _Conv(folded, features[0], kernels[0])
+        self.down_blocks = nn.ModuleList(_Block(features[i], kernels[i]) for i in levels)
+        self.downs = nn.ModuleList(
+            _Conv(features[i], features[i + 1], kernels[i + 1], strides[i]) for i in levels[:-1]
+        )
+        self.middle = _Block(features[-1], kernels[-1])
+        self.ups = nn.ModuleList(
+            _Conv(features[i + 1], features[i], (1, 1)) for i in levels[:-1]
+        )
+        self.up_blocks = nn.ModuleList(_Block(features[i], kernels[i]) for i in levels)
+        self.leave = _Conv(features[0], folded, kernels[0], gain=0.0)
+        embedding = 4 * features[0]
+        self.embed = nn.Sequential(
+            nn.Linear(2 * _FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        widths = [*features, features[-1], *reversed(features)]
+        self._cuts = list(accumulate(2 * width for width in widths))
+        # All blocks' scales and shifts in one product.
+        self.modulate = nn.Linear(embedding, self._cuts[-1])
+        nn.init.zeros_(self.modulate.weight)
+
+    def _modulations(self, time_N: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """Scale and shift, each NC11, of every block in the order of their use."""
+        octaves = torch.arange(_FREQUENCIES, device=time_N.device) * (10 / _FREQUENCIES)
+        angles = time_N[:, None].float() * torch.exp2(octaves) * (math.pi / 2)
+        wave_NE = torch.cat([angles.sin(), angles.cos()], 1)
+        joint_NE = self.modulate(F.silu(self.embed(wave_NE))).to(dtype)
+        pieces = joint_NE[:, :, None, None].tensor_split(self._cuts[:-1], 1)
+        halves = (piece.chunk(2, 1) for piece in pieces)
+        return [(1 + scale, shift) for scale, shift in halves]
+
+    def forward(self, x_NCHW: Tensor, time_N: Tensor) -> Tensor:
+        """The velocity.
+
+        Args:
+            x_NCHW: padded images in the type of the activations.
+            time_N: float32 in [0, 1]; 0 is noise, 1 an image.
+        """
+        modulations = iter(self._modulations(time_N, x_NCHW.dtype))
+        h_NCHW = F.pixel_unshuffle(x_NCHW, self._unshuffle)
+        h_NCHW = self.enter(h_NCHW.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for level, block in enumerate(self.down_blocks):
+            h_NCHW = block(h_NCHW, *next(modulations))
+            if level < len(self.downs):
+                skips.append(h_NCHW)
+                h_NCHW = self.downs[level](h_NCHW)
+        h_NCHW = self.middle(h_NCHW, *next(modulations))
+        for level in reversed(range(len(self.up_blocks))):
+            if level < len(self.ups):
+                small_NCHW = self.ups[level](h_NCHW)
+                skip_NCHW = skips.pop()
+                h_NCHW = skip_NCHW + F.interpolate(small_NCHW, skip_NCHW.shape[2:])
+            h_NCHW = self.up_blocks[level](h_NCHW, *next(modulations))
+        out_NCHW = self.leave(F.silu(_normalise(h_NCHW)))
+        return F.pixel_shuffle(out_NCHW, self._unshuffle)

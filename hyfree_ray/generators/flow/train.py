@@ -1,0 +1,161 @@
+"""Rectified flow: training and sampling. N images, C channels, H, W (padded).
+
+Liu et al. 2022 (arXiv 2209.03003) and Lipman et al. 2022 (arXiv 2210.02747): on the straight
+line x_t = (1 - t) noise + t image the velocity is image - noise; a network learns its mean given
+x_t, and an image is drawn by following it from noise at t = 0 to t = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hyfree_ray.generator_plan import GeneratorPlan
+from hyfree_ray.generators.average import Average
+from hyfree_ray.generators.flow.network import VelocityNet
+from hyfree_ray.generators.protocol import Compute
+
+BATCH_SIZE = 16
+LEARNING_RATE = 2e-3
+WARM_UP = 0.02
+"""Share of the training in which the learning rate grows."""
+FINAL_RATE = 0.05
+"""Share of the learning rate that is left at the end."""
+EVALUATIONS = 10
+"""Evaluations of the network for an image."""
+
+
+def rate_at(share: float) -> float:
+    """The learning rate when `share` of the training is done: linear warm-up, then a cosine."""
+    if share < WARM_UP:
+        return LEARNING_RATE * share / WARM_UP
+    falling = 0.5 + 0.5 * math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))
+    return LEARNING_RATE * (FINAL_RATE + (1 - FINAL_RATE) * falling)
+
+
+class FlowLearner:
+    """The velocity network in training."""
+
+    batch_size = BATCH_SIZE
+
+    def __init__(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> None:
+        self._plan = plan
+        self._compute = compute
+        self._images_shown = images_shown
+        self.network = VelocityNet(plan).to(compute.device)
+        self._average = Average(self.network)
+        self._optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True
+        )
+
+    def prepare(self, images_NCHW: Tensor) -> Tensor:
+        """Padded to the padded size with the edge's values, so that the margin continues it."""
+        (height, width), (tall, wide) = self._plan.patch_size, self._plan.padded_size
+        top, left = self._plan.margin
+        sides = (left, wide - width - left, top, tall - height - top)
+        return F.pad(images_NCHW, sides, mode="replicate")
+
+    def loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
+        """Mean squared error of the velocity (Liu et al. 2022, equation 1).
+
+        t is logit-normal, most often in the middle, where it is hardest (Esser et al. 2024,
+        arXiv 2403.03206, section 3.1).
+        """
+        count = len(images_NCHW)
+        device = images_NCHW.device
+        noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
+        time_N = torch.randn(count, generator=random, device=device).sigmoid()
+        line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N[:, None, None, None])
+        velocity_NCHW = self.network(line_NCHW.to(self._compute.dtype), time_N)
+        return F.mse_loss(velocity_NCHW.float(), images_NCHW - noise_NCHW)
+
+    def step(self, images_NCHW: Tensor, step: int, random: torch.Generator) -> dict[str, Tensor]:
+        """One step of Adam and of the average."""
+        shown = (step + 1) * self.batch_size
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate_at(min(1.0, shown / self._images_shown))
+        loss = self.loss(images_NCHW, random)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimiser.step()
+        self._average.update(shown, self.batch_size)
+        return {"loss": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, their average, Adam's moments."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self._average.weights,
+            "optimiser": self._optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        self._average.load(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The velocity network's averaged weights."""
+        return self._average.weights
+
+
+def time_grid(steps: int) -> list[float]:
+    return [k / steps for k in range(steps + 1)]
+
+
+class FlowSampler:
+    """Follows the velocity from noise to an image."""
+
+    def __init__(self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]) -> None:
+        self._plan = plan
+        self._compute = compute
+        self._network = VelocityNet(plan).to(compute.device)
+        self._network.load_state_dict(weights)
+        self._network.to(compute.dtype)
+        self._network.embed.float()
+        self._network.modulate.float()
+
+    def _velocity(self, x_NCHW: Tensor, time: float) -> Tensor:
+        time_N = torch.full((len(x_NCHW),), time, device=x_NCHW.device)
+        return self._network(x_NCHW.to(self._compute.dtype), time_N).float()
+
+    def __call__(self, seeds: Sequence[int]) -> Tensor:
+        """One image a seed, NCHW."""
+        shape = (self._plan.channels, *self._plan.padded_size)
+        # On the CPU whatever the device: a seed means the same noise everywhere.
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        x_NCHW = self.follow(torch.stack(noise).to(self._compute.device))
+        (top, left), (height, width) = self._plan.margin, self._plan.patch_size
+        return x_NCHW[:, :, top : top + height, left : left + width]
+
+    def follow(self, x_NCHW: Tensor) -> Tensor:
+        """Euler's method."""
+        times = time_grid(25)
+        for now, then in zip(times, times[1:], strict=False):
+            x_NCHW = x_NCHW + (then - now) * self._velocity(x_NCHW, now)
+        return x_NCHW
+
+
+class FlowBackend:
+    """The rectified flow as a backend."""
+
+    def learner(
+        self, plan: GeneratorPlan, compute: Compute, *, images_shown: int
+    ) -> FlowLearner:
+        """A flow with fresh weights."""
+        return FlowLearner(plan, compute, images_shown=images_shown)
+
+    def sampler(
+        self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]
+    ) -> FlowSampler:
+        """A flow with the weights of a snapshot."""
+        return FlowSampler(plan, compute, weights)
+
+
+BACKEND = FlowBackend()

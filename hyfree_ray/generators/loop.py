@@ -1,0 +1,241 @@
+"""The training loop and the sampling loop that all backends share. N images, C channels, H, W.
+
+A training is cut into intervals, counted in steps. At the start of each the random generator is
+seeded anew from the training's seed and the interval's number, and at its end a checkpoint is
+written: what comes after a checkpoint depends on the checkpoint alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import replacing
+from hyfree_ray.generator_plan import GeneratorPlan
+from hyfree_ray.generators.protocol import Backend, Compute, Learner
+from hyfree_ray.seeds import seed_of
+
+INTERVALS = 30
+"""Checkpoints a training: its first and last thirtieth cost as much to lose."""
+PROGRESS_EVERY = 5.0
+"""Seconds between two reports."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A training's settings; see `hyfree_ray.generators.train`."""
+
+    images_shown: int
+    seed: int
+    device: str
+    precision: str
+    mirror: bool
+    snapshots: int
+
+
+def compute_of(device: str, precision: str) -> Compute:
+    """Check the two names.
+
+    Raises:
+        HyfreeError: an unknown device or precision.
+    """
+    if precision not in _DTYPES:
+        raise HyfreeError(f"precision {precision!r} is unknown; take one of {', '.join(_DTYPES)}")
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise HyfreeError(f"device {device!r} is unknown; take cpu or cuda:0") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise HyfreeError(f"device {device!r} was asked for, but torch finds no GPU; take cpu")
+    return Compute(device=where, dtype=_DTYPES[precision])
+
+
+def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> None:
+    wanted = (plan.channels, *plan.patch_size)
+    if images_NCHW.ndim != 4 or images_NCHW.shape[1:] != wanted or len(images_NCHW) == 0:
+        raise HyfreeError(
+            f"generator: training images have shape {images_NCHW.shape}; the plan needs "
+            f"(N, {', '.join(map(str, wanted))}) with N > 0; prepare them with the same plan"
+        )
+    if images_NCHW.dtype != np.float32:
+        raise HyfreeError(f"generator: training images are {images_NCHW.dtype}, not float32")
+    if not np.isfinite(images_NCHW).all():
+        broken = np.flatnonzero(~np.isfinite(images_NCHW).all(axis=(1, 2, 3)))
+        raise HyfreeError(
+            f"generator: {len(broken)} of {len(images_NCHW)} training images hold NaN or infinite "
+            f"values, the first is number {broken[0]}; mend or leave them out"
+        )
+    if np.abs(images_NCHW).max() > 1.001:
+        raise HyfreeError("generator: training images leave [-1, 1]; scale them first")
+    if settings.images_shown < 1 or settings.snapshots < 1:
+        raise HyfreeError(
+            f"generator: {settings.images_shown} images shown and {settings.snapshots} snapshots "
+            "were asked for; both have to be at least 1"
+        )
+
+
+class _Batches:
+    """Training batches: batch i is the same however the training got there.
+
+    Images are taken in a new random order each round, without replacement, so that few images
+    are all seen equally often; a batch may reach over the end of a round.
+    """
+
+    def __init__(self, images_NCHW: Tensor, batch_size: int, settings: Settings) -> None:
+        self._images_NCHW = images_NCHW
+        self._batch_size = batch_size
+        self._seed = settings.seed
+        self._mirror = settings.mirror
+        self._round, self._order = -1, np.empty(0, np.int64)
+
+    def _index(self, position: int) -> int:
+        number, place = divmod(position, len(self._images_NCHW))
+        if number != self._round:
+            random = np.random.default_rng(seed_of(self._seed, "order", number))
+            self._round, self._order = number, random.permutation(len(self._images_NCHW))
+        return int(self._order[place])
+
+    def __call__(self, step: int, random: torch.Generator) -> Tensor:
+        first = step * self._batch_size
+        index = torch.tensor([self._index(first + i) for i in range(self._batch_size)])
+        batch_NCHW = self._images_NCHW[index.to(self._images_NCHW.device)]
+        if not self._mirror:
+            return batch_NCHW
+        turned = torch.rand(len(index), 1, 1, 1, generator=random, device=batch_NCHW.device) < 0.5
+        return torch.where(turned, batch_NCHW.flip(3), batch_NCHW)
+
+
+def _write_snapshot(workdir: Path, images_shown: int, weights: dict[str, Tensor]) -> None:
+    folder = workdir / "snapshots"
+    folder.mkdir(exist_ok=True)
+    with replacing(folder / f"{images_shown:08d}.safetensors") as file:
+        file.write(save({name: value.contiguous().cpu() for name, value in weights.items()}))
+
+
+def train(
+    backend: Backend,
+    name: str,
+    *,
+    plan: GeneratorPlan,
+    images_NCHW: np.ndarray,
+    settings: Settings,
+    workdir: Path,
+    progress: Progress,
+) -> None:
+    """See `hyfree_ray.generators.train`."""
+    _check(images_NCHW, plan, settings)
+    compute = compute_of(settings.device, settings.precision)
+    torch.manual_seed(seed_of(settings.seed, "weights"))
+    learner = backend.learner(plan, compute, images_shown=settings.images_shown)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with replacing(workdir / "generator.json") as file:
+        file.write(json.dumps({"backend": name, "plan": json.loads(plan.to_json())}).encode())
+    # Any device may go on with it.
+    described = {**asdict(settings), "device": None}
+    identity = json.dumps([name, json.loads(plan.to_json()), described, len(images_NCHW)])
+    done = _resume(learner, workdir / "checkpoints", compute.device, identity)
+    images = learner.prepare(torch.from_numpy(images_NCHW).to(compute.device))
+    batches = _Batches(images, learner.batch_size, settings)
+    _run(learner, batches, done, settings, compute.device, workdir, identity, progress)
+
+
+def _resume(learner: Learner, folder: Path, device: torch.device, identity: str) -> int:
+    found = load_checkpoint(folder, device)
+    if found is None:
+        return 0
+    step, state = found
+    if state["identity"] != identity:
+        raise HyfreeError(
+            f"{folder.parent} holds a generator trained with other settings or images; "
+            "choose another folder or delete this one"
+        )
+    learner.load_state_dict(state["learner"])
+    return step
+
+
+def _run(
+    learner: Learner,
+    batches: _Batches,
+    done: int,
+    settings: Settings,
+    device: torch.device,
+    workdir: Path,
+    identity: str,
+    progress: Progress,
+) -> None:
+    total = -(-settings.images_shown // learner.batch_size)
+    interval = -(-total // INTERVALS)
+    snapshots = min(settings.snapshots, total)
+    snapshot_steps = {-(-total * (k + 1) // snapshots) for k in range(snapshots)}
+    random = torch.Generator(device)
+    reported = 0.0
+    for step in range(done, total):
+        if step % interval == 0:
+            random.manual_seed(seed_of(settings.seed, "step", step // interval))
+        losses = learner.step(batches(step, random), step, random)
+        shown = min((step + 1) * learner.batch_size, settings.images_shown)
+        last = step + 1 == total
+        if step + 1 in snapshot_steps:
+            _write_snapshot(workdir, shown, learner.averaged())
+        if (step + 1) % interval == 0 or last:
+            state: dict[str, Any] = {"identity": identity, "learner": learner.state_dict()}
+            save_checkpoint(workdir / "checkpoints", step + 1, state)
+        if last or time.monotonic() - reported > PROGRESS_EVERY:
+            reported = time.monotonic()
+            values = {key: float(value) for key, value in losses.items()}
+            if not all(np.isfinite(list(values.values()))):
+                raise HyfreeError(
+                    f"generator: the loss is no longer finite after {shown} images; "
+                    "train with precision fp32 or look for extreme images"
+                )
+            progress(shown, settings.images_shown, values)
+
+
+def _read(workdir: Path, snapshot: str) -> tuple[str, GeneratorPlan, dict[str, Tensor]]:
+    path = workdir / "snapshots" / f"{snapshot.removesuffix('.safetensors')}.safetensors"
+    try:
+        description = json.loads((workdir / "generator.json").read_text())
+        weights = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise HyfreeError(f"{path} is no snapshot of a trained generator; train it first") from error
+    plan = GeneratorPlan.from_json(json.dumps(description["plan"]))
+    return description["backend"], plan, weights
+
+
+def sample(
+    workdir: Path,
+    snapshot: str,
+    *,
+    start: int,
+    count: int,
+    seed: int,
+    device: str,
+    precision: str,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    """See `hyfree_ray.generators.sample`."""
+    from hyfree_ray.generators import backend_of
+
+    name, plan, weights = _read(workdir, snapshot)
+    sampler = backend_of(name).sampler(plan, compute_of(device, precision), weights)
+    for first in range(start - start % batch_size, start + count, batch_size):
+        seeds = [seed_of(seed, "sample", k) for k in range(first, first + batch_size)]
+        with torch.no_grad():
+            images_NCHW = sampler(seeds).float().clamp(-1, 1).cpu().contiguous().numpy()
+        yield images_NCHW[max(start - first, 0) : start + count - first]

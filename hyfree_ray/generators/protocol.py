@@ -1,0 +1,67 @@
+"""What a generator's backend offers to the training loop. N images, C channels, H, W."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hyfree_ray.generator_plan import GeneratorPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and how a network is evaluated."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of the activations; float32 or bfloat16."""
+
+
+class Learner(Protocol):
+    """A network in training."""
+
+    batch_size: int
+
+    def prepare(self, images_NCHW: Tensor) -> Tensor:
+        """The data set as batches are taken from it; called once."""
+        ...
+
+    def step(self, images_NCHW: Tensor, step: int, random: torch.Generator) -> dict[str, Tensor]:
+        """Learn from one batch. All randomness comes from `random`. Returns losses (scalars)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, besides `random`."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        ...
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged weights that `Backend.sampler` needs."""
+        ...
+
+
+class Sampler(Protocol):
+    """A trained network."""
+
+    def __call__(self, seeds: Sequence[int]) -> Tensor:
+        """One image for each seed: NCHW, patch-sized, around [-1, 1], not yet clipped."""
+        ...
+
+
+class Backend(Protocol):
+    """A kind of generator."""
+
+    def learner(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> Learner:
+        """A network with fresh weights, drawn from torch's global generator."""
+        ...
+
+    def sampler(self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]) -> Sampler:
+        """A network with the weights of a snapshot."""
+        ...

@@ -1,0 +1,1 @@
+"""StyleGAN2 shaped like nnU-Net's plan."""

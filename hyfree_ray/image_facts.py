@@ -1,0 +1,139 @@
+"""What the checks of a cohort need to know of each image file, cached by size and time.
+
+So the second reading of a cohort opens no image, and a check is a function of facts alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from hyfree_ray.files import replacing
+
+MAX_PIXELS = 1 << 26
+"""A header that claims more pixels than this is refused before they are allocated."""
+MAX_LABEL_VALUES = 256
+CACHE_VERSION = 1
+
+# nnU-Net's file endings with SimpleITK's reader for each. The reader is named, so that a file of
+# another format under this ending is refused instead of guessed at.
+READERS = {
+    ".png": "PNGImageIO",
+    ".bmp": "BMPImageIO",
+    ".tif": "TIFFImageIO",
+    ".tiff": "TIFFImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".gipl": "GiplImageIO",
+}
+# nnU-Net reads these without spacing, and takes all channels from one file.
+NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """One file, as far as the checks go."""
+
+    sha256: str
+    shape: tuple[int, ...] = ()
+    """(height, width) in pixels, or (slices, height, width) of a volume."""
+    spacing: tuple[float, ...] = ()
+    """In mm, in the order of `shape`; empty for formats that nnU-Net reads without spacing."""
+    channels: int = 0
+    fault: str = ""
+    """Why the file is of no use: `unreadable`, `too large`, or `NaN or infinite pixels`."""
+    values: tuple[int, ...] | None = None
+    """The distinct values of a label; None where they are not whole numbers, and for an image."""
+
+
+def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
+    """Read the header, then (unless it is a volume or too large) the pixels, of one file."""
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    itk: Any = sitk  # it carries no types
+    reader = itk.ImageFileReader()
+    reader.SetImageIO(READERS[ending])
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        size = tuple(int(length) for length in reader.GetSize())
+        if len(size) > 2 and all(length == 1 for length in size[2:]):
+            size = size[:2]  # one slice stored as a volume: nnU-Net takes it as 2D too
+        spacing = tuple(float(step) for step in reader.GetSpacing()[: len(size)])[::-1]
+        facts = FileFacts(
+            sha256=sha256,
+            shape=size[::-1],
+            spacing=() if ending in NATURAL_ENDINGS else spacing,
+            channels=int(reader.GetNumberOfComponents()),
+        )
+        if int(np.prod(size, dtype=object)) > MAX_PIXELS:
+            return replace(facts, fault="too large")
+        if len(size) != 2:
+            return facts
+        pixels: np.ndarray = itk.GetArrayFromImage(reader.Execute())
+    except (RuntimeError, MemoryError):
+        return FileFacts(sha256=sha256, fault="unreadable")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        return replace(facts, fault="NaN or infinite pixels")
+    values = _whole_values(pixels) if is_label else None
+    return replace(facts, values=values)
+
+
+def _whole_values(pixels: np.ndarray) -> tuple[int, ...] | None:
+    """Sorted distinct values; the first ones are enough to find one that is outside the labels."""
+    if pixels.dtype == np.uint8:
+        return tuple(int(value) for value in np.flatnonzero(np.bincount(pixels.ravel())))
+    values = np.unique(pixels)
+    if (values != np.round(values)).any():
+        return None
+    return tuple(int(value) for value in values[:MAX_LABEL_VALUES])
+
+
+def gather_facts(
+    root: Path, ending: str, *, images: Sequence[str], labels: Sequence[str], cache: Path | None
+) -> dict[str, FileFacts]:
+    """Facts of all files (paths relative to `root`), cached where size and time are the same."""
+    known = _load_cache(cache)
+    before: Mapping[str, Any] = known.get(str(root.resolve()), {})
+    after: dict[str, list[Any]] = {}
+    facts: dict[str, FileFacts] = {}
+    for paths, is_label in ((images, False), (labels, True)):
+        for path in paths:
+            stat = (root / path).stat()
+            stamp = [stat.st_size, stat.st_mtime_ns, ending, is_label]
+            found = _restore(before.get(path), stamp)
+            facts[path] = found or inspect_file(root / path, ending, is_label=is_label)
+            after[path] = [stamp, asdict(facts[path])]
+    if cache is not None and json.loads(json.dumps(after)) != before:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        content = {"version": CACHE_VERSION, "roots": {**known, str(root.resolve()): after}}
+        with replacing(cache) as file:
+            file.write(json.dumps(content).encode())
+    return facts
+
+
+def _restore(entry: Any, stamp: list[Any]) -> FileFacts | None:
+    if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp):
+        return None
+    # JSON has no tuples.
+    fields: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in entry[1].items()}
+    return FileFacts(**fields)
+
+
+def _load_cache(path: Path | None) -> dict[str, Any]:
+    """Entries by root folder. A cache that cannot be used is only a loss of time."""
+    if path is None or not path.is_file():
+        return {}
+    try:
+        parsed = json.loads(path.read_text())
+        return dict(parsed["roots"]) if parsed["version"] == CACHE_VERSION else {}
+    except (ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,191 @@
+"""The simulation's observer: reads records, owns `runs/` and tracking, gives nothing to a party.
+
+It holds no real image and no name of a case or patient: parties tell it records, curves and
+numbers, and the pool the contact sheets of releases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.files import replacing
+from hyfree_ray.progress import Progress
+from hyfree_ray.protocol import Handle, Outcome
+from hyfree_ray.results import SiteOutcome, Summary, summarise
+from hyfree_ray.results_table import table_text
+from hyfree_ray.scores import POOL, write_results
+from hyfree_ray.simulation import Simulation, score_rows
+from hyfree_ray.stage import installed_versions
+from hyfree_ray.store import write_json
+
+log = logging.getLogger("hyfree_ray")
+
+POLL_S = 1.0
+SAMPLES_PER_CURVE = 1000
+"""Points of a curve that are tracked at most."""
+
+
+class Observer:
+    """Watches one run and writes what it leaves.
+
+    Args:
+        simulation: the run.
+        store: the store's root; the run's folder is `runs/RUN` in it.
+        progress: where to show how far parties are.
+    """
+
+    def __init__(self, simulation: Simulation, store: Path, progress: Progress) -> None:
+        self.simulation = simulation
+        self.store = store
+        self.folder = store / "runs" / simulation.run
+        self.progress = progress
+        self.entries: dict[str, Mapping[str, Any]] = {}
+        self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
+
+    async def watch(self, parties: Sequence[Handle]) -> None:
+        """Poll the parties until cancelled."""
+        while True:
+            await self.poll(parties)
+            await asyncio.sleep(POLL_S)
+
+    async def poll(self, parties: Sequence[Handle]) -> None:
+        """Ask each party once for what is new."""
+        for party in parties:
+            status = await party.call("status", frozenset(self.entries))
+            fresh = [e for e in status["finished"] if e["record"]["key"] not in self.entries]
+            for entry in fresh:
+                self.entries[entry["record"]["key"]] = entry
+            for parcel in status["received"]:
+                self.received[parcel["to"], parcel["key"]] = parcel
+            self.progress.update({**status, "finished": fresh})
+
+    async def finish(self, outcome: Outcome, pool: Handle) -> Summary:
+        """Write everything that a run leaves in its folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        summary = self.summarise(outcome)
+        write_results(self.folder / "results.csv", score_rows(self.simulation, outcome))
+        (self.folder / "samples").mkdir(exist_ok=True)
+        for site in self.simulation.sites:
+            picture = await pool.call("picture", site)
+            if picture is not None:
+                with replacing(self.folder / "samples" / f"{site}.png") as file:
+                    file.write(picture)
+        write_json(self.folder / "timeline.json", self.timeline())
+        with replacing(self.folder / "table.txt") as file:
+            file.write(table_text(summary).encode())
+        # Last: a folder with a summary is a finished run.
+        write_json(self.folder / "summary.json", self.describe(summary))
+        return summary
+
+    def summarise(self, outcome: Outcome) -> Summary:
+        """The table as numbers."""
+        counts: dict[tuple[str, str, str], dict[str, int]] = {}
+        for scored in outcome.scores:
+            found = counts.setdefault(
+                (scored["regime"], scored["train_site"], scored["test_site"]), defaultdict(int)
+            )
+            for row in scored["rows"]:
+                found[row["outcome"]] += 1
+        sites = [
+            SiteOutcome(
+                site=name,
+                outcome=told["outcome"],
+                reason=told["reason"] or "",
+                images=told["images"],
+                rejection_rate=told["rejection_rate"],
+            )
+            for name, told in outcome.sites.items()
+        ]
+        return summarise(
+            self.simulation.run,
+            score_rows(self.simulation, outcome),
+            counts=counts,
+            outcomes=sites,
+            seed=self.simulation.experiment.seed,
+        )
+
+    def describe(self, summary: Summary) -> dict[str, Any]:
+        """`summary.json`: the table, the compute, the experiment, and what crossed borders."""
+        return {
+            **summary.to_json(),
+            "cohort": self.simulation.cohort,
+            "experiment_key": self.simulation.key,
+            "experiment": self.simulation.experiment.model_dump(mode="json"),
+            "reasons": list(self.simulation.reasons),
+            "derived": self.derived(),
+            "compute": self.compute(),
+            "ledger": sorted(
+                self.received.values(), key=lambda p: (p["from"], p["to"], p["stage"], p["key"])
+            ),
+            "versions": installed_versions(),
+        }
+
+    def compute(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Seconds, device seconds and peak memory by party and stage (scores are summed)."""
+        found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+        for entry in self.entries.values():
+            record = entry["record"]
+            spent = found[record["owner"]].setdefault(
+                entry["name"], {"seconds": 0.0, "device_seconds": 0.0, "peak_memory_mib": 0.0}
+            )
+            spent["seconds"] = round(spent["seconds"] + record["seconds"], 3)
+            spent["device_seconds"] = round(spent["device_seconds"] + record["device_seconds"], 3)
+            spent["peak_memory_mib"] = round(
+                max(spent["peak_memory_mib"], record["peak_memory_mib"]), 1
+            )
+        return {owner: dict(sorted(found[owner].items())) for owner in sorted(found)}
+
+    def derived(self) -> dict[str, dict[str, Any]]:
+        """The numbers that nnU-Net and the generator's plan derived, by party."""
+        found: dict[str, dict[str, Any]] = defaultdict(dict)
+        for entry in self.entries.values():
+            record = entry["record"]
+            if record["stage"] in {"prepare", "pool_releases", "prepare_for_general"}:
+                found[record["owner"]][record["stage"]] = record["result"]
+            if record["stage"] == "train_generator":
+                found[record["owner"]]["generator"] = record["result"]["derivation"]
+        return {owner: found[owner] for owner in sorted(found)}
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Chrome's trace format: one complete event a stage, one process row a party."""
+        owners = [*self.simulation.sites, POOL]
+        events: list[dict[str, Any]] = [
+            {"name": "process_name", "ph": "M", "pid": row, "args": {"name": owner}}
+            for row, owner in enumerate(owners)
+        ]
+        for entry in sorted(self.entries.values(), key=lambda e: e["record"]["started"]):
+            record = entry["record"]
+            events.append(
+                {
+                    "name": entry["name"],
+                    "cat": record["stage"],
+                    "ph": "X",
+                    "ts": round(record["started"] * 1e6),
+                    "dur": round((record["ended"] - record["started"]) * 1e6),
+                    "pid": owners.index(record["owner"]),
+                    "tid": entry["name"],
+                    "args": {"owner": record["owner"], "device": record["device"]},
+                }
+            )
+        return events
+
+
+def time_table(compute: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, float]]:
+    """Seconds by stage over all parties, the longest first: where the time went."""
+    spent: dict[str, float] = defaultdict(float)
+    for stages in compute.values():
+        for name, numbers in stages.items():
+            spent[name] += numbers["seconds"]
+    return sorted(spent.items(), key=lambda item: -item[1])
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """A finished run's summary."""
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary

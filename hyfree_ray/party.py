@@ -1,0 +1,157 @@
+"""A party: somebody with a store of their own, who runs stages in it and exports named results.
+
+The programs in `site.py` and `pool.py` are written against `Party.run` alone. Where a stage runs
+is the runner's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hyfree_ray.stage import Stage, read_metrics
+from hyfree_ray.store import Artifact, Call, Parcel, Store
+
+
+class Runner(Protocol):
+    """Where stages run."""
+
+    planning: bool
+    """True: nothing is run, written or received; calls are only looked up and noted."""
+
+    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+        """Run the call until its folder holds its record.
+
+        Raises:
+            HyfreeError: what the stage refused.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A stage that a party asked for: what observers are told of it."""
+
+    owner: str
+    name: str
+    """The stage, or the role it was called for: `local`, `local2x`, `finetuned`."""
+    stage: str
+    key: str
+    device: bool
+    done: bool
+    """It was there already, before it was asked for."""
+
+
+class Party:
+    """One party: its store, its runner, and what it has asked for so far.
+
+    Args:
+        name: unique among the parties.
+        root: its own folder.
+        runner: where its stages run.
+        exports: stages whose outputs may leave, with the files that do.
+    """
+
+    def __init__(
+        self, name: str, root: Path, runner: Runner, exports: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        self.name = name
+        self.store = Store(root, name, exports)
+        self.runner = runner
+        self.steps: list[Step] = []
+        self._asked: dict[str, asyncio.Task[Artifact]] = {}
+        self._running: dict[str, tuple[str, Path]] = {}
+        self._received: dict[str, Artifact] = {}
+
+    async def run(self, stage: Stage, **arguments: Any) -> Artifact:
+        """The artifact of a call: from the store, or made now. Asked twice, it is made once."""
+        call = stage.call(**arguments)
+        if call.key not in self._asked:
+            self._asked[call.key] = asyncio.ensure_future(self._make(stage, call))
+        return await asyncio.shield(self._asked[call.key])
+
+    async def _make(self, stage: Stage, call: Call) -> Artifact:
+        found = self.store.find(call)
+        name = str(call.params.get("role", call.stage))
+        self.steps.append(
+            Step(
+                owner=self.name,
+                name=name,
+                stage=call.stage,
+                key=call.key,
+                device=stage.device,
+                done=found.record is not None,
+            )
+        )
+        if found.record is not None or self.runner.planning:
+            return found
+        self._running[call.key] = (name, found.path)
+        try:
+            await self.runner.run(stage, call, found.path, self.name)
+        except BaseException:
+            del self._asked[call.key]  # asked again, it is tried again
+            raise
+        finally:
+            del self._running[call.key]
+        return self.store.find(call)
+
+    def export(self, artifact: Artifact) -> Parcel:
+        """Pack an artifact for another party (empty while planning and not there yet)."""
+        if self.runner.planning and artifact.record is None:
+            return Parcel(
+                sender=self.name, stage=artifact.stage, key=artifact.key, files={}, result={}
+            )
+        return self.store.export(artifact)
+
+    def receive(self, parcel: Parcel) -> Artifact:
+        """Take another party's parcel into the own store."""
+        if self.runner.planning:
+            received = self.store.received(parcel.stage, parcel.key, parcel.sender)
+        else:
+            received = self.store.receive(parcel)
+        self._received[parcel.key] = received
+        return received
+
+    async def status(self, known: frozenset[str]) -> dict[str, Any]:
+        """What observers may be told: running stages, finished ones whose keys they lack, parcels.
+
+        No paths and no names of cases: a stage's private parameters are not in its record.
+        """
+        running = []
+        for name, path in list(self._running.values()):
+            curve = read_metrics(path)
+            running.append(
+                {
+                    "name": name,
+                    "first": curve[0] if curve else None,
+                    "last": curve[-1] if curve else None,
+                }
+            )
+        finished = []
+        for step in self.steps:
+            if step.key in known or step.key in self._running:
+                continue
+            found = self.store.find_key(step.stage, step.key)
+            if found.record is not None:
+                curve = read_metrics(found.path)
+                finished.append({"name": step.name, "record": found.record, "curve": curve})
+        received = [
+            {
+                "from": artifact.record["owner"],
+                "to": self.name,
+                "stage": artifact.stage,
+                "key": artifact.key,
+                "bytes": artifact.record["bytes"],
+                "sha256": artifact.record["sha256"],
+            }
+            for artifact in self._received.values()
+            if artifact.record is not None
+        ]
+        return {
+            "owner": self.name,
+            "running": running,
+            "finished": finished,
+            "received": received,
+        }

@@ -1,0 +1,180 @@
+"""The phantom's hospitals: how many patients each has, and what its scanner makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.seeds import seed_of
+
+MAX_SITES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greys:
+    """Mean signal of each tissue at a site: what the sequence makes of the anatomy."""
+
+    fat: float
+    muscle: float
+    organ: float
+    lesion: float
+    twin: float
+    """The unlabelled organ on the other side."""
+    vessel: float
+    fluid: float
+    bone: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteStyle:
+    """A hospital's patients and scanner."""
+
+    patients: int
+    matrix: tuple[int, int]
+    """Rows and columns."""
+    spacing: tuple[float, float]
+    """mm a pixel, (y, x)."""
+    greys: Greys
+    spread: float
+    """Standard deviation of each tissue's grey between patients."""
+    noise: float
+    """Standard deviation of the complex noise (the magnitude's noise is Rician)."""
+    blur: float
+    """Standard deviation of the point spread function in mm."""
+    shading: float
+    """Depth of the coil's smooth bias field."""
+    texture: float
+    """Standard deviation of the parenchyma's texture."""
+    gain: float
+    """Scanner units a unit of grey."""
+    lesions: float
+    """Mean number of lesions a patient beyond the first."""
+    radius: tuple[float, float]
+    """Smallest and largest lesion radius in mm."""
+    healthy: float
+    """Share of patients without any lesion."""
+    rim: float
+    """Signal of a lesion's rim, added to the lesion's."""
+
+
+_T1 = Greys(
+    fat=0.95, muscle=0.45, organ=0.62, lesion=0.46, twin=0.54, vessel=0.42, fluid=0.18, bone=0.40
+)
+_T1_ENHANCED = Greys(
+    fat=0.55, muscle=0.38, organ=0.72, lesion=0.54, twin=0.80, vessel=0.92, fluid=0.20, bone=0.32
+)
+_T2 = Greys(
+    fat=0.78, muscle=0.24, organ=0.36, lesion=0.56, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
+)
+_T2_FAT_SUPPRESSED = Greys(
+    fat=0.16, muscle=0.26, organ=0.38, lesion=0.58, twin=0.55, vessel=0.62, fluid=1.00, bone=0.20
+)
+
+_FIRST_SITES = (
+    SiteStyle(
+        patients=40,
+        matrix=(88, 112),
+        spacing=(2.7, 2.7),
+        greys=_T1,
+        spread=0.03,
+        noise=0.035,
+        blur=1.6,
+        shading=0.25,
+        texture=0.03,
+        gain=900.0,
+        lesions=1.2,
+        radius=(9.0, 20.0),
+        healthy=0.05,
+        rim=0.0,
+    ),
+    SiteStyle(
+        patients=26,
+        matrix=(64, 80),
+        spacing=(3.7, 3.7),
+        greys=_T2,
+        spread=0.04,
+        noise=0.06,
+        blur=2.4,
+        shading=0.35,
+        texture=0.035,
+        gain=350.0,
+        lesions=0.8,
+        radius=(9.0, 18.0),
+        healthy=0.05,
+        rim=0.0,
+    ),
+    SiteStyle(
+        patients=60,
+        matrix=(104, 128),
+        spacing=(2.3, 2.4),
+        greys=_T1_ENHANCED,
+        spread=0.04,
+        noise=0.03,
+        blur=1.2,
+        shading=0.4,
+        texture=0.03,
+        gain=1500.0,
+        lesions=1.8,
+        radius=(8.0, 16.0),
+        healthy=0.05,
+        rim=0.08,
+    ),
+    SiteStyle(
+        patients=28,
+        matrix=(80, 96),
+        spacing=(3.0, 3.1),
+        greys=_T2_FAT_SUPPRESSED,
+        spread=0.04,
+        noise=0.055,
+        blur=2.0,
+        shading=0.3,
+        texture=0.04,
+        gain=220.0,
+        lesions=1.4,
+        radius=(9.0, 17.0),
+        healthy=0.05,
+        rim=0.0,
+    ),
+    SiteStyle(
+        patients=90,
+        matrix=(96, 112),
+        spacing=(2.5, 2.7),
+        greys=replace(_T2, fat=0.62, muscle=0.28, organ=0.42, lesion=0.60, fluid=0.85),
+        spread=0.04,
+        noise=0.045,
+        blur=1.8,
+        shading=0.3,
+        texture=0.03,
+        gain=600.0,
+        lesions=1.0,
+        radius=(10.0, 22.0),
+        healthy=0.05,
+        rim=0.03,
+    ),
+)
+
+
+def site_style(index: int, seed: int) -> SiteStyle:
+    """The style of site `index`, from 1. Five are written down; the seed makes the others of them."""
+    if not 1 <= index <= MAX_SITES:
+        raise HyfreeError(f"site-{index}: the phantom has sites 1 to {MAX_SITES}; ask for fewer")
+    base = _FIRST_SITES[(index - 1) % len(_FIRST_SITES)]
+    if index <= len(_FIRST_SITES):
+        return base
+    rng = np.random.default_rng(seed_of(seed, "phantom", index, "style"))
+    zoom = rng.uniform(0.85, 1.15)
+    shifts = {name: grey + rng.normal(0, 0.02) for name, grey in vars(base.greys).items()}
+    return replace(
+        base,
+        patients=int(25 * (90 / 25) ** rng.uniform()),
+        matrix=(round(base.matrix[0] / zoom / 2) * 2, round(base.matrix[1] / zoom / 2) * 2),
+        spacing=(round(base.spacing[0] * zoom, 2), round(base.spacing[1] * zoom, 2)),
+        greys=Greys(**shifts),
+        noise=base.noise * rng.uniform(0.7, 1.3),
+        blur=base.blur * rng.uniform(0.8, 1.3),
+        shading=rng.uniform(0.2, 0.45),
+        gain=round(base.gain * rng.uniform(0.5, 2.0)),
+        lesions=base.lesions * rng.uniform(0.7, 1.4),
+    )

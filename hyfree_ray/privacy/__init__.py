@@ -1,0 +1,1 @@
+"""What keeps real images from leaving in a synthetic disguise."""

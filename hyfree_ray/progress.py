@@ -1,0 +1,129 @@
+"""What a user sees while a run goes on: a live table on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+log = logging.getLogger("hyfree_ray")
+
+IN_WORDS = {
+    "draw_phantom": "drawing images",
+    "prepare": "planning nnU-Net",
+    "train_generator": "training the generator",
+    "local": "training its own nnU-Net",
+    "local2x": "training the control (local2x)",
+    "synthesise": "sampling and filtering",
+    "release": "labelling the release",
+    "check_release": "checking releases",
+    "pool_releases": "planning on the pool",
+    "train_general": "training the general nnU-Net",
+    "prepare_for_general": "preparing to fine-tune",
+    "finetuned": "fine-tuning",
+    "score": "scoring",
+}
+
+
+def seconds_left(running: Mapping[str, Any]) -> float | None:
+    """Time that a running stage still needs at its own pace, from its first and last report."""
+    first, last = running["first"], running["last"]
+    if not first or not last or last["step"] <= first["step"]:
+        return None
+    pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
+    return float(max(0.0, (last["total"] - last["step"]) * pace))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Progress:
+    """Shows how far each party is.
+
+    Args:
+        parties: their names, in the order of the lines.
+        total: stages that the run consists of.
+        console: where to; live if it is a terminal.
+    """
+
+    def __init__(self, parties: Sequence[str], total: int, console: Console) -> None:
+        self.parties = list(parties)
+        self.total = total
+        self.done = 0
+        self.console = console
+        self.started = time.monotonic()
+        self.states: dict[str, list[Mapping[str, Any]]] = {name: [] for name in self.parties}
+        self.finished: dict[str, int] = dict.fromkeys(self.parties, 0)
+        self.live = (
+            Live(self._table(), console=console, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def update(self, status: Mapping[str, Any]) -> None:
+        """Take in a party's status."""
+        owner = status["owner"]
+        self.states[owner] = status["running"]
+        for entry in status["finished"]:
+            self.done += 1
+            self.finished[owner] += 1
+            if not self.live and entry["record"]["stage"] != "score":
+                words = IN_WORDS.get(entry["name"], entry["name"])
+                took = clock(entry["record"]["seconds"])
+                log.info(f"{owner}: {words}: done in {took} ({self.done} of {self.total} stages)")
+        if self.live:
+            self.live.update(self._table())
+
+    def tell(self, message: str) -> None:
+        """Say one line that stays."""
+        if self.live:
+            self.console.print(Text(message))
+        else:
+            log.info(message)
+
+    def _table(self) -> Table:
+        elapsed = clock(time.monotonic() - self.started)
+        table = Table(title=f"{self.done} of {self.total} stages, {elapsed}", title_justify="left")
+        for column in ("party", "doing", "how far", "left"):
+            table.add_column(column, no_wrap=True)
+        for name in self.parties:
+            states = self.states[name]
+            table.add_row(
+                Text(name),
+                "\n".join(IN_WORDS.get(s["name"], s["name"]) for s in states) or "waiting",
+                "\n".join(_bar(state) for state in states),
+                "\n".join(_left(state) for state in states),
+            )
+        return table
+
+
+def _bar(state: Mapping[str, Any]) -> str:
+    last = state["last"]
+    if not last or not last["total"]:
+        return "…"
+    share = last["step"] / last["total"]
+    return "━" * round(share * 16) + "─" * (16 - round(share * 16)) + f" {share:4.0%}"
+
+
+def _left(state: Mapping[str, Any]) -> str:
+    seconds = seconds_left(state)
+    return "" if seconds is None else clock(seconds)

@@ -1,0 +1,1 @@
+"""Where stages run: nowhere (planning), in this process, or on Ray."""

@@ -1,0 +1,60 @@
+"""Runners without Ray, and the handle by which a party in this process is called."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.party import Party
+from hyfree_ray.stage import Stage, execute
+from hyfree_ray.store import Call
+
+
+class PlanningRunner:
+    """Runs nothing. What parties would run is what they then list as their steps."""
+
+    planning = True
+
+    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+        """Never called: a planning party does not get this far."""
+        raise AssertionError(f"{owner}: {stage.name} was to run while planning {call.key} {folder}")
+
+
+class LocalRunner:
+    """Runs stages in this process, one after the other, for all parties that share it."""
+
+    planning = False
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stage")
+
+    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+        """Run one call in the stage thread."""
+
+        def work() -> None:
+            execute(stage.module, call, folder, owner=owner, device=self.device)
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+class LocalParty:
+    """Calls a party's methods as Ray's actors are called: at once, for a result that comes later.
+
+    Results of other calls may be arguments; they are waited for.
+    """
+
+    def __init__(self, party: Party) -> None:
+        self.party = party
+
+    def call(self, method: str, *arguments: Any) -> asyncio.Task[Any]:
+        """Start a method and return the task of its result."""
+        return asyncio.ensure_future(self._call(method, arguments))
+
+    async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        ready = [await a if isinstance(a, asyncio.Future) else a for a in arguments]
+        result = getattr(self.party, method)(*ready)
+        return await result if isinstance(result, Awaitable) else result

@@ -1,0 +1,192 @@
+"""Parties as Ray actors, their stages as Ray tasks.
+
+An actor is light and holds no resource: it keeps a party's store and runs its program. A stage is
+a task that takes its GPU, or a CPU, for its own length, so that sites may outnumber GPUs. On a
+GPU each stage gets a fresh process, which gives the device's memory back when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.party import Party
+from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.scores import POOL
+from hyfree_ray.simulation import Simulation
+from hyfree_ray.stage import Stage, execute
+from hyfree_ray.store import Call
+
+PIN = "site:{}"
+"""Custom resource that pins a party to its machine, where a cluster declares it."""
+
+RESTARTS = 3
+"""Times that a stage whose process died is started again; it goes on from its checkpoint."""
+
+
+@ray.remote
+def run_stage(
+    module: str, call: Call, folder: str, owner: str, device: str, pin: dict[str, float]
+) -> None:
+    """Run one call in this worker process."""
+    # Ray Train's workers hold the devices of a distributed stage, its task holds none.
+    launch = RayTrainLaunch(device, pin)
+    execute(module, call, Path(folder), owner=owner, device=device, launch=launch)
+
+
+class RayRunner:
+    """Runs a party's stages as tasks of the cluster that this process is connected to."""
+
+    planning = False
+
+    def __init__(self, device: str, pin: dict[str, float]) -> None:
+        self.device = device
+        self.pin = pin
+
+    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+        """Run the call, wherever the cluster has room.
+
+        Raises:
+            HyfreeError: what the stage refused.
+        """
+        on_gpu = self.device == "cuda" and stage.device and not stage.distributed
+        task = run_stage.options(
+            name=f"{owner}:{stage.name}",
+            num_cpus=0 if stage.distributed else 1,
+            num_gpus=1 if on_gpu else 0,
+            resources=self.pin,
+            max_retries=RESTARTS,
+            max_calls=1 if on_gpu else 0,
+        )
+        try:
+            await task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
+        except RayTaskError as error:
+            if isinstance(error.cause, HyfreeError):
+                raise error.cause from None
+            raise
+
+
+class _PartyProcess:
+    """A party in a process of its own.
+
+    Its memory may be lost at any time: all that it knows is in its store, where methods find it.
+    """
+
+    party: Party
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the party."""
+        result = getattr(self.party, method)(*arguments)
+        return await result if isinstance(result, Awaitable) else result
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class SiteActor(_PartyProcess):
+    """A hospital."""
+
+    def __init__(self, simulation: Simulation, name: str, store: str, device: str) -> None:
+        runner = RayRunner(device, pin_of(name))
+        self.party = simulation.site_party(name, Path(store), runner)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class PoolActor(_PartyProcess):
+    """The centre."""
+
+    def __init__(self, simulation: Simulation, store: str, device: str) -> None:
+        self.party = simulation.pool_party(Path(store), RayRunner(device, pin_of(POOL)))
+
+
+def pin_of(name: str) -> dict[str, float]:
+    """The custom resource that keeps a party on its machine, where the cluster declares it."""
+    resource = PIN.format(name)
+    # A thousandth: the resource says where, not how many stages fit there.
+    return {resource: 0.001} if resource in ray.cluster_resources() else {}
+
+
+class RayParty:
+    """Handle of a party's actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
+        """Start a method; the promise of its result, which may be an argument of other calls."""
+        promise: Awaitable[Any] = self.actor.call.remote(method, *arguments)
+        return promise
+
+
+def start_parties(
+    simulation: Simulation, store: Path, device: str
+) -> tuple[dict[str, RayParty], RayParty]:
+    """Start an actor for each site and one for the pool."""
+    sites = {
+        name: RayParty(
+            SiteActor.options(name=f"{simulation.run}:{name}", resources=pin_of(name)).remote(
+                simulation, name, str(store), device
+            )
+        )
+        for name in simulation.sites
+    }
+    pool = PoolActor.options(name=f"{simulation.run}:{POOL}", resources=pin_of(POOL)).remote(
+        simulation, str(store), device
+    )
+    return sites, RayParty(pool)
+
+
+def connect(address: str, cpus: int | None = None) -> None:
+    """Start Ray on this machine ("local"), or join a running cluster.
+
+    Raises:
+        HyfreeError: nothing answers at the address.
+    """
+    common = {"log_to_driver": False, "configure_logging": False}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address == "local":
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **common,
+        )
+        return
+    try:
+        ray.init(address=address, **common)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise HyfreeError(
+            f"--ray {address}: no Ray cluster answers there ({first}); start one with "
+            "'ray start --head', or take --ray local"
+        ) from error
+
+
+def cluster_device() -> str:
+    """"cuda" where the connected cluster has GPUs."""
+    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def disconnect() -> None:
+    """Leave the cluster; stop it if this process started it."""
+    ray.shutdown()
+
+
+def check_resources(device: str, workers: int) -> None:
+    """Compare what the stages ask for with what the cluster has, before anything is pending.
+
+    Raises:
+        HyfreeError: what is missing.
+    """
+    has = ray.cluster_resources()
+    kind = "GPU" if device == "cuda" else "CPU"
+    if has.get(kind, 0) < workers:
+        raise HyfreeError(
+            f"the cluster has {has.get(kind, 0):g} {kind}s, the general model wants {workers} "
+            "workers; lower general_workers or add machines"
+        )

@@ -1,0 +1,305 @@
+"""Fingerprint, plan and preprocessing of a set of cases, in this process.
+
+Shapes: C channels, Z slices, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
+    DatasetFingerprintExtractor,
+)
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from hyfree_ray.budget import UNetBudget
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.unet_plan import UNetPlan
+
+DATASET = "Dataset001_Party"
+"""nnU-Net wants a numbered name. It never tells whose data it is: plans travel between parties."""
+
+_PLANS_NAME = "nnUNetPlans"
+
+FINGERPRINT_PIXELS = 1e6
+"""Foreground pixels that the fingerprint draws, over all cases.
+
+nnU-Net's own figure, 1e8, draws each pixel of a small 2D set a hundred times (with replacement)
+and takes seconds and gigabytes; at 1e6 the percentiles differ from it in the third digit.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCase:
+    """A case as nnU-Net reads it: one image file a channel and a label file."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+@contextlib.contextmanager
+def nnunet_folders(root: Path, *, results: Path | None = None) -> Iterator[None]:
+    """Point nnU-Net's three path variables at `root` (and its results at `results`) for a while.
+
+    Planning asks for the number of augmentation processes and breaks at 0, hence 1 there;
+    `train` sets its own.
+    """
+    values = {
+        "nnUNet_raw": str(root / "raw"),
+        "nnUNet_preprocessed": str(root / "preprocessed"),
+        "nnUNet_results": str(results or root / "results"),
+    }
+    values.setdefault("nnUNet_n_proc_DA", os.environ.get("nnUNet_n_proc_DA", "1"))
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class InProcessFingerprint(DatasetFingerprintExtractor):
+    """nnU-Net's fingerprint without its pool of processes, on a choice of cases.
+
+    The statistics are nnU-Net's own (`analyze_case`). A set without any foreground gets the
+    intensities 0, which no normalisation but CT's reads, instead of an exception.
+    """
+
+    def run_on(self, names: Sequence[str]) -> dict[str, Any]:
+        """Write `dataset_fingerprint.json` from the named cases and return it."""
+        reader = determine_reader_writer_from_dataset_json(
+            self.dataset_json, self.dataset[names[0]]["images"][0], verbose=False
+        )
+        samples = max(1, int(FINGERPRINT_PIXELS // len(names)))
+        analysed = [
+            self.analyze_case(
+                self.dataset[name]["images"], self.dataset[name]["label"], reader, samples
+            )
+            for name in names
+        ]
+        fingerprint = {
+            "spacings": [[float(s) for s in case[1]] for case in analysed],
+            "shapes_after_crop": [[int(n) for n in case[0]] for case in analysed],
+            "foreground_intensity_properties_per_channel": {
+                str(channel): _intensity_properties(
+                    np.concatenate([np.asarray(case[2][channel], np.float64) for case in analysed])
+                )
+                for channel in range(len(analysed[0][2]))
+            },
+            "median_relative_size_after_cropping": float(np.median([case[4] for case in analysed])),
+        }
+        folder = Path(os.environ["nnUNet_preprocessed"]) / self.dataset_name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+        return fingerprint
+
+
+def _intensity_properties(values: np.ndarray) -> dict[str, float]:
+    if values.size == 0:
+        values = np.zeros(1)
+    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
+    return {
+        "mean": float(values.mean()),
+        "median": float(median),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }
+
+
+class BudgetPlanner(ExperimentPlanner):
+    """nnU-Net's planner under a budget: working resolution, width and batch size are capped.
+
+    Every rule is nnU-Net's; the caps only change what the rules are given. Without caps the plan
+    is nnU-Net's own, number for number.
+    """
+
+    def __init__(self, dataset_name: str, budget: UNetBudget) -> None:
+        super().__init__(dataset_name, plans_name=_PLANS_NAME)
+        self.budget = budget
+        if budget.base_features is not None:
+            self.UNet_base_num_features = budget.base_features
+        if budget.max_features is not None:
+            self.UNet_max_features_2d = budget.max_features
+
+    def determine_transpose(self) -> tuple[list[int], list[int]]:
+        # The slice axis is that of the data's own spacing: capping the in-plane resolution must
+        # not turn an isotropic volume on its side.
+        slice_axis = int(np.argmax(super().determine_fullres_target_spacing()))
+        forward = [slice_axis, *(axis for axis in range(3) if axis != slice_axis)]
+        return forward, [forward.index(axis) for axis in range(3)]
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        """nnU-Net's target spacing (mm), coarser in-plane where the budget caps the image size."""
+        spacing = np.array(super().determine_fullres_target_spacing(), dtype=float)
+        if self.budget.working_size is None:
+            return spacing
+        in_plane = [axis for axis in range(3) if axis != int(np.argmax(spacing))]
+        shapes = [
+            compute_new_shape(shape, original, spacing)
+            for shape, original in zip(
+                self.dataset_fingerprint["shapes_after_crop"],
+                self.dataset_fingerprint["spacings"],
+                strict=True,
+            )
+        ]
+        longest = max(np.median(shapes, axis=0)[in_plane])
+        spacing[in_plane] *= max(1.0, longest / self.budget.working_size)
+        return spacing
+
+    def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        plan: dict[str, Any] = super().get_plans_for_configuration(*args, **kwargs)
+        if self.budget.batch_size is not None:
+            plan["batch_size"] = min(plan["batch_size"], self.budget.batch_size)
+        return plan
+
+
+def plan_and_preprocess(
+    root: Path,
+    cases: Sequence[RawCase],
+    dataset_json: Mapping[str, Any],
+    budget: UNetBudget,
+    *,
+    validation: Sequence[str],
+    fingerprint_on: Sequence[str] | None = None,
+) -> UNetPlan:
+    """Plan the `2d` configuration on `cases` and preprocess them for it, under `root`.
+
+    Args:
+        root: gets `plans.json`, `dataset.json` and `preprocessed/`, which `train` reads.
+        cases: training and validation cases.
+        dataset_json: nnU-Net's `dataset.json`: channel names, labels, file ending, reader.
+        budget: caps on resolution, width and batch size.
+        validation: names of the cases that only select the checkpoint.
+        fingerprint_on: names of the cases that the plan is made on (all, where None).
+
+    Raises:
+        HyfreeError: the images are smaller than a U-Net with one pooling can take.
+    """
+    with nnunet_folders(root):
+        _write_raw(root, cases, dataset_json)
+        InProcessFingerprint(DATASET).run_on(fingerprint_on or [case.name for case in cases])
+        try:
+            plans = BudgetPlanner(DATASET, budget).plan_experiment()
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise HyfreeError(
+                f"nnU-Net cannot plan a network for these images ({error}); "
+                "check that they are at least 16 pixels high and wide"
+            ) from error
+        _preprocess(root, cases, plans, validation)
+    return UNetPlan.from_plans(plans, channels=len(dataset_json["channel_names"]))
+
+
+def preprocess_for(
+    root: Path,
+    cases: Sequence[RawCase],
+    dataset_json: Mapping[str, Any],
+    model: Path,
+    budget: UNetBudget,
+    *,
+    validation: Sequence[str],
+) -> UNetPlan:
+    """Preprocess `cases` for the plan of another party's `model`, so that it can be fine-tuned.
+
+    The plan is the model's in everything but the reader of the files and the batch size, which
+    nnU-Net's 5 % rule and the budget bound by this party's own data.
+    """
+    with nnunet_folders(root):
+        _write_raw(root, cases, dataset_json)
+        InProcessFingerprint(DATASET).run_on([case.name for case in cases])
+        reader = determine_reader_writer_from_dataset_json(
+            dict(dataset_json), str(cases[0].images[0]), verbose=False
+        )
+        plans = json.loads((model / "plans.json").read_text())
+        plans["dataset_name"] = DATASET
+        plans["image_reader_writer"] = reader.__name__
+        own = BudgetPlanner(DATASET, budget).plan_experiment()["configurations"]["2d"]
+        target = plans["configurations"]["2d"]
+        target["batch_size"] = min(target["batch_size"], own["batch_size"])
+        (root / "preprocessed" / DATASET / f"{_PLANS_NAME}.json").write_text(json.dumps(plans))
+        _preprocess(root, cases, plans, validation)
+    return UNetPlan.from_plans(plans, channels=len(dataset_json["channel_names"]))
+
+
+def _write_raw(root: Path, cases: Sequence[RawCase], dataset_json: Mapping[str, Any]) -> None:
+    """A raw data set that names its files where they lie: nothing is copied.
+
+    `dataset.json` without those names goes beside the plan: it is what travels with a model.
+    """
+    public = {
+        key: dataset_json[key]
+        for key in ("channel_names", "labels", "file_ending", "regions_class_order")
+        if key in dataset_json
+    }
+    (root / "dataset.json").write_text(json.dumps(public))
+    listed = dict(dataset_json)
+    listed["numTraining"] = len(cases)
+    listed["dataset"] = {
+        case.name: {"images": [str(file) for file in case.images], "label": str(case.label)}
+        for case in cases
+    }
+    folder = root / "raw" / DATASET
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(listed))
+
+
+def _preprocess(
+    root: Path, cases: Sequence[RawCase], plans: Mapping[str, Any], validation: Sequence[str]
+) -> None:
+    manager = PlansManager(dict(plans))
+    configuration = manager.get_configuration("2d")
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    base = root / "preprocessed" / DATASET
+    folder = base / configuration.data_identifier
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset_json = json.loads((root / "dataset.json").read_text())
+    for case in cases:
+        images = [str(file) for file in case.images]
+        preprocessor.run_case_save(
+            str(folder / case.name), images, str(case.label), manager, configuration, dataset_json
+        )
+    held_out = set(validation)
+    split = {
+        "train": [case.name for case in cases if case.name not in held_out],
+        "val": [case.name for case in cases if case.name in held_out],
+    }
+    (base / "splits_final.json").write_text(json.dumps([split]))
+    (base / "dataset.json").write_text(json.dumps(dataset_json))
+    (root / "plans.json").write_text(json.dumps(plans))
+
+
+def read_image(
+    files: Sequence[Path], dataset_json: Mapping[str, Any]
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Read a case as nnU-Net does: float32 image_CZHW and its spacing (z, h, w) in mm."""
+    names = [str(file) for file in files]
+    reader = determine_reader_writer_from_dataset_json(dict(dataset_json), names[0], verbose=False)
+    image_CZHW, properties = reader().read_images(names)
+    depth, height, width = (float(s) for s in properties["spacing"])
+    return image_CZHW, (depth, height, width)
+
+
+def read_label(file: Path, dataset_json: Mapping[str, Any]) -> np.ndarray:
+    """Read a label map as nnU-Net does: integer label_ZHW."""
+    reader = determine_reader_writer_from_dataset_json(dict(dataset_json), str(file), verbose=False)
+    label_CZHW, _ = reader().read_seg(str(file))
+    return np.asarray(label_CZHW[0]).astype(np.int16)

@@ -1,0 +1,168 @@
+"""A trained network on disk and in use: safetensors and JSON, never a pickle.
+
+Shapes: N images, C channels, Z slices, H height, W width, F features.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.unet_plan import UNetPlan
+
+MODEL_FILES = ("weights.safetensors", "plans.json", "dataset.json", "model.json")
+"""What a model is, in full, when it travels between parties."""
+
+NETWORKS = ("dynamic_network_architectures.architectures.unet.PlainConvUNet",)
+"""Networks that a foreign plan may name: a plan must not choose what code is imported."""
+
+
+def save_network(
+    folder: Path,
+    network: torch.nn.Module,
+    plans: Mapping[str, Any],
+    dataset_json: Mapping[str, Any],
+    details: Mapping[str, Any],
+) -> None:
+    """Write a model's four files into `folder` (the stage's own, published as a whole later).
+
+    nnU-Net registers most weights under several names; safetensors keeps each once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(network, str(folder / "weights.safetensors"))
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset_json))
+    (folder / "model.json").write_text(json.dumps(details))
+
+
+def load_weights(network: torch.nn.Module, file: Path) -> None:
+    """Load all weights, the segmentation head included, and refuse anything that does not fit.
+
+    nnU-Net's own `load_pretrained_weights` leaves the head out; the method fine-tunes everything.
+
+    Raises:
+        HyfreeError: weights are missing, unknown, of another shape, or not finite.
+    """
+    try:
+        load_model(network, str(file), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise HyfreeError(
+            f"the model's weights do not fit its plan ({first}); ask its owner to export it again"
+        ) from error
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise HyfreeError(f"the model's weight {name} is not finite; its training diverged")
+
+
+class Model:
+    """A trained nnU-Net that segments images and embeds them.
+
+    Args:
+        folder: a folder with `MODEL_FILES`.
+        device: "cpu" or "cuda[:index]".
+
+    Raises:
+        HyfreeError: the plan names a network that is not nnU-Net's own, or weights do not fit.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.dataset_json = json.loads((folder / "dataset.json").read_text())
+        plans = json.loads((folder / "plans.json").read_text())
+        details = json.loads((folder / "model.json").read_text())
+        name = plans["configurations"]["2d"]["architecture"]["network_class_name"]
+        if name not in NETWORKS:
+            raise HyfreeError(f"the model's plan names the network {name!r}; only nnU-Net's is run")
+        self.plan = UNetPlan.from_plans(plans, channels=len(self.dataset_json["channel_names"]))
+        self.device = torch.device(device)
+        self._plans = PlansManager(plans)
+        self._configuration = self._plans.get_configuration("2d")
+        heads = self._plans.get_label_manager(self.dataset_json).num_segmentation_heads
+        network = nnUNetTrainer.build_network_architecture(
+            self._plans,
+            self._configuration,
+            self.plan.channels,
+            heads,
+            enable_deep_supervision=False,
+        )
+        load_weights(network, folder / "weights.safetensors")
+        self.network = network.to(self.device).eval()
+        mirroring = details["inference_allowed_mirroring_axes"]
+        self._predictor = nnUNetPredictor(
+            perform_everything_on_device=self.device.type == "cuda",
+            device=self.device,
+            verbose=False,
+            verbose_preprocessing=False,
+            allow_tqdm=False,
+        )
+        self._predictor.manual_initialization(
+            self.network,
+            self._plans,
+            self._configuration,
+            [network.state_dict()],
+            self.dataset_json,
+            "nnUNetTrainer",
+            tuple(mirroring) if mirroring is not None else None,
+        )
+
+    def segment(self, image_CZHW: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        """Segment an image on its own grid: label_ZHW, uint8.
+
+        Args:
+            image_CZHW: physical intensities, float32.
+            spacing: (z, h, w) in mm.
+        """
+        label_ZHW = self._predictor.predict_single_npy_array(
+            image_CZHW.astype(np.float32), {"spacing": [float(s) for s in spacing]}
+        )
+        return np.asarray(label_ZHW, dtype=np.uint8)
+
+    def segment_slice(self, image_CHW: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+        """Segment a slice on its own grid: label_HW, uint8. `spacing` is (h, w) in mm."""
+        label_ZHW = self.segment(image_CHW[:, None], slice_spacing(spacing))
+        return np.asarray(label_ZHW[0])
+
+    @torch.inference_mode()
+    def embed(self, images_NCHW: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """Bottleneck features of the encoder, averaged over the image and L2-normalised.
+
+        Args:
+            images_NCHW: physical intensities of the plan's patch size.
+
+        Returns:
+            features_NF, float32, each row of length 1.
+        """
+        schemes = [
+            getattr(default_normalization_schemes, name)(
+                use_mask_for_norm=False,
+                intensityproperties=self._plans.foreground_intensity_properties_per_channel[str(c)],
+            )
+            for c, name in enumerate(self.plan.normalization_schemes)
+        ]
+        parts = []
+        for start in range(0, len(images_NCHW), batch_size):
+            batch_NCHW = images_NCHW[start : start + batch_size].astype(np.float32)
+            for image_CHW in batch_NCHW:
+                for channel, scheme in enumerate(schemes):
+                    image_CHW[channel] = scheme.run(image_CHW[channel].copy())
+            stages = self.network.encoder(torch.from_numpy(batch_NCHW).to(self.device))
+            features_NF = stages[-1].float().mean(dim=(2, 3))
+            parts.append(torch.nn.functional.normalize(features_NF, dim=1).cpu().numpy())
+        return np.concatenate(parts)
+
+
+def slice_spacing(spacing: tuple[float, float]) -> tuple[float, float, float]:
+    """(z, h, w) for a slice on its own: nnU-Net marks the missing axis by a huge spacing."""
+    return (999.0 * max(spacing), *spacing)

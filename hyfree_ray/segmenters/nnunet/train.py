@@ -1,0 +1,316 @@
+"""Training of nnU-Net that can be killed at any time and gives the same network.
+
+One checkpoint an epoch; the random generators are set anew at each epoch from the stage's seed,
+so that an epoch depends on the weights before it and on nothing else. On CPU the augmentation
+runs in this process, which makes a resumed training equal to an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import distributed
+
+from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+from hyfree_ray.seeds import seed_of
+from hyfree_ray.segmenters.nnunet.data import nnunet_folders
+from hyfree_ray.segmenters.nnunet.model import load_weights, save_network
+
+log = logging.getLogger("hyfree_ray")
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Length of a training, in nnU-Net's units."""
+
+    epochs: int
+    iterations: int
+    """Batches an epoch; nnU-Net's default is 250."""
+    validation_iterations: int
+    """Validation batches an epoch, for the pseudo-Dice; nnU-Net's default is 50."""
+    warmup: float = 0.0
+    """Share of the epochs in which the rate grows linearly (fine-tuning: the first tenth)."""
+
+
+class WarmupPolyLR(PolyLRScheduler):
+    """Linear growth to the full rate, then nnU-Net's polynomial decay over what is left."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, rate: float, epochs: int, warmup_epochs: int
+    ) -> None:
+        self.warmup_epochs = warmup_epochs
+        super().__init__(optimizer, rate, epochs)
+
+    def rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        if epoch < self.warmup_epochs:
+            return float(self.initial_lr * (epoch + 1) / self.warmup_epochs)
+        decay = 1 - (epoch - self.warmup_epochs) / (self.max_steps - self.warmup_epochs)
+        return float(self.initial_lr * decay**self.exponent)
+
+    def step(self, current_step: int | None = None) -> None:
+        # torch calls step() once while it constructs the scheduler, without an epoch.
+        rate = self.rate_at(0 if current_step is None or current_step < 0 else current_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr = [rate for _ in self.optimizer.param_groups]
+
+
+def seed_everything(seed: int) -> None:
+    """Set the generators that nnU-Net and its augmentation draw from: random, numpy, torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - nnU-Net draws from numpy's global generator
+    torch.manual_seed(seed)
+
+
+class ResumableTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with our checkpoints, seeds and reports; losses and steps are nnU-Net's."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        # nnU-Net takes cuda:<global rank> for any process group, which is wrong on CPU and on
+        # the second machine.
+        self.device = device
+        if device.type == "cpu":
+            self.grad_scaler = None
+        self.best_epoch = -1
+        self.best_weights: dict[str, torch.Tensor] = {}
+
+    def prepare(
+        self,
+        schedule: Schedule,
+        seed: int,
+        folder: Path,
+        report: Progress,
+        each_epoch: Callable[[int], None] | None,
+    ) -> None:
+        """Set what nnU-Net's constructor has no arguments for."""
+        self.num_epochs = schedule.epochs
+        self.num_iterations_per_epoch = schedule.iterations
+        self.num_val_iterations_per_epoch = schedule.validation_iterations
+        self.warmup_epochs = max(1, round(schedule.warmup * schedule.epochs))
+        if schedule.warmup == 0:
+            self.warmup_epochs = 0
+        self.seed = seed
+        self.checkpoints = folder / "checkpoints"
+        self.report = report
+        self.each_epoch = each_epoch
+
+    # --- what is left out: files that nobody reads ------------------------------------------
+
+    def plot_network_architecture(self) -> None:
+        """hiddenlayer is not maintained; nothing reads the picture."""
+
+    def _save_debug_information(self) -> None:
+        """The stage's record holds versions and parameters."""
+
+    def print_to_log_file(
+        self,
+        *args: object,
+        also_print_to_console: bool = True,  # noqa: ARG002 - nnU-Net's signature
+        add_timestamp: bool = True,  # noqa: ARG002
+    ) -> None:
+        log.debug(" ".join(str(arg) for arg in args))
+
+    # --- what is ours -----------------------------------------------------------------------
+
+    def bare_network(self) -> torch.nn.Module:
+        """The network without DDP's and the compiler's wrappers."""
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
+
+    def initialize(self) -> None:
+        if self.is_ddp and self.device.type == "cpu":
+            # nnU-Net wraps with device_ids=[rank], which only fits the GPUs of one machine.
+            self._set_batch_size_and_oversample()
+            self.is_ddp = False
+            batch = (self.batch_size, self.oversample_foreground_percent)
+            super().initialize()
+            self.batch_size, self.oversample_foreground_percent = batch
+            self.is_ddp = True
+            self.network = torch.nn.parallel.DistributedDataParallel(self.network)
+            self.loss = self._build_loss()
+        else:
+            super().initialize()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        optimizer, _ = super().configure_optimizers()
+        return optimizer, WarmupPolyLR(
+            optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs
+        )
+
+    def on_epoch_start(self) -> None:
+        rank = distributed.get_rank() if self.is_ddp else 0
+        seed_everything(seed_of(self.seed, "epoch", self.current_epoch, rank))
+        super().on_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        latest = {
+            name: float(self.logger.get_value(name, step=-1))
+            for name in ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
+        }
+        ema = latest["ema_fg_dice"]
+        if self._best_ema is None or ema > self._best_ema:
+            self._best_ema = ema
+            self.best_epoch = self.current_epoch
+            self.best_weights = {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.bare_network().state_dict().items()
+            }
+        self.current_epoch += 1
+        if self.local_rank == 0:
+            save_checkpoint(self.checkpoints, self.current_epoch, self.state())
+            self.report(
+                self.current_epoch,
+                self.num_epochs,
+                {
+                    "train_loss": latest["train_losses"],
+                    "validation_loss": latest["val_losses"],
+                    "pseudo_dice": latest["mean_fg_dice"],
+                    "ema_pseudo_dice": ema,
+                },
+            )
+        if self.is_ddp:
+            distributed.barrier()
+        if self.each_epoch is not None:
+            self.each_epoch(self.current_epoch)
+
+    def on_train_end(self) -> None:
+        """nnU-Net's clean-up of its loaders, without its final checkpoint."""
+        self.disable_checkpointing = True
+        super().on_train_end()
+
+    def state(self) -> dict[str, Any]:
+        """All that a training needs to go on, in types that load without unpickling code."""
+        return {
+            "weights": self.bare_network().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
+            "ema_pseudo_dice": float(self.logger.get_value("ema_fg_dice", step=-1)),
+            "best_ema": self._best_ema,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+        }
+
+    def resume(self, epoch: int, state: Mapping[str, Any]) -> None:
+        """Go on after `epoch` epochs."""
+        self.bare_network().load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.grad_scaler is not None and state["grad_scaler"] is not None:
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
+        # nnU-Net's logger wants a value for every epoch; only the last EMA is read again.
+        for values in self.logger.local_logger.my_fantastic_logging.values():
+            values.extend([0.0] * epoch)
+        self.logger.local_logger.my_fantastic_logging["ema_fg_dice"][-1] = state["ema_pseudo_dice"]
+        self._best_ema = state["best_ema"]
+        self.best_epoch = state["best_epoch"]
+        self.best_weights = dict(state["best_weights"])
+        self.current_epoch = epoch
+
+
+def train(
+    prepared: Path,
+    folder: Path,
+    *,
+    schedule: Schedule,
+    seed: int,
+    device: str,
+    report: Progress,
+    initial: Path | None = None,
+    each_epoch: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Train nnU-Net's `2d` configuration on a prepared set of cases.
+
+    In an initialised process group the ranks share the batch as nnU-Net's DDP does; rank 0
+    writes. Called again on the same folder it goes on from the newest whole checkpoint.
+
+    Args:
+        prepared: what `plan_and_preprocess` or `preprocess_for` wrote.
+        folder: gets `checkpoints/` and, at the end, `model/` (the best checkpoint by the EMA of
+            the pseudo-Dice, nnU-Net's rule).
+        schedule: length and warm-up.
+        seed: of this training alone.
+        device: "cpu" or "cuda[:index]".
+        report: called after each epoch with (epoch, epochs, losses and pseudo-Dice).
+        initial: a model whose weights, head included, are the start (fine-tuning).
+        each_epoch: called on every rank after an epoch's checkpoint is written.
+
+    Returns:
+        The rank, the best EMA of the pseudo-Dice, its epoch and the number of iterations.
+    """
+    plans = json.loads((prepared / "plans.json").read_text())
+    dataset_json = json.loads((prepared / "dataset.json").read_text())
+    # 0: augment in this process. On a GPU, processes of nnU-Net's own keep the device fed.
+    processes = "0" if device == "cpu" else str(min(12, os.cpu_count() or 1))
+    with nnunet_folders(prepared, results=folder / "nnunet"), _environment(processes):
+        trainer = ResumableTrainer(
+            {**plans, "continue_training": False}, "2d", 0, dataset_json, torch.device(device)
+        )
+        trainer.prepare(schedule, seed, folder, report, each_epoch)
+        seed_everything(seed_of(seed, "weights"))
+        trainer.initialize()
+        if initial is not None:
+            load_weights(trainer.bare_network(), initial / "weights.safetensors")
+        found = load_checkpoint(trainer.checkpoints, device)
+        if found is not None:
+            trainer.resume(*found)
+        trainer.run_training()
+    if trainer.local_rank == 0:
+        _save_best(trainer, folder / "model", plans, dataset_json)
+    return {
+        "rank": trainer.local_rank,
+        "best_ema_pseudo_dice": float(trainer._best_ema or 0.0),
+        "best_epoch": trainer.best_epoch,
+        "iterations": schedule.epochs * schedule.iterations,
+    }
+
+
+class _environment:
+    """`nnUNet_n_proc_DA` for the length of a training."""
+
+    def __init__(self, processes: str) -> None:
+        self.processes = processes
+
+    def __enter__(self) -> None:
+        self.before = os.environ.get("nnUNet_n_proc_DA")
+        os.environ["nnUNet_n_proc_DA"] = self.processes
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is None:
+            del os.environ["nnUNet_n_proc_DA"]
+        else:
+            os.environ["nnUNet_n_proc_DA"] = self.before
+
+
+def _save_best(
+    trainer: ResumableTrainer, folder: Path, plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
+) -> None:
+    network = trainer.bare_network()
+    if trainer.best_weights:  # empty only where no validation pixel is foreground in any epoch
+        network.load_state_dict(trainer.best_weights)
+    axes = trainer.inference_allowed_mirroring_axes
+    details = {
+        "inference_allowed_mirroring_axes": None if axes is None else [int(a) for a in axes],
+        "best_epoch": trainer.best_epoch,
+    }
+    save_network(folder, network, plans, dataset_json, details)

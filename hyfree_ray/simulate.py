@@ -1,0 +1,253 @@
+"""`hyfree-ray simulate`: from options to a finished run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hyfree_ray import protocol
+from hyfree_ray.cohort import partition_at_random, read_cohort
+from hyfree_ray.config import Runtime, find_device, resolve_experiment
+from hyfree_ray.costs import Cost, estimate
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.log import set_up_logging
+from hyfree_ray.observer import Observer, read_summary, time_table
+from hyfree_ray.party import Step
+from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.progress import IN_WORDS, Progress, clock
+from hyfree_ray.results import Summary
+from hyfree_ray.results_table import render_table
+from hyfree_ray.runners.local import LocalParty, LocalRunner
+from hyfree_ray.scores import POOL
+from hyfree_ray.simulation import Planned, Simulation, plan, sites_of
+from hyfree_ray.store import open_root
+
+log = logging.getLogger("hyfree_ray")
+
+PHANTOM_SITES = 5
+SMOKE_SITES = 2
+
+
+def run_simulate(
+    *,
+    sites: int | None,
+    data: Path | None,
+    partition: str,
+    config: Path | None,
+    budget: str | None,
+    generator: str | None,
+    fold: int | None,
+    seed: int | None,
+    store: Path,
+    ray: str,
+    device: str,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    output: str,
+) -> int:
+    """Run the command. Returns the exit code."""
+    set_up_logging(output)
+    with _connected(ray) if ray not in {"local", "off"} else contextlib.nullcontext():
+        runtime = Runtime(
+            store=store.absolute(), ray=ray, device=_device(device, ray)
+        )
+        experiment, reasons = resolve_experiment(
+            budget=budget,
+            generator=generator,
+            device=runtime.device,
+            file=config,
+            overrides=overrides,
+            fold=fold,
+            seed=seed,
+        )
+        if ray == "off" and experiment.general_workers > 1:
+            raise HyfreeError(
+                f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1"
+            )
+        if not dry_run:
+            open_root(runtime.store)
+        cohort, found = _sites(data, partition, sites, budget, experiment, store, dry_run)
+        simulation = Simulation(
+            cohort=cohort, sites=found, experiment=experiment, reasons=tuple(reasons)
+        )
+        planned = plan(simulation, runtime.store)
+        cost = estimate(simulation, planned.missing, runtime.device)
+        _announce(simulation, planned, cost, runtime, output)
+        if dry_run:
+            _print_plan(planned, output)
+            return 0
+        summary = _run(simulation, planned, runtime)
+    _print_results(summary, simulation, runtime, output)
+    return 0
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    from hyfree_ray.runners.ray import connect, disconnect
+
+    connect(address)
+    try:
+        yield
+    finally:
+        disconnect()
+
+
+def _device(asked: str, ray: str) -> Any:
+    if asked != "auto":
+        return asked
+    if ray in {"local", "off"}:
+        return find_device()
+    from hyfree_ray.runners.ray import cluster_device
+
+    return cluster_device()
+
+
+def _sites(
+    data: Path | None,
+    partition: str,
+    number: int | None,
+    budget: str | None,
+    experiment: Any,
+    store: Path,
+    dry_run: bool,
+) -> tuple[str, Mapping[str, Any]]:
+    if data is None:
+        if partition == "random":
+            raise HyfreeError("--partition random: phantom sites are drawn apart; give --data")
+        count = number or (SMOKE_SITES if budget == "smoke" else PHANTOM_SITES)
+        cohort = phantom_cohort(count, experiment.seed, store)
+        drawn = {
+            name: {"index": index, "seed": experiment.seed, "phantom": PHANTOM_VERSION}
+            for index, name in enumerate(cohort.sites, start=1)
+        }
+        return cohort.name, sites_of(cohort, experiment.fold, phantom=drawn)
+    random = partition == "random"
+    cache = None if dry_run else store / "digests.json"
+    cohort = read_cohort(data, digest_cache=cache, fill_folds=not random)
+    if random:
+        if number is None:
+            raise HyfreeError("--partition random: say into how many sites by --sites N")
+        cohort = partition_at_random(cohort, sites=number, seed=experiment.seed)
+    elif number not in (None, len(cohort.sites)):
+        raise HyfreeError(
+            f"--sites {number}: {data} has {len(cohort.sites)} natural sites "
+            f"({', '.join(cohort.sites)}); leave --sites out or add --partition random"
+        )
+    return cohort.name, sites_of(cohort, experiment.fold)
+
+
+def _announce(
+    simulation: Simulation, planned: Planned, cost: Cost, runtime: Runtime, output: str
+) -> None:
+    if output == "json":
+        return
+    total, missing = len(planned.steps), len(planned.missing)
+    click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
+    for reason in simulation.reasons:
+        click.echo(f"  {reason}")
+    click.echo(f"  store: {runtime.store}")
+    if missing == 0:
+        click.echo("  everything is done already")
+    elif missing < total:
+        click.echo(f"  {total - missing} stages are done already, {missing} are left")
+    if missing and cost.worth_saying:
+        click.echo(f"  {cost.words}")
+
+
+def _print_plan(planned: Planned, output: str) -> None:
+    if output == "json":
+        steps = [
+            {"owner": s.owner, "stage": s.name, "key": s.key, "done": s.done, "device": s.device}
+            for s in planned.steps
+        ]
+        click.echo(json.dumps({"steps": steps}, indent=1))
+        return
+    by_owner: dict[str, list[Step]] = {}
+    for step in planned.steps:
+        by_owner.setdefault(step.owner, []).append(step)
+    for owner, steps in by_owner.items():
+        click.echo(owner)
+        counted: dict[tuple[str, bool, bool], int] = {}
+        for step in steps:
+            kind = (step.name, step.device, step.done)
+            counted[kind] = counted.get(kind, 0) + 1
+        for (name, device, done), count in counted.items():
+            times = f" x{count}" if count > 1 else ""
+            needs = "device" if device else "cpu"
+            state = "done" if done else "to run"
+            click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
+
+
+def _run(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, Any]:
+    """Run what is missing and write the run's folder; read it where nothing is missing."""
+    folder = runtime.store / "runs" / simulation.run
+    if not planned.missing and (folder / "summary.json").exists():
+        return read_summary(folder)
+    console = Console(stderr=True)
+    names = [*simulation.sites, POOL]
+    with Progress(names, len(planned.steps), console) as progress:
+        observer = Observer(simulation, runtime.store, progress)
+        if not planned.missing:
+            parties = {party.name: LocalParty(party) for party in planned.parties}
+            asyncio.run(_observe(observer, parties, planned.outcome))
+        elif runtime.ray == "off":
+            sites, pool = simulation.parties(runtime.store, LocalRunner(runtime.device))
+            parties = {name: LocalParty(party) for name, party in (sites | {POOL: pool}).items()}
+            asyncio.run(_observe(observer, parties))
+        else:
+            _run_on_ray(simulation, runtime, observer)
+    return read_summary(folder)
+
+
+def _run_on_ray(simulation: Simulation, runtime: Runtime, observer: Observer) -> None:
+    from hyfree_ray.runners.ray import check_resources, start_parties
+
+    with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
+        check_resources(runtime.device, simulation.experiment.general_workers)
+        sites, pool = start_parties(simulation, runtime.store, runtime.device)
+        asyncio.run(_observe(observer, {**sites, POOL: pool}))
+
+
+async def _observe(
+    observer: Observer,
+    parties: Mapping[str, protocol.Handle],
+    outcome: protocol.Outcome | None = None,
+) -> None:
+    """Run the protocol (unless its outcome is known) while the observer watches."""
+    sites = {name: party for name, party in parties.items() if name != POOL}
+    if outcome is None:
+        watching = asyncio.ensure_future(observer.watch(list(parties.values())))
+        try:
+            outcome = await protocol.simulate(sites, parties[POOL], told=observer.progress.tell)
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+    await observer.poll(list(parties.values()))
+    await observer.finish(outcome, parties[POOL])
+
+
+def _print_results(
+    summary: Mapping[str, Any], simulation: Simulation, runtime: Runtime, output: str
+) -> None:
+    folder = runtime.store / "runs" / simulation.run
+    ui = f"mlflow ui --backend-store-uri sqlite:///{runtime.store}/mlflow.db --workers 1"
+    if output == "json":
+        click.echo(json.dumps({**summary, "folder": str(folder), "mlflow_ui": ui}))
+        return
+    console = Console()
+    console.print(render_table(Summary.from_json(summary)))
+    spent = time_table(summary["compute"])
+    click.echo("where the time went (all parties): " + ", ".join(
+        f"{IN_WORDS.get(name, name)} {clock(seconds)}" for name, seconds in spent[:8]
+    ))
+    click.echo(f"files: {folder}")
+    click.echo(ui)

@@ -1,0 +1,175 @@
+"""A run: sites from a cohort, parties from sites, and the protocol over them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray import protocol
+from hyfree_ray.cohort import Case, Cohort, split_fold
+from hyfree_ray.config import Experiment
+from hyfree_ray.party import Party, Runner, Step
+from hyfree_ray.pool import PoolParty
+from hyfree_ray.runners.local import LocalParty, PlanningRunner
+from hyfree_ray.scores import POOL, ScoreRow
+from hyfree_ray.site import ROUND, Site, SiteParty
+from hyfree_ray.store import digest_of
+
+READER_KEY = "overwrite_image_reader_writer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """A run as a value: everything is resolved, nothing has happened yet."""
+
+    cohort: str
+    sites: Mapping[str, Site]
+    experiment: Experiment
+    reasons: tuple[str, ...] = ()
+    """One line for each number that was derived."""
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """The task: channels and labels, the same at all sites."""
+        return next(iter(self.sites.values())).dataset
+
+    @property
+    def federation(self) -> str:
+        """What releases are made for."""
+        return self.experiment.federation(self.cohort, self.dataset)
+
+    @property
+    def key(self) -> str:
+        """Identity of the experiment."""
+        keys = {name: site.key for name, site in self.sites.items()}
+        return self.experiment.key(self.cohort, keys)
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return f"{self.cohort}-{self.key[:8]}"
+
+    def parties(self, store: Path, runner: Runner) -> tuple[dict[str, SiteParty], PoolParty]:
+        """The parties, with their stores under `store`, in this process."""
+        sites = {name: self.site_party(name, store, runner) for name in self.sites}
+        return sites, self.pool_party(store, runner)
+
+    def site_party(self, name: str, store: Path, runner: Runner) -> SiteParty:
+        """One hospital."""
+        root = store / "sites" / name
+        return SiteParty(self.sites[name], self.experiment, self.federation, root, runner)
+
+    def pool_party(self, store: Path, runner: Runner) -> PoolParty:
+        """The centre."""
+        return PoolParty(
+            self.key, self.federation, dict(self.dataset), self.experiment, store / POOL, runner
+        )
+
+
+def sites_of(
+    cohort: Cohort, fold: int, *, phantom: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, Site]:
+    """Sites as values, with their cases split for a fold.
+
+    Args:
+        cohort: the data set, by site.
+        fold: the test fold.
+        phantom: for drawn sites, what each is drawn from; their data need no folder.
+    """
+    dataset = {
+        "channel_names": dict(cohort.dataset_json["channel_names"]),
+        "labels": dict(cohort.labels),
+        "file_ending": cohort.file_ending,
+    }
+    if READER_KEY in cohort.dataset_json:
+        dataset[READER_KEY] = cohort.dataset_json[READER_KEY]
+    sites = {}
+    for name, cases in cohort.sites.items():
+        described = _describe(cases, fold)
+        content = [(c.name, c.digest, c.patient) for c in sorted(cases, key=lambda c: c.name)]
+        sites[name] = Site(
+            name=name,
+            key=digest_of([content, fold, dataset]),
+            cases=described,
+            dataset=dataset,
+            folder=None if phantom else cohort.root.resolve(),
+            phantom=None if phantom is None else phantom[name],
+        )
+    return sites
+
+
+def _describe(cases: tuple[Case, ...], fold: int) -> tuple[dict[str, Any], ...]:
+    """Cases as JSON. Indices count the site's sorted patients and cases: they tell nothing else."""
+    split = split_fold(cases, fold)
+    part = {
+        case.name: name
+        for name, members in (("train", split.train), ("val", split.val), ("test", split.test))
+        for case in members
+    }
+    patients = {name: i for i, name in enumerate(sorted({case.patient for case in cases}))}
+    return tuple(
+        {
+            "name": case.name,
+            "index": index,
+            "patient": patients[case.patient],
+            "part": part[case.name],
+            "images": list(case.images),
+            "label": case.label,
+            "digest": case.digest,
+        }
+        for index, case in enumerate(sorted(cases, key=lambda case: case.name))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a run would do, and what is there already."""
+
+    steps: tuple[Step, ...]
+    outcome: protocol.Outcome
+    parties: tuple[Party, ...]
+
+    @property
+    def missing(self) -> list[Step]:
+        """Stages that have yet to run."""
+        return [step for step in self.steps if not step.done]
+
+
+def plan(simulation: Simulation, store: Path) -> Planned:
+    """Walk through the protocol without running, writing or importing anything heavy."""
+    sites, pool = simulation.parties(store, PlanningRunner())
+    handles = {name: LocalParty(party) for name, party in sites.items()}
+    outcome = asyncio.run(protocol.simulate(handles, LocalParty(pool)))
+    parties: tuple[Party, ...] = (*sites.values(), pool)
+    steps = tuple(step for party in parties for step in party.steps)
+    return Planned(steps=steps, outcome=outcome, parties=parties)
+
+
+def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreRow]:
+    """The outcome's scores as rows of `results.csv`."""
+    rows = []
+    for scored in outcome.scores:
+        for row in scored["rows"]:
+            for metric in ("dice", "hd95"):
+                if row[metric] is None:
+                    continue
+                rows.append(
+                    ScoreRow(
+                        run=simulation.run,
+                        round=ROUND,
+                        seed=simulation.experiment.seed,
+                        fold=simulation.experiment.fold,
+                        regime=scored["regime"],
+                        train_site=scored["train_site"],
+                        test_site=scored["test_site"],
+                        patient=row["patient"],
+                        case=row["case"],
+                        label=row["label"],
+                        metric=metric,
+                        value=row[metric],
+                    )
+                )
+    return rows

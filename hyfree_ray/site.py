@@ -1,0 +1,261 @@
+"""What a hospital does, in order. Its real images are read here and nowhere else."""
+
+from __future__ import annotations
+
+import shutil
+from asyncio import gather
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.config import Experiment
+from hyfree_ray.party import Party, Runner
+from hyfree_ray.seeds import seed_of
+from hyfree_ray.stages.data import draw_phantom, prepare, prepare_for_general
+from hyfree_ray.stages.scoring import score
+from hyfree_ray.stages.synthesis import release, synthesise
+from hyfree_ray.stages.training import train_generator, train_segmenter
+from hyfree_ray.store import Artifact, Parcel, write_json
+
+ROUND = 1
+
+EXPORTS = {"release": ("release.arrow", "manifest.json")}
+"""All that a hospital hands out."""
+
+SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
+"""In a simulation a site's models are also scored at the other sites."""
+
+REGIMES = ("local", "local2x", "general", "finetuned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A hospital as a value: its name, its cases and where they are. It never runs."""
+
+    name: str
+    key: str
+    """Hash of its sorted cases: image and label digests, patients, parts."""
+    cases: tuple[Mapping[str, Any], ...]
+    """name, index, patient (index), images, label, part (train, val or test)."""
+    dataset: Mapping[str, Any]
+    """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
+    folder: Path | None
+    """Where the raw data set is; None: a phantom, which draws itself."""
+    phantom: Mapping[str, int] | None = None
+    """index, seed and version of a phantom site."""
+
+    def part(self, *names: str) -> list[Mapping[str, Any]]:
+        """The cases of the named parts."""
+        return [case for case in self.cases if case["part"] in names]
+
+    @property
+    def training_images(self) -> int:
+        """Slices to train on; a 2D case is one."""
+        return len(self.part("train"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What a site has after the first half of the protocol."""
+
+    data: Artifact
+    prepared: Artifact
+    segmenter: Artifact
+    generator: Artifact
+    samples: Artifact
+    release: Artifact
+
+
+class SiteParty(Party):
+    """A hospital's programs. Methods may be called again at any time: what is done is not redone.
+
+    Args:
+        site: the hospital.
+        experiment: the settings.
+        federation: what its releases are made for.
+        root: its own folder.
+        runner: where its stages run.
+    """
+
+    def __init__(
+        self, site: Site, experiment: Experiment, federation: str, root: Path, runner: Runner
+    ) -> None:
+        super().__init__(site.name, root, runner, SIMULATION_EXPORTS)
+        self.site = site
+        self.experiment = experiment
+        self.federation = federation
+
+    def seed(self, stage: str) -> int:
+        """A stage's seed: of the experiment, this site and the stage, and nothing else."""
+        return seed_of(self.experiment.seed, self.site.name, stage)
+
+    # --- the protocol, first half: on its own, at its own pace -------------------------------
+
+    async def contribute(self) -> Contribution:
+        """Train a generator and a segmenter on real data; sample, filter, label and release."""
+        site, experiment, budget = self.site, self.experiment, self.experiment.budget
+        data = await self.data()
+        prepared = await self.run(
+            prepare,
+            data=data,
+            cases=site.part("train", "val"),
+            dataset=site.dataset,
+            unet=budget.unet.model_dump(),
+        )
+        images_shown = max(
+            budget.generator.min_images_shown,
+            budget.generator.images_shown_per_image * site.training_images,
+        )
+        generator, segmenter = await gather(
+            self.run(
+                train_generator,
+                prepared=prepared,
+                backend=experiment.generator,
+                max_channels=getattr(budget.generator, f"{experiment.generator}_max_channels"),
+                images_shown=images_shown,
+                snapshots=budget.generator.snapshots,
+                mirror=experiment.mirror,
+                precision=experiment.precision,
+                seed=self.seed("generator"),
+            ),
+            self.train("local", prepared, budget.unet.epochs),
+        )
+        quota = round(budget.synthesis.per_real * site.training_images)
+        samples = await self.run(
+            synthesise,
+            generator=generator,
+            segmenter=segmenter,
+            prepared=prepared,
+            snapshot=f"{images_shown:08d}.safetensors",
+            quota=min(quota, budget.synthesis.max_images or quota),
+            percentile=experiment.threshold_percentile,
+            embedder=experiment.embedder,
+            embedder_weights=experiment.embedder_weights,
+            precision=experiment.precision,
+            seed=self.seed("samples"),
+        )
+        released = await self.run(
+            release,
+            samples=samples,
+            segmenter=segmenter,
+            prepared=prepared,
+            site=site.name,
+            dataset=site.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+            card={"generator": experiment.generator, "images_shown": images_shown},
+            seed=self.seed("release"),
+        )
+        self.keep_for_the_site(samples)
+        return Contribution(
+            data=data,
+            prepared=prepared,
+            segmenter=segmenter,
+            generator=generator,
+            samples=samples,
+            release=released,
+        )
+
+    async def hand_in(self) -> Parcel:
+        """The release, on its way to the pool."""
+        return self.export((await self.contribute()).release)
+
+    # --- the protocol, second half -----------------------------------------------------------
+
+    async def control(self) -> Artifact:
+        """local2x: local training for as many steps as general and fine-tuning take together."""
+        unet = self.experiment.budget.unet
+        prepared = (await self.contribute()).prepared
+        return await self.train("local2x", prepared, unet.epochs + unet.finetune_epochs)
+
+    async def personalise(self, general: Parcel) -> Artifact:
+        """Fine-tune the general model, all weights, on real data preprocessed for its plan."""
+        received = self.receive(general)
+        prepared = await self.run(
+            prepare_for_general,
+            data=await self.data(),
+            cases=self.site.part("train", "val"),
+            dataset=self.site.dataset,
+            general=received,
+            unet=self.experiment.budget.unet.model_dump(),
+        )
+        return await self.train(
+            "finetuned",
+            prepared,
+            self.experiment.budget.unet.finetune_epochs,
+            initial=received,
+            warmup=self.experiment.warmup,
+        )
+
+    async def model(self, regime: str, general: Parcel | None = None) -> Parcel:
+        """One of the site's own models, to be scored at another site of the simulation."""
+        if regime == "finetuned":
+            assert general is not None
+            return self.export(await self.personalise(general))
+        if regime == "local2x":
+            return self.export(await self.control())
+        return self.export((await self.contribute()).segmenter)
+
+    async def score(self, regime: str, train_site: str, model: Parcel) -> dict[str, Any]:
+        """Score a model on this site's test cases: numbers, with patients and cases as indices."""
+        if model.sender == self.name:
+            found = self.store.find_key(model.stage, model.key)
+        else:
+            found = self.receive(model)
+        scored = await self.run(
+            score,
+            data=await self.data(),
+            cases=self.site.part("test"),
+            dataset=self.site.dataset,
+            model=found,
+            regime=regime,
+            train_site=train_site,
+        )
+        rows = [] if scored.record is None else scored.result["rows"]
+        return {"test_site": self.name, "regime": regime, "train_site": train_site, "rows": rows}
+
+    # --- parts -------------------------------------------------------------------------------
+
+    async def data(self) -> Artifact:
+        """The raw data set: the hospital's folder as it is, or the phantom, drawn."""
+        if self.site.phantom is not None:
+            return await self.run(draw_phantom, **self.site.phantom)
+        assert self.site.folder is not None
+        return Artifact(stage="data", key=self.site.key, path=self.site.folder, record={})
+
+    async def train(
+        self,
+        role: str,
+        prepared: Artifact,
+        epochs: int,
+        *,
+        initial: Artifact | None = None,
+        warmup: float = 0.0,
+    ) -> Artifact:
+        """Train nnU-Net in one of its roles."""
+        unet = self.experiment.budget.unet
+        start = {} if initial is None else {"initial": initial}
+        return await self.run(
+            train_segmenter,
+            role=role,
+            prepared=prepared,
+            epochs=epochs,
+            iterations=unet.iterations,
+            validation_iterations=unet.validation_iterations,
+            warmup=warmup,
+            seed=self.seed(role),
+            **start,
+        )
+
+    def keep_for_the_site(self, samples: Artifact) -> None:
+        """Put what only the site may see where its people look: pictures, names of indices."""
+        if self.runner.planning or samples.record is None:
+            return
+        audit = self.store.root / "audit"
+        audit.mkdir(exist_ok=True)
+        shutil.copyfile(
+            samples.path / "nearest_pairs.png", audit / f"nearest_pairs-{samples.key[:8]}.png"
+        )
+        names = {case["index"]: case["name"] for case in self.site.cases}
+        write_json(audit / f"cases-{self.site.key[:8]}.json", names)

@@ -1,0 +1,242 @@
+"""What a stage is, and how one is run: here, whoever asked for it and wherever that is.
+
+A stage is a plain function. It gets a `Context`, the folders of its inputs and its parameters,
+writes into its own folder and returns a few numbers:
+
+    @stage(version=1, device=True)
+    def train_generator(context, *, prepared: Path, backend: str, seed: int) -> dict: ...
+
+Calling `train_generator(context, prepared=..., ...)` runs it, in a notebook or in a test.
+`train_generator.call(prepared=artifact, ...)` describes that call, and `execute` runs a described
+call under the store's law: one process a key, resumed after a crash, recorded last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from hyfree_ray.store import RECORD, Artifact, Call, digest_of, locked, read_record, write_json
+
+METRICS = "metrics.jsonl"
+"""One JSON object a line: step, total, time and what a training measured."""
+
+_RECORDED = ("hyfree-ray", "torch", "nnunetv2", "numpy", "pyarrow", "SimpleITK", "ray", "monai")
+
+
+class Launch(Protocol):
+    """Runs `function(**arguments)` in `workers` processes that form a torch process group."""
+
+    def __call__(
+        self, function: Callable[..., Any], arguments: Mapping[str, Any], workers: int, out: Path
+    ) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a stage is told about where it runs. Nothing here may change its result."""
+
+    out: Path
+    """The stage's own folder: all it may write to."""
+    owner: str
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+    launch: Launch | None = None
+    """How to start the workers of a distributed training; None: in this process."""
+
+    def progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Report how far the stage is. One line in `metrics.jsonl`; observers read it there."""
+        line = {"step": step, "total": total, "time": time.time(), **metrics}
+        with (self.out / METRICS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage function and what a runner has to know of it."""
+
+    name: str
+    module: str
+    version: int
+    device: bool
+    """It computes on an accelerator where there is one."""
+    distributed: bool
+    """It starts workers of its own, which hold the devices."""
+    private: tuple[str, ...]
+    """Parameters that name cases or patients: in the key, not in the record."""
+    function: Callable[..., dict[str, Any]]
+
+    def __call__(self, context: Context, **arguments: Any) -> dict[str, Any]:
+        return self.function(context, **arguments)
+
+    def call(self, **arguments: Any) -> Call:
+        """Describe a call: artifacts are inputs, everything else is a parameter."""
+        inspect.signature(self.function).bind(None, **arguments)
+        return Call(
+            stage=self.name,
+            version=self.version,
+            params={k: v for k, v in arguments.items() if not isinstance(v, Artifact)},
+            inputs={k: v for k, v in arguments.items() if isinstance(v, Artifact)},
+        )
+
+
+def stage(
+    *, version: int, device: bool = False, distributed: bool = False, private: tuple[str, ...] = ()
+) -> Callable[[Callable[..., dict[str, Any]]], Stage]:
+    """Make a function a stage. Raise `version` whenever its results change."""
+
+    def make(function: Callable[..., dict[str, Any]]) -> Stage:
+        return Stage(
+            name=function.__name__,
+            module=function.__module__,
+            version=version,
+            device=device,
+            distributed=distributed,
+            private=private,
+            function=function,
+        )
+
+    return make
+
+
+def find_stage(module: str, name: str) -> Stage:
+    """The stage of that name, imported where it is to run."""
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, Stage)
+    return found
+
+
+def execute(
+    module: str,
+    call: Call,
+    folder: Path,
+    *,
+    owner: str,
+    device: str,
+    launch: Launch | None = None,
+) -> dict[str, Any]:
+    """Run a call in this process unless it is done, and record it.
+
+    Another process that runs the same call is waited for. What a killed attempt left behind is
+    there for the stage to go on from.
+
+    Returns:
+        The record.
+    """
+    target = find_stage(module, call.stage)
+    with locked(folder):
+        record = read_record(folder, call.key)
+        if record is not None:
+            return record
+        context = Context(out=folder, owner=owner, device=device, launch=launch)
+        arguments = dict(call.params) | {n: a.path for n, a in call.inputs.items()}
+        spent_before = _spent(folder)
+        started, clock, cpu = time.time(), time.monotonic(), time.process_time()
+        _append_attempt(folder, started)
+        with _quiet(folder / "log.txt"), _single_threaded(device):
+            result = target(context, **arguments)
+        seconds = time.monotonic() - clock + spent_before
+        record = {
+            "stage": call.stage,
+            "version": call.version,
+            "key": call.key,
+            "owner": owner,
+            "params": {
+                name: digest_of(value)[:16] if name in target.private else value
+                for name, value in call.params.items()
+            },
+            "inputs": {name: artifact.key for name, artifact in call.inputs.items()},
+            "started": started,
+            "ended": time.time(),
+            "seconds": seconds,
+            "device": device,
+            "device_seconds": seconds if target.device else 0.0,
+            "cpu_seconds": time.process_time() - cpu,
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "host": platform.node(),
+            "versions": installed_versions(),
+            "result": result,
+        }
+        write_json(folder / RECORD, record)
+    return record
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the libraries that results may depend on. Recorded, not hashed."""
+    found = {"python": platform.python_version()}
+    for name in _RECORDED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The curve of a stage: one entry a step, the last where a step was run twice.
+
+    A line that a crash cut short is left out.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    try:
+        lines = (folder / METRICS).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            steps[int(entry["step"])] = entry
+    return [steps[step] for step in sorted(steps)]
+
+
+def _append_attempt(folder: Path, started: float) -> None:
+    with (folder / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps({"started": started, "pid": os.getpid()}) + "\n")
+
+
+def _spent(folder: Path) -> float:
+    """Seconds that attempts which were killed had worked, up to their last sign of life."""
+    try:
+        starts = [
+            json.loads(line)["started"]
+            for line in (folder / "attempts.jsonl").read_text().splitlines()
+        ]
+    except (FileNotFoundError, ValueError, KeyError):
+        return 0.0
+    signs = [entry["time"] for entry in read_metrics(folder)]
+    spent = 0.0
+    for begin, end in zip(starts, [*starts[1:], float("inf")], strict=True):
+        spent += max((sign - begin for sign in signs if begin <= sign < end), default=0.0)
+    return spent
+
+
+@contextlib.contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Send what libraries print to the stage's own log."""
+    with log.open("a") as file, contextlib.redirect_stdout(file):
+        yield
+
+
+@contextlib.contextmanager
+def _single_threaded(device: str) -> Iterator[None]:
+    """One thread a stage on CPU: sums do not depend on the machine, and stages share its cores."""
+    import torch
+
+    if device != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

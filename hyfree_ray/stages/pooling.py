@@ -1,0 +1,155 @@
+"""What the pool does with releases: check each, then plan nnU-Net on all of them.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.budget import UNetBudget
+from hyfree_ray.stage import Context, stage
+
+VALIDATION_SHARE = 0.2
+VALIDATION_MOST = 2500
+"""The last fifth of a release, at most 2500 slices, is its validation part (METHOD section 4)."""
+
+
+@stage(version=1)
+def check_release(
+    context: Context,
+    *,
+    release: Path,
+    site: str,
+    dataset: Mapping[str, Any],
+    federation: str,
+    round_number: int,
+) -> dict[str, Any]:
+    """Check a release as hostile input and draw a contact sheet of it.
+
+    Raises:
+        ReleaseError: the rule that it breaks.
+    """
+    from hyfree_ray.errors import ReleaseError
+    from hyfree_ray.pictures import contact_sheet
+    from hyfree_ray.release import read_release
+
+    found = read_release(release, site=site, experiment=federation, round_number=round_number)
+    channels = tuple(dataset["channel_names"].values())
+    if found.metadata.channel_names != channels or found.metadata.label_names != dataset["labels"]:
+        raise ReleaseError(
+            site,
+            "task",
+            f"channels {found.metadata.channel_names} and labels {found.metadata.label_names} are "
+            f"those of another task; this one has {channels} and {dict(dataset['labels'])}",
+        )
+    contact_sheet(
+        context.out / "samples.png",
+        found.images_NCHW[:24],
+        found.labels_NHW[:24],
+        f"{site}: synthetic images and their labels",
+    )
+    return {
+        "images": found.manifest.rows,
+        "sha256": found.manifest.sha256,
+        "bytes": found.manifest.bytes,
+        "card": found.metadata.card,
+    }
+
+
+@stage(version=1)
+def pool_releases(
+    context: Context,
+    *,
+    sites: list[str],
+    federation: str,
+    round_number: int,
+    unet: Mapping[str, Any],
+    **releases: Path,
+) -> dict[str, Any]:
+    """Write the releases as one raw data set, plan nnU-Net on them alone, and preprocess.
+
+    The fingerprint is taken on equally many images of each site: a large site must not set the
+    resolution of all.
+
+    Args:
+        context: where to.
+        sites: the sites in the pool, sorted.
+        federation: key of the federation that the releases were made for.
+        round_number: the round.
+        unet: the budget's caps.
+        releases: `release_<position in sites>`, the checked releases.
+    """
+    from hyfree_ray.release import read_release
+    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
+    from hyfree_ray.store import remove_tree
+
+    cases, validation, by_site = [], [], []
+    metadata = None
+    for position, site in enumerate(sites):
+        release = read_release(
+            releases[f"release_{position}"],
+            site=site,
+            experiment=federation,
+            round_number=round_number,
+        )
+        metadata = metadata or release.metadata
+        written = _write_slices(context.out / "slices", position, release)
+        held_out = min(VALIDATION_MOST, max(1, int(len(written) * VALIDATION_SHARE)))
+        validation += [case.name for case in written[-held_out:]]
+        by_site.append(written)
+        cases += written
+    assert metadata is not None
+    fewest = min(len(written) for written in by_site)
+    dataset = {
+        "channel_names": {str(i): name for i, name in enumerate(metadata.channel_names)},
+        "labels": dict(metadata.label_names),
+        "file_ending": ".mha",
+    }
+    plan = plan_and_preprocess(
+        context.out,
+        cases,
+        dataset,
+        UNetBudget(**unet),
+        validation=validation,
+        fingerprint_on=[case.name for written in by_site for case in written[:fewest]],
+    )
+    remove_tree(context.out / "slices")
+    return {
+        "images": len(cases),
+        "images_by_site": {s: len(w) for s, w in zip(sites, by_site, strict=True)},
+        "patch_size": list(plan.patch_size),
+        "spacing": list(plan.spacing),
+        "strides": [list(stride) for stride in plan.strides],
+        "batch_size": plan.batch_size,
+    }
+
+
+def _write_slices(folder: Path, position: int, release: Any) -> list[Any]:
+    """A release as 2D MetaImage files: they keep the spacing, which PNG would lose."""
+    from hyfree_ray.segmenters.nnunet.data import RawCase
+
+    folder.mkdir(parents=True, exist_ok=True)
+    height, width = release.metadata.spacing
+    cases = []
+    for row in range(len(release.labels_NHW)):
+        name = f"r{position:03d}_{row:06d}"
+        image_CHW = release.physical(slice(row, row + 1))[0]
+        files = []
+        for channel, image_HW in enumerate(image_CHW):
+            files.append(folder / f"{name}_{channel:04d}.mha")
+            _write_mha(files[-1], image_HW, (width, height))
+        label = folder / f"{name}.mha"
+        _write_mha(label, release.labels_NHW[row], (width, height))
+        cases.append(RawCase(name=name, images=tuple(files), label=label))
+    return cases
+
+
+def _write_mha(path: Path, array_HW: Any, spacing_xy: tuple[float, float]) -> None:
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(array_HW)
+    image.SetSpacing(spacing_xy)
+    sitk.WriteImage(image, str(path), useCompression=False)

@@ -1,0 +1,62 @@
+"""Models on real test cases, on the cases' original grids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.stage import Context, stage
+from hyfree_ray.stages.data import Cases
+
+SCORES = "scores.json"
+
+
+@stage(version=1, device=True, private=("cases",))
+def score(
+    context: Context,
+    *,
+    data: Path,
+    cases: Cases,
+    dataset: Mapping[str, Any],
+    model: Path,
+    regime: str,
+    train_site: str,
+) -> dict[str, Any]:
+    """Score a model on a site's test cases: Dice and HD95 (mm) a case and label.
+
+    Writes `scores.json`: rows of patient and case as indices, whose names stay with the site.
+    """
+    from hyfree_ray.metrics import score_case
+    from hyfree_ray.segmenters.nnunet.data import read_image, read_label
+    from hyfree_ray.segmenters.nnunet.model import Model
+
+    network = Model(model / "model", context.device)
+    labels = {name: value for name, value in dataset["labels"].items() if value != 0}
+    rows = []
+    for case in cases:
+        image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
+        predicted_ZHW = network.segment(image_CZHW, spacing)
+        reference_ZHW = read_label(data / case["label"], dataset)
+        scores = score_case(predicted_ZHW, reference_ZHW, labels, spacing)
+        rows += [
+            {
+                "patient": case["patient"],
+                "case": case["index"],
+                "label": found.label,
+                "dice": found.dice,
+                "hd95": found.hd95,
+                "outcome": found.outcome,
+            }
+            for found in scores
+        ]
+    (context.out / SCORES).write_text(json.dumps(rows))
+    measured = [row["dice"] for row in rows if row["dice"] is not None]
+    return {
+        "regime": regime,
+        "train_site": train_site,
+        "cases": len(cases),
+        "mean_dice": sum(measured) / len(measured) if measured else None,
+        "rows": rows,
+    }

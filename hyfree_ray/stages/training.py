@@ -1,0 +1,156 @@
+"""The three trainings of the method: generator, a site's segmenter, the general segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.stage import Context, stage
+
+
+@stage(version=1, device=True)
+def train_generator(
+    context: Context,
+    *,
+    prepared: Path,
+    backend: str,
+    max_channels: int,
+    images_shown: int,
+    snapshots: int,
+    mirror: bool,
+    precision: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Train a site's generator on its training images (images alone, METHOD section 1)."""
+    from hyfree_ray import generators
+    from hyfree_ray.generator_plan import GeneratorPlan
+    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.unet_plan import UNetPlan
+
+    plan = GeneratorPlan.derive(UNetPlan.read(prepared), max_channels=max_channels)
+    view = GeneratorView.load(prepared / "view.npz")
+    generators.train(
+        backend,
+        plan=plan,
+        images_NCHW=view.images_NCHW[view.training_N],
+        images_shown=images_shown,
+        seed=seed,
+        workdir=context.out,
+        device=context.device,
+        precision=precision,
+        mirror=mirror,
+        snapshots=snapshots,
+        progress=context.progress,
+    )
+    return {
+        "images_shown": images_shown,
+        "snapshots": sorted(file.name for file in (context.out / "snapshots").iterdir()),
+        "derivation": list(plan.steps),
+    }
+
+
+@stage(version=1, device=True)
+def train_segmenter(
+    context: Context,
+    *,
+    role: str,
+    prepared: Path,
+    epochs: int,
+    iterations: int,
+    validation_iterations: int,
+    warmup: float,
+    seed: int,
+    initial: Path | None = None,
+) -> dict[str, Any]:
+    """Train nnU-Net at a site: `local`, `local2x`, or `finetuned` from the general model."""
+    from hyfree_ray.segmenters.nnunet.train import Schedule, train
+
+    assert role in {"local", "local2x", "finetuned"}
+    return train(
+        prepared,
+        context.out,
+        schedule=Schedule(
+            epochs=epochs,
+            iterations=iterations,
+            validation_iterations=validation_iterations,
+            warmup=warmup,
+        ),
+        seed=seed,
+        device=context.device,
+        report=context.progress,
+        initial=None if initial is None else initial / "model",
+    )
+
+
+@stage(version=1, device=True, distributed=True)
+def train_general(
+    context: Context,
+    *,
+    prepared: Path,
+    epochs: int,
+    iterations: int,
+    validation_iterations: int,
+    workers: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Train the general nnU-Net on the pooled releases, in `workers` processes."""
+    arguments: dict[str, Any] = {
+        "prepared": str(prepared),
+        "out": str(context.out),
+        "owner": context.owner,
+        "epochs": epochs,
+        "iterations": iterations,
+        "validation_iterations": validation_iterations,
+        "seed": seed,
+    }
+    if context.launch is None:
+        assert workers == 1, "several workers need a launcher"
+        train_general_worker(device=context.device, **arguments)
+    else:
+        context.launch(train_general_worker, arguments, workers, context.out)
+    return {"workers": workers, **_read_result(context.out)}
+
+
+def train_general_worker(
+    *,
+    prepared: str,
+    out: str,
+    owner: str,
+    epochs: int,
+    iterations: int,
+    validation_iterations: int,
+    seed: int,
+    device: str,
+    report: Any = None,
+) -> None:
+    """One process of the general training; `report` is called on all ranks after each epoch."""
+    from hyfree_ray.segmenters.nnunet.train import Schedule, train
+    from hyfree_ray.store import write_json
+
+    context = Context(out=Path(out), owner=owner, device=device)
+
+    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        context.progress(step, total, metrics)
+
+    result = train(
+        Path(prepared),
+        Path(out),
+        schedule=Schedule(
+            epochs=epochs, iterations=iterations, validation_iterations=validation_iterations
+        ),
+        seed=seed,
+        device=device,
+        report=progress,
+        each_epoch=report,
+    )
+    if result["rank"] == 0:
+        write_json(Path(out) / "training.json", result)
+
+
+def _read_result(out: Path) -> dict[str, Any]:
+    import json
+
+    result: dict[str, Any] = json.loads((out / "training.json").read_text())
+    result.pop("rank")
+    return result

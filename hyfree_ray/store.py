@@ -1,0 +1,251 @@
+"""The store: where a party keeps what its stages made, addressed by what went into them.
+
+    key = sha256(stage name, stage version, the parameters it reads, keys of its inputs)
+
+The place of the store and the order of the sites are not in a key; neither is any output. So keys
+are known before anything runs, a stage that is done is never run again, and whoever asks for the
+same thing twice, be it after a crash or in another experiment, gets the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.errors import HyfreeError, PrivacyError
+from hyfree_ray.files import replacing
+
+STORE_VERSION = 1
+
+RECORD = "record.json"
+"""Written last: its presence means that the folder is whole."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling for each value: what keys are hashes of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (64 hex digits) of a JSON value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that `path` holds either what it held before or the whole of the new text."""
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_json` for bytes."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a stage makes: known by its key before it exists."""
+
+    stage: str
+    key: str
+    path: Path
+    record: Mapping[str, Any] | None = None
+    """None while it is only planned."""
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The numbers that the stage returned."""
+        if self.record is None:
+            raise AssertionError(f"{self.stage} {self.key[:8]} has not run")
+        result: Mapping[str, Any] = self.record["result"]
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of a stage: what it is, what it reads, and nothing about where it runs."""
+
+    stage: str
+    version: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The artifact's address."""
+        inputs = {name: artifact.key for name, artifact in self.inputs.items()}
+        return digest_of([self.stage, self.version, self.params, inputs])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """An export on its way from one party to another: named files as bytes, and a key."""
+
+    sender: str
+    stage: str
+    key: str
+    files: Mapping[str, bytes]
+    result: Mapping[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that cross the border."""
+        return sum(len(content) for content in self.files.values())
+
+    @property
+    def sha256(self) -> str:
+        """One hash over the names and contents of the files."""
+        hashes = {name: hashlib.sha256(self.files[name]).hexdigest() for name in self.files}
+        return digest_of(hashes)
+
+
+class Store:
+    """One party's store.
+
+    Args:
+        root: the party's own folder.
+        owner: its name.
+        exports: for each stage whose output may leave, the files that do (relative globs).
+    """
+
+    def __init__(self, root: Path, owner: str, exports: Mapping[str, tuple[str, ...]]) -> None:
+        self.root = root
+        self.owner = owner
+        self.exports = dict(exports)
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where a stage's output lies. The name tells the stage; the key's start tells it apart."""
+        return self.root / "stages" / f"{stage}-{key[:20]}"
+
+    def find(self, call: Call) -> Artifact:
+        """The call's artifact, with its record where the stage is done."""
+        return self.find_key(call.stage, call.key)
+
+    def find_key(self, stage: str, key: str) -> Artifact:
+        """`find` for a call that is known by its key."""
+        path = self.folder(stage, key)
+        return Artifact(stage=stage, key=key, path=path, record=read_record(path, key))
+
+    def export(self, artifact: Artifact) -> Parcel:
+        """Pack an artifact for another party.
+
+        Raises:
+            PrivacyError: the stage is not one of the owner's exports.
+        """
+        if artifact.stage not in self.exports:
+            allowed = ", ".join(sorted(self.exports)) or "nothing"
+            raise PrivacyError(
+                f"{self.owner}: '{artifact.stage}' may not leave; this party exports {allowed}"
+            )
+        files = {
+            str(file.relative_to(artifact.path)): file.read_bytes()
+            for pattern in self.exports[artifact.stage]
+            for file in sorted(artifact.path.glob(pattern))
+        }
+        return Parcel(
+            sender=self.owner,
+            stage=artifact.stage,
+            key=artifact.key,
+            files=files,
+            result=dict(artifact.result),
+        )
+
+    def received(self, stage: str, key: str, sender: str) -> Artifact:
+        """Where a parcel lies once it was taken in (its record is None before)."""
+        path = self.root / "received" / sender / f"{stage}-{key[:20]}"
+        return Artifact(stage=stage, key=key, path=path, record=read_record(path, key))
+
+    def receive(self, parcel: Parcel) -> Artifact:
+        """Take a parcel in. The same parcel twice is one.
+
+        Raises:
+            PrivacyError: a file name that would leave the folder it is put into.
+        """
+        artifact = self.received(parcel.stage, parcel.key, parcel.sender)
+        if artifact.record is not None:
+            return artifact
+        for name in parcel.files:
+            if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+                raise PrivacyError(f"{parcel.sender}: refused a parcel with a file outside of it")
+        with locked(artifact.path):
+            for name, content in parcel.files.items():
+                target = artifact.path / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(target, content)
+            record = {
+                "stage": parcel.stage,
+                "key": parcel.key,
+                "owner": parcel.sender,
+                "sha256": parcel.sha256,
+                "bytes": parcel.bytes,
+                "result": dict(parcel.result),
+            }
+            write_json(artifact.path / RECORD, record)
+        return self.received(parcel.stage, parcel.key, parcel.sender)
+
+
+def read_record(path: Path, key: str) -> dict[str, Any] | None:
+    """The record of a finished stage, or None where the folder is missing or unfinished."""
+    try:
+        record: dict[str, Any] = json.loads((path / RECORD).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return None  # the file system lost the end of it: the stage runs again
+    return record if record.get("key") == key else None
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, patience_s: float = 0.2) -> Iterator[None]:
+    """Hold a folder for one process. The lock dies with the process that holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(patience_s)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def open_root(root: Path) -> Path:
+    """Create the store's root or check that it is one that this version can read.
+
+    Raises:
+        HyfreeError: not writable, not a store, or written by another version.
+    """
+    marker = root / "store.json"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not marker.exists():
+            if any(root.iterdir()):
+                raise HyfreeError(
+                    f"{root}: the folder is not empty and not a store; name another by --store"
+                )
+            write_json(marker, {"store_version": STORE_VERSION})
+        found = json.loads(marker.read_text()).get("store_version")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise HyfreeError(f"{root}: cannot keep a store here ({reason}); see --store") from error
+    if found != STORE_VERSION:
+        raise HyfreeError(
+            f"{root}: the store was written by another version (layout {found}, this one reads "
+            f"{STORE_VERSION}); name a new folder by --store or use that version"
+        )
+    return root
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder of intermediate files if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
