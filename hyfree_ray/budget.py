@@ -19,8 +19,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class UNetBudget(_Strict):
-    """Caps on nnU-Net's plan and the lengths of its trainings. `null` leaves nnU-Net's rule."""
+class PlanCaps(_Strict):
+    """Caps on nnU-Net's plan. `null` leaves nnU-Net's rule."""
 
     working_size: int | None = Field(ge=16)
     """Longest side, in pixels, of the median image after resampling."""
@@ -30,6 +30,11 @@ class UNetBudget(_Strict):
     """Features of the deepest stages at most; nnU-Net: 512."""
     batch_size: int | None = Field(ge=2)
     """Slices a batch at most."""
+
+
+class UNetBudget(_Strict):
+    """Lengths of nnU-Net's trainings."""
+
     iterations: int = Field(ge=1)
     """Batches an epoch; nnU-Net: 250."""
     validation_iterations: int = Field(ge=1)
@@ -66,6 +71,7 @@ class SynthesisBudget(_Strict):
 class Budget(_Strict):
     """Compute of a whole experiment. Enters keys by its values, never by its name."""
 
+    plan: PlanCaps
     unet: UNetBudget
     generator: GeneratorBudget
     synthesis: SynthesisBudget

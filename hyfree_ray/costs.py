@@ -76,5 +76,5 @@ def estimate(simulation: Simulation, missing: Sequence[Step], device: str) -> Co
         device_hours=seconds * factor / 3600,
         disk_gib=models * MEBIBYTES_A_MODEL / 1024,
         device=device,
-        full_width=unet.base_features is None,
+        full_width=budget.plan.base_features is None,
     )

@@ -29,3 +29,27 @@ class ReleaseError(HyfreeError):
         # Exceptions travel between processes by their `args`, which hold the joined message only.
         message = str(self).split("): ", 1)[1]
         return (ReleaseError, (self.site, self.rule, message))
+
+
+class StageError(Exception):
+    """A stage broke for a reason that is not the user's. Printed without a traceback; exit code 1.
+
+    Args:
+        owner: whose stage.
+        stage: its name.
+        reason: the exception, in one line.
+        log: file with the traceback, at the owner.
+    """
+
+    def __init__(self, owner: str, stage: str, reason: str, log: str) -> None:
+        super().__init__(owner, stage, reason, log)
+        self.owner = owner
+        self.stage = stage
+        self.reason = reason
+        self.log = log
+
+    def __str__(self) -> str:
+        return (
+            f"{self.owner}: the stage {self.stage} failed: {self.reason}; traceback in {self.log}; "
+            "to try again, give the same command"
+        )

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
@@ -81,10 +82,18 @@ def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
         pixels: np.ndarray = itk.GetArrayFromImage(reader.Execute())
     except (RuntimeError, MemoryError):
         return FileFacts(sha256=sha256, fault="unreadable")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+    if pixels.dtype.kind == "f" and not np.isfinite(_floats(path, ending, pixels)).all():
         return replace(facts, fault="NaN or infinite pixels")
     values = _whole_values(pixels) if is_label else None
     return replace(facts, values=values)
+
+
+def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
+    """The floats as they are in the file: SimpleITK reads a NIfTI's NaN and infinity as 0."""
+    if not ending.startswith(".nii"):
+        return pixels
+    nibabel: Any = nib  # it carries no types
+    return np.asarray(nibabel.load(path).dataobj)
 
 
 def _whole_values(pixels: np.ndarray) -> tuple[int, ...] | None:

@@ -104,7 +104,7 @@ class PoolParty(Party):
             sites=sites,
             federation=self.federation,
             round_number=ROUND,
-            unet=unet.model_dump(),
+            caps=self.experiment.budget.plan.model_dump(),
             **releases,
         )
         trained = await self.run(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from hyfree_ray.scores import POOL
 
+
 class Handle(Protocol):
     """A party, wherever it is."""
 
@@ -37,7 +38,7 @@ async def simulate(
     sites: Mapping[str, Handle],
     pool: Handle,
     *,
-    told: Callable[[str], None] = lambda message: None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run the method on all sites. No site waits for another before the pool closes.
 

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import signal
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from hyfree_ray import protocol
 from hyfree_ray.cohort import partition_at_random, read_cohort
 from hyfree_ray.config import Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import Cost, estimate
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.log import set_up_logging
 from hyfree_ray.observer import Observer, read_summary, time_table
 from hyfree_ray.party import Step
@@ -26,17 +29,48 @@ from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.results import Summary
 from hyfree_ray.results_table import render_table
 from hyfree_ray.runners.local import LocalParty, LocalRunner
+from hyfree_ray.runners.planning import Planned, plan
 from hyfree_ray.scores import POOL
-from hyfree_ray.simulation import Planned, Simulation, plan, sites_of
+from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.store import open_root
 
 log = logging.getLogger("hyfree_ray")
+
+GO_ON = "nothing is lost: to go on, give the same command again"
 
 PHANTOM_SITES = 5
 SMOKE_SITES = 2
 
 
-def run_simulate(
+def run_simulate(**options: Any) -> int:
+    """Run the command; see `simulate` for the options. Returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _simulate(**options)
+    except StageError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 1
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; {GO_ON}", err=True)
+        code = 130
+    except _TerminatedError:
+        click.echo(f"terminated; {GO_ON}", err=True)
+        code = 143
+    # A stage may still be running in a thread of this process; stages are made to be killed.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM: a scheduler wants the machine back."""
+
+
+def _terminated(*_: object) -> None:
+    raise _TerminatedError
+
+
+def _simulate(
     *,
     sites: int | None,
     data: Path | None,
@@ -53,12 +87,9 @@ def run_simulate(
     dry_run: bool,
     output: str,
 ) -> int:
-    """Run the command. Returns the exit code."""
     set_up_logging(output)
     with _connected(ray) if ray not in {"local", "off"} else contextlib.nullcontext():
-        runtime = Runtime(
-            store=store.absolute(), ray=ray, device=_device(device, ray)
-        )
+        runtime = Runtime(store=store.absolute(), ray=ray, device=_device(device, ray))
         experiment, reasons = resolve_experiment(
             budget=budget,
             generator=generator,
@@ -125,8 +156,12 @@ def _sites(
         count = number or (SMOKE_SITES if budget == "smoke" else PHANTOM_SITES)
         cohort = phantom_cohort(count, experiment.seed, store)
         drawn = {
-            name: {"index": index, "seed": experiment.seed, "phantom": PHANTOM_VERSION}
-            for index, name in enumerate(cohort.sites, start=1)
+            name: {
+                "index": int(name.removeprefix("site-")),
+                "seed": experiment.seed,
+                "phantom": PHANTOM_VERSION,
+            }
+            for name in cohort.sites
         }
         return cohort.name, sites_of(cohort, experiment.fold, phantom=drawn)
     random = partition == "random"
@@ -208,12 +243,15 @@ def _run(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str
 
 
 def _run_on_ray(simulation: Simulation, runtime: Runtime, observer: Observer) -> None:
-    from hyfree_ray.runners.ray import check_resources, start_parties
+    from hyfree_ray.runners.ray import cause_of, check_resources, start_parties
 
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         check_resources(runtime.device, simulation.experiment.general_workers)
         sites, pool = start_parties(simulation, runtime.store, runtime.device)
-        asyncio.run(_observe(observer, {**sites, POOL: pool}))
+        try:
+            asyncio.run(_observe(observer, {**sites, POOL: pool}))
+        except Exception as error:
+            raise cause_of(error) from error
 
 
 async def _observe(
@@ -246,8 +284,9 @@ def _print_results(
     console = Console()
     console.print(render_table(Summary.from_json(summary)))
     spent = time_table(summary["compute"])
-    click.echo("where the time went (all parties): " + ", ".join(
-        f"{IN_WORDS.get(name, name)} {clock(seconds)}" for name, seconds in spent[:8]
-    ))
+    click.echo(
+        "where the time went (all parties): "
+        + ", ".join(f"{IN_WORDS.get(name, name)} {clock(seconds)}" for name, seconds in spent[:8])
+    )
     click.echo(f"files: {folder}")
     click.echo(ui)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 from hyfree_ray import protocol
 from hyfree_ray.cohort import Case, Cohort, split_fold
 from hyfree_ray.config import Experiment
-from hyfree_ray.party import Party, Runner, Step
+from hyfree_ray.party import Runner
 from hyfree_ray.pool import PoolParty
-from hyfree_ray.runners.local import LocalParty, PlanningRunner
 from hyfree_ray.scores import POOL, ScoreRow
 from hyfree_ray.site import ROUND, Site, SiteParty
 from hyfree_ray.store import digest_of
@@ -122,30 +120,6 @@ def _describe(cases: tuple[Case, ...], fold: int) -> tuple[dict[str, Any], ...]:
         }
         for index, case in enumerate(sorted(cases, key=lambda case: case.name))
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """What a run would do, and what is there already."""
-
-    steps: tuple[Step, ...]
-    outcome: protocol.Outcome
-    parties: tuple[Party, ...]
-
-    @property
-    def missing(self) -> list[Step]:
-        """Stages that have yet to run."""
-        return [step for step in self.steps if not step.done]
-
-
-def plan(simulation: Simulation, store: Path) -> Planned:
-    """Walk through the protocol without running, writing or importing anything heavy."""
-    sites, pool = simulation.parties(store, PlanningRunner())
-    handles = {name: LocalParty(party) for name, party in sites.items()}
-    outcome = asyncio.run(protocol.simulate(handles, LocalParty(pool)))
-    parties: tuple[Party, ...] = (*sites.values(), pool)
-    steps = tuple(step for party in parties for step in party.steps)
-    return Planned(steps=steps, outcome=outcome, parties=parties)
 
 
 def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreRow]:

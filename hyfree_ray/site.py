@@ -101,7 +101,7 @@ class SiteParty(Party):
             data=data,
             cases=site.part("train", "val"),
             dataset=site.dataset,
-            unet=budget.unet.model_dump(),
+            caps=self.experiment.budget.plan.model_dump(),
         )
         images_shown = max(
             budget.generator.min_images_shown,
@@ -178,7 +178,7 @@ class SiteParty(Party):
             cases=self.site.part("train", "val"),
             dataset=self.site.dataset,
             general=received,
-            unet=self.experiment.budget.unet.model_dump(),
+            caps=self.experiment.budget.plan.model_dump(),
         )
         return await self.train(
             "finetuned",

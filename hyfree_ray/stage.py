@@ -21,12 +21,14 @@ import os
 import platform
 import resource
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.store import RECORD, Artifact, Call, digest_of, locked, read_record, write_json
 
 METRICS = "metrics.jsonl"
@@ -133,6 +135,10 @@ def execute(
 
     Returns:
         The record.
+
+    Raises:
+        HyfreeError: what the stage refused.
+        StageError: anything else that went wrong; the traceback is in the stage's folder.
     """
     target = find_stage(module, call.stage)
     with locked(folder):
@@ -144,8 +150,16 @@ def execute(
         spent_before = _spent(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
-        with _quiet(folder / "log.txt"), _single_threaded(device):
-            result = target(context, **arguments)
+        try:
+            with _quiet(folder / "log.txt"), _single_threaded(device):
+                result = target(context, **arguments)
+        except HyfreeError:
+            raise
+        except Exception as error:
+            trace = folder / "error.txt"
+            trace.write_text(traceback.format_exc())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise StageError(owner, call.stage, reason, str(trace)) from error
         seconds = time.monotonic() - clock + spent_before
         record = {
             "stage": call.stage,

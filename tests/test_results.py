@@ -113,7 +113,9 @@ def test_contrasts_find_what_was_put_in() -> None:
     for one in primary:
         assert one.verdict == ("helped" if one.tested == "own" else "did not")
         assert one.difference == pytest.approx(0.1 if one.tested == "own" else -0.1, abs=0.01)
-        assert (one.low or 0.0) < one.difference < (one.high or 0.0)
+        assert one.low is not None
+        assert one.high is not None
+        assert one.low < (one.difference or 0.0) < one.high
     patients = {(one.site, one.tested): one.patients for one in primary}
     assert patients["a", "own"] == 12
     assert patients["a", "foreign"] == 15 + 21

@@ -47,9 +47,7 @@ def load_embedder(
     return _openclip(weights, window_C, device)
 
 
-def _openclip(
-    weights: str | None, window_C: tuple[np.ndarray, np.ndarray], device: str
-) -> Embed:
+def _openclip(weights: str | None, window_C: tuple[np.ndarray, np.ndarray], device: str) -> Embed:
     if weights is None or not Path(weights).is_file():
         raise HyfreeError(
             f"embedder 'openclip': no weights at {weights}; set embedder_weights to the file of "
@@ -78,7 +76,9 @@ def _openclip(
         for start in range(0, len(images_NCHW), batch_size):
             batch = torch.from_numpy((images_NCHW[start : start + batch_size] - low) / (high - low))
             # CLIP sees three channels; any other number is shown as its mean, three times.
-            rgb = batch if batch.shape[1] == 3 else batch.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+            rgb = (
+                batch if batch.shape[1] == 3 else batch.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+            )
             resized = torch.nn.functional.interpolate(
                 rgb.float(), size=size, mode="bicubic", antialias=True
             )

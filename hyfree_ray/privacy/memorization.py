@@ -35,9 +35,7 @@ def variants(images_NCHW: np.ndarray) -> list[np.ndarray]:
         padded = np.pad(mirrored, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)), mode="edge")
         height, width = mirrored.shape[2:]
         for top, left in ((0, SHIFT), (2 * SHIFT, SHIFT), (SHIFT, 0), (SHIFT, 2 * SHIFT)):
-            found.append(
-                np.ascontiguousarray(padded[..., top : top + height, left : left + width])
-            )
+            found.append(np.ascontiguousarray(padded[..., top : top + height, left : left + width]))
     return found
 
 
@@ -93,6 +91,4 @@ def _nearest_variant(query_NF: np.ndarray, features_VMF: np.ndarray) -> np.ndarr
     variants_V, images_M, width_F = features_VMF.shape
     flat = features_VMF.reshape(variants_V * images_M, width_F)
     squared = 2 - 2 * query_NF @ flat.T
-    return np.sqrt(
-        np.maximum(squared, 0).reshape(len(query_NF), variants_V, images_M).min(axis=1)
-    )
+    return np.sqrt(np.maximum(squared, 0).reshape(len(query_NF), variants_V, images_M).min(axis=1))

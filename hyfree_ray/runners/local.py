@@ -1,4 +1,4 @@
-"""Runners without Ray, and the handle by which a party in this process is called."""
+"""The runner without Ray, and the handle by which a party in this process is called."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from typing import Any
 from hyfree_ray.party import Party
 from hyfree_ray.stage import Stage, execute
 from hyfree_ray.store import Call
-
-
-class PlanningRunner:
-    """Runs nothing. What parties would run is what they then list as their steps."""
-
-    planning = True
-
-    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
-        """Never called: a planning party does not get this far."""
-        raise AssertionError(f"{owner}: {stage.name} was to run while planning {call.key} {folder}")
 
 
 class LocalRunner:

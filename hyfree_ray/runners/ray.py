@@ -8,6 +8,7 @@ GPU each stage gets a fresh process, which gives the device's memory back when i
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.party import Party
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.scores import POOL
@@ -30,14 +31,19 @@ RESTARTS = 3
 """Times that a stage whose process died is started again; it goes on from its checkpoint."""
 
 
-@ray.remote
-def run_stage(
+def _run_stage(
     module: str, call: Call, folder: str, owner: str, device: str, pin: dict[str, float]
 ) -> None:
     """Run one call in this worker process."""
     # Ray Train's workers hold the devices of a distributed stage, its task holds none.
     launch = RayTrainLaunch(device, pin)
     execute(module, call, Path(folder), owner=owner, device=device, launch=launch)
+
+
+# A process that imported torch and nnU-Net is worth keeping; one that used a GPU is not, for only
+# its end gives all of the device's memory back.
+_kept = ray.remote(_run_stage)
+_fresh = ray.remote(max_calls=1)(_run_stage)
 
 
 class RayRunner:
@@ -56,20 +62,25 @@ class RayRunner:
             HyfreeError: what the stage refused.
         """
         on_gpu = self.device == "cuda" and stage.device and not stage.distributed
-        task = run_stage.options(
+        task = (_fresh if on_gpu else _kept).options(
             name=f"{owner}:{stage.name}",
             num_cpus=0 if stage.distributed else 1,
             num_gpus=1 if on_gpu else 0,
             resources=self.pin,
             max_retries=RESTARTS,
-            max_calls=1 if on_gpu else 0,
         )
         try:
             await task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
         except RayTaskError as error:
-            if isinstance(error.cause, HyfreeError):
-                raise error.cause from None
-            raise
+            raise cause_of(error) from None
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The exception inside Ray's wrapping, where it is one of ours."""
+    inner: BaseException | None = error
+    while isinstance(inner, RayTaskError):
+        inner = inner.cause
+    return inner if isinstance(inner, (HyfreeError, StageError)) else error
 
 
 class _PartyProcess:
@@ -157,6 +168,7 @@ def connect(address: str, cpus: int | None = None) -> None:
             **common,
         )
         return
+    _knock(address)
     try:
         ray.init(address=address, **common)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -167,8 +179,22 @@ def connect(address: str, cpus: int | None = None) -> None:
         ) from error
 
 
+def _knock(address: str, patience_s: float = 5.0) -> None:
+    """Ray itself retries an address where nobody listens for a minute."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=patience_s).close()
+    except OSError as error:
+        raise HyfreeError(
+            f"--ray {address}: no Ray cluster answers there ({error.strerror or error}); start one "
+            "with 'ray start --head', or take --ray local"
+        ) from error
+
+
 def cluster_device() -> str:
-    """"cuda" where the connected cluster has GPUs."""
+    """ "cuda" where the connected cluster has GPUs."""
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
 
 

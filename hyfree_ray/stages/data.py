@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.budget import UNetBudget
+from hyfree_ray.budget import PlanCaps
 from hyfree_ray.stage import Context, stage
 
 Cases = Sequence[Mapping[str, Any]]
@@ -30,7 +30,7 @@ def prepare(
     data: Path,
     cases: Cases,
     dataset: Mapping[str, Any],
-    unet: Mapping[str, Any],
+    caps: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Plan nnU-Net on a site's own training and validation cases, preprocess, build the view.
 
@@ -43,7 +43,7 @@ def prepare(
         context.out,
         raw_cases(data, cases),
         dataset,
-        UNetBudget(**unet),
+        PlanCaps(**caps),
         validation=[case["name"] for case in cases if case["part"] == "val"],
     )
     slices, patients, training = [], [], []
@@ -82,7 +82,7 @@ def prepare_for_general(
     cases: Cases,
     dataset: Mapping[str, Any],
     general: Path,
-    unet: Mapping[str, Any],
+    caps: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Preprocess a site's own cases for the general model's plan (METHOD: not for its own)."""
     from hyfree_ray.segmenters.nnunet.data import preprocess_for
@@ -92,7 +92,7 @@ def prepare_for_general(
         raw_cases(data, cases),
         dataset,
         general / "model",
-        UNetBudget(**unet),
+        PlanCaps(**caps),
         validation=[case["name"] for case in cases if case["part"] == "val"],
     )
     return {"patch_size": list(plan.patch_size), "batch_size": plan.batch_size}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.budget import UNetBudget
+from hyfree_ray.budget import PlanCaps
 from hyfree_ray.stage import Context, stage
 
 VALIDATION_SHARE = 0.2
@@ -66,7 +66,7 @@ def pool_releases(
     sites: list[str],
     federation: str,
     round_number: int,
-    unet: Mapping[str, Any],
+    caps: Mapping[str, Any],
     **releases: Path,
 ) -> dict[str, Any]:
     """Write the releases as one raw data set, plan nnU-Net on them alone, and preprocess.
@@ -79,7 +79,7 @@ def pool_releases(
         sites: the sites in the pool, sorted.
         federation: key of the federation that the releases were made for.
         round_number: the round.
-        unet: the budget's caps.
+        caps: the budget's, on nnU-Net's plan.
         releases: `release_<position in sites>`, the checked releases.
     """
     from hyfree_ray.release import read_release
@@ -112,7 +112,7 @@ def pool_releases(
         context.out,
         cases,
         dataset,
-        UNetBudget(**unet),
+        PlanCaps(**caps),
         validation=validation,
         fingerprint_on=[case.name for written in by_site for case in written[:fewest]],
     )

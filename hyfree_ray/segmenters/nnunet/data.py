@@ -21,10 +21,11 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
     ExperimentPlanner,
 )
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from hyfree_ray.budget import UNetBudget
+from hyfree_ray.budget import PlanCaps
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.unet_plan import UNetPlan
 
@@ -51,18 +52,22 @@ class RawCase:
 
 
 @contextlib.contextmanager
-def nnunet_folders(root: Path, *, results: Path | None = None) -> Iterator[None]:
-    """Point nnU-Net's three path variables at `root` (and its results at `results`) for a while.
+def nnunet_environment(
+    root: Path, *, results: Path | None = None, augmenters: int = 1
+) -> Iterator[None]:
+    """Set the variables that nnU-Net reads: its three folders and its augmentation processes.
 
-    Planning asks for the number of augmentation processes and breaks at 0, hence 1 there;
-    `train` sets its own.
+    Args:
+        root: holds `raw/` and `preprocessed/`.
+        results: where nnU-Net puts what it writes beside our checkpoints.
+        augmenters: processes; 0 augments in this process. Planning breaks at 0.
     """
     values = {
         "nnUNet_raw": str(root / "raw"),
         "nnUNet_preprocessed": str(root / "preprocessed"),
         "nnUNet_results": str(results or root / "results"),
+        "nnUNet_n_proc_DA": str(augmenters),
     }
-    values.setdefault("nnUNet_n_proc_DA", os.environ.get("nnUNet_n_proc_DA", "1"))
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -105,7 +110,7 @@ class InProcessFingerprint(DatasetFingerprintExtractor):
             },
             "median_relative_size_after_cropping": float(np.median([case[4] for case in analysed])),
         }
-        folder = Path(os.environ["nnUNet_preprocessed"]) / self.dataset_name
+        folder = Path(nnUNet_preprocessed) / self.dataset_name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
         return fingerprint
@@ -126,20 +131,20 @@ def _intensity_properties(values: np.ndarray) -> dict[str, float]:
     }
 
 
-class BudgetPlanner(ExperimentPlanner):
-    """nnU-Net's planner under a budget: working resolution, width and batch size are capped.
+class CappedPlanner(ExperimentPlanner):
+    """nnU-Net's planner under caps: working resolution, width and batch size are capped.
 
     Every rule is nnU-Net's; the caps only change what the rules are given. Without caps the plan
     is nnU-Net's own, number for number.
     """
 
-    def __init__(self, dataset_name: str, budget: UNetBudget) -> None:
+    def __init__(self, dataset_name: str, caps: PlanCaps) -> None:
         super().__init__(dataset_name, plans_name=_PLANS_NAME)
-        self.budget = budget
-        if budget.base_features is not None:
-            self.UNet_base_num_features = budget.base_features
-        if budget.max_features is not None:
-            self.UNet_max_features_2d = budget.max_features
+        self.caps = caps
+        if caps.base_features is not None:
+            self.UNet_base_num_features = caps.base_features
+        if caps.max_features is not None:
+            self.UNet_max_features_2d = caps.max_features
 
     def determine_transpose(self) -> tuple[list[int], list[int]]:
         # The slice axis is that of the data's own spacing: capping the in-plane resolution must
@@ -149,9 +154,9 @@ class BudgetPlanner(ExperimentPlanner):
         return forward, [forward.index(axis) for axis in range(3)]
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
-        """nnU-Net's target spacing (mm), coarser in-plane where the budget caps the image size."""
+        """nnU-Net's target spacing (mm), coarser in-plane where the caps bound the image size."""
         spacing = np.array(super().determine_fullres_target_spacing(), dtype=float)
-        if self.budget.working_size is None:
+        if self.caps.working_size is None:
             return spacing
         in_plane = [axis for axis in range(3) if axis != int(np.argmax(spacing))]
         shapes = [
@@ -163,13 +168,13 @@ class BudgetPlanner(ExperimentPlanner):
             )
         ]
         longest = max(np.median(shapes, axis=0)[in_plane])
-        spacing[in_plane] *= max(1.0, longest / self.budget.working_size)
+        spacing[in_plane] *= max(1.0, longest / self.caps.working_size)
         return spacing
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         plan: dict[str, Any] = super().get_plans_for_configuration(*args, **kwargs)
-        if self.budget.batch_size is not None:
-            plan["batch_size"] = min(plan["batch_size"], self.budget.batch_size)
+        if self.caps.batch_size is not None:
+            plan["batch_size"] = min(plan["batch_size"], self.caps.batch_size)
         return plan
 
 
@@ -177,7 +182,7 @@ def plan_and_preprocess(
     root: Path,
     cases: Sequence[RawCase],
     dataset_json: Mapping[str, Any],
-    budget: UNetBudget,
+    caps: PlanCaps,
     *,
     validation: Sequence[str],
     fingerprint_on: Sequence[str] | None = None,
@@ -188,18 +193,18 @@ def plan_and_preprocess(
         root: gets `plans.json`, `dataset.json` and `preprocessed/`, which `train` reads.
         cases: training and validation cases.
         dataset_json: nnU-Net's `dataset.json`: channel names, labels, file ending, reader.
-        budget: caps on resolution, width and batch size.
+        caps: on resolution, width and batch size.
         validation: names of the cases that only select the checkpoint.
         fingerprint_on: names of the cases that the plan is made on (all, where None).
 
     Raises:
         HyfreeError: the images are smaller than a U-Net with one pooling can take.
     """
-    with nnunet_folders(root):
+    with nnunet_environment(root):
         _write_raw(root, cases, dataset_json)
         InProcessFingerprint(DATASET).run_on(fingerprint_on or [case.name for case in cases])
         try:
-            plans = BudgetPlanner(DATASET, budget).plan_experiment()
+            plans = CappedPlanner(DATASET, caps).plan_experiment()
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise HyfreeError(
                 f"nnU-Net cannot plan a network for these images ({error}); "
@@ -214,16 +219,16 @@ def preprocess_for(
     cases: Sequence[RawCase],
     dataset_json: Mapping[str, Any],
     model: Path,
-    budget: UNetBudget,
+    caps: PlanCaps,
     *,
     validation: Sequence[str],
 ) -> UNetPlan:
     """Preprocess `cases` for the plan of another party's `model`, so that it can be fine-tuned.
 
     The plan is the model's in everything but the reader of the files and the batch size, which
-    nnU-Net's 5 % rule and the budget bound by this party's own data.
+    nnU-Net's 5 % rule and the caps bound by this party's own data.
     """
-    with nnunet_folders(root):
+    with nnunet_environment(root):
         _write_raw(root, cases, dataset_json)
         InProcessFingerprint(DATASET).run_on([case.name for case in cases])
         reader = determine_reader_writer_from_dataset_json(
@@ -232,7 +237,7 @@ def preprocess_for(
         plans = json.loads((model / "plans.json").read_text())
         plans["dataset_name"] = DATASET
         plans["image_reader_writer"] = reader.__name__
-        own = BudgetPlanner(DATASET, budget).plan_experiment()["configurations"]["2d"]
+        own = CappedPlanner(DATASET, caps).plan_experiment()["configurations"]["2d"]
         target = plans["configurations"]["2d"]
         target["batch_size"] = min(target["batch_size"], own["batch_size"])
         (root / "preprocessed" / DATASET / f"{_PLANS_NAME}.json").write_text(json.dumps(plans))

@@ -24,7 +24,7 @@ from torch import distributed
 
 from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.seeds import seed_of
-from hyfree_ray.segmenters.nnunet.data import nnunet_folders
+from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights, save_network
 
 log = logging.getLogger("hyfree_ray")
@@ -261,8 +261,8 @@ def train(
     plans = json.loads((prepared / "plans.json").read_text())
     dataset_json = json.loads((prepared / "dataset.json").read_text())
     # 0: augment in this process. On a GPU, processes of nnU-Net's own keep the device fed.
-    processes = "0" if device == "cpu" else str(min(12, os.cpu_count() or 1))
-    with nnunet_folders(prepared, results=folder / "nnunet"), _environment(processes):
+    augmenters = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
+    with nnunet_environment(prepared, results=folder / "nnunet", augmenters=augmenters):
         trainer = ResumableTrainer(
             {**plans, "continue_training": False}, "2d", 0, dataset_json, torch.device(device)
         )
@@ -285,25 +285,11 @@ def train(
     }
 
 
-class _environment:
-    """`nnUNet_n_proc_DA` for the length of a training."""
-
-    def __init__(self, processes: str) -> None:
-        self.processes = processes
-
-    def __enter__(self) -> None:
-        self.before = os.environ.get("nnUNet_n_proc_DA")
-        os.environ["nnUNet_n_proc_DA"] = self.processes
-
-    def __exit__(self, *_: object) -> None:
-        if self.before is None:
-            del os.environ["nnUNet_n_proc_DA"]
-        else:
-            os.environ["nnUNet_n_proc_DA"] = self.before
-
-
 def _save_best(
-    trainer: ResumableTrainer, folder: Path, plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
+    trainer: ResumableTrainer,
+    folder: Path,
+    plans: Mapping[str, Any],
+    dataset_json: Mapping[str, Any],
 ) -> None:
     network = trainer.bare_network()
     if trainer.best_weights:  # empty only where no validation pixel is foreground in any epoch

@@ -1,0 +1,265 @@
+"""StyleGAN2's networks in the shape of nnU-Net's plan.
+
+Karras et al. 2020 (arXiv 1912.04958), figure 7: a generator with skips to the image and a
+residual discriminator. Levels, strides, kernels and channels are the plan's. Weights are float32
+of unit variance and scaled where they are used (equalised learning rate, Karras et al. 2018,
+arXiv 1710.10196, section 4.1). N images, C channels, H, W, Z latent, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hyfree_ray.generator_plan import GeneratorPlan, Size
+from hyfree_ray.generators.stylegan2 import ops
+
+_MAPPING_RATE = 0.01
+"""The mapping network learns this much slower (Karras et al. 2019, arXiv 1812.04948, app. C)."""
+_GROUP = 4
+"""Images whose spread the discriminator sees together."""
+
+
+class _Linear(nn.Module):
+    """A fully connected layer, float32; `activation` adds a leaky ReLU and its gain."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: float = 0.0,
+        rate: float = 1.0,
+        activation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
+        gain = ops.ACTIVATION_GAIN if activation else 1.0
+        self._weight_gain, self._bias_gain = gain * rate / math.sqrt(inputs), gain * rate
+        self._activation = activation
+
+    def forward(self, x_NZ: Tensor) -> Tensor:
+        x_NZ = F.linear(x_NZ, self.weight * self._weight_gain, self.bias * self._bias_gain)
+        return ops.activate(x_NZ) if self._activation else x_NZ
+
+
+class Mapping(nn.Module):
+    """z to w: two layers on the normalised latent."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(_Linear(size, size, rate=_MAPPING_RATE, activation=True) for _ in range(2))
+        )
+
+    def forward(self, z_NZ: Tensor) -> Tensor:
+        z_NZ = z_NZ * torch.rsqrt(z_NZ.square().mean(1, keepdim=True) + 1e-8)
+        out: Tensor = self.layers(z_NZ)
+        return out
+
+
+def _kernel(outputs: int, inputs: int, kernel: Size) -> nn.Parameter:
+    weight = torch.randn(outputs, inputs, *kernel)
+    return nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+
+
+class _StyledConvolution(nn.Module):
+    """Modulated convolution, noise, bias, leaky ReLU (Karras et al. 2020, figure 2d)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, latent: int, kernel: Size, stride: Size, size: Size
+    ) -> None:
+        super().__init__()
+        self.affine = _Linear(latent, inputs, bias=1.0)
+        self.weight = _kernel(outputs, inputs, kernel)
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self._stride = stride
+        self.size = size
+
+    def forward(self, x_NCHW: Tensor, w_NZ: Tensor, noise_N1HW: Tensor) -> Tensor:
+        style_NC = self.affine(w_NZ)
+        # Demodulation makes the weight's own scale irrelevant.
+        x_NCHW, factor = ops.modulated_convolution(x_NCHW, self.weight, style_NC, self._stride)
+        gain, dtype = ops.ACTIVATION_GAIN, x_NCHW.dtype
+        bias = (self.bias * gain).to(dtype)[:, None, None]
+        noise_N1HW = (noise_N1HW * (self.noise_strength * gain)).to(dtype)
+        x_NCHW = torch.addcmul(bias, x_NCHW, (factor * gain).to(dtype))
+        return ops.activate(x_NCHW + noise_N1HW)
+
+
+class _ToImage(nn.Module):
+    """A level's contribution to the image, from its features."""
+
+    def __init__(self, inputs: int, channels: int, latent: int) -> None:
+        super().__init__()
+        self.affine = _Linear(latent, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(channels, inputs))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self._gain = 1 / math.sqrt(inputs)
+
+    def forward(self, x_NCHW: Tensor, w_NZ: Tensor) -> Tensor:
+        image_NCHW = ops.to_image(x_NCHW, self.weight, self.affine(w_NZ) * self._gain)
+        return image_NCHW + self.bias[:, None, None]
+
+
+class Synthesis(nn.Module):
+    """w to an image: one styled convolution at the base, two at each finer level."""
+
+    def __init__(self, plan: GeneratorPlan, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._plan, self._dtype = plan, dtype
+        channels, latent = plan.level_channels, plan.latent_size
+        sizes, kernels = plan.level_sizes, plan.kernel_sizes
+        self.constant = nn.Parameter(torch.randn(channels[-1], *sizes[-1]))
+        self.convolutions = nn.ModuleList(
+            [
+                _StyledConvolution(
+                    channels[-1], channels[-1], latent, kernels[-1], (1, 1), sizes[-1]
+                )
+            ]
+        )
+        self.to_images = nn.ModuleList([_ToImage(channels[-1], plan.channels, latent)])
+        for level in reversed(range(len(plan.strides))):
+            inputs, outputs = channels[level + 1], channels[level]
+            kernel, size, stride = kernels[level], sizes[level], plan.strides[level]
+            self.convolutions.append(
+                _StyledConvolution(inputs, outputs, latent, kernel, stride, size)
+            )
+            self.convolutions.append(
+                _StyledConvolution(outputs, outputs, latent, kernel, (1, 1), size)
+            )
+            self.to_images.append(_ToImage(outputs, plan.channels, latent))
+
+    @property
+    def noise_sizes(self) -> list[Size]:
+        """Size of each convolution's noise."""
+        return [convolution.size for convolution in self.convolutions]  # type: ignore[misc]
+
+    @property
+    def layers(self) -> int:
+        """How many w the synthesis takes: one a convolution, one for the last image."""
+        return len(self.convolutions) + 1
+
+    def forward(self, w_NLZ: Tensor, noises: list[Tensor]) -> Tensor:
+        """Images_NCHW of the patch size, float32.
+
+        Args:
+            noises: N1HW in the sizes of `noise_sizes`, standard normal.
+        """
+        base = self.constant.to(self._dtype).expand(len(w_NLZ), -1, -1, -1)
+        x_NCHW = base.contiguous(memory_format=torch.channels_last)
+        w = w_NLZ.unbind(1)
+        x_NCHW = self.convolutions[0](x_NCHW, w[0], noises[0])
+        image_NCHW = self.to_images[0](x_NCHW, w[1])
+        for step, stride in enumerate(reversed(self._plan.strides)):
+            for layer in (2 * step + 1, 2 * step + 2):
+                x_NCHW = self.convolutions[layer](x_NCHW, w[layer], noises[layer])
+            finer_NCHW = self.to_images[step + 1](x_NCHW, w[2 * step + 3])
+            image_NCHW = ops.upsample(image_NCHW, stride) + finer_NCHW
+        (top, left), (height, width) = self._plan.margin, self._plan.patch_size
+        return image_NCHW[:, :, top : top + height, left : left + width]
+
+
+class Generator(nn.Module):
+    """Mapping and synthesis."""
+
+    def __init__(self, plan: GeneratorPlan, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.mapping = Mapping(plan.latent_size)
+        self.synthesis = Synthesis(plan, dtype)
+
+    def forward(self, z_NZ: Tensor, noises: list[Tensor]) -> Tensor:
+        """Images_NCHW of latents, one w for all layers."""
+        w_NLZ = self.mapping(z_NZ)[:, None].expand(-1, self.synthesis.layers, -1)
+        images_NCHW: Tensor = self.synthesis(w_NLZ, noises)
+        return images_NCHW
+
+
+class _Residual(nn.Module):
+    """A discriminator block: two convolutions, the second strided, and a strided 1x1 skip."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: Size, strided_kernel: Size, stride: Size
+    ) -> None:
+        super().__init__()
+        self.first = _kernel(inputs, inputs, kernel)
+        self.first_bias = nn.Parameter(torch.zeros(inputs))
+        self.second = _kernel(outputs, inputs, strided_kernel)
+        self.second_bias = nn.Parameter(torch.zeros(outputs))
+        self.skip = _kernel(outputs, inputs, (1, 1))
+        gain = ops.ACTIVATION_GAIN
+        self._first_gain = gain / math.sqrt(inputs * math.prod(kernel))
+        # Both branches carry the sum's 1 / sqrt(2), which cancels the activation's sqrt(2).
+        self._second_gain = 1 / math.sqrt(inputs * math.prod(strided_kernel))
+        self._skip_gain = 1 / math.sqrt(2 * inputs)
+        self._stride = stride
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        dtype = x_NCHW.dtype
+        first = (self.first * self._first_gain).to(dtype)
+        first_bias = (self.first_bias * ops.ACTIVATION_GAIN).to(dtype)
+        second, second_bias = (self.second * self._second_gain).to(dtype), self.second_bias
+        h_NCHW = ops.activate(ops.down_convolution(x_NCHW, first, first_bias, (1, 1)))
+        h_NCHW = ops.activate(
+            ops.down_convolution(h_NCHW, second, second_bias.to(dtype), self._stride)
+        )
+        skip = (self.skip * self._skip_gain).to(dtype)
+        return h_NCHW + F.conv2d(ops.downsample(x_NCHW, self._stride), skip)
+
+
+def minibatch_spread(x_NCHW: Tensor) -> Tensor:
+    """Append one channel: the mean standard deviation within groups of the batch.
+
+    Karras et al. 2018 (arXiv 1710.10196, section 3). Group g holds images g, g + N/4, ...
+    """
+    count, channels, height, width = x_NCHW.shape
+    group = math.gcd(_GROUP, count)
+    grouped = x_NCHW.float().reshape(group, count // group, channels, height, width)
+    spread = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+    column = spread.repeat(group).to(x_NCHW.dtype)[:, None, None, None]
+    return torch.cat([x_NCHW, column.expand(-1, 1, height, width)], 1)
+
+
+class Discriminator(nn.Module):
+    """Images to one logit each: residual blocks, minibatch spread, two linear layers."""
+
+    def __init__(self, plan: GeneratorPlan, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self._dtype = dtype
+        channels, kernels = plan.level_channels, plan.kernel_sizes
+        (height, width), (tall, wide) = plan.patch_size, plan.padded_size
+        top, left = plan.margin
+        self._sides = (left, wide - width - left, top, tall - height - top)
+        self.enter = _kernel(channels[0], plan.channels, (1, 1))
+        self.enter_bias = nn.Parameter(torch.zeros(channels[0]))
+        self._enter_gain = ops.ACTIVATION_GAIN / math.sqrt(plan.channels)
+        self.blocks = nn.Sequential(
+            *(
+                _Residual(channels[i], channels[i + 1], kernels[i], kernels[i + 1], stride)
+                for i, stride in enumerate(plan.strides)
+            )
+        )
+        last, kernel = channels[-1], kernels[-1]
+        self.last = _kernel(last, last + 1, kernel)
+        self.last_bias = nn.Parameter(torch.zeros(last))
+        self._last_gain = ops.ACTIVATION_GAIN / math.sqrt((last + 1) * math.prod(kernel))
+        self.hidden = _Linear(last * math.prod(plan.base_size), last, activation=True)
+        self.logit = _Linear(last, 1)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits_N of patch-sized images; zeros fill the plan's margin."""
+        x_NCHW = F.pad(images_NCHW, self._sides).to(self._dtype)
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        enter = (self.enter * self._enter_gain).to(self._dtype)
+        enter_bias = (self.enter_bias * ops.ACTIVATION_GAIN).to(self._dtype)
+        x_NCHW = ops.activate(F.conv2d(x_NCHW, enter, enter_bias))
+        x_NCHW = minibatch_spread(self.blocks(x_NCHW))
+        last = (self.last * self._last_gain).to(self._dtype)
+        last_bias = (self.last_bias * ops.ACTIVATION_GAIN).to(self._dtype)
+        x_NCHW = ops.activate(ops.down_convolution(x_NCHW, last, last_bias, (1, 1)))
+        return self.logit(self.hidden(x_NCHW.float().flatten(1))).squeeze(1)  # type: ignore[no-any-return]

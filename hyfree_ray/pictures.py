@@ -1,0 +1,183 @@
+"""Pictures to look at: images with the outlines of their labels, and pairs of images.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hyfree_ray.files import replacing
+
+MOST_IMAGES = 24
+_INCHES_ACROSS = 11.0
+_DPI = 110
+_PERCENTILES = (0.5, 99.5)
+# Okabe and Ito's palette without black: apart for colour-blind eyes too, and visible on grey.
+_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
+
+_Images = npt.NDArray[Any]
+
+
+def contact_sheet(
+    path: Path,
+    images_NCHW: _Images,
+    labels_NHW: npt.NDArray[np.uint8] | None,
+    title: str,
+    columns: int = 8,
+    label_names: dict[str, int] | None = None,
+) -> None:
+    """Write a PNG of the first images, at most `MOST_IMAGES`, with their labels' outlines.
+
+    Args:
+        path: the PNG to write.
+        images_NCHW: any number of channels: one is shown grey, three as RGB, of any other number
+            the first, which the title then says. Integers and floats alike: what is shown lies
+            between two percentiles, one window a channel for all images.
+        labels_NHW: label values, 0 is background; None for no outlines.
+        title: one line.
+        columns: images side by side.
+        label_names: names to values, for the legend.
+    """
+    images_NCHW = images_NCHW[:MOST_IMAGES]
+    shown_NHWC, note = _displayed(images_NCHW, [images_NCHW])
+    columns = max(1, min(columns, len(shown_NHWC)))
+    rows = math.ceil(len(shown_NHWC) / columns)
+    figure, axes = _grid(rows, columns, shown_NHWC.shape[1:3], f"{title}{note}")
+    for k, axis in enumerate(axes):
+        axis.axis("off")
+        if k < len(shown_NHWC):
+            _show(axis, shown_NHWC[k])
+            if labels_NHW is not None:
+                _outline(axis, labels_NHW[k])
+    if labels_NHW is not None and label_names is not None:
+        _legend(figure, label_names)
+    _save(figure, path)
+
+
+def nearest_pairs(
+    path: Path,
+    synthetic_NCHW: _Images,
+    real_NCHW: _Images,
+    distances: Sequence[float] | npt.NDArray[Any],
+) -> None:
+    """Write a PNG of synthetic images above the real images nearest to them.
+
+    It shows real images: it stays at the site.
+
+    Args:
+        distances: of each pair, in the units of the filter; written under it.
+    """
+    both = [synthetic_NCHW[:MOST_IMAGES], real_NCHW[:MOST_IMAGES]]
+    upper_NHWC, note = _displayed(both[0], both)
+    lower_NHWC, _ = _displayed(both[1], both)
+    columns = max(1, len(upper_NHWC))
+    title = f"Synthetic images (above) and the nearest real images (below){note}"
+    figure, axes = _grid(2, columns, upper_NHWC.shape[1:3], title)
+    for k in range(len(upper_NHWC)):
+        _show(axes[k], upper_NHWC[k])
+        _show(axes[columns + k], lower_NHWC[k])
+        axes[columns + k].set_xlabel(f"{float(distances[k]):.3g}", fontsize=8)
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+def _displayed(images_NCHW: _Images, window_of: Sequence[_Images]) -> tuple[_Images, str]:
+    """Images as NHWC in [0, 1], of one or three channels, and what the title has to say of it.
+
+    The window is taken from all images of `window_of`, so that what is compared is comparable;
+    percentiles, because one hot pixel would turn everything else black.
+    """
+    channels = images_NCHW.shape[1]
+    kept = slice(None) if channels == 3 else slice(0, 1)
+    low_C, high_C = np.percentile(
+        np.concatenate(
+            [
+                images[:, kept].swapaxes(0, 1).reshape(3 if channels == 3 else 1, -1)
+                for images in window_of
+            ],
+            axis=1,
+        ),
+        _PERCENTILES,
+        axis=1,
+    )
+    if channels == 3:
+        low_C, high_C = low_C.min(keepdims=True), high_C.max(keepdims=True)  # keeps the hue
+    width_C = np.maximum(high_C - low_C, np.finfo(np.float32).tiny)
+    shown_NCHW = (images_NCHW[:, kept] - low_C[:, None, None]) / width_C[:, None, None]
+    note = "" if channels in (1, 3) else f" (channel 1 of {channels})"
+    return np.moveaxis(np.clip(shown_NCHW, 0.0, 1.0), 1, -1), note
+
+
+def _grid(rows: int, columns: int, size: tuple[int, int], title: str) -> tuple[Figure, list[Any]]:
+    """A figure of cells that have the images' own proportions."""
+    height, width = size
+    across = min(_INCHES_ACROSS, 1.6 * columns)
+    cell = across / columns
+    down = max(1, rows) * (cell * height / width + 0.06)
+    figure = Figure(figsize=(max(across, 5.0), down + 0.75), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    # parse_math off: a name with dollars in it is a name.
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
+    axes = figure.subplots(max(1, rows), columns, squeeze=False)
+    return figure, list(axes.ravel())
+
+
+def _show(axis: Any, image_HWC: _Images) -> None:
+    grey = image_HWC.shape[-1] == 1
+    axis.imshow(
+        image_HWC[..., 0] if grey else image_HWC,
+        cmap="gray",
+        vmin=0.0,
+        vmax=1.0,
+        interpolation="nearest",
+    )
+
+
+def _outline(axis: Any, label_HW: npt.NDArray[np.uint8]) -> None:
+    # A background all around, so that outlines close at the image's border.
+    padded_HW = np.pad(label_HW, 1)
+    down, right = (np.arange(-1, n + 1) for n in label_HW.shape)
+    for value in np.unique(label_HW[label_HW > 0]):
+        axis.contour(
+            right,
+            down,
+            (padded_HW == value).astype(np.float32),
+            levels=[0.5],
+            colors=[_COLOURS[(int(value) - 1) % len(_COLOURS)]],
+            linewidths=1.0,
+        )
+    axis.set_xlim(-0.5, label_HW.shape[1] - 0.5)
+    axis.set_ylim(label_HW.shape[0] - 0.5, -0.5)
+
+
+def _legend(figure: Figure, label_names: dict[str, int]) -> None:
+    from matplotlib.lines import Line2D
+
+    named = sorted((value, name) for name, value in label_names.items() if value > 0)
+    handles = [
+        Line2D([], [], color=_COLOURS[(value - 1) % len(_COLOURS)], label=name)
+        for value, name in named
+    ]
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=8
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without the program's version in it, equal pictures have equal bytes.
+    with replacing(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})

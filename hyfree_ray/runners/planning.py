@@ -1,0 +1,48 @@
+"""Walking through the protocol without running anything: what a run would do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyfree_ray import protocol
+from hyfree_ray.party import Party, Step
+from hyfree_ray.runners.local import LocalParty
+from hyfree_ray.simulation import Simulation
+from hyfree_ray.stage import Stage
+from hyfree_ray.store import Call
+
+
+class PlanningRunner:
+    """Runs nothing. What parties would run is what they then list as their steps."""
+
+    planning = True
+
+    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+        """Never called: a planning party does not get this far."""
+        raise AssertionError(f"{owner}: {stage.name} was to run while planning {call.key} {folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a run would do, and what is there already."""
+
+    steps: tuple[Step, ...]
+    outcome: protocol.Outcome
+    parties: tuple[Party, ...]
+
+    @property
+    def missing(self) -> list[Step]:
+        """Stages that have yet to run."""
+        return [step for step in self.steps if not step.done]
+
+
+def plan(simulation: Simulation, store: Path) -> Planned:
+    """Walk through the protocol without running, writing or importing anything heavy."""
+    sites, pool = simulation.parties(store, PlanningRunner())
+    handles = {name: LocalParty(party) for name, party in sites.items()}
+    outcome = asyncio.run(protocol.simulate(handles, LocalParty(pool)))
+    parties: tuple[Party, ...] = (*sites.values(), pool)
+    steps = tuple(step for party in parties for step in party.steps)
+    return Planned(steps=steps, outcome=outcome, parties=parties)

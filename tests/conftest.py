@@ -1,0 +1,63 @@
+"""Shared by all tests: small cohorts on disk, and real data where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hyfree_ray.cohort import Cohort, read_cohort
+from hyfree_ray.config import Experiment, resolve_experiment
+from hyfree_ray.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
+from hyfree_ray.simulation import Simulation, sites_of
+
+REAL_DATA = Path(os.environ.get("HYFREE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+"""Folder with real nnU-Net raw data sets; tests that need one skip where it is absent."""
+
+
+@pytest.fixture
+def real_cohort(tmp_path: Path) -> Callable[[str], Cohort]:
+    """Reads a real data set by its folder's name, or skips the test."""
+
+    def read(name: str) -> Cohort:
+        folder = REAL_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"{name} is not here; set HYFREE_DATA to the folder that holds it")
+        return read_cohort(folder, digest_cache=tmp_path / "digests.json")
+
+    return read
+
+
+@pytest.fixture
+def smoke() -> Experiment:
+    """The smoke budget, in fp32 so that it is the same on every CPU."""
+    experiment, _ = resolve_experiment(
+        budget="smoke", generator="flow", device="cpu", overrides=["precision=fp32"]
+    )
+    return experiment
+
+
+@pytest.fixture
+def phantom_simulation(tmp_path: Path, smoke: Experiment) -> Callable[[int], Simulation]:
+    """A simulation of N phantom sites at the smoke budget."""
+
+    def make(sites: int) -> Simulation:
+        cohort = phantom_cohort(sites, 0, tmp_path)
+        drawn = {
+            f"site-{index}": {"index": index, "seed": 0, "phantom": PHANTOM_VERSION}
+            for index in range(1, sites + 1)
+        }
+        found = sites_of(cohort, smoke.fold, phantom=drawn)
+        return Simulation(cohort=cohort.name, sites=found, experiment=smoke)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantom site 2 drawn as a raw data set."""
+    folder = tmp_path_factory.mktemp("phantom")
+    draw_phantom_site(2, 0, folder)
+    return folder

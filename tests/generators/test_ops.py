@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage, signal
+from torch.nn import functional as F
+
+from hyfree_ray.generators.stylegan2 import ops
+
+STRIDES = [(2, 2), (2, 1), (1, 2), (3, 2)]
+
+
+def _filter(stride):
+    return np.outer(ops.binomial(stride[0]), ops.binomial(stride[1]))
+
+
+def test_the_filter_of_stride_two_is_the_papers():
+    np.testing.assert_allclose(ops.binomial(2), np.array([1, 3, 3, 1]) / 8)
+    np.testing.assert_allclose(ops.binomial(1), [1])
+    assert sum(ops.binomial(3)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_upsampling_is_scipys_polyphase_resampling(stride):
+    image = np.random.default_rng(0).normal(size=(1, 2, 7, 5))
+    ours = ops.upsample(torch.from_numpy(image), stride).numpy()
+    assert ours.shape[2:] == (7 * stride[0], 5 * stride[1])
+    for channel in range(2):
+        full = image[0, channel]
+        for axis in (0, 1):
+            taps = np.array(ops.binomial(stride[axis])) * stride[axis]
+            full = np.apply_along_axis(lambda x, s=stride[axis], t=taps: signal.upfirdn(t, x, s), axis, full)
+        # upfirdn returns all of the filter's reach: cut to the centre.
+        top, left = (stride[0] - 1, stride[1] - 1)
+        expected = full[top : top + 7 * stride[0], left : left + 5 * stride[1]]
+        np.testing.assert_allclose(ours[0, channel], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_downsampling_is_scipys_filter_at_every_strideth_pixel(stride):
+    image = np.random.default_rng(1).normal(size=(1, 1, 12, 18))
+    ours = ops.downsample(torch.from_numpy(image), stride).numpy()[0, 0]
+    full = signal.convolve2d(image[0, 0], _filter(stride), mode="full")
+    expected = full[2 * stride[0] - 2 :: stride[0], 2 * stride[1] - 2 :: stride[1]]
+    expected = expected[: ours.shape[0], : ours.shape[1]]
+    assert ours.shape == (12 // stride[0], 18 // stride[1])
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_the_blur_is_scipys_correlation():
+    image = np.random.default_rng(2).normal(size=(1, 1, 9, 11))
+    ours = ops.blur(torch.from_numpy(image), (2, 2), (1, 1)).numpy()[0, 0]
+    expected = ndimage.correlate(image[0, 0], _filter((2, 2)), mode="constant", origin=0)
+    np.testing.assert_allclose(ours, expected[1:, 1:], atol=1e-6)
+
+
+def _direct(x, weight, style, stride):
+    """Equations 1 and 3 with a weight for each sample, one convolution each."""
+    out = []
+    for sample, scale in zip(x, style, strict=True):
+        own = weight * scale[None, :, None, None]
+        own = own * torch.rsqrt(own.square().sum((1, 2, 3), keepdim=True) + 1e-8)
+        if stride == (1, 1):
+            out.append(F.conv2d(sample[None], own, padding=[k // 2 for k in own.shape[2:]]))
+            continue
+        # Zeros between pixels, then the plain convolution, then the filter, all at full size.
+        height, width = sample.shape[1:]
+        wide = torch.zeros(1, len(sample), height * stride[0], width * stride[1], dtype=x.dtype)
+        wide[:, :, :: stride[0], :: stride[1]] = sample
+        reach = [(3 * s - 3, k - 1) for s, k in zip(stride, own.shape[2:], strict=True)]
+        pads = [value for f, k in reversed(reach) for value in (f + k, f + k)]
+        wide = F.conv2d(F.pad(wide, pads), own)
+        taps = torch.from_numpy(_filter(stride)).to(x.dtype) * math.prod(stride)
+        taps = taps.expand(len(own), 1, -1, -1)
+        wide = F.conv2d(wide, taps, groups=len(own))
+        # The kernel and the filter each look as far ahead as back; the grid of kept pixels is
+        # centred on the stride's cell.
+        first = [
+            (wide.shape[2 + axis] - (height, width)[axis] * stride[axis] + stride[axis] - 1) // 2
+            for axis in (0, 1)
+        ]
+        out.append(
+            wide[:, :, first[0] :, first[1] :][:, :, : height * stride[0], : width * stride[1]]
+        )
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 3), (5, 1), (7, 3)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1), (1, 2)])
+def test_modulated_convolution_is_the_direct_form_per_sample(kernel, stride):
+    random = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 6, 8, 5, generator=random)
+    weight = torch.randn(4, 6, *kernel, generator=random)
+    style = torch.randn(3, 6, generator=random)
+    out, factor = ops.modulated_convolution(x, weight, style, stride)
+    expected = _direct(x.double(), weight.double(), style.double(), stride)
+    assert out.shape == expected.shape
+    assert (out * factor - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 3)])
+def test_a_strided_convolution_filters_first(kernel, stride):
+    random = torch.Generator().manual_seed(4)
+    x = torch.randn(2, 3, 12, 8, generator=random, dtype=torch.float64)
+    weight = torch.randn(5, 3, *kernel, generator=random, dtype=torch.float64)
+    bias = torch.randn(5, generator=random, dtype=torch.float64)
+    ours = ops.down_convolution(x, weight, bias, stride)
+    assert ours.shape[2:] == (12 // stride[0], 8 // stride[1])
+    taps = _filter(stride)
+    filtered = np.stack(
+        [[signal.convolve2d(channel, taps, mode="full") for channel in sample] for sample in x]
+    )
+    around = [k - 1 for k in kernel]
+    wide = F.pad(torch.from_numpy(filtered), (around[1],) * 2 + (around[0],) * 2)
+    expected = F.conv2d(wide, weight, bias)
+    # Symmetric about the image: as much is cut on either side, up to the stride's own phase.
+    first = [
+        (expected.shape[2 + a] - ((x.shape[2 + a] // stride[a] - 1) * stride[a] + 1)) // 2
+        for a in (0, 1)
+    ]
+    expected = expected[:, :, first[0] :: stride[0], first[1] :: stride[1]]
+    expected = expected[:, :, : ours.shape[2], : ours.shape[3]]
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_image_product_is_a_modulated_one_by_one_convolution():
+    random = torch.Generator().manual_seed(5)
+    x = torch.randn(3, 6, 4, 7, generator=random)
+    weight, style = torch.randn(2, 6, generator=random), torch.randn(3, 6, generator=random)
+    expected = torch.einsum("nihw,oi,ni->nohw", x, weight, style)
+    torch.testing.assert_close(ops.to_image(x, weight, style), expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,123 @@
+"""From what a user asks for to numbers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hyfree_ray.budget import BUDGETS
+from hyfree_ray.config import Experiment, read_yaml, resolve_experiment
+from hyfree_ray.errors import HyfreeError
+
+
+def resolve(*overrides: str, **options: object) -> Experiment:
+    arguments = {"budget": "small", "generator": None, "device": "cpu", **options}
+    return resolve_experiment(overrides=overrides, **arguments)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_budget_is_whole(budget: str) -> None:
+    assert resolve(budget=budget).budget.unet.epochs >= 1
+
+
+def test_the_paper_budget_caps_nothing_of_nnunet() -> None:
+    plan, unet = resolve(budget="paper").budget.plan, resolve(budget="paper").budget.unet
+    assert set(plan.model_dump().values()) == {None}
+    assert (unet.epochs, unet.iterations, unet.finetune_epochs) == (1000, 250, 1000)
+
+
+def test_auto_takes_stylegan2_for_the_paper_and_flow_for_minutes_of_cpu_and_says_why() -> None:
+    assert resolve(budget="paper").generator == "stylegan2"
+    experiment, reasons = resolve_experiment(budget="small", generator="auto", device="cpu")
+    assert experiment.generator == "flow"
+    assert any("flow" in reason and "CPU" in reason for reason in reasons)
+
+
+def test_the_budget_follows_the_device_where_none_is_named() -> None:
+    assert resolve(budget=None, device="cuda").budget == resolve(budget="paper").budget
+    assert resolve(budget=None).budget == resolve(budget="small").budget
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("budget: smoke\nseed: 3\nmirror: true\nthreshold_percentile: 2.5\n")
+    experiment = resolve("seed=7", budget=None, file=file)
+    assert experiment.seed == 7
+    assert experiment.mirror
+    assert experiment.threshold_percentile == 2.5
+    assert experiment.budget == resolve(budget="smoke").budget
+
+
+def test_set_reaches_nested_values() -> None:
+    assert resolve("budget.unet.epochs=41").budget.unet.epochs == 41
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "budget.unet.epoch=4",
+            "unknown key 'budget.unet.epoch'; did you mean 'budget.unet.epochs'",
+        ),
+        ("sede=4", "unknown key 'sede'; did you mean 'seed'"),
+        ("seed", "write key=value"),
+        ("seed=[1", "not valid YAML"),
+        ("fold=9", "fold: .*less than or equal to 4.*given: 9"),
+        ("mirror=perhaps", "mirror: .*boolean.*'perhaps'"),
+        ("generator=magic", "generator: .*'flow' or 'stylegan2'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(override: str, message: str) -> None:
+    with pytest.raises(HyfreeError, match=message) as caught:
+        resolve(override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: &x [1]\nb: *x\n", "aliases"),
+        ("- 1\n- 2\n", "mapping"),
+        ("seed: 1\nseeds: 2\n", "unknown key 'seeds'; did you mean 'seed'"),
+        ("#" * 70_000, "bytes is not a configuration"),
+    ],
+)
+def test_a_hostile_or_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(HyfreeError, match=message):
+        resolve(file=file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HyfreeError, match=r"none\.yaml: cannot be read"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_the_key_follows_settings_and_data_but_not_the_order_of_sites() -> None:
+    experiment = resolve()
+    key = experiment.key("lung", {"A": "1", "B": "2"})
+    assert key == experiment.key("lung", {"B": "2", "A": "1"})
+    assert key != experiment.key("lung", {"A": "1", "B": "3"})
+    assert key != resolve("seed=1").key("lung", {"A": "1", "B": "2"})
+
+
+def test_a_release_is_made_for_the_task_whoever_takes_part() -> None:
+    dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}}
+    shorter = resolve("budget.unet.epochs=2")
+    assert resolve().federation("p", dataset) == shorter.federation("p", dataset)
+    other = {**dataset, "labels": {"background": 0, "lesion": 1}}
+    assert resolve().federation("p", dataset) != resolve().federation("p", other)
+
+
+def test_resolving_does_not_import_torch() -> None:
+    import subprocess
+
+    code = (
+        "import sys; from hyfree_ray.config import resolve_experiment as r; "
+        "r(budget='small', generator='auto', device='cpu'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

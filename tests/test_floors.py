@@ -1,0 +1,124 @@
+"""The house: imports go downwards only, and heavy libraries have one door each."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import hyfree_ray
+
+ROOT = Path(hyfree_ray.__file__).parent
+
+FLOORS = (
+    ("errors", "log", "seeds", "files", "strict_json"),
+    (
+        "cohort", "cohort_tables", "image_facts", "phantom", "phantom_anatomy", "phantom_sites",
+        "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
+        "scores", "contrasts", "results", "results_table",
+    ),
+    ("checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view", "pictures"),
+    ("store", "stage", "config", "stages", "party", "site", "pool", "protocol", "simulation"),
+    ("progress", "costs", "observer", "tracking"),
+    ("runners",),
+    ("simulate", "cli"),
+)  # fmt: skip
+
+DOORS = {
+    "nnunetv2": "segmenters/nnunet/",
+    "ray": "runners/ray",
+    "mlflow": "tracking.py",
+    "monai": "metrics.py",
+    "open_clip": "privacy/embedders.py",
+}
+
+NO_TORCH = FLOORS[0] + FLOORS[1]
+
+
+def files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def floor_of(module: str) -> int:
+    for number, names in enumerate(FLOORS):
+        if module in names:
+            return number
+    raise AssertionError(f"{module} is on no floor: give it one")
+
+
+def imports(file: Path) -> set[str]:
+    """Modules that a file imports anywhere, lazily too, but not for type checking alone."""
+    tree = ast.parse(file.read_text())
+    skipped = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_imports_go_downwards_only() -> None:
+    wrong = []
+    for file in files():
+        own = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for module in imports(file):
+            parts = module.split(".")
+            if parts[0] != "hyfree_ray" or len(parts) < 2 or parts[1] == "__version__":
+                continue
+            if not (ROOT / parts[1]).is_dir() and not (ROOT / f"{parts[1]}.py").exists():
+                continue
+            if floor_of(parts[1]) > floor_of(own):
+                wrong.append(f"{file.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_heavy_libraries_have_one_door_each() -> None:
+    wrong = []
+    for file in files():
+        place = str(file.relative_to(ROOT))
+        for module in imports(file):
+            door = DOORS.get(module.split(".")[0])
+            if door is not None and not place.startswith(door):
+                wrong.append(f"{place} imports {module}")
+    assert not wrong
+
+
+def test_nouns_do_not_import_torch() -> None:
+    for file in files():
+        if file.relative_to(ROOT).parts[0].removesuffix(".py") in NO_TORCH:
+            assert not any(module.split(".")[0] == "torch" for module in imports(file)), file
+
+
+def test_help_and_dry_run_never_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from hyfree_ray.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'ray' not in sys.modules\n"
+    )
+    for arguments in (["--help"], ["simulate", "--help"], ["simulate", "--dry-run"]):
+        store = [] if "--help" in arguments else ["--store", str(tmp_path / "store")]
+        subprocess.run([sys.executable, "-c", code, *arguments, *store], check=True)
+    assert not (tmp_path / "store").exists()
+
+
+def test_no_file_is_long() -> None:
+    long = [file.name for file in files() if len(file.read_text().splitlines()) > 450]
+    assert not long

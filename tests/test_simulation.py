@@ -1,0 +1,142 @@
+"""Keys, seeds and the plan of a run, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hyfree_ray.cohort import Cohort
+from hyfree_ray.config import Experiment
+from hyfree_ray.runners.planning import PlanningRunner, plan
+from hyfree_ray.simulation import Simulation, sites_of
+
+
+def keys(simulation: Simulation, store: Path) -> dict[tuple[str, str, int], str]:
+    """Key by owner, stage and how many of that name came before."""
+    found: dict[tuple[str, str, int], str] = {}
+    for step in plan(simulation, store).steps:
+        count = sum(1 for owner, name, _ in found if (owner, name) == (step.owner, step.name))
+        found[step.owner, step.name, count] = step.key
+    return found
+
+
+def test_a_plan_creates_nothing(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    planned = plan(phantom_simulation(3), tmp_path / "store")
+    assert len(planned.missing) == len(planned.steps) > 50
+    assert not (tmp_path / "store").exists()
+
+
+def test_every_regime_of_every_site_is_scored_at_every_site(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    outcome = plan(phantom_simulation(3), tmp_path).outcome
+    scored = {(s["regime"], s["train_site"], s["test_site"]) for s in outcome.scores}
+    assert len(scored) == 3 * (3 + 3 + 3 + 1)
+    assert ("general", "pool", "site-2") in scored
+    assert ("finetuned", "site-1", "site-3") in scored
+
+
+def test_a_new_site_changes_no_key_of_the_others_before_the_pool(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    few = keys(phantom_simulation(3), tmp_path)
+    many = keys(phantom_simulation(4), tmp_path)
+    for (owner, name, count), key in few.items():
+        if name in {"pool_releases", "train_general", "prepare_for_general", "finetuned", "score"}:
+            continue
+        assert many[owner, name, count] == key, (owner, name)
+    assert few["pool", "train_general", 0] != many["pool", "train_general", 0]
+
+
+def test_scores_of_local_models_are_shared_between_runs_with_more_sites(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    few = {step.key for step in plan(phantom_simulation(2), tmp_path).steps if step.name == "score"}
+    many = {
+        step.key for step in plan(phantom_simulation(3), tmp_path).steps if step.name == "score"
+    }
+    assert len(few & many) == 2 * 2 * 2  # local and local2x of two sites at two sites
+
+
+def test_a_setting_enters_the_keys_of_the_stages_that_read_it_and_no_others(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    base = phantom_simulation(2)
+    budget = base.experiment.budget
+    longer = budget.model_copy(
+        update={"unet": budget.unet.model_copy(update={"finetune_epochs": 9})}
+    )
+    changed = Simulation(
+        cohort=base.cohort,
+        sites=base.sites,
+        experiment=base.experiment.model_copy(update={"budget": longer, "warmup": 0.3}),
+    )
+    before, after = keys(base, tmp_path), keys(changed, tmp_path)
+    assert before["site-1", "train_generator", 0] == after["site-1", "train_generator", 0]
+    assert before["site-1", "local", 0] == after["site-1", "local", 0]
+    assert before["site-1", "finetuned", 0] != after["site-1", "finetuned", 0]
+    assert before["site-1", "local2x", 0] != after["site-1", "local2x", 0]
+
+
+def test_the_control_has_the_steps_of_general_and_fine_tuning_together(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    simulation = phantom_simulation(2)
+    unet = simulation.experiment.budget.unet
+    party = simulation.site_party("site-1", tmp_path, PlanningRunner())
+    import asyncio
+
+    control = asyncio.run(party.control())
+    local = asyncio.run(simulation.site_party("site-1", tmp_path, PlanningRunner()).contribute())
+    assert control.key != local.segmenter.key
+    assert unet.epochs + unet.finetune_epochs == 6
+
+
+def test_seeds_differ_by_site_and_stage_but_not_by_company(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    def seeds(sites: int) -> dict[tuple[str, str], int]:
+        simulation = phantom_simulation(sites)
+        return {
+            (name, stage): simulation.site_party(name, tmp_path, PlanningRunner()).seed(stage)
+            for name in simulation.sites
+            for stage in ("generator", "samples", "local")
+        }
+
+    two, three = seeds(2), seeds(3)
+    assert len(set(three.values())) == 9
+    assert two.items() <= three.items()
+
+
+def test_cases_travel_as_indices_in_the_order_of_names(
+    real_cohort: Callable[[str], Cohort],
+) -> None:
+    site = sites_of(real_cohort("Dataset301_LungCXR"), 0)["CovidMulti"]
+    assert [case["index"] for case in site.cases] == list(range(len(site.cases)))
+    assert {case["patient"] for case in site.cases} == set(range(35))
+
+
+def test_no_patient_is_in_two_parts(real_cohort: Callable[[str], Cohort]) -> None:
+    for site in sites_of(real_cohort("Dataset303_PolypRGB"), 2).values():
+        parts = [{case["patient"] for case in site.part(part)} for part in ("train", "val", "test")]
+        assert all(parts)
+        assert not parts[0] & parts[1]
+        assert not parts[0] & parts[2]
+        assert not parts[1] & parts[2]
+
+
+def test_the_root_key_follows_the_content_of_the_data(
+    real_cohort: Callable[[str], Cohort], smoke: Experiment
+) -> None:
+    from dataclasses import replace
+
+    cohort = real_cohort("Dataset303_PolypRGB")
+    case, *others = cohort.sites["CVC"]
+    changed = replace(
+        cohort, sites={**cohort.sites, "CVC": (replace(case, digest="0" * 64), *others)}
+    )
+    before, after = sites_of(cohort, smoke.fold), sites_of(changed, smoke.fold)
+    assert before["CVC"].key != after["CVC"].key
+    assert before["Kvasir"].key == after["Kvasir"].key

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from hyfree_ray.results import summarise
+from hyfree_ray.results_table import table_text
+from hyfree_ray.tracking import Tracker, database_uri
+from tests.test_results import OUTCOMES, whole_run
+
+START = 1_700_000_000.0
+
+
+def record(owner: str, stage: str = "train_segmenter", **changes: Any) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "version": 1,
+        "key": f"{owner}-{stage}".encode().hex().ljust(64, "0")[:64],
+        "owner": owner,
+        "params": {"epochs": 4, "plan": {"patch": [24, 40]}, "device": None},
+        "inputs": {"prepared": "a" * 64},
+        "started": START,
+        "ended": START + 60.5,
+        "seconds": 60.5,
+        "device": "cpu",
+        "device_seconds": 0.0,
+        "cpu_seconds": 58.2,
+        "peak_memory_mib": 512.0,
+        "versions": {"torch": "2"},
+        "result": {"best": {"dice": 0.81}, "epoch": 3, "note": "text", "flag": True},
+    } | changes
+
+
+def curve(count: int = 40) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": step,
+            "total": count,
+            "time": START + step,
+            "loss": 1.0 / (step + 1),
+            "dice/lesion (left)": step / count,
+            "broken": float("nan"),
+        }
+        for step in range(count)
+    ]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "samples.png"
+    Image.fromarray(np.zeros((6, 9), np.uint8)).save(path)
+    return path
+
+
+def tracker(root: Path, name: str = "phantom-0a1b2c3d") -> Tracker:
+    return Tracker(root, name, "phantom", {"sites": 3, "budget": "smoke", "lr": 0.01, "data": None})
+
+
+def summary() -> dict[str, Any]:
+    found = summarise("r", whole_run(2), counts={}, outcomes=OUTCOMES, seed=0)
+    return found.to_json() | {"table": table_text(found)}
+
+
+def show_all(root: Path, picture: Path) -> Tracker:
+    """A whole simulation of three sites."""
+    shown = tracker(root)
+    for owner in ("a", "b", "c", "pool"):
+        shown.stage_finished(record(owner, "prepare"), [], {})
+        shown.stage_finished(record(owner), curve(), {"samples": picture})
+    values = summary()
+    shown.finish(values, values.pop("table"), [picture])
+    return shown
+
+
+def runs(root: Path) -> dict[str, Run]:
+    client = MlflowClient(tracking_uri=database_uri(root))
+    experiment = client.get_experiment_by_name("phantom")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    return {run.data.tags["hyfree.key"]: run for run in found}
+
+
+def contents(root: Path) -> dict[str, Any]:
+    """All that MLflow would show, so that two stores can be compared."""
+    client = MlflowClient(tracking_uri=database_uri(root))
+    return {
+        key: (
+            run.info.run_id,
+            run.info.status,
+            run.info.end_time,
+            run.data.params,
+            {
+                name: len(client.get_metric_history(run.info.run_id, name))
+                for name in run.data.metrics
+            },
+            sorted(str(file.path) for file in client.list_artifacts(run.info.run_id)),
+        )
+        for key, run in runs(root).items()
+    }
+
+
+def test_a_simulation_is_a_tree_of_runs_with_all_that_belongs_to_them(
+    tmp_path: Path, picture: Path
+) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    assert show_all(root, picture).healthy
+    found = runs(root)
+    assert len(found) == 1 + 4 + 8
+    parent, site = found["run"], found["site/a"]
+    stage = found[f"stage/a/train_segmenter/{record('a')['key']}"]
+    assert parent.info.run_name == "phantom-0a1b2c3d"
+    assert site.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert stage.data.tags["mlflow.parentRunId"] == site.info.run_id
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert parent.data.params == {"sites": "3", "budget": "smoke", "lr": "0.01", "data": "None"}
+    assert stage.data.params == {"epochs": "4", "plan.patch": "[24, 40]", "device": "None"}
+    assert stage.data.metrics["seconds"] == 60.5
+    assert stage.data.metrics["result.best.dice"] == 0.81
+    assert (stage.info.start_time, stage.info.end_time) == (START * 1000, START * 1000 + 60500)
+    assert parent.data.metrics["dice.own.finetuned"] > parent.data.metrics["dice.own.local"]
+    assert site.data.metrics["release.images"] == 400
+
+    client = MlflowClient(tracking_uri=database_uri(root))
+    losses = client.get_metric_history(stage.info.run_id, "loss")
+    assert [(point.step, point.timestamp) for point in losses][:2] == [
+        (0, START * 1000),
+        (1, START * 1000 + 1000),
+    ]
+    assert "dice/lesion _left_" in stage.data.metrics
+    assert "broken" not in stage.data.metrics
+    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert artifacts == {"table.txt", "table.json", "summary.json", "samples.png"}
+    assert (root / "mlartifacts").is_dir()
+
+
+def test_only_what_mlflow_needs_is_tagged(tmp_path: Path, picture: Path) -> None:
+    show_all(tmp_path, picture)
+    for run in runs(tmp_path).values():
+        assert set(run.data.tags) <= {
+            "hyfree.key",
+            "hyfree.run",
+            "mlflow.parentRunId",
+            "mlflow.runName",
+            "mlflow.loggedArtifacts",
+        }
+
+
+def test_handing_in_the_same_records_again_changes_nothing(tmp_path: Path, picture: Path) -> None:
+    show_all(tmp_path, picture)
+    before = contents(tmp_path)
+    show_all(tmp_path, picture)
+    assert contents(tmp_path) == before
+
+
+def test_what_was_cut_off_is_caught_up(tmp_path: Path, picture: Path) -> None:
+    shown = tracker(tmp_path)
+    shown.stage_finished(record("a"), curve(), {"samples": picture})
+    # Cut off within a stage: its run is there with some of its curve, and was not closed.
+    client = MlflowClient(tracking_uri=database_uri(tmp_path))
+    run = runs(tmp_path)[f"stage/a/train_segmenter/{record('a')['key']}"]
+    client.update_run(run.info.run_id, status="RUNNING")
+    show_all(tmp_path, picture)
+    found = contents(tmp_path)
+    assert len(found) == 13
+    assert found[f"stage/a/train_segmenter/{record('a')['key']}"][4]["loss"] == 40
+    assert {status for _, status, *_ in found.values()} == {"FINISHED"}
+
+
+def test_long_curves_and_many_parameters_are_shown_in_full(tmp_path: Path) -> None:
+    shown = tracker(tmp_path)
+    params = {f"p{k}": k for k in range(250)}
+    shown.stage_finished(record("a", params=params), curve(1300), {})
+    assert shown.healthy
+    (key,) = (key for key in runs(tmp_path) if key.startswith("stage/"))
+    assert contents(tmp_path)[key][4]["loss"] == 1300
+    assert len(contents(tmp_path)[key][3]) == 250
+
+
+def test_two_simulations_share_a_database_and_no_run(tmp_path: Path) -> None:
+    for name in ("phantom-00000000", "phantom-it's-11111111"):
+        shown = tracker(tmp_path, name)
+        shown.stage_finished(record("a"), curve(), {})
+        assert shown.healthy
+    client = MlflowClient(tracking_uri=database_uri(tmp_path))
+    experiment = client.get_experiment_by_name("phantom")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 6
+
+
+def test_a_failure_is_said_once_and_never_stops_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = tracker(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
+    with caplog.at_level(logging.WARNING, logger="hyfree_ray.tracking"):
+        for owner in ("a", "b", "c"):
+            shown.stage_finished(record(owner), curve(), {})
+        shown.finish(summary(), "table", [])
+    assert not shown.healthy
+    assert len(caplog.records) == 1
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_a_database_that_cannot_be_opened_does_not_stop_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mlflow.db").mkdir()
+    with caplog.at_level(logging.WARNING, logger="hyfree_ray.tracking"):
+        shown = tracker(tmp_path)
+        shown.stage_finished(record("a"), curve(), {})
+    assert not shown.healthy
+    assert len(caplog.records) == 1
+
+
+def test_a_stage_costs_little(tmp_path: Path, picture: Path) -> None:
+    shown = tracker(tmp_path)
+    shown.stage_finished(record("a"), curve(), {})
+    started = time.perf_counter()
+    for k in range(5):
+        shown.stage_finished(record("b", f"stage-{k}"), curve(200), {"samples": picture})
+    assert (time.perf_counter() - started) / 5 < 1.0  # 0.05 s on an idle core
+    assert shown.healthy
