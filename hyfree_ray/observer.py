@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import queue
+import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +29,60 @@ from hyfree_ray.store import write_json
 log = logging.getLogger("hyfree_ray")
 
 POLL_S = 1.0
-SAMPLES_PER_CURVE = 1000
-"""Points of a curve that are tracked at most."""
+
+MARKER = "tracked"
+"""File in a run's folder: MLflow shows all of it."""
+
+PATIENCE_S = 120.0
+"""How long a finished run waits for MLflow to catch up before it ends without it."""
+
+
+class Tracking:
+    """Hands what is observed to MLflow from a thread of its own, in order.
+
+    Importing MLflow takes seconds and its database may hang: neither may hold up a run.
+    """
+
+    def __init__(self, simulation: Simulation, store: Path) -> None:
+        self.healthy = True
+        self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
+        parameters = _flat(simulation.experiment.model_dump(mode="json"))
+        arguments = (store, simulation.run, simulation.cohort, parameters)
+        # A daemon: the process may end while MLflow hangs.
+        self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
+        self._thread.start()
+
+    def hand(self, method: str, *arguments: Any) -> None:
+        """Queue a call of a `Tracker`'s method."""
+        self._queue.put((method, arguments))
+
+    def close(self) -> bool:
+        """Wait until all is handed over. Returns whether MLflow shows it."""
+        self._queue.put(None)
+        self._thread.join(PATIENCE_S)
+        if self._thread.is_alive():
+            log.warning("MLflow does not answer; the same command again brings it up to date")
+            return False
+        return self.healthy
+
+    def _work(self, *arguments: Any) -> None:
+        from hyfree_ray.tracking import Tracker
+
+        tracker = Tracker(*arguments)
+        while (item := self._queue.get()) is not None:
+            method, handed = item
+            getattr(tracker, method)(*handed)
+        self.healthy = tracker.healthy
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 class Observer:
@@ -47,6 +101,7 @@ class Observer:
         self.progress = progress
         self.entries: dict[str, Mapping[str, Any]] = {}
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.tracking = Tracking(simulation, store)
 
     async def watch(self, parties: Sequence[Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -61,6 +116,9 @@ class Observer:
             fresh = [e for e in status["finished"] if e["record"]["key"] not in self.entries]
             for entry in fresh:
                 self.entries[entry["record"]["key"]] = entry
+                # Scores are in the table; a release is shown with its picture, at the end.
+                if entry["name"] not in {"score", "release"}:
+                    self._track(entry, {})
             for parcel in status["received"]:
                 self.received[parcel["to"], parcel["key"]] = parcel
             self.progress.update({**status, "finished": fresh})
@@ -80,8 +138,26 @@ class Observer:
         with replacing(self.folder / "table.txt") as file:
             file.write(table_text(summary).encode())
         # Last: a folder with a summary is a finished run.
-        write_json(self.folder / "summary.json", self.describe(summary))
+        described = self.describe(summary)
+        write_json(self.folder / "summary.json", described)
+        self._finish_tracking(described)
         return summary
+
+    def _track(self, entry: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
+        record = {**entry["record"], "stage": entry["name"]}
+        self.tracking.hand("stage_finished", record, entry["curve"], pictures)
+
+    def _finish_tracking(self, described: Mapping[str, Any]) -> None:
+        samples = self.folder / "samples"
+        for entry in self.entries.values():
+            if entry["name"] == "release":
+                picture = samples / f"{entry['record']['owner']}.png"
+                self._track(entry, {"samples": picture} if picture.exists() else {})
+        files = [self.folder / name for name in ("results.csv", "timeline.json")]
+        table = (self.folder / "table.txt").read_text()
+        self.tracking.hand("finish", described, table, [*files, *sorted(samples.iterdir())])
+        if self.tracking.close():
+            (self.folder / MARKER).touch()
 
     def summarise(self, outcome: Outcome) -> Summary:
         """The table as numbers."""

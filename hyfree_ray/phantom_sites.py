@@ -90,7 +90,7 @@ _FIRST_SITES = (
         rim=0.0,
     ),
     SiteStyle(
-        patients=26,
+        patients=28,
         matrix=(64, 80),
         spacing=(3.7, 3.7),
         greys=_T2,
@@ -122,7 +122,7 @@ _FIRST_SITES = (
         rim=0.08,
     ),
     SiteStyle(
-        patients=28,
+        patients=30,
         matrix=(80, 96),
         spacing=(3.0, 3.1),
         greys=_T2_FAT_SUPPRESSED,
@@ -157,7 +157,7 @@ _FIRST_SITES = (
 
 
 def site_style(index: int, seed: int) -> SiteStyle:
-    """The style of site `index`, from 1. Five are written down; the seed makes the others of them."""
+    """The style of site `index` (from 1); five are written down, a seed varies them for the rest."""
     if not 1 <= index <= MAX_SITES:
         raise HyfreeError(f"site-{index}: the phantom has sites 1 to {MAX_SITES}; ask for fewer")
     base = _FIRST_SITES[(index - 1) % len(_FIRST_SITES)]

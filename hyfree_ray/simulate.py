@@ -22,7 +22,7 @@ from hyfree_ray.config import Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import Cost, estimate
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.log import set_up_logging
-from hyfree_ray.observer import Observer, read_summary, time_table
+from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
 from hyfree_ray.party import Step
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.progress import IN_WORDS, Progress, clock
@@ -224,7 +224,7 @@ def _print_plan(planned: Planned, output: str) -> None:
 def _run(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, Any]:
     """Run what is missing and write the run's folder; read it where nothing is missing."""
     folder = runtime.store / "runs" / simulation.run
-    if not planned.missing and (folder / "summary.json").exists():
+    if not planned.missing and (folder / MARKER).exists():
         return read_summary(folder)
     console = Console(stderr=True)
     names = [*simulation.sites, POOL]

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps

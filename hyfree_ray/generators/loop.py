@@ -213,7 +213,9 @@ def _read(workdir: Path, snapshot: str) -> tuple[str, GeneratorPlan, dict[str, T
         description = json.loads((workdir / "generator.json").read_text())
         weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise HyfreeError(f"{path} is no snapshot of a trained generator; train it first") from error
+        raise HyfreeError(
+            f"{path} is no snapshot of a trained generator; train it first"
+        ) from error
     plan = GeneratorPlan.from_json(json.dumps(description["plan"]))
     return description["backend"], plan, weights
 

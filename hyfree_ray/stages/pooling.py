@@ -50,6 +50,7 @@ def check_release(
         found.images_NCHW[:24],
         found.labels_NHW[:24],
         f"{site}: synthetic images and their labels",
+        label_names=found.metadata.label_names,
     )
     return {
         "images": found.manifest.rows,

@@ -32,7 +32,9 @@ def test_upsampling_is_scipys_polyphase_resampling(stride):
         full = image[0, channel]
         for axis in (0, 1):
             taps = np.array(ops.binomial(stride[axis])) * stride[axis]
-            full = np.apply_along_axis(lambda x, s=stride[axis], t=taps: signal.upfirdn(t, x, s), axis, full)
+            full = np.apply_along_axis(
+                lambda x, s=stride[axis], t=taps: signal.upfirdn(t, x, s), axis, full
+            )
         # upfirdn returns all of the filter's reach: cut to the centre.
         top, left = (stride[0] - 1, stride[1] - 1)
         expected = full[top : top + 7 * stride[0], left : left + 5 * stride[1]]
@@ -76,12 +78,8 @@ def _direct(x, weight, style, stride):
         taps = torch.from_numpy(_filter(stride)).to(x.dtype) * math.prod(stride)
         taps = taps.expand(len(own), 1, -1, -1)
         wide = F.conv2d(wide, taps, groups=len(own))
-        # The kernel and the filter each look as far ahead as back; the grid of kept pixels is
-        # centred on the stride's cell.
-        first = [
-            (wide.shape[2 + axis] - (height, width)[axis] * stride[axis] + stride[axis] - 1) // 2
-            for axis in (0, 1)
-        ]
+        # An impulse at pixel i has to land on the centre of cell i: is + (s - 1) / 2.
+        first = [(2 * s + k - 3) // 2 for s, k in zip(stride, own.shape[2:], strict=True)]
         out.append(
             wide[:, :, first[0] :, first[1] :][:, :, : height * stride[0], : width * stride[1]]
         )

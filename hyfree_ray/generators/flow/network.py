@@ -86,9 +86,7 @@ class VelocityNet(nn.Module):
             _Conv(features[i], features[i + 1], kernels[i + 1], strides[i]) for i in levels[:-1]
         )
         self.middle = _Block(features[-1], kernels[-1])
-        self.ups = nn.ModuleList(
-            _Conv(features[i + 1], features[i], (1, 1)) for i in levels[:-1]
-        )
+        self.ups = nn.ModuleList(_Conv(features[i + 1], features[i], (1, 1)) for i in levels[:-1])
         self.up_blocks = nn.ModuleList(_Block(features[i], kernels[i]) for i in levels)
         self.leave = _Conv(features[0], folded, kernels[0], gain=0.0)
         embedding = 4 * features[0]

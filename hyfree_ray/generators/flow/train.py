@@ -145,9 +145,7 @@ class FlowSampler:
 class FlowBackend:
     """The rectified flow as a backend."""
 
-    def learner(
-        self, plan: GeneratorPlan, compute: Compute, *, images_shown: int
-    ) -> FlowLearner:
+    def learner(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> FlowLearner:
         """A flow with fresh weights."""
         return FlowLearner(plan, compute, images_shown=images_shown)
 

@@ -53,7 +53,7 @@ def augment(images_NCHW: Tensor, random: torch.Generator) -> Tensor:
     """
     count, channels, height, width = images_NCHW.shape
     draw = torch.rand(count, 7, generator=random, device=images_NCHW.device)
-    images_NCHW = _colour(images_NCHW, draw[:, :3])
+    images_NCHW = _colour(images_NCHW, draw[:, :3].to(images_NCHW.dtype))
     row_NH, row_inside, row_cut = _axis(draw[:, 3], draw[:, 4], height)
     column_NW, column_inside, column_cut = _axis(draw[:, 5], draw[:, 6], width)
     kept_NHW = row_inside[:, :, None] & column_inside[:, None, :]

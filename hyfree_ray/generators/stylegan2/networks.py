@@ -117,11 +117,7 @@ class Synthesis(nn.Module):
         sizes, kernels = plan.level_sizes, plan.kernel_sizes
         self.constant = nn.Parameter(torch.randn(channels[-1], *sizes[-1]))
         self.convolutions = nn.ModuleList(
-            [
-                _StyledConvolution(
-                    channels[-1], channels[-1], latent, kernels[-1], (1, 1), sizes[-1]
-                )
-            ]
+            [_StyledConvolution(channels[-1], channels[-1], latent, kernels[-1], (1, 1), sizes[-1])]
         )
         self.to_images = nn.ModuleList([_ToImage(channels[-1], plan.channels, latent)])
         for level in reversed(range(len(plan.strides))):
@@ -219,7 +215,8 @@ def minibatch_spread(x_NCHW: Tensor) -> Tensor:
     """
     count, channels, height, width = x_NCHW.shape
     group = math.gcd(_GROUP, count)
-    grouped = x_NCHW.float().reshape(group, count // group, channels, height, width)
+    grouped = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
+    grouped = grouped.reshape(group, count // group, channels, height, width)
     spread = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
     column = spread.repeat(group).to(x_NCHW.dtype)[:, None, None, None]
     return torch.cat([x_NCHW, column.expand(-1, 1, height, width)], 1)
@@ -262,4 +259,6 @@ class Discriminator(nn.Module):
         last = (self.last * self._last_gain).to(self._dtype)
         last_bias = (self.last_bias * ops.ACTIVATION_GAIN).to(self._dtype)
         x_NCHW = ops.activate(ops.down_convolution(x_NCHW, last, last_bias, (1, 1)))
-        return self.logit(self.hidden(x_NCHW.float().flatten(1))).squeeze(1)  # type: ignore[no-any-return]
+        features_NZ = x_NCHW.flatten(1).to(self.hidden.weight.dtype)
+        logits_N: Tensor = self.logit(self.hidden(features_NZ)).squeeze(1)
+        return logits_N

@@ -96,9 +96,7 @@ def _up_convolution(x_NCHW: Tensor, weight_OIHW: Tensor, stride: Size) -> Tensor
     missing = [(4 * s - k - 3) // 2 for s, k in zip(stride, kernel, strict=True)]
     # A kernel wider than the filter leaves pixels to cut, which the transposed form can do.
     cut = tuple(max(0, -pixels) for pixels in missing)
-    x_NCHW = F.conv_transpose2d(
-        x_NCHW, weight_OIHW.flip(2, 3).transpose(0, 1), None, stride, cut
-    )
+    x_NCHW = F.conv_transpose2d(x_NCHW, weight_OIHW.flip(2, 3).transpose(0, 1), None, stride, cut)
     return blur(x_NCHW, stride, [max(0, pixels) for pixels in missing])
 
 
@@ -126,11 +124,11 @@ def modulated_convolution(
 
 
 def to_image(x_NCHW: Tensor, weight_OI: Tensor, style_NI: Tensor) -> Tensor:
-    """Modulated 1x1 convolution without demodulation, to few channels: NOHW in float32.
+    """Modulated 1x1 convolution without demodulation, to few channels: NOHW in the style's type.
 
     Few outputs make a product of each pixel's features cheaper than scaling all features.
     """
     weight_NIO = (weight_OI * style_NI[:, None, :]).transpose(1, 2).to(x_NCHW.dtype)
     pixels_NPI = x_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
-    out_NPO = torch.bmm(pixels_NPI, weight_NIO).float()
+    out_NPO = torch.bmm(pixels_NPI, weight_NIO).to(style_NI.dtype)
     return out_NPO.transpose(1, 2).unflatten(2, x_NCHW.shape[2:])
