@@ -226,7 +226,7 @@ def _lesions(style: SiteStyle, rng: np.random.Generator, organ: _Blob) -> tuple[
     return tuple(
         _Lesion(
             blob=_ball(rng, _inside(rng, organ, 0.75), rng.uniform(*style.radius)),
-            contrast=rng.uniform(0.7, 1.2),
+            contrast=rng.uniform(0.8, 1.2),
         )
         for _ in range(1 + rng.poisson(style.lesions))
     )

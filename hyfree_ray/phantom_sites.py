@@ -60,16 +60,16 @@ class SiteStyle:
 
 
 _T1 = Greys(
-    fat=0.95, muscle=0.45, organ=0.62, lesion=0.46, twin=0.54, vessel=0.42, fluid=0.18, bone=0.40
+    fat=0.95, muscle=0.45, organ=0.64, lesion=0.40, twin=0.56, vessel=0.42, fluid=0.18, bone=0.40
 )
 _T1_ENHANCED = Greys(
-    fat=0.55, muscle=0.38, organ=0.72, lesion=0.54, twin=0.80, vessel=0.92, fluid=0.20, bone=0.32
+    fat=0.55, muscle=0.38, organ=0.74, lesion=0.47, twin=0.82, vessel=0.92, fluid=0.20, bone=0.32
 )
 _T2 = Greys(
-    fat=0.78, muscle=0.24, organ=0.36, lesion=0.56, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
+    fat=0.78, muscle=0.24, organ=0.36, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
 )
 _T2_FAT_SUPPRESSED = Greys(
-    fat=0.16, muscle=0.26, organ=0.38, lesion=0.58, twin=0.55, vessel=0.62, fluid=1.00, bone=0.20
+    fat=0.16, muscle=0.26, organ=0.38, lesion=0.67, twin=0.55, vessel=0.62, fluid=1.00, bone=0.20
 )
 
 _FIRST_SITES = (
@@ -85,7 +85,7 @@ _FIRST_SITES = (
         texture=0.03,
         gain=900.0,
         lesions=1.2,
-        radius=(9.0, 20.0),
+        radius=(11.0, 24.0),
         healthy=0.05,
         rim=0.0,
     ),
@@ -95,13 +95,13 @@ _FIRST_SITES = (
         spacing=(3.7, 3.7),
         greys=_T2,
         spread=0.04,
-        noise=0.06,
+        noise=0.05,
         blur=2.4,
         shading=0.35,
         texture=0.035,
         gain=350.0,
         lesions=0.8,
-        radius=(9.0, 18.0),
+        radius=(11.0, 22.0),
         healthy=0.05,
         rim=0.0,
     ),
@@ -117,7 +117,7 @@ _FIRST_SITES = (
         texture=0.03,
         gain=1500.0,
         lesions=1.8,
-        radius=(8.0, 16.0),
+        radius=(10.0, 19.0),
         healthy=0.05,
         rim=0.08,
     ),
@@ -127,13 +127,13 @@ _FIRST_SITES = (
         spacing=(3.0, 3.1),
         greys=_T2_FAT_SUPPRESSED,
         spread=0.04,
-        noise=0.055,
+        noise=0.05,
         blur=2.0,
         shading=0.3,
         texture=0.04,
         gain=220.0,
         lesions=1.4,
-        radius=(9.0, 17.0),
+        radius=(11.0, 20.0),
         healthy=0.05,
         rim=0.0,
     ),
@@ -141,7 +141,7 @@ _FIRST_SITES = (
         patients=90,
         matrix=(96, 112),
         spacing=(2.5, 2.7),
-        greys=replace(_T2, fat=0.62, muscle=0.28, organ=0.42, lesion=0.60, fluid=0.85),
+        greys=replace(_T2, fat=0.62, muscle=0.28, organ=0.40, lesion=0.68, fluid=0.90),
         spread=0.04,
         noise=0.045,
         blur=1.8,
@@ -149,7 +149,7 @@ _FIRST_SITES = (
         texture=0.03,
         gain=600.0,
         lesions=1.0,
-        radius=(10.0, 22.0),
+        radius=(12.0, 25.0),
         healthy=0.05,
         rim=0.03,
     ),
@@ -157,7 +157,7 @@ _FIRST_SITES = (
 
 
 def site_style(index: int, seed: int) -> SiteStyle:
-    """The style of site `index` (from 1); five are written down, a seed varies them for the rest."""
+    """The style of site `index` (from 1): five are written down, a seed varies them for others."""
     if not 1 <= index <= MAX_SITES:
         raise HyfreeError(f"site-{index}: the phantom has sites 1 to {MAX_SITES}; ask for fewer")
     base = _FIRST_SITES[(index - 1) % len(_FIRST_SITES)]

@@ -15,6 +15,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -31,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 _METRICS_A_BATCH = 1000  # MLflow's limits on one call
 _PARAMS_A_BATCH = 100
 _LONGEST_VALUE = 500
+_PATIENCE_S = 5.0
 _KEY, _OF = "hyfree.key", "hyfree.run"
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 _NOT_CURVES = frozenset({"step", "total", "time"})
@@ -100,6 +102,7 @@ class Tracker:
     ) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)  # else every table is announced
+        _check_database(store_root / "mlflow.db")
         self._client = MlflowClient(tracking_uri=database_uri(store_root))
         found = self._client.get_experiment_by_name(experiment_name)
         if found is not None:
@@ -223,6 +226,13 @@ class Tracker:
         for start in range(0, len(points), _METRICS_A_BATCH):
             batch = points[start : start + _METRICS_A_BATCH]
             self._client.log_batch(run.info.run_id, metrics=batch)
+
+
+def _check_database(path: Path) -> None:
+    """Whether the database can be written: MLflow itself tries for two minutes before it says no."""
+    with closing(sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
 
 
 def _milliseconds(seconds: float) -> int:

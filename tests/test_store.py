@@ -79,9 +79,7 @@ def test_only_named_exports_leave(tmp_path: Path) -> None:
 
 def test_an_export_holds_the_named_files_only(tmp_path: Path) -> None:
     store = Store(tmp_path, "pool", {"train": ("model/*",)})
-    made = finish(
-        store, call(epochs=1), {"model/weights": b"w", "checkpoint": b"c"}
-    )
+    made = finish(store, call(epochs=1), {"model/weights": b"w", "checkpoint": b"c"})
     parcel = store.export(made)
     assert parcel.files == {"model/weights": b"w"}
     assert parcel.bytes == 1

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from hyfree_ray import tracking
 from hyfree_ray.results import summarise
 from hyfree_ray.results_table import table_text
 from hyfree_ray.tracking import Tracker, database_uri
@@ -51,6 +54,22 @@ def curve(count: int = 40) -> list[dict[str, Any]]:
         }
         for step in range(count)
     ]
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database with MLflow's tables, which take seconds to make."""
+    root = tmp_path_factory.mktemp("empty")
+    MlflowClient(tracking_uri=database_uri(root)).search_experiments()
+    return (root / "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty: bytes) -> Path:
+    root = tmp_path / "store"
+    root.mkdir()
+    (root / "mlflow.db").write_bytes(empty)
+    return root
 
 
 @pytest.fixture
@@ -108,12 +127,10 @@ def contents(root: Path) -> dict[str, Any]:
 
 
 def test_a_simulation_is_a_tree_of_runs_with_all_that_belongs_to_them(
-    tmp_path: Path, picture: Path
+    store: Path, picture: Path
 ) -> None:
-    root = tmp_path / "store"
-    root.mkdir()
-    assert show_all(root, picture).healthy
-    found = runs(root)
+    assert show_all(store, picture).healthy
+    found = runs(store)
     assert len(found) == 1 + 4 + 8
     parent, site = found["run"], found["site/a"]
     stage = found[f"stage/a/train_segmenter/{record('a')['key']}"]
@@ -129,7 +146,7 @@ def test_a_simulation_is_a_tree_of_runs_with_all_that_belongs_to_them(
     assert parent.data.metrics["dice.own.finetuned"] > parent.data.metrics["dice.own.local"]
     assert site.data.metrics["release.images"] == 400
 
-    client = MlflowClient(tracking_uri=database_uri(root))
+    client = MlflowClient(tracking_uri=database_uri(store))
     losses = client.get_metric_history(stage.info.run_id, "loss")
     assert [(point.step, point.timestamp) for point in losses][:2] == [
         (0, START * 1000),
@@ -139,12 +156,12 @@ def test_a_simulation_is_a_tree_of_runs_with_all_that_belongs_to_them(
     assert "broken" not in stage.data.metrics
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert artifacts == {"table.txt", "table.json", "summary.json", "samples.png"}
-    assert (root / "mlartifacts").is_dir()
+    assert (store / "mlartifacts").is_dir()
 
 
-def test_only_what_mlflow_needs_is_tagged(tmp_path: Path, picture: Path) -> None:
-    show_all(tmp_path, picture)
-    for run in runs(tmp_path).values():
+def test_only_what_mlflow_needs_is_tagged(store: Path, picture: Path) -> None:
+    show_all(store, picture)
+    for run in runs(store).values():
         assert set(run.data.tags) <= {
             "hyfree.key",
             "hyfree.run",
@@ -154,53 +171,53 @@ def test_only_what_mlflow_needs_is_tagged(tmp_path: Path, picture: Path) -> None
         }
 
 
-def test_handing_in_the_same_records_again_changes_nothing(tmp_path: Path, picture: Path) -> None:
-    show_all(tmp_path, picture)
-    before = contents(tmp_path)
-    show_all(tmp_path, picture)
-    assert contents(tmp_path) == before
+def test_handing_in_the_same_records_again_changes_nothing(store: Path, picture: Path) -> None:
+    show_all(store, picture)
+    before = contents(store)
+    show_all(store, picture)
+    assert contents(store) == before
 
 
-def test_what_was_cut_off_is_caught_up(tmp_path: Path, picture: Path) -> None:
-    shown = tracker(tmp_path)
+def test_what_was_cut_off_is_caught_up(store: Path, picture: Path) -> None:
+    shown = tracker(store)
     shown.stage_finished(record("a"), curve(), {"samples": picture})
     # Cut off within a stage: its run is there with some of its curve, and was not closed.
-    client = MlflowClient(tracking_uri=database_uri(tmp_path))
-    run = runs(tmp_path)[f"stage/a/train_segmenter/{record('a')['key']}"]
+    client = MlflowClient(tracking_uri=database_uri(store))
+    run = runs(store)[f"stage/a/train_segmenter/{record('a')['key']}"]
     client.update_run(run.info.run_id, status="RUNNING")
-    show_all(tmp_path, picture)
-    found = contents(tmp_path)
+    show_all(store, picture)
+    found = contents(store)
     assert len(found) == 13
     assert found[f"stage/a/train_segmenter/{record('a')['key']}"][4]["loss"] == 40
     assert {status for _, status, *_ in found.values()} == {"FINISHED"}
 
 
-def test_long_curves_and_many_parameters_are_shown_in_full(tmp_path: Path) -> None:
-    shown = tracker(tmp_path)
+def test_long_curves_and_many_parameters_are_shown_in_full(store: Path) -> None:
+    shown = tracker(store)
     params = {f"p{k}": k for k in range(250)}
     shown.stage_finished(record("a", params=params), curve(1300), {})
     assert shown.healthy
-    (key,) = (key for key in runs(tmp_path) if key.startswith("stage/"))
-    assert contents(tmp_path)[key][4]["loss"] == 1300
-    assert len(contents(tmp_path)[key][3]) == 250
+    (key,) = (key for key in runs(store) if key.startswith("stage/"))
+    assert contents(store)[key][4]["loss"] == 1300
+    assert len(contents(store)[key][3]) == 250
 
 
-def test_two_simulations_share_a_database_and_no_run(tmp_path: Path) -> None:
+def test_two_simulations_share_a_database_and_no_run(store: Path) -> None:
     for name in ("phantom-00000000", "phantom-it's-11111111"):
-        shown = tracker(tmp_path, name)
+        shown = tracker(store, name)
         shown.stage_finished(record("a"), curve(), {})
         assert shown.healthy
-    client = MlflowClient(tracking_uri=database_uri(tmp_path))
+    client = MlflowClient(tracking_uri=database_uri(store))
     experiment = client.get_experiment_by_name("phantom")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 6
 
 
 def test_a_failure_is_said_once_and_never_stops_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shown = tracker(tmp_path)
-    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
+    shown = tracker(store)
+    (store / "mlflow.db").write_bytes(b"not a database" * 100)
     with caplog.at_level(logging.WARNING, logger="hyfree_ray.tracking"):
         for owner in ("a", "b", "c"):
             shown.stage_finished(record(owner), curve(), {})
@@ -221,8 +238,21 @@ def test_a_database_that_cannot_be_opened_does_not_stop_the_run(
     assert len(caplog.records) == 1
 
 
-def test_a_stage_costs_little(tmp_path: Path, picture: Path) -> None:
-    shown = tracker(tmp_path)
+def test_a_database_that_somebody_holds_is_not_waited_for_long(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "_PATIENCE_S", 0.1)
+    with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with caplog.at_level(logging.WARNING, logger="hyfree_ray.tracking"):
+            shown = tracker(store)
+    assert not shown.healthy
+    assert "locked" in caplog.text
+    assert tracker(store).healthy
+
+
+def test_a_stage_costs_little(store: Path, picture: Path) -> None:
+    shown = tracker(store)
     shown.stage_finished(record("a"), curve(), {})
     started = time.perf_counter()
     for k in range(5):

@@ -255,6 +255,7 @@ def _write_raw(root: Path, cases: Sequence[RawCase], dataset_json: Mapping[str, 
         for key in ("channel_names", "labels", "file_ending", "regions_class_order")
         if key in dataset_json
     }
+    root.mkdir(parents=True, exist_ok=True)
     (root / "dataset.json").write_text(json.dumps(public))
     listed = dict(dataset_json)
     listed["numTraining"] = len(cases)

@@ -1,0 +1,278 @@
+"""nnU-Net under our control: plans, trainings that resume, models that travel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hyfree_ray.budget import PlanCaps
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.segmenters.nnunet.data import (
+    DATASET,
+    RawCase,
+    plan_and_preprocess,
+    preprocess_for,
+    read_image,
+    read_label,
+)
+from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, slice_spacing
+from hyfree_ray.segmenters.nnunet.train import Schedule, WarmupPolyLR, train
+from hyfree_ray.unet_plan import UNetPlan
+
+CAPS = PlanCaps(working_size=32, base_features=4, max_features=16, batch_size=4)
+SHORT = Schedule(epochs=3, iterations=3, validation_iterations=1)
+
+
+def cases_of(folder: Path) -> list[RawCase]:
+    return [
+        RawCase(
+            name=label.name.removesuffix(".nii.gz"),
+            images=(folder / "imagesTr" / label.name.replace(".nii.gz", "_0000.nii.gz"),),
+            label=label,
+        )
+        for label in sorted((folder / "labelsTr").iterdir())
+    ]
+
+
+@pytest.fixture(scope="module")
+def dataset_json(phantom_folder: Path) -> dict:
+    return json.loads((phantom_folder / "dataset.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    phantom_folder: Path, dataset_json: dict, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("prepared")
+    cases = cases_of(phantom_folder)[:24]
+    plan_and_preprocess(
+        root, cases, dataset_json, CAPS, validation=[case.name for case in cases[-6:]]
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    train(prepared, folder, schedule=SHORT, seed=1, device="cpu", report=ignore)
+    return folder
+
+
+def ignore(step: int, total: int, metrics: Mapping[str, float]) -> None:
+    """A report that nobody reads."""
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "weights.safetensors")
+
+
+def test_the_working_size_caps_the_longest_side_through_the_spacing(prepared: Path) -> None:
+    plan = UNetPlan.read(prepared)
+    assert max(plan.patch_size) == 32
+    assert plan.patch_size[0] != plan.patch_size[1]
+    assert plan.features_per_stage == (4, 8, 16)
+    assert plan.batch_size <= 4
+    plans = json.loads((prepared / "plans.json").read_text())
+    assert plan.spacing[0] > plans["original_median_spacing_after_transp"][1]
+
+
+def test_without_caps_the_plan_is_nnunets_own(
+    phantom_folder: Path, dataset_json: dict, tmp_path: Path
+) -> None:
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+        ExperimentPlanner,
+    )
+
+    from hyfree_ray.segmenters.nnunet.data import nnunet_environment
+
+    none = PlanCaps(working_size=None, base_features=None, max_features=None, batch_size=None)
+    plan_and_preprocess(tmp_path, cases_of(phantom_folder)[:6], dataset_json, none, validation=[])
+    ours = json.loads((tmp_path / "plans.json").read_text())
+    with nnunet_environment(tmp_path):
+        theirs = ExperimentPlanner(DATASET).plan_experiment()
+    theirs = json.loads(json.dumps(theirs))
+    for plans in (ours, theirs):
+        del plans["experiment_planner_used"]
+    assert ours == theirs
+
+
+def test_what_travels_with_a_plan_names_no_file_and_no_case(prepared: Path) -> None:
+    for name in ("plans.json", "dataset.json"):
+        text = (prepared / name).read_text()
+        assert str(prepared.parent) not in text
+        assert "imagesTr" not in text
+        assert cases_like(prepared)[0] not in text
+
+
+def cases_like(prepared: Path) -> list[str]:
+    split = json.loads((prepared / "preprocessed" / DATASET / "splits_final.json").read_text())
+    return [*split[0]["train"], *split[0]["val"]]
+
+
+def test_validation_cases_are_not_trained_on(prepared: Path) -> None:
+    split = json.loads((prepared / "preprocessed" / DATASET / "splits_final.json").read_text())[0]
+    assert len(split["val"]) == 6
+    assert not set(split["train"]) & set(split["val"])
+
+
+def test_a_set_without_foreground_is_planned(dataset_json: dict, tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    for index in range(5):
+        pixels = np.random.default_rng(index).normal(100, 10, (40, 28)).astype(np.float32)
+        for name, array in (
+            (f"a{index}_0000", pixels),
+            (f"a{index}", np.zeros((40, 28), np.uint8)),
+        ):
+            image = sitk.GetImageFromArray(array)
+            sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    cases = [
+        RawCase(
+            name=f"a{index}",
+            images=(tmp_path / f"a{index}_0000.nii.gz",),
+            label=tmp_path / f"a{index}.nii.gz",
+        )
+        for index in range(5)
+    ]
+    plan = plan_and_preprocess(tmp_path / "out", cases, dataset_json, CAPS, validation=["a4"])
+    assert max(plan.patch_size) <= 40
+
+
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
+    prepared: Path, trained: Path, tmp_path: Path
+) -> None:
+    def die(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(prepared, tmp_path, schedule=SHORT, seed=1, device="cpu", report=die)
+    steps: list[int] = []
+    train(
+        prepared,
+        tmp_path,
+        schedule=SHORT,
+        seed=1,
+        device="cpu",
+        report=lambda step, total, metrics: steps.append(step),
+    )
+    assert steps == [3]
+    whole, resumed = weights(trained), weights(tmp_path)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_another_seed_is_another_network(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    train(prepared, tmp_path, schedule=SHORT, seed=2, device="cpu", report=ignore)
+    one, other = weights(trained), weights(tmp_path)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_fine_tuning_starts_from_all_weights_the_head_included(
+    prepared: Path, trained: Path, tmp_path: Path
+) -> None:
+    schedule = Schedule(epochs=1, iterations=1, validation_iterations=1, warmup=0.1)
+    train(
+        prepared,
+        tmp_path,
+        schedule=schedule,
+        seed=5,
+        device="cpu",
+        report=ignore,
+        initial=trained / "model",
+    )
+    start, end = weights(trained), weights(tmp_path)
+    head = [name for name in start if "seg_layers" in name]
+    assert head
+    for name in start:
+        # One step at a rate of 0.01 moves weights a little; other initial weights are far away.
+        assert (start[name] - end[name]).abs().max() < 0.2, name
+
+
+def test_the_rate_warms_up_linearly_then_decays_as_nnunets() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    rates = [WarmupPolyLR(optimizer, 0.01, 20, 2).rate_at(epoch) for epoch in range(20)]
+    assert rates[:2] == [0.005, 0.01]
+    expected = [0.01 * (1 - k / 18) ** 0.9 for k in range(18)]
+    np.testing.assert_allclose(rates[2:], expected)
+
+
+def test_a_model_is_four_files_without_a_pickle(trained: Path) -> None:
+    files = sorted(file.name for file in (trained / "model").iterdir())
+    assert files == sorted(MODEL_FILES)
+
+
+def test_a_model_segments_on_the_images_own_grid(
+    trained: Path, phantom_folder: Path, dataset_json: dict
+) -> None:
+    case = cases_of(phantom_folder)[30]
+    image_CZHW, spacing = read_image(case.images, dataset_json)
+    predicted_ZHW = Model(trained / "model", "cpu").segment(image_CZHW, spacing)
+    assert predicted_ZHW.shape == image_CZHW.shape[1:] == read_label(case.label, dataset_json).shape
+    assert predicted_ZHW.dtype == np.uint8
+
+
+def test_embeddings_have_length_one_and_do_not_depend_on_the_batch(trained: Path) -> None:
+    model = Model(trained / "model", "cpu")
+    images = np.random.default_rng(0).normal(100, 9, (5, 1, *model.plan.patch_size))
+    features = model.embed(images.astype(np.float32))
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(features, model.embed(images.astype(np.float32), 2), atol=1e-5)
+
+
+def test_a_slice_has_a_missing_axis_of_huge_spacing() -> None:
+    assert slice_spacing((1.5, 2.0)) == (1998.0, 1.5, 2.0)
+
+
+@pytest.mark.parametrize("fault", ["missing", "shape", "nan", "not-safetensors"])
+def test_weights_that_do_not_fit_are_refused(trained: Path, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in MODEL_FILES:
+        (folder / name).write_bytes((trained / "model" / name).read_bytes())
+    tensors = weights(trained)
+    name = sorted(tensors)[0]
+    if fault == "missing":
+        del tensors[name]
+    elif fault == "shape":
+        tensors[name] = tensors[name][:1].clone()
+    elif fault == "nan":
+        tensors[name] = torch.full_like(tensors[name], float("nan"))
+    if fault == "not-safetensors":
+        torch.save(tensors, folder / "weights.safetensors")
+    else:
+        save_file(tensors, folder / "weights.safetensors")
+    with pytest.raises(HyfreeError, match="the model's weight"):
+        Model(folder, "cpu")
+
+
+def test_a_plan_cannot_choose_what_code_is_imported(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in MODEL_FILES:
+        (folder / name).write_bytes((trained / "model" / name).read_bytes())
+    plans = json.loads((folder / "plans.json").read_text())
+    plans["configurations"]["2d"]["architecture"]["network_class_name"] = "os.system"
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(HyfreeError, match=r"names the network 'os\.system'"):
+        Model(folder, "cpu")
+
+
+def test_another_partys_plan_is_kept_but_for_reader_and_batch(
+    trained: Path, phantom_folder: Path, dataset_json: dict, tmp_path: Path
+) -> None:
+    cases = cases_of(phantom_folder)[24:36]
+    plan = preprocess_for(
+        tmp_path, cases, dataset_json, trained / "model", CAPS, validation=[cases[-1].name]
+    )
+    general = Model(trained / "model", "cpu").plan
+    assert plan.patch_size == general.patch_size
+    assert plan.spacing == general.spacing
+    assert plan.batch_size <= general.batch_size
