@@ -43,7 +43,8 @@ class GeneratorView:
         """[-1, 1] to the site's units, float32."""
         shape = (1, -1, 1, 1)
         low, high = self.low_C.reshape(shape), self.high_C.reshape(shape)
-        return ((images_NCHW + 1) / 2 * (high - low) + low).astype(np.float32)
+        physical_NCHW: np.ndarray = (images_NCHW + 1) / 2 * (high - low) + low
+        return physical_NCHW.astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write an uncompressed .npz."""

@@ -60,16 +60,16 @@ class SiteStyle:
 
 
 _T1 = Greys(
-    fat=0.95, muscle=0.45, organ=0.64, lesion=0.40, twin=0.56, vessel=0.42, fluid=0.18, bone=0.40
+    fat=0.85, muscle=0.40, organ=0.66, lesion=0.32, twin=0.54, vessel=0.80, fluid=0.15, bone=0.36
 )
 _T1_ENHANCED = Greys(
-    fat=0.55, muscle=0.38, organ=0.74, lesion=0.47, twin=0.82, vessel=0.92, fluid=0.20, bone=0.32
+    fat=0.55, muscle=0.36, organ=0.76, lesion=0.40, twin=0.86, vessel=0.98, fluid=0.18, bone=0.32
 )
 _T2 = Greys(
     fat=0.78, muscle=0.24, organ=0.36, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
 )
 _T2_FAT_SUPPRESSED = Greys(
-    fat=0.16, muscle=0.26, organ=0.38, lesion=0.67, twin=0.55, vessel=0.62, fluid=1.00, bone=0.20
+    fat=0.18, muscle=0.25, organ=0.38, lesion=0.66, twin=0.54, vessel=0.18, fluid=0.95, bone=0.24
 )
 
 _FIRST_SITES = (

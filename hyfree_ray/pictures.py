@@ -100,22 +100,15 @@ def _displayed(images_NCHW: _Images, window_of: Sequence[_Images]) -> tuple[_Ima
     percentiles, because one hot pixel would turn everything else black.
     """
     channels = images_NCHW.shape[1]
-    kept = slice(None) if channels == 3 else slice(0, 1)
-    low_C, high_C = np.percentile(
-        np.concatenate(
-            [
-                images[:, kept].swapaxes(0, 1).reshape(3 if channels == 3 else 1, -1)
-                for images in window_of
-            ],
-            axis=1,
-        ),
-        _PERCENTILES,
-        axis=1,
+    kept = 3 if channels == 3 else 1
+    values_CK = np.concatenate(
+        [np.moveaxis(images[:, :kept], 1, 0).reshape(kept, -1) for images in window_of], axis=1
     )
+    low_C, high_C = np.percentile(values_CK, _PERCENTILES, axis=1)
     if channels == 3:
         low_C, high_C = low_C.min(keepdims=True), high_C.max(keepdims=True)  # keeps the hue
     width_C = np.maximum(high_C - low_C, np.finfo(np.float32).tiny)
-    shown_NCHW = (images_NCHW[:, kept] - low_C[:, None, None]) / width_C[:, None, None]
+    shown_NCHW = (images_NCHW[:, :kept] - low_C[:, None, None]) / width_C[:, None, None]
     note = "" if channels in (1, 3) else f" (channel 1 of {channels})"
     return np.moveaxis(np.clip(shown_NCHW, 0.0, 1.0), 1, -1), note
 

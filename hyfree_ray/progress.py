@@ -121,7 +121,8 @@ def _bar(state: Mapping[str, Any]) -> str:
     if not last or not last["total"]:
         return "…"
     share = last["step"] / last["total"]
-    return "━" * round(share * 16) + "─" * (16 - round(share * 16)) + f" {share:4.0%}"
+    filled = round(share * 16)
+    return f"{'━' * filled}{'─' * (16 - filled)} {share:4.0%}"
 
 
 def _left(state: Mapping[str, Any]) -> str:

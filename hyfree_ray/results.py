@@ -35,9 +35,10 @@ class SiteOutcome:
     """What became of a site's release."""
 
     site: str
-    outcome: Literal["released", "withheld"]
+    outcome: Literal["released", "withheld", "refused"]
+    """`withheld` by the site, `refused` by the pool."""
     reason: str = ""
-    """Why it was withheld, in plain words."""
+    """Why there is no release, in plain words."""
     images: int
     """Synthetic images released."""
     rejection_rate: float | None

@@ -69,7 +69,7 @@ def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
         table.add_column(regime, justify="right", no_wrap=True)
     for site in summary.sites:
         outcome = site.outcome
-        released = "withheld" if outcome.outcome == "withheld" else str(outcome.images)
+        released = str(outcome.images) if outcome.outcome == "released" else outcome.outcome
         rate = outcome.rejection_rate
         cells = [
             _both(site.score(regime, "own"), site.score(regime, "foreign")) for regime in regimes
@@ -129,8 +129,8 @@ def _share(counts: dict[str, int], outcome: str) -> str:
 
 def _notes(summary: Summary) -> Iterable[str]:
     for site in summary.sites:
-        if site.outcome.outcome == "withheld":
-            yield f"{site.outcome.site}: release withheld: {site.outcome.reason}"
+        if site.outcome.outcome != "released":
+            yield f"{site.outcome.site}: release {site.outcome.outcome}: {site.outcome.reason}"
     if any(one.difference is not None and one.reason for one in summary.contrasts):
         yield f"No interval is given under {LEAST_PATIENTS} test patients."
 

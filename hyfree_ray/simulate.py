@@ -199,11 +199,11 @@ def _announce(
 
 def _print_plan(planned: Planned, output: str) -> None:
     if output == "json":
-        steps = [
+        described = [
             {"owner": s.owner, "stage": s.name, "key": s.key, "done": s.done, "device": s.device}
             for s in planned.steps
         ]
-        click.echo(json.dumps({"steps": steps}, indent=1))
+        click.echo(json.dumps({"steps": described}, indent=1))
         return
     by_owner: dict[str, list[Step]] = {}
     for step in planned.steps:

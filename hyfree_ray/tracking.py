@@ -94,6 +94,7 @@ class Tracker:
         self._name = run_name
         self._of = hashlib.sha256(run_name.encode()).hexdigest()[:16]
         self._runs: dict[str, Run] = {}
+        self._ended = 0.0
         self._open(store_root, experiment_name, parameters)
 
     @_shown
@@ -129,6 +130,7 @@ class Tracker:
             pictures: names to PNG files without any real image in them; the names are shown.
         """
         owner, stage = str(record["owner"]), str(record["stage"])
+        self._ended = max(self._ended, float(record["ended"]))
         site = self._run(f"site/{owner}", owner, parent="run", started=record["started"])
         run = self._run(
             f"stage/{owner}/{stage}/{record['key']}",
@@ -164,7 +166,8 @@ class Tracker:
         parent = self._runs["run"]
         if parent.info.status == "FINISHED":
             return
-        now = time.time()
+        # The records' time, not the clock's: the same point logged twice is one point.
+        now = self._ended or time.time()
         for site in summary["sites"]:
             key = f"site/{site['outcome']['site']}"
             if key in self._runs:
@@ -215,7 +218,7 @@ class Tracker:
     def _log_parameters(self, run: Run, parameters: Mapping[str, Scalar]) -> None:
         known = run.data.params
         new = [
-            Param(_name(name), str(value)[:_LONGEST_VALUE])
+            Param(_name(name), _text(value))
             for name, value in parameters.items()
             if _name(name) not in known
         ]
@@ -229,7 +232,7 @@ class Tracker:
 
 
 def _check_database(path: Path) -> None:
-    """Whether the database can be written: MLflow itself tries for two minutes before it says no."""
+    """Raise unless the database can be written; MLflow tries for two minutes before it does."""
     with closing(sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("ROLLBACK")
@@ -242,6 +245,12 @@ def _milliseconds(seconds: float) -> int:
 def _name(text: str) -> str:
     """A name that MLflow takes; label names, which become part of some, come from users."""
     return _NOT_IN_NAMES.sub("_", text).strip("/ .")[:250] or "_"
+
+
+def _text(value: Scalar) -> str:
+    """A parameter as text; of a path only the name: where a site keeps its files is its own."""
+    text = str(value)
+    return (Path(text).name if Path(text).is_absolute() else text)[:_LONGEST_VALUE]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Scalar]]:

@@ -171,6 +171,13 @@ def test_only_what_mlflow_needs_is_tagged(store: Path, picture: Path) -> None:
         }
 
 
+def test_no_path_of_a_site_is_shown(store: Path) -> None:
+    shown = tracker(store)
+    shown.stage_finished(record("a", params={"weights": "/home/ward-7/vit.bin"}), [], {})
+    (params,) = (run.data.params for key, run in runs(store).items() if key.startswith("stage/"))
+    assert params == {"weights": "vit.bin"}
+
+
 def test_handing_in_the_same_records_again_changes_nothing(store: Path, picture: Path) -> None:
     show_all(store, picture)
     before = contents(store)
@@ -254,8 +261,8 @@ def test_a_database_that_somebody_holds_is_not_waited_for_long(
 def test_a_stage_costs_little(store: Path, picture: Path) -> None:
     shown = tracker(store)
     shown.stage_finished(record("a"), curve(), {})
-    started = time.perf_counter()
+    started = time.process_time()
     for k in range(5):
         shown.stage_finished(record("b", f"stage-{k}"), curve(200), {"samples": picture})
-    assert (time.perf_counter() - started) / 5 < 1.0  # 0.05 s on an idle core
+    assert (time.process_time() - started) / 5 < 0.5  # s of a core; about 0.05
     assert shown.healthy

@@ -20,7 +20,7 @@ SHIFT = 3
 """Pixels by which copies are shifted: generators reproduce images a little out of place."""
 
 Embed = Callable[[np.ndarray], np.ndarray]
-"""images_NCHW in physical units to features_NF of length 1."""
+"""images_NCHW to features_NF of length 1."""
 
 
 def variants(images_NCHW: np.ndarray) -> list[np.ndarray]:
@@ -60,7 +60,7 @@ class MemorisationFilter:
         """Set the threshold so that `percentile` % of the real images would be rejected.
 
         Args:
-            images_NCHW: the site's training images, in physical units.
+            images_NCHW: the site's training images.
             patients_N: whose image each is; at least two patients.
             embed: the embedder.
             percentile: 5 in the paper.
@@ -91,4 +91,7 @@ def _nearest_variant(query_NF: np.ndarray, features_VMF: np.ndarray) -> np.ndarr
     variants_V, images_M, width_F = features_VMF.shape
     flat = features_VMF.reshape(variants_V * images_M, width_F)
     squared = 2 - 2 * query_NF @ flat.T
-    return np.sqrt(np.maximum(squared, 0).reshape(len(query_NF), variants_V, images_M).min(axis=1))
+    distances_NM: np.ndarray = np.sqrt(
+        np.maximum(squared, 0).reshape(len(query_NF), variants_V, images_M).min(axis=1)
+    )
+    return distances_NM

@@ -157,7 +157,7 @@ def connect(address: str, cpus: int | None = None) -> None:
     Raises:
         HyfreeError: nothing answers at the address.
     """
-    common = {"log_to_driver": False, "configure_logging": False}
+    common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
         ray.init(

@@ -151,6 +151,6 @@ def _write_slices(folder: Path, position: int, release: Any) -> list[Any]:
 def _write_mha(path: Path, array_HW: Any, spacing_xy: tuple[float, float]) -> None:
     import SimpleITK as sitk
 
-    image = sitk.GetImageFromArray(array_HW)
+    image: Any = sitk.GetImageFromArray(array_HW)
     image.SetSpacing(spacing_xy)
     sitk.WriteImage(image, str(path), useCompression=False)

@@ -1,0 +1,125 @@
+"""Sampling through the memorisation filter until a quota is met.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyfree_ray.privacy.memorization import Embed, MemorisationFilter
+from hyfree_ray.release import repeated_rows
+
+DRAWS_PER_IMAGE = 4
+"""Samples drawn at most for each image of the quota, dropped ones included."""
+
+WITHHOLD_ABOVE = 0.5
+"""A generator of whose samples more than this share look memorised mostly copies."""
+
+LEVELS = 255
+"""Stored values are uint8: a step is 1/255 of the site's intensity range."""
+
+Draw = Callable[[int, int], Iterator[np.ndarray]]
+"""(start, count) to batches of samples start .. start + count - 1, float32 NCHW in [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What came of sampling."""
+
+    accepted_NCHW: np.ndarray
+    """uint8, at most the quota, no two equal."""
+    drawn: int
+    rejected: int
+    """Of the drawn, those that look memorised."""
+    nearest_N: np.ndarray
+    """Distance of the samples nearest to a training image, rising; stays at the site."""
+    nearest_sample_NCHW: np.ndarray
+    """Those samples, as they would be released, in [-1, 1]."""
+    nearest_real_N: np.ndarray
+    """Index of the training image that each is nearest to."""
+
+    @property
+    def rejection_rate(self) -> float:
+        """Share of the samples that look memorised."""
+        return self.rejected / self.drawn
+
+    @property
+    def reason_to_withhold(self) -> str | None:
+        """Why nothing may be released, in plain words; None where it may."""
+        if self.rejection_rate > WITHHOLD_ABOVE:
+            return (
+                f"{self.rejection_rate:.0%} of the samples look like copies of training images "
+                f"(more than {WITHHOLD_ABOVE:.0%}): this site is too small for its generator"
+            )
+        if len(self.accepted_NCHW) == 0:
+            return "no sample passed the memorisation filter"
+        return None
+
+
+def quantise(images_NCHW: np.ndarray) -> np.ndarray:
+    """[-1, 1] to stored uint8 values."""
+    return np.rint((images_NCHW + 1) / 2 * LEVELS).astype(np.uint8)
+
+
+def restore(stored_NCHW: np.ndarray) -> np.ndarray:
+    """Stored values back to [-1, 1], float32."""
+    return stored_NCHW.astype(np.float32) / LEVELS * 2 - 1
+
+
+def draw_until(
+    quota: int,
+    draw: Draw,
+    rule: MemorisationFilter,
+    embed: Embed,
+    *,
+    keep_nearest: int = 8,
+    report: Callable[[int, int], None] = lambda accepted, rejected: None,
+) -> Drawn:
+    """Draw samples and drop what looks memorised, until `quota` are left.
+
+    What is dropped is replaced, up to `DRAWS_PER_IMAGE` draws for each image of the quota. As
+    soon as more than `WITHHOLD_ABOVE` of a round is dropped it ends: such a generator copies.
+
+    Args:
+        quota: images wanted.
+        draw: the generator.
+        rule: the site's calibrated filter.
+        embed: takes samples in [-1, 1], quantised: the filter sees what would travel.
+        keep_nearest: how many of the samples nearest to real images are kept to be looked at.
+        report: hears (accepted, rejected) after each batch.
+    """
+    accepted: list[np.ndarray] = []
+    nearest: list[tuple[float, int, np.ndarray]] = []
+    count = drawn = rejected = 0
+    while count < quota and drawn < DRAWS_PER_IMAGE * quota:
+        wanted = quota
+        if drawn:
+            # Later rounds only replace what was dropped, at the rate seen so far.
+            wanted = min(quota, int((quota - count) * drawn / count) + 1)
+        for batch_NCHW in draw(drawn, min(wanted, DRAWS_PER_IMAGE * quota - drawn)):
+            stored_NCHW = quantise(batch_NCHW)
+            shown_NCHW = restore(stored_NCHW)
+            distance_N, real_N = rule.nearest(embed(shown_NCHW))
+            dropped_N = distance_N < rule.threshold
+            accepted.append(stored_NCHW[~dropped_N])
+            nearest += list(zip(distance_N, real_N, shown_NCHW, strict=True))
+            nearest = sorted(nearest, key=lambda one: one[0])[:keep_nearest]
+            drawn += len(batch_NCHW)
+            rejected += int(dropped_N.sum())
+            count += int((~dropped_N).sum())
+            report(min(count, quota), rejected)
+        if rejected / drawn > WITHHOLD_ABOVE:
+            break
+    passed_NCHW = np.concatenate(accepted)
+    return Drawn(
+        accepted_NCHW=passed_NCHW[~repeated_rows(passed_NCHW)][:quota],
+        drawn=drawn,
+        rejected=rejected,
+        nearest_N=np.array([distance for distance, _, _ in nearest]),
+        nearest_sample_NCHW=np.stack([shown for _, _, shown in nearest]),
+        nearest_real_N=np.array([real for _, real, _ in nearest]),
+    )

@@ -1,0 +1,76 @@
+"""Sampling until the quota is met: what is dropped is replaced, and copies end it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hyfree_ray.privacy.memorization import MemorisationFilter
+from hyfree_ray.privacy.sampling import DRAWS_PER_IMAGE, Draw, draw_until, quantise, restore
+from tests.privacy.test_memorization import embed, images
+
+REAL = np.clip(images(40, 0) / 40, -1, 1)
+NEW = np.clip(images(600, 7) / 40, -1, 1)
+
+
+def rule() -> MemorisationFilter:
+    return MemorisationFilter.calibrate(REAL, np.arange(40), embed, percentile=5)
+
+
+def generator(copies: float) -> Draw:
+    """Honest samples with this share of copies of training images among them."""
+    is_copy = np.random.default_rng(0).random(600) < copies
+    samples = np.where(is_copy[:, None, None, None], REAL[np.arange(600) % 40], NEW)
+
+    def draw(start: int, count: int) -> Iterator[np.ndarray]:
+        for first in range(start, start + count, 16):
+            yield samples[first : min(first + 16, start + count)]
+
+    return draw
+
+
+def test_the_quota_is_met_although_copies_are_dropped() -> None:
+    drawn = draw_until(100, generator(0.2), rule(), embed)
+    assert len(drawn.accepted_NCHW) == 100
+    assert drawn.drawn > 100
+    assert drawn.reason_to_withhold is None
+
+
+def test_no_planted_copy_is_released() -> None:
+    drawn = draw_until(100, generator(0.2), rule(), embed)
+    copies = {image.tobytes() for image in quantise(REAL)}
+    assert not [image for image in drawn.accepted_NCHW if image.tobytes() in copies]
+    assert 0.15 < drawn.rejection_rate < 0.45
+
+
+def test_a_generator_that_mostly_copies_withholds_with_the_reason_in_words() -> None:
+    drawn = draw_until(100, generator(0.8), rule(), embed)
+    assert drawn.reason_to_withhold is not None
+    assert "look like copies of training images" in drawn.reason_to_withhold
+    assert drawn.drawn == 100  # it does not draw on to fill the quota
+
+
+def test_draws_are_bounded() -> None:
+    drawn = draw_until(100, generator(0.45), rule(), embed)
+    assert drawn.drawn <= DRAWS_PER_IMAGE * 100
+
+
+def test_no_two_accepted_images_are_equal() -> None:
+    def twice(start: int, count: int) -> Iterator[np.ndarray]:
+        yield NEW[np.arange(start, start + count) // 2]
+
+    drawn = draw_until(20, twice, rule(), embed)
+    assert len({image.tobytes() for image in drawn.accepted_NCHW}) == len(drawn.accepted_NCHW)
+
+
+def test_the_samples_nearest_to_real_images_are_kept_to_be_looked_at() -> None:
+    drawn = draw_until(60, generator(0.2), rule(), embed, keep_nearest=5)
+    assert drawn.nearest_sample_NCHW.shape == (5, *REAL.shape[1:])
+    assert (np.diff(drawn.nearest_N) >= 0).all()
+    difference = np.abs(drawn.nearest_sample_NCHW[0] - REAL[drawn.nearest_real_N[0]]).max()
+    assert difference < 0.02
+
+
+def test_storing_costs_at_most_half_a_level() -> None:
+    assert np.abs(restore(quantise(NEW)) - NEW).max() <= 1 / 255 + 1e-6

@@ -1,0 +1,179 @@
+"""Parties as actors, stages as tasks, the general model through Ray Train."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
+from hyfree_ray.runners.ray import (
+    RayParty,
+    RayRunner,
+    cause_of,
+    check_resources,
+    connect,
+    disconnect,
+    pin_of,
+    start_parties,
+)
+from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
+from hyfree_ray.simulation import Simulation
+from hyfree_ray.stage import Context, execute, stage
+from hyfree_ray.stages.training import train_general
+from hyfree_ray.store import Artifact, Store
+
+
+@stage(version=1)
+def where(context: Context, *, number: int) -> dict[str, Any]:
+    """Says which process it ran in."""
+    return {"pid": os.getpid(), "number": number, "owner": context.owner}
+
+
+@stage(version=1)
+def fail(context: Context, *, how: str) -> dict[str, Any]:
+    """Fails: by a user's mistake, by a defect, or by dying once."""
+    if how == "mistake":
+        raise HyfreeError(f"{context.owner}: wrong; mend it")
+    if how == "defect":
+        raise RuntimeError("a defect")
+    if not (context.out / "died").exists():
+        (context.out / "died").touch()
+        os._exit(1)
+    return {"survived": True}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    connect("local", cpus=2)
+    yield
+    disconnect()
+
+
+def run(stage_: Any, tmp_path: Path, **arguments: Any) -> Artifact:
+    store = Store(tmp_path, "site-1", {})
+    call = stage_.call(**arguments)
+    runner = RayRunner("cpu", {})
+    asyncio.run(runner.run(stage_, call, store.folder(call.stage, call.key), "site-1"))
+    return store.find(call)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_runs_in_another_process_and_leaves_its_record_here(tmp_path: Path) -> None:
+    done = run(where, tmp_path, number=3)
+    assert done.result["number"] == 3
+    assert done.result["owner"] == "site-1"
+    assert done.result["pid"] != os.getpid()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_users_mistake_arrives_as_itself(tmp_path: Path) -> None:
+    with pytest.raises(HyfreeError, match="site-1: wrong; mend it"):
+        run(fail, tmp_path, how="mistake")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_defect_arrives_with_its_stage_and_log(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="the stage fail failed: RuntimeError: a defect"):
+        run(fail, tmp_path, how="defect")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_whose_process_died_is_run_again(tmp_path: Path) -> None:
+    assert run(fail, tmp_path, how="death").result == {"survived": True}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_more_workers_than_the_cluster_has_are_refused_before_anything_starts() -> None:
+    with pytest.raises(HyfreeError, match="the cluster has 2 CPUs, the general model wants 3"):
+        check_resources("cpu", 3)
+    with pytest.raises(HyfreeError, match="0 GPUs"):
+        check_resources("cuda", 1)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_party_is_pinned_only_where_the_cluster_says_so() -> None:
+    assert pin_of("site-1") == {}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_actors_hold_no_cpu_and_guard_their_border(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    async def ask() -> None:
+        sites, pool = start_parties(phantom_simulation(2), tmp_path, "cpu")
+        status = await sites["site-1"].call("status", frozenset())
+        assert status == {"owner": "site-1", "running": [], "finished": [], "received": []}
+        assert await pool.call("close") is None
+        assert ray.available_resources()["CPU"] == 2
+        secret = Artifact(stage="prepare", key="k" * 64, path=tmp_path, record={"result": {}})
+        with pytest.raises(Exception, match="may not leave") as caught:
+            await sites["site-1"].call("export", secret)
+        assert isinstance(cause_of(caught.value), PrivacyError)
+        for party in (*sites.values(), pool):
+            assert isinstance(party, RayParty)
+            ray.kill(party.actor)
+
+    asyncio.run(ask())
+
+
+def test_an_address_where_nobody_listens_is_one_line_within_seconds() -> None:
+    with pytest.raises(HyfreeError, match=r"--ray 127\.0\.0\.1:9: no Ray cluster answers there"):
+        connect("127.0.0.1:9")
+
+
+@pytest.fixture
+def pooled(phantom_folder: Path, tmp_path: Path) -> Artifact:
+    from hyfree_ray.budget import PlanCaps
+    from tests.segmenters.test_nnunet import cases_of
+
+    torch.set_num_threads(1)
+    caps = PlanCaps(working_size=32, base_features=4, max_features=16, batch_size=4)
+    cases = cases_of(phantom_folder)[:30]
+    dataset = json.loads((phantom_folder / "dataset.json").read_text())
+    folder = tmp_path / "pooled"
+    plan_and_preprocess(folder, cases, dataset, caps, validation=[c.name for c in cases[-8:]])
+    return Artifact(stage="pool_releases", key="p" * 64, path=folder, record={"result": {}})
+
+
+def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> dict[str, Any]:
+    call = train_general.call(
+        prepared=pooled,
+        epochs=2,
+        iterations=3,
+        validation_iterations=1,
+        workers=workers,
+        seed=4,
+    )
+    return execute(train_general.module, call, folder, owner="pool", device="cpu", launch=launch)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_one_ray_train_worker_gives_the_network_of_this_process(
+    pooled: Artifact, tmp_path: Path
+) -> None:
+    here = general(pooled, tmp_path / "here", 1, None)
+    there = general(pooled, tmp_path / "there", 1, RayTrainLaunch("cpu", {}))
+    assert here["result"] == there["result"]
+    one = load_file(tmp_path / "here" / "model" / "weights.safetensors")
+    other = load_file(tmp_path / "there" / "model" / "weights.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_ray_train_workers_share_the_batch(pooled: Artifact, tmp_path: Path) -> None:
+    record = general(pooled, tmp_path / "two", 2, RayTrainLaunch("cpu", {}))
+    assert record["result"]["workers"] == 2
+    assert record["result"]["iterations"] == 6
+    assert (tmp_path / "two" / "model" / "weights.safetensors").exists()
+    one = general(pooled, tmp_path / "one", 1, None)
+    assert one["key"] != record["key"]
