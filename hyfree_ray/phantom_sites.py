@@ -60,10 +60,10 @@ class SiteStyle:
 
 
 _T1 = Greys(
-    fat=0.85, muscle=0.40, organ=0.66, lesion=0.32, twin=0.54, vessel=0.80, fluid=0.15, bone=0.36
+    fat=0.60, muscle=0.36, organ=0.56, lesion=0.84, twin=0.46, vessel=0.30, fluid=0.12, bone=0.44
 )
 _T1_ENHANCED = Greys(
-    fat=0.55, muscle=0.36, organ=0.76, lesion=0.40, twin=0.86, vessel=0.98, fluid=0.18, bone=0.32
+    fat=0.40, muscle=0.44, organ=0.32, lesion=0.66, twin=0.62, vessel=0.72, fluid=0.10, bone=0.20
 )
 _T2 = Greys(
     fat=0.78, muscle=0.24, organ=0.36, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42

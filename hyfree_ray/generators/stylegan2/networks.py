@@ -134,7 +134,7 @@ class Synthesis(nn.Module):
     @property
     def noise_sizes(self) -> list[Size]:
         """Size of each convolution's noise."""
-        return [convolution.size for convolution in self.convolutions]  # type: ignore[misc]
+        return [convolution.size for convolution in self.convolutions]
 
     @property
     def layers(self) -> int:

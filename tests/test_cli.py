@@ -1,0 +1,167 @@
+"""The command line: help, results, and mistakes that end in one line with exit code 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hyfree_ray.cli import main
+from hyfree_ray.phantom import draw_phantom_site
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(result: Result) -> str:
+    """The one line that a mistake ends in."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.output
+    return lines[0]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    draw_phantom_site(2, 0, folder)
+    return folder
+
+
+def rewrite_sites(data: Path, old: str, new: str, count: int = -1) -> None:
+    table = data / "sites.csv"
+    table.write_text(table.read_text().replace(old, new, count))
+
+
+@pytest.mark.parametrize("command", [(), ("simulate",), ("results",)])
+def test_help_gives_examples_and_exit_codes(command: tuple[str, ...]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert "hyfree-ray" in result.output
+    assert "Exit codes" in result.output
+
+
+def test_a_dry_run_creates_nothing_and_names_every_stage(tmp_path: Path) -> None:
+    result = call("simulate", "--sites", "3", "--store", tmp_path / "s", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "training the general nnU-Net" in result.output
+    assert "site-3" in result.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_of_the_paper_says_what_it_costs(tmp_path: Path) -> None:
+    result = call(
+        "simulate", "--budget", "paper", "--device", "cpu", "--store", tmp_path / "s", "--dry-run"
+    )
+    assert "warning: no GPU was found; this will take about" in result.output
+    assert "GiB of disk" in result.output
+
+
+def test_a_dry_run_in_json_is_json(tmp_path: Path) -> None:
+    result = call("simulate", "--store", tmp_path / "s", "--dry-run", "--format", "json")
+    steps = json.loads(result.stdout)["steps"]
+    assert {step["owner"] for step in steps} == {*(f"site-{k}" for k in range(1, 6)), "pool"}
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    line = refused(call("simulate", "--data", tmp_path / "none", "--store", tmp_path / "s"))
+    assert "no such folder" in line
+
+
+def test_no_dataset_json(data: Path, tmp_path: Path) -> None:
+    (data / "dataset.json").unlink()
+    assert "dataset.json" in refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+
+
+def test_a_number_of_sites_that_differs_from_the_natural_one_is_named(
+    data: Path, tmp_path: Path
+) -> None:
+    line = refused(call("simulate", "--data", data, "--sites", "4", "--store", tmp_path / "s"))
+    assert "--sites 4" in line
+    assert "has 1 natural sites (site-2)" in line
+    assert "--partition random" in line
+
+
+def test_more_sites_than_patients_can_fill(data: Path, tmp_path: Path) -> None:
+    options = ("--partition", "random", "--sites", "40", "--store", tmp_path / "s")
+    assert "patients fill at most" in refused(call("simulate", "--data", data, *options))
+
+
+def test_random_partition_wants_a_number_and_data(data: Path, tmp_path: Path) -> None:
+    random = ("--partition", "random", "--store", tmp_path / "s")
+    assert "by --sites N" in refused(call("simulate", "--data", data, *random))
+    assert "give --data" in refused(call("simulate", *random))
+
+
+def test_a_patient_in_two_sites(data: Path, tmp_path: Path) -> None:
+    rewrite_sites(data, "site-2,", "other,", 1)
+    line = refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+    assert "two sites" in line or "sites" in line
+
+
+def test_a_site_with_too_few_patients_is_told_what_to_do(data: Path, tmp_path: Path) -> None:
+    table = data / "sites.csv"
+    header, *rows = table.read_text().splitlines()
+    first = rows[0].split(",")[2]
+    moved = [row.replace("site-2,", "tiny,") if row.endswith(first) else row for row in rows]
+    table.write_text("\n".join([header, *moved]) + "\n")
+    line = refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+    assert "tiny" in line
+    assert "merge it with another site or leave it out" in line
+
+
+def test_an_image_without_its_label_and_a_label_without_its_image(
+    data: Path, tmp_path: Path
+) -> None:
+    label = sorted((data / "labelsTr").iterdir())[0]
+    kept = label.read_bytes()
+    label.unlink()
+    assert "label" in refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+    label.write_bytes(kept)
+    sorted((data / "imagesTr").iterdir())[0].unlink()
+    assert "image" in refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+
+
+def test_a_label_value_that_dataset_json_does_not_know(data: Path, tmp_path: Path) -> None:
+    described = json.loads((data / "dataset.json").read_text())
+    described["labels"] = {"background": 0, "organ": 1}
+    (data / "dataset.json").write_text(json.dumps(described))
+    line = refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+    assert "2" in line
+    assert "label" in line
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path: Path) -> None:
+    line = refused(call("simulate", "--set", "budget.unet.epoch=3", "--store", tmp_path / "s"))
+    assert "did you mean 'budget.unet.epochs'" in line
+
+
+def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    store.mkdir()
+    (store / "store.json").write_text('{"store_version": 7}')
+    assert "written by another version" in refused(call("simulate", "--store", store))
+    assert [file.name for file in store.iterdir()] == ["store.json"]
+
+
+def test_a_ray_address_that_does_not_answer(tmp_path: Path) -> None:
+    options = ("--ray", "127.0.0.1:9", "--store", tmp_path / "s")
+    assert "no Ray cluster answers" in refused(call("simulate", *options))
+    assert not (tmp_path / "s").exists()
+
+
+def test_several_general_workers_want_ray(tmp_path: Path) -> None:
+    options = ("--ray", "off", "--set", "general_workers=2", "--store", tmp_path / "s")
+    assert "general_workers=2 needs Ray" in refused(call("simulate", *options))
+
+
+def test_results_of_nothing_and_of_an_unknown_run(tmp_path: Path) -> None:
+    assert "no finished run" in refused(call("results", "--store", tmp_path))
+    (tmp_path / "runs" / "Lung-01234567").mkdir(parents=True)
+    (tmp_path / "runs" / "Lung-01234567" / "summary.json").write_text("{}")
+    line = refused(call("results", "Lung-0", "--store", tmp_path))
+    assert "there are: Lung-01234567" in line
