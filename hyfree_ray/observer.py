@@ -218,7 +218,7 @@ class Observer:
         return {owner: dict(sorted(found[owner].items())) for owner in sorted(found)}
 
     def derived(self) -> dict[str, dict[str, Any]]:
-        """The numbers that nnU-Net and the generator's plan derived, by party."""
+        """What plans derived, which snapshot was chosen and how good its images are, by party."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         for entry in self.entries.values():
             record = entry["record"]
@@ -226,6 +226,8 @@ class Observer:
                 found[record["owner"]][record["stage"]] = record["result"]
             if record["stage"] == "train_generator":
                 found[record["owner"]]["generator"] = record["result"]["derivation"]
+            if record["stage"] in {"choose_snapshot", "quality_card"}:
+                found[record["owner"]][record["stage"]] = record["result"]
         return {owner: found[owner] for owner in sorted(found)}
 
     def timeline(self) -> list[dict[str, Any]]:

@@ -68,13 +68,13 @@ _T1_ENHANCED = Greys(
 _T2 = Greys(
     fat=0.78, muscle=0.24, organ=0.36, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
 )
-_T2_FAT_SUPPRESSED = Greys(
-    fat=0.18, muscle=0.25, organ=0.38, lesion=0.66, twin=0.54, vessel=0.18, fluid=0.95, bone=0.24
+_T1_LOW_FIELD = Greys(
+    fat=0.64, muscle=0.34, organ=0.50, lesion=0.74, twin=0.43, vessel=0.28, fluid=0.14, bone=0.40
 )
 
 _FIRST_SITES = (
     SiteStyle(
-        patients=40,
+        patients=60,
         matrix=(88, 112),
         spacing=(2.7, 2.7),
         greys=_T1,
@@ -106,7 +106,7 @@ _FIRST_SITES = (
         rim=0.0,
     ),
     SiteStyle(
-        patients=60,
+        patients=45,
         matrix=(104, 128),
         spacing=(2.3, 2.4),
         greys=_T1_ENHANCED,
@@ -125,14 +125,14 @@ _FIRST_SITES = (
         patients=30,
         matrix=(80, 96),
         spacing=(3.0, 3.1),
-        greys=_T2_FAT_SUPPRESSED,
+        greys=_T1_LOW_FIELD,
         spread=0.04,
-        noise=0.05,
+        noise=0.06,
         blur=2.0,
         shading=0.3,
         texture=0.04,
         gain=220.0,
-        lesions=1.4,
+        lesions=1.0,
         radius=(11.0, 20.0),
         healthy=0.05,
         rim=0.0,

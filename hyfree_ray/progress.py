@@ -20,6 +20,8 @@ IN_WORDS = {
     "train_generator": "training the generator",
     "local": "training its own nnU-Net",
     "local2x": "training the control (local2x)",
+    "choose_snapshot": "choosing the snapshot",
+    "quality_card": "measuring quality",
     "synthesise": "sampling and filtering",
     "release": "labelling the release",
     "check_release": "checking releases",

@@ -49,12 +49,14 @@ async def simulate(
     """
 
     controls: dict[str, Awaitable[Any]] = {}
+    assessments: list[Awaitable[Any]] = []
 
     async def contribute(name: str) -> Mapping[str, Any]:
         outcome: Mapping[str, Any] = await pool.call("take", name, sites[name].call("hand_in"))
         told(_in_words(name, outcome))
         # While others finish and the pool trains, the site trains its control.
         controls[name] = sites[name].call("model", "local2x")
+        assessments.append(sites[name].call("assess"))
         return outcome
 
     async def score(regime: str, train_site: str, model: Awaitable[Any]) -> list[Any]:
@@ -76,6 +78,7 @@ async def simulate(
         scoring.append(score("local", name, site.call("model", "local")))
         scoring.append(score("local2x", name, controls[name]))
     scores = [found for group in await gather(*scoring) for found in group]
+    await gather(*assessments)
     return Outcome(
         sites=dict(zip(sites, outcomes, strict=True)),
         scores=tuple(sorted(scores, key=_order)),

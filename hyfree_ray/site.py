@@ -13,6 +13,7 @@ from hyfree_ray.config import Experiment
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.stages.data import draw_phantom, prepare, prepare_for_general
+from hyfree_ray.stages.quality import choose_snapshot, quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
 from hyfree_ray.stages.training import train_generator, train_segmenter
@@ -121,13 +122,25 @@ class SiteParty(Party):
             ),
             self.train("local", prepared, budget.unet.epochs),
         )
+        choice = await self.run(
+            choose_snapshot,
+            generator=generator,
+            segmenter=segmenter,
+            prepared=prepared,
+            backend=experiment.generator,
+            images_shown=images_shown,
+            embedder=experiment.embedder,
+            embedder_weights=experiment.embedder_weights,
+            precision=experiment.precision,
+            seed=self.seed("choice"),
+        )
         quota = round(budget.synthesis.per_real * site.training_images)
         samples = await self.run(
             synthesise,
             generator=generator,
             segmenter=segmenter,
             prepared=prepared,
-            snapshot=f"{images_shown:08d}.safetensors",
+            choice=choice,
             quota=min(quota, budget.synthesis.max_images or quota),
             percentile=experiment.threshold_percentile,
             embedder=experiment.embedder,
@@ -160,6 +173,19 @@ class SiteParty(Party):
     async def hand_in(self) -> Parcel:
         """The release, on its way to the pool."""
         return self.export((await self.contribute()).release)
+
+    async def assess(self) -> Artifact:
+        """The site's quality card. Nothing waits for it."""
+        done = await self.contribute()
+        return await self.run(
+            quality_card,
+            samples=done.samples,
+            release=done.release,
+            segmenter=done.segmenter,
+            prepared=done.prepared,
+            embedder=self.experiment.embedder,
+            embedder_weights=self.experiment.embedder_weights,
+        )
 
     # --- the protocol, second half -----------------------------------------------------------
 

@@ -212,6 +212,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [steps[step] for step in sorted(steps)]
 
 
+def read_result(folder: Path) -> dict[str, Any]:
+    """The numbers that a finished stage returned: how a stage reads those of its inputs."""
+    result: dict[str, Any] = json.loads((folder / RECORD).read_text())["result"]
+    return result
+
+
 def _append_attempt(folder: Path, started: float) -> None:
     with (folder / "attempts.jsonl").open("a") as file:
         file.write(json.dumps({"started": started, "pid": os.getpid()}) + "\n")

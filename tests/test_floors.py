@@ -18,7 +18,10 @@ FLOORS = (
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "scores", "contrasts", "results", "results_table",
     ),
-    ("checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view", "pictures"),
+    (
+        "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
+        "pictures", "quality",
+    ),
     ("store", "stage", "config", "stages", "party", "site", "pool", "protocol", "simulation"),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),

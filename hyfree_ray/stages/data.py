@@ -36,9 +36,12 @@ def prepare(
 
     Writes `plans.json`, `dataset.json`, `preprocessed/` and `view.npz` (real images: they stay).
     """
-    from hyfree_ray.generator_view import build_view
-    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, read_image
+    import numpy as np
 
+    from hyfree_ray.generator_view import build_view
+    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, read_image, read_label
+
+    labels: Mapping[str, int] = dataset["labels"]
     plan = plan_and_preprocess(
         context.out,
         raw_cases(data, cases),
@@ -47,12 +50,16 @@ def prepare(
         validation=[case["name"] for case in cases if case["part"] == "val"],
     )
     slices, patients, training = [], [], []
+    shares: dict[str, list[float]] = {name: [] for name, value in labels.items() if value != 0}
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
         for image_CHW in image_CZHW.transpose(1, 0, 2, 3):
             slices.append((image_CHW, (spacing[1], spacing[2])))
             patients.append(case["patient"])
             training.append(case["part"] == "train")
+        label_ZHW = read_label(data / case["label"], dataset)
+        for name, of_label in shares.items():
+            of_label.append(float((label_ZHW == labels[name]).mean()))
     view = build_view(
         slices,
         patients,
@@ -71,6 +78,7 @@ def prepare(
         "training_images": int(view.training_N.sum()),
         "validation_images": int((~view.training_N).sum()),
         "patients": len(set(patients)),
+        "label_share": {name: float(np.mean(of_label)) for name, of_label in shares.items()},
     }
 
 

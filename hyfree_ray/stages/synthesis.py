@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.stage import Context, stage
+from hyfree_ray.stage import Context, read_result, stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ def synthesise(
     generator: Path,
     segmenter: Path,
     prepared: Path,
-    snapshot: str,
+    choice: Path,
     quota: int,
     percentile: float,
     embedder: str,
@@ -43,6 +43,7 @@ def synthesise(
     from hyfree_ray.privacy.memorization import MemorisationFilter
     from hyfree_ray.privacy.sampling import draw_until
 
+    snapshot = read_result(choice)["snapshot"]
     view = GeneratorView.load(prepared / "view.npz")
     embed_physical = load_embedder(
         embedder,
@@ -117,8 +118,6 @@ def release(
 
     A site that withholds writes no release; its outcome and the reason are all there is.
     """
-    import json
-
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
@@ -127,7 +126,7 @@ def release(
     from hyfree_ray.seeds import seed_of
     from hyfree_ray.segmenters.nnunet.model import Model
 
-    found = json.loads((samples / "record.json").read_text())["result"]
+    found = read_result(samples)
     outcome = {name: found[name] for name in ("outcome", "reason", "rejection_rate")}
     if found["outcome"] == "withheld":
         return {**outcome, "images": 0}
@@ -170,5 +169,9 @@ def release(
         **outcome,
         "images": manifest.rows,
         "bytes": manifest.bytes,
-        "foreground_share": float((labels_NHW > 0).mean()),
+        "label_share": {
+            name: float((labels_NHW == value).mean())
+            for name, value in dataset["labels"].items()
+            if value != 0
+        },
     }

@@ -74,5 +74,5 @@ def test_a_flow_learns_the_mean_and_spread_of_simple_images():
         images = flow.FlowSampler(plan, compute, learner.averaged())(range(64))
     levels = images.mean((1, 2, 3))
     assert 0.2 < float((levels > 0.1).float().mean()) < 0.8
-    assert math.isclose(float(levels[levels > 0.1].mean()), 0.8, abs_tol=0.15)
-    assert math.isclose(float(levels[levels < 0.1].mean()), -0.6, abs_tol=0.15)
+    assert math.isclose(float(levels[levels > 0.1].mean()), 0.8, abs_tol=0.3)
+    assert math.isclose(float(levels[levels < 0.1].mean()), -0.6, abs_tol=0.3)

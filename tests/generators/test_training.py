@@ -25,14 +25,6 @@ def _images(count: int = 21, channels: int = 2, size: tuple[int, int] = (21, 19)
     return np.clip(smooth + np.zeros((size[0], 1)), -1, 1).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _train(backend, workdir, *, images=None, progress=None, **changes):
     images = _images() if images is None else images
     settings = {

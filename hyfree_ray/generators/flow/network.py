@@ -118,7 +118,9 @@ class VelocityNet(nn.Module):
         """
         modulations = iter(self._modulations(time_N, x_NCHW.dtype))
         h_NCHW = F.pixel_unshuffle(x_NCHW, self._unshuffle)
+        # Once more behind it: with one channel the layouts look alike, and the slow one is chosen.
         h_NCHW = self.enter(h_NCHW.contiguous(memory_format=torch.channels_last))
+        h_NCHW = h_NCHW.contiguous(memory_format=torch.channels_last)
         skips = []
         for level, block in enumerate(self.down_blocks):
             h_NCHW = block(h_NCHW, *next(modulations))

@@ -232,7 +232,7 @@ class Discriminator(nn.Module):
         (height, width), (tall, wide) = plan.patch_size, plan.padded_size
         top, left = plan.margin
         self._sides = (left, wide - width - left, top, tall - height - top)
-        self.enter = _kernel(channels[0], plan.channels, (1, 1))
+        self.enter = nn.Parameter(torch.randn(channels[0], plan.channels))
         self.enter_bias = nn.Parameter(torch.zeros(channels[0]))
         self._enter_gain = ops.ACTIVATION_GAIN / math.sqrt(plan.channels)
         self.blocks = nn.Sequential(
@@ -251,10 +251,9 @@ class Discriminator(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits_N of patch-sized images; zeros fill the plan's margin."""
         x_NCHW = F.pad(images_NCHW, self._sides).to(self._dtype)
-        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
         enter = (self.enter * self._enter_gain).to(self._dtype)
         enter_bias = (self.enter_bias * ops.ACTIVATION_GAIN).to(self._dtype)
-        x_NCHW = ops.activate(F.conv2d(x_NCHW, enter, enter_bias))
+        x_NCHW = ops.activate(ops.from_image(x_NCHW, enter, enter_bias))
         x_NCHW = minibatch_spread(self.blocks(x_NCHW))
         last = (self.last * self._last_gain).to(self._dtype)
         last_bias = (self.last_bias * ops.ACTIVATION_GAIN).to(self._dtype)

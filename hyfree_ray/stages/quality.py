@@ -1,0 +1,157 @@
+"""Choosing a generator's snapshot, and a site's quality card. Both look at held-out images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.stage import Context, read_result, stage
+
+FEWEST_HELD_OUT = 20
+"""Held-out images below which no criterion tells snapshots apart: the last one is taken."""
+
+SHARE_OF_TRAINING = 0.05
+"""The choice may cost this share of the training."""
+
+FORWARDS_TO_TRAIN = {"flow": 3.0, "stylegan2": 9.0}
+FORWARDS_TO_SAMPLE = {"flow": 10.0, "stylegan2": 1.0}
+"""Network passes for an image trained on, and for one sampled."""
+
+MOST_SAMPLES = 500
+
+
+def samples_a_snapshot(backend: str, images_shown: int, snapshots: int) -> int:
+    """Samples of each snapshot that keep the choice within its share of the training."""
+    passes = SHARE_OF_TRAINING * images_shown * FORWARDS_TO_TRAIN[backend]
+    count = int(passes / FORWARDS_TO_SAMPLE[backend] / snapshots)
+    return max(8, min(MOST_SAMPLES, count))
+
+
+@stage(version=1, device=True)
+def choose_snapshot(
+    context: Context,
+    *,
+    generator: Path,
+    segmenter: Path,
+    prepared: Path,
+    backend: str,
+    images_shown: int,
+    embedder: str,
+    embedder_weights: str | None,
+    precision: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Choose the EMA snapshot by KID to held-out images, with a price on lying too near."""
+    import time
+
+    import numpy as np
+
+    from hyfree_ray import generators
+    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.privacy.embedders import load_embedder
+    from hyfree_ray.quality import best_snapshot, score_snapshot
+
+    view = GeneratorView.load(prepared / "view.npz")
+    names = sorted(file.name for file in (generator / "snapshots").iterdir())
+    held_out = int((~view.training_N).sum())
+    if held_out < FEWEST_HELD_OUT or len(names) == 1:
+        reason = f"{held_out} held-out images tell no snapshots apart: the last one"
+        return {"snapshot": names[-1], "reason": reason, "samples": 0, "seconds": 0.0}
+    begun = time.monotonic()
+    embed = load_embedder(
+        embedder,
+        model=segmenter / "model",
+        weights=embedder_weights,
+        window_C=(view.low_C, view.high_C),
+        device=context.device,
+    )
+    real_NF = embed(view.physical(view.images_NCHW))
+    count = samples_a_snapshot(backend, images_shown, len(names))
+    scores = []
+    for step, name in enumerate(names, start=1):
+        batches = generators.sample(
+            generator,
+            name,
+            start=0,
+            count=count,
+            seed=seed,
+            device=context.device,
+            precision=precision,
+        )
+        sample_NF = embed(view.physical(np.concatenate(list(batches))))
+        score = score_snapshot(sample_NF, real_NF[~view.training_N], real_NF[view.training_N])
+        scores.append(score)
+        shown = int(name.split(".")[0])
+        context.progress(
+            step,
+            len(names),
+            {"kid": score.kid, "shortfall": score.shortfall, "images_shown": shown},
+        )
+    chosen = best_snapshot(scores)
+    return {
+        "snapshot": names[chosen],
+        "reason": "lowest KID to held-out images, nearness to training images priced in",
+        "kid": [score.kid for score in scores],
+        "shortfall": [score.shortfall for score in scores],
+        "samples": count,
+        "seconds": round(time.monotonic() - begun, 2),
+    }
+
+
+@stage(version=1, device=True)
+def quality_card(
+    context: Context,
+    *,
+    samples: Path,
+    release: Path,
+    segmenter: Path,
+    prepared: Path,
+    embedder: str,
+    embedder_weights: str | None,
+) -> dict[str, Any]:
+    """What a site should know of its own synthetic images. Stays at the site (and its simulation).
+
+    KID to held-out images beside the floor (held-out against training images), density and
+    coverage, distances to the nearest training image beside those of held-out images, and the
+    share of the image that each label takes, synthetic and real.
+    """
+    import numpy as np
+
+    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.privacy.embedders import load_embedder
+    from hyfree_ray.privacy.sampling import restore
+    from hyfree_ray.quality import density_and_coverage, distances, kid
+
+    stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
+    view = GeneratorView.load(prepared / "view.npz")
+    held_out_NCHW = view.images_NCHW[~view.training_N]
+    if len(stored_NCHW) < 2 or len(held_out_NCHW) < 2:
+        return {"images": len(stored_NCHW), "held_out_images": len(held_out_NCHW)}
+    embed = load_embedder(
+        embedder,
+        model=segmenter / "model",
+        weights=embedder_weights,
+        window_C=(view.low_C, view.high_C),
+        device=context.device,
+    )
+    sample_NF = embed(view.physical(restore(stored_NCHW)))
+    training_KF = embed(view.physical(view.images_NCHW[view.training_N]))
+    held_out_MF = embed(view.physical(held_out_NCHW))
+    density, coverage = density_and_coverage(sample_NF, held_out_MF)
+    quartiles = (25, 50, 75)
+    return {
+        "images": len(stored_NCHW),
+        "held_out_images": len(held_out_NCHW),
+        "kid": kid(sample_NF, held_out_MF),
+        "kid_floor": kid(training_KF, held_out_MF),
+        "density": density,
+        "coverage": coverage,
+        "nearest_training_quartiles": [
+            float(q) for q in np.percentile(distances(sample_NF, training_KF).min(1), quartiles)
+        ],
+        "nearest_training_quartiles_held_out": [
+            float(q) for q in np.percentile(distances(held_out_MF, training_KF).min(1), quartiles)
+        ],
+        "label_share_synthetic": read_result(release).get("label_share"),
+        "label_share_real": read_result(prepared)["label_share"],
+    }

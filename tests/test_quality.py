@@ -1,0 +1,79 @@
+"""Quality against held-out images, and a choice that copies cannot win."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hyfree_ray.quality import (
+    SnapshotScore,
+    best_snapshot,
+    density_and_coverage,
+    kid,
+    score_snapshot,
+)
+from hyfree_ray.stages.quality import samples_a_snapshot
+
+
+def features(count: int, seed: int, shift: float = 0.0, width: int = 24) -> np.ndarray:
+    values = np.random.default_rng(seed).normal(size=(count, width))
+    values[:, 0] += 3 + shift
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_kid_is_near_zero_for_one_distribution_and_grows_with_the_difference() -> None:
+    same = kid(features(300, 0), features(200, 1))
+    near, far = (kid(features(300, 0), features(200, 1, shift)) for shift in (1.0, 4.0))
+    assert abs(same) < 0.05
+    assert near > 5 * abs(same)
+    assert far > near
+
+
+def test_kid_is_unbiased_at_small_sizes() -> None:
+    values = [kid(features(12, 2 * seed), features(9, 2 * seed + 1)) for seed in range(300)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
+
+
+def test_kid_is_the_double_sum_of_its_definition() -> None:
+    x, y = features(5, 0, width=3) * np.sqrt(3), features(4, 1, width=3) * np.sqrt(3)
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a @ b / 3 + 1) ** 3)
+
+    expected = (
+        sum(k(x[i], x[j]) for i in range(5) for j in range(5) if i != j) / 20
+        + sum(k(y[i], y[j]) for i in range(4) for j in range(4) if i != j) / 12
+        - 2 * np.mean([[k(a, b) for b in y] for a in x])
+    )
+    assert kid(x / np.sqrt(3), y / np.sqrt(3)) == pytest.approx(expected)
+
+
+def test_a_snapshot_that_copies_cannot_win() -> None:
+    training, held_out = features(100, 0), features(40, 1)
+    honest = score_snapshot(features(80, 2, 0.8), held_out, training)
+    copies = score_snapshot(training[:80], held_out, training)
+    early = score_snapshot(features(80, 3, 3.0), held_out, training)
+    assert copies.shortfall == 1
+    assert copies.kid < honest.kid  # by KID alone the copies would win
+    assert best_snapshot([early, honest, copies]) == 1
+
+
+def test_copies_lose_even_to_the_worst_honest_snapshot() -> None:
+    scores = [SnapshotScore(kid=0.4, shortfall=0.0), SnapshotScore(kid=0.01, shortfall=1.0)]
+    assert best_snapshot(scores) == 0
+
+
+def test_density_and_coverage_are_near_one_for_real_and_fall_with_collapse() -> None:
+    real = features(150, 0)
+    density, coverage = density_and_coverage(features(150, 1), real)
+    assert 0.7 < density < 1.3
+    assert coverage > 0.8
+    collapsed = np.repeat(features(3, 2), 50, axis=0)
+    assert density_and_coverage(collapsed, real)[1] < 0.3
+
+
+def test_the_choice_stays_within_its_share_of_the_training() -> None:
+    for backend, train, sample in (("flow", 3, 10), ("stylegan2", 9, 1)):
+        count = samples_a_snapshot(backend, 20_000, 4)
+        assert 4 * count * sample <= 0.05 * 20_000 * train
+        assert count >= 8
