@@ -102,6 +102,7 @@ class Observer:
         self.entries: dict[str, Mapping[str, Any]] = {}
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
         self.tracking = Tracking(simulation, store)
+        self.said_generator = False
 
     async def watch(self, parties: Sequence[Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -116,12 +117,35 @@ class Observer:
             fresh = [e for e in status["finished"] if e["record"]["key"] not in self.entries]
             for entry in fresh:
                 self.entries[entry["record"]["key"]] = entry
+                self._say_what_was_derived(entry)
                 # Scores are in the table; a release is shown with its picture, at the end.
                 if entry["name"] not in {"score", "release"}:
                     self._track(entry, {})
             for parcel in status["received"]:
                 self.received[parcel["to"], parcel["key"]] = parcel
             self.progress.update({**status, "finished": fresh})
+
+    def _say_what_was_derived(self, entry: Mapping[str, Any]) -> None:
+        """Print what followed from a site's data; a generator's steps once, they are rules."""
+        record, result = entry["record"], entry["record"]["result"]
+        if record["stage"] in {"prepare", "pool_releases"}:
+            patch, spacing = result["patch_size"], result["spacing"]
+            images = result.get("training_images", result.get("images"))
+            self.progress.tell(
+                f"{record['owner']}: {images} images; nnU-Net's plan: patch {patch[0]}x{patch[1]}, "
+                f"spacing {spacing[0]:.2f}x{spacing[1]:.2f} mm, {len(result['strides'])} stages, "
+                f"batch {result['batch_size']}"
+            )
+        elif record["stage"] == "train_generator" and not self.said_generator:
+            self.said_generator = True
+            self.progress.tell(f"{record['owner']}: its generator, derived from that plan:")
+            for step in result["derivation"]:
+                self.progress.tell(f"  {step}")
+        elif record["stage"] == "choose_snapshot":
+            self.progress.tell(
+                f"{record['owner']}: snapshot {int(result['snapshot'].split('.')[0])} of its "
+                f"generator: {result['reason']}"
+            )
 
     async def finish(self, outcome: Outcome, pool: Handle) -> Summary:
         """Write everything that a run leaves in its folder."""
