@@ -5,7 +5,8 @@
 The direct formulation has a weight for each sample in a grouped convolution, contiguous float32
 tensors, strided depthwise filters, a loop over parameters for Adam and the average. It gives the
 same numbers (checked first) and stands for what such code usually looks like. Both are timed in
-turn, so that a change of the machine's speed hits both. N images, C channels, H, W, I in, O out.
+turn, so that a change of the machine's speed hits both, and one thread by its CPU
+seconds. N images, C channels, H, W, I in, O out.
 """
 
 from __future__ import annotations
@@ -168,14 +169,14 @@ class Phases:
         found = {}
         for name, (_, part) in self.parts.items():
             _synchronise(self.images.device)
-            start = time.perf_counter()
+            start = _now()
             if self.direct:
                 with direct_operations():
                     part()
             else:
                 part()
             _synchronise(self.images.device)
-            found[name] = time.perf_counter() - start
+            found[name] = _now() - start
         return found
 
     def iteration(self, rounds: list[dict[str, float]]) -> float:
@@ -193,6 +194,12 @@ class Phases:
                 part()
             total += share * counter.get_total_flops()
         return total
+
+
+def _now() -> float:
+    """CPU seconds with one thread, so that what else the machine does is not counted."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+    return time.process_time() if alone else time.perf_counter()
 
 
 def _synchronise(device: torch.device) -> None:
@@ -222,20 +229,20 @@ def _peak(dtype: torch.dtype, channels: int, device: str) -> float:
     with torch.no_grad():
         for _ in range(12):
             _synchronise(x.device)
-            start = time.perf_counter()
+            start = _now()
             F.conv2d(x, weight, padding=1)
             _synchronise(x.device)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, _now() - start)
     return 2 * 9 * channels**2 * 8 * 64 * 64 / best
 
 
 def _images_per_second(sampler: Callable[[list[int]], Tensor], batch: int, count: int) -> float:
     with torch.no_grad():
         sampler(list(range(batch)))
-        start = time.perf_counter()
+        start = _now()
         for first in range(0, count, batch):
             sampler(list(range(first, first + batch))).cpu()
-    return count / (time.perf_counter() - start)
+    return count / (_now() - start)
 
 
 def _arrow_milliseconds(size: Size) -> float:
@@ -285,13 +292,19 @@ def compare(size: Size, width: int, rounds: int) -> None:
     weights = variants["ours bf16"].learner.averaged()
     sampler = BACKEND.sampler(plan, compute_of("cpu", "bf16"), weights)
     alone, together = (_images_per_second(sampler, batch, 64) for batch in (1, 16))
-    print(f"stylegan2 sampling: {together:.0f} images/s in batches, {alone:.0f} one by one")
+    plain = BACKEND.sampler(plan, compute_of("cpu", "fp32"), weights)
+    with direct_operations():
+        direct = _images_per_second(plain, 1, 32)
+    print(
+        f"stylegan2 sampling, images/s: {together:.0f} in batches of 16, {alone:.0f} one by one, "
+        f"{direct:.0f} one by one in the direct form"
+    )
     _flow(size)
     print(f"arrow: {_arrow_milliseconds(size):.3f} ms an image")
     # The default schedule has all of the algorithm's passes: the two ratios are one.
     print(
         f"ratio_same={ratio:.2f} ratio_default={ratio:.2f} "
-        f"utilisation={utilisation['ours bf16']:.2f} sampling_ratio={together / alone:.2f}"
+        f"utilisation={utilisation['ours bf16']:.2f} sampling_ratio={together / direct:.2f}"
     )
 
 
@@ -301,9 +314,9 @@ def _flow(size: Size) -> None:
     images = learner.prepare(torch.rand(learner.batch_size, 1, *size) * 2 - 1)
     random, seconds = torch.Generator().manual_seed(0), []
     for step in range(12):
-        start = time.perf_counter()
+        start = _now()
         learner.step(images, step, random)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(_now() - start)
     cost = statistics.median(seconds[2:]) / learner.batch_size * 1e3
     rate = _images_per_second(FLOW.sampler(plan, compute, learner.averaged()), 16, 64)
     print(f"flow, width 64, bf16: {cost:.1f} s/kimg, {rate:.0f} images/s")

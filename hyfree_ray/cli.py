@@ -106,7 +106,7 @@ def simulate(**options: Any) -> None:
       hyfree-ray simulate --sites 2 --budget smoke --ray off
       hyfree-ray simulate --sites 5 --dry-run
     """
-    from hyfree_ray.simulate import run_simulate
+    from hyfree_ray.simulate_command import run_simulate
 
     sys.exit(run_simulate(**options))
 

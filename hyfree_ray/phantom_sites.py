@@ -66,7 +66,7 @@ _T1_ENHANCED = Greys(
     fat=0.40, muscle=0.44, organ=0.32, lesion=0.66, twin=0.62, vessel=0.72, fluid=0.10, bone=0.20
 )
 _T2 = Greys(
-    fat=0.78, muscle=0.24, organ=0.36, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
+    fat=0.68, muscle=0.26, organ=0.38, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
 )
 _T1_LOW_FIELD = Greys(
     fat=0.64, muscle=0.34, organ=0.50, lesion=0.74, twin=0.43, vessel=0.28, fluid=0.14, bone=0.40
@@ -78,7 +78,7 @@ _FIRST_SITES = (
         matrix=(88, 112),
         spacing=(2.7, 2.7),
         greys=_T1,
-        spread=0.03,
+        spread=0.045,
         noise=0.035,
         blur=1.6,
         shading=0.25,
@@ -90,12 +90,12 @@ _FIRST_SITES = (
         rim=0.0,
     ),
     SiteStyle(
-        patients=28,
+        patients=27,
         matrix=(64, 80),
         spacing=(3.7, 3.7),
         greys=_T2,
-        spread=0.04,
-        noise=0.05,
+        spread=0.06,
+        noise=0.065,
         blur=2.4,
         shading=0.35,
         texture=0.035,
@@ -126,7 +126,7 @@ _FIRST_SITES = (
         matrix=(80, 96),
         spacing=(3.0, 3.1),
         greys=_T1_LOW_FIELD,
-        spread=0.04,
+        spread=0.055,
         noise=0.06,
         blur=2.0,
         shading=0.3,
@@ -142,7 +142,7 @@ _FIRST_SITES = (
         matrix=(96, 112),
         spacing=(2.5, 2.7),
         greys=replace(_T2, fat=0.62, muscle=0.28, organ=0.40, lesion=0.68, fluid=0.90),
-        spread=0.04,
+        spread=0.055,
         noise=0.045,
         blur=1.8,
         shading=0.3,

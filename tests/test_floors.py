@@ -25,7 +25,7 @@ FLOORS = (
     ("store", "stage", "config", "stages", "party", "site", "pool", "protocol", "simulation"),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
-    ("simulate", "cli"),
+    ("simulate_command", "cli"),
 )  # fmt: skip
 
 DOORS = {

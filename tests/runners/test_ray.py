@@ -169,6 +169,23 @@ def test_one_ray_train_worker_gives_the_network_of_this_process(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def crash_once(*, out: str, device: str, report: Any) -> None:
+    """A worker that dies before its first report and works when it is started again."""
+    assert device == "cpu"
+    marker = Path(out) / "crashed"
+    if not marker.exists():
+        marker.touch()
+        os._exit(1)
+    report(1)
+    (Path(out) / "done").touch()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_train_worker_that_dies_is_started_again(tmp_path: Path) -> None:
+    RayTrainLaunch("cpu", {})(crash_once, {"out": str(tmp_path)}, 1, tmp_path)
+    assert (tmp_path / "done").exists()
+
+
 @pytest.mark.usefixtures("cluster")
 def test_two_ray_train_workers_share_the_batch(pooled: Artifact, tmp_path: Path) -> None:
     record = general(pooled, tmp_path / "two", 2, RayTrainLaunch("cpu", {}))

@@ -22,7 +22,7 @@ from hyfree_ray.generators.flow.network import VelocityNet
 from hyfree_ray.generators.protocol import Compute
 
 BATCH_SIZE = 16
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 WARM_UP = 0.02
 """Share of the training in which the learning rate grows."""
 FINAL_RATE = 0.05
@@ -64,13 +64,14 @@ class FlowLearner:
     def loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
         """Mean squared error of the velocity (Liu et al. 2022, equation 1).
 
-        t is logit-normal, most often in the middle, where it is hardest (Esser et al. 2024,
-        arXiv 2403.03206, section 3.1).
+        t is uniform, one draw from each of N equal parts of [0, 1], which makes the sum over a
+        batch less random (Kingma et al. 2021, arXiv 2107.00630, appendix I.1). A logit-normal t,
+        as large image models take, gave worse images here at equal cost.
         """
-        count = len(images_NCHW)
-        device = images_NCHW.device
+        count, device = len(images_NCHW), images_NCHW.device
         noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
-        time_N = torch.randn(count, generator=random, device=device).sigmoid()
+        draw_N = torch.rand(count, generator=random, device=device)
+        time_N = (torch.arange(count, device=device) + draw_N) / count
         line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N[:, None, None, None])
         velocity_NCHW = self.network(line_NCHW.to(self._compute.dtype), time_N)
         return F.mse_loss(velocity_NCHW.float(), images_NCHW - noise_NCHW)

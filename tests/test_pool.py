@@ -1,0 +1,138 @@
+"""The centre: takes releases as they come, refuses what is wrong, closes a round once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyfree_ray.pool import PoolParty
+from hyfree_ray.release import ReleaseMetadata, write_release
+from hyfree_ray.runners.local import LocalRunner
+from hyfree_ray.simulation import Simulation
+from hyfree_ray.store import Parcel, digest_of
+
+
+@pytest.fixture
+def simulation(phantom_simulation: Callable[[int], Simulation]) -> Simulation:
+    return phantom_simulation(3)
+
+
+@pytest.fixture
+def pool(simulation: Simulation, tmp_path: Path) -> PoolParty:
+    return simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+
+
+def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -> Parcel:
+    """A site's release, on its way."""
+    labels = {"background": 0, "organ": 1, "lesion": 2}
+    rng = np.random.default_rng(int(digest_of(site)[:6], 16))
+    images_NCHW = rng.integers(0, 256, (6, 1, 20, 28), dtype=np.uint8)
+    labels_NHW = rng.integers(0, 3, (6, 20, 28), dtype=np.uint8)
+    metadata = ReleaseMetadata(
+        site=site,
+        channel_names=("MR",),
+        label_names=changes.get("labels", labels),  # type: ignore[arg-type]
+        spacing=(2.0, 1.5),
+        slice_axis=0,
+        scale=(1.0,),
+        offset=(0.0,),
+        card={},
+    )
+    write_release(
+        folder / site,
+        metadata,
+        images_NCHW,
+        labels_NHW,
+        experiment=str(changes.get("federation", simulation.federation)),
+        round_number=1,
+        nonce="n",
+    )
+    files = {
+        name: (folder / site / name).read_bytes() for name in ("release.arrow", "manifest.json")
+    }
+    if changes.get("flip"):
+        content = bytearray(files["release.arrow"])
+        content[len(content) // 2] ^= 1
+        files["release.arrow"] = bytes(content)
+    result = {"outcome": "released", "reason": None, "rejection_rate": 0.1, "images": 6}
+    return Parcel(sender=site, stage="release", key=digest_of(site), files=files, result=result)
+
+
+def take(pool: PoolParty, site: str, parcel: Parcel) -> dict:
+    return asyncio.run(pool.take(site, parcel))
+
+
+def test_a_good_release_is_taken_and_can_be_looked_at(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    outcome = take(pool, "site-1", parcel(simulation, "site-1", tmp_path))
+    assert outcome == {
+        "outcome": "released",
+        "reason": None,
+        "rejection_rate": 0.1,
+        "images": 6,
+    }
+    picture = asyncio.run(pool.picture("site-1"))
+    assert picture is not None
+    assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"flip": True}, "sha256"),
+        ({"federation": "another"}, "experiment"),
+        ({"labels": {"background": 0, "kidney": 1, "lesion": 2}}, "task"),
+    ],
+)
+def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path, changes: dict, rule: str
+) -> None:
+    bad = take(pool, "site-1", parcel(simulation, "site-1", tmp_path, **changes))
+    assert bad["outcome"] == "refused"
+    assert f"({rule})" in bad["reason"]
+    for site in ("site-2", "site-3"):
+        take(pool, site, parcel(simulation, site, tmp_path))
+    members = pool.close()
+    assert members is not None
+    assert sorted(members) == ["site-2", "site-3"]
+
+
+def test_another_sites_release_is_refused(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    outcome = take(pool, "site-2", parcel(simulation, "site-1", tmp_path))
+    assert outcome["outcome"] == "refused"
+    assert "(site)" in outcome["reason"]
+
+
+def test_a_site_that_withholds_is_in_without_a_release(pool: PoolParty) -> None:
+    result = {"outcome": "withheld", "reason": "too small", "rejection_rate": 0.9, "images": 0}
+    empty = Parcel(sender="site-1", stage="release", key="k" * 64, files={}, result=result)
+    assert take(pool, "site-1", empty) == result
+    assert asyncio.run(pool.picture("site-1")) is None
+
+
+def test_one_release_makes_no_general_model(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    take(pool, "site-1", parcel(simulation, "site-1", tmp_path))
+    assert pool.close() is None
+    assert asyncio.run(pool.general()) is None
+
+
+def test_who_was_in_is_written_once_and_not_by_order_of_arrival(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    for site in ("site-2", "site-1"):
+        take(pool, site, parcel(simulation, site, tmp_path))
+    first = pool.close()
+    take(pool, "site-3", parcel(simulation, "site-3", tmp_path))
+    assert pool.close() == first
+    (written,) = (tmp_path / "store").glob("pool/rounds/*/1.json")
+    assert list(json.loads(written.read_text())["releases"]) == ["site-1", "site-2"]
