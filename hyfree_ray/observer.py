@@ -136,6 +136,11 @@ class Observer:
                 f"spacing {spacing[0]:.2f}x{spacing[1]:.2f} mm, {len(result['strides'])} stages, "
                 f"batch {result['batch_size']}"
             )
+            if result.get("smaller_than_patch"):
+                self.progress.tell(
+                    f"{record['owner']}: warning: {result['smaller_than_patch']} images are "
+                    "smaller than the patch; they are padded with the lowest intensity"
+                )
         elif record["stage"] == "train_generator" and not self.said_generator:
             self.said_generator = True
             self.progress.tell(f"{record['owner']}: its generator, derived from that plan:")

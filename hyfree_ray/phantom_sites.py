@@ -69,7 +69,7 @@ _T2 = Greys(
     fat=0.68, muscle=0.26, organ=0.38, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
 )
 _T1_LOW_FIELD = Greys(
-    fat=0.64, muscle=0.34, organ=0.50, lesion=0.74, twin=0.43, vessel=0.28, fluid=0.14, bone=0.40
+    fat=0.64, muscle=0.34, organ=0.52, lesion=0.80, twin=0.43, vessel=0.28, fluid=0.14, bone=0.40
 )
 
 _FIRST_SITES = (
@@ -127,13 +127,13 @@ _FIRST_SITES = (
         spacing=(3.0, 3.1),
         greys=_T1_LOW_FIELD,
         spread=0.055,
-        noise=0.06,
+        noise=0.055,
         blur=2.0,
         shading=0.3,
-        texture=0.04,
+        texture=0.03,
         gain=220.0,
         lesions=1.0,
-        radius=(11.0, 20.0),
+        radius=(12.0, 23.0),
         healthy=0.05,
         rim=0.0,
     ),

@@ -38,6 +38,9 @@ log = logging.getLogger("hyfree_ray")
 
 GO_ON = "nothing is lost: to go on, give the same command again"
 
+FEW_IMAGES = 40
+"""Training images under which nearly all samples were seen to be near copies."""
+
 PHANTOM_SITES = 5
 SMOKE_SITES = 2
 
@@ -193,6 +196,12 @@ def _announce(
         click.echo("  everything is done already")
     elif missing < total:
         click.echo(f"  {total - missing} stages are done already, {missing} are left")
+    for site in simulation.sites.values():
+        if missing and site.training_images < FEW_IMAGES:
+            click.echo(
+                f"  warning: {site.name} has {site.training_images} training images; under "
+                f"{FEW_IMAGES} a generator mostly copies: its release is likely to be withheld"
+            )
     if missing and cost.worth_saying:
         click.echo(f"  {cost.words}")
 

@@ -77,6 +77,14 @@ def prepare(
         "batch_size": plan.batch_size,
         "training_images": int(view.training_N.sum()),
         "validation_images": int((~view.training_N).sum()),
+        "smaller_than_patch": sum(
+            max(
+                image.shape[1] * s[0] / plan.spacing[0] / plan.patch_size[0],
+                image.shape[2] * s[1] / plan.spacing[1] / plan.patch_size[1],
+            )
+            < 0.9
+            for image, s in slices
+        ),
         "patients": len(set(patients)),
         "label_share": {name: float(np.mean(of_label)) for name, of_label in shares.items()},
     }
