@@ -1,0 +1,217 @@
+"""Which generator is better for a site at equal CPU seconds? The evidence behind `--generator auto`.
+
+    python benchmarks/backends.py --phantom 3 --seconds 30,90,240
+    python benchmarks/backends.py --data Dataset301_LungCXR --site Montgomery
+
+For each backend and budget: KID to held-out images (and the floor between real ones), coverage,
+the share of samples that the memorisation filter rejects, and the Dice on real test cases of an
+nnU-Net that was trained on the samples alone. The last line of each budget is the ratio of KIDs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyfree_ray.cohort import read_cohort
+from hyfree_ray.config import Experiment, resolve_experiment
+from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.simulation import sites_of
+from hyfree_ray.site import Site
+from hyfree_ray.stage import execute
+from hyfree_ray.stages.data import draw_phantom, prepare
+from hyfree_ray.stages.pooling import pool_releases
+from hyfree_ray.stages.quality import choose_snapshot, quality_card
+from hyfree_ray.stages.scoring import score
+from hyfree_ray.stages.synthesis import release, synthesise
+from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
+from hyfree_ray.store import Artifact, Store
+
+PROBE = 800
+"""Images shown to find out what a backend costs on this machine."""
+
+CHANNELS = {"flow": "flow_max_channels", "stylegan2": "stylegan2_max_channels"}
+
+
+class Bench:
+    """A site's stages, one after the other in this process, in a store of its own."""
+
+    def __init__(self, site: Site, experiment: Experiment, root: Path) -> None:
+        self.site, self.experiment = site, experiment
+        self.store = Store(root, site.name, {})
+
+    def run(self, stage: Any, **arguments: Any) -> Artifact:
+        call = stage.call(**arguments)
+        folder = self.store.folder(call.stage, call.key)
+        execute(stage.module, call, folder, owner=self.site.name, device="cpu")
+        return self.store.find(call)
+
+    def segmenter(self) -> None:
+        """What both backends share: the site's data, plan and nnU-Net."""
+        site, unet = self.site, self.experiment.budget.unet
+        if site.phantom is not None:
+            self.data = self.run(draw_phantom, **site.phantom)
+        else:
+            assert site.folder is not None
+            self.data = Artifact(stage="data", key=site.key, path=site.folder, record={})
+        self.prepared = self.run(
+            prepare,
+            data=self.data,
+            cases=site.part("train", "val"),
+            dataset=site.dataset,
+            caps=self.experiment.budget.plan.model_dump(),
+        )
+        self.local = self.run(
+            train_segmenter,
+            role="local",
+            prepared=self.prepared,
+            epochs=unet.epochs,
+            iterations=unet.iterations,
+            validation_iterations=unet.validation_iterations,
+            warmup=0.0,
+            seed=1,
+        )
+
+    def generator(self, backend: str, images_shown: int) -> tuple[Artifact, float]:
+        """A trained generator and the CPU seconds that it took."""
+        budget = self.experiment.budget.generator
+        begun = time.process_time()
+        trained = self.run(
+            train_generator,
+            prepared=self.prepared,
+            backend=backend,
+            max_channels=getattr(budget, CHANNELS[backend]),
+            images_shown=images_shown,
+            snapshots=2,
+            mirror=False,
+            precision=self.experiment.precision,
+            seed=2,
+        )
+        return trained, time.process_time() - begun
+
+    def measure(self, backend: str, generator: Artifact, images_shown: int) -> dict[str, Any]:
+        """Quality, memorisation, and what samples alone teach a segmenter."""
+        embedding = {"embedder": "nnunet", "embedder_weights": None}
+        common = {"segmenter": self.local, "prepared": self.prepared, **embedding}
+        precision, unet = self.experiment.precision, self.experiment.budget.unet
+        choice = self.run(
+            choose_snapshot,
+            generator=generator,
+            backend=backend,
+            images_shown=images_shown,
+            precision=precision,
+            seed=3,
+            **common,
+        )
+        samples = self.run(
+            synthesise,
+            generator=generator,
+            choice=choice,
+            quota=300,
+            percentile=5.0,
+            precision=precision,
+            seed=4,
+            **common,
+        )
+        found = {"rejected": samples.result["rejection_rate"], "dice": float("nan")}
+        released = self.run(
+            release,
+            samples=samples,
+            segmenter=self.local,
+            prepared=self.prepared,
+            site=self.site.name,
+            dataset=self.site.dataset,
+            federation="bench",
+            round_number=1,
+            card={},
+            seed=5,
+        )
+        card = self.run(quality_card, samples=samples, release=released, **common)
+        found |= {name: card.result[name] for name in ("kid", "kid_floor", "coverage")}
+        if released.result["images"]:
+            pooled = self.run(
+                pool_releases,
+                sites=[self.site.name],
+                federation="bench",
+                round_number=1,
+                caps=self.experiment.budget.plan.model_dump(),
+                release_0=released,
+            )
+            general = self.run(
+                train_general,
+                prepared=pooled,
+                epochs=unet.epochs,
+                iterations=unet.iterations,
+                validation_iterations=unet.validation_iterations,
+                workers=1,
+                seed=6,
+            )
+            found["dice"] = self.score(general)
+        return found
+
+    def score(self, model: Artifact) -> float:
+        """Mean Dice on the site's real test cases."""
+        scored = self.run(
+            score,
+            data=self.data,
+            cases=self.site.part("test"),
+            dataset=self.site.dataset,
+            model=model,
+            regime="bench",
+            train_site=self.site.name,
+        )
+        return float(scored.result["mean_dice"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--phantom", type=int, default=3, help="index of a phantom site")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--site")
+    parser.add_argument("--seconds", default="30,90,240")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    experiment, _ = resolve_experiment(budget="small", generator="flow", device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(find_site(options, Path(folder)), experiment, Path(folder) / "site")
+        bench.segmenter()
+        print(f"{bench.site.name}: local nnU-Net Dice {bench.score(bench.local):.3f}")
+        pace = {name: bench.generator(name, PROBE)[1] / PROBE for name in CHANNELS}
+        print("seconds  backend    shown   CPU s  kid x1000 (floor)  coverage  rejected  Dice")
+        for seconds in (float(text) for text in options.seconds.split(",")):
+            kids = {}
+            for backend in CHANNELS:
+                shown = max(2 * PROBE, round(seconds / pace[backend]))
+                generator, spent = bench.generator(backend, shown)
+                found = bench.measure(backend, generator, shown)
+                kids[backend] = found["kid"]
+                print(
+                    f"{seconds:7.0f}  {backend:9} {shown:7}  {spent:6.0f}  "
+                    f"{1e3 * found['kid']:8.2f} ({1e3 * found['kid_floor']:.2f})  "
+                    f"{found['coverage']:8.2f}  {found['rejected']:8.1%}  {found['dice']:.3f}",
+                    flush=True,
+                )
+            print(f"seconds={seconds:.0f} kid_ratio={kids['stylegan2'] / kids['flow']:.2f}")
+
+
+def find_site(options: argparse.Namespace, folder: Path) -> Site:
+    """The site that the options name."""
+    if options.data is None:
+        name = f"site-{options.phantom}"
+        cohort = phantom_cohort(options.phantom, 0, folder)
+        drawn = {
+            other: {"index": int(other[5:]), "seed": 0, "phantom": PHANTOM_VERSION}
+            for other in cohort.sites
+        }
+        return sites_of(cohort, 0, phantom=drawn)[name]
+    cohort = read_cohort(options.data)
+    return sites_of(cohort, 0)[options.site or next(iter(cohort.sites))]
+
+
+if __name__ == "__main__":
+    main()
