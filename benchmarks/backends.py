@@ -1,4 +1,4 @@
-"""Which generator is better for a site at equal CPU seconds? The evidence behind `--generator auto`.
+"""Which generator is better for a site at equal CPU seconds? What `--generator auto` rests on.
 
     python benchmarks/backends.py --phantom 3 --seconds 30,90,240
     python benchmarks/backends.py --data Dataset301_LungCXR --site Montgomery

@@ -177,9 +177,13 @@ def main() -> None:
             draw_phantom_site(index, asked.seed, root)
             ((name, cases),) = read_cohort(root).sites.items()
             split = split_fold(cases, 0)
+            fresh = Path(folder) / f"fresh-{index}"
+            draw_phantom_site(index, seed_of(asked.seed, "fresh"), fresh)
+            ((_, others),) = read_cohort(fresh).sites.items()
             parts[name] = {
-                part: [Slice(root, case) for case in getattr(split, part)]
-                for part in ("train", "test")
+                "train": [Slice(root, case) for case in split.train],
+                "test": [Slice(root, case) for case in split.test]
+                + [Slice(fresh, case) for case in others],
             }
     report(parts, seed=asked.seed, steps=asked.steps, width=asked.width)
 

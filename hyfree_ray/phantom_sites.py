@@ -60,16 +60,16 @@ class SiteStyle:
 
 
 _T1 = Greys(
-    fat=0.60, muscle=0.36, organ=0.56, lesion=0.84, twin=0.46, vessel=0.30, fluid=0.12, bone=0.44
+    fat=0.66, muscle=0.36, organ=0.54, lesion=0.84, twin=0.46, vessel=0.30, fluid=0.14, bone=0.44
 )
 _T1_ENHANCED = Greys(
-    fat=0.40, muscle=0.44, organ=0.32, lesion=0.66, twin=0.62, vessel=0.72, fluid=0.10, bone=0.20
+    fat=0.40, muscle=0.42, organ=0.48, lesion=0.80, twin=0.70, vessel=0.86, fluid=0.12, bone=0.22
 )
 _T2 = Greys(
-    fat=0.68, muscle=0.26, organ=0.38, lesion=0.64, twin=0.50, vessel=0.16, fluid=0.95, bone=0.42
+    fat=0.68, muscle=0.28, organ=0.40, lesion=0.66, twin=0.52, vessel=0.16, fluid=0.95, bone=0.42
 )
 _T1_LOW_FIELD = Greys(
-    fat=0.64, muscle=0.34, organ=0.52, lesion=0.80, twin=0.43, vessel=0.28, fluid=0.14, bone=0.40
+    fat=0.60, muscle=0.34, organ=0.52, lesion=0.80, twin=0.44, vessel=0.28, fluid=0.16, bone=0.42
 )
 
 _FIRST_SITES = (
@@ -141,7 +141,7 @@ _FIRST_SITES = (
         patients=90,
         matrix=(96, 112),
         spacing=(2.5, 2.7),
-        greys=replace(_T2, fat=0.62, muscle=0.28, organ=0.40, lesion=0.68, fluid=0.90),
+        greys=replace(_T2, fat=0.62, muscle=0.30, organ=0.42, lesion=0.70, fluid=0.90),
         spread=0.055,
         noise=0.045,
         blur=1.8,
