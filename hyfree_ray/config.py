@@ -36,7 +36,8 @@ class Experiment(BaseModel):
     """Of the generators; nnU-Net chooses its own."""
     mirror: bool = False
     """Whether a mirrored image is as good as the original. Anatomy is rarely symmetric."""
-    embedder: Literal["nnunet", "openclip"] = "nnunet"
+    embedder: Literal["nnunet", "openclip"]
+    """What images are compared by: the site's own nnU-Net, or OpenCLIP as in the paper."""
     embedder_weights: str | None = None
     """File with OpenCLIP's weights."""
     threshold_percentile: float = Field(default=5.0, gt=0, lt=100)
@@ -111,6 +112,12 @@ def resolve_experiment(
     if values.setdefault("generator", "auto") == "auto":
         values["generator"] = values["budget"]["generator_backend"]
         reasons.append(f"generator {values['generator']}: {values['budget']['generator_reason']}")
+    if values.setdefault("embedder", "auto") == "auto":
+        weights = values.get("embedder_weights")
+        found = weights is not None and Path(str(weights)).is_file()
+        values["embedder"] = "openclip" if found else "nnunet"
+        why = "its weights are there" if found else "embedder_weights names no OpenCLIP weights"
+        reasons.append(f"embedder {values['embedder']}: {why}")
     if "precision" not in values:
         values["precision"], why = best_precision(device)
         reasons.append(f"precision {values['precision']}: {why}")

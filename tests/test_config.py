@@ -35,6 +35,15 @@ def test_auto_takes_stylegan2_for_the_paper_and_flow_for_minutes_of_cpu_and_says
     assert any("flow" in reason and "CPU" in reason for reason in reasons)
 
 
+def test_openclip_is_taken_where_its_weights_are_and_only_there(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    setting = f"embedder_weights={weights}"
+    assert resolve(setting).embedder == "nnunet"
+    weights.touch()
+    assert resolve(setting).embedder == "openclip"
+    assert resolve(setting, "embedder=nnunet").embedder == "nnunet"
+
+
 def test_the_budget_follows_the_device_where_none_is_named() -> None:
     assert resolve(budget=None, device="cuda").budget == resolve(budget="paper").budget
     assert resolve(budget=None).budget == resolve(budget="small").budget
