@@ -61,8 +61,7 @@ class Contrast:
 
 def signed(value: float) -> str:
     """A difference of Dice as it is printed: +.012."""
-    text = f"{value:+.3f}".replace("0.", ".", 1)
-    return "+.000" if text == "-.000" else text
+    return f"{value:+.3f}".replace("0.", ".", 1)
 
 
 def contrast(

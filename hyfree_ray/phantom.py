@@ -79,10 +79,13 @@ def draw_phantom_site(index: int, seed: int, out: Path) -> None:
 
 def _site_cases(index: int, seed: int) -> list[tuple[Case, int]]:
     """The cases of a site in order, each with its number among its patient's slices."""
+    style = site_style(index, seed)
+    fewest, most = style.slices
     cases = []
-    for number in range(1, site_style(index, seed).patients + 1):
+    for number in range(1, style.patients + 1):
         patient = f"site-{index}_p{number:03d}"
-        for part in range(int(_rng(seed, index, patient, "slices").integers(2, 4))):
+        slices = _rng(seed, index, patient, "slices").integers(fewest, most, endpoint=True)
+        for part in range(slices):
             name = f"{patient}_s{part}"
             digest = hashlib.sha256(f"{PHANTOM_VERSION} {seed} {name}".encode())
             case = Case(

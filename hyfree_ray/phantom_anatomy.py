@@ -7,7 +7,7 @@ H, W: rows and columns of a slice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,13 +86,20 @@ def draw_patient(
     """Images (H, W) in scanner units and labels (H, W) of one patient's slices."""
     patient = _patient(style, rng)
     grid_HW = _grid(style)
-    gap = rng.uniform(14, 20)
+    gap = rng.uniform(20, 36) / (slices - 1)
+    placed = rng.normal(0, 5, 2)
+    style = replace(
+        style, noise=style.noise * rng.uniform(0.7, 1.3), blur=style.blur * rng.uniform(0.8, 1.3)
+    )
     field_HW = _smooth_noise(style, rng, 60.0)
     texture_HW = _smooth_noise(style, rng, 4.0)
     drawn = []
     for number in range(slices):
         z = (number - (slices - 1) / 2) * gap + rng.uniform(-3, 3)
-        moved_HW = (grid_HW[0] + rng.normal(0, 1.5), grid_HW[1] + rng.normal(0, 1.5))
+        moved_HW = tuple(
+            axis_HW + shift
+            for axis_HW, shift in zip(grid_HW, placed + rng.normal(0, 1.5, 2), strict=True)
+        )
         image_HW, label_HW, tissue_HW = _paint(patient, style, moved_HW, z)
         fresh_HW = _smooth_noise(style, rng, 4.0)
         image_HW += style.texture * tissue_HW * (texture_HW + fresh_HW) / np.sqrt(2)
@@ -143,14 +150,14 @@ def _blob(
 
 
 def _patient(style: SiteStyle, rng: np.random.Generator) -> _Patient:
-    size = rng.normal(1, 0.06)
+    size = rng.normal(1, 0.08)
     half = (88 * size * rng.normal(1, 0.04), 122 * size * rng.normal(1, 0.04))
     greys = {field.name: getattr(style.greys, field.name) for field in fields(Greys)}
     organ = _blob(
         rng,
-        (-8 * size + rng.normal(0, 6), -52 * size + rng.normal(0, 6)),
-        (44 * size * rng.normal(1, 0.12), 50 * size * rng.normal(1, 0.12)),
-        irregular=0.09,
+        (-8 * size + rng.normal(0, 8), -50 * size + rng.normal(0, 8)),
+        (42 * size * rng.normal(1, 0.15), 48 * size * rng.normal(1, 0.15)),
+        irregular=0.1,
         turn=rng.normal(0, 0.3),
     )
     twin = _blob(

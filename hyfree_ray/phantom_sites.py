@@ -32,6 +32,8 @@ class SiteStyle:
     """A hospital's patients and scanner."""
 
     patients: int
+    slices: tuple[int, int]
+    """Fewest and most slices a patient."""
     matrix: tuple[int, int]
     """Rows and columns."""
     spacing: tuple[float, float]
@@ -63,10 +65,10 @@ _T1 = Greys(
     fat=0.66, muscle=0.36, organ=0.54, lesion=0.84, twin=0.46, vessel=0.30, fluid=0.14, bone=0.44
 )
 _T1_ENHANCED = Greys(
-    fat=0.40, muscle=0.42, organ=0.48, lesion=0.80, twin=0.70, vessel=0.86, fluid=0.12, bone=0.22
+    fat=0.40, muscle=0.40, organ=0.54, lesion=0.82, twin=0.72, vessel=0.88, fluid=0.12, bone=0.22
 )
 _T2 = Greys(
-    fat=0.68, muscle=0.28, organ=0.40, lesion=0.66, twin=0.52, vessel=0.16, fluid=0.95, bone=0.42
+    fat=0.76, muscle=0.24, organ=0.42, lesion=0.72, twin=0.55, vessel=0.14, fluid=1.00, bone=0.40
 )
 _T1_LOW_FIELD = Greys(
     fat=0.60, muscle=0.34, organ=0.52, lesion=0.80, twin=0.44, vessel=0.28, fluid=0.16, bone=0.42
@@ -75,10 +77,11 @@ _T1_LOW_FIELD = Greys(
 _FIRST_SITES = (
     SiteStyle(
         patients=60,
+        slices=(2, 3),
         matrix=(88, 112),
         spacing=(2.7, 2.7),
         greys=_T1,
-        spread=0.045,
+        spread=0.05,
         noise=0.035,
         blur=1.6,
         shading=0.25,
@@ -90,12 +93,13 @@ _FIRST_SITES = (
         rim=0.0,
     ),
     SiteStyle(
-        patients=27,
+        patients=20,
+        slices=(3, 4),
         matrix=(64, 80),
         spacing=(3.7, 3.7),
         greys=_T2,
-        spread=0.06,
-        noise=0.065,
+        spread=0.07,
+        noise=0.05,
         blur=2.4,
         shading=0.35,
         texture=0.035,
@@ -107,10 +111,11 @@ _FIRST_SITES = (
     ),
     SiteStyle(
         patients=45,
+        slices=(2, 3),
         matrix=(104, 128),
         spacing=(2.3, 2.4),
         greys=_T1_ENHANCED,
-        spread=0.04,
+        spread=0.045,
         noise=0.03,
         blur=1.2,
         shading=0.4,
@@ -122,11 +127,12 @@ _FIRST_SITES = (
         rim=0.08,
     ),
     SiteStyle(
-        patients=30,
+        patients=21,
+        slices=(3, 4),
         matrix=(80, 96),
         spacing=(3.0, 3.1),
         greys=_T1_LOW_FIELD,
-        spread=0.055,
+        spread=0.07,
         noise=0.055,
         blur=2.0,
         shading=0.3,
@@ -139,10 +145,11 @@ _FIRST_SITES = (
     ),
     SiteStyle(
         patients=90,
+        slices=(2, 3),
         matrix=(96, 112),
         spacing=(2.5, 2.7),
         greys=replace(_T2, fat=0.62, muscle=0.30, organ=0.42, lesion=0.70, fluid=0.90),
-        spread=0.055,
+        spread=0.06,
         noise=0.045,
         blur=1.8,
         shading=0.3,
@@ -168,7 +175,7 @@ def site_style(index: int, seed: int) -> SiteStyle:
     shifts = {name: grey + rng.normal(0, 0.02) for name, grey in vars(base.greys).items()}
     return replace(
         base,
-        patients=int(25 * (90 / 25) ** rng.uniform()),
+        patients=int(20 * (90 / 20) ** rng.uniform()),
         matrix=(round(base.matrix[0] / zoom / 2) * 2, round(base.matrix[1] / zoom / 2) * 2),
         spacing=(round(base.spacing[0] * zoom, 2), round(base.spacing[1] * zoom, 2)),
         greys=Greys(**shifts),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hyfree_ray.config import Experiment
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.errors import PrivacyError, ReleaseError
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.scores import POOL
 from hyfree_ray.seeds import seed_of
-from hyfree_ray.site import ROUND
+from hyfree_ray.site import RELEASE_VERSIONS, ROUND
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Artifact, Parcel, write_json
+from hyfree_ray.store import Parcel, digest_of, write_json
 
 EXPORTS = {"train_general": ("model/*",)}
 
@@ -26,7 +27,7 @@ class PoolParty(Party):
     """The centre's program.
 
     Args:
-        key: the experiment's key; names the folder of its rounds.
+        key: the experiment's key; with the versions of the stages it names the rounds' folder.
         federation: what releases must have been made for.
         dataset: the task's channels and labels.
         experiment: the settings.
@@ -44,55 +45,88 @@ class PoolParty(Party):
         runner: Runner,
     ) -> None:
         super().__init__(POOL, root, runner, EXPORTS)
-        self.key = key
         self.federation = federation
         self.dataset = dataset
         self.experiment = experiment
-        self.taken: dict[str, tuple[Artifact, Artifact]] = {}
-        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.round = root / "rounds" / digest_of([key, RELEASE_VERSIONS])[:16]
+        self._taken: dict[str, dict[str, Any]] = {}
 
     async def take(self, site: str, parcel: Parcel) -> dict[str, Any]:
-        """Take one site's release in: it is checked, or its outcome noted. Returns the outcome."""
-        outcome = {"outcome": "released", "reason": None, "rejection_rate": None, "images": 0}
-        outcome.update({name: parcel.result[name] for name in outcome if name in parcel.result})
-        if outcome["outcome"] == "released":
-            received = self.receive(parcel)
-            try:
-                checked = await self.run(
-                    check_release,
-                    release=received,
-                    site=site,
-                    dataset=self.dataset,
-                    federation=self.federation,
-                    round_number=ROUND,
-                )
-                self.taken[site] = (received, checked)
-            except ReleaseError as error:
-                outcome |= {"outcome": "refused", "reason": str(error), "images": 0}
-        self.outcomes[site] = outcome
-        return outcome
+        """Take one site's release in, or note that it withheld. What is wrong is refused.
 
-    def close(self) -> dict[str, str] | None:
-        """Close the round: who is in is written once, and read ever after.
+        Returns:
+            outcome (released, withheld or refused), reason, rejection_rate, images.
+        """
+        told = {"outcome": "released", "rejection_rate": None} | dict(parcel.result)
+        entry: dict[str, Any] = {"site": site, "release": None, "checked": None, "images": 0}
+        entry |= {"outcome": "withheld", "reason": told.get("reason")}
+        entry["rejection_rate"] = told["rejection_rate"]
+        if told["outcome"] != "withheld":
+            try:
+                entry |= await self._check(site, parcel)
+            except (ReleaseError, PrivacyError) as error:
+                entry |= {"outcome": "refused", "reason": str(error)}
+        self._taken[site] = entry
+        if not self.runner.planning:
+            path = self.round / "in" / f"{site}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, entry)
+        return {name: entry[name] for name in ("outcome", "reason", "rejection_rate", "images")}
+
+    async def _check(self, site: str, parcel: Parcel) -> dict[str, Any]:
+        if parcel.sender != site or parcel.stage != "release":
+            raise ReleaseError(site, "site", f"a parcel of {parcel.sender[:40]!a}")
+        received = self.receive(parcel)
+        checked = await self.run(
+            check_release,
+            release=received,
+            site=site,
+            dataset=self.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+        )
+        images = 0 if checked.record is None else checked.result["images"]
+        return {
+            "outcome": "released",
+            "reason": None,
+            "images": images,
+            "release": received.key,
+            "checked": checked.key,
+        }
+
+    def taken(self, site: str) -> dict[str, Any] | None:
+        """What became of a site's release: remembered, or read where this process is new."""
+        if site not in self._taken:
+            try:
+                self._taken[site] = json.loads((self.round / "in" / f"{site}.json").read_text())
+            except FileNotFoundError:
+                return None
+        return self._taken[site]
+
+    def close(self, sites: Sequence[str]) -> dict[str, str] | None:
+        """Close the round when all sites are in. Who was in is written once, and read ever after.
 
         Returns:
             Release keys by site, sorted; None where there are fewer than two.
         """
-        path = self.store.root / "rounds" / self.key[:16] / f"{ROUND}.json"
+        path = self.round / f"{ROUND}.json"
         if path.exists():
             members: dict[str, str] = json.loads(path.read_text())["releases"]
         else:
-            members = {site: taken[0].key for site, taken in sorted(self.taken.items())}
+            entries = {site: self.taken(site) for site in sorted(sites)}
+            missing = [site for site, entry in entries.items() if entry is None]
+            assert not missing, f"{missing} are not in"
+            members = {site: e["release"] for site, e in entries.items() if e and e["release"]}
             if not self.runner.planning:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, {"round": ROUND, "releases": members})
         return members if len(members) >= FEWEST_RELEASES else None
 
-    async def general(self) -> Parcel | None:
-        """Train the general model on the releases of the round; None where there are too few."""
-        members = self.close()
-        if members is None:
-            return None
+    async def general(self, members: Mapping[str, str]) -> Parcel:
+        """Train the general model on the releases of the round.
+
+        Args:
+            members: what `close` returned.
+        """
         unet = self.experiment.budget.unet
         sites = sorted(members)
         releases = {
@@ -119,7 +153,9 @@ class PoolParty(Party):
         return self.export(trained)
 
     async def picture(self, site: str) -> bytes | None:
-        """The contact sheet of a site's release, PNG; None where the site is not in."""
-        if site not in self.taken or self.runner.planning:
+        """The contact sheet of a site's release, PNG; None where there is none."""
+        entry = self.taken(site)
+        if entry is None or entry["checked"] is None:
             return None
-        return (self.taken[site][1].path / "samples.png").read_bytes()
+        checked = self.store.find_key("check_release", entry["checked"])
+        return None if checked.record is None else (checked.path / "samples.png").read_bytes()

@@ -64,13 +64,13 @@ async def simulate(
         return list(await gather(*calls))
 
     outcomes = await gather(*(contribute(name) for name in sites))
-    members = await pool.call("close")
+    members = await pool.call("close", list(sites))
     scoring = []
     if members is None:
         told("fewer than two releases: there is no general model and nothing to fine-tune")
     else:
         told(f"pool closed with {len(members)} releases: {', '.join(sorted(members))}")
-        general = pool.call("general")
+        general = pool.call("general", members)
         scoring.append(score("general", POOL, general))
         for name, site in sites.items():
             scoring.append(score("finetuned", name, site.call("model", "finetuned", general)))

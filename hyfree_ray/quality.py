@@ -71,12 +71,13 @@ def best_snapshot(scores: list[SnapshotScore]) -> int:
     """Index of the snapshot with the lowest KID plus what it pays for lying too near.
 
     The reference chose by FID against the very images that were trained on, which favours
-    copies. Here a snapshot pays its shortfall times the worst KID of all, so that one whose
-    samples are copies is never better than the worst honest one.
+    copies. Here a snapshot pays its shortfall times the span of all KIDs, so that one whose
+    samples are copies comes no better than the worst; of equals the one farther away is taken.
     """
-    worst = max(max(score.kid for score in scores), 0.0)
-    totals = [score.kid + score.shortfall * worst for score in scores]
-    return int(np.argmin(totals))
+    kids = [score.kid for score in scores]
+    span = max(kids) - min(kids)
+    totals = [(score.kid + score.shortfall * span, score.shortfall) for score in scores]
+    return totals.index(min(totals))
 
 
 def density_and_coverage(sample_NF: np.ndarray, real_MF: np.ndarray) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.budget import Budget
 from hyfree_ray.config import Experiment
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.seeds import seed_of
@@ -17,9 +18,23 @@ from hyfree_ray.stages.quality import choose_snapshot, quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
 from hyfree_ray.stages.training import train_generator, train_segmenter
-from hyfree_ray.store import Artifact, Parcel, write_json
+from hyfree_ray.store import Artifact, Parcel, file_digest, write_json
 
 ROUND = 1
+
+RELEASE_VERSIONS = tuple(
+    one.version
+    for one in (
+        draw_phantom,
+        prepare,
+        train_generator,
+        train_segmenter,
+        choose_snapshot,
+        synthesise,
+        release,
+    )
+)
+"""Versions of the stages that make a release: when one is raised, a round starts anew."""
 
 EXPORTS = {"release": ("release.arrow", "manifest.json")}
 """All that a hospital hands out."""
@@ -54,6 +69,19 @@ class Site:
     def training_images(self) -> int:
         """Slices to train on; a 2D case is one."""
         return len(self.part("train"))
+
+
+def images_shown(site: Site, budget: Budget) -> int:
+    """Length of the generator's training (METHOD: N thousand images for N training images)."""
+    generator = budget.generator
+    shown = generator.images_shown_per_image * site.training_images
+    return max(generator.min_images_shown, shown)
+
+
+def quota(site: Site, budget: Budget) -> int:
+    """Images that the site would release (METHOD: ten for each training image)."""
+    wanted = max(1, round(budget.synthesis.per_real * site.training_images))
+    return min(wanted, budget.synthesis.max_images or wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +132,14 @@ class SiteParty(Party):
             dataset=site.dataset,
             caps=self.experiment.budget.plan.model_dump(),
         )
-        images_shown = max(
-            budget.generator.min_images_shown,
-            budget.generator.images_shown_per_image * site.training_images,
-        )
+        shown = images_shown(site, budget)
         generator, segmenter = await gather(
             self.run(
                 train_generator,
                 prepared=prepared,
                 backend=experiment.generator,
                 max_channels=getattr(budget.generator, f"{experiment.generator}_max_channels"),
-                images_shown=images_shown,
+                images_shown=shown,
                 snapshots=budget.generator.snapshots,
                 mirror=experiment.mirror,
                 precision=experiment.precision,
@@ -128,23 +153,22 @@ class SiteParty(Party):
             segmenter=segmenter,
             prepared=prepared,
             backend=experiment.generator,
-            images_shown=images_shown,
+            images_shown=shown,
             embedder=experiment.embedder,
-            embedder_weights=experiment.embedder_weights,
+            **self.weights(),
             precision=experiment.precision,
             seed=self.seed("choice"),
         )
-        quota = round(budget.synthesis.per_real * site.training_images)
         samples = await self.run(
             synthesise,
             generator=generator,
             segmenter=segmenter,
             prepared=prepared,
             choice=choice,
-            quota=min(quota, budget.synthesis.max_images or quota),
+            quota=quota(site, budget),
             percentile=experiment.threshold_percentile,
             embedder=experiment.embedder,
-            embedder_weights=experiment.embedder_weights,
+            **self.weights(),
             precision=experiment.precision,
             seed=self.seed("samples"),
         )
@@ -157,7 +181,7 @@ class SiteParty(Party):
             dataset=site.dataset,
             federation=self.federation,
             round_number=ROUND,
-            card={"generator": experiment.generator, "images_shown": images_shown},
+            card={"generator": experiment.generator, "images_shown": shown},
             seed=self.seed("release"),
         )
         self.keep_for_the_site(samples)
@@ -184,7 +208,7 @@ class SiteParty(Party):
             segmenter=done.segmenter,
             prepared=done.prepared,
             embedder=self.experiment.embedder,
-            embedder_weights=self.experiment.embedder_weights,
+            **self.weights(),
         )
 
     # --- the protocol, second half -----------------------------------------------------------
@@ -249,6 +273,14 @@ class SiteParty(Party):
             return await self.run(draw_phantom, **self.site.phantom)
         assert self.site.folder is not None
         return Artifact(stage="data", key=self.site.key, path=self.site.folder, record={})
+
+    def weights(self) -> dict[str, Artifact]:
+        """OpenCLIP's weights as an input, known by their content; none where it is not used."""
+        if self.experiment.embedder != "openclip":
+            return {}
+        path = Path(str(self.experiment.embedder_weights))
+        key = file_digest(path)
+        return {"embedder_weights": Artifact(stage="weights", key=key, path=path, record={})}
 
     async def train(
         self,

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
+import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +25,8 @@ from typing import Any
 
 from hyfree_ray.errors import HyfreeError, PrivacyError
 from hyfree_ray.files import replacing
+
+log = logging.getLogger("hyfree_ray")
 
 STORE_VERSION = 1
 
@@ -37,6 +42,13 @@ def canonical_json(value: Any) -> str:
 def digest_of(value: Any) -> str:
     """sha256 (64 hex digits) of a JSON value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@functools.cache
+def file_digest(path: Path) -> str:
+    """sha256 (64 hex digits) of a file's content, read once a process."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -167,14 +179,18 @@ class Store:
         """Take a parcel in. The same parcel twice is one.
 
         Raises:
-            PrivacyError: a file name that would leave the folder it is put into.
+            PrivacyError: names that would leave the folder they are put into, or other content
+                than was received under the same key.
         """
+        _check_parcel(parcel)
         artifact = self.received(parcel.stage, parcel.key, parcel.sender)
         if artifact.record is not None:
+            if artifact.record["sha256"] != parcel.sha256:
+                raise PrivacyError(
+                    f"{parcel.sender}: refused a second {parcel.stage} with other content under "
+                    "the same key; the first is kept"
+                )
             return artifact
-        for name in parcel.files:
-            if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-                raise PrivacyError(f"{parcel.sender}: refused a parcel with a file outside of it")
         with locked(artifact.path):
             for name, content in parcel.files.items():
                 target = artifact.path / name
@@ -192,6 +208,19 @@ class Store:
         return self.received(parcel.stage, parcel.key, parcel.sender)
 
 
+def _check_parcel(parcel: Parcel) -> None:
+    """Refuse names that are not those of a party, a stage, a key and files below a folder."""
+    sender = parcel.sender
+    named = sender not in {"", ".", ".."} and not set(sender) & set("/\\\0")
+    keyed = re.fullmatch("[0-9a-f]{64}", parcel.key) is not None
+    inside = all(
+        not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+        for name in parcel.files
+    )
+    if not (named and keyed and inside and parcel.stage.isidentifier()):
+        raise PrivacyError(f"{sender[:40]!a}: refused a parcel with a name outside of it")
+
+
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
     """The record of a finished stage, or None where the folder is missing or unfinished."""
     try:
@@ -205,34 +234,44 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, patience_s: float = 0.2) -> Iterator[None]:
-    """Hold a folder for one process. The lock dies with the process that holds it."""
+    """Hold a folder for one process. The lock dies with the process that holds it.
+
+    It is a POSIX record lock: children that a library forks do not inherit it, so that orphans of
+    a killed process do not keep it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
+        begun, told = time.monotonic(), False
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
+            except (BlockingIOError, PermissionError):
+                if not told and time.monotonic() - begun > 5:
+                    log.info("another process works on %s; waiting for it", folder.name)
+                    told = True
                 time.sleep(patience_s)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield
 
 
-def open_root(root: Path) -> Path:
-    """Create the store's root or check that it is one that this version can read.
+def open_root(root: Path, *, create: bool = True) -> Path:
+    """Check that the store's root is one that this version can read; create it if it is missing.
 
     Raises:
         HyfreeError: not writable, not a store, or written by another version.
     """
     marker = root / "store.json"
     try:
-        root.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
-            if any(root.iterdir()):
+            if root.exists() and (not root.is_dir() or any(root.iterdir())):
                 raise HyfreeError(
                     f"{root}: the folder is not empty and not a store; name another by --store"
                 )
+            if not create:
+                return root
+            root.mkdir(parents=True, exist_ok=True)
             write_json(marker, {"store_version": STORE_VERSION})
         found = json.loads(marker.read_text()).get("store_version")
     except (OSError, ValueError) as error:

@@ -94,7 +94,7 @@ def test_an_interval_that_touches_zero_does_not_help() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0124, "+.012"), (-0.5, "-.500"), (0, "+.000"), (-0.0001, "+.000"), (-1, "-1.000")],
+    [(0.0124, "+.012"), (-0.5, "-.500"), (0, "+.000"), (-0.0001, "-.000"), (-1, "-1.000")],
 )
 def test_differences_are_printed_with_their_sign(value: float, text: str) -> None:
     assert signed(value) == text

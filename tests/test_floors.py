@@ -20,7 +20,7 @@ FLOORS = (
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
-        "pictures", "quality",
+        "pictures", "quality", "labelling",
     ),
     ("store", "stage", "config", "stages", "party", "site", "pool", "protocol", "simulation"),
     ("progress", "costs", "observer", "tracking"),

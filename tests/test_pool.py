@@ -98,7 +98,7 @@ def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(
     assert f"({rule})" in bad["reason"]
     for site in ("site-2", "site-3"):
         take(pool, site, parcel(simulation, site, tmp_path))
-    members = pool.close()
+    members = pool.close(["site-1", "site-2", "site-3"])
     assert members is not None
     assert sorted(members) == ["site-2", "site-3"]
 
@@ -113,7 +113,7 @@ def test_another_sites_release_is_refused(
 
 def test_a_site_that_withholds_is_in_without_a_release(pool: PoolParty) -> None:
     result = {"outcome": "withheld", "reason": "too small", "rejection_rate": 0.9, "images": 0}
-    empty = Parcel(sender="site-1", stage="release", key="k" * 64, files={}, result=result)
+    empty = Parcel(sender="site-1", stage="release", key="c" * 64, files={}, result=result)
     assert take(pool, "site-1", empty) == result
     assert asyncio.run(pool.picture("site-1")) is None
 
@@ -122,8 +122,33 @@ def test_one_release_makes_no_general_model(
     pool: PoolParty, simulation: Simulation, tmp_path: Path
 ) -> None:
     take(pool, "site-1", parcel(simulation, "site-1", tmp_path))
-    assert pool.close() is None
-    assert asyncio.run(pool.general()) is None
+    empty = Parcel(
+        sender="site-2",
+        stage="release",
+        key="c" * 64,
+        files={},
+        result={"outcome": "withheld", "reason": "too small", "rejection_rate": 0.9},
+    )
+    take(pool, "site-2", empty)
+    assert pool.close(["site-1", "site-2"]) is None
+
+
+def test_a_pool_that_lost_its_memory_finds_what_it_had_taken(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    for site in ("site-1", "site-2"):
+        take(pool, site, parcel(simulation, site, tmp_path))
+    again = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    assert sorted(again.close(["site-1", "site-2"]) or {}) == ["site-1", "site-2"]
+    assert asyncio.run(again.picture("site-2")) == asyncio.run(pool.picture("site-2"))
+
+
+def test_a_round_does_not_close_over_a_site_that_is_not_in(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    take(pool, "site-1", parcel(simulation, "site-1", tmp_path))
+    with pytest.raises(AssertionError, match="site-2"):
+        pool.close(["site-1", "site-2"])
 
 
 def test_who_was_in_is_written_once_and_not_by_order_of_arrival(
@@ -131,8 +156,8 @@ def test_who_was_in_is_written_once_and_not_by_order_of_arrival(
 ) -> None:
     for site in ("site-2", "site-1"):
         take(pool, site, parcel(simulation, site, tmp_path))
-    first = pool.close()
+    first = pool.close(["site-1", "site-2"])
     take(pool, "site-3", parcel(simulation, "site-3", tmp_path))
-    assert pool.close() == first
+    assert pool.close(["site-1", "site-2", "site-3"]) == first
     (written,) = (tmp_path / "store").glob("pool/rounds/*/1.json")
     assert list(json.loads(written.read_text())["releases"]) == ["site-1", "site-2"]

@@ -63,6 +63,11 @@ def test_copies_lose_even_to_the_worst_honest_snapshot() -> None:
     assert best_snapshot(scores) == 0
 
 
+def test_copies_lose_where_kids_are_below_zero_too() -> None:
+    scores = [SnapshotScore(kid=-0.02, shortfall=1.0), SnapshotScore(kid=-0.01, shortfall=0.0)]
+    assert best_snapshot(scores) == 1
+
+
 def test_density_and_coverage_are_near_one_for_real_and_fall_with_collapse() -> None:
     real = features(150, 0)
     density, coverage = density_and_coverage(features(150, 1), real)

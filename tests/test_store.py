@@ -88,7 +88,7 @@ def test_an_export_holds_the_named_files_only(tmp_path: Path) -> None:
 def test_a_parcel_received_twice_is_one_and_carries_its_hash(tmp_path: Path) -> None:
     store = Store(tmp_path, "pool", {})
     parcel = Parcel(
-        sender="site-1", stage="release", key="k" * 64, files={"a/b": b"x"}, result={"images": 1}
+        sender="site-1", stage="release", key="c" * 64, files={"a/b": b"x"}, result={"images": 1}
     )
     first, second = store.receive(parcel), store.receive(parcel)
     assert first == second
@@ -97,10 +97,32 @@ def test_a_parcel_received_twice_is_one_and_carries_its_hash(tmp_path: Path) -> 
     assert first.record["sha256"] == parcel.sha256
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"sender": "../site-2"}, {"sender": ".."}, {"stage": "a/b"}, {"key": "../" * 20 + "aaaa"}],
+)
+def test_a_parcels_own_names_cannot_leave_either(tmp_path: Path, changes: dict[str, str]) -> None:
+    named = {"sender": "site-1", "stage": "release", "key": "a" * 64, **changes}
+    with pytest.raises(PrivacyError, match="refused a parcel"):
+        Store(tmp_path, "pool", {}).receive(Parcel(files={"x": b""}, result={}, **named))
+
+
+def test_other_content_under_the_same_key_is_refused_and_the_first_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path, "pool", {})
+    first, second = (
+        Parcel(sender="site-1", stage="release", key="b" * 64, files={"x": text}, result={})
+        for text in (b"one", b"two")
+    )
+    kept = store.receive(first)
+    with pytest.raises(PrivacyError, match="other content"):
+        store.receive(second)
+    assert (kept.path / "x").read_bytes() == b"one"
+
+
 @pytest.mark.parametrize("name", ["../outside", "/absolute", "a/../../b", "nul\0"])
 def test_a_parcel_cannot_write_outside_its_folder(tmp_path: Path, name: str) -> None:
-    parcel = Parcel(sender="site-1", stage="release", key="k" * 64, files={name: b"x"}, result={})
-    with pytest.raises(PrivacyError, match="site-1: refused"):
+    parcel = Parcel(sender="site-1", stage="release", key="c" * 64, files={name: b"x"}, result={})
+    with pytest.raises(PrivacyError, match="refused a parcel"):
         Store(tmp_path / "pool", "pool", {}).receive(parcel)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], [".lock"])
 
@@ -157,3 +179,8 @@ def test_a_store_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HyfreeError, match="cannot keep a store here"):
         open_root(tmp_path / "file" / "store")
+
+
+def test_looking_at_a_store_creates_nothing(tmp_path: Path) -> None:
+    open_root(tmp_path / "store", create=False)
+    assert not (tmp_path / "store").exists()

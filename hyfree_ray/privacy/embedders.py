@@ -17,21 +17,19 @@ Embed = Callable[[np.ndarray], np.ndarray]
 OPENCLIP_MODEL = "ViT-g-14"
 """The paper's embedder, with the weights `laion2b_s12b_b42k`: 1024 features."""
 
-EMBEDDERS = ("nnunet", "openclip")
-
 
 def load_embedder(
     name: str,
     *,
     model: Path,
-    weights: str | None,
+    weights: Path | None,
     window_C: tuple[np.ndarray, np.ndarray],
     device: str,
 ) -> Embed:
     """The embedder: images_NCHW in physical units to features_NF, float32, of length 1.
 
     Args:
-        name: one of `EMBEDDERS`.
+        name: "nnunet" or "openclip".
         model: folder of the site's own nnU-Net.
         weights: file with OpenCLIP's weights.
         window_C: physical intensities, per channel, that are shown to OpenCLIP as black and white.
@@ -47,8 +45,8 @@ def load_embedder(
     return _openclip(weights, window_C, device)
 
 
-def _openclip(weights: str | None, window_C: tuple[np.ndarray, np.ndarray], device: str) -> Embed:
-    if weights is None or not Path(weights).is_file():
+def _openclip(weights: Path | None, window_C: tuple[np.ndarray, np.ndarray], device: str) -> Embed:
+    if weights is None or not weights.is_file():
         raise HyfreeError(
             f"embedder 'openclip': no weights at {weights}; set embedder_weights to the file of "
             f"{OPENCLIP_MODEL}, or take --set embedder=nnunet"
@@ -62,7 +60,7 @@ def _openclip(weights: str | None, window_C: tuple[np.ndarray, np.ndarray], devi
         ) from error
     import torch
 
-    network, _, _ = open_clip.create_model_and_transforms(OPENCLIP_MODEL, pretrained=weights)
+    network, _, _ = open_clip.create_model_and_transforms(OPENCLIP_MODEL, pretrained=str(weights))
     network = network.to(device).eval()
     side = network.visual.image_size
     size = (side, side) if isinstance(side, int) else tuple(side)

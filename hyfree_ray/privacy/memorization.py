@@ -11,7 +11,7 @@ Shapes: N images, C channels, H height, W width, F features, V variants of an im
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,20 +23,18 @@ Embed = Callable[[np.ndarray], np.ndarray]
 """images_NCHW to features_NF of length 1."""
 
 
-def variants(images_NCHW: np.ndarray) -> list[np.ndarray]:
+def variants(images_NCHW: np.ndarray) -> Iterator[np.ndarray]:
     """The images, mirrored on either axis, each of these also shifted by `SHIFT` pixels four ways.
 
-    Returns:
+    Yields:
         15 arrays of the input's shape; the first is the input. Shifts repeat the edge.
     """
-    found = []
     for mirrored in (images_NCHW, images_NCHW[..., ::-1], images_NCHW[..., ::-1, :]):
-        found.append(np.ascontiguousarray(mirrored))
+        yield np.ascontiguousarray(mirrored)
         padded = np.pad(mirrored, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)), mode="edge")
         height, width = mirrored.shape[2:]
         for top, left in ((0, SHIFT), (2 * SHIFT, SHIFT), (SHIFT, 0), (SHIFT, 2 * SHIFT)):
-            found.append(np.ascontiguousarray(padded[..., top : top + height, left : left + width]))
-    return found
+            yield np.ascontiguousarray(padded[..., top : top + height, left : left + width])
 
 
 @dataclass(frozen=True, kw_only=True)

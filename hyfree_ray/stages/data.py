@@ -39,7 +39,12 @@ def prepare(
     import numpy as np
 
     from hyfree_ray.generator_view import build_view
-    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, read_image, read_label
+    from hyfree_ray.segmenters.nnunet.data import (
+        crop_to_content,
+        plan_and_preprocess,
+        read_image,
+        read_label,
+    )
 
     labels: Mapping[str, int] = dataset["labels"]
     plan = plan_and_preprocess(
@@ -53,7 +58,7 @@ def prepare(
     shares: dict[str, list[float]] = {name: [] for name, value in labels.items() if value != 0}
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
-        for image_CHW in image_CZHW.transpose(1, 0, 2, 3):
+        for image_CHW in crop_to_content(image_CZHW).transpose(1, 0, 2, 3):
             slices.append((image_CHW, (spacing[1], spacing[2])))
             patients.append(case["patient"])
             training.append(case["part"] == "train")

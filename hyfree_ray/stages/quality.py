@@ -37,9 +37,9 @@ def choose_snapshot(
     backend: str,
     images_shown: int,
     embedder: str,
-    embedder_weights: str | None,
     precision: str,
     seed: int,
+    embedder_weights: Path | None = None,
 ) -> dict[str, Any]:
     """Choose the EMA snapshot by KID to held-out images, with a price on lying too near."""
     import time
@@ -85,14 +85,15 @@ def choose_snapshot(
         context.progress(
             step,
             len(names),
-            {"kid": score.kid, "shortfall": score.shortfall, "images_shown": shown},
+            {"kid": score.kid, "images_shown": shown},
         )
     chosen = best_snapshot(scores)
     return {
         "snapshot": names[chosen],
         "reason": "lowest KID to held-out images, nearness to training images priced in",
         "kid": [score.kid for score in scores],
-        "shortfall": [score.shortfall for score in scores],
+        # Distances to training images tell membership: no finer than a twentieth.
+        "shortfall": [round(score.shortfall * 20) / 20 for score in scores],
         "samples": count,
         "seconds": round(time.monotonic() - begun, 2),
     }
@@ -107,14 +108,17 @@ def quality_card(
     segmenter: Path,
     prepared: Path,
     embedder: str,
-    embedder_weights: str | None,
+    embedder_weights: Path | None = None,
 ) -> dict[str, Any]:
-    """What a site should know of its own synthetic images. Stays at the site (and its simulation).
+    """What a site should know of its own synthetic images.
 
     KID to held-out images beside the floor (held-out against training images), density and
-    coverage, distances to the nearest training image beside those of held-out images, and the
-    share of the image that each label takes, synthetic and real.
+    coverage, and the share of the image that each label takes, synthetic and real. Distances to
+    training images tell membership: they go into `distances.json`, which stays at the site, and
+    only a share rounded to a twentieth is told.
     """
+    import json
+
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
@@ -138,7 +142,11 @@ def quality_card(
     training_KF = embed(view.physical(view.images_NCHW[view.training_N]))
     held_out_MF = embed(view.physical(held_out_NCHW))
     density, coverage = density_and_coverage(sample_NF, held_out_MF)
-    quartiles = (25, 50, 75)
+    nearest_N = distances(sample_NF, training_KF).min(axis=1)
+    nearest_M = distances(held_out_MF, training_KF).min(axis=1)
+    table = {"samples": nearest_N.tolist(), "held_out": nearest_M.tolist()}
+    (context.out / "distances.json").write_text(json.dumps(table))
+    nearer = float((nearest_N < np.median(nearest_M)).mean())
     return {
         "images": len(stored_NCHW),
         "held_out_images": len(held_out_NCHW),
@@ -146,12 +154,7 @@ def quality_card(
         "kid_floor": kid(training_KF, held_out_MF),
         "density": density,
         "coverage": coverage,
-        "nearest_training_quartiles": [
-            float(q) for q in np.percentile(distances(sample_NF, training_KF).min(1), quartiles)
-        ],
-        "nearest_training_quartiles_held_out": [
-            float(q) for q in np.percentile(distances(held_out_MF, training_KF).min(1), quartiles)
-        ],
+        "nearer_than_median_held_out": round(nearer * 20) / 20,
         "label_share_synthetic": read_result(release).get("label_share"),
         "label_share_real": read_result(prepared)["label_share"],
     }

@@ -26,9 +26,9 @@ def synthesise(
     quota: int,
     percentile: float,
     embedder: str,
-    embedder_weights: str | None,
     precision: str,
     seed: int,
+    embedder_weights: Path | None = None,
 ) -> dict[str, Any]:
     """Sample until `quota` images have passed the memorisation filter, or decide to withhold.
 
@@ -121,6 +121,7 @@ def release(
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.labelling import content_box
     from hyfree_ray.privacy.sampling import LEVELS
     from hyfree_ray.release import ReleaseMetadata, write_release
     from hyfree_ray.seeds import seed_of
@@ -134,13 +135,14 @@ def release(
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
     scale_C = (view.high_C - view.low_C) / LEVELS
     model = Model(segmenter / "model", context.device)
-    labels = []
-    for stored_CHW in stored_NCHW:
+    labels_NHW = np.zeros((len(stored_NCHW), *stored_NCHW.shape[2:]), np.uint8)
+    for done, stored_CHW in enumerate(stored_NCHW, start=1):
         physical_CHW = stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
-        labels.append(model.segment_slice(physical_CHW, model.plan.spacing))
-        if len(labels) % 32 == 0 or len(labels) == len(stored_NCHW):
-            context.progress(len(labels), len(stored_NCHW), {})
-    labels_NHW = np.stack(labels)
+        box = content_box(stored_CHW)
+        inside_CHW = physical_CHW[(slice(None), *box)]
+        labels_NHW[done - 1][box] = model.segment_slice(inside_CHW, view.spacing)
+        if done % 32 == 0 or done == len(stored_NCHW):
+            context.progress(done, len(stored_NCHW), {})
     metadata = ReleaseMetadata(
         site=site,
         channel_names=tuple(dataset["channel_names"].values()),

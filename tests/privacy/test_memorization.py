@@ -31,7 +31,7 @@ def fitted(count: int = 60, per_patient: int = 3) -> tuple[MemorisationFilter, n
 
 def test_variants_are_the_mirrored_and_shifted_images() -> None:
     real = images(2, 1, channels=2)
-    found = variants(real)
+    found = list(variants(real))
     assert len(found) == 15
     np.testing.assert_array_equal(found[0], real)
     np.testing.assert_array_equal(found[5], real[..., ::-1])
@@ -45,7 +45,7 @@ def test_variants_are_the_mirrored_and_shifted_images() -> None:
     [
         lambda x: x,
         lambda x: x[..., ::-1],
-        lambda x: variants(x)[4],
+        lambda x: list(variants(x))[4],
         lambda x: x + 0.01 * np.random.default_rng(3).normal(size=x.shape),
     ],
     ids=["exact", "mirrored", "shifted", "noisy"],
@@ -74,6 +74,6 @@ def test_near_copies_within_a_patient_do_not_tighten_the_threshold() -> None:
 
 def test_the_nearest_image_is_found_in_its_shifted_form() -> None:
     rule, real = fitted()
-    distances, indices = rule.nearest(embed(variants(real)[2]))
+    distances, indices = rule.nearest(embed(list(variants(real))[2]))
     np.testing.assert_array_equal(indices, np.arange(len(real)))
     assert distances.max() < rule.threshold

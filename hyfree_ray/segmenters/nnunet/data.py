@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 )
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -67,6 +69,8 @@ def nnunet_environment(
         "nnUNet_preprocessed": str(root / "preprocessed"),
         "nnUNet_results": str(results or root / "results"),
         "nnUNet_n_proc_DA": str(augmenters),
+        # On a GPU nnU-Net compiles its network, for which Triton needs a C compiler.
+        "nnUNet_compile": "true" if shutil.which("cc") or shutil.which("gcc") else "false",
     }
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -302,6 +306,12 @@ def read_image(
     image_CZHW, properties = reader().read_images(names)
     depth, height, width = (float(s) for s in properties["spacing"])
     return image_CZHW, (depth, height, width)
+
+
+def crop_to_content(image_CZHW: np.ndarray) -> np.ndarray:
+    """The image without its margins of zeros, as nnU-Net's preprocessing crops it."""
+    cropped_CZHW, _, _ = crop_to_nonzero(image_CZHW)
+    return np.asarray(cropped_CZHW)
 
 
 def read_label(file: Path, dataset_json: Mapping[str, Any]) -> np.ndarray:

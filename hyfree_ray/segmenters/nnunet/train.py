@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ class ResumableTrainer(nnUNetTrainer):
             self.grad_scaler = None
         self.best_epoch = -1
         self.best_weights: dict[str, torch.Tensor] = {}
+        self.has_evidence = False
+        """Whether any validation batch so far had foreground, in the reference or predicted."""
 
     def prepare(
         self,
@@ -140,15 +143,18 @@ class ResumableTrainer(nnUNetTrainer):
         return getattr(network, "_orig_mod", network)
 
     def initialize(self) -> None:
-        if self.is_ddp and self.device.type == "cpu":
-            # nnU-Net wraps with device_ids=[rank], which only fits the GPUs of one machine.
+        if self.is_ddp:
+            # nnU-Net wraps with device_ids=[global rank], which only fits the GPUs of one machine.
             self._set_batch_size_and_oversample()
             self.is_ddp = False
             batch = (self.batch_size, self.oversample_foreground_percent)
             super().initialize()
             self.batch_size, self.oversample_foreground_percent = batch
             self.is_ddp = True
-            self.network = torch.nn.parallel.DistributedDataParallel(self.network)
+            devices = None if self.device.type == "cpu" else [self.device.index]
+            self.network = torch.nn.parallel.DistributedDataParallel(
+                self.network, device_ids=devices
+            )
             self.loss = self._build_loss()
         else:
             super().initialize()
@@ -164,13 +170,29 @@ class ResumableTrainer(nnUNetTrainer):
         seed_everything(seed_of(self.seed, "epoch", self.current_epoch, rank))
         super().on_epoch_start()
 
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's pseudo-Dice; an epoch without any foreground leaves its EMA as it was.
+
+        nnU-Net makes it NaN, which no later epoch is ever better than.
+        """
+        before = self.logger.get_value("ema_fg_dice", step=None)
+        before = before[-1] if before else 0.0
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+            super().on_validation_epoch_end(val_outputs)
+        logged = self.logger.local_logger.my_fantastic_logging
+        if np.isfinite(logged["mean_fg_dice"][-1]):
+            self.has_evidence = True
+        else:
+            logged["mean_fg_dice"][-1] = logged["ema_fg_dice"][-1] = before
+
     def on_epoch_end(self) -> None:
         latest = {
             name: float(self.logger.get_value(name, step=-1))
             for name in ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
         }
         ema = latest["ema_fg_dice"]
-        if self._best_ema is None or ema > self._best_ema:
+        if self._best_ema is None or ema > self._best_ema or not self.has_evidence:
             self._best_ema = ema
             self.best_epoch = self.current_epoch
             self.best_weights = {
@@ -210,6 +232,7 @@ class ResumableTrainer(nnUNetTrainer):
             "best_ema": self._best_ema,
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
+            "has_evidence": self.has_evidence,
         }
 
     def resume(self, epoch: int, state: Mapping[str, Any]) -> None:
@@ -225,6 +248,7 @@ class ResumableTrainer(nnUNetTrainer):
         self._best_ema = state["best_ema"]
         self.best_epoch = state["best_epoch"]
         self.best_weights = dict(state["best_weights"])
+        self.has_evidence = state["has_evidence"]
         self.current_epoch = epoch
 
 
@@ -238,7 +262,7 @@ def train(
     report: Progress,
     initial: Path | None = None,
     each_epoch: Callable[[int], None] | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train nnU-Net's `2d` configuration on a prepared set of cases.
 
     In an initialised process group the ranks share the batch as nnU-Net's DDP does; rank 0
@@ -279,7 +303,7 @@ def train(
         _save_best(trainer, folder / "model", plans, dataset_json)
     return {
         "rank": trainer.local_rank,
-        "best_ema_pseudo_dice": float(trainer._best_ema or 0.0),
+        "best_ema_pseudo_dice": trainer._best_ema if trainer.has_evidence else None,
         "best_epoch": trainer.best_epoch,
         "iterations": schedule.epochs * schedule.iterations,
     }
@@ -292,8 +316,7 @@ def _save_best(
     dataset_json: Mapping[str, Any],
 ) -> None:
     network = trainer.bare_network()
-    if trainer.best_weights:  # empty only where no validation pixel is foreground in any epoch
-        network.load_state_dict(trainer.best_weights)
+    network.load_state_dict(trainer.best_weights)
     axes = trainer.inference_allowed_mirroring_axes
     details = {
         "inference_allowed_mirroring_axes": None if axes is None else [int(a) for a in axes],
