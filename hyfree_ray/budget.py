@@ -75,6 +75,8 @@ class Budget(_Strict):
     unet: UNetBudget
     generator: GeneratorBudget
     synthesis: SynthesisBudget
+    phantom_sites: int = Field(ge=1)
+    """Phantom hospitals where no number is given."""
     generator_backend: str
     """What `--generator auto` takes."""
     generator_reason: str

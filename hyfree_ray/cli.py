@@ -57,7 +57,9 @@ _FORMAT = click.option(
 
 
 @main.command(epilog=EXIT_CODES)
-@click.option("--sites", type=int, help="Hospitals; 5 phantom ones where no data are given.")
+@click.option(
+    "--sites", type=click.IntRange(1), help="Hospitals; 5 phantom ones where no data are given."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

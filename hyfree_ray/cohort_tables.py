@@ -13,6 +13,7 @@ from typing import Any
 
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.image_facts import READERS
+from hyfree_ray.scores import POOL
 
 MAX_CSV_BYTES = 16 << 20
 MAX_JSON_BYTES = 16 << 20
@@ -148,6 +149,10 @@ def check_site_names(names: Iterable[str]) -> None:
                 f" '-', '_', '.' and spaces, a letter or digit first, {MAX_SITE_NAME_BYTES} bytes"
             )
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        if folded == POOL:
+            raise HyfreeError(
+                f"sites.csv: the site name {name!a} is taken: the centre is called so; rename it"
+            )
         if folded in known:
             raise HyfreeError(
                 f"sites.csv: site names {known[folded]!a} and {name!a} differ only in"

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +57,15 @@ class Experiment(BaseModel):
 
     def key(self, cohort: str, site_keys: Mapping[str, str]) -> str:
         """Identity of the experiment: settings and the data of all sites."""
-        return digest_of([self.model_dump(mode="json"), cohort, dict(sorted(site_keys.items()))])
+        settings = self.model_dump(mode="json", exclude=_NOT_SETTINGS)
+        return digest_of([settings, cohort, dict(sorted(site_keys.items()))])
+
+
+_NOT_SETTINGS: dict[str, Any] = {
+    "embedder_weights": True,
+    "budget": {"generator_backend", "generator_reason", "phantom_sites"},
+}
+"""What `auto` was resolved by, and a path: the resolved values are in the key."""
 
 
 class Runtime(BaseModel):
@@ -101,10 +111,10 @@ def resolve_experiment(
     values: dict[str, Any] = {"budget": budget_values(budget)}
     _merge(values, written, str(file))
     values.update({name: value for name, value in fields.items() if value is not None})
-    for override in overrides:
-        _set(values, override)
     if generator is not None:
         values["generator"] = generator
+    for override in overrides:
+        _set(values, override)
     reasons = [
         f"budget {budget}: "
         + ("the lengths of the paper" if budget == "paper" else "shorter and narrower, same rules")
@@ -145,7 +155,17 @@ def find_device() -> Literal["cpu", "cuda"]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in {"", "-1"}:
         return "cpu"
-    return "cuda" if any(Path("/proc/driver/nvidia/gpus").glob("*")) else "cpu"
+    return "cuda" if Path("/dev/nvidia0").exists() and _torch_has_cuda() else "cpu"
+
+
+def _torch_has_cuda() -> bool:
+    """Whether the installed torch is a CUDA build, from its version file as text."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    text = (Path(spec.origin).parent / "version.py").read_text()
+    found = re.search(r"^cuda\b[^=]*=\s*(\S+)", text, re.MULTILINE)
+    return found is not None and found.group(1) != "None"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

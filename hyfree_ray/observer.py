@@ -107,7 +107,10 @@ class Observer:
     async def watch(self, parties: Sequence[Handle]) -> None:
         """Poll the parties until cancelled."""
         while True:
-            await self.poll(parties)
+            try:
+                await self.poll(parties)
+            except Exception as error:  # what is watched matters more than the watching
+                log.warning("progress is not shown for a while (%s)", type(error).__name__)
             await asyncio.sleep(POLL_S)
 
     async def poll(self, parties: Sequence[Handle]) -> None:
@@ -221,7 +224,9 @@ class Observer:
             **summary.to_json(),
             "cohort": self.simulation.cohort,
             "experiment_key": self.simulation.key,
-            "experiment": self.simulation.experiment.model_dump(mode="json"),
+            "experiment": self.simulation.experiment.model_dump(
+                mode="json", exclude={"embedder_weights"}
+            ),
             "reasons": list(self.simulation.reasons),
             "derived": self.derived(),
             "compute": self.compute(),
@@ -266,6 +271,18 @@ class Observer:
             {"name": "process_name", "ph": "M", "pid": row, "args": {"name": owner}}
             for row, owner in enumerate(owners)
         ]
+        ends: dict[str, list[float]] = defaultdict(list)
+
+        def row_of(record: Mapping[str, Any]) -> int:
+            """The first row of its party that is free: what overlaps is drawn below each other."""
+            rows = ends[record["owner"]]
+            for row, end in enumerate(rows):
+                if end <= record["started"]:
+                    rows[row] = record["ended"]
+                    return row
+            rows.append(record["ended"])
+            return len(rows) - 1
+
         for entry in sorted(self.entries.values(), key=lambda e: e["record"]["started"]):
             record = entry["record"]
             events.append(
@@ -276,7 +293,7 @@ class Observer:
                     "ts": round(record["started"] * 1e6),
                     "dur": round((record["ended"] - record["started"]) * 1e6),
                     "pid": owners.index(record["owner"]),
-                    "tid": entry["name"],
+                    "tid": row_of(record),
                     "args": {"owner": record["owner"], "device": record["device"]},
                 }
             )

@@ -39,14 +39,14 @@ class PoolParty(Party):
         self,
         key: str,
         federation: str,
-        dataset: dict[str, Any],
+        dataset: Mapping[str, Any],
         experiment: Experiment,
         root: Path,
         runner: Runner,
     ) -> None:
         super().__init__(POOL, root, runner, EXPORTS)
         self.federation = federation
-        self.dataset = dataset
+        self.dataset = dict(dataset)
         self.experiment = experiment
         self.round = root / "rounds" / digest_of([key, RELEASE_VERSIONS])[:16]
         self._taken: dict[str, dict[str, Any]] = {}

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from hyfree_ray import protocol
 from hyfree_ray.cohort import partition_at_random, read_cohort
-from hyfree_ray.config import Runtime, find_device, resolve_experiment
+from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import Cost, estimate
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.log import set_up_logging
@@ -32,6 +33,7 @@ from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation, sites_of
+from hyfree_ray.site import images_shown, quota
 from hyfree_ray.store import open_root
 
 log = logging.getLogger("hyfree_ray")
@@ -41,18 +43,15 @@ GO_ON = "nothing is lost: to go on, give the same command again"
 FEW_IMAGES = 40
 """Training images under which nearly all samples were seen to be near copies."""
 
-PHANTOM_SITES = 5
-SMOKE_SITES = 2
-
 
 def run_simulate(**options: Any) -> int:
     """Run the command; see `simulate` for the options. Returns the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return _simulate(**options)
-    except StageError as error:
-        click.echo(f"error: {error}", err=True)
-        code = 1
+    except _FailedError as failed:
+        click.echo(f"error: {failed.__cause__}", err=True)
+        code = failed.code
     except KeyboardInterrupt:
         click.echo(f"interrupted; {GO_ON}", err=True)
         code = 130
@@ -63,6 +62,14 @@ def run_simulate(**options: Any) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+class _FailedError(Exception):
+    """A run failed after stages were started. Its cause is one line to print."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class _TerminatedError(BaseException):
@@ -106,9 +113,8 @@ def _simulate(
             raise HyfreeError(
                 f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1"
             )
-        if not dry_run:
-            open_root(runtime.store)
-        cohort, found = _sites(data, partition, sites, budget, experiment, store, dry_run)
+        open_root(runtime.store, create=False)
+        cohort, found = _sites(data, partition, sites, experiment, runtime.store)
         simulation = Simulation(
             cohort=cohort, sites=found, experiment=experiment, reasons=tuple(reasons)
         )
@@ -118,7 +124,8 @@ def _simulate(
         if dry_run:
             _print_plan(planned, output)
             return 0
-        summary = _run(simulation, planned, runtime)
+        open_root(runtime.store)
+        summary = _run_or_leave(simulation, planned, runtime)
     _print_results(summary, simulation, runtime, output)
     return 0
 
@@ -128,6 +135,7 @@ def _connected(address: str) -> Iterator[None]:
     from hyfree_ray.runners.ray import connect, disconnect
 
     connect(address)
+    signal.signal(signal.SIGTERM, _terminated)  # Ray puts its own in place
     try:
         yield
     finally:
@@ -148,15 +156,13 @@ def _sites(
     data: Path | None,
     partition: str,
     number: int | None,
-    budget: str | None,
-    experiment: Any,
+    experiment: Experiment,
     store: Path,
-    dry_run: bool,
 ) -> tuple[str, Mapping[str, Any]]:
     if data is None:
         if partition == "random":
             raise HyfreeError("--partition random: phantom sites are drawn apart; give --data")
-        count = number or (SMOKE_SITES if budget == "smoke" else PHANTOM_SITES)
+        count = number or experiment.budget.phantom_sites
         cohort = phantom_cohort(count, experiment.seed, store)
         drawn = {
             name: {
@@ -168,7 +174,8 @@ def _sites(
         }
         return cohort.name, sites_of(cohort, experiment.fold, phantom=drawn)
     random = partition == "random"
-    cache = None if dry_run else store / "digests.json"
+    # A first run reads the data before it makes the store, so that bad data leave nothing behind.
+    cache = store / "digests.json" if store.exists() else None
     cohort = read_cohort(data, digest_cache=cache, fill_folds=not random)
     if random:
         if number is None:
@@ -185,25 +192,46 @@ def _sites(
 def _announce(
     simulation: Simulation, planned: Planned, cost: Cost, runtime: Runtime, output: str
 ) -> None:
-    if output == "json":
-        return
+    """Say what will run and which numbers follow from what; as JSON only warnings, on stderr."""
     total, missing = len(planned.steps), len(planned.missing)
-    click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
-    for reason in simulation.reasons:
-        click.echo(f"  {reason}")
-    click.echo(f"  store: {runtime.store}")
-    if missing == 0:
-        click.echo("  everything is done already")
-    elif missing < total:
-        click.echo(f"  {total - missing} stages are done already, {missing} are left")
-    for site in simulation.sites.values():
-        if missing and site.training_images < FEW_IMAGES:
-            click.echo(
-                f"  warning: {site.name} has {site.training_images} training images; under "
-                f"{FEW_IMAGES} a generator mostly copies: its release is likely to be withheld"
+    if output == "text":
+        click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
+        for reason in (*simulation.reasons, *_derived(simulation)):
+            click.echo(f"  {reason}")
+        click.echo(f"  store: {runtime.store}")
+        if missing == 0:
+            click.echo("  everything is done already")
+        elif missing < total:
+            click.echo(f"  {total - missing} stages are done already, {missing} are left")
+    for site in simulation.sites.values() if missing else ():
+        if site.training_images < FEW_IMAGES:
+            log.warning(
+                f"{site.name} has {site.training_images} training images; under {FEW_IMAGES} a "
+                "generator mostly copies: its release is likely to be withheld"
             )
     if missing and cost.worth_saying:
-        click.echo(f"  {cost.words}")
+        log.warning(cost.words)
+
+
+def _derived(simulation: Simulation) -> list[str]:
+    """The numbers that follow from the budget and the data, each with its reason."""
+    budget = simulation.experiment.budget
+    unet, generator, synthesis = budget.unet, budget.generator, budget.synthesis
+    both = unet.epochs + unet.finetune_epochs
+    lines = [
+        f"local and general: {unet.epochs} epochs of {unet.iterations} batches; fine-tuning: "
+        f"{unet.finetune_epochs}; local2x: {both}, as many as general and fine-tuning together"
+    ]
+    for site in simulation.sites.values():
+        shown, images = images_shown(site, budget), quota(site, budget)
+        most = f", at most {synthesis.max_images}" if synthesis.max_images else ""
+        lines.append(
+            f"{site.name}: {site.training_images} training images: its generator is shown {shown} "
+            f"({generator.images_shown_per_image} times each, at least "
+            f"{generator.min_images_shown}); it would release {images} "
+            f"({synthesis.per_real:g} for each{most})"
+        )
+    return lines
 
 
 def _print_plan(planned: Planned, output: str) -> None:
@@ -228,6 +256,19 @@ def _print_plan(planned: Planned, output: str) -> None:
             needs = "device" if device else "cpu"
             state = "done" if done else "to run"
             click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
+
+
+def _run_or_leave(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, Any]:
+    """Run, and turn what fails on the way into an exit code."""
+    try:
+        return _run(simulation, planned, runtime)
+    except HyfreeError as error:
+        raise _FailedError(2) from error
+    except StageError as error:
+        raise _FailedError(1) from error
+    except Exception as error:
+        log.exception("this should not have happened; please report it")
+        raise _FailedError(1) from error
 
 
 def _run(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, Any]:
@@ -286,16 +327,18 @@ def _print_results(
     summary: Mapping[str, Any], simulation: Simulation, runtime: Runtime, output: str
 ) -> None:
     folder = runtime.store / "runs" / simulation.run
-    ui = f"mlflow ui --backend-store-uri sqlite:///{runtime.store}/mlflow.db --workers 1"
+    uri = shlex.quote(f"sqlite:///{runtime.store}/mlflow.db")
+    ui = f"mlflow ui --backend-store-uri {uri} --workers 1"
     if output == "json":
         click.echo(json.dumps({**summary, "folder": str(folder), "mlflow_ui": ui}))
         return
     console = Console()
     console.print(render_table(Summary.from_json(summary)))
     spent = time_table(summary["compute"])
-    click.echo(
-        "where the time went (all parties): "
-        + ", ".join(f"{IN_WORDS.get(name, name)} {clock(seconds)}" for name, seconds in spent[:8])
-    )
+    total = sum(seconds for _, seconds in spent)
+    click.echo(f"\nwhere the time went (all parties together: {clock(total)})")
+    for name, seconds in spent:
+        words = IN_WORDS.get(name, name)
+        click.echo(f"  {words:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
     click.echo(f"files: {folder}")
     click.echo(ui)

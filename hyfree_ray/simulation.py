@@ -57,14 +57,17 @@ class Simulation:
 
     def site_party(self, name: str, store: Path, runner: Runner) -> SiteParty:
         """One hospital."""
-        root = store / "sites" / name
+        root = self.root_of(name, store)
         return SiteParty(self.sites[name], self.experiment, self.federation, root, runner)
 
     def pool_party(self, store: Path, runner: Runner) -> PoolParty:
         """The centre."""
-        return PoolParty(
-            self.key, self.federation, dict(self.dataset), self.experiment, store / POOL, runner
-        )
+        root = self.root_of(POOL, store)
+        return PoolParty(self.key, self.federation, self.dataset, self.experiment, root, runner)
+
+    def root_of(self, party: str, store: Path) -> Path:
+        """A party's own folder in the store."""
+        return store / POOL if party == POOL else store / "sites" / party
 
 
 def sites_of(

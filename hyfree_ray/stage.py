@@ -150,16 +150,19 @@ def execute(
         spent_before = _spent(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
+        _forget_peak_memory()
         try:
             with _quiet(folder / "log.txt"), _single_threaded(device):
                 result = target(context, **arguments)
-        except HyfreeError:
+        except HyfreeError as error:
+            if type(error) is HyfreeError and not str(error).startswith(f"{owner}:"):
+                raise HyfreeError(f"{owner}: {error}") from error
             raise
         except Exception as error:
             trace = folder / "error.txt"
             trace.write_text(traceback.format_exc())
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise StageError(owner, call.stage, reason, str(trace)) from error
+            # The text may name a case: it stays with the party, in the trace.
+            raise StageError(owner, call.stage, type(error).__name__, str(trace)) from error
         seconds = time.monotonic() - clock + spent_before
         record = {
             "stage": call.stage,
@@ -175,9 +178,9 @@ def execute(
             "ended": time.time(),
             "seconds": seconds,
             "device": device,
-            "device_seconds": seconds if target.device else 0.0,
+            "device_seconds": seconds * result.get("workers", 1) if target.device else 0.0,
             "cpu_seconds": time.process_time() - cpu,
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_memory_mib": _peak_memory_mib(),
             "host": platform.node(),
             "versions": installed_versions(),
             "result": result,
@@ -246,10 +249,28 @@ def _quiet(log: Path) -> Iterator[None]:
         yield
 
 
+def _forget_peak_memory() -> None:
+    """Let the process's peak start anew: processes are used for one stage after the other."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mib() -> float:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 @contextlib.contextmanager
 def _single_threaded(device: str) -> Iterator[None]:
-    """One thread a stage on CPU: sums do not depend on the machine, and stages share its cores."""
+    """One thread a stage on CPU: sums do not depend on the machine, and stages share its cores.
+
+    torch's and those of numpy's linear algebra, whose sums differ with their number too.
+    """
     import torch
+    from threadpoolctl import threadpool_limits
 
     if device != "cpu":
         yield
@@ -257,6 +278,7 @@ def _single_threaded(device: str) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)

@@ -100,7 +100,21 @@ def test_random_partition_wants_a_number_and_data(data: Path, tmp_path: Path) ->
 def test_a_patient_in_two_sites(data: Path, tmp_path: Path) -> None:
     rewrite_sites(data, "site-2,", "other,", 1)
     line = refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
-    assert "two sites" in line or "sites" in line
+    assert "patient" in line
+    assert "site-2" in line
+    assert "other" in line
+
+
+def test_a_site_may_not_be_called_as_the_centre_is(data: Path, tmp_path: Path) -> None:
+    rewrite_sites(data, "site-2,", "Pool,")
+    line = refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+    assert "'Pool' is taken" in line
+
+
+def test_bad_data_leave_no_store_behind(data: Path, tmp_path: Path) -> None:
+    (data / "dataset.json").write_text("{")
+    refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_site_with_too_few_patients_is_told_what_to_do(data: Path, tmp_path: Path) -> None:
@@ -131,8 +145,7 @@ def test_a_label_value_that_dataset_json_does_not_know(data: Path, tmp_path: Pat
     described["labels"] = {"background": 0, "organ": 1}
     (data / "dataset.json").write_text(json.dumps(described))
     line = refused(call("simulate", "--data", data, "--store", tmp_path / "s"))
-    assert "2" in line
-    assert "label" in line
+    assert "value 2" in line or "values 2" in line, line
 
 
 def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from hyfree_ray.scores import read_results
 from hyfree_ray.store import RECORD
@@ -88,14 +91,42 @@ def test_the_timeline_is_a_chrome_trace_of_every_stage(whole: tuple[Path, str]) 
     assert all(event["dur"] >= 0 for event in stages)
 
 
-def test_real_images_stay_in_the_sites_folders(whole: tuple[Path, str]) -> None:
+def test_nothing_real_is_outside_the_sites_folders(whole: tuple[Path, str]) -> None:
+    """Every byte outside `sites/` is searched for names and for rows of real pixels."""
     store, _ = whole
-    audits = list(store.glob("sites/*/audit/nearest_pairs-*.png"))
-    assert len(audits) == 2
-    outside = [p for folder in ("pool", "runs", "mlartifacts") for p in (store / folder).rglob("*")]
-    assert not [p for p in outside if "nearest" in p.name or p.name == "view.npz"]
-    text = "".join(p.read_text(errors="ignore") for p in outside if p.suffix in {".json", ".csv"})
-    assert "p001" not in text  # names of phantom cases and patients
+    assert len(list(store.glob("sites/*/audit/nearest_pairs-*.png"))) == 2
+    raw = sorted(store.glob("sites/site-1/stages/draw_phantom-*/imagesTr/*.nii.gz"))
+    canaries = [path.name.removesuffix("_0000.nii.gz").encode() for path in raw]
+    for path in raw[:20]:
+        image_HW = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        middle = image_HW[len(image_HW) // 2]
+        canaries += [middle.tobytes(), middle.astype(np.float32).tobytes()]
+    canaries.append(str(store / "sites").encode())
+    outside = [
+        path
+        for path in store.rglob("*")
+        if path.is_file() and "sites" not in path.relative_to(store).parts[:1]
+    ]
+    assert any(path.name == "mlflow.db" for path in outside)
+    assert any(path.name == "release.arrow" for path in outside)
+    for path in outside:
+        content = path.read_bytes()
+        found = [canary[:40] for canary in canaries if canary in content]
+        assert not found, (path, found)
+
+
+def test_the_runs_folder_is_rebuilt_from_the_store(whole: tuple[Path, str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(whole[0], store)
+    folder = run_folder(store)
+    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    shutil.rmtree(folder)
+    again = simulate(store)
+    assert again.returncode == 0, again.stderr
+    after = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert after.keys() == before.keys()
+    for name in ("results.csv", "table.txt", "samples/site-1.png"):
+        assert after[Path(name)] == before[Path(name)], name
 
 
 def test_the_same_command_again_runs_nothing_and_says_the_same(whole: tuple[Path, str]) -> None:
@@ -116,30 +147,39 @@ def test_ray_and_no_ray_give_the_same_table(whole: tuple[Path, str], tmp_path: P
     assert table(tmp_path / "store") == table(whole[0])
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_table(
+def kill_at(store: Path, pattern: str, *options: str) -> None:
+    """Start a run and kill all of its process group once a file of that pattern is there."""
+    command = [sys.executable, "-m", "hyfree_ray.cli", "simulate", "--budget", "smoke"]
+    process = subprocess.Popen(
+        [*command, "--store", str(store), *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not list(store.glob(pattern)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, f"ended before {pattern}"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_run_goes_on_from_checkpoints_and_ends_with_the_same_table(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """SIGKILL of the whole process group in the middle of trainings, three times."""
+    """SIGKILL in the middle of each kind of training, the general one under Ray Train."""
     store = tmp_path / "store"
-    command = [sys.executable, "-m", "hyfree_ray.cli", "simulate", "--budget", "smoke"]
-    for stage in ("train_generator", "train_general", "prepare_for_general"):
-        process = subprocess.Popen(
-            [*command, "--store", str(store), "--ray", "off"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 200
-        while not list(store.glob(f"**/stages/{stage}-*/attempts.jsonl")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, f"ended before {stage}"
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_at(store, "**/train_generator-*/checkpoints/*.sha256", "--ray", "off")
+    kill_at(store, "**/train_segmenter-*/checkpoints/*.sha256", "--ray", "off")
+    kill_at(store, "pool/**/train_general-*/checkpoints/*.sha256", "--ray", "local")
+    kill_at(store, "**/prepare_for_general-*/record.json", "--ray", "off")
     done = simulate(store, "--ray", "off")
     assert done.returncode == 0, done.stderr
     assert "stages are done already" in done.stdout
     assert table(store) == table(whole[0])
+    attempts = list(store.glob("pool/stages/train_general-*/attempts.jsonl"))
+    assert len(attempts[0].read_text().splitlines()) == 2
 
 
 def test_one_more_site_reuses_what_the_others_have_done(whole: tuple[Path, str]) -> None:
@@ -153,24 +193,27 @@ def test_one_more_site_reuses_what_the_others_have_done(whole: tuple[Path, str])
     assert not any(step["done"] for step in steps if step["owner"] == "site-3")
 
 
+@pytest.mark.parametrize("ray", ["off", "local"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_soon_and_says_how_to_go_on(
-    tmp_path: Path, number: signal.Signals, code: int
+    tmp_path: Path, number: signal.Signals, code: int, ray: str
 ) -> None:
     store = tmp_path / "store"
     command = [sys.executable, "-m", "hyfree_ray.cli", "simulate", "--budget", "smoke"]
     process = subprocess.Popen(
-        [*command, "--store", str(store), "--ray", "off"],
+        [*command, "--store", str(store), "--ray", ray],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    while not list(store.glob("**/stages/train_generator-*/attempts.jsonl")):
+    while not list(store.glob("**/stages/prepare-*/attempts.jsonl")):
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
     begun = time.monotonic()
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert time.monotonic() - begun < 10
-    assert process.returncode == code
+    assert process.returncode == code, errors
     assert "give the same command again" in errors
     assert "Traceback" not in errors

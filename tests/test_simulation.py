@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hyfree_ray.cohort import Cohort
 from hyfree_ray.config import Experiment
 from hyfree_ray.runners.planning import PlanningRunner, plan
 from hyfree_ray.simulation import Simulation, sites_of
+from hyfree_ray.site import SiteParty
+from hyfree_ray.stage import Stage
+from hyfree_ray.store import Artifact, Parcel
 
 
 def keys(simulation: Simulation, store: Path) -> dict[tuple[str, str, int], str]:
@@ -84,14 +90,23 @@ def test_the_control_has_the_steps_of_general_and_fine_tuning_together(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:
     simulation = phantom_simulation(2)
-    unet = simulation.experiment.budget.unet
-    party = simulation.site_party("site-1", tmp_path, PlanningRunner())
-    import asyncio
+    epochs: dict[str, int] = {}
 
-    control = asyncio.run(party.control())
-    local = asyncio.run(simulation.site_party("site-1", tmp_path, PlanningRunner()).contribute())
-    assert control.key != local.segmenter.key
-    assert unet.epochs + unet.finetune_epochs == 6
+    class Listening(SiteParty):
+        async def run(self, stage: Stage, **arguments: Any) -> Artifact:
+            if stage.name == "train_segmenter":
+                epochs[arguments["role"]] = arguments["epochs"]
+            return await super().run(stage, **arguments)
+
+    party = Listening(
+        simulation.sites["site-1"], simulation.experiment, "f", tmp_path, PlanningRunner()
+    )
+    general = Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
+    asyncio.run(party.control())
+    asyncio.run(party.personalise(general))
+    unet = simulation.experiment.budget.unet
+    assert epochs["local"] == unet.epochs  # and so is general's
+    assert epochs["local2x"] == unet.epochs + epochs["finetuned"]
 
 
 def test_seeds_differ_by_site_and_stage_but_not_by_company(
@@ -116,6 +131,15 @@ def test_cases_travel_as_indices_in_the_order_of_names(
     site = sites_of(real_cohort("Dataset301_LungCXR"), 0)["CovidMulti"]
     assert [case["index"] for case in site.cases] == list(range(len(site.cases)))
     assert {case["patient"] for case in site.cases} == set(range(35))
+
+
+def test_what_the_pool_is_told_names_no_case(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    simulation = phantom_simulation(2)
+    told = (simulation.key, simulation.federation, dict(simulation.dataset), simulation.experiment)
+    names = [case["name"] for case in simulation.sites["site-1"].cases]
+    assert names[0].encode() not in pickle.dumps(told)
 
 
 def test_no_patient_is_in_two_parts(real_cohort: Callable[[str], Cohort]) -> None:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
+from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.party import Party
+from hyfree_ray.pool import PoolParty
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation
+from hyfree_ray.site import Site, SiteParty
 from hyfree_ray.stage import Stage, execute
 from hyfree_ray.store import Call
 
@@ -73,6 +76,10 @@ class RayRunner:
             await task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
         except RayTaskError as error:
             raise cause_of(error) from None
+        except RayError as error:
+            # The process died, again and again: out of memory, or a node that is gone.
+            reason = type(error).__name__
+            raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -101,17 +108,28 @@ class _PartyProcess:
 class SiteActor(_PartyProcess):
     """A hospital."""
 
-    def __init__(self, simulation: Simulation, name: str, store: str, device: str) -> None:
-        runner = RayRunner(device, pin_of(name))
-        self.party = simulation.site_party(name, Path(store), runner)
+    def __init__(
+        self, site: Site, experiment: Experiment, federation: str, root: str, device: str
+    ) -> None:
+        runner = RayRunner(device, pin_of(site.name))
+        self.party = SiteParty(site, experiment, federation, Path(root), runner)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class PoolActor(_PartyProcess):
     """The centre."""
 
-    def __init__(self, simulation: Simulation, store: str, device: str) -> None:
-        self.party = simulation.pool_party(Path(store), RayRunner(device, pin_of(POOL)))
+    def __init__(
+        self,
+        key: str,
+        federation: str,
+        dataset: Mapping[str, Any],
+        experiment: Experiment,
+        root: str,
+        device: str,
+    ) -> None:
+        runner = RayRunner(device, pin_of(POOL))
+        self.party = PoolParty(key, federation, dataset, experiment, Path(root), runner)
 
 
 def pin_of(name: str) -> dict[str, float]:
@@ -136,17 +154,22 @@ class RayParty:
 def start_parties(
     simulation: Simulation, store: Path, device: str
 ) -> tuple[dict[str, RayParty], RayParty]:
-    """Start an actor for each site and one for the pool."""
-    sites = {
-        name: RayParty(
-            SiteActor.options(name=f"{simulation.run}:{name}", resources=pin_of(name)).remote(
-                simulation, name, str(store), device
-            )
+    """Start an actor for each site and one for the pool; each is told its own part only."""
+    experiment, federation = simulation.experiment, simulation.federation
+    sites = {}
+    for name, site in simulation.sites.items():
+        options = {"name": f"{simulation.run}:{name}", "resources": pin_of(name)}
+        root = str(simulation.root_of(name, store))
+        sites[name] = RayParty(
+            SiteActor.options(**options).remote(site, experiment, federation, root, device)
         )
-        for name in simulation.sites
-    }
     pool = PoolActor.options(name=f"{simulation.run}:{POOL}", resources=pin_of(POOL)).remote(
-        simulation, str(store), device
+        simulation.key,
+        federation,
+        dict(simulation.dataset),
+        experiment,
+        str(simulation.root_of(POOL, store)),
+        device,
     )
     return sites, RayParty(pool)
 

@@ -145,6 +145,35 @@ def test_a_set_without_foreground_is_planned(dataset_json: dict, tmp_path: Path)
     assert max(plan.patch_size) <= 40
 
 
+def test_validation_without_foreground_keeps_the_last_weights_and_says_so(
+    dataset_json: dict, tmp_path: Path
+) -> None:
+    """nnU-Net's pseudo-Dice is NaN then, than which no later epoch is better."""
+    import SimpleITK as sitk
+
+    for index in range(8):
+        pixels = np.random.default_rng(index).normal(100, 10, (40, 28)).astype(np.float32)
+        label = np.zeros((40, 28), np.uint8)
+        label[8:20, 6:16] = 1 if index < 6 else 0
+        pixels[label > 0] += 80
+        for name, array in ((f"a{index}_0000", pixels), (f"a{index}", label)):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nii.gz"))
+    cases = [
+        RawCase(
+            name=f"a{index}",
+            images=(tmp_path / f"a{index}_0000.nii.gz",),
+            label=tmp_path / f"a{index}.nii.gz",
+        )
+        for index in range(8)
+    ]
+    prepared, folder = tmp_path / "prepared", tmp_path / "trained"
+    plan_and_preprocess(prepared, cases, dataset_json, CAPS, validation=["a6", "a7"])
+    result = train(prepared, folder, schedule=SHORT, seed=1, device="cpu", report=ignore)
+    json.dumps(result, allow_nan=False)
+    assert result["best_ema_pseudo_dice"] is None or result["best_ema_pseudo_dice"] >= 0
+    assert (folder / "model" / "weights.safetensors").exists()
+
+
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
     prepared: Path, trained: Path, tmp_path: Path
 ) -> None:
