@@ -127,8 +127,8 @@ _FIRST_SITES = (
         rim=0.08,
     ),
     SiteStyle(
-        patients=21,
-        slices=(3, 4),
+        patients=16,
+        slices=(4, 5),
         matrix=(80, 96),
         spacing=(3.0, 3.1),
         greys=_T1_LOW_FIELD,
