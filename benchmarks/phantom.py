@@ -3,9 +3,10 @@
     python benchmarks/phantom.py [--seed 0] [--sites 5] [--steps 800] [--width 12]
 
 Trains a small plain U-Net at each site (local2x: as many steps as general and fine-tuning together)
-and one on all sites' real training data together, at 64 pixels, and prints Dice on the real test
-cases of every site (fold 0; mean of labels, then patients, then sites), with the two criteria that
-the phantom was frozen by. N images, C channels, H x W pixels, L labels with the background.
+and one on all sites' real training data together, at 64 pixels and on fold 0. Prints Dice at every
+site (case = mean of labels, then patients, then the site) and the two criteria. Scored are the
+fold's test cases and a fresh draw of the same site: five test patients alone leave too much chance.
+N images, C channels, H x W pixels, L labels with the background.
 """
 
 from __future__ import annotations

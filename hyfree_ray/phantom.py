@@ -4,7 +4,7 @@ A patient is a body with fat, spine, kidneys, bowel, a large organ (label 1) wit
 lesions (label 2), and a smaller organ of nearly the same grey. Sites differ in patients, matrix,
 spacing, order of the greys (T1-, T2- or fat-suppressed looks), noise, blur, shading and lesions.
 
-Frozen at PHANTOM_VERSION 1 by `benchmarks/phantom.py`, before any generator was trained on it.
+`benchmarks/phantom.py` measures, on real data only, what there is to gain.
 H, W: rows and columns of a slice.
 """
 

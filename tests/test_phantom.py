@@ -105,7 +105,7 @@ def test_every_site_up_to_the_limit_has_a_style_of_its_own() -> None:
     assert len({repr(style) for style in styles}) == MAX_SITES
     assert len({style.matrix for style in styles[:5]}) == 5
     for style in styles:
-        assert 25 <= style.patients <= 90
+        assert 16 <= style.patients <= 90
         assert style.matrix[0] != style.matrix[1]
         field = [n * step for n, step in zip(style.matrix, style.spacing, strict=True)]
         assert field == pytest.approx([236, 302], rel=0.06)
