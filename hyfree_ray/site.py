@@ -185,6 +185,7 @@ class SiteParty(Party):
             prepared=done.prepared,
             embedder=self.experiment.embedder,
             embedder_weights=self.experiment.embedder_weights,
+            seed=self.seed("membership"),
         )
 
     # --- the protocol, second half -----------------------------------------------------------

@@ -98,7 +98,7 @@ def choose_snapshot(
     }
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def quality_card(
     context: Context,
     *,
@@ -108,17 +108,19 @@ def quality_card(
     prepared: Path,
     embedder: str,
     embedder_weights: str | None,
+    seed: int,
 ) -> dict[str, Any]:
     """What a site should know of its own synthetic images. Stays at the site (and its simulation).
 
     KID to held-out images beside the floor (held-out against training images), density and
-    coverage, distances to the nearest training image beside those of held-out images, and the
-    share of the image that each label takes, synthetic and real.
+    coverage, distances to the nearest training image beside those of held-out images, the
+    share of the image that each label takes, synthetic and real, and what membership attacks find.
     """
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
+    from hyfree_ray.privacy.membership import Group, membership
     from hyfree_ray.privacy.sampling import restore
     from hyfree_ray.quality import density_and_coverage, distances, kid
 
@@ -152,6 +154,12 @@ def quality_card(
         "nearest_training_quartiles_held_out": [
             float(q) for q in np.percentile(distances(held_out_MF, training_KF).min(1), quartiles)
         ],
+        "membership": membership(
+            sample_NF,
+            Group(features_KF=training_KF, patients_K=view.patients_N[view.training_N]),
+            Group(features_KF=held_out_MF, patients_K=view.patients_N[~view.training_N]),
+            seed=seed,
+        ),
         "label_share_synthetic": read_result(release).get("label_share"),
         "label_share_real": read_result(prepared)["label_share"],
     }
