@@ -14,6 +14,9 @@ from hyfree_ray.stage import Context, read_result, stage
 if TYPE_CHECKING:
     import numpy as np
 
+FEWEST_HELD_OUT = 20
+"""Held-out images below which the card does not say whom the samples are nearer to."""
+
 
 @stage(version=2, device=True)
 def synthesise(
@@ -41,8 +44,9 @@ def synthesise(
     from hyfree_ray.pictures import nearest_pairs
     from hyfree_ray.privacy.detectors import Correlation, Features, Structure
     from hyfree_ray.privacy.embedders import load_embedder
+    from hyfree_ray.privacy.membership import nearer_to_training
     from hyfree_ray.privacy.memorization import MemorisationFilter
-    from hyfree_ray.privacy.sampling import draw_until
+    from hyfree_ray.privacy.sampling import draw_until, restore
     from hyfree_ray.privacy.self_test import self_test
     from hyfree_ray.seeds import seed_of
 
@@ -93,6 +97,12 @@ def synthesise(
     held_out_NCHW = view.images_NCHW[~view.training_N]
     held_out = rule.judge(held_out_NCHW) if len(held_out_NCHW) else None
     reason = drawn.reason_to_withhold
+    nearer = None
+    if len(held_out_NCHW) >= FEWEST_HELD_OUT and len(drawn.accepted_NCHW):
+        features = [
+            embed(images) for images in (restore(drawn.accepted_NCHW), real_NCHW, held_out_NCHW)
+        ]
+        nearer = nearer_to_training(*features, seed=seed_of(seed, "nearer"))
     return {
         "outcome": "released" if reason is None else "withheld",
         "reason": reason,
@@ -114,6 +124,7 @@ def synthesise(
         if held_out
         else None,
         "self_test": recall,
+        "nearer_to_training": nearer,
     }
 
 
@@ -171,6 +182,10 @@ def release(
             "statement": "Synthetic images. Not a declaration of anonymity.",
             "rejection_rate": round(found["rejection_rate"], 2),
             "rejects_of_honest_images": found["percentile"] / 100,
+            # Of accepted images, nearer to a training than to a held-out one; 0.5 is chance.
+            "nearer_to_training": None
+            if found["nearer_to_training"] is None
+            else round(20 * found["nearer_to_training"]) / 20,
             "embedder": found["embedder"],
             "self_test": {
                 alteration: {name: round(share, 2) for name, share in recall.items()}
