@@ -7,6 +7,7 @@ becomes one more reason to refuse. This is no sandbox: the child is the same use
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -21,6 +22,9 @@ from typing import Any
 import hyfree_ray
 from hyfree_ray.errors import ReleaseError
 from hyfree_ray.release import RELEASE_FILE, Limits, read_release
+
+_READY = b"ready"
+"""The child's first line: from here on, what ends it is a release's doing."""
 
 _START_SECONDS = 60
 """For the interpreter and its imports, on a machine that is busy."""
@@ -65,6 +69,10 @@ def check_releases(
     Returns:
         For each release, why it is refused. Beside the rules of `read_release` there are `memory`
         (it needs more than its size allows), `timeout` and `crash`.
+
+    Raises:
+        ChildProcessError: the child did not get as far as to open a release, which is no site's
+            fault: nothing is refused for it.
     """
     limits = limits or ChildLimits()
     found: list[ReleaseError | None] = []
@@ -114,17 +122,20 @@ def _one_child(handed: Sequence[Handed], limits: ChildLimits) -> list[ReleaseErr
         output, _ = child.communicate()
     finally:
         child.kill()
-    verdicts = _verdicts(output, handed)
+    ready, *lines = output.split(b"\n")[:-1] or [b""]
+    if ready != _READY:
+        raise ChildProcessError(f"the check of releases did not start (code {child.returncode})")
+    verdicts = _verdicts(lines, handed)
     if len(verdicts) < len(handed):
         site = handed[len(verdicts)].site
         verdicts.append(_how_it_ended(site, child.returncode, late))
     return verdicts
 
 
-def _verdicts(output: bytes, handed: Sequence[Handed]) -> list[ReleaseError | None]:
+def _verdicts(lines: Sequence[bytes], handed: Sequence[Handed]) -> list[ReleaseError | None]:
     """One line a release: `null`, or the rule and the message."""
     found: list[ReleaseError | None] = []
-    for line, one in zip(output.split(b"\n")[:-1], handed, strict=False):
+    for line, one in zip(lines, handed, strict=False):
         said = json.loads(line)
         found.append(None if said is None else ReleaseError(one.site, *said))
     return found
@@ -167,6 +178,11 @@ def _child() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     tasks = json.load(sys.stdin)
+    # Whoever interrupts a run signals its whole group; a release is not to be blamed for that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
+    print(_READY.decode(), flush=True)
     start = _address_space()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     for task in tasks:
@@ -194,6 +210,13 @@ def _verdict(task: dict[str, Any]) -> list[str] | None:
         # Not one of the faults that are expected of a file, so not one to rely on.
         return ["crash", f"checking it failed ({type(error).__name__})"]
     return None
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _address_space() -> int:

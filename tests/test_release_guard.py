@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +77,58 @@ def test_whatever_ends_the_child_refuses_that_release_and_the_others_are_checked
     ]  # fmt: skip
     assert time.monotonic() - begun < 30
     assert all("\n" not in str(error) for error in errors if error is not None)
+
+
+def test_a_child_that_cannot_start_is_no_reason_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text("import os; os._exit(3)")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    write(tmp_path / "good")
+    with pytest.raises(ChildProcessError, match="did not start"):
+        check_releases([handed(tmp_path / "good")])
+
+
+INTERRUPTED = """
+import sys, time
+import hyfree_ray.release as module
+honest = module.read_release
+def read_release(folder, **known):
+    (folder / "seen").symlink_to("nowhere")
+    time.sleep(1)
+    return honest(folder, **known)
+module.read_release = read_release
+"""
+
+
+def test_a_run_that_is_interrupted_does_not_refuse_the_release_it_was_checking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(INTERRUPTED)
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    write(tmp_path / "good")
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(check_releases, [handed(tmp_path / "good")])
+        while not (tmp_path / "good" / "seen").is_symlink():
+            time.sleep(0.01)
+        (child,) = guards_of(os.getpid())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(child, number)
+        assert checking.result() == [None]
+
+
+def guards_of(parent: int) -> list[int]:
+    """Processes that check releases for this one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            command = (folder / "cmdline").read_bytes()
+            its_parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            if b"hyfree_ray.release_guard" in command and int(its_parent) == parent:
+                found.append(int(folder.name))
+    return found
 
 
 def test_memory_is_bounded_by_the_size_of_the_file(tmp_path: Path) -> None:
