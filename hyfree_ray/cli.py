@@ -146,6 +146,70 @@ def results(run: str | None, store: Path, output: str) -> None:
     Console().print(render_table(Summary.from_json(summary)))
 
 
+@main.group(epilog=EXIT_CODES)
+def release() -> None:
+    """Check, look at and export releases: files of synthetic images that hospitals hand out.
+
+    FILE is a release.arrow with its manifest.json beside it, or the folder of both.
+
+    \b
+    Examples:
+      hyfree-ray release check inbox/*/release.arrow
+      hyfree-ray release show inbox/site-1 --picture site-1.png
+      hyfree-ray release export inbox/site-1 --to nnunet --out Dataset901_Synthetic
+    """
+
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@release.command(epilog=EXIT_CODES)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def check(files: tuple[Path, ...]) -> None:
+    """Check releases as the pool does: a line each; exit 2 where one is refused, with its rule."""
+    from hyfree_ray.release_command import run_check
+
+    sys.exit(run_check(files))
+
+
+@release.command(epilog=EXIT_CODES)
+@_FILE
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    default=Path("release.png"),
+    show_default=True,
+    help="The PNG that its first images and labels are drawn to.",
+)
+def show(file: Path, picture: Path) -> None:
+    """Print what a release says of itself, its card included, and draw its first images."""
+    from hyfree_ray.release_command import run_show
+
+    run_show(file, picture)
+
+
+@release.command(epilog=EXIT_CODES)
+@_FILE
+@click.option("--to", "target", type=click.Choice(["parquet", "nnunet", "png"]), required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to write to: a new one, or an empty one.",
+)
+def export(file: Path, target: str, out: Path) -> None:
+    """Write a release in a form that other tools read.
+
+    \b
+    parquet  one table: stored pixels as lists, the metadata in the schema
+    nnunet   an nnU-Net raw data set (2D NIfTI, in the site's units and spacing)
+    png      one PNG a channel, and one of labels, with stored values; metadata.json
+    """
+    from hyfree_ray.release_command import run_export
+
+    run_export(file, target, out)
+
+
 def find_run(store: Path, run: str | None) -> Path:
     """The folder of a finished run; the newest where none is named.
 

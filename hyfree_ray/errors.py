@@ -24,11 +24,11 @@ class ReleaseError(HyfreeError):
         super().__init__(f"{site}: release refused ({rule}): {message}")
         self.site = site
         self.rule = rule
+        self.message = message
 
     def __reduce__(self) -> tuple[type[ReleaseError], tuple[str, str, str]]:
         # Exceptions travel between processes by their `args`, which hold the joined message only.
-        message = str(self).split("): ", 1)[1]
-        return (ReleaseError, (self.site, self.rule, message))
+        return (ReleaseError, (self.site, self.rule, self.message))
 
 
 class StageError(Exception):

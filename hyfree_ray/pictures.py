@@ -74,7 +74,7 @@ def nearest_pairs(
     It shows real images: it stays at the site.
 
     Args:
-        distances: of each pair, in the units of the filter; written under it.
+        distances: of each pair, over the filter's threshold; written under it.
     """
     both = [synthetic_NCHW[:MOST_IMAGES], real_NCHW[:MOST_IMAGES]]
     upper_NHWC, note = _displayed(both[0], both)

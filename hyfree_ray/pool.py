@@ -10,12 +10,14 @@ from typing import Any
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import PrivacyError, ReleaseError
 from hyfree_ray.party import Party, Runner
+from hyfree_ray.release import MANIFEST_FILE
 from hyfree_ray.scores import POOL
 from hyfree_ray.seeds import seed_of
+from hyfree_ray.signing import SIGNATURE_FILE, is_signed_by
 from hyfree_ray.site import RELEASE_VERSIONS, ROUND
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Parcel, digest_of, write_json
+from hyfree_ray.store import Parcel, digest_of, write_bytes, write_json
 
 EXPORTS = {"train_general": ("model/*",)}
 
@@ -51,6 +53,30 @@ class PoolParty(Party):
         self.round = root / "rounds" / digest_of([key, RELEASE_VERSIONS])[:16]
         self._taken: dict[str, dict[str, Any]] = {}
 
+    def trust(self, site: str, public_key: bytes) -> None:
+        """Learn the key that a site signs with, from whoever runs the federation."""
+        if not self.runner.planning:
+            self.store.root.joinpath("trusted").mkdir(parents=True, exist_ok=True)
+            write_bytes(self.store.root / "trusted" / site, public_key)
+
+    def _check_signature(self, site: str, parcel: Parcel) -> None:
+        """Refuse what this site has not signed, before any of it is parsed or kept.
+
+        Raises:
+            ReleaseError: rule `signature`.
+        """
+        if parcel.sender != site or parcel.stage != "release":
+            raise ReleaseError(site, "site", "another party's parcel was handed in")
+        manifest = parcel.files.get(MANIFEST_FILE, b"")
+        signature = parcel.files.get(SIGNATURE_FILE)
+        known = self.store.root / "trusted" / site
+        if not known.is_file():
+            raise ReleaseError(site, "signature", "the pool has no public key of this site")
+        if signature is None:
+            raise ReleaseError(site, "signature", "the manifest is not signed")
+        if not is_signed_by(known.read_bytes(), manifest, signature):
+            raise ReleaseError(site, "signature", "the manifest is not signed by this site's key")
+
     async def take(self, site: str, parcel: Parcel) -> dict[str, Any]:
         """Take one site's release in, or note that it withheld. What is wrong is refused.
 
@@ -74,8 +100,8 @@ class PoolParty(Party):
         return {name: entry[name] for name in ("outcome", "reason", "rejection_rate", "images")}
 
     async def _check(self, site: str, parcel: Parcel) -> dict[str, Any]:
-        if parcel.sender != site or parcel.stage != "release":
-            raise ReleaseError(site, "site", f"a parcel of {parcel.sender[:40]!a}")
+        if not self.runner.planning:
+            self._check_signature(site, parcel)
         received = self.receive(parcel)
         checked = await self.run(
             check_release,

@@ -52,6 +52,7 @@ async def simulate(
     assessments: list[Awaitable[Any]] = []
 
     async def contribute(name: str) -> Mapping[str, Any]:
+        await pool.call("trust", name, sites[name].call("public_key"))
         outcome: Mapping[str, Any] = await pool.call("take", name, sites[name].call("hand_in"))
         told(_in_words(name, outcome))
         # While others finish and the pool trains, the site trains its control.

@@ -138,7 +138,7 @@ def read_pixels(file: memoryview, rows: int) -> tuple[Pixels, npt.NDArray[np.uin
     try:
         with pa.ipc.open_file(pa.py_buffer(file)) as reader:
             return _copy_batches(reader, rows, file.nbytes)
-    except LayoutError:
+    except (LayoutError, MemoryError):  # Arrow's own MemoryError is an ArrowException, too
         raise
     except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError, OSError) as error:
         raise LayoutError("arrow", f"Arrow cannot read it ({str(error)[:80]!a})") from error

@@ -5,20 +5,25 @@ from __future__ import annotations
 import shutil
 from asyncio import gather
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.budget import Budget
 from hyfree_ray.config import Experiment
 from hyfree_ray.party import Party, Runner
+from hyfree_ray.release import MANIFEST_FILE
 from hyfree_ray.seeds import seed_of
+from hyfree_ray.signing import SIGNATURE_FILE, signing_key
 from hyfree_ray.stages.data import draw_phantom, prepare, prepare_for_general
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
 from hyfree_ray.stages.training import train_generator, train_segmenter
 from hyfree_ray.store import Artifact, Parcel, file_digest, write_json
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ROUND = 1
 
@@ -195,8 +200,19 @@ class SiteParty(Party):
         )
 
     async def hand_in(self) -> Parcel:
-        """The release, on its way to the pool."""
-        return self.export((await self.contribute()).release)
+        """The release, signed, on its way to the pool."""
+        parcel = self.export((await self.contribute()).release)
+        if MANIFEST_FILE not in parcel.files or self.runner.planning:
+            return parcel
+        signature = self._key().sign(parcel.files[MANIFEST_FILE])
+        return replace(parcel, files={**parcel.files, SIGNATURE_FILE: signature})
+
+    def public_key(self) -> bytes:
+        """What the pool knows this site's signatures by; empty while planning."""
+        return b"" if self.runner.planning else self._key().public_key().public_bytes_raw()
+
+    def _key(self) -> Ed25519PrivateKey:
+        return signing_key(self.store.root / "keys" / "signing.key")
 
     async def assess(self) -> Artifact:
         """The site's quality card. Nothing waits for it."""
@@ -208,6 +224,7 @@ class SiteParty(Party):
             segmenter=done.segmenter,
             prepared=done.prepared,
             embedder=self.experiment.embedder,
+            seed=self.seed("membership"),
             **self.weights(),
         )
 

@@ -16,7 +16,8 @@ FLOORS = (
     (
         "cohort", "cohort_tables", "image_facts", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
-        "scores", "contrasts", "results", "results_table",
+        "release_guard", "signing", "release_export", "scores", "contrasts", "results",
+        "results_table",
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
@@ -25,7 +26,7 @@ FLOORS = (
     ("store", "stage", "config", "stages", "party", "site", "pool", "protocol", "simulation"),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
-    ("simulate_command", "cli"),
+    ("simulate_command", "release_command", "cli"),
 )  # fmt: skip
 
 DOORS = {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.release import ReleaseMetadata, write_release
 from hyfree_ray.runners.local import LocalRunner
+from hyfree_ray.signing import signing_key
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.store import Parcel, digest_of
 
@@ -24,7 +27,10 @@ def simulation(phantom_simulation: Callable[[int], Simulation]) -> Simulation:
 
 @pytest.fixture
 def pool(simulation: Simulation, tmp_path: Path) -> PoolParty:
-    return simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    party = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    for site in simulation.sites:
+        party.trust(site, key_of(tmp_path, site).public_key().public_bytes_raw())
+    return party
 
 
 def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -> Parcel:
@@ -59,8 +65,15 @@ def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -
         content = bytearray(files["release.arrow"])
         content[len(content) // 2] ^= 1
         files["release.arrow"] = bytes(content)
+    if changes.get("signed", True):
+        signer = str(changes.get("signer", site))
+        files["manifest.sig"] = key_of(folder, signer).sign(files["manifest.json"])
     result = {"outcome": "released", "reason": None, "rejection_rate": 0.1, "images": 6}
     return Parcel(sender=site, stage="release", key=digest_of(site), files=files, result=result)
+
+
+def key_of(folder: Path, site: str) -> Ed25519PrivateKey:
+    return signing_key(folder / "keys" / site)
 
 
 def take(pool: PoolParty, site: str, parcel: Parcel) -> dict:
@@ -85,6 +98,8 @@ def test_a_good_release_is_taken_and_can_be_looked_at(
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
+        ({"signed": False}, "signature"),
+        ({"signer": "site-2"}, "signature"),
         ({"flip": True}, "sha256"),
         ({"federation": "another"}, "experiment"),
         ({"labels": {"background": 0, "kidney": 1, "lesion": 2}}, "task"),
@@ -109,6 +124,19 @@ def test_another_sites_release_is_refused(
     outcome = take(pool, "site-2", parcel(simulation, "site-1", tmp_path))
     assert outcome["outcome"] == "refused"
     assert "(site)" in outcome["reason"]
+    for signer, rule in (("site-1", "signature"), ("site-2", "site")):
+        stolen = parcel(simulation, "site-1", tmp_path, signer=signer)
+        renamed = dataclasses.replace(stolen, sender="site-2")
+        assert f"({rule})" in take(pool, "site-2", renamed)["reason"]
+
+
+def test_a_site_whose_key_is_not_known_is_refused_and_nothing_is_kept(
+    simulation: Simulation, tmp_path: Path
+) -> None:
+    stranger = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    outcome = take(stranger, "site-1", parcel(simulation, "site-1", tmp_path))
+    assert "(signature)" in outcome["reason"]
+    assert not (tmp_path / "store" / "pool" / "received").exists()
 
 
 def test_a_site_that_withholds_is_in_without_a_release(pool: PoolParty) -> None:

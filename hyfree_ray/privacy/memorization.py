@@ -6,90 +6,126 @@ threshold comes from half the patients against the other half but is used agains
 which misfires with few patients; here it is calibrated as it is used: every training image
 against the images of all *other* patients, mirrored and shifted copies included.
 
-Shapes: N images, C channels, H height, W width, F features, V variants of an image.
+One measure sees what another is blind to, so several judge, and one that says "copy" is enough.
+It is their union that is calibrated to reject `percentile` % of honest images.
+
+Shapes: N samples, M training images, C channels, H height, W width, D detectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-SHIFT = 3
-"""Pixels by which copies are shifted: generators reproduce images a little out of place."""
-
-Embed = Callable[[np.ndarray], np.ndarray]
-"""images_NCHW to features_NF of length 1."""
+from hyfree_ray.privacy.detectors import Detector, Measure
 
 
-def variants(images_NCHW: np.ndarray) -> Iterator[np.ndarray]:
-    """The images, mirrored on either axis, each of these also shifted by `SHIFT` pixels four ways.
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the filter finds about N samples. Stays at the site."""
 
-    Yields:
-        15 arrays of the input's shape; the first is the input. Shifts repeat the edge.
-    """
-    for mirrored in (images_NCHW, images_NCHW[..., ::-1], images_NCHW[..., ::-1, :]):
-        yield np.ascontiguousarray(mirrored)
-        padded = np.pad(mirrored, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)), mode="edge")
-        height, width = mirrored.shape[2:]
-        for top, left in ((0, SHIFT), (2 * SHIFT, SHIFT), (SHIFT, 0), (SHIFT, 2 * SHIFT)):
-            yield np.ascontiguousarray(padded[..., top : top + height, left : left + width])
+    nearness_ND: np.ndarray
+    """Distance to the nearest training image over the detector's threshold: under 1 is a copy."""
+    nearest_ND: np.ndarray
+    """Index of that training image."""
+
+    @property
+    def copied_ND(self) -> np.ndarray:
+        """Which detector takes which sample for a copy."""
+        return np.asarray(self.nearness_ND < 1)
+
+    @property
+    def copied_N(self) -> np.ndarray:
+        """True for what any detector takes for a copy."""
+        return np.asarray(self.copied_ND.any(axis=1))
+
+    def nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        """By the detector that finds it nearest: each nearness_N, and the real image's index_N."""
+        detector_N = self.nearness_ND.argmin(axis=1)
+        row_N = np.arange(len(detector_N))
+        return self.nearness_ND[row_N, detector_N], self.nearest_ND[row_N, detector_N]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemorisationFilter:
-    """A site's filter: its training images' features and the distance that counts as a copy."""
+    """A site's detectors, each with the distance under which a sample counts as a copy."""
 
-    features_VNF: np.ndarray
-    """Features of each variant of each training image."""
-    threshold: float
-    """Euclidean distance between features of length 1."""
+    detectors: tuple[Detector, ...]
+    thresholds: tuple[float, ...]
+    calibration_rejected: float
+    """Share of the training images that would be rejected beside all other patients' images."""
 
     @classmethod
     def calibrate(
         cls,
-        images_NCHW: np.ndarray,
-        patients_N: np.ndarray,
-        embed: Embed,
+        images_MCHW: np.ndarray,
+        patients_M: np.ndarray,
+        measures: Sequence[Measure],
         *,
         percentile: float,
     ) -> MemorisationFilter:
-        """Set the threshold so that `percentile` % of the real images would be rejected.
+        """Set the thresholds so that together they reject `percentile` % of honest images.
+
+        An honest image is a training image beside those of all other patients. The detectors
+        share one rank: each rejects equally many honest images on its own.
 
         Args:
-            images_NCHW: the site's training images.
-            patients_N: whose image each is; at least two patients.
-            embed: the embedder.
+            images_MCHW: the site's training images, in [-1, 1].
+            patients_M: whose image each is; at least two patients.
+            measures: one a detector.
             percentile: 5 in the paper.
         """
-        assert len(set(patients_N.tolist())) > 1, "one patient has no other to be compared with"
-        features_VNF = np.stack([embed(variant) for variant in variants(images_NCHW)])
-        distances_NN = _nearest_variant(features_VNF[0], features_VNF)
-        same = patients_N[:, None] == patients_N[None, :]
-        nearest_N = np.where(same, np.inf, distances_NN).min(axis=1)
+        assert len(set(patients_M.tolist())) > 1, "one patient has no other to be compared with"
+        detectors = tuple(Detector.fit(measure, images_MCHW) for measure in measures)
+        same_MM = patients_M[:, None] == patients_M[None, :]
+        nearest_DM = np.stack(
+            [
+                np.where(same_MM, np.inf, detector.distances(images_MCHW)).min(axis=1)
+                for detector in detectors
+            ]
+        )
+        thresholds_D = shared_rank_thresholds(nearest_DM, percentile / 100)
         return cls(
-            features_VNF=features_VNF,
-            threshold=float(np.percentile(nearest_N, percentile)),
+            detectors=detectors,
+            thresholds=tuple(float(threshold) for threshold in thresholds_D),
+            calibration_rejected=float((nearest_DM < thresholds_D[:, None]).any(axis=0).mean()),
         )
 
-    def nearest(self, features_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distance to, and index of, the nearest training image (in any variant)."""
-        distances_NN = _nearest_variant(features_NF, self.features_VNF)
-        index_N = distances_NN.argmin(axis=1)
-        return distances_NN[np.arange(len(index_N)), index_N], index_N
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The detectors' names, in the order of a judgement's columns."""
+        return tuple(detector.measure.name for detector in self.detectors)
 
-    def memorised(self, features_NF: np.ndarray) -> np.ndarray:
-        """True for images that are nearer to a training image than the threshold."""
-        return self.nearest(features_NF)[0] < self.threshold
+    def judge(self, images_NCHW: np.ndarray) -> Judgement:
+        """Compare samples, as they would be released, in [-1, 1], with all training images."""
+        nearness, nearest = [], []
+        for detector, threshold in zip(self.detectors, self.thresholds, strict=True):
+            distances_NM = detector.distances(images_NCHW)
+            nearest.append(distances_NM.argmin(axis=1))
+            # A threshold of 0, where two patients share an image, still stops exact copies.
+            least = max(threshold, np.finfo(np.float32).eps)
+            nearness.append(distances_NM.min(axis=1) / least)
+        return Judgement(nearness_ND=np.stack(nearness, 1), nearest_ND=np.stack(nearest, 1))
 
 
-def _nearest_variant(query_NF: np.ndarray, features_VMF: np.ndarray) -> np.ndarray:
-    """distances_NM: over the variants of each of M images, the smallest distance."""
-    variants_V, images_M, width_F = features_VMF.shape
-    flat = features_VMF.reshape(variants_V * images_M, width_F)
-    squared = 2 - 2 * query_NF @ flat.T
-    distances_NM: np.ndarray = np.sqrt(
-        np.maximum(squared, 0).reshape(len(query_NF), variants_V, images_M).min(axis=1)
+def shared_rank_thresholds(nearest_DM: np.ndarray, share: float) -> np.ndarray:
+    """thresholds_D of one rank, under which a new honest image has any value with chance `share`.
+
+    A new image is as likely to fall into any of the M + 1 gaps between the honest ones (which
+    makes this split conformal prediction), so that with M = 99 the fifth lowest is 5 %. Below 19
+    images the lowest is taken, which rejects more.
+
+    Args:
+        nearest_DM: each detector's distances of M honest images.
+        share: of honest images that may be rejected, below 1.
+    """
+    sorted_DM = np.sort(nearest_DM, axis=1)
+    rank_DM = np.stack(
+        [np.searchsorted(row, values) for row, values in zip(sorted_DM, nearest_DM, strict=True)]
     )
-    return distances_NM
+    lowest_M = np.sort(rank_DM.min(axis=0))
+    rank = lowest_M[max(0, int(share * (len(lowest_M) + 1)) - 1)]
+    thresholds_D: np.ndarray = sorted_DM[:, rank]
+    return thresholds_D

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyfree_ray.privacy.memorization import Embed, MemorisationFilter
+from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.release import repeated_rows
 
 DRAWS_PER_IMAGE = 4
@@ -35,8 +35,10 @@ class Drawn:
     drawn: int
     rejected: int
     """Of the drawn, those that look memorised."""
+    rejected_by: dict[str, int]
+    """How many each detector would have rejected on its own."""
     nearest_N: np.ndarray
-    """Distance of the samples nearest to a training image, rising; stays at the site."""
+    """Nearness (see `Judgement`) of the samples nearest to real images, rising."""
     nearest_sample_NCHW: np.ndarray
     """Those samples, as they would be released, in [-1, 1]."""
     nearest_real_N: np.ndarray
@@ -74,7 +76,6 @@ def draw_until(
     quota: int,
     draw: Draw,
     rule: MemorisationFilter,
-    embed: Embed,
     *,
     keep_nearest: int = 8,
     report: Callable[[int, int], None] = lambda accepted, rejected: None,
@@ -87,14 +88,14 @@ def draw_until(
     Args:
         quota: images wanted.
         draw: the generator.
-        rule: the site's calibrated filter.
-        embed: takes samples in [-1, 1], quantised: the filter sees what would travel.
+        rule: the site's calibrated filter; it sees samples as they would travel, quantised.
         keep_nearest: how many of the samples nearest to real images are kept to be looked at.
         report: hears (accepted, rejected) after each batch.
     """
     accepted: list[np.ndarray] = []
     nearest: list[tuple[float, int, np.ndarray]] = []
     count = drawn = rejected = 0
+    rejected_D = np.zeros(len(rule.names), np.int64)
     while count < quota and drawn < DRAWS_PER_IMAGE * quota:
         wanted = quota
         if drawn:
@@ -103,10 +104,11 @@ def draw_until(
         for batch_NCHW in draw(drawn, min(wanted, DRAWS_PER_IMAGE * quota - drawn)):
             stored_NCHW = quantise(batch_NCHW)
             shown_NCHW = restore(stored_NCHW)
-            distance_N, real_N = rule.nearest(embed(shown_NCHW))
-            dropped_N = distance_N < rule.threshold
+            judged = rule.judge(shown_NCHW)
+            dropped_N = judged.copied_N
+            rejected_D += judged.copied_ND.sum(axis=0)
             accepted.append(stored_NCHW[~dropped_N])
-            nearest += list(zip(distance_N, real_N, shown_NCHW, strict=True))
+            nearest += list(zip(*judged.nearest(), shown_NCHW, strict=True))
             nearest = sorted(nearest, key=lambda one: one[0])[:keep_nearest]
             drawn += len(batch_NCHW)
             rejected += int(dropped_N.sum())
@@ -119,7 +121,8 @@ def draw_until(
         accepted_NCHW=passed_NCHW[~repeated_rows(passed_NCHW)][:quota],
         drawn=drawn,
         rejected=rejected,
-        nearest_N=np.array([distance for distance, _, _ in nearest]),
+        rejected_by=dict(zip(rule.names, rejected_D.tolist(), strict=True)),
+        nearest_N=np.array([nearness for nearness, _, _ in nearest]),
         nearest_sample_NCHW=np.stack([shown for _, _, shown in nearest]),
         nearest_real_N=np.array([real for _, real, _ in nearest]),
     )

@@ -17,7 +17,7 @@ VALIDATION_MOST = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part (METHOD section 4)."""
 
 
-@stage(version=1)
+@stage(version=2)
 def check_release(
     context: Context,
     *,
@@ -29,13 +29,19 @@ def check_release(
 ) -> dict[str, Any]:
     """Check a release as hostile input and draw a contact sheet of it.
 
+    It is read here only after another process, with limits, has read the same bytes to the end.
+
     Raises:
         ReleaseError: the rule that it breaks.
     """
     from hyfree_ray.errors import ReleaseError
     from hyfree_ray.pictures import contact_sheet
     from hyfree_ray.release import read_release
+    from hyfree_ray.release_guard import Handed, check_release_file
 
+    check_release_file(
+        Handed(folder=release, site=site, experiment=federation, round_number=round_number)
+    )
     found = read_release(release, site=site, experiment=federation, round_number=round_number)
     channels = tuple(dataset["channel_names"].values())
     if found.metadata.channel_names != channels or found.metadata.label_names != dataset["labels"]:

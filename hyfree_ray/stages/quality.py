@@ -99,7 +99,7 @@ def choose_snapshot(
     }
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def quality_card(
     context: Context,
     *,
@@ -108,14 +108,15 @@ def quality_card(
     segmenter: Path,
     prepared: Path,
     embedder: str,
+    seed: int,
     embedder_weights: Path | None = None,
 ) -> dict[str, Any]:
     """What a site should know of its own synthetic images.
 
     KID to held-out images beside the floor (held-out against training images), density and
-    coverage, and the share of the image that each label takes, synthetic and real. Distances to
-    training images tell membership: they go into `distances.json`, which stays at the site, and
-    only a share rounded to a twentieth is told.
+    coverage, the share of the image that each label takes, synthetic and real, and what
+    membership attacks find. Distances to training images tell membership: they go into
+    `distances.json`, which stays at the site, and only a share rounded to a twentieth is told.
     """
     import json
 
@@ -123,6 +124,7 @@ def quality_card(
 
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
+    from hyfree_ray.privacy.membership import Group, membership
     from hyfree_ray.privacy.sampling import restore
     from hyfree_ray.quality import density_and_coverage, distances, kid
 
@@ -155,6 +157,12 @@ def quality_card(
         "density": density,
         "coverage": coverage,
         "nearer_than_median_held_out": round(nearer * 20) / 20,
+        "membership": membership(
+            sample_NF,
+            Group(features_KF=training_KF, patients_K=view.patients_N[view.training_N]),
+            Group(features_KF=held_out_MF, patients_K=view.patients_N[~view.training_N]),
+            seed=seed,
+        ),
         "label_share_synthetic": read_result(release).get("label_share"),
         "label_share_real": read_result(prepared)["label_share"],
     }

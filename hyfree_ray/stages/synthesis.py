@@ -14,8 +14,11 @@ from hyfree_ray.stage import Context, read_result, stage
 if TYPE_CHECKING:
     import numpy as np
 
+FEWEST_HELD_OUT = 20
+"""Held-out images below which the card does not say whom the samples are nearer to."""
 
-@stage(version=1, device=True)
+
+@stage(version=2, device=True)
 def synthesise(
     context: Context,
     *,
@@ -39,9 +42,13 @@ def synthesise(
     from hyfree_ray import generators
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.pictures import nearest_pairs
+    from hyfree_ray.privacy.detectors import Correlation, Features, Structure
     from hyfree_ray.privacy.embedders import load_embedder
+    from hyfree_ray.privacy.membership import nearer_to_training
     from hyfree_ray.privacy.memorization import MemorisationFilter
-    from hyfree_ray.privacy.sampling import draw_until
+    from hyfree_ray.privacy.sampling import draw_until, restore
+    from hyfree_ray.privacy.self_test import self_test
+    from hyfree_ray.seeds import seed_of
 
     snapshot = read_result(choice)["snapshot"]
     view = GeneratorView.load(prepared / "view.npz")
@@ -72,8 +79,14 @@ def synthesise(
 
     real_NCHW = view.images_NCHW[view.training_N]
     patients_N = view.patients_N[view.training_N]
-    rule = MemorisationFilter.calibrate(real_NCHW, patients_N, embed, percentile=percentile)
-    drawn = draw_until(quota, draw, rule, embed, report=report)
+    rule = MemorisationFilter.calibrate(
+        real_NCHW,
+        patients_N,
+        [Features(embed=embed), Correlation(), Structure()],
+        percentile=percentile,
+    )
+    recall = self_test(rule, real_NCHW, seed=seed_of(seed, "self-test"))
+    drawn = draw_until(quota, draw, rule, report=report)
     np.save(context.out / "accepted.npy", drawn.accepted_NCHW)
     nearest_pairs(
         context.out / "nearest_pairs.png",
@@ -82,7 +95,14 @@ def synthesise(
         drawn.nearest_N,
     )
     held_out_NCHW = view.images_NCHW[~view.training_N]
+    held_out = rule.judge(held_out_NCHW) if len(held_out_NCHW) else None
     reason = drawn.reason_to_withhold
+    nearer = None
+    if len(held_out_NCHW) >= FEWEST_HELD_OUT and len(drawn.accepted_NCHW):
+        features = [
+            embed(images) for images in (restore(drawn.accepted_NCHW), real_NCHW, held_out_NCHW)
+        ]
+        nearer = nearer_to_training(*features, seed=seed_of(seed, "nearer"))
     return {
         "outcome": "released" if reason is None else "withheld",
         "reason": reason,
@@ -92,15 +112,23 @@ def synthesise(
         "accepted": len(drawn.accepted_NCHW),
         "quota": quota,
         "embedder": embedder,
+        "percentile": percentile,
+        "rejected_by": drawn.rejected_by,
+        "calibration_rejected_share": rule.calibration_rejected,
         "held_out_images": len(held_out_NCHW),
         # The rule is sound only where it rejects about `percentile` % of new real images.
-        "held_out_rejected_share": float(rule.memorised(embed(held_out_NCHW)).mean())
-        if len(held_out_NCHW)
+        "held_out_rejected_share": float(held_out.copied_N.mean()) if held_out else None,
+        "held_out_rejected_by": dict(
+            zip(rule.names, held_out.copied_ND.mean(axis=0).tolist(), strict=True)
+        )
+        if held_out
         else None,
+        "self_test": recall,
+        "nearer_to_training": nearer,
     }
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def release(
     context: Context,
     *,
@@ -155,7 +183,16 @@ def release(
             **card,
             "statement": "Synthetic images. Not a declaration of anonymity.",
             "rejection_rate": round(found["rejection_rate"], 2),
+            "rejects_of_honest_images": found["percentile"] / 100,
+            # Of accepted images, nearer to a training than to a held-out one; 0.5 is chance.
+            "nearer_to_training": None
+            if found["nearer_to_training"] is None
+            else round(20 * found["nearer_to_training"]) / 20,
             "embedder": found["embedder"],
+            "self_test": {
+                alteration: {name: round(share, 2) for name, share in recall.items()}
+                for alteration, recall in found["self_test"].items()
+            },
         },
     )
     manifest = write_release(

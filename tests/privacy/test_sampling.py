@@ -8,14 +8,14 @@ import numpy as np
 
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import DRAWS_PER_IMAGE, Draw, draw_until, quantise, restore
-from tests.privacy.test_memorization import embed, images
+from tests.privacy.test_memorization import images, measures
 
-REAL = np.clip(images(40, 0) / 40, -1, 1)
-NEW = np.clip(images(600, 7) / 40, -1, 1)
+REAL = images(40, 0)
+NEW = images(600, 7)
 
 
 def rule() -> MemorisationFilter:
-    return MemorisationFilter.calibrate(REAL, np.arange(40), embed, percentile=5)
+    return MemorisationFilter.calibrate(REAL, np.arange(40), measures(), percentile=5)
 
 
 def generator(copies: float) -> Draw:
@@ -31,28 +31,30 @@ def generator(copies: float) -> Draw:
 
 
 def test_the_quota_is_met_although_copies_are_dropped() -> None:
-    drawn = draw_until(100, generator(0.2), rule(), embed)
+    drawn = draw_until(100, generator(0.2), rule())
     assert len(drawn.accepted_NCHW) == 100
     assert drawn.drawn > 100
     assert drawn.reason_to_withhold is None
 
 
 def test_no_planted_copy_is_released() -> None:
-    drawn = draw_until(100, generator(0.2), rule(), embed)
+    drawn = draw_until(100, generator(0.2), rule())
     copies = {image.tobytes() for image in quantise(REAL)}
     assert not [image for image in drawn.accepted_NCHW if image.tobytes() in copies]
     assert 0.15 < drawn.rejection_rate < 0.45
+    assert set(drawn.rejected_by) == {"features", "correlation", "structure"}
+    assert 0 < max(drawn.rejected_by.values()) <= drawn.rejected
 
 
 def test_a_generator_that_mostly_copies_withholds_with_the_reason_in_words() -> None:
-    drawn = draw_until(100, generator(0.8), rule(), embed)
+    drawn = draw_until(100, generator(0.8), rule())
     assert drawn.reason_to_withhold is not None
     assert "look like copies of training images" in drawn.reason_to_withhold
     assert drawn.drawn == 100  # it does not draw on to fill the quota
 
 
 def test_draws_are_bounded() -> None:
-    drawn = draw_until(100, generator(0.45), rule(), embed)
+    drawn = draw_until(100, generator(0.45), rule())
     assert drawn.drawn <= DRAWS_PER_IMAGE * 100
 
 
@@ -60,12 +62,12 @@ def test_no_two_accepted_images_are_equal() -> None:
     def twice(start: int, count: int) -> Iterator[np.ndarray]:
         yield NEW[np.arange(start, start + count) // 2]
 
-    drawn = draw_until(20, twice, rule(), embed)
+    drawn = draw_until(20, twice, rule())
     assert len({image.tobytes() for image in drawn.accepted_NCHW}) == len(drawn.accepted_NCHW)
 
 
 def test_the_samples_nearest_to_real_images_are_kept_to_be_looked_at() -> None:
-    drawn = draw_until(60, generator(0.2), rule(), embed, keep_nearest=5)
+    drawn = draw_until(60, generator(0.2), rule(), keep_nearest=5)
     assert drawn.nearest_sample_NCHW.shape == (5, *REAL.shape[1:])
     assert (np.diff(drawn.nearest_N) >= 0).all()
     difference = np.abs(drawn.nearest_sample_NCHW[0] - REAL[drawn.nearest_real_N[0]]).max()

@@ -1,0 +1,197 @@
+"""Three ways to tell that an image is a copy: by features, by pixels, by structure.
+
+Each compares with every training image as it is, mirrored, and shifted by up to `SHIFT` pixels,
+for generators reproduce images a little out of place. What counts as near is not decided here
+but calibrated on the site's own patients (see `memorization`).
+
+Shapes: N and M images, C channels, H height, W width, F features, V variants, B blocks, P pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+SHIFT = 3
+"""Pixels by which copies are shifted."""
+
+GRID = 32
+"""Pixels of the longer side on the working grid of the pixel measures."""
+
+BLOCK = 8
+"""Side of the windows in which structure is compared, on the working grid."""
+
+QUERIES = 64
+"""Images compared at a time: bounds memory."""
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""images_NCHW in [-1, 1] to features_NF of length 1."""
+
+Steps = tuple[tuple[int, int], ...]
+
+CROSS: Steps = ((0, 0), (-SHIFT, 0), (SHIFT, 0), (0, -SHIFT), (0, SHIFT))
+"""Shifts (down, right) for features, which hardly change over a pixel."""
+
+
+def lattice(height: int, width: int) -> Steps:
+    """Shifts for pixels: every one up to `SHIFT` is within half a pixel of the grid of one here."""
+    stride = max(1, max(height, width) // GRID // 2)
+    one_way = {0, *range(SHIFT, 0, -stride)}
+    reach = sorted(one_way | {-step for step in one_way})
+    return tuple(sorted(itertools.product(reach, repeat=2), key=any))  # (0, 0) comes first
+
+
+def variants(images_NCHW: np.ndarray, steps: Steps) -> Iterator[np.ndarray]:
+    """The images, mirrored on either axis, each of these shifted by each of `steps`.
+
+    Yields:
+        3 x len(steps) arrays of the input's shape; the first is the input where the first step
+        is (0, 0). Shifts repeat the edge.
+    """
+    pad = ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT))
+    height, width = images_NCHW.shape[2:]
+    for mirrored in (images_NCHW, images_NCHW[..., ::-1], images_NCHW[..., ::-1, :]):
+        padded = np.pad(mirrored, pad, mode="edge")
+        for down, right in steps:
+            top, left = SHIFT - down, SHIFT - right
+            yield np.ascontiguousarray(padded[..., top : top + height, left : left + width])
+
+
+class Measure(Protocol):
+    """A distance between images: 0 for the same image, whatever its unit."""
+
+    @property
+    def name(self) -> str:
+        """As it is called on the card."""
+
+    def steps(self, height: int, width: int) -> Steps:
+        """The shifts in which training images of this size are compared."""
+
+    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
+        """What is compared, one row an image. Takes images in [-1, 1]."""
+
+    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
+        """distances_NM between two sets of descriptions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Euclidean distance between an embedder's features, as in Chebykin et al. 2024."""
+
+    embed: Embed
+    name: str = "features"
+
+    def steps(self, height: int, width: int) -> Steps:  # noqa: ARG002
+        """The same for any size."""
+        return CROSS
+
+    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
+        """features_NF."""
+        return torch.from_numpy(np.ascontiguousarray(self.embed(images_NCHW), np.float32))
+
+    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
+        """0 to 2."""
+        return (2 - 2 * query_N @ known_M.T).clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """1 - Pearson's correlation of pixels: blind to brightness and contrast of an image."""
+
+    name: str = "correlation"
+
+    def steps(self, height: int, width: int) -> Steps:
+        """As dense as the grid can tell apart."""
+        return lattice(height, width)
+
+    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
+        """pixels_NP, each row of mean 0 in every channel and of length 1."""
+        grid_NCHW = on_grid(images_NCHW)
+        centred = grid_NCHW - grid_NCHW.mean(dim=(2, 3), keepdim=True)
+        return torch.nn.functional.normalize(centred.flatten(1), dim=1)
+
+    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
+        """0 to 2."""
+        return (1 - query_N @ known_M.T).clamp_min(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """1 - SSIM (Wang et al. 2004, equation 13) over blocks, brightness and contrast made equal.
+
+    Every part of an image counts alike, where a correlation is ruled by the strongest contrasts.
+    """
+
+    name: str = "structure"
+
+    def steps(self, height: int, width: int) -> Steps:
+        """As dense as the grid can tell apart."""
+        return lattice(height, width)
+
+    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
+        """blocks_NBP of images whose channels have mean 0 and deviation 1."""
+        grid_NCHW = on_grid(images_NCHW)
+        deviation, mean = torch.std_mean(grid_NCHW, dim=(2, 3), keepdim=True)
+        standard = (grid_NCHW - mean) / deviation.clamp_min(1e-6)
+        blocks = standard.unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
+        return blocks.flatten(4).flatten(1, 3)
+
+    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
+        """0 to 2."""
+        # Four deviations stand for the range of values that the paper's constants refer to.
+        flat_mean, flat_contrast = (0.01 * 4) ** 2, (0.03 * 4) ** 2
+        query_BNP, known_BMP = query_N.transpose(0, 1), known_M.transpose(0, 1)
+        (mean_BN1, spread_BN1), (mean_BM1, spread_BM1) = (
+            (x.mean(2, keepdim=True), x.var(2, correction=0, keepdim=True))
+            for x in (query_BNP, known_BMP)
+        )
+        mean_B1M, spread_B1M = mean_BM1.transpose(1, 2), spread_BM1.transpose(1, 2)
+        # In place: this runs for every variant, and its time goes into moving these arrays.
+        covariance_BNM = torch.bmm(query_BNP - mean_BN1, (known_BMP - mean_BM1).transpose(1, 2))
+        above_BNM = covariance_BNM.mul_(2 / query_BNP.shape[2]).add_(flat_contrast)
+        above_BNM.mul_(torch.bmm(2 * mean_BN1, mean_B1M).add_(flat_mean))
+        below_BNM = (mean_BN1**2 + flat_mean) + mean_B1M**2
+        below_BNM.mul_((spread_BN1 + flat_contrast) + spread_B1M)
+        return (1 - above_BNM.div_(below_BNM).mean(dim=0)).clamp_min(0)
+
+
+def on_grid(images_NCHW: np.ndarray) -> torch.Tensor:
+    """The images with `GRID` pixels along the longer side, in their proportions."""
+    height, width = images_NCHW.shape[2:]
+    scale = GRID / max(height, width)
+    # Whole blocks, so that no part of an image is left out.
+    size = tuple(max(1, round(side * scale / BLOCK)) * BLOCK for side in (height, width))
+    images = torch.from_numpy(np.ascontiguousarray(images_NCHW, np.float32))
+    return torch.nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A measure with the training images that it compares with."""
+
+    measure: Measure
+    known_V: tuple[torch.Tensor, ...]
+    """Descriptions of each variant of all M training images."""
+
+    @classmethod
+    def fit(cls, measure: Measure, images_NCHW: np.ndarray) -> Detector:
+        """Describe the training images in all variants."""
+        steps = measure.steps(*images_NCHW.shape[2:])
+        known_V = tuple(measure.describe(variant) for variant in variants(images_NCHW, steps))
+        return cls(measure=measure, known_V=known_V)
+
+    def distances(self, images_NCHW: np.ndarray) -> np.ndarray:
+        """distances_NM to each training image, in its nearest variant."""
+        parts = []
+        for start in range(0, len(images_NCHW), QUERIES):
+            query_N = self.measure.describe(images_NCHW[start : start + QUERIES])
+            nearest_NM = self.measure.distances(query_N, self.known_V[0])
+            for known_M in self.known_V[1:]:
+                torch.minimum(nearest_NM, self.measure.distances(query_N, known_M), out=nearest_NM)
+            parts.append(nearest_NM.numpy())
+        return np.concatenate(parts)

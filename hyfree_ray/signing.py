@@ -1,0 +1,42 @@
+"""Who made a release: Ed25519 signatures (RFC 8032) over the manifest's bytes.
+
+A site keeps its private key in its own store; the pool holds the public ones. The manifest holds
+the hash of the release's file, so one signature stands for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from hyfree_ray.files import replacing
+
+SIGNATURE_FILE = "manifest.sig"
+"""64 bytes beside the manifest."""
+
+SIGNATURE_BYTES = 64
+
+
+def signing_key(path: Path) -> Ed25519PrivateKey:
+    """The key in this file, which nobody but its owner can read; made where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = os.umask(0o077)
+        try:
+            with replacing(path) as file:
+                file.write(Ed25519PrivateKey.generate().private_bytes_raw())
+        finally:
+            os.umask(before)
+    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+
+
+def is_signed_by(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether the owner of the key has signed this. False for anything that is no key, too."""
+    with contextlib.suppress(InvalidSignature, ValueError):
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+        return True
+    return False

@@ -1,0 +1,104 @@
+"""Membership attacks find what leaks, and nothing where nothing does."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from hyfree_ray.privacy.membership import FEWEST_PATIENTS, Group, membership, nearer_to_training
+
+WIDTH = 24
+
+
+def features(count: int, seed: int) -> np.ndarray:
+    values = np.random.default_rng(seed).normal(size=(count, WIDTH))
+    values[:, 0] += 3
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def group(count: int, seed: int, per_patient: int = 2) -> Group:
+    return Group(
+        features_KF=features(count, seed), patients_K=seed * 1000 + np.arange(count) // per_patient
+    )
+
+
+def near(real: np.ndarray, count: int, seed: int, noise: float) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = real[rng.integers(len(real), size=count)] + rng.normal(0, noise, (count, WIDTH))
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("attack", ["nearest", "density"])
+def test_a_generator_that_copies_is_found_over_its_control(attack: str) -> None:
+    members, others = group(150, 1), group(120, 2)
+    samples = near(members.features_KF, 1500, 3, 0.02)
+    found = membership(samples, members, others, seed=0)[attack]
+    assert found["auc"] > 0.65
+    assert found["over_control"]
+    assert found["interval"][0] <= found["auc"] <= found["interval"][1]
+    assert found["control_interval"][0] < 0.5 < found["control_interval"][1]
+
+
+@pytest.mark.parametrize("attack", ["nearest", "density"])
+def test_where_nothing_leaks_an_attack_is_not_over_its_control(attack: str) -> None:
+    found = [
+        membership(features(800, 50 + seed), group(150, 70 + seed), group(120, 90 + seed), seed=0)
+        for seed in range(8)
+    ]
+    aucs = [one[attack]["auc"] for one in found]
+    assert abs(np.mean(aucs) - 0.5) < 0.05
+    assert sum(one[attack]["over_control"] for one in found) <= 1
+
+
+def test_too_few_patients_give_words_instead_of_a_number() -> None:
+    few = group(2 * (FEWEST_PATIENTS - 1), 2)
+    found = membership(features(100, 0), group(60, 1), few, seed=0)
+    assert found == {
+        "measurable": False,
+        "reason": "not measurable: 19 patients were held out, 20 are needed",
+    }
+    enough = group(2 * FEWEST_PATIENTS, 2)
+    assert membership(features(100, 0), group(60, 1), enough, seed=0)["measurable"]
+
+
+def test_intervals_are_over_patients_and_not_over_their_images() -> None:
+    members, others = group(150, 1), group(120, 2)
+    samples = near(members.features_KF, 1500, 3, 0.05)
+
+    def width(per_patient: int) -> float:
+        repeated = [
+            Group(
+                features_KF=np.repeat(one.features_KF, per_patient, axis=0),
+                patients_K=np.repeat(np.arange(len(one.patients_K)), per_patient) + 1000 * shift,
+            )
+            for shift, one in enumerate((members, others))
+        ]
+        low, high = membership(samples, *repeated, seed=0)["nearest"]["interval"]
+        return float(high - low)
+
+    assert width(4) == pytest.approx(width(1), rel=0.2)
+
+
+def test_it_is_the_same_for_the_same_seed_and_is_json() -> None:
+    arguments = (features(200, 0), group(60, 1), group(60, 2))
+    found = membership(*arguments, seed=5)
+    assert membership(*arguments, seed=5) == found
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_collapsed_samples_and_equal_features_give_numbers() -> None:
+    flat = np.repeat(features(1, 0), 50, axis=0)
+    found = membership(flat, group(60, 1), group(60, 2), seed=0)
+    assert np.isfinite([found["nearest"]["auc"], found["density"]["auc"]]).all()
+
+
+def test_the_share_nearer_to_training_images_is_a_half_where_nothing_leaks() -> None:
+    training, held_out = features(200, 1), features(60, 2)
+    assert nearer_to_training(features(900, 3), training, held_out, seed=0) == pytest.approx(
+        0.5, abs=0.12
+    )
+    assert nearer_to_training(training, training, held_out, seed=0) > 0.6
+    copies = near(training, 500, 4, 0.01)
+    assert nearer_to_training(copies, training[:60], held_out, seed=0) > 0.6

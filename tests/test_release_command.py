@@ -1,0 +1,129 @@
+"""Releases by hand: checked, looked at, exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+
+from hyfree_ray.cli import main
+from tests.test_release import METADATA, pixels, put, write
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["release", *(str(argument) for argument in arguments)])
+
+
+def read_image(path: Path) -> np.ndarray:
+    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "in")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("command", [(), ("check",), ("show",), ("export",)])
+def test_help_tells_exit_codes(command: tuple[str, ...]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert "Exit codes" in result.output
+
+
+def test_a_good_release_exits_with_0_by_its_file_or_its_folder(folder: Path) -> None:
+    for name in (folder, folder / "release.arrow"):
+        result = call("check", name)
+        assert result.exit_code == 0, result.output
+        assert "good: 5 images of site-1, round 3" in result.output
+
+
+def test_each_file_gets_a_line_and_one_that_is_bad_makes_it_exit_with_2(
+    folder: Path, tmp_path: Path
+) -> None:
+    flipped = bytearray((folder / "release.arrow").read_bytes())
+    flipped[-3] ^= 1
+    put(tmp_path / "bad", bytes(flipped))
+    (tmp_path / "empty").mkdir()
+    result = call("check", tmp_path / "bad", folder, tmp_path / "empty" / "release.arrow")
+    assert result.exit_code == 2
+    lines = result.output.splitlines()
+    assert len(lines) == 3
+    assert "refused (magic)" in lines[0]
+    assert "good" in lines[1]
+    assert "refused (missing)" in lines[2]
+
+
+def test_a_file_of_another_name_is_told_what_to_name(tmp_path: Path) -> None:
+    result = call("check", tmp_path / "cat.png")
+    assert result.exit_code == 2
+    assert "name a release.arrow" in result.output
+
+
+def test_show_prints_the_card_and_draws_the_images(folder: Path, tmp_path: Path) -> None:
+    result = call("show", folder, "--picture", tmp_path / "look.png")
+    assert result.exit_code == 0, result.output
+    assert "not a declaration of anonymity" in result.output
+    assert '"channel_names"' in result.output
+    assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("command", [("show",), ("export", "--to", "png", "--out", "out")])
+def test_a_release_that_is_refused_is_neither_shown_nor_exported(
+    tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in", b"text")
+    result = call(command[0], tmp_path / "in", *command[1:])
+    assert result.exit_code == 2
+    assert "(magic)" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_parquet_holds_the_stored_pixels_and_the_metadata(folder: Path, tmp_path: Path) -> None:
+    assert call("export", folder, "--to", "parquet", "--out", tmp_path / "p").exit_code == 0
+    table = pq.read_table(tmp_path / "p" / "release.parquet")
+    shape = json.loads(table.schema.metadata[b"hyfree_shapes"])["image_shape"]
+    images_NCHW = np.stack([row.as_py() for row in table["image"]]).reshape(-1, *shape)
+    np.testing.assert_array_equal(images_NCHW, pixels()[0])
+    assert json.loads(table.schema.metadata[b"hyfree"])["spacing"] == [0.8, 1.25]
+
+
+def test_nnunet_gets_a_raw_data_set_in_units_and_spacing(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "Dataset901_Synthetic"
+    assert call("export", folder, "--to", "nnunet", "--out", out).exit_code == 0
+    dataset = json.loads((out / "dataset.json").read_text())
+    assert dataset["channel_names"] == {"0": "T1", "1": "T2"}
+    assert dataset["numTraining"] == 5
+    images_NCHW, labels_NHW = pixels()
+    for channel in range(2):
+        path = out / "imagesTr" / f"synthetic_000003_{channel:04d}.nii.gz"
+        expected = images_NCHW[3, channel] * METADATA.scale[channel] + METADATA.offset[channel]
+        np.testing.assert_allclose(read_image(path), expected, rtol=1e-6)
+        image = sitk.ReadImage(str(path))
+        np.testing.assert_allclose(image.GetSpacing(), (1.25, 0.8), rtol=1e-6)
+    np.testing.assert_array_equal(
+        read_image(out / "labelsTr" / "synthetic_000003.nii.gz"), labels_NHW[3]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png_holds_the_stored_values_at_their_depth(tmp_path: Path, dtype: type) -> None:
+    write(tmp_path / "in", dtype=dtype)
+    out = tmp_path / "png"
+    assert call("export", tmp_path / "in", "--to", "png", "--out", out).exit_code == 0
+    found = read_image(out / "images" / "000002_0001.png")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, pixels(dtype=dtype)[0][2, 1])
+    assert json.loads((out / "metadata.json").read_text())["scale"] == [0.5, 2.0]
+
+
+def test_nothing_is_written_over(folder: Path) -> None:
+    result = call("export", folder, "--to", "png", "--out", folder)
+    assert result.exit_code == 2
+    assert "is there already" in result.output
