@@ -52,14 +52,11 @@ def test_a_terminal_shows_a_line_a_party_and_every_stage_it_is_in() -> None:
 
 
 def test_without_a_terminal_each_finished_stage_is_a_line_but_scores_are_not(
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    logger = logging.getLogger("hyfree_ray")
-    logger.propagate = True
+    said: list[str] = []
+    monkeypatch.setattr(logging.getLogger("hyfree_ray"), "info", said.append)
     progress = Progress(["site-1"], 20, Console(file=io.StringIO()))
-    with caplog.at_level(logging.INFO, logger="hyfree_ray"):
-        entries = [finished("prepare"), finished("score", "score")]
-        progress.update({"owner": "site-1", "running": [], "finished": entries})
-    assert [record.message for record in caplog.records] == [
-        "site-1: planning nnU-Net: done in 75 s (1 of 20 stages)"
-    ]
+    entries = [finished("prepare"), finished("score", "score")]
+    progress.update({"owner": "site-1", "running": [], "finished": entries})
+    assert said == ["site-1: planning nnU-Net: done in 75 s (1 of 20 stages)"]
