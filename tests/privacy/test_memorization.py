@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from hyfree_ray.generator_view import build_view
+from hyfree_ray.phantom import draw_phantom_site
 from hyfree_ray.privacy.detectors import Correlation, Features, Measure, Structure
 from hyfree_ray.privacy.memorization import MemorisationFilter, shared_rank_thresholds
 from hyfree_ray.privacy.self_test import ALTERATIONS, UNION, self_test
@@ -69,9 +70,10 @@ def test_leaks_that_are_planted_among_honest_samples_are_stopped(
     assert np.delete(copied_N, planted).mean() <= 0.08
 
 
-def test_leaks_of_phantom_patients_are_stopped_and_new_patients_pass(phantom_folder: Path) -> None:
+def test_leaks_of_phantom_patients_are_stopped_and_new_patients_pass(tmp_path: Path) -> None:
     """By pixels alone: features of a network that was hardly trained tell little."""
-    files = sorted((phantom_folder / "imagesTr").iterdir())
+    draw_phantom_site(1, 0, tmp_path)
+    files = sorted((tmp_path / "imagesTr").iterdir())
     names, patients = np.unique([file.name.split("_s")[0] for file in files], return_inverse=True)
     raw = [np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(file))), float) for file in files]
     training = patients < 0.6 * len(names)
@@ -81,7 +83,7 @@ def test_leaks_of_phantom_patients_are_stopped_and_new_patients_pass(phantom_fol
         training.tolist(),
         patch=(64, 48),
         target_spacing=(raw[0].shape[0] / 64,) * 2,
-        site="site-2",
+        site="site-1",
     )
     real, fresh = view.images_NCHW[training], view.images_NCHW[~training]
     rule = MemorisationFilter.calibrate(
@@ -89,7 +91,7 @@ def test_leaks_of_phantom_patients_are_stopped_and_new_patients_pass(phantom_fol
     )
     for name in ("exact", "mirrored", "jittered"):
         assert rule.judge(altered(real, name)).copied_N.mean() >= 0.99, name
-    assert rule.judge(fresh).copied_N.mean() <= 0.25  # of a handful of patients
+    assert rule.judge(fresh).copied_N.mean() <= 0.15
 
 
 def test_together_the_detectors_reject_honest_images_as_often_as_the_percentile_says() -> None:
