@@ -1,220 +1,198 @@
 """Does the phantom leave something to gain? Real data only; run it before trying any generator.
 
-    python benchmarks/phantom.py [--seed 0] [--sites 5] [--steps 800] [--width 12]
+    python benchmarks/phantom.py [--seed 0] [--store DIR] [--processes 2]
 
-Trains a small plain U-Net at each site (local2x: as many steps as general and fine-tuning together)
-and one on all sites' real training data together, at 64 pixels and on fold 0. Prints Dice at every
-site (case = mean of labels, then patients, then the site) and the two criteria. Scored are the
-fold's test cases and a fresh draw of the same site: five test patients alone leave too much chance.
-N images, C channels, H x W pixels, L labels with the background.
+Trains the pipeline's own nnU-Net, at the `small` budget and on fold 0, at each site (`local2x`) and
+once on all sites' real training data together, for as many steps. Scored are the fold's test cases
+and, because four test patients leave too much to chance, a fresh draw of every site. Prints Dice at
+every site (case = mean of labels, then patients, then the site) and the two criteria. Its stages
+are kept in the store: the same command again takes up what is done.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import multiprocessing
 import tempfile
-import time
-from collections.abc import Sequence
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from torch import nn
-from torch.nn import functional as F
 
-from hyfree_ray.cohort import Case, read_cohort, split_fold
-from hyfree_ray.phantom import LABELS, draw_phantom_site
+from hyfree_ray.config import resolve_experiment
+from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.seeds import seed_of
+from hyfree_ray.simulation import sites_of
+from hyfree_ray.site import Site
+from hyfree_ray.stage import Stage, execute
+from hyfree_ray.stages.data import draw_phantom, prepare
+from hyfree_ray.stages.scoring import score
+from hyfree_ray.stages.training import train_segmenter
+from hyfree_ray.store import Artifact, Store, digest_of
 
-SIZE_HW = (56, 64)
-BATCH = 12
+SITES = 5
+POOLED = "pooled"
 GAIN, LOSS = 0.05, 0.10
-"""Criteria in Dice: what pooling gains at the two smallest sites; what foreign sites lose."""
+"""Criteria in Dice: what pooling gains at each of the two smallest sites; what a model loses at
+foreign sites, in the mean over the sites."""
 
 
-class Slice:
-    """A case in memory: the original label and the image fitted into SIZE_HW."""
+class Bench:
+    """The phantom's sites at a seed, and a store in which their stages are made once.
 
-    def __init__(self, root: Path, case: Case) -> None:
-        image_HW, self.label_HW = (
-            torch.from_numpy(sitk.GetArrayFromImage(sitk.ReadImage(str(root / name))))
-            for name in (case.images[0], case.label)
+    Args:
+        root: the store's folder.
+        seed: of the phantom and of the trainings.
+    """
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.store = Store(root, "bench", {})
+        self.seed = seed
+        self.experiment, _ = resolve_experiment(budget="small", generator="flow", device="cpu")
+        self.sites = self._drawn_from(seed)
+        self.fresh = self._drawn_from(seed_of(seed, "fresh") % 2**32)
+
+    def _drawn_from(self, seed: int) -> dict[str, Site]:
+        cohort = phantom_cohort(SITES, seed, self.store.root)
+        drawn = {
+            name: {"index": index, "seed": seed, "phantom": PHANTOM_VERSION}
+            for index, name in enumerate(sorted(cohort.sites), start=1)
+        }
+        return sites_of(cohort, 0, phantom=drawn)
+
+    def run(self, stage: Stage, **arguments: Any) -> Artifact:
+        """The artifact of a call, made here unless it is there."""
+        call = stage.call(**arguments)
+        folder = self.store.folder(call.stage, call.key)
+        execute(stage.module, call, folder, owner="bench", device="cpu")
+        return self.store.find(call)
+
+    def data(self, site: Site) -> Artifact:
+        """A site, drawn."""
+        return self.run(draw_phantom, **(site.phantom or {}))
+
+    def model(self, name: str) -> tuple[int, Artifact]:
+        """How many images a site, or all of them, has to train on, and the model that it gets."""
+        budget = self.experiment.budget
+        data, cases = self._pooled() if name == POOLED else self._own(self.sites[name])
+        prepared = self.run(
+            prepare,
+            data=data,
+            cases=cases,
+            dataset=next(iter(self.sites.values())).dataset,
+            caps=budget.plan.model_dump(),
         )
-        self.patient = case.patient
-        height, width = self.label_HW.shape
-        zoom = min(SIZE_HW[0] / height, SIZE_HW[1] / width)
-        self.inner = (round(height * zoom), round(width * zoom))
-        image_HW = image_HW.float()
-        image_HW = (image_HW - image_HW.mean()) / image_HW.std()
-        self.image_CHW = self.fit(image_HW[None], mode="bilinear")
-        one_hot_LHW = F.one_hot(self.label_HW.long(), len(LABELS)).permute(2, 0, 1).float()
-        self.target_HW = self.fit(one_hot_LHW, mode="bilinear").argmax(0)
+        trained = self.run(
+            train_segmenter,
+            role="local2x",
+            prepared=prepared,
+            epochs=budget.unet.epochs + budget.unet.finetune_epochs,
+            iterations=budget.unet.iterations,
+            validation_iterations=budget.unet.validation_iterations,
+            warmup=0.0,
+            seed=seed_of(self.seed, "bench", name),
+        )
+        return prepared.result["training_images"], trained
 
-    def fit(self, maps_CHW: torch.Tensor, *, mode: str) -> torch.Tensor:
-        """Resized to `inner`, padded at the right and below."""
-        small = F.interpolate(maps_CHW[None], self.inner, mode=mode, antialias=True)[0]
-        pad = (0, SIZE_HW[1] - self.inner[1], 0, SIZE_HW[0] - self.inner[0])
-        return F.pad(small[None], pad, mode="replicate")[0]
+    def _own(self, site: Site) -> tuple[Artifact, list[Any]]:
+        return self.data(site), site.part("train", "val")
 
-    def dice(self, logits_LHW: torch.Tensor) -> float:
-        """Mean over the labels on the original grid; a label that is in neither is left out."""
-        inside = logits_LHW[None, :, : self.inner[0], : self.inner[1]]
-        found_HW = F.interpolate(inside, self.label_HW.shape, mode="bilinear")[0].argmax(0)
-        scores = []
-        for value in range(1, len(LABELS)):
-            found, true = found_HW == value, self.label_HW == value
-            if found.any() or true.any():
-                scores.append(float(2 * (found & true).sum() / (found.sum() + true.sum())))
-        return float(np.mean(scores))
+    def _pooled(self) -> tuple[Artifact, list[Any]]:
+        cases = []
+        for number, site in enumerate(self.sites.values()):
+            data, own = self._own(site)
+            for case in own:
+                images = [str(data.path / image) for image in case["images"]]
+                # Patients of different sites have the same indices.
+                patient = 1000 * number + case["patient"]
+                label = str(data.path / case["label"])
+                cases.append({**case, "patient": patient, "images": images, "label": label})
+        key = digest_of([site.key for site in self.sites.values()])
+        nowhere = Artifact(stage="data", key=key, path=self.store.root, record={})
+        return nowhere, cases
 
-
-def unet(width: int) -> PlainConvUNet:
-    """nnU-Net's plain U-Net for 64 pixels, narrowed as in the CPU budgets."""
-    return PlainConvUNet(
-        input_channels=1,
-        n_stages=4,
-        features_per_stage=(width, 2 * width, 4 * width, 6 * width),
-        conv_op=nn.Conv2d,
-        kernel_sizes=3,
-        strides=(1, 2, 2, 2),
-        n_conv_per_stage=2,
-        num_classes=len(LABELS),
-        n_conv_per_stage_decoder=2,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm2d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-    )
-
-
-def augment(
-    images_NCHW: torch.Tensor, targets_NHW: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mirroring, scaling, turning, brightness, contrast, gamma, noise, as often as nnU-Net."""
-    count = len(images_NCHW)
-
-    def draw(low: float, high: float, share: float, neutral: float) -> torch.Tensor:
-        values = low + (high - low) * torch.rand(count, generator=generator)
-        return torch.where(torch.rand(count, generator=generator) < share, values, neutral)
-
-    zoom, turn = draw(0.7, 1.4, 0.2, 1.0), draw(-np.pi, np.pi, 0.2, 0.0)
-    flip_y, flip_x = (draw(-1, -1, 0.5, 1.0) for _ in range(2))
-    ratio = SIZE_HW[0] / SIZE_HW[1]
-    cos, sin, zero = turn.cos() / zoom, turn.sin() / zoom, torch.zeros(count)
-    rows = [
-        torch.stack([cos * flip_x, -sin * ratio * flip_x, zero], 1),
-        torch.stack([sin / ratio * flip_y, cos * flip_y, zero], 1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images_NCHW.shape), align_corners=False)
-    images_NCHW = F.grid_sample(images_NCHW, grid, padding_mode="border", align_corners=False)
-    targets_NHW = F.grid_sample(
-        targets_NHW[:, None].float(), grid, mode="nearest", align_corners=False
-    )[:, 0].long()
-
-    def per_image(values: torch.Tensor) -> torch.Tensor:
-        return values.view(-1, 1, 1, 1)
-
-    images_NCHW = images_NCHW * per_image(draw(0.75, 1.25, 0.15, 1.0))
-    images_NCHW = images_NCHW * per_image(draw(0.75, 1.25, 0.15, 1.0))
-    low, high = images_NCHW.amin((1, 2, 3), True), images_NCHW.amax((1, 2, 3), True)
-    unit = ((images_NCHW - low) / (high - low + 1e-6)) ** per_image(draw(0.7, 1.5, 0.3, 1.0))
-    images_NCHW = unit * (high - low) + low
-    noise = torch.randn(images_NCHW.shape, generator=generator)
-    return images_NCHW + noise * per_image(draw(0, 0.3, 0.1, 0.0)), targets_NHW
+    def dice(self, model: Artifact, name: str) -> float:
+        """A model's Dice at a site, on the fold's test cases and on the fresh draw."""
+        site, fresh = self.sites[name], self.fresh[name]
+        patients: dict[Any, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for drawn, cases in ((site, site.part("test")), (fresh, list(fresh.cases))):
+            found = self.run(
+                score,
+                data=self.data(drawn),
+                cases=cases,
+                dataset=drawn.dataset,
+                model=model,
+                regime="local2x",
+                train_site="bench",
+            )
+            for row in found.result["rows"]:
+                if row["dice"] is not None:
+                    patients[drawn is fresh, row["patient"]][row["case"]].append(row["dice"])
+        return fmean(fmean(map(fmean, cases.values())) for cases in patients.values())
 
 
-def train(slices: Sequence[Slice], *, steps: int, width: int, seed: int) -> PlainConvUNet:
-    """SGD with Nesterov momentum, polynomial decay, cross-entropy and batch Dice (nnU-Net's)."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    network = unet(width).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
-    )
-    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 - step / steps) ** 0.9)
-    images_NCHW = torch.stack([each.image_CHW for each in slices])
-    targets_NHW = torch.stack([each.target_HW for each in slices])
-    for _ in range(steps):
-        rows = torch.randint(len(slices), (BATCH,), generator=generator)
-        x_NCHW, t_NHW = augment(images_NCHW[rows], targets_NHW[rows], generator)
-        logits_NLHW = network(x_NCHW.to(memory_format=torch.channels_last))
-        chance = logits_NLHW.softmax(1)[:, 1:]
-        true = F.one_hot(t_NHW, len(LABELS)).permute(0, 3, 1, 2)[:, 1:]
-        overlap, total = (chance * true).sum((0, 2, 3)), (chance + true).sum((0, 2, 3))
-        loss = F.cross_entropy(logits_NLHW, t_NHW) - ((2 * overlap + 1) / (total + 1)).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 12)
-        optimiser.step()
-        decay.step()
-    return network.eval()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model in the table."""
+
+    name: str
+    images: int
+    dice: tuple[float, ...]
+    """By site."""
 
 
-@torch.inference_mode()
-def score(network: PlainConvUNet, slices: Sequence[Slice]) -> float:
-    """Dice of a site: case = mean of labels, then the mean by patient, then by site."""
-    logits_NLHW = network(torch.stack([each.image_CHW for each in slices]))
-    by_patient: dict[str, list[float]] = {}
-    for each, logits_LHW in zip(slices, logits_NLHW, strict=True):
-        by_patient.setdefault(each.patient, []).append(each.dice(logits_LHW))
-    return float(np.mean([np.nanmean(scores) for scores in by_patient.values()]))
+def measure(root: Path, seed: int, name: str) -> Row:
+    """Train one model and score it everywhere, in this process."""
+    torch.set_num_threads(1)
+    bench = Bench(root, seed)
+    images, model = bench.model(name)
+    dice = tuple(bench.dice(model, site) for site in bench.sites)
+    return Row(name=name, images=images, dice=dice)
+
+
+def report(rows: dict[str, Row], sites: list[str]) -> None:
+    """Print the two criteria."""
+    smallest = sorted(sites, key=lambda name: rows[name].images)[:2]
+    gains = {name: rows[POOLED].dice[k] - rows[name].dice[k] for k, name in enumerate(sites)}
+    losses = {
+        name: rows[name].dice[k] - fmean(d for j, d in enumerate(rows[name].dice) if j != k)
+        for k, name in enumerate(sites)
+    }
+    worst_gain = min(gains[name] for name in smallest)
+    for what, least, found, values in (
+        (f"pooled - local2x at {' and '.join(smallest)}", GAIN, worst_gain, gains),
+        ("own - foreign, mean of the sites", LOSS, fmean(losses.values()), losses),
+    ):
+        verdict = "PASS" if found >= least else "FAIL"
+        shown = ", ".join(f"{name} {value:+.3f}" for name, value in values.items())
+        print(f"{verdict} {what}: {found:+.3f}, at least {least:.2f} is wanted: {shown}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sites", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--width", type=int, default=12, help="channels of the first stage")
+    parser.add_argument("--store", type=Path, help="where to keep the stages")
+    parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    parts: dict[str, dict[str, list[Slice]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(1, asked.sites + 1):
-            root = Path(folder) / str(index)
-            draw_phantom_site(index, asked.seed, root)
-            ((name, cases),) = read_cohort(root).sites.items()
-            split = split_fold(cases, 0)
-            fresh = Path(folder) / f"fresh-{index}"
-            draw_phantom_site(index, seed_of(asked.seed, "fresh"), fresh)
-            ((_, others),) = read_cohort(fresh).sites.items()
-            parts[name] = {
-                "train": [Slice(root, case) for case in split.train],
-                "test": [Slice(root, case) for case in split.test]
-                + [Slice(fresh, case) for case in others],
-            }
-    report(parts, seed=asked.seed, steps=asked.steps, width=asked.width)
-
-
-def report(parts: dict[str, dict[str, list[Slice]]], *, seed: int, steps: int, width: int) -> None:
-    """Train and score all, print the table and the criteria."""
-    names = list(parts)
-    print(f"Dice, seed {seed}, {steps} steps".ljust(30) + "".join(f"{name:>9}" for name in names))
-    table: dict[str, list[float]] = {}
-    pooled = [each for name in names for each in parts[name]["train"]]
-    for row, slices in [*((name, parts[name]["train"]) for name in names), ("pooled", pooled)]:
-        start = time.monotonic()
-        network = train(slices, steps=steps, width=width, seed=seed_of(seed, "benchmark", row))
-        table[row] = [score(network, parts[name]["test"]) for name in names]
-        cells = "".join(f"{dice:9.3f}" for dice in table[row])
-        spent = f"{time.monotonic() - start:7.0f} s"
-        print(f"{row:8} ({len(slices):3d} images)".ljust(30) + cells + spent, flush=True)
-    smallest = sorted(names, key=lambda name: len(parts[name]["train"]))[:2]
-    gains = {name: table["pooled"][k] - table[name][k] for k, name in enumerate(names)}
-    losses = {
-        name: table[name][k] - float(np.mean([d for j, d in enumerate(table[name]) if j != k]))
-        for k, name in enumerate(names)
-    }
-    for what, least, values, judged in (
-        ("pooled - local2x", GAIN, gains, smallest),
-        ("own - foreign", LOSS, losses, names),
-    ):
-        verdict = "PASS" if min(values[name] for name in judged) >= least else "FAIL"
-        shown = ", ".join(f"{name} {value:+.3f}" for name, value in values.items())
-        print(f"{verdict} {what} >= {least:.2f} at {', '.join(judged)}: {shown}")
+        root = (asked.store or Path(folder)).absolute()
+        sites = list(Bench(root, asked.seed).sites)
+        print(f"Dice, seed {asked.seed}".ljust(26) + "".join(f"{name:>9}" for name in sites))
+        rows: dict[str, Row] = {}
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(asked.processes, mp_context=spawn) as pool:
+            names = (POOLED, *sites)
+            for done in as_completed(
+                pool.submit(measure, root, asked.seed, name) for name in names
+            ):
+                row = rows[done.result().name] = done.result()
+                cells = "".join(f"{dice:9.3f}" for dice in row.dice)
+                print(f"{row.name:8} ({row.images:3d} images)".ljust(26) + cells, flush=True)
+    report(rows, sites)
 
 
 if __name__ == "__main__":

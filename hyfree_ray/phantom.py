@@ -26,7 +26,7 @@ from hyfree_ray.phantom_anatomy import Array, draw_patient
 from hyfree_ray.phantom_sites import MAX_SITES, site_style
 from hyfree_ray.seeds import seed_of
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 NAME = "Phantom"
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 FILE_ENDING = ".nii.gz"

@@ -70,8 +70,8 @@ _T1_ENHANCED = Greys(
 _T2 = Greys(
     fat=0.76, muscle=0.24, organ=0.42, lesion=0.72, twin=0.55, vessel=0.14, fluid=1.00, bone=0.40
 )
-_T1_LOW_FIELD = Greys(
-    fat=0.60, muscle=0.34, organ=0.52, lesion=0.80, twin=0.44, vessel=0.28, fluid=0.16, bone=0.42
+_T2_LOW_FIELD = Greys(
+    fat=0.56, muscle=0.26, organ=0.44, lesion=0.74, twin=0.57, vessel=0.16, fluid=0.94, bone=0.34
 )
 
 _FIRST_SITES = (
@@ -98,9 +98,9 @@ _FIRST_SITES = (
         matrix=(64, 80),
         spacing=(3.7, 3.7),
         greys=_T2,
-        spread=0.07,
-        noise=0.05,
-        blur=2.4,
+        spread=0.045,
+        noise=0.04,
+        blur=2.0,
         shading=0.35,
         texture=0.035,
         gain=350.0,
@@ -131,9 +131,9 @@ _FIRST_SITES = (
         slices=(4, 5),
         matrix=(80, 96),
         spacing=(3.0, 3.1),
-        greys=_T1_LOW_FIELD,
-        spread=0.09,
-        noise=0.055,
+        greys=_T2_LOW_FIELD,
+        spread=0.05,
+        noise=0.045,
         blur=2.0,
         shading=0.3,
         texture=0.03,

@@ -90,13 +90,19 @@ def quota(site: Site, budget: Budget) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contribution:
-    """What a site has after the first half of the protocol."""
+class Learned:
+    """What a site has trained on its own real data."""
 
-    data: Artifact
     prepared: Artifact
     segmenter: Artifact
     generator: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What a site has after the first half of the protocol."""
+
+    learned: Learned
     samples: Artifact
     release: Artifact
 
@@ -120,6 +126,11 @@ class SiteParty(Party):
         self.experiment = experiment
         self.federation = federation
 
+    @property
+    def images_shown(self) -> int:
+        """Length of the generator's training."""
+        return images_shown(self.site, self.experiment.budget)
+
     def seed(self, stage: str) -> int:
         """A stage's seed: of the experiment, this site and the stage, and nothing else."""
         return seed_of(self.experiment.seed, self.site.name, stage)
@@ -128,75 +139,70 @@ class SiteParty(Party):
 
     async def contribute(self) -> Contribution:
         """Train a generator and a segmenter on real data; sample, filter, label and release."""
-        site, experiment, budget = self.site, self.experiment, self.experiment.budget
-        data = await self.data()
+        learned = await self._learn()
+        samples = await self._synthesise(learned)
+        released = await self.run(
+            release,
+            samples=samples,
+            segmenter=learned.segmenter,
+            prepared=learned.prepared,
+            site=self.site.name,
+            dataset=self.site.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+            card={"generator": self.experiment.generator, "images_shown": self.images_shown},
+            seed=self.seed("release"),
+        )
+        self.keep_for_the_site(samples)
+        return Contribution(learned=learned, samples=samples, release=released)
+
+    async def _learn(self) -> Learned:
+        """Plan, and train both networks, side by side where there is room."""
+        budget = self.experiment.budget
         prepared = await self.run(
             prepare,
-            data=data,
-            cases=site.part("train", "val"),
-            dataset=site.dataset,
-            caps=self.experiment.budget.plan.model_dump(),
+            data=await self.data(),
+            cases=self.site.part("train", "val"),
+            dataset=self.site.dataset,
+            caps=budget.plan.model_dump(),
         )
-        shown = images_shown(site, budget)
         generator, segmenter = await gather(
             self.run(
                 train_generator,
                 prepared=prepared,
-                backend=experiment.generator,
-                max_channels=getattr(budget.generator, f"{experiment.generator}_max_channels"),
-                images_shown=shown,
+                backend=self.experiment.generator,
+                max_channels=getattr(budget.generator, f"{self.experiment.generator}_max_channels"),
+                images_shown=self.images_shown,
                 snapshots=budget.generator.snapshots,
-                mirror=experiment.mirror,
-                precision=experiment.precision,
+                mirror=self.experiment.mirror,
+                precision=self.experiment.precision,
                 seed=self.seed("generator"),
             ),
             self.train("local", prepared, budget.unet.epochs),
         )
+        return Learned(prepared=prepared, segmenter=segmenter, generator=generator)
+
+    async def _synthesise(self, learned: Learned) -> Artifact:
+        """Choose the generator's snapshot by held-out images, then sample through the filter."""
+        experiment = self.experiment
         choice = await self.run(
             choose_snapshot,
-            generator=generator,
-            segmenter=segmenter,
-            prepared=prepared,
+            **vars(learned),
             backend=experiment.generator,
-            images_shown=shown,
-            embedder=experiment.embedder,
-            **self.weights(),
+            images_shown=self.images_shown,
+            **self.embedder(),
             precision=experiment.precision,
             seed=self.seed("choice"),
         )
-        samples = await self.run(
+        return await self.run(
             synthesise,
-            generator=generator,
-            segmenter=segmenter,
-            prepared=prepared,
+            **vars(learned),
             choice=choice,
-            quota=quota(site, budget),
+            quota=quota(self.site, experiment.budget),
             percentile=experiment.threshold_percentile,
-            embedder=experiment.embedder,
-            **self.weights(),
+            **self.embedder(),
             precision=experiment.precision,
             seed=self.seed("samples"),
-        )
-        released = await self.run(
-            release,
-            samples=samples,
-            segmenter=segmenter,
-            prepared=prepared,
-            site=site.name,
-            dataset=site.dataset,
-            federation=self.federation,
-            round_number=ROUND,
-            card={"generator": experiment.generator, "images_shown": shown},
-            seed=self.seed("release"),
-        )
-        self.keep_for_the_site(samples)
-        return Contribution(
-            data=data,
-            prepared=prepared,
-            segmenter=segmenter,
-            generator=generator,
-            samples=samples,
-            release=released,
         )
 
     async def hand_in(self) -> Parcel:
@@ -221,11 +227,10 @@ class SiteParty(Party):
             quality_card,
             samples=done.samples,
             release=done.release,
-            segmenter=done.segmenter,
-            prepared=done.prepared,
-            embedder=self.experiment.embedder,
+            segmenter=done.learned.segmenter,
+            prepared=done.learned.prepared,
+            **self.embedder(),
             seed=self.seed("membership"),
-            **self.weights(),
         )
 
     # --- the protocol, second half -----------------------------------------------------------
@@ -233,7 +238,7 @@ class SiteParty(Party):
     async def control(self) -> Artifact:
         """local2x: local training for as many steps as general and fine-tuning take together."""
         unet = self.experiment.budget.unet
-        prepared = (await self.contribute()).prepared
+        prepared = (await self.contribute()).learned.prepared
         return await self.train("local2x", prepared, unet.epochs + unet.finetune_epochs)
 
     async def personalise(self, general: Parcel) -> Artifact:
@@ -262,7 +267,7 @@ class SiteParty(Party):
             return self.export(await self.personalise(general))
         if regime == "local2x":
             return self.export(await self.control())
-        return self.export((await self.contribute()).segmenter)
+        return self.export((await self.contribute()).learned.segmenter)
 
     async def score(self, regime: str, train_site: str, model: Parcel) -> dict[str, Any]:
         """Score a model on this site's test cases: numbers, with patients and cases as indices."""
@@ -291,13 +296,13 @@ class SiteParty(Party):
         assert self.site.folder is not None
         return Artifact(stage="data", key=self.site.key, path=self.site.folder, record={})
 
-    def weights(self) -> dict[str, Artifact]:
-        """OpenCLIP's weights as an input, known by their content; none where it is not used."""
+    def embedder(self) -> dict[str, Any]:
+        """What images are compared by; OpenCLIP's weights are an input, known by their content."""
         if self.experiment.embedder != "openclip":
-            return {}
+            return {"embedder": self.experiment.embedder}
         path = Path(str(self.experiment.embedder_weights))
-        key = file_digest(path)
-        return {"embedder_weights": Artifact(stage="weights", key=key, path=path, record={})}
+        weights = Artifact(stage="weights", key=file_digest(path), path=path, record={})
+        return {"embedder": self.experiment.embedder, "embedder_weights": weights}
 
     async def train(
         self,

@@ -146,34 +146,14 @@ def execute(
         if record is not None:
             return record
         context = Context(out=folder, owner=owner, device=device, launch=launch)
-        arguments = dict(call.params) | {n: a.path for n, a in call.inputs.items()}
         spent_before = _spent(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
         _forget_peak_memory()
-        try:
-            with _quiet(folder / "log.txt"), _single_threaded(device):
-                result = target(context, **arguments)
-        except HyfreeError as error:
-            if type(error) is HyfreeError and not str(error).startswith(f"{owner}:"):
-                raise HyfreeError(f"{owner}: {error}") from error
-            raise
-        except Exception as error:
-            trace = folder / "error.txt"
-            trace.write_text(traceback.format_exc())
-            # The text may name a case: it stays with the party, in the trace.
-            raise StageError(owner, call.stage, type(error).__name__, str(trace)) from error
+        result = _attempt(target, call, context)
         seconds = time.monotonic() - clock + spent_before
         record = {
-            "stage": call.stage,
-            "version": call.version,
-            "key": call.key,
-            "owner": owner,
-            "params": {
-                name: digest_of(value)[:16] if name in target.private else value
-                for name, value in call.params.items()
-            },
-            "inputs": {name: artifact.key for name, artifact in call.inputs.items()},
+            **_identity(target, call, owner),
             "started": started,
             "ended": time.time(),
             "seconds": seconds,
@@ -187,6 +167,38 @@ def execute(
         }
         write_json(folder / RECORD, record)
     return record
+
+
+def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
+    """Run the stage's function; what goes wrong names the stage and its owner."""
+    arguments = dict(call.params) | {name: found.path for name, found in call.inputs.items()}
+    try:
+        with _quiet(context.out / "log.txt"), _single_threaded(context.device):
+            return target(context, **arguments)
+    except HyfreeError as error:
+        if type(error) is HyfreeError and not str(error).startswith(f"{context.owner}:"):
+            raise HyfreeError(f"{context.owner}: {error}") from error
+        raise
+    except Exception as error:
+        trace = context.out / "error.txt"
+        trace.write_text(traceback.format_exc())
+        # The text may name a case: it stays with the party, in the trace.
+        raise StageError(context.owner, call.stage, type(error).__name__, str(trace)) from error
+
+
+def _identity(target: Stage, call: Call, owner: str) -> dict[str, Any]:
+    """What was called and by whom; parameters that name cases as their hash."""
+    return {
+        "stage": call.stage,
+        "version": call.version,
+        "key": call.key,
+        "owner": owner,
+        "params": {
+            name: digest_of(value)[:16] if name in target.private else value
+            for name, value in call.params.items()
+        },
+        "inputs": {name: artifact.key for name, artifact in call.inputs.items()},
+    }
 
 
 def installed_versions() -> dict[str, str]:

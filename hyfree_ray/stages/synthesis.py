@@ -5,7 +5,7 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,10 @@ from hyfree_ray.stage import Context, read_result, stage
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.privacy.memorization import MemorisationFilter
+    from hyfree_ray.privacy.sampling import Drawn
 
 FEWEST_HELD_OUT = 20
 """Held-out images below which the card does not say whom the samples are nearer to."""
@@ -44,9 +48,8 @@ def synthesise(
     from hyfree_ray.pictures import nearest_pairs
     from hyfree_ray.privacy.detectors import Correlation, Features, Structure
     from hyfree_ray.privacy.embedders import load_embedder
-    from hyfree_ray.privacy.membership import nearer_to_training
     from hyfree_ray.privacy.memorization import MemorisationFilter
-    from hyfree_ray.privacy.sampling import draw_until, restore
+    from hyfree_ray.privacy.sampling import draw_until
     from hyfree_ray.privacy.self_test import self_test
     from hyfree_ray.seeds import seed_of
 
@@ -94,15 +97,7 @@ def synthesise(
         real_NCHW[drawn.nearest_real_N],
         drawn.nearest_N,
     )
-    held_out_NCHW = view.images_NCHW[~view.training_N]
-    held_out = rule.judge(held_out_NCHW) if len(held_out_NCHW) else None
     reason = drawn.reason_to_withhold
-    nearer = None
-    if len(held_out_NCHW) >= FEWEST_HELD_OUT and len(drawn.accepted_NCHW):
-        features = [
-            embed(images) for images in (restore(drawn.accepted_NCHW), real_NCHW, held_out_NCHW)
-        ]
-        nearer = nearer_to_training(*features, seed=seed_of(seed, "nearer"))
     return {
         "outcome": "released" if reason is None else "withheld",
         "reason": reason,
@@ -115,17 +110,44 @@ def synthesise(
         "percentile": percentile,
         "rejected_by": drawn.rejected_by,
         "calibration_rejected_share": rule.calibration_rejected,
-        "held_out_images": len(held_out_NCHW),
-        # The rule is sound only where it rejects about `percentile` % of new real images.
-        "held_out_rejected_share": float(held_out.copied_N.mean()) if held_out else None,
-        "held_out_rejected_by": dict(
-            zip(rule.names, held_out.copied_ND.mean(axis=0).tolist(), strict=True)
-        )
-        if held_out
-        else None,
+        **_held_out(rule, view),
         "self_test": recall,
-        "nearer_to_training": nearer,
+        "nearer_to_training": _nearer_to_training(drawn, view, embed, seed),
     }
+
+
+def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
+    """What the filter does to new real images: sound where it rejects about `percentile` %."""
+    images_NCHW = view.images_NCHW[~view.training_N]
+    if not len(images_NCHW):
+        return {
+            "held_out_images": 0,
+            "held_out_rejected_share": None,
+            "held_out_rejected_by": None,
+        }
+    judged = rule.judge(images_NCHW)
+    shares = judged.copied_ND.mean(axis=0).tolist()
+    return {
+        "held_out_images": len(images_NCHW),
+        "held_out_rejected_share": float(judged.copied_N.mean()),
+        "held_out_rejected_by": dict(zip(rule.names, shares, strict=True)),
+    }
+
+
+def _nearer_to_training(
+    drawn: Drawn, view: GeneratorView, embed: Callable[[np.ndarray], np.ndarray], seed: int
+) -> float | None:
+    """Share of the accepted that are nearer to a training image than to a held-out one."""
+    from hyfree_ray.privacy.membership import nearer_to_training
+    from hyfree_ray.privacy.sampling import restore
+    from hyfree_ray.seeds import seed_of
+
+    held_out_NCHW = view.images_NCHW[~view.training_N]
+    if len(held_out_NCHW) < FEWEST_HELD_OUT or not len(drawn.accepted_NCHW):
+        return None
+    real_NCHW = view.images_NCHW[view.training_N]
+    features = map(embed, (restore(drawn.accepted_NCHW), real_NCHW, held_out_NCHW))
+    return nearer_to_training(*features, seed=seed_of(seed, "nearer"))
 
 
 @stage(version=2, device=True)
@@ -149,11 +171,9 @@ def release(
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.labelling import content_box
     from hyfree_ray.privacy.sampling import LEVELS
     from hyfree_ray.release import ReleaseMetadata, write_release
     from hyfree_ray.seeds import seed_of
-    from hyfree_ray.segmenters.nnunet.model import Model
 
     found = read_result(samples)
     outcome = {name: found[name] for name in ("outcome", "reason", "rejection_rate")}
@@ -162,15 +182,11 @@ def release(
     view = GeneratorView.load(prepared / "view.npz")
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
     scale_C = (view.high_C - view.low_C) / LEVELS
-    model = Model(segmenter / "model", context.device)
-    labels_NHW = np.zeros((len(stored_NCHW), *stored_NCHW.shape[2:]), np.uint8)
-    for done, stored_CHW in enumerate(stored_NCHW, start=1):
-        physical_CHW = stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
-        box = content_box(stored_CHW)
-        inside_CHW = physical_CHW[(slice(None), *box)]
-        labels_NHW[done - 1][box] = model.segment_slice(inside_CHW, view.spacing)
-        if done % 32 == 0 or done == len(stored_NCHW):
-            context.progress(done, len(stored_NCHW), {})
+    physical_NCHW = (
+        stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
+        for stored_CHW in stored_NCHW
+    )
+    labels_NHW = _label(context, stored_NCHW, physical_NCHW, segmenter / "model", view.spacing)
     metadata = ReleaseMetadata(
         site=site,
         channel_names=tuple(dataset["channel_names"].values()),
@@ -179,21 +195,7 @@ def release(
         slice_axis=0,
         scale=tuple(float(s) for s in scale_C),
         offset=tuple(float(o) for o in view.low_C),
-        card={
-            **card,
-            "statement": "Synthetic images. Not a declaration of anonymity.",
-            "rejection_rate": round(found["rejection_rate"], 2),
-            "rejects_of_honest_images": found["percentile"] / 100,
-            # Of accepted images, nearer to a training than to a held-out one; 0.5 is chance.
-            "nearer_to_training": None
-            if found["nearer_to_training"] is None
-            else round(20 * found["nearer_to_training"]) / 20,
-            "embedder": found["embedder"],
-            "self_test": {
-                alteration: {name: round(share, 2) for name, share in recall.items()}
-                for alteration, recall in found["self_test"].items()
-            },
-        },
+        card={**card, **_told_of_filter(found)},
     )
     manifest = write_release(
         context.out,
@@ -212,5 +214,47 @@ def release(
             name: float((labels_NHW == value).mean())
             for name, value in dataset["labels"].items()
             if value != 0
+        },
+    }
+
+
+def _label(
+    context: Context,
+    stored_NCHW: np.ndarray,
+    physical_NCHW: Iterable[np.ndarray],
+    model: Path,
+    spacing: tuple[float, float],
+) -> np.ndarray:
+    """Labels (N, H, W) by the site's own model, which never saw a padded margin: it gets none."""
+    import numpy as np
+
+    from hyfree_ray.labelling import content_box
+    from hyfree_ray.segmenters.nnunet.model import Model
+
+    network = Model(model, context.device)
+    labels_NHW = np.zeros((len(stored_NCHW), *stored_NCHW.shape[2:]), np.uint8)
+    pairs = zip(stored_NCHW, physical_NCHW, strict=True)
+    for done, (stored_CHW, physical_CHW) in enumerate(pairs, start=1):
+        box = content_box(stored_CHW)
+        inside_CHW = physical_CHW[(slice(None), *box)]
+        labels_NHW[done - 1][box] = network.segment_slice(inside_CHW, spacing)
+        if done % 32 == 0 or done == len(stored_NCHW):
+            context.progress(done, len(stored_NCHW), {})
+    return labels_NHW
+
+
+def _told_of_filter(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The card's part on copies, as coarse as it may travel."""
+    nearer = found["nearer_to_training"]
+    return {
+        "statement": "Synthetic images. Not a declaration of anonymity.",
+        "rejection_rate": round(found["rejection_rate"], 2),
+        "rejects_of_honest_images": found["percentile"] / 100,
+        # Of accepted images, nearer to a training than to a held-out one; 0.5 is chance.
+        "nearer_to_training": None if nearer is None else round(20 * nearer) / 20,
+        "embedder": found["embedder"],
+        "self_test": {
+            alteration: {name: round(share, 2) for name, share in recall.items()}
+            for alteration, recall in found["self_test"].items()
         },
     }
