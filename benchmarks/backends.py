@@ -22,7 +22,7 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.simulation import sites_of
-from hyfree_ray.site import Site
+from hyfree_ray.site_value import Site
 from hyfree_ray.stage import execute
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases

@@ -27,7 +27,7 @@ from hyfree_ray.config import resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.simulation import sites_of
-from hyfree_ray.site import Site
+from hyfree_ray.site_value import Site
 from hyfree_ray.stage import Stage, execute
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.scoring import score

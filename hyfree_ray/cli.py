@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from hyfree_ray import __version__
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.regimes import SETTINGS
 
 DEFAULT_STORE = Path("hyfree-store")
 
@@ -56,6 +58,18 @@ _FORMAT = click.option(
 )
 
 
+def _settings(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:
+    """`a,b` as a tuple of known settings; None where the option was not given."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in SETTINGS:
+            nearest = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.0)[0]
+            raise HyfreeError(f"--settings {name}: no such setting; did you mean {nearest!r}?")
+    return names
+
+
 @main.command(epilog=EXIT_CODES)
 @click.option(
     "--sites", type=click.IntRange(1), help="Hospitals; 5 phantom ones where no data are given."
@@ -80,6 +94,12 @@ _FORMAT = click.option(
 )
 @click.option(
     "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
+)
+@click.option(
+    "--settings",
+    metavar="NAME,...",
+    callback=_settings,
+    help=f"What to train beside the protocol, for comparison: {', '.join(SETTINGS)}.",
 )
 @click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
 @click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0.")
@@ -130,7 +150,7 @@ def results(run: str | None, store: Path, output: str) -> None:
     """
     from hyfree_ray.observer import read_summary
     from hyfree_ray.results import Summary
-    from hyfree_ray.results_table import render_table
+    from hyfree_ray.results_table import render_table, wide_console
 
     folder = find_run(store, run)
     if output == "csv":
@@ -140,10 +160,9 @@ def results(run: str | None, store: Path, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(summary, indent=1))
         return
-    from rich.console import Console
 
-    Console().print(f"{folder.name}", style="bold")
-    Console().print(render_table(Summary.from_json(summary)))
+    wide_console().print(f"{folder.name}", style="bold")
+    wide_console().print(render_table(Summary.from_json(summary)))
 
 
 @main.group(epilog=EXIT_CODES)

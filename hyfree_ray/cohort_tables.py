@@ -13,7 +13,7 @@ from typing import Any
 
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.image_facts import READERS
-from hyfree_ray.scores import POOL
+from hyfree_ray.scores import ORACLE, POOL
 
 MAX_CSV_BYTES = 16 << 20
 MAX_JSON_BYTES = 16 << 20
@@ -149,9 +149,9 @@ def check_site_names(names: Iterable[str]) -> None:
                 f" '-', '_', '.' and spaces, a letter or digit first, {MAX_SITE_NAME_BYTES} bytes"
             )
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-        if folded == POOL:
+        if folded in {POOL, ORACLE}:
             raise HyfreeError(
-                f"sites.csv: the site name {name!a} is taken: the centre is called so; rename it"
+                f"sites.csv: the site name {name!a} is taken by a party of our own; rename it"
             )
         if folded in known:
             raise HyfreeError(

@@ -12,17 +12,25 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hyfree_ray.budget import Budget, budget_values
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.regimes import SETTINGS, Setting
 from hyfree_ray.store import digest_of
 
 CONFIG_BYTES = 64 << 10
 """A configuration is a page of text; anything longer is refused before it is parsed."""
+
+
+def _in_order(asked: Any) -> Any:
+    """Settings as a set: in one order, each once. What is no list of them is left to the check."""
+    if not isinstance(asked, (list, tuple)) or not set(map(str, asked)) <= set(SETTINGS):
+        return tuple(asked) if isinstance(asked, list) else asked
+    return tuple(setting for setting in SETTINGS if setting in asked)
 
 
 class Experiment(BaseModel):
@@ -48,6 +56,8 @@ class Experiment(BaseModel):
     """Processes that share the general model's batches. More than one changes its result."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of fine-tuning's epochs in which the rate grows."""
+    settings: Annotated[tuple[Setting, ...], BeforeValidator(_in_order)] = ("real-all",)
+    """What is trained beside the paper's protocol, for comparison."""
     budget: Budget
 
     def federation(self, cohort: str, dataset: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from hyfree_ray.progress import Progress
 from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
-from hyfree_ray.scores import POOL, write_results
+from hyfree_ray.scores import write_results
 from hyfree_ray.simulation import Simulation, score_rows
 from hyfree_ray.stage import installed_versions
 from hyfree_ray.store import write_json
@@ -207,6 +207,7 @@ class Observer:
                 reason=told["reason"] or "",
                 images=told["images"],
                 rejection_rate=told["rejection_rate"],
+                chosen=outcome.chosen.get(name, ""),
             )
             for name, told in outcome.sites.items()
         ]
@@ -256,7 +257,7 @@ class Observer:
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         for entry in self.entries.values():
             record = entry["record"]
-            if record["stage"] in {"prepare", "pool_releases", "prepare_for_general"}:
+            if record["stage"].startswith("prepare") or record["stage"] == "pool_releases":
                 found[record["owner"]][record["stage"]] = record["result"]
             if record["stage"] == "train_generator":
                 found[record["owner"]]["generator"] = record["result"]["derivation"]
@@ -266,7 +267,7 @@ class Observer:
 
     def timeline(self) -> list[dict[str, Any]]:
         """Chrome's trace format: one complete event a stage, one process row a party."""
-        owners = [*self.simulation.sites, POOL]
+        owners = list(self.simulation.party_names)
         events: list[dict[str, Any]] = [
             {"name": "process_name", "ph": "M", "pid": row, "args": {"name": owner}}
             for row, owner in enumerate(owners)

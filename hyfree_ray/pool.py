@@ -14,12 +14,13 @@ from hyfree_ray.release import MANIFEST_FILE
 from hyfree_ray.scores import POOL
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, is_signed_by
-from hyfree_ray.site import RELEASE_VERSIONS, ROUND
+from hyfree_ray.site import RELEASE_VERSIONS, ROUND, Shared
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Parcel, digest_of, write_bytes, write_json
+from hyfree_ray.store import Artifact, Parcel, digest_of, write_bytes, write_json
 
-EXPORTS = {"train_general": ("model/*",)}
+EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
+"""All that the centre hands out: general models, and releases on their way down."""
 
 FEWEST_RELEASES = 2
 """Below this a general model would only be another site's."""
@@ -156,8 +157,7 @@ class PoolParty(Party):
         unet = self.experiment.budget.unet
         sites = sorted(members)
         releases = {
-            f"release_{position}": self.store.received("release", members[site], site)
-            for position, site in enumerate(sites)
+            f"release_{position}": found for position, found in enumerate(self._releases(members))
         }
         prepared = await self.run(
             pool_releases,
@@ -177,6 +177,16 @@ class PoolParty(Party):
             seed=seed_of(self.experiment.seed, POOL, "general"),
         )
         return self.export(trained)
+
+    def _releases(self, members: Mapping[str, str]) -> list[Artifact]:
+        return [self.store.received("release", members[site], site) for site in sorted(members)]
+
+    def share(self, members: Mapping[str, str]) -> Shared:
+        """Send the releases of the round down to sites: a release may travel."""
+        return Shared(
+            sites=tuple(sorted(members)),
+            parcels=tuple(self.export(found) for found in self._releases(members)),
+        )
 
     async def picture(self, site: str) -> bytes | None:
         """The contact sheet of a site's release, PNG; None where there is none."""

@@ -29,6 +29,17 @@ IN_WORDS = {
     "train_general": "training the general nnU-Net",
     "prepare_for_general": "preparing to fine-tune",
     "finetuned": "fine-tuning",
+    "prepare_replay": "preparing to fine-tune with replay",
+    "personalised": "fine-tuning with replay",
+    "own-syn": "fine-tuning (own-syn)",
+    "prepare_together": "planning on all real data",
+    "prepare_mixture": "planning on a mixture",
+    "real-all": "training on all real data",
+    "mix-25": "training on a mixture, 25 % synthetic",
+    "mix-50": "training on a mixture, 50 % synthetic",
+    "mix-75": "training on a mixture, 75 % synthetic",
+    "mix-100": "training on a mixture, all synthetic",
+    "train_fedavg": "federated averaging",
     "score": "scoring",
 }
 

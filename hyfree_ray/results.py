@@ -16,12 +16,19 @@ from typing import Any, Literal
 import numpy as np
 
 from hyfree_ray.contrasts import Contrast, Strata, contrast
+from hyfree_ray.regimes import REGIMES
 from hyfree_ray.scores import POOL, ScoreRow
 from hyfree_ray.seeds import seed_of
 
-REGIMES = ("local", "local2x", "general", "finetuned")
-CONTRASTS = (("finetuned", "local2x"), ("general", "local2x"))
-"""The first is the primary one: local2x has seen as many steps as general and fine-tuning."""
+CONTRASTS = (
+    ("finetuned", "local2x"),
+    ("general", "local2x"),
+    ("personalised", "local2x"),
+    ("chosen", "local2x"),
+    ("real-all", "local2x"),
+)
+"""The first is the primary one: local2x has seen as many steps as general and fine-tuning. The
+later ones are made where they were asked for."""
 ONE_RUN = "this run; training noise not included"
 
 Tested = Literal["own", "foreign"]
@@ -43,6 +50,8 @@ class SiteOutcome:
     """Synthetic images released."""
     rejection_rate: float | None
     """Share of the samples that looked memorised; None if none were drawn."""
+    chosen: str = ""
+    """The regime that the site would keep by its validation cases; empty where it was not asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +157,7 @@ def summarise(
         regimes=regimes,
         sites=sites,
         overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
-        contrasts=tuple(_contrasts(table, seed)),
+        contrasts=tuple(_contrasts(table, found, seed)),
         caveat=ONE_RUN if len(seeds) < 2 else "",
     )
 
@@ -214,8 +223,10 @@ def _patient_means(rows: Iterable[ScoreRow]) -> dict[tuple[str, str, str], _Pati
     }
 
 
-def _contrasts(table: _Table, seed: int) -> Iterable[Contrast]:
-    for first, second in CONTRASTS:
+def _contrasts(table: _Table, regimes: set[str], seed: int) -> Iterable[Contrast]:
+    for number, (first, second) in enumerate(CONTRASTS):
+        if number > 1 and first not in regimes:
+            continue
         for site in (*table.sites, None):
             for tested in ("own", "foreign"):
                 strata = _strata(table, first, second, site, tested)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from rich.text import Text
 
 from hyfree_ray.contrasts import LEAST_PATIENTS, Contrast
 from hyfree_ray.results import CONTRASTS, Score, Summary
+
+FILE_WIDTH = 120
+"""Characters a line where nobody says how many there are."""
 
 _REGIME_WIDTH, _OTHER_WIDTH = 14, 36
 _STYLE = {"helped": "green", "did not": "red", "cannot tell": ""}
@@ -32,13 +36,19 @@ class _Tables:
         across = max(1, (options.max_width - _OTHER_WIDTH) // _REGIME_WIDTH)
         for start in range(0, len(summary.regimes), across):
             yield _dice(summary, summary.regimes[start : start + across])
-        for first, second in CONTRASTS:
+        made = {(one.first, one.second) for one in summary.contrasts}
+        for first, second in (pair for pair in CONTRASTS if pair in made):
             yield _contrasts(summary, first, second)
         yield _surface(summary)
         yield Text("\n".join(_notes(summary)), style="dim")
 
 
-def table_text(summary: Summary, *, width: int = 100) -> str:
+def wide_console() -> Console:
+    """Standard output: as wide as the terminal, or as the table wants where it is a file."""
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+
+
+def table_text(summary: Summary, *, width: int = FILE_WIDTH) -> str:
     """The same as plain text, without colours."""
     stream = io.StringIO()
     Console(file=stream, width=width, color_system=None, legacy_windows=False).print(
@@ -131,6 +141,9 @@ def _notes(summary: Summary) -> Iterable[str]:
     for site in summary.sites:
         if site.outcome.outcome != "released":
             yield f"{site.outcome.site}: release {site.outcome.outcome}: {site.outcome.reason}"
+    chosen = [f"{s.outcome.site} {s.outcome.chosen}" for s in summary.sites if s.outcome.chosen]
+    if chosen:
+        yield f"Chosen by validation cases: {', '.join(chosen)}."
     if any(one.difference is not None and one.reason for one in summary.contrasts):
         yield f"No interval is given under {LEAST_PATIENTS} test patients."
 

@@ -16,6 +16,9 @@ from hyfree_ray.files import replacing
 POOL = "pool"
 """The `train_site` of a model that belongs to no site."""
 
+ORACLE = "oracle"
+"""The party that may see all real data: it exists in a simulation only, for baselines."""
+
 _DECIMALS = 6
 # A spreadsheet takes a cell that begins with one of these as a formula; site names come from users.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -30,7 +33,7 @@ class ScoreRow:
     seed: int
     fold: int
     regime: str
-    """`local`, `local2x`, `general`, `finetuned`, and whatever later regimes are called."""
+    """One of `regimes.REGIMES`."""
     train_site: str
     """Whose model it is; `POOL` for the general one."""
     test_site: str

@@ -28,12 +28,12 @@ from hyfree_ray.party import Step
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.results import Summary
-from hyfree_ray.results_table import render_table
+from hyfree_ray.results_table import render_table, wide_console
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation, sites_of
-from hyfree_ray.site import images_shown, quota
+from hyfree_ray.site_value import images_shown, quota
 from hyfree_ray.store import open_root
 
 log = logging.getLogger("hyfree_ray")
@@ -90,6 +90,7 @@ def _simulate(
     generator: str | None,
     fold: int | None,
     seed: int | None,
+    settings: tuple[str, ...] | None,
     store: Path,
     ray: str,
     device: str,
@@ -108,6 +109,7 @@ def _simulate(
             overrides=overrides,
             fold=fold,
             seed=seed,
+            settings=settings,
         )
         if ray == "off" and experiment.general_workers > 1:
             raise HyfreeError(
@@ -277,15 +279,17 @@ def _run(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str
     if not planned.missing and (folder / MARKER).exists():
         return read_summary(folder)
     console = Console(stderr=True)
-    names = [*simulation.sites, POOL]
-    with Progress(names, len(planned.steps), console) as progress:
+    with Progress(simulation.party_names, len(planned.steps), console) as progress:
         observer = Observer(simulation, runtime.store, progress)
         if not planned.missing:
             parties = {party.name: LocalParty(party) for party in planned.parties}
             asyncio.run(_observe(observer, parties, planned.outcome))
         elif runtime.ray == "off":
-            sites, pool = simulation.parties(runtime.store, LocalRunner(runtime.device))
-            parties = {name: LocalParty(party) for name, party in (sites | {POOL: pool}).items()}
+            runner = LocalRunner(runtime.device)
+            parties = {
+                name: LocalParty(simulation.party(name, runtime.store, runner))
+                for name in simulation.party_names
+            }
             asyncio.run(_observe(observer, parties))
         else:
             _run_on_ray(simulation, runtime, observer)
@@ -297,9 +301,9 @@ def _run_on_ray(simulation: Simulation, runtime: Runtime, observer: Observer) ->
 
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         check_resources(runtime.device, simulation.experiment.general_workers)
-        sites, pool = start_parties(simulation, runtime.store, runtime.device)
+        parties = start_parties(simulation, runtime.store, runtime.device)
         try:
-            asyncio.run(_observe(observer, {**sites, POOL: pool}))
+            asyncio.run(_observe(observer, parties))
         except Exception as error:
             raise cause_of(error) from error
 
@@ -310,11 +314,12 @@ async def _observe(
     outcome: protocol.Outcome | None = None,
 ) -> None:
     """Run the protocol (unless its outcome is known) while the observer watches."""
-    sites = {name: party for name, party in parties.items() if name != POOL}
     if outcome is None:
         watching = asyncio.ensure_future(observer.watch(list(parties.values())))
         try:
-            outcome = await protocol.simulate(sites, parties[POOL], told=observer.progress.tell)
+            settings = observer.simulation.experiment.settings
+            told = observer.progress.tell
+            outcome = await protocol.simulate(parties, settings=settings, told=told)
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -332,8 +337,7 @@ def _print_results(
     if output == "json":
         click.echo(json.dumps({**summary, "folder": str(folder), "mlflow_ui": ui}))
         return
-    console = Console()
-    console.print(render_table(Summary.from_json(summary)))
+    wide_console().print(render_table(Summary.from_json(summary)))
     spent = time_table(summary["compute"])
     total = sum(seconds for _, seconds in spent)
     click.echo(f"\nwhere the time went (all parties together: {clock(total)})")

@@ -10,10 +10,13 @@ from typing import Any
 from hyfree_ray import protocol
 from hyfree_ray.cohort import Case, Cohort, split_fold
 from hyfree_ray.config import Experiment
-from hyfree_ray.party import Runner
+from hyfree_ray.oracle import OracleParty
+from hyfree_ray.party import Party, Runner
 from hyfree_ray.pool import PoolParty
-from hyfree_ray.scores import POOL, ScoreRow
-from hyfree_ray.site import ROUND, Site, SiteParty
+from hyfree_ray.regimes import ORACLE_SETTINGS
+from hyfree_ray.scores import ORACLE, POOL, ScoreRow
+from hyfree_ray.site import ROUND, SiteParty
+from hyfree_ray.site_value import Site
 from hyfree_ray.store import digest_of
 
 READER_KEY = "overwrite_image_reader_writer"
@@ -50,10 +53,25 @@ class Simulation:
         """The run's name."""
         return f"{self.cohort}-{self.key[:8]}"
 
-    def parties(self, store: Path, runner: Runner) -> tuple[dict[str, SiteParty], PoolParty]:
-        """The parties, with their stores under `store`, in this process."""
-        sites = {name: self.site_party(name, store, runner) for name in self.sites}
-        return sites, self.pool_party(store, runner)
+    @property
+    def with_oracle(self) -> bool:
+        """Whether a setting needs all real data in one place."""
+        return not set(ORACLE_SETTINGS).isdisjoint(self.experiment.settings)
+
+    @property
+    def party_names(self) -> tuple[str, ...]:
+        """All parties: sites, pool and, where it is needed, the oracle."""
+        return (*self.sites, POOL, *((ORACLE,) if self.with_oracle else ()))
+
+    def party(self, name: str, store: Path, runner: Runner) -> Party:
+        """The named party, with its own folder under `store`, in this process."""
+        if name == POOL:
+            return self.pool_party(store, runner)
+        return (
+            self.oracle_party(store, runner)
+            if name == ORACLE
+            else self.site_party(name, store, runner)
+        )
 
     def site_party(self, name: str, store: Path, runner: Runner) -> SiteParty:
         """One hospital."""
@@ -65,9 +83,14 @@ class Simulation:
         root = self.root_of(POOL, store)
         return PoolParty(self.key, self.federation, self.dataset, self.experiment, root, runner)
 
+    def oracle_party(self, store: Path, runner: Runner) -> OracleParty:
+        """Who may see everything."""
+        root = self.root_of(ORACLE, store)
+        return OracleParty(self.sites, self.experiment, self.federation, root, runner)
+
     def root_of(self, party: str, store: Path) -> Path:
         """A party's own folder in the store."""
-        return store / POOL if party == POOL else store / "sites" / party
+        return store / party if party in {POOL, ORACLE} else store / "sites" / party
 
 
 def sites_of(

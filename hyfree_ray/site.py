@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shutil
 from asyncio import gather
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.budget import Budget
 from hyfree_ray.config import Experiment
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.release import MANIFEST_FILE
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, signing_key
+from hyfree_ray.site_value import Site, images_shown, quota, raw_data
 from hyfree_ray.stages.data import draw_phantom, prepare, prepare_for_general
+from hyfree_ray.stages.pooling import pool_releases
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
+from hyfree_ray.stages.replay import prepare_replay
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
-from hyfree_ray.stages.training import train_generator, train_segmenter
+from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
 from hyfree_ray.store import Artifact, Parcel, file_digest, write_json
 
 if TYPE_CHECKING:
@@ -47,46 +51,20 @@ EXPORTS = {"release": ("release.arrow", "manifest.json")}
 SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
 """In a simulation a site's models are also scored at the other sites."""
 
-REGIMES = ("local", "local2x", "general", "finetuned")
+
+CANDIDATES = ("personalised", "finetuned", "local2x")
+"""What a site chooses from, in the order in which it should travel best."""
+
+MAY_LOSE_AT_HOME = 0.005
+"""Dice that a model which travels better may lose to `local2x` on a site's validation cases."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """A hospital as a value: its name, its cases and where they are. It never runs."""
+class Shared:
+    """The releases of a round on their way down, in the order of their sites' names."""
 
-    name: str
-    key: str
-    """Hash of its sorted cases: image and label digests, patients, parts."""
-    cases: tuple[Mapping[str, Any], ...]
-    """name, index, patient (index), images, label, part (train, val or test)."""
-    dataset: Mapping[str, Any]
-    """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
-    folder: Path | None
-    """Where the raw data set is; None: a phantom, which draws itself."""
-    phantom: Mapping[str, int] | None = None
-    """index, seed and version of a phantom site."""
-
-    def part(self, *names: str) -> list[Mapping[str, Any]]:
-        """The cases of the named parts."""
-        return [case for case in self.cases if case["part"] in names]
-
-    @property
-    def training_images(self) -> int:
-        """Slices to train on; a 2D case is one."""
-        return len(self.part("train"))
-
-
-def images_shown(site: Site, budget: Budget) -> int:
-    """Length of the generator's training (METHOD: N thousand images for N training images)."""
-    generator = budget.generator
-    shown = generator.images_shown_per_image * site.training_images
-    return max(generator.min_images_shown, shown)
-
-
-def quota(site: Site, budget: Budget) -> int:
-    """Images that the site would release (METHOD: ten for each training image)."""
-    wanted = max(1, round(budget.synthesis.per_real * site.training_images))
-    return min(wanted, budget.synthesis.max_images or wanted)
+    sites: tuple[str, ...]
+    parcels: tuple[Parcel, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +83,16 @@ class Contribution:
     learned: Learned
     samples: Artifact
     release: Artifact
+
+
+def _mean_over_patients(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Dice: case = mean of labels, then patients; 0 where nothing was measured."""
+    cases: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["dice"] is not None:
+            cases[row["patient"]][row["case"]].append(row["dice"])
+    patients = [fmean(map(fmean, of_patient.values())) for of_patient in cases.values()]
+    return fmean(patients) if patients else 0.0
 
 
 class SiteParty(Party):
@@ -140,19 +128,8 @@ class SiteParty(Party):
     async def contribute(self) -> Contribution:
         """Train a generator and a segmenter on real data; sample, filter, label and release."""
         learned = await self._learn()
-        samples = await self._synthesise(learned)
-        released = await self.run(
-            release,
-            samples=samples,
-            segmenter=learned.segmenter,
-            prepared=learned.prepared,
-            site=self.site.name,
-            dataset=self.site.dataset,
-            federation=self.federation,
-            round_number=ROUND,
-            card={"generator": self.experiment.generator, "images_shown": self.images_shown},
-            seed=self.seed("release"),
-        )
+        samples = await self._synthesise(learned, quota(self.site, self.experiment.budget))
+        released = await self._release(learned, samples)
         self.keep_for_the_site(samples)
         return Contribution(learned=learned, samples=samples, release=released)
 
@@ -182,7 +159,7 @@ class SiteParty(Party):
         )
         return Learned(prepared=prepared, segmenter=segmenter, generator=generator)
 
-    async def _synthesise(self, learned: Learned) -> Artifact:
+    async def _synthesise(self, learned: Learned, images: int) -> Artifact:
         """Choose the generator's snapshot by held-out images, then sample through the filter."""
         experiment = self.experiment
         choice = await self.run(
@@ -198,11 +175,26 @@ class SiteParty(Party):
             synthesise,
             **vars(learned),
             choice=choice,
-            quota=quota(self.site, experiment.budget),
+            quota=images,
             percentile=experiment.threshold_percentile,
             **self.embedder(),
             precision=experiment.precision,
             seed=self.seed("samples"),
+        )
+
+    async def _release(self, learned: Learned, samples: Artifact) -> Artifact:
+        """Label what passed the filter, with the site's own segmenter."""
+        return await self.run(
+            release,
+            samples=samples,
+            segmenter=learned.segmenter,
+            prepared=learned.prepared,
+            site=self.site.name,
+            dataset=self.site.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+            card={"generator": self.experiment.generator, "images_shown": self.images_shown},
+            seed=self.seed("release"),
         )
 
     async def hand_in(self) -> Parcel:
@@ -241,60 +233,141 @@ class SiteParty(Party):
         prepared = (await self.contribute()).learned.prepared
         return await self.train("local2x", prepared, unet.epochs + unet.finetune_epochs)
 
-    async def personalise(self, general: Parcel) -> Artifact:
-        """Fine-tune the general model, all weights, on real data preprocessed for its plan."""
-        received = self.receive(general)
+    async def finetune(self, role: str, general: Artifact) -> Artifact:
+        """Fine-tune a model, all weights, on real data preprocessed for its plan."""
         prepared = await self.run(
             prepare_for_general,
             data=await self.data(),
             cases=self.site.part("train", "val"),
             dataset=self.site.dataset,
-            general=received,
+            general=general,
             caps=self.experiment.budget.plan.model_dump(),
         )
+        return await self._train_from(role, general, prepared)
+
+    async def personalise(self, general: Artifact, shared: Shared) -> Artifact:
+        """Fine-tune with replay: half of each batch comes from the pool's releases."""
+        received = [self.receive(parcel) for parcel in shared.parcels]
+        prepared = await self.run(
+            prepare_replay,
+            data=await self.data(),
+            cases=self.site.part("train", "val"),
+            dataset=self.site.dataset,
+            general=general,
+            caps=self.experiment.budget.plan.model_dump(),
+            releases_of=list(shared.sites),
+            federation=self.federation,
+            round_number=ROUND,
+            **{f"release_{position}": found for position, found in enumerate(received)},
+        )
+        return await self._train_from("personalised", general, prepared)
+
+    async def _train_from(self, role: str, general: Artifact, prepared: Artifact) -> Artifact:
         return await self.train(
-            "finetuned",
+            role,
             prepared,
             self.experiment.budget.unet.finetune_epochs,
-            initial=received,
+            initial=general,
             warmup=self.experiment.warmup,
         )
 
-    async def model(self, regime: str, general: Parcel | None = None) -> Parcel:
-        """One of the site's own models, to be scored at another site of the simulation."""
-        if regime == "finetuned":
-            assert general is not None
-            return self.export(await self.personalise(general))
-        if regime == "local2x":
-            return self.export(await self.control())
-        return self.export((await self.contribute()).learned.segmenter)
+    async def alone(self) -> Artifact | None:
+        """own-syn: what the pool does, with twice the own release and nobody else's."""
+        learned = (await self.contribute()).learned
+        images = 2 * quota(self.site, self.experiment.budget)
+        released = await self._release(learned, await self._synthesise(learned, images))
+        if released.record is not None and released.result["outcome"] != "released":
+            return None
+        prepared = await self.run(
+            pool_releases,
+            sites=[self.name],
+            federation=self.federation,
+            round_number=ROUND,
+            caps=self.experiment.budget.plan.model_dump(),
+            release_0=released,
+        )
+        unet = self.experiment.budget.unet
+        general = await self.run(
+            train_general,
+            prepared=prepared,
+            epochs=unet.epochs,
+            iterations=unet.iterations,
+            validation_iterations=unet.validation_iterations,
+            workers=1,
+            seed=self.seed("own-syn general"),
+        )
+        return await self.finetune("own-syn", general)
 
-    async def score(self, regime: str, train_site: str, model: Parcel) -> dict[str, Any]:
+    async def model(
+        self, regime: str, general: Parcel | None = None, shared: Shared | None = None
+    ) -> Parcel | None:
+        """One of the site's own models, to be scored at another site of the simulation."""
+        found = await self._model(regime, general, shared)
+        return None if found is None else self.export(found)
+
+    async def _model(
+        self, regime: str, general: Parcel | None, shared: Shared | None
+    ) -> Artifact | None:
+        if regime == "local":
+            return (await self.contribute()).learned.segmenter
+        if regime == "local2x":
+            return await self.control()
+        if regime == "own-syn":
+            return await self.alone()
+        assert general is not None
+        received = self.receive(general)
+        if regime == "finetuned":
+            return await self.finetune(regime, received)
+        assert regime == "personalised"
+        assert shared is not None
+        return await self.personalise(received, shared)
+
+    async def choose(self, general: Parcel, shared: Shared) -> str:
+        """What the site keeps, by its own validation cases: the test set is not looked at.
+
+        The model that should travel best, unless it is worse at home than `local2x`.
+        """
+        dice = {
+            regime: _mean_over_patients(
+                await self._score_part("val", regime, await self._model(regime, general, shared))
+            )
+            for regime in CANDIDATES
+        }
+        least = dice["local2x"] - MAY_LOSE_AT_HOME
+        return next(regime for regime in CANDIDATES if dice[regime] >= least)
+
+    async def score(self, regime: str, train_site: str, model: Parcel | None) -> dict[str, Any]:
         """Score a model on this site's test cases: numbers, with patients and cases as indices."""
+        told = {"test_site": self.name, "regime": regime, "train_site": train_site, "rows": []}
+        if model is None:
+            return told
         if model.sender == self.name:
             found = self.store.find_key(model.stage, model.key)
         else:
             found = self.receive(model)
+        rows = await self._score_part("test", regime, found, train_site)
+        return {**told, "rows": rows}
+
+    async def _score_part(
+        self, part: str, regime: str, model: Artifact | None, train_site: str = ""
+    ) -> list[Any]:
+        assert model is not None
         scored = await self.run(
             score,
             data=await self.data(),
-            cases=self.site.part("test"),
+            cases=self.site.part(part),
             dataset=self.site.dataset,
-            model=found,
+            model=model,
             regime=regime,
-            train_site=train_site,
+            train_site=train_site or self.name,
         )
-        rows = [] if scored.record is None else scored.result["rows"]
-        return {"test_site": self.name, "regime": regime, "train_site": train_site, "rows": rows}
+        return [] if scored.record is None else list(scored.result["rows"])
 
     # --- parts -------------------------------------------------------------------------------
 
     async def data(self) -> Artifact:
-        """The raw data set: the hospital's folder as it is, or the phantom, drawn."""
-        if self.site.phantom is not None:
-            return await self.run(draw_phantom, **self.site.phantom)
-        assert self.site.folder is not None
-        return Artifact(stage="data", key=self.site.key, path=self.site.folder, record={})
+        """The raw data set."""
+        return await raw_data(self, self.site)
 
     def embedder(self) -> dict[str, Any]:
         """What images are compared by; OpenCLIP's weights are an input, known by their content."""

@@ -59,6 +59,12 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert experiment.budget == resolve(budget="smoke").budget
 
 
+def test_settings_are_a_set_in_one_order() -> None:
+    asked = resolve("settings=[fedavg, personalised, fedavg]").settings
+    assert asked == ("personalised", "fedavg")
+    assert resolve().settings == ("real-all",)
+
+
 def test_set_reaches_nested_values() -> None:
     assert resolve("budget.unet.epochs=41").budget.unet.epochs == 41
 
@@ -75,6 +81,7 @@ def test_set_reaches_nested_values() -> None:
         ("seed=[1", "not valid YAML"),
         ("fold=9", "fold: .*less than or equal to 4.*given: 9"),
         ("mirror=perhaps", "mirror: .*boolean.*'perhaps'"),
+        ("settings=[magic]", "settings.0: .*'personalised'.*given: 'magic'"),
         ("generator=magic", "generator: .*'flow' or 'stylegan2'"),
     ],
 )

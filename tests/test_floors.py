@@ -16,14 +16,17 @@ FLOORS = (
     (
         "cohort", "cohort_tables", "image_facts", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
-        "release_guard", "signing", "release_export", "scores", "contrasts", "results",
+        "release_guard", "signing", "release_export", "scores", "contrasts", "regimes", "results",
         "results_table",
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
         "pictures", "quality", "labelling",
     ),
-    ("store", "stage", "config", "stages", "party", "site", "pool", "protocol", "simulation"),
+    (
+        "store", "stage", "config", "stages", "party", "site_value", "site", "pool", "oracle",
+        "protocol", "simulation",
+    ),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
     ("simulate_command", "release_command", "cli"),

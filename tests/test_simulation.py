@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hyfree_ray.cohort import Cohort
 from hyfree_ray.config import Experiment
+from hyfree_ray.regimes import REGIMES, SETTINGS
 from hyfree_ray.runners.planning import PlanningRunner, plan
+from hyfree_ray.scores import ORACLE
 from hyfree_ray.simulation import Simulation, sites_of
-from hyfree_ray.site import SiteParty
+from hyfree_ray.site import Shared, SiteParty
 from hyfree_ray.stage import Stage
 from hyfree_ray.store import Artifact, Parcel
 
@@ -39,7 +42,8 @@ def test_every_regime_of_every_site_is_scored_at_every_site(
 ) -> None:
     outcome = plan(phantom_simulation(3), tmp_path).outcome
     scored = {(s["regime"], s["train_site"], s["test_site"]) for s in outcome.scores}
-    assert len(scored) == 3 * (3 + 3 + 3 + 1)
+    assert len(scored) == 3 * (3 + 3 + 3 + 1 + 1)
+    assert ("real-all", "pool", "site-1") in scored
     assert ("general", "pool", "site-2") in scored
     assert ("finetuned", "site-1", "site-3") in scored
 
@@ -50,7 +54,13 @@ def test_a_new_site_changes_no_key_of_the_others_before_the_pool(
     few = keys(phantom_simulation(3), tmp_path)
     many = keys(phantom_simulation(4), tmp_path)
     for (owner, name, count), key in few.items():
-        if name in {"pool_releases", "train_general", "prepare_for_general", "finetuned", "score"}:
+        if owner == ORACLE or name in {
+            "pool_releases",
+            "train_general",
+            "prepare_for_general",
+            "finetuned",
+            "score",
+        }:
             continue
         assert many[owner, name, count] == key, (owner, name)
     assert few["pool", "train_general", 0] != many["pool", "train_general", 0]
@@ -102,11 +112,72 @@ def test_the_control_has_the_steps_of_general_and_fine_tuning_together(
         simulation.sites["site-1"], simulation.experiment, "f", tmp_path, PlanningRunner()
     )
     general = Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
-    asyncio.run(party.control())
-    asyncio.run(party.personalise(general))
+    shared = Shared(sites=(), parcels=())
+    for regime in ("local2x", "finetuned", "personalised", "own-syn"):
+        asyncio.run(party.model(regime, general, shared))
     unet = simulation.experiment.budget.unet
     assert epochs["local"] == unet.epochs  # and so is general's
-    assert epochs["local2x"] == unet.epochs + epochs["finetuned"]
+    for regime in ("finetuned", "personalised", "own-syn"):
+        assert epochs["local2x"] == unet.epochs + epochs[regime]
+
+
+def test_settings_add_models_and_change_no_key_of_the_protocol(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    base = with_settings(phantom_simulation(3))
+    whole = with_settings(phantom_simulation(3), *SETTINGS)
+    before = {step.key for step in plan(base, tmp_path).steps}
+    after = plan(whole, tmp_path)
+    assert before < {step.key for step in after.steps}
+    assert base.run != whole.run
+    scored = {(s["regime"], s["train_site"], s["test_site"]) for s in after.outcome.scores}
+    assert {regime for regime, _, _ in scored} == set(REGIMES)
+    for regime in ("personalised", "chosen", "syn", "own-syn"):
+        assert sum(name == regime for name, _, _ in scored) == 9
+    for regime in ("real-all", "mix-25", "mix-100", "fedavg"):
+        assert {(site, test) for name, site, test in scored if name == regime} == {
+            ("pool", f"site-{number}") for number in (1, 2, 3)
+        }
+    assert {(site, test) for name, site, test in scored if name == "leave-one-out"} == {
+        (f"site-{number}", f"site-{number}") for number in (1, 2, 3)
+    }
+
+
+def with_settings(simulation: Simulation, *settings: str) -> Simulation:
+    experiment = simulation.experiment.model_copy(update={"settings": settings})
+    return replace(simulation, experiment=experiment)
+
+
+def test_there_is_an_oracle_only_where_a_setting_needs_all_real_data(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    assert ORACLE not in with_settings(phantom_simulation(2), "personalised", "syn").party_names
+    assert ORACLE in with_settings(phantom_simulation(2), "fedavg").party_names
+
+
+def test_a_site_keeps_what_travels_best_unless_it_is_worse_at_home(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    simulation = phantom_simulation(2)
+    dice: dict[str, float] = {}
+
+    class Knowing(SiteParty):
+        async def _score_part(self, part: str, regime: str, *_: Any) -> list[Any]:
+            assert part == "val"
+            return [{"patient": 0, "case": 0, "dice": dice[regime]}]
+
+    def choice(**found: float) -> str:
+        dice.update(found)
+        party = Knowing(
+            simulation.sites["site-1"], simulation.experiment, "f", tmp_path, PlanningRunner()
+        )
+        general = Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
+        return asyncio.run(party.choose(general, Shared(sites=(), parcels=())))
+
+    assert choice(personalised=0.7, finetuned=0.8, local2x=0.7) == "personalised"
+    assert choice(personalised=0.696, finetuned=0.8, local2x=0.7) == "personalised"
+    assert choice(personalised=0.69, finetuned=0.8, local2x=0.7) == "finetuned"
+    assert choice(personalised=0.69, finetuned=0.69, local2x=0.7) == "local2x"
 
 
 def test_seeds_differ_by_site_and_stage_but_not_by_company(
@@ -154,8 +225,6 @@ def test_no_patient_is_in_two_parts(real_cohort: Callable[[str], Cohort]) -> Non
 def test_the_root_key_follows_the_content_of_the_data(
     real_cohort: Callable[[str], Cohort], smoke: Experiment
 ) -> None:
-    from dataclasses import replace
-
     cohort = real_cohort("Dataset303_PolypRGB")
     case, *others = cohort.sites["CVC"]
     changed = replace(

@@ -40,9 +40,10 @@ class Planned:
 
 def plan(simulation: Simulation, store: Path) -> Planned:
     """Walk through the protocol without running, writing or importing anything heavy."""
-    sites, pool = simulation.parties(store, PlanningRunner())
-    handles = {name: LocalParty(party) for name, party in sites.items()}
-    outcome = asyncio.run(protocol.simulate(handles, LocalParty(pool)))
-    parties: tuple[Party, ...] = (*sites.values(), pool)
+    runner = PlanningRunner()
+    parties = tuple(simulation.party(name, store, runner) for name in simulation.party_names)
+    handles = {party.name: LocalParty(party) for party in parties}
+    settings = simulation.experiment.settings
+    outcome = asyncio.run(protocol.simulate(handles, settings=settings))
     steps = tuple(step for party in parties for step in party.steps)
     return Planned(steps=steps, outcome=outcome, parties=parties)

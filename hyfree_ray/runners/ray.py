@@ -18,12 +18,14 @@ from ray.exceptions import RayError, RayTaskError
 
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError, StageError
+from hyfree_ray.oracle import OracleParty
 from hyfree_ray.party import Party
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.runners.ray_train import RayTrainLaunch
-from hyfree_ray.scores import POOL
+from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.simulation import Simulation
-from hyfree_ray.site import Site, SiteParty
+from hyfree_ray.site import SiteParty
+from hyfree_ray.site_value import Site
 from hyfree_ray.stage import Stage, execute
 from hyfree_ray.store import Call
 
@@ -132,6 +134,22 @@ class PoolActor(_PartyProcess):
         self.party = PoolParty(key, federation, dataset, experiment, Path(root), runner)
 
 
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class OracleActor(_PartyProcess):
+    """Who may see everything. It is not pinned: it reads every hospital's folder."""
+
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        experiment: Experiment,
+        federation: str,
+        root: str,
+        device: str,
+    ) -> None:
+        runner = RayRunner(device, {})
+        self.party = OracleParty(sites, experiment, federation, Path(root), runner)
+
+
 def pin_of(name: str) -> dict[str, float]:
     """The custom resource that keeps a party on its machine, where the cluster declares it."""
     resource = PIN.format(name)
@@ -151,16 +169,14 @@ class RayParty:
         return promise
 
 
-def start_parties(
-    simulation: Simulation, store: Path, device: str
-) -> tuple[dict[str, RayParty], RayParty]:
-    """Start an actor for each site and one for the pool; each is told its own part only."""
+def start_parties(simulation: Simulation, store: Path, device: str) -> dict[str, RayParty]:
+    """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
-    sites = {}
+    parties = {}
     for name, site in simulation.sites.items():
         options = {"name": f"{simulation.run}:{name}", "resources": pin_of(name)}
         root = str(simulation.root_of(name, store))
-        sites[name] = RayParty(
+        parties[name] = RayParty(
             SiteActor.options(**options).remote(site, experiment, federation, root, device)
         )
     pool = PoolActor.options(name=f"{simulation.run}:{POOL}", resources=pin_of(POOL)).remote(
@@ -171,7 +187,14 @@ def start_parties(
         str(simulation.root_of(POOL, store)),
         device,
     )
-    return sites, RayParty(pool)
+    parties[POOL] = RayParty(pool)
+    if simulation.with_oracle:
+        root = str(simulation.root_of(ORACLE, store))
+        oracle = OracleActor.options(name=f"{simulation.run}:{ORACLE}").remote(
+            simulation.sites, experiment, federation, root, device
+        )
+        parties[ORACLE] = RayParty(oracle)
+    return parties
 
 
 def connect(address: str, cpus: int | None = None) -> None:

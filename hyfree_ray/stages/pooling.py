@@ -103,7 +103,7 @@ def pool_releases(
             round_number=round_number,
         )
         metadata = metadata or release.metadata
-        written = _write_slices(context.out / "slices", position, release)
+        written = write_slices(context.out / "slices", f"r{position:03d}", release)
         held_out = min(VALIDATION_MOST, max(1, int(len(written) * VALIDATION_SHARE)))
         validation += [case.name for case in written[-held_out:]]
         by_site.append(written)
@@ -134,27 +134,28 @@ def pool_releases(
     }
 
 
-def _write_slices(folder: Path, position: int, release: Any) -> list[Any]:
-    """A release as 2D MetaImage files: they keep the spacing, which PNG would lose."""
+def write_slices(folder: Path, prefix: str, release: Any) -> list[Any]:
+    """A release as raw cases: 2D MetaImage files, which keep the spacing that PNG would lose."""
     from hyfree_ray.segmenters.nnunet.data import RawCase
 
     folder.mkdir(parents=True, exist_ok=True)
     height, width = release.metadata.spacing
     cases = []
     for row in range(len(release.labels_NHW)):
-        name = f"r{position:03d}_{row:06d}"
+        name = f"{prefix}_{row:06d}"
         image_CHW = release.physical(slice(row, row + 1))[0]
         files = []
         for channel, image_HW in enumerate(image_CHW):
             files.append(folder / f"{name}_{channel:04d}.mha")
-            _write_mha(files[-1], image_HW, (width, height))
+            write_mha(files[-1], image_HW, (width, height))
         label = folder / f"{name}.mha"
-        _write_mha(label, release.labels_NHW[row], (width, height))
+        write_mha(label, release.labels_NHW[row], (width, height))
         cases.append(RawCase(name=name, images=tuple(files), label=label))
     return cases
 
 
-def _write_mha(path: Path, array_HW: Any, spacing_xy: tuple[float, float]) -> None:
+def write_mha(path: Path, array_HW: Any, spacing_xy: tuple[float, float]) -> None:
+    """Write one slice, uncompressed."""
     import SimpleITK as sitk
 
     image: Any = sitk.GetImageFromArray(array_HW)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.regimes import REGIMES
 from hyfree_ray.stage import Context, stage
 
 
@@ -63,10 +64,10 @@ def train_segmenter(
     seed: int,
     initial: Path | None = None,
 ) -> dict[str, Any]:
-    """Train nnU-Net at a site: `local`, `local2x`, or `finetuned` from the general model."""
+    """Train nnU-Net in one of its roles: a regime's name, which progress and tables show."""
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
-    assert role in {"local", "local2x", "finetuned"}
+    assert role in REGIMES
     return train(
         prepared,
         context.out,

@@ -110,16 +110,17 @@ def test_actors_hold_no_cpu_and_guard_their_border(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:
     async def ask() -> None:
-        sites, pool = start_parties(phantom_simulation(2), tmp_path, "cpu")
-        status = await sites["site-1"].call("status", frozenset())
+        parties = start_parties(phantom_simulation(2), tmp_path, "cpu")
+        assert list(parties) == ["site-1", "site-2", "pool", "oracle"]
+        status = await parties["site-1"].call("status", frozenset())
         assert status == {"owner": "site-1", "running": [], "finished": [], "received": []}
-        assert await pool.call("picture", "site-1") is None
+        assert await parties["pool"].call("picture", "site-1") is None
         assert ray.available_resources()["CPU"] == 2
         secret = Artifact(stage="prepare", key="k" * 64, path=tmp_path, record={"result": {}})
         with pytest.raises(Exception, match="may not leave") as caught:
-            await sites["site-1"].call("export", secret)
+            await parties["site-1"].call("export", secret)
         assert isinstance(cause_of(caught.value), PrivacyError)
-        for party in (*sites.values(), pool):
+        for party in parties.values():
             assert isinstance(party, RayParty)
             ray.kill(party.actor)
 

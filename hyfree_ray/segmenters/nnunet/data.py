@@ -53,6 +53,15 @@ class RawCase:
     label: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Names of the cases to train and to validate on. A name that stands there twice is drawn
+    twice as often."""
+
+    train: Sequence[str]
+    val: Sequence[str]
+
+
 @contextlib.contextmanager
 def nnunet_environment(
     root: Path, *, results: Path | None = None, augmenters: int = 1
@@ -288,13 +297,22 @@ def _preprocess(
             str(folder / case.name), images, str(case.label), manager, configuration, dataset_json
         )
     held_out = set(validation)
-    split = {
-        "train": [case.name for case in cases if case.name not in held_out],
-        "val": [case.name for case in cases if case.name in held_out],
-    }
-    (base / "splits_final.json").write_text(json.dumps([split]))
+    training = [case.name for case in cases if case.name not in held_out]
+    write_splits(root, [Split(train=training, val=list(validation))])
     (base / "dataset.json").write_text(json.dumps(dataset_json))
     (root / "plans.json").write_text(json.dumps(plans))
+
+
+def write_splits(root: Path, splits: Sequence[Split]) -> None:
+    """Which of the prepared cases are trained on, instead of what preparing them wrote."""
+    rows = [{"train": list(split.train), "val": list(split.val)} for split in splits]
+    (root / "preprocessed" / DATASET / "splits_final.json").write_text(json.dumps(rows))
+
+
+def read_splits(root: Path) -> list[Split]:
+    """What `write_splits` wrote."""
+    text = (root / "preprocessed" / DATASET / "splits_final.json").read_text()
+    return [Split(**row) for row in json.loads(text)]
 
 
 def read_image(

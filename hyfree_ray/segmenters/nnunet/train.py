@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -165,9 +165,13 @@ class ResumableTrainer(nnUNetTrainer):
             optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs
         )
 
-    def on_epoch_start(self) -> None:
+    def seed_epoch(self) -> None:
+        """Set the random generators for the current epoch."""
         rank = distributed.get_rank() if self.is_ddp else 0
         seed_everything(seed_of(self.seed, "epoch", self.current_epoch, rank))
+
+    def on_epoch_start(self) -> None:
+        self.seed_epoch()
         super().on_epoch_start()
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
@@ -252,6 +256,9 @@ class ResumableTrainer(nnUNetTrainer):
         self.current_epoch = epoch
 
 
+TrainerT = TypeVar("TrainerT", bound=ResumableTrainer)
+
+
 def train(
     prepared: Path,
     folder: Path,
@@ -282,39 +289,74 @@ def train(
     Returns:
         The rank, the best EMA of the pseudo-Dice, its epoch and the number of iterations.
     """
+
+    def build() -> ResumableTrainer:
+        trainer = make_trainer(
+            ResumableTrainer,
+            prepared,
+            folder,
+            schedule=schedule,
+            seed=seed,
+            device=device,
+            report=report,
+            each_epoch=each_epoch,
+        )
+        if initial is not None:
+            load_weights(trainer.bare_network(), initial / "weights.safetensors")
+        return trainer
+
+    return run_to_the_end(build, prepared, folder, device)
+
+
+def make_trainer(
+    kind: type[TrainerT],
+    prepared: Path,
+    folder: Path,
+    *,
+    schedule: Schedule,
+    seed: int,
+    device: str,
+    report: Progress,
+    each_epoch: Callable[[int], None] | None = None,
+    fold: int = 0,
+) -> TrainerT:
+    """A trainer with its network, on split `fold` of the prepared cases."""
     plans = json.loads((prepared / "plans.json").read_text())
     dataset_json = json.loads((prepared / "dataset.json").read_text())
+    trainer = kind(
+        {**plans, "continue_training": False}, "2d", fold, dataset_json, torch.device(device)
+    )
+    trainer.prepare(schedule, seed, folder, report, each_epoch)
+    seed_everything(seed_of(seed, "weights"))
+    trainer.initialize()
+    return trainer
+
+
+def run_to_the_end(
+    build: Callable[[], ResumableTrainer], prepared: Path, folder: Path, device: str
+) -> dict[str, Any]:
+    """Train what `build` makes, from the newest whole checkpoint on, and save the best model."""
     # 0: augment in this process. On a GPU, processes of nnU-Net's own keep the device fed.
     augmenters = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
     with nnunet_environment(prepared, results=folder / "nnunet", augmenters=augmenters):
-        trainer = ResumableTrainer(
-            {**plans, "continue_training": False}, "2d", 0, dataset_json, torch.device(device)
-        )
-        trainer.prepare(schedule, seed, folder, report, each_epoch)
-        seed_everything(seed_of(seed, "weights"))
-        trainer.initialize()
-        if initial is not None:
-            load_weights(trainer.bare_network(), initial / "weights.safetensors")
+        trainer = build()
         found = load_checkpoint(trainer.checkpoints, device)
         if found is not None:
             trainer.resume(*found)
         trainer.run_training()
     if trainer.local_rank == 0:
-        _save_best(trainer, folder / "model", plans, dataset_json)
+        _save_best(trainer, prepared, folder / "model")
     return {
         "rank": trainer.local_rank,
         "best_ema_pseudo_dice": trainer._best_ema if trainer.has_evidence else None,
         "best_epoch": trainer.best_epoch,
-        "iterations": schedule.epochs * schedule.iterations,
+        "iterations": trainer.num_epochs * trainer.num_iterations_per_epoch,
     }
 
 
-def _save_best(
-    trainer: ResumableTrainer,
-    folder: Path,
-    plans: Mapping[str, Any],
-    dataset_json: Mapping[str, Any],
-) -> None:
+def _save_best(trainer: ResumableTrainer, prepared: Path, folder: Path) -> None:
+    plans = json.loads((prepared / "plans.json").read_text())
+    dataset_json = json.loads((prepared / "dataset.json").read_text())
     network = trainer.bare_network()
     network.load_state_dict(trainer.best_weights)
     axes = trainer.inference_allowed_mirroring_axes

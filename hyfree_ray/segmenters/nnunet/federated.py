@@ -1,0 +1,128 @@
+"""Federated averaging over nnU-Net (McMahan et al. 2017, arXiv 1602.05629).
+
+A round is an epoch: every site trains for an epoch's iterations from the common weights, then the
+weights are averaged by the sites' numbers of training cases. All sites train under one plan, which
+was made on all real data: that favours this baseline. A site keeps its momentum between rounds,
+for nnU-Net's momentum of 0.99 would never build up in one. The *averaged* model is validated, on
+the validation cases of all sites, and selected like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hyfree_ray.seeds import seed_of
+from hyfree_ray.segmenters.nnunet.data import read_splits
+from hyfree_ray.segmenters.nnunet.train import (
+    Progress,
+    ResumableTrainer,
+    Schedule,
+    make_trainer,
+    run_to_the_end,
+)
+
+
+class FederatedTrainer(ResumableTrainer):
+    """The server: it holds the averaged weights; its data are all sites' together."""
+
+    sites: Sequence[ResumableTrainer] = ()
+    """One trainer a site, on its own cases."""
+
+    def run_training(self) -> None:
+        """Rounds of local epochs, averaging and validation."""
+        self.on_train_start()
+        for site in self.sites:
+            site.on_train_start()
+        for round_number in range(self.current_epoch, self.num_epochs):
+            self.on_epoch_start()
+            losses = [self._local_epoch(site, round_number) for site in self.sites]
+            self._average()
+            self.on_train_epoch_start()
+            self.on_train_epoch_end([{"loss": np.float64(loss)} for loss in losses])
+            with torch.no_grad():
+                self.on_validation_epoch_start()
+                batches = range(self.num_val_iterations_per_epoch)
+                outputs = [self.validation_step(next(self.dataloader_val)) for _ in batches]
+                self.on_validation_epoch_end(outputs)
+            self.on_epoch_end()
+        for site in self.sites:
+            site.on_train_end()
+        self.on_train_end()
+
+    def _local_epoch(self, site: ResumableTrainer, round_number: int) -> float:
+        site.bare_network().load_state_dict(self.bare_network().state_dict())
+        site.current_epoch = round_number
+        site.seed_epoch()
+        site.network.train()
+        site.lr_scheduler.step(round_number)
+        batches = range(site.num_iterations_per_epoch)
+        losses = [site.train_step(next(site.dataloader_train))["loss"] for _ in batches]
+        return float(np.mean(losses))
+
+    def _average(self) -> None:
+        cases = np.array([len(site.do_split()[0]) for site in self.sites], dtype=float)
+        states = [site.bare_network().state_dict() for site in self.sites]
+        shares = cases / cases.sum()
+        self.bare_network().load_state_dict(
+            {
+                name: sum(
+                    float(share) * state[name] for share, state in zip(shares, states, strict=True)
+                )
+                for name in states[0]
+            }
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Also the sites' momenta."""
+        momenta = [site.optimizer.state_dict() for site in self.sites]
+        return {**super().state(), "sites": momenta}
+
+    def resume(self, epoch: int, state: Mapping[str, Any]) -> None:
+        super().resume(epoch, state)
+        for site, momentum in zip(self.sites, state["sites"], strict=True):
+            site.optimizer.load_state_dict(momentum)
+
+
+def train_federated(
+    prepared: Path,
+    folder: Path,
+    *,
+    schedule: Schedule,
+    seed: int,
+    device: str,
+    report: Progress,
+) -> dict[str, Any]:
+    """Train by federated averaging on what `prepare_together` wrote: a split for each site.
+
+    Args and returned numbers as of `train`.
+    """
+    common: dict[str, Any] = {"schedule": schedule, "device": device}
+
+    def build() -> FederatedTrainer:
+        server = make_trainer(
+            FederatedTrainer, prepared, folder, seed=seed, report=report, **common
+        )
+        server.sites = [
+            make_trainer(
+                ResumableTrainer,
+                prepared,
+                folder,
+                seed=seed_of(seed, "site", fold),
+                report=_unheard,
+                fold=fold,
+                **common,
+            )
+            for fold in range(1, len(read_splits(prepared)))
+        ]
+        return server
+
+    return run_to_the_end(build, prepared, folder, device)
+
+
+def _unheard(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+    """A site's epochs are told of by the server's."""

@@ -1,0 +1,60 @@
+"""A hospital as a value, and what follows from how many images it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.budget import Budget
+from hyfree_ray.party import Party
+from hyfree_ray.stages.data import draw_phantom
+from hyfree_ray.store import Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A hospital as a value: its name, its cases and where they are. It never runs."""
+
+    name: str
+    key: str
+    """Hash of its sorted cases: image and label digests, patients, parts."""
+    cases: tuple[Mapping[str, Any], ...]
+    """name, index, patient (index), images, label, part (train, val or test)."""
+    dataset: Mapping[str, Any]
+    """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
+    folder: Path | None
+    """Where the raw data set is; None: a phantom, which draws itself."""
+    phantom: Mapping[str, int] | None = None
+    """index, seed and version of a phantom site."""
+
+    def part(self, *names: str) -> list[Mapping[str, Any]]:
+        """The cases of the named parts."""
+        return [case for case in self.cases if case["part"] in names]
+
+    @property
+    def training_images(self) -> int:
+        """Slices to train on; a 2D case is one."""
+        return len(self.part("train"))
+
+
+def images_shown(site: Site, budget: Budget) -> int:
+    """Length of the generator's training (METHOD: N thousand images for N training images)."""
+    generator = budget.generator
+    shown = generator.images_shown_per_image * site.training_images
+    return max(generator.min_images_shown, shown)
+
+
+def quota(site: Site, budget: Budget) -> int:
+    """Images that the site would release (METHOD: ten for each training image)."""
+    wanted = max(1, round(budget.synthesis.per_real * site.training_images))
+    return min(wanted, budget.synthesis.max_images or wanted)
+
+
+async def raw_data(party: Party, site: Site) -> Artifact:
+    """A site's raw data set: the hospital's folder as it is, or the phantom, drawn by `party`."""
+    if site.phantom is not None:
+        return await party.run(draw_phantom, **site.phantom)
+    assert site.folder is not None
+    return Artifact(stage="data", key=site.key, path=site.folder, record={})

@@ -1,0 +1,163 @@
+"""What sharing is compared with: trainings that need the real data of all sites in one place."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.budget import PlanCaps
+from hyfree_ray.stage import Context, stage
+from hyfree_ray.stages.data import Cases, raw_cases
+from hyfree_ray.stages.replay import as_mha, write_real_slices, write_releases
+
+
+@stage(version=1, private=("cases",))
+def prepare_together(
+    context: Context,
+    *,
+    cases: Sequence[Cases],
+    dataset: Mapping[str, Any],
+    caps: Mapping[str, Any],
+    **data: Path,
+) -> dict[str, Any]:
+    """Plan nnU-Net on the real cases of all sites together, and preprocess.
+
+    Its first split is all cases, its others are one site's each (for federated averaging).
+
+    Args:
+        context: where to.
+        cases: training and validation cases, by site.
+        dataset: channels and labels.
+        caps: the budget's, on nnU-Net's plan.
+        data: `data_<position of the site>`, raw data sets.
+    """
+    from dataclasses import replace
+
+    from hyfree_ray.segmenters.nnunet.data import Split, plan_and_preprocess, write_splits
+
+    raw, splits = [], []
+    for position, of_site in enumerate(cases):
+        renamed = [
+            replace(case, name=f"s{position:03d}_{case.name}")
+            for case in raw_cases(data[f"data_{position}"], of_site)
+        ]
+        names: dict[str, list[str]] = {"train": [], "val": []}
+        for case, described in zip(renamed, of_site, strict=True):
+            names[described["part"]].append(case.name)
+        splits.append(Split(**names))
+        raw += renamed
+    together = Split(
+        train=[name for split in splits for name in split.train],
+        val=[name for split in splits for name in split.val],
+    )
+    plan = plan_and_preprocess(context.out, raw, dataset, PlanCaps(**caps), validation=together.val)
+    write_splits(context.out, [together, *splits])
+    return {
+        "patch_size": list(plan.patch_size),
+        "spacing": list(plan.spacing),
+        "strides": [list(stride) for stride in plan.strides],
+        "batch_size": plan.batch_size,
+        "training_images": len(together.train),
+    }
+
+
+@stage(version=1, private=("cases",))
+def prepare_mixture(
+    context: Context,
+    *,
+    cases: Sequence[Cases],
+    dataset: Mapping[str, Any],
+    caps: Mapping[str, Any],
+    synthetic_share: float,
+    releases_of: Sequence[str],
+    federation: str,
+    round_number: int,
+    seed: int,
+    **inputs: Path,
+) -> dict[str, Any]:
+    """Real and synthetic images of all sites together, as many as there are real training images.
+
+    A sweep over the proportion at constant size, as Akbar, Larsson and Eklund (2024,
+    arXiv 2306.02986) made it. Larger shares of a kind contain the smaller ones. Where the sites
+    released fewer images than a share asks for, all are taken and the set is smaller.
+
+    Args:
+        context: where to.
+        cases: training and validation cases, by site; validation is on all real ones.
+        dataset: channels and labels.
+        caps: the budget's, on nnU-Net's plan.
+        synthetic_share: of the training images.
+        releases_of: sites whose releases there are, in order.
+        federation: what releases were made for.
+        round_number: the round.
+        seed: of which images are taken.
+        inputs: `data_<position of the site>` and `release_<position in releases_of>`.
+    """
+    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
+    from hyfree_ray.store import remove_tree
+
+    slices = context.out / "slices"
+    written = [
+        pair
+        for position, of_site in enumerate(cases)
+        for pair in write_real_slices(
+            slices, f"s{position:03d}", inputs[f"data_{position}"], of_site, dataset
+        )
+    ]
+    validation = [case for case, part in written if part == "val"]
+    real = [case for case, part in written if part == "train"]
+    synthetic = write_releases(slices, releases_of, inputs, federation, round_number)
+    wanted = round(synthetic_share * len(real))
+    kept = _some(real, len(real) - wanted, seed)
+    taken = _some(synthetic, wanted, seed)
+    plan = plan_and_preprocess(
+        context.out,
+        [*kept, *taken, *validation],
+        as_mha(dataset),
+        PlanCaps(**caps),
+        validation=[case.name for case in validation],
+    )
+    remove_tree(slices)
+    return {
+        "patch_size": list(plan.patch_size),
+        "spacing": list(plan.spacing),
+        "strides": [list(stride) for stride in plan.strides],
+        "batch_size": plan.batch_size,
+        "training_images": len(kept) + len(taken),
+        "synthetic": len(taken),
+    }
+
+
+def _some(cases: Sequence[Any], count: int, seed: int) -> list[Any]:
+    """The first `count` of the cases in a random order."""
+    order = list(cases)
+    random.Random(seed).shuffle(order)
+    return order[:count]
+
+
+@stage(version=1, device=True)
+def train_fedavg(
+    context: Context,
+    *,
+    prepared: Path,
+    epochs: int,
+    iterations: int,
+    validation_iterations: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Train nnU-Net by federated averaging over the sites of `prepare_together`."""
+    from hyfree_ray.segmenters.nnunet.federated import train_federated
+    from hyfree_ray.segmenters.nnunet.train import Schedule
+
+    return train_federated(
+        prepared,
+        context.out,
+        schedule=Schedule(
+            epochs=epochs, iterations=iterations, validation_iterations=validation_iterations
+        ),
+        seed=seed,
+        device=context.device,
+        report=context.progress,
+    )

@@ -1,0 +1,158 @@
+"""A site's real cases and the pool's synthetic ones, prepared for fine-tuning that does not forget.
+
+Fine-tuning on real images alone overwrites what the general model knew of other sites. With replay
+half of each batch, in expectation, is drawn from the site's real training images and half from the
+pool's releases in their natural proportions (experience replay, Rolnick et al. 2019,
+arXiv 1811.11682; rehearsal on generated data, Shin et al. 2017, arXiv 1705.08690).
+
+Shapes: C channels, Z slices, H height, W width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.budget import PlanCaps
+from hyfree_ray.stage import Context, stage
+from hyfree_ray.stages.data import Cases
+
+
+@stage(version=1, private=("cases",))
+def prepare_replay(
+    context: Context,
+    *,
+    data: Path,
+    cases: Cases,
+    dataset: Mapping[str, Any],
+    general: Path,
+    caps: Mapping[str, Any],
+    releases_of: Sequence[str],
+    federation: str,
+    round_number: int,
+    **releases: Path,
+) -> dict[str, Any]:
+    """Preprocess own real cases and the pool's releases for the general model's plan.
+
+    Args:
+        context: where to.
+        data: the site's raw data set.
+        cases: its training and validation cases. Validation is on real images alone.
+        dataset: channels and labels.
+        general: the general model.
+        caps: the budget's, on nnU-Net's plan.
+        releases_of: sites whose releases are replayed, in order.
+        federation: what releases were made for.
+        round_number: the round.
+        releases: `release_<position in releases_of>`.
+    """
+    from hyfree_ray.segmenters.nnunet.data import Split, preprocess_for, write_splits
+    from hyfree_ray.store import remove_tree
+
+    real = write_real_slices(context.out / "slices", "real", data, cases, dataset)
+    synthetic = write_releases(
+        context.out / "slices", releases_of, releases, federation, round_number
+    )
+    validation = [case.name for case, part in real if part == "val"]
+    plan = preprocess_for(
+        context.out,
+        [case for case, _ in real] + synthetic,
+        as_mha(dataset),
+        general / "model",
+        PlanCaps(**caps),
+        validation=validation,
+    )
+    training = [case.name for case, part in real if part == "train"]
+    balanced = half_and_half(training, [case.name for case in synthetic])
+    write_splits(context.out, [Split(train=balanced, val=validation)])
+    remove_tree(context.out / "slices")
+    return {
+        "patch_size": list(plan.patch_size),
+        "batch_size": plan.batch_size,
+        "real": len(training),
+        "synthetic": len(synthetic),
+    }
+
+
+def half_and_half(real: Sequence[str], synthetic: Sequence[str]) -> list[str]:
+    """Both kinds equally often: the fewer ones are repeated, each as often to within one."""
+    count = max(len(real), len(synthetic))
+    return [
+        name
+        for kind in (real, synthetic)
+        for name in itertools.islice(itertools.cycle(kind), count)
+    ]
+
+
+def as_mha(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The same task in MetaImage files: what real and synthetic slices have in common."""
+    return {
+        "channel_names": dataset["channel_names"],
+        "labels": dataset["labels"],
+        "file_ending": ".mha",
+    }
+
+
+def write_releases(
+    folder: Path,
+    sites: Sequence[str],
+    releases: Mapping[str, Path],
+    federation: str,
+    round_number: int,
+) -> list[Any]:
+    """The releases as raw cases, read as strictly as the pool reads them.
+
+    Raises:
+        ReleaseError: the rule that one breaks.
+    """
+    from hyfree_ray.release import read_release
+    from hyfree_ray.stages.pooling import write_slices
+
+    cases = []
+    for position, site in enumerate(sites):
+        release = read_release(
+            releases[f"release_{position}"],
+            site=site,
+            experiment=federation,
+            round_number=round_number,
+        )
+        cases += write_slices(folder, f"synthetic{position:03d}", release)
+    return cases
+
+
+def write_real_slices(
+    folder: Path, prefix: str, data: Path, cases: Cases, dataset: Mapping[str, Any]
+) -> list[tuple[Any, str]]:
+    """Real cases slice by slice as MetaImage, each with its part.
+
+    nnU-Net reads a data set by one reader: real images have to come in the releases' format.
+    """
+    from hyfree_ray.segmenters.nnunet.data import RawCase, read_image, read_label
+    from hyfree_ray.stages.pooling import write_mha
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, case in enumerate(cases):
+        image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
+        label_ZHW = read_label(data / case["label"], dataset)
+        spacing_xy = (spacing[2], spacing[1])
+        for z, label_HW in enumerate(label_ZHW):
+            name = f"{prefix}_{number:06d}_{z:04d}"
+            files = tuple(_channel_files(folder, name, image_CZHW[:, z], spacing_xy))
+            write_mha(folder / f"{name}.mha", label_HW, spacing_xy)
+            raw = RawCase(name=name, images=files, label=folder / f"{name}.mha")
+            written.append((raw, case["part"]))
+    return written
+
+
+def _channel_files(
+    folder: Path, name: str, image_CHW: Iterable[Any], spacing_xy: tuple[float, float]
+) -> Iterable[Path]:
+    from hyfree_ray.stages.pooling import write_mha
+
+    for channel, image_HW in enumerate(image_CHW):
+        path = folder / f"{name}_{channel:04d}.mha"
+        write_mha(path, image_HW, spacing_xy)
+        yield path
