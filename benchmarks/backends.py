@@ -73,6 +73,7 @@ class Bench:
             epochs=unet.epochs,
             iterations=unet.iterations,
             validation_iterations=unet.validation_iterations,
+            precision=self.experiment.precision,
             warmup=0.0,
             seed=1,
         )
@@ -148,6 +149,7 @@ class Bench:
                 epochs=unet.epochs,
                 iterations=unet.iterations,
                 validation_iterations=unet.validation_iterations,
+                precision=self.experiment.precision,
                 workers=1,
                 seed=6,
             )

@@ -93,6 +93,7 @@ class Bench:
             epochs=budget.unet.epochs + budget.unet.finetune_epochs,
             iterations=budget.unet.iterations,
             validation_iterations=budget.unet.validation_iterations,
+            precision=self.experiment.precision,
             warmup=0.0,
             seed=seed_of(self.seed, "bench", name),
         )

@@ -43,7 +43,7 @@ class Experiment(BaseModel):
     """The test fold; validation is the next one, training the other three."""
     generator: Literal["flow", "stylegan2"]
     precision: Literal["fp32", "bf16"]
-    """Of the generators; nnU-Net chooses its own."""
+    """Of the generators, and of nnU-Net's trainings on a CPU; on a GPU nnU-Net has its own."""
     mirror: bool = False
     """Whether a mirrored image is as good as the original. Anatomy is rarely symmetric."""
     embedder: Literal["nnunet", "openclip"]

@@ -64,6 +64,7 @@ class OracleParty(Party):
             "epochs": unet.epochs + unet.finetune_epochs,
             "iterations": unet.iterations,
             "validation_iterations": unet.validation_iterations,
+            "precision": self.experiment.precision,
             "seed": seed_of(self.experiment.seed, ORACLE, regime),
         }
         if regime == "fedavg":

@@ -173,6 +173,7 @@ class PoolParty(Party):
             epochs=unet.epochs,
             iterations=unet.iterations,
             validation_iterations=unet.validation_iterations,
+            precision=self.experiment.precision,
             workers=self.experiment.general_workers,
             seed=seed_of(self.experiment.seed, POOL, "general"),
         )

@@ -293,6 +293,7 @@ class SiteParty(Party):
             epochs=unet.epochs,
             iterations=unet.iterations,
             validation_iterations=unet.validation_iterations,
+            precision=self.experiment.precision,
             workers=1,
             seed=self.seed("own-syn general"),
         )
@@ -396,6 +397,7 @@ class SiteParty(Party):
             epochs=epochs,
             iterations=unet.iterations,
             validation_iterations=unet.validation_iterations,
+            precision=self.experiment.precision,
             warmup=warmup,
             seed=self.seed(role),
             **start,

@@ -145,6 +145,7 @@ def train_fedavg(
     epochs: int,
     iterations: int,
     validation_iterations: int,
+    precision: str,
     seed: int,
 ) -> dict[str, Any]:
     """Train nnU-Net by federated averaging over the sites of `prepare_together`."""
@@ -155,7 +156,10 @@ def train_fedavg(
         prepared,
         context.out,
         schedule=Schedule(
-            epochs=epochs, iterations=iterations, validation_iterations=validation_iterations
+            epochs=epochs,
+            iterations=iterations,
+            validation_iterations=validation_iterations,
+            precision=precision,
         ),
         seed=seed,
         device=context.device,

@@ -51,7 +51,7 @@ def train_generator(
     }
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def train_segmenter(
     context: Context,
     *,
@@ -61,6 +61,7 @@ def train_segmenter(
     iterations: int,
     validation_iterations: int,
     warmup: float,
+    precision: str,
     seed: int,
     initial: Path | None = None,
 ) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def train_segmenter(
             iterations=iterations,
             validation_iterations=validation_iterations,
             warmup=warmup,
+            precision=precision,
         ),
         seed=seed,
         device=context.device,
@@ -84,7 +86,7 @@ def train_segmenter(
     )
 
 
-@stage(version=1, device=True, distributed=True)
+@stage(version=2, device=True, distributed=True)
 def train_general(
     context: Context,
     *,
@@ -93,6 +95,7 @@ def train_general(
     iterations: int,
     validation_iterations: int,
     workers: int,
+    precision: str,
     seed: int,
 ) -> dict[str, Any]:
     """Train the general nnU-Net on the pooled releases, in `workers` processes."""
@@ -103,6 +106,7 @@ def train_general(
         "epochs": epochs,
         "iterations": iterations,
         "validation_iterations": validation_iterations,
+        "precision": precision,
         "seed": seed,
     }
     if context.launch is None:
@@ -121,6 +125,7 @@ def train_general_worker(
     epochs: int,
     iterations: int,
     validation_iterations: int,
+    precision: str,
     seed: int,
     device: str,
     report: Any = None,
@@ -138,7 +143,10 @@ def train_general_worker(
         Path(prepared),
         Path(out),
         schedule=Schedule(
-            epochs=epochs, iterations=iterations, validation_iterations=validation_iterations
+            epochs=epochs,
+            iterations=iterations,
+            validation_iterations=validation_iterations,
+            precision=precision,
         ),
         seed=seed,
         device=device,

@@ -152,6 +152,7 @@ def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> dict[s
         epochs=2,
         iterations=3,
         validation_iterations=1,
+        precision="fp32",
         workers=workers,
         seed=4,
     )

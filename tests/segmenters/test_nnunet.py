@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from safetensors.torch import load_file, save_file
 
 from hyfree_ray.budget import PlanCaps
@@ -20,8 +21,10 @@ from hyfree_ray.segmenters.nnunet.data import (
     preprocess_for,
     read_image,
     read_label,
+    read_splits,
 )
 from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, slice_spacing
+from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset
 from hyfree_ray.segmenters.nnunet.train import Schedule, WarmupPolyLR, train
 from hyfree_ray.unet_plan import UNetPlan
 
@@ -101,6 +104,33 @@ def test_without_caps_the_plan_is_nnunets_own(
     for plans in (ours, theirs):
         del plans["experiment_planner_used"]
     assert ours == theirs
+
+
+def test_a_remembered_case_is_the_one_that_nnunet_reads(prepared: Path) -> None:
+    folder = next((prepared / "preprocessed" / DATASET).glob("nnUNetPlans_2d"))
+    names = read_splits(prepared)[0].train[:4]
+    theirs, ours = (
+        kind(str(folder), list(names)) for kind in (nnUNetDatasetBlosc2, RememberingDataset)
+    )
+    for name in names:
+        for _ in range(2):
+            pairs = zip(ours.load_case(name)[:2], theirs.load_case(name)[:2], strict=True)
+            assert all(np.array_equal(mine, other[:]) for mine, other in pairs)
+        assert ours.load_case(name)[3].keys() == theirs.load_case(name)[3].keys()
+        assert ours.load_case(name)[0] is ours.load_case(name)[0]
+
+
+def test_bf16_is_near_fp32_and_gives_weights_in_fp32(prepared: Path, tmp_path: Path) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        schedule = Schedule(epochs=1, iterations=1, validation_iterations=1, precision=precision)
+        folder = tmp_path / precision
+        train(prepared, folder, schedule=schedule, seed=1, device="cpu", report=ignore)
+        found[precision] = weights(folder)
+    assert not all(torch.equal(found["fp32"][name], found["bf16"][name]) for name in found["fp32"])
+    for name, tensor in found["bf16"].items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, found["fp32"][name], rtol=0.05, atol=5e-3)
 
 
 def test_what_travels_with_a_plan_names_no_file_and_no_case(prepared: Path) -> None:

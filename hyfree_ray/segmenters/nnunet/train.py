@@ -7,6 +7,7 @@ runs in this process, which makes a resumed training equal to an uninterrupted o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights, save_network
+from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset, in_bf16, limited_once
 
 log = logging.getLogger("hyfree_ray")
 
@@ -44,6 +46,8 @@ class Schedule:
     """Validation batches an epoch, for the pseudo-Dice; nnU-Net's default is 50."""
     warmup: float = 0.0
     """Share of the epochs in which the rate grows linearly (fine-tuning: the first tenth)."""
+    precision: str = "fp32"
+    """"fp32" or "bf16", on a CPU; on a GPU nnU-Net has its own mixed precision."""
 
 
 class WarmupPolyLR(PolyLRScheduler):
@@ -114,6 +118,9 @@ class ResumableTrainer(nnUNetTrainer):
         self.warmup_epochs = max(1, round(schedule.warmup * schedule.epochs))
         if schedule.warmup == 0:
             self.warmup_epochs = 0
+        if self.device.type == "cpu":
+            self.dataset_class = RememberingDataset
+        self.precision = schedule.precision
         self.seed = seed
         self.checkpoints = folder / "checkpoints"
         self.report = report
@@ -149,6 +156,7 @@ class ResumableTrainer(nnUNetTrainer):
             self.is_ddp = False
             batch = (self.batch_size, self.oversample_foreground_percent)
             super().initialize()
+            self._mix_precision()
             self.batch_size, self.oversample_foreground_percent = batch
             self.is_ddp = True
             devices = None if self.device.type == "cpu" else [self.device.index]
@@ -158,6 +166,12 @@ class ResumableTrainer(nnUNetTrainer):
             self.loss = self._build_loss()
         else:
             super().initialize()
+            self._mix_precision()
+
+    def _mix_precision(self) -> None:
+        if self.device.type == "cpu" and self.precision == "bf16":
+            network: Any = self.network
+            network.forward = in_bf16(network.forward)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         optimizer, _ = super().configure_optimizers()
@@ -337,8 +351,10 @@ def run_to_the_end(
 ) -> dict[str, Any]:
     """Train what `build` makes, from the newest whole checkpoint on, and save the best model."""
     # 0: augment in this process. On a GPU, processes of nnU-Net's own keep the device fed.
-    augmenters = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
-    with nnunet_environment(prepared, results=folder / "nnunet", augmenters=augmenters):
+    on_cpu = device == "cpu"
+    augmenters = 0 if on_cpu else min(12, os.cpu_count() or 1)
+    once = limited_once() if on_cpu else contextlib.nullcontext()
+    with once, nnunet_environment(prepared, results=folder / "nnunet", augmenters=augmenters):
         trainer = build()
         found = load_checkpoint(trainer.checkpoints, device)
         if found is not None:
