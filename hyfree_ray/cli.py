@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,8 +133,9 @@ def simulate(**options: Any) -> None:
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("run", required=False)
+@click.argument("runs", nargs=-1)
 @_STORE
+@click.option("--compare", is_flag=True, help="The first of two runs minus the second.")
 @click.option(
     "--format",
     "output",
@@ -143,26 +143,22 @@ def simulate(**options: Any) -> None:
     default="text",
     show_default=True,
 )
-def results(run: str | None, store: Path, output: str) -> None:
+def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> None:
     """Print a run's table, its summary (json) or its scores case by case (csv).
 
-    Without RUN: the newest. `hyfree-ray results no-such-run` lists what there is.
+    Without RUNS: the newest. `hyfree-ray results no-such-run` lists what there is. Several runs
+    that differ in fold and seed are pooled: mean and standard deviation over the folds, contrasts
+    by patient.
+
+    \b
+    Examples:
+      hyfree-ray results
+      hyfree-ray results LungCXR-2ebbc650 LungCXR-9d41f7c3
+      hyfree-ray results --compare LungCXR-2ebbc650 LungCXR-03ad6b1e
     """
-    from hyfree_ray.observer import read_summary
-    from hyfree_ray.results import Summary
-    from hyfree_ray.results_table import render_table, wide_console
+    from hyfree_ray.results_command import run_results
 
-    folder = find_run(store, run)
-    if output == "csv":
-        click.echo((folder / "results.csv").read_text(), nl=False)
-        return
-    summary = read_summary(folder)
-    if output == "json":
-        click.echo(json.dumps(summary, indent=1))
-        return
-
-    wide_console().print(f"{folder.name}", style="bold")
-    wide_console().print(render_table(Summary.from_json(summary)))
+    run_results(runs, store, compare=compare, output=output)
 
 
 @main.group(epilog=EXIT_CODES)
@@ -227,27 +223,6 @@ def export(file: Path, target: str, out: Path) -> None:
     from hyfree_ray.release_command import run_export
 
     run_export(file, target, out)
-
-
-def find_run(store: Path, run: str | None) -> Path:
-    """The folder of a finished run; the newest where none is named.
-
-    Raises:
-        HyfreeError: no such run; the message lists those that are there.
-    """
-    finished = sorted(
-        (file.parent for file in (store / "runs").glob("*/summary.json")),
-        key=lambda folder: (folder / "summary.json").stat().st_mtime,
-    )
-    if not finished:
-        raise HyfreeError(f"{store}: no finished run; run 'hyfree-ray simulate' or see --store")
-    if run is None:
-        return finished[-1]
-    for folder in finished:
-        if folder.name == run:
-            return folder
-    names = ", ".join(folder.name for folder in finished)
-    raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
 
 
 if __name__ == "__main__":

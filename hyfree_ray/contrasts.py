@@ -1,24 +1,38 @@
-"""Whether one model is better than another on the same patients, and how sure that is."""
+"""Whether one model is better than another on the same patients, and how sure that is.
+
+A patient is the unit everywhere: images of one patient, folds and seeds are never counted as if
+they were independent. Legend: P patients, S seeds of the training, R resamples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm, rankdata, wilcoxon
 
-Verdict = Literal["helped", "did not", "cannot tell"]
+Verdict = Literal["helped", "did not", "no harm", "cannot tell"]
 
 LEAST_PATIENTS = 10
 """Test patients from which on an interval is given."""
+LEAST_SEEDS = 3
+"""Seeds from which on a sentence is about the method, and not about the runs that were seen."""
+NO_HARM = 0.01
+"""Dice: where the interval excludes a greater loss, a model may be said not to hurt."""
+MOST_NEEDED = 10_000
+"""Numbers of patients beyond this are not worth telling apart."""
 RESAMPLES = 10_000
 _CONFIDENCE = 0.95
+_POWER = 0.8
 _BATCH = 500  # resamples at a time, so that memory does not grow with the number of patients
 
-Strata = Sequence[npt.NDArray[np.float64]]
+_Values = npt.NDArray[np.float64]
+Strata = Sequence[_Values]
+"""For every test site the paired differences, (P,) or (P, S); NaN where a patient lacks a seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +48,68 @@ class Contrast:
     """None where one of the two was not scored."""
     low: float | None
     high: float | None
-    """The 95 % percentile interval of a bootstrap over patients."""
+    """The 95 % percentile interval of a bootstrap over patients, and over seeds where there are."""
     patients: int
     reason: str
     """Why there is no interval; empty where there is one."""
+    seeds: int = 1
+    needed: int | None = None
+    """Patients with which a difference of this size would be seen four times in five."""
+    effect: float | None = None
+    """Rank-biserial correlation of the pairs (Kerby 2014): from -1, all lost, to 1, all gained."""
+    p: float | None = None
+    """Wilcoxon's signed-rank test, two-sided, by patient."""
+    p_holm: float | None = None
+    """`p` after Holm's correction for all contrasts of the same two regimes."""
+    p_paper: float | None = None
+    """The paper's test: the same one-sided, over all folds, after Bonferroni's correction."""
 
     @property
     def verdict(self) -> Verdict:
         """What the interval allows to say, and never more."""
-        if self.low is not None and self.low > 0:
+        if self.low is None or self.high is None:
+            return "cannot tell"
+        if self.low > 0:
             return "helped"
-        if self.high is not None and self.high < 0:
+        if self.high < 0:
             return "did not"
-        return "cannot tell"
+        return "no harm" if self.low >= -NO_HARM else "cannot tell"
+
+    @property
+    def said(self) -> str:
+        """The verdict in words: of the method where there are seeds enough, else of these runs."""
+        if self.difference is None:
+            return self.reason
+        lasting = self.seeds >= LEAST_SEEDS
+        if self.verdict == "helped":
+            return "helps" if lasting else "helped"
+        if self.verdict == "did not":
+            return "hurts" if lasting else "did not, it hurt"
+        if self.verdict == "no harm":
+            assert self.low is not None
+            loss = f"{math.ceil(-self.low * 1000) / 1000:.3f}".replace("0.", ".", 1)
+            return f"{'does' if lasting else 'did'} not hurt more than {loss}"
+        return self._cannot_tell()
+
+    def _cannot_tell(self) -> str:
+        if self.needed is None:
+            return f"cannot tell ({self.reason or f'{self.patients} patients'})"
+        about = f"about {self.needed:,}" if self.needed <= MOST_NEEDED else f"over {MOST_NEEDED:,}"
+        return f"cannot tell with {self.patients} patients: {about} would be needed"
+
+    @property
+    def interval(self) -> str:
+        """The difference with its interval, as it is printed."""
+        if self.difference is None:
+            return "-"
+        if self.low is None or self.high is None:
+            return signed(self.difference)
+        return f"{signed(self.difference)} [{signed(self.low)}, {signed(self.high)}]"
 
     @property
     def words(self) -> str:
-        """The verdict with its numbers, in one line."""
-        if self.difference is None:
-            return self.reason
-        if self.low is None or self.high is None:
-            return f"{signed(self.difference)} cannot tell ({self.reason})"
-        said = "did not, it hurt" if self.verdict == "did not" else self.verdict
-        return f"{signed(self.difference)} [{signed(self.low)}, {signed(self.high)}] {said}"
+        """The numbers and the words, in one line."""
+        return self.said if self.difference is None else f"{self.interval} {self.said}"
 
 
 def signed(value: float) -> str:
@@ -73,53 +126,87 @@ def contrast(
     *,
     seed: int,
 ) -> Contrast:
-    """Mean paired difference with its interval.
+    """Mean paired difference with its interval and its test.
 
     Args:
-        strata: for every test site one difference a patient. The estimate is the unweighted mean
-            of the sites' means; patients are drawn again within their site.
+        strata: the estimate is the unweighted mean of the test sites' means; patients are drawn
+            again within their site.
         seed: of the resampling.
     """
-    strata = [stratum for stratum in strata if len(stratum)]
+    strata = [_by_seed(stratum) for stratum in strata if len(stratum)]
     patients = sum(len(stratum) for stratum in strata)
-    low = high = difference = None
-    reason = ""
-    if not strata:
-        reason = f"{first} and {second} were not both scored here"
-    else:
-        difference = float(np.mean([stratum.mean() for stratum in strata]))
-        if patients < LEAST_PATIENTS:
-            reason = f"{patients} patients"
-        elif min(len(stratum) for stratum in strata) < 2:
-            reason = "a site with 1 patient"
-        else:
-            low, high = interval(strata, seed)
-    return Contrast(
+    found = Contrast(
         first=first,
         second=second,
         site=site,
         tested=tested,
-        difference=difference,
+        difference=None,
+        low=None,
+        high=None,
+        patients=patients,
+        reason="",
+    )
+    if not strata:
+        return replace(found, reason=f"{first} and {second} were not both scored here")
+    means = [np.nanmean(stratum_PS, axis=1) for stratum_PS in strata]
+    seen_S = np.any([np.isfinite(stratum_PS).any(axis=0) for stratum_PS in strata], axis=0)
+    found = replace(
+        found,
+        difference=float(np.mean([mean_P.mean() for mean_P in means])),
+        seeds=int(seen_S.sum()),
+        needed=patients_needed(means),
+    )
+    if patients < LEAST_PATIENTS:
+        return replace(found, reason=f"{patients} patients")
+    if min(len(mean_P) for mean_P in means) < 2:
+        return replace(found, reason="a site with 1 patient")
+    low, high = interval(strata, seed)
+    pairs = np.concatenate(means)
+    return replace(
+        found,
         low=low,
         high=high,
-        patients=patients,
-        reason=reason,
+        effect=rank_biserial(pairs),
+        p=_wilcoxon(pairs, "two-sided"),
+        p_paper=_wilcoxon(pairs, "greater"),
     )
 
 
+def corrected(contrasts: Iterable[Contrast]) -> tuple[Contrast, ...]:
+    """The contrasts of one family with their p-values corrected for how many they are."""
+    found = list(contrasts)
+    tested = sorted(
+        (one.p, k, one.p_paper) for k, one in enumerate(found) if one.p is not None
+    )  # fmt: skip
+    least = 0.0
+    for rank, (p, k, one_sided) in enumerate(tested):
+        least = max(least, min(1.0, p * (len(tested) - rank)))  # Holm 1979
+        assert one_sided is not None
+        paper = min(1.0, one_sided * len(tested))
+        found[k] = replace(found[k], p_holm=least, p_paper=paper)
+    return tuple(found)
+
+
 def interval(strata: Strata, seed: int) -> tuple[float, float]:
-    """Stratified percentile bootstrap (Efron 1979) of the unweighted mean of the strata's means.
+    """Stratified percentile bootstrap of the unweighted mean of the strata's means.
+
+    With one seed patients are drawn again (Efron 1979), with more also seeds, crossed with them
+    (the pigeonhole bootstrap, Owen 2007): an interval over three seeds covers the noise of
+    training as far as three seeds show it.
 
     Args:
-        strata: two or more numbers each.
+        strata: two patients or more each.
     """
+    strata = [_by_seed(stratum) for stratum in strata]
+    if strata[0].shape[1] > 1:
+        return _crossed(strata, seed)
 
-    def statistic(*samples: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
-        means: npt.NDArray[np.float64] = np.mean([sample.mean(axis) for sample in samples], axis=0)
+    def statistic(*samples: _Values, axis: int) -> _Values:
+        means: _Values = np.mean([sample.mean(axis) for sample in samples], axis=0)
         return means
 
     found = bootstrap(
-        tuple(strata),
+        tuple(stratum_PS[:, 0] for stratum_PS in strata),
         statistic,
         n_resamples=RESAMPLES,
         batch=_BATCH,
@@ -129,3 +216,82 @@ def interval(strata: Strata, seed: int) -> tuple[float, float]:
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def _crossed(strata: Strata, seed: int) -> tuple[float, float]:
+    random = np.random.default_rng(seed)
+    seeds = strata[0].shape[1]
+    drawn: list[_Values] = []
+    for _ in range(RESAMPLES // _BATCH):
+        # The same seeds at all sites: what one training did to them is not independent.
+        times_RS = random.multinomial(seeds, np.full(seeds, 1 / seeds), _BATCH).astype(float)
+        means_KR = np.stack([_resampled(x_PS, times_RS, random) for x_PS in strata])
+        whole_R = np.isfinite(means_KR).all(axis=0)  # else a site has none of the seeds drawn
+        drawn.append(means_KR[:, whole_R].mean(axis=0))
+    tail = 100 * (1 - _CONFIDENCE) / 2
+    low, high = np.percentile(np.concatenate(drawn), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _resampled(values_PS: _Values, times_RS: _Values, random: np.random.Generator) -> _Values:
+    """Means of one site, (R,): its patients drawn again, each the mean over the seeds drawn.
+
+    A patient that has none of the seeds drawn is left out; NaN where that is everybody.
+    """
+    patients = len(values_PS)
+    times_RP = random.multinomial(patients, np.full(patients, 1 / patients), len(times_RS))
+    known_PS = np.isfinite(values_PS)
+    seeds_RP = times_RS @ known_PS.T
+    sums_RP = times_RS @ np.where(known_PS, values_PS, 0.0).T
+    means_RP = np.divide(sums_RP, seeds_RP, out=np.zeros_like(sums_RP), where=seeds_RP > 0)
+    weights_RP = times_RP * (seeds_RP > 0)
+    weight_R = weights_RP.sum(axis=1)
+    total_R = (weights_RP * means_RP).sum(axis=1)
+    mean_R: _Values = np.divide(
+        total_R, weight_R, out=np.full(len(weight_R), np.nan), where=weight_R > 0
+    )
+    return mean_R
+
+
+def patients_needed(means: Strata) -> int | None:
+    """Test patients, spread over the sites as now, with which the difference would be seen.
+
+    Four times in five the 95 % interval then excludes zero, if the difference and its spread
+    between patients are what they are here (normal approximation). None: the spread is unknown.
+
+    Args:
+        means: for every site one difference a patient, (P,).
+    """
+    if min(len(mean_P) for mean_P in means) < 2:
+        return None
+    variance = sum(float(mean_P.var(ddof=1)) / len(mean_P) for mean_P in means) / len(means) ** 2
+    difference = float(np.mean([mean_P.mean() for mean_P in means]))
+    patients = sum(len(mean_P) for mean_P in means)
+    if variance == 0.0:
+        return None
+    wanted = float(norm.ppf((1 + _CONFIDENCE) / 2) + norm.ppf(_POWER))
+    needed: float = patients * wanted**2 * variance / max(difference**2, 1e-12)
+    if needed > MOST_NEEDED:
+        return MOST_NEEDED + 1
+    step = int(10 ** max(0, math.floor(math.log10(needed)) - 1))  # two digits: it is an estimate
+    return max(LEAST_PATIENTS, math.ceil(needed / step) * step)
+
+
+def rank_biserial(differences_P: _Values) -> float:
+    """Share of the ranks that were gained minus the share that was lost; zeros have no rank."""
+    moved = differences_P[differences_P != 0]
+    if not len(moved):
+        return 0.0
+    ranks = rankdata(np.abs(moved))
+    return float((ranks * np.sign(moved)).sum() / ranks.sum())
+
+
+def _wilcoxon(differences_P: _Values, alternative: str) -> float:
+    if not differences_P.any():
+        return 1.0
+    return float(wilcoxon(differences_P, alternative=alternative).pvalue)
+
+
+def _by_seed(stratum: _Values) -> _Values:
+    values_PS: _Values = np.asarray(stratum, dtype=np.float64).reshape(len(stratum), -1)
+    return values_PS

@@ -1,11 +1,14 @@
-"""How well a predicted label map fits the reference: Dice and HD95, each case and label alone.
+"""How well a predicted label map fits the reference: each case and label alone.
+
+Dice, HD95, surface Dice at a tolerance (NSD), and volume error: the difference of the volumes over
+their mean.
 
 Every mask falls into one of four outcomes, and each has a stated value, so that no case is lost:
 
-- `scored`: in both. Dice by its formula, HD95 measured.
-- `both-empty`: in neither. No Dice, no HD95; counted.
-- `missed`: only in the reference. Dice 0, HD95 = the image's diagonal; counted.
-- `false-alarm`: only in the prediction. Dice 0, HD95 = the image's diagonal; counted.
+- `scored`: in both. All four measured.
+- `both-empty`: in neither. None is; counted.
+- `missed`: only in the reference. Dice and NSD 0, HD95 = the diagonal, volume error 2; counted.
+- `false-alarm`: only in the prediction. As missed; counted.
 
 A metric that leaves out the missed cases, as HD95 commonly does, looks best for the model that
 misses most.
@@ -23,6 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_dice import compute_surface_dice
+
+from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 Outcome = Literal["scored", "both-empty", "missed", "false-alarm"]
 OUTCOMES: tuple[Outcome, ...] = ("scored", "both-empty", "missed", "false-alarm")
@@ -38,6 +44,10 @@ class LabelScore:
     dice: float | None
     hd95: float | None
     """mm."""
+    nsd: float | None
+    """At `NSD_TOLERANCE_MM`."""
+    volume_error: float | None
+    """0 where the volumes are equal, 2 where one of them is nothing."""
     outcome: Outcome
 
 
@@ -78,20 +88,52 @@ def score_case(
 def _score_label(
     name: str, found: _Mask, true: _Mask, spacing: Sequence[float], diagonal: float
 ) -> LabelScore:
-    if not true.any():
-        if not found.any():
-            return LabelScore(label=name, dice=None, hd95=None, outcome="both-empty")
-        return LabelScore(label=name, dice=0.0, hd95=diagonal, outcome="false-alarm")
-    if not found.any():
-        return LabelScore(label=name, dice=0.0, hd95=diagonal, outcome="missed")
+    if not true.any() and not found.any():
+        return LabelScore(
+            label=name, dice=None, hd95=None, nsd=None, volume_error=None, outcome="both-empty"
+        )
+    if not true.any() or not found.any():
+        return LabelScore(
+            label=name,
+            dice=0.0,
+            hd95=diagonal,
+            nsd=0.0,
+            volume_error=volume_error(found, true),
+            outcome="missed" if true.any() else "false-alarm",
+        )
     return LabelScore(
-        label=name, dice=dice(found, true), hd95=hd95(found, true, spacing), outcome="scored"
+        label=name,
+        dice=dice(found, true),
+        hd95=hd95(found, true, spacing),
+        nsd=nsd(found, true, spacing),
+        volume_error=volume_error(found, true),
+        outcome="scored",
     )
 
 
 def dice(found: _Mask, true: _Mask) -> float:
     """2 |A and B| / (|A| + |B|), as nnU-Net's evaluator; neither may be empty."""
     return 2.0 * int(np.count_nonzero(found & true)) / int(found.sum() + true.sum())
+
+
+def volume_error(found: _Mask, true: _Mask) -> float:
+    """| |A| - |B| | over the mean of |A| and |B|, from 0 to 2; one of them may be empty."""
+    one, other = int(np.count_nonzero(found)), int(np.count_nonzero(true))
+    return 2.0 * abs(one - other) / (one + other)
+
+
+def nsd(found: _Mask, true: _Mask, spacing: Sequence[float]) -> float:
+    """Share of both masks' surface elements within `NSD_TOLERANCE_MM` of the other's surface.
+
+    MONAI's definition (Nikolov et al. 2018, elements counted); neither mask may be empty.
+    """
+    one, other = (torch.from_numpy(mask)[None, None] for mask in (found, true))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+        share = compute_surface_dice(
+            one, other, [NSD_TOLERANCE_MM], include_background=True, spacing=list(spacing)
+        )
+    return float(share.item())
 
 
 def hd95(found: _Mask, true: _Mask, spacing: Sequence[float]) -> float:

@@ -23,8 +23,9 @@ from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
 from hyfree_ray.scores import write_results
 from hyfree_ray.simulation import Simulation, score_rows
+from hyfree_ray.site_value import Site
 from hyfree_ray.stage import installed_versions
-from hyfree_ray.store import write_json
+from hyfree_ray.store import digest_of, write_json
 
 log = logging.getLogger("hyfree_ray")
 
@@ -224,6 +225,7 @@ class Observer:
         return {
             **summary.to_json(),
             "cohort": self.simulation.cohort,
+            "data": {name: _data_key(site) for name, site in self.simulation.sites.items()},
             "experiment_key": self.simulation.key,
             "experiment": self.simulation.experiment.model_dump(
                 mode="json", exclude={"embedder_weights"}
@@ -299,6 +301,11 @@ class Observer:
                 }
             )
         return events
+
+
+def _data_key(site: Site) -> str:
+    """Hash of a site's cases, whatever the fold: the same patients have the same indices."""
+    return digest_of(sorted([c["name"], c["digest"], c["patient"]] for c in site.cases))
 
 
 def time_table(compute: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, float]]:

@@ -1,23 +1,25 @@
 """What a run found: from its scores to the summary that is printed and kept.
 
-Aggregation, everywhere: a case is the mean of its labels, a patient the mean of their cases, a
-test site the mean of its patients, foreign the unweighted mean of the other test sites.
+Aggregation, everywhere: a case is the mean of its labels, a patient the mean of their cases in each
+seed and then of the seeds, a test site the mean of its patients, foreign the unweighted mean of the
+other test sites.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
-from hyfree_ray.contrasts import Contrast, Strata, contrast
-from hyfree_ray.regimes import REGIMES
-from hyfree_ray.scores import POOL, ScoreRow
+from hyfree_ray.contrasts import Contrast, Strata, contrast, corrected
+from hyfree_ray.regimes import PROTOCOL, REGIMES
+from hyfree_ray.scores import MEASURED, ScoreRow
 from hyfree_ray.seeds import seed_of
 
 CONTRASTS = (
@@ -30,11 +32,14 @@ CONTRASTS = (
 """The first is the primary one: local2x has seen as many steps as general and fine-tuning. The
 later ones are made where they were asked for."""
 ONE_RUN = "this run; training noise not included"
+FEW_SEEDS = "two seeds: training noise is hardly known"
 
 Tested = Literal["own", "foreign"]
 Counts = Mapping[tuple[str, str, str], Mapping[str, int]]
-"""(regime, train site or `POOL`, test site) to outcome (see metrics.py) to how many."""
-_Patients = dict[int, float]
+"""(regime, train site, test site) to outcome (see metrics.py) to how many."""
+_Model = tuple[str, str, str]
+_Patients = dict[int, dict[int, float]]
+"""Patient to seed to value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,10 @@ class Score:
     hd95: float | None
     """mm; masks that were missed or false alarms count with the image's diagonal."""
     counts: dict[str, int]
+    nsd: float | None = None
+    """Share of the surfaces that agree (see metrics.py for the tolerance)."""
+    volume_error: float | None = None
+    """Difference of the volumes over their mean: 0 where they are equal, 2 where one is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +128,8 @@ class Summary:
             ),
             overall=tuple(Score(**score) for score in values["overall"]),
             contrasts=tuple(
-                Contrast(**{name: one[name] for name in names}) for one in values["contrasts"]
+                Contrast(**{name: one[name] for name in names if name in one})
+                for one in values["contrasts"]
             ),
             caveat=values["caveat"],
         )
@@ -145,8 +155,7 @@ def summarise(
     rows = list(rows)
     outcomes = sorted(outcomes, key=lambda outcome: outcome.site)
     table = _Table(rows, counts, tuple(outcome.site for outcome in outcomes))
-    found = {row.regime for row in rows}
-    regimes = (*(name for name in REGIMES if name in found), *sorted(found - set(REGIMES)))
+    regimes = in_order({row.regime for row in rows})
     sites = tuple(
         SiteSummary(outcome=outcome, scores=table.scores(regimes, outcome.site))
         for outcome in outcomes
@@ -157,19 +166,22 @@ def summarise(
         regimes=regimes,
         sites=sites,
         overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
-        contrasts=tuple(_contrasts(table, found, seed)),
-        caveat=ONE_RUN if len(seeds) < 2 else "",
+        contrasts=_contrasts(table, contrasted(regimes), seed),
+        caveat={0: ONE_RUN, 1: ONE_RUN, 2: FEW_SEEDS}.get(len(seeds), ""),
     )
 
 
 class _Table:
-    """Patients' means of every model on every test site."""
+    """Patients' means of every model on every test site, by metric."""
 
     def __init__(self, rows: Sequence[ScoreRow], counts: Counts, sites: tuple[str, ...]) -> None:
         self.sites = sites
         self.counts = counts
-        self.dice = _patient_means(row for row in rows if row.metric == "dice")
-        self.hd95 = _patient_means(row for row in rows if row.metric == "hd95")
+        self.seeds = sorted({row.seed for row in rows})
+        self.means = {
+            metric: patient_means(row for row in rows if row.metric == metric)
+            for metric in MEASURED
+        }
 
     def foreign(self, site: str) -> tuple[str, ...]:
         return tuple(other for other in self.sites if other != site)
@@ -181,61 +193,108 @@ class _Table:
         tests = (site,) if tested == "own" else self.foreign(site)
         counts: dict[str, int] = defaultdict(int)
         for test in tests:
-            for outcome, number in _of_model(self.counts, regime, site, test).items():
+            for outcome, number in self._of_model(self.counts, regime, site, test).items():
                 counts[outcome] += number
-        dice, hd95 = (
-            _mean(
-                fmean(patients.values())
+        measured = {
+            metric: _mean(
+                site_mean(patients)
                 for test in tests
-                if (patients := _of_model(means, regime, site, test))
+                if (patients := self._of_model(means, regime, site, test))
             )
-            for means in (self.dice, self.hd95)
-        )
-        return Score(regime=regime, tested=tested, dice=dice, hd95=hd95, counts=dict(counts))
+            for metric, means in self.means.items()
+        }
+        return Score(regime=regime, tested=tested, counts=dict(counts), **measured)
 
     def differences(self, first: str, second: str, site: str, test: str) -> _Patients:
-        """Of the patients that both models have a score of."""
-        one = _of_model(self.dice, first, site, test)
-        other = _of_model(self.dice, second, site, test)
-        return {patient: one[patient] - other[patient] for patient in sorted(one.keys() & other)}
+        """Of the patients and seeds that both models have a score of."""
+        one = self._of_model(self.means["dice"], first, site, test)
+        other = self._of_model(self.means["dice"], second, site, test)
+        both = {
+            patient: {s: one[patient][s] - other[patient][s] for s in one[patient].keys() & seeds}
+            for patient, seeds in sorted(other.items())
+            if patient in one
+        }
+        return {patient: by_seed for patient, by_seed in both.items() if by_seed}
+
+    def _of_model(
+        self, values: Mapping[_Model, Mapping[Any, Any]], regime: str, site: str, test: str
+    ) -> Mapping[Any, Any]:
+        """What a site's model of this regime, or the one that belongs to no site, got on a test."""
+        if found := values.get((regime, site, test)):
+            return found
+        shared = (
+            found
+            for (name, owner, tested), found in values.items()
+            if (name, tested) == (regime, test) and owner not in self.sites
+        )
+        return next(shared, {})
 
 
-def _of_model(
-    values: Mapping[tuple[str, str, str], Mapping[Any, Any]], regime: str, site: str, test: str
-) -> Mapping[Any, Any]:
-    """What a site's model of this regime, or the pool's where sites have none, got on a test."""
-    return values.get((regime, site, test)) or values.get((regime, POOL, test)) or {}
-
-
-def _patient_means(rows: Iterable[ScoreRow]) -> dict[tuple[str, str, str], _Patients]:
-    labels: dict[tuple[tuple[str, str, str], int, int, int], list[float]] = defaultdict(list)
+def patient_means(rows: Iterable[ScoreRow]) -> dict[_Model, _Patients]:
+    """Of one metric: for every model and test site, a patient's mean in each seed."""
+    labels: dict[tuple[_Model, int, int, int], list[float]] = defaultdict(list)
     for row in rows:
         model = (row.regime, row.train_site, row.test_site)
-        labels[model, row.patient, row.case, row.seed].append(row.value)
-    cases: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for (model, patient, _, _), values in labels.items():
-        cases[model][patient].append(fmean(values))
-    return {
-        model: {patient: fmean(values) for patient, values in patients.items()}
-        for model, patients in cases.items()
-    }
+        labels[model, row.patient, row.seed, row.case].append(row.value)
+    cases: dict[tuple[_Model, int, int], list[float]] = defaultdict(list)
+    for (model, patient, seed, _), values in labels.items():
+        cases[model, patient, seed].append(fmean(values))
+    means: dict[_Model, _Patients] = defaultdict(lambda: defaultdict(dict))
+    for (model, patient, seed), values in cases.items():
+        means[model][patient][seed] = fmean(values)
+    return {model: dict(patients) for model, patients in means.items()}
 
 
-def _contrasts(table: _Table, regimes: set[str], seed: int) -> Iterable[Contrast]:
-    for number, (first, second) in enumerate(CONTRASTS):
-        if number > 1 and first not in regimes:
-            continue
-        for site in (*table.sites, None):
-            for tested in ("own", "foreign"):
-                strata = _strata(table, first, second, site, tested)
-                one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
-                yield contrast(first, second, site, tested, strata, seed=one_seed)
+def site_mean(patients: Mapping[int, Mapping[int, float]]) -> float:
+    """A test site's: every patient weighs the same, however many seeds it was seen with."""
+    return fmean(fmean(by_seed.values()) for by_seed in patients.values())
+
+
+def contrasted(regimes: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs that are compared: the protocol's, and of the others those that were asked for."""
+    found = set(regimes) | set(PROTOCOL)
+    return tuple(pair for pair in CONTRASTS if found.issuperset(pair))
+
+
+def in_order(regimes: Set[str]) -> tuple[str, ...]:
+    """Ours first, then others by name."""
+    return (*(name for name in REGIMES if name in regimes), *sorted(regimes - set(REGIMES)))
+
+
+def contrasts_of(
+    rows: Sequence[ScoreRow],
+    sites: tuple[str, ...],
+    *,
+    seed: int,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> tuple[Contrast, ...]:
+    """The contrasts of rows of one run or more.
+
+    Args:
+        rows: equal indices are equal patients, whatever the run.
+        sites: whose models and test cases.
+        seed: of the bootstrap.
+        pairs: of regimes; None for those of `contrasted`.
+    """
+    pairs = contrasted(in_order({row.regime for row in rows})) if pairs is None else pairs
+    return _contrasts(_Table(rows, {}, sites), pairs, seed)
+
+
+def _contrasts(table: _Table, pairs: Iterable[tuple[str, str]], seed: int) -> tuple[Contrast, ...]:
+    families = (corrected(_of_pair(table, first, second, seed)) for first, second in pairs)
+    return tuple(one for family in families for one in family)
+
+
+def _of_pair(table: _Table, first: str, second: str, seed: int) -> Iterable[Contrast]:
+    for site in (*table.sites, None):
+        for tested in _TESTED:
+            strata = _strata(table, first, second, site, tested)
+            one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
+            yield contrast(first, second, site, tested, strata, seed=one_seed)
 
 
 def _strata(table: _Table, first: str, second: str, site: str | None, tested: str) -> Strata:
-    """For every test site, one paired difference a patient."""
+    """For every test site, one paired difference a patient and seed, (P, S)."""
     tests = table.sites if site is None else (site,) if tested == "own" else table.foreign(site)
     strata = []
     for test in tests:
@@ -247,8 +306,15 @@ def _strata(table: _Table, first: str, second: str, site: str | None, tested: st
         models = [model for model in models if model]
         # A patient that several sites' models were tested on is drawn once for all of them.
         shared = sorted(set.intersection(*(set(model) for model in models))) if models else []
-        strata.append(np.array([fmean(model[p] for model in models) for p in shared]))
+        rows = [[_over_models(models, p, seed) for seed in table.seeds] for p in shared]
+        known = [row for row in rows if np.isfinite(row).any()]
+        strata.append(np.array(known).reshape(len(known), len(table.seeds)))
     return strata
+
+
+def _over_models(models: Sequence[_Patients], patient: int, seed: int) -> float:
+    """A patient's difference in a seed, as the mean over the models; NaN where one lacks it."""
+    return fmean(model[patient].get(seed, math.nan) for model in models)
 
 
 def _pairs(regimes: Sequence[str]) -> list[tuple[str, Tested]]:
@@ -267,9 +333,8 @@ def _overall(sites: Sequence[SiteSummary], regime: str, tested: Tested) -> Score
     return Score(
         regime=regime,
         tested=tested,
-        dice=_mean(score.dice for score in scores),
-        hd95=_mean(score.hd95 for score in scores),
         counts=dict(counts),
+        **{name: _mean(getattr(score, name) for score in scores) for name in MEASURED},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -13,13 +13,22 @@ from rich.table import Table
 from rich.text import Text
 
 from hyfree_ray.contrasts import LEAST_PATIENTS, Contrast
-from hyfree_ray.results import CONTRASTS, Score, Summary
+from hyfree_ray.results import Score, Summary, Tested
+from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 FILE_WIDTH = 120
 """Characters a line where nobody says how many there are."""
 
 _REGIME_WIDTH, _OTHER_WIDTH = 14, 36
-_STYLE = {"helped": "green", "did not": "red", "cannot tell": ""}
+TESTS_FROM_WIDTH = 96
+"""Columns from which on effect sizes and p-values are shown."""
+STYLE = {"helped": "green", "did not": "red", "no harm": "", "cannot tell": ""}
+
+TESTS = (
+    "effect: rank-biserial correlation; p: Wilcoxon signed-rank by patient, two-sided, Holm's "
+    "correction over the table; 1-sided: the paper's test, Bonferroni's correction."
+)
+"""What the columns of a contrast table are."""
 
 
 def render_table(summary: Summary) -> RenderableType:
@@ -36,9 +45,11 @@ class _Tables:
         across = max(1, (options.max_width - _OTHER_WIDTH) // _REGIME_WIDTH)
         for start in range(0, len(summary.regimes), across):
             yield _dice(summary, summary.regimes[start : start + across])
-        made = {(one.first, one.second) for one in summary.contrasts}
-        for first, second in (pair for pair in CONTRASTS if pair in made):
-            yield _contrasts(summary, first, second)
+        tests = options.max_width >= TESTS_FROM_WIDTH
+        for first, second in dict.fromkeys((c.first, c.second) for c in summary.contrasts):
+            rows = [c for c in summary.contrasts if (c.first, c.second) == (first, second)]
+            title = f"Dice of {first} minus {second}"
+            yield contrast_table(title, rows, summary.caveat, tests=tests)
         yield _surface(summary)
         yield Text("\n".join(_notes(summary)), style="dim")
 
@@ -48,12 +59,12 @@ def wide_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
-def table_text(summary: Summary, *, width: int = FILE_WIDTH) -> str:
+def table_text(shown: Summary | RenderableType, *, width: int = FILE_WIDTH) -> str:
     """The same as plain text, without colours."""
+    if isinstance(shown, Summary):
+        shown = render_table(shown)
     stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None, legacy_windows=False).print(
-        render_table(summary)
-    )
+    Console(file=stream, width=width, color_system=None, legacy_windows=False).print(shown)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -94,40 +105,80 @@ def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
     return table
 
 
-def _contrasts(summary: Summary, first: str, second: str) -> Table:
-    covered = "; ".join(filter(None, ("95 % interval over test patients", summary.caveat)))
-    table = _table(f"Dice of {first} minus {second}\n[{covered}]")
-    table.add_column("own test cases")
-    table.add_column("the other sites' test cases")
-    for site in (*(site.outcome.site for site in summary.sites), None):
-        found = {
-            one.tested: one
-            for one in summary.contrasts
-            if (one.first, one.second, one.site) == (first, second, site)
-        }
-        if site is None:
+def contrast_table(title: str, contrasts: Sequence[Contrast], caveat: str, *, tests: bool) -> Table:
+    """A line a contrast: the difference, its interval, and what they allow to say.
+
+    Args:
+        contrasts: of two regimes, sites in the order of the lines, all sites last.
+        caveat: what no interval covers.
+        tests: whether there is room for effect sizes and p-values.
+    """
+    seeds = max((one.seeds for one in contrasts), default=1)
+    over = "test patients" if seeds < 2 else f"test patients and {seeds} seeds"
+    covered = "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
+    table = _table(f"{title}\n[{covered}]")
+    table.add_column("tested on", no_wrap=True)
+    table.add_column("difference", no_wrap=True)
+    if tests:
+        for name in ("effect", "p", "p 1-sided"):
+            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("in words", min_width=14)
+    before = None
+    for one in contrasts:
+        name = "all sites" if one.site is None else one.site
+        if one.site is None and name != before:
             table.add_section()
-        name = Text("all sites" if site is None else site)
-        table.add_row(name, *(_words(found[tested]) for tested in ("own", "foreign")))
+        numbers = [one.interval]
+        if tests:
+            effect = "-" if one.effect is None else f"{one.effect:+.2f}"
+            numbers += [effect, p_value(one.p_holm), p_value(one.p_paper)]
+        words = Text(one.said, style=STYLE[one.verdict])
+        table.add_row(Text("" if name == before else name), IN_WORDS[one.tested], *numbers, words)
+        before = name
     return table
+
+
+IN_WORDS = {"own": "own", "foreign": "others"}
+
+
+def p_value(value: float | None) -> str:
+    """A p-value as it is printed."""
+    if value is None:
+        return "-"
+    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
 
 
 def _surface(summary: Summary) -> Table:
-    """HD95, and how many masks were missed or made up, all regimes below each other."""
-    table = _table("HD95 in mm; a missed or made-up mask counts as the diagonal")
+    """The other metrics, and how many masks were missed or made up, by regime."""
+    table = _table(
+        f"HD95 in mm, surface Dice at {NSD_TOLERANCE_MM:g} mm (NSD), volume error (of the mean "
+        "volume);\na missed or made-up mask counts as the diagonal, 0 and 2"
+    )
     table.columns[0].header = "all sites"
     table.columns[0].no_wrap = True
-    for name in ("own", "missed", "made up", "others", "missed", "made up"):
+    table.add_column("tested on", no_wrap=True)
+    for name in ("HD95", "NSD", "volume", "missed", "made up"):
         table.add_column(name, justify="right", no_wrap=True)
     for regime in summary.regimes:
-        cells: list[str] = []
-        for score in (summary.score(regime, "own"), summary.score(regime, "foreign")):
-            hd95 = None if score is None else score.hd95
-            cells.append("-" if hd95 is None else f"{hd95:.1f}")
-            counts = {} if score is None else score.counts
-            cells += [_share(counts, outcome) for outcome in ("missed", "false-alarm")]
-        table.add_row(Text(regime), *cells)
+        for tested in _TESTED:
+            score = summary.score(regime, tested)
+            if score is not None:
+                first = Text(regime if tested == "own" else "")
+                table.add_row(first, IN_WORDS[tested], *_measured(score))
     return table
+
+
+_TESTED: tuple[Tested, ...] = ("own", "foreign")
+
+
+def _measured(score: Score) -> list[str]:
+    hd95 = "-" if score.hd95 is None else f"{score.hd95:.1f}"
+    shares = [_share(score.counts, outcome) for outcome in ("missed", "false-alarm")]
+    return [hd95, _fraction(score.nsd), _fraction(score.volume_error), *shares]
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def _share(counts: dict[str, int], outcome: str) -> str:
@@ -146,14 +197,9 @@ def _notes(summary: Summary) -> Iterable[str]:
         yield f"Chosen by validation cases: {', '.join(chosen)}."
     if any(one.difference is not None and one.reason for one in summary.contrasts):
         yield f"No interval is given under {LEAST_PATIENTS} test patients."
-
-
-def _words(one: Contrast) -> Text:
-    return Text(one.words, style=_STYLE[one.verdict])
+    if any(one.p is not None for one in summary.contrasts):
+        yield TESTS
 
 
 def _both(own: Score | None, foreign: Score | None) -> str:
-    return " / ".join(
-        "-" if score is None or score.dice is None else f"{score.dice:.3f}".lstrip("0")
-        for score in (own, foreign)
-    )
+    return " / ".join("-" if score is None else _fraction(score.dice) for score in (own, foreign))

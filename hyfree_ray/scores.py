@@ -18,6 +18,10 @@ POOL = "pool"
 
 ORACLE = "oracle"
 """The party that may see all real data: it exists in a simulation only, for baselines."""
+MEASURED = ("dice", "hd95", "nsd", "volume_error")
+"""The metrics (see metrics.py)."""
+NSD_TOLERANCE_MM = 2.0
+"""Surfaces that are no further apart agree."""
 
 _DECIMALS = 6
 # A spreadsheet takes a cell that begins with one of these as a formula; site names come from users.
@@ -43,7 +47,7 @@ class ScoreRow:
     """An index within the test site, as `patient`."""
     label: str
     metric: str
-    """`dice` or `hd95` (mm)."""
+    """One of `MEASURED`: `dice`, `hd95` (mm), `nsd`, `volume_error`."""
     value: float
 
 
@@ -51,8 +55,8 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(ScoreRow))
 _NUMBERS = frozenset({"round", "seed", "fold", "patient", "case"})
 
 
-def write_results(path: Path, rows: Iterable[ScoreRow]) -> None:
-    """Write the rows, sorted, whole or not at all. Equal rows in any order give equal bytes.
+def csv_text(rows: Iterable[ScoreRow]) -> str:
+    """The rows, sorted, as CSV. Equal rows in any order give equal text.
 
     Text that a spreadsheet would take as a formula gets an apostrophe in front.
 
@@ -70,8 +74,14 @@ def write_results(path: Path, rows: Iterable[ScoreRow]) -> None:
         before = tuple(cells[:-1])
         text = [_cell(cell) if isinstance(cell, str) else str(cell) for cell in cells[:-1]]
         writer.writerow([*text, repr(round(float(row.value), _DECIMALS) + 0.0)])  # no minus zero
+    return stream.getvalue()
+
+
+def write_results(path: Path, rows: Iterable[ScoreRow]) -> None:
+    """Write `csv_text` whole or not at all."""
+    content = csv_text(rows).encode()
     with replacing(path) as file:
-        file.write(stream.getvalue().encode())
+        file.write(content)
 
 
 def read_results(path: Path) -> list[ScoreRow]:

@@ -14,7 +14,7 @@ from hyfree_ray.oracle import OracleParty
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.regimes import ORACLE_SETTINGS
-from hyfree_ray.scores import ORACLE, POOL, ScoreRow
+from hyfree_ray.scores import MEASURED, ORACLE, POOL, ScoreRow
 from hyfree_ray.site import ROUND, SiteParty
 from hyfree_ray.site_value import Site
 from hyfree_ray.store import digest_of
@@ -153,7 +153,7 @@ def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreR
     rows = []
     for scored in outcome.scores:
         for row in scored["rows"]:
-            for metric in ("dice", "hd95"):
+            for metric in MEASURED:
                 if row[metric] is None:
                     continue
                 rows.append(

@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hyfree_ray.contrasts import Contrast, contrast, interval, signed
+from hyfree_ray.contrasts import (
+    Contrast,
+    contrast,
+    corrected,
+    interval,
+    patients_needed,
+    rank_biserial,
+    signed,
+)
 
 
 def normal(mean: float, count: int, seed: int = 0) -> np.ndarray:
@@ -46,7 +54,8 @@ def test_a_large_site_weighs_no_more_than_a_small_one() -> None:
     [
         (0.1, "helped", "] helped"),
         (-0.1, "did not", "] did not, it hurt"),
-        (0.0, "cannot tell", "] cannot tell"),
+        (0.012, "no harm", "] did not hurt more than .004"),
+        (0.0, "cannot tell", "] cannot tell with 40 patients: about 1,400 would be needed"),
     ],
 )
 def test_the_words_say_no_more_than_the_interval(mean: float, verdict: str, said: str) -> None:
@@ -77,6 +86,97 @@ def test_a_regime_that_was_not_scored_is_said() -> None:
     assert found.words == "general and local2x were not both scored here"
 
 
+def made(seeds: int, difference: float, low: float, high: float) -> Contrast:
+    return Contrast(
+        first="a",
+        second="b",
+        site=None,
+        tested="own",
+        difference=difference,
+        low=low,
+        high=high,
+        patients=30,
+        reason="",
+        seeds=seeds,
+        needed=120,
+    )
+
+
+def test_a_sentence_about_the_method_needs_three_seeds() -> None:
+    for low, high, of_runs, of_method in (
+        (0.01, 0.03, "helped", "helps"),
+        (-0.03, -0.01, "did not, it hurt", "hurts"),
+        (-0.0051, 0.03, "did not hurt more than .006", "does not hurt more than .006"),
+    ):
+        said = [made(seeds, (low + high) / 2, low, high).said for seeds in (1, 2, 3, 4)]
+        assert said == [of_runs, of_runs, of_method, of_method]
+    unclear = made(3, 0.01, -0.02, 0.04)
+    assert unclear.said == "cannot tell with 30 patients: about 120 would be needed"
+
+
+def test_the_number_of_patients_needed_is_the_one_that_would_have_shown_it() -> None:
+    """Four times in five: tried on patients drawn anew."""
+    random = np.random.default_rng(1)
+    needed = patients_needed([random.normal(0.02, 0.05, 4000)])
+    assert needed is not None
+    assert needed == pytest.approx((1.96 + 0.8416) ** 2 * (0.05 / 0.02) ** 2, abs=6)
+    shown = 0
+    for _ in range(200):
+        drawn = random.normal(0.02, 0.05, needed)
+        shown += drawn.mean() - 1.96 * drawn.std(ddof=1) / np.sqrt(needed) > 0
+    assert 0.7 < shown / 200 < 0.9
+
+
+def test_seeds_are_not_independent_patients() -> None:
+    """What one training did to all patients is seen once a seed, however many they are."""
+    random = np.random.default_rng(3)
+    shift_S = np.array([0.06, -0.05, 0.02])
+    both_PS = 0.01 + shift_S + random.normal(0, 0.01, (80, 3))
+    low, high = interval([both_PS], seed=0)
+    naive_low, naive_high = interval([both_PS.ravel()], seed=0)
+    assert high - low > 0.07 > 0.03 > naive_high - naive_low
+    found = contrast("a", "b", None, "own", [both_PS], seed=0)
+    assert (found.patients, found.seeds, found.verdict) == (80, 3, "cannot tell")
+
+
+def test_equal_seeds_leave_the_interval_over_patients() -> None:
+    values_P = normal(0.02, 30)
+    one = interval([values_P], seed=0)
+    three = interval([np.repeat(values_P[:, None], 3, axis=1)], seed=0)
+    assert three == pytest.approx(one, abs=0.001)
+
+
+def test_a_patient_that_lacks_a_seed_still_counts_once() -> None:
+    values_PS = np.repeat(normal(0.03, 20)[:, None], 2, axis=1)
+    values_PS[5:, 1] = np.nan
+    found = contrast("a", "b", "s", "own", [values_PS], seed=0)
+    assert found.difference == pytest.approx(np.nanmean(values_PS, axis=1).mean())
+    assert (found.patients, found.seeds) == (20, 2)
+    assert found.low is not None
+    assert np.isfinite([found.low, found.high]).all()
+
+
+def test_the_tests_are_scipys_and_corrected_for_their_number() -> None:
+    from scipy.stats import wilcoxon
+
+    strata = [normal(0.02, 24, seed=k) for k in range(3)] + [normal(0.0, 4)]
+    found = corrected(contrast("a", "b", f"s{k}", "own", [x], seed=0) for k, x in enumerate(strata))
+    p = [wilcoxon(x).pvalue for x in strata[:3]]
+    assert [one.p for one in found] == [*p, None]
+    order = np.argsort(p)
+    holm = np.maximum.accumulate(np.minimum(1, np.sort(p) * [3, 2, 1]))
+    assert [found[k].p_holm for k in order] == pytest.approx(list(holm))
+    greater = [min(1.0, 3 * wilcoxon(x, alternative="greater").pvalue) for x in strata[:3]]
+    assert [one.p_paper for one in found[:3]] == pytest.approx(greater)
+    assert found[3].p_holm is None
+
+
+def test_the_effect_is_the_ranks_that_were_gained_minus_those_lost() -> None:
+    assert rank_biserial(np.array([0.1, 0.2, -0.3, 0.0])) == pytest.approx((1 + 2 - 3) / 6)
+    assert rank_biserial(np.full(5, 0.1)) == 1.0
+    assert rank_biserial(np.zeros(5)) == 0.0
+
+
 def test_an_interval_that_touches_zero_does_not_help() -> None:
     same = Contrast(
         first="a",
@@ -89,7 +189,7 @@ def test_an_interval_that_touches_zero_does_not_help() -> None:
         patients=10,
         reason="",
     )
-    assert same.verdict == "cannot tell"
+    assert same.verdict == "no harm"
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_run_leaves_what_people_script_against(whole: tuple[Path, str]) -> Non
     assert re.fullmatch(r"Phantom-[0-9a-f]{8}", folder.name)
     rows = read_results(folder / "results.csv")
     assert {row.regime for row in rows} == {*PROTOCOL, *DEFAULT_SETTINGS}
-    assert {row.metric for row in rows} == {"dice", "hd95"}
+    assert {row.metric for row in rows} == {"dice", "hd95", "nsd", "volume_error"}
     assert {row.test_site for row in rows} == {"site-1", "site-2"}
     assert sorted(file.name for file in (folder / "samples").iterdir()) == [
         "site-1.png",

@@ -17,7 +17,7 @@ FLOORS = (
         "cohort", "cohort_tables", "image_facts", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "signing", "release_export", "scores", "contrasts", "regimes", "results",
-        "results_table",
+        "results_table", "finished", "pooled", "pooled_table",
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
@@ -29,7 +29,7 @@ FLOORS = (
     ),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
-    ("simulate_command", "release_command", "cli"),
+    ("simulate_command", "release_command", "results_command", "cli"),
 )  # fmt: skip
 
 DOORS = {

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from scipy.spatial.distance import cdist
 
 from hyfree_ray.metrics import LabelScore, score_case
+from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 LABELS = {"organ": 1, "lesion": 2}
 
@@ -101,6 +102,36 @@ def test_dice_is_what_nnunets_evaluator_finds(tmp_path: Path) -> None:
     assert [score.dice for score in ours] == pytest.approx([theirs[1]["Dice"], theirs[2]["Dice"]])
 
 
+def brute_force_nsd(one: Any, other: Any, spacing: tuple[float, ...], tolerance: float) -> float:
+    def surface(mask: Any) -> Any:
+        padded = np.pad(mask, 1)
+        inner = padded.copy()
+        for axis in range(mask.ndim):
+            inner &= np.roll(padded, 1, axis) & np.roll(padded, -1, axis)
+        return np.argwhere(padded & ~inner) * np.asarray(spacing)
+
+    distances = cdist(surface(one), surface(other))
+    near = [distances.min(axis) <= tolerance for axis in (0, 1)]
+    return float(np.concatenate(near).mean())
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.45, 2.5)])
+def test_surface_dice_is_what_brute_force_finds(spacing: tuple[float, float]) -> None:
+    prediction = blob((40, 25), (18, 12), (9, 7))
+    reference = blob((40, 25), (22, 9), (7, 11))
+    expected = brute_force_nsd(prediction, reference, spacing, NSD_TOLERANCE_MM)
+    assert 0.0 < expected < 1.0
+    assert one(prediction, reference, spacing).nsd == pytest.approx(expected, rel=1e-6)
+
+
+def test_volume_error_is_the_difference_over_the_mean() -> None:
+    large, small = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
+    large[2:8, 3:13], small[2:6, 3:13] = True, True
+    assert one(large, small, (0.5, 2.0)).volume_error == pytest.approx(20 / 50)
+    assert one(small, large, (0.5, 2.0)).volume_error == pytest.approx(20 / 50)
+    assert one(np.roll(small, 9, 1), small, (0.5, 2.0)).volume_error == 0.0
+
+
 def test_what_is_empty_gets_the_stated_values() -> None:
     mask, empty = blob((30, 40), (9, 20), (5, 8)), np.zeros((30, 40), bool)
     diagonal = math.hypot(30 * 0.5, 40 * 2.0)
@@ -108,10 +139,13 @@ def test_what_is_empty_gets_the_stated_values() -> None:
     assert (missed.outcome, missed.dice) == ("missed", 0.0)
     assert (alarm.outcome, alarm.dice) == ("false-alarm", 0.0)
     assert missed.hd95 == alarm.hd95 == pytest.approx(diagonal)
+    assert (missed.nsd, missed.volume_error) == (alarm.nsd, alarm.volume_error) == (0.0, 2.0)
     neither = one(empty, empty, (0.5, 2.0))
     assert (neither.outcome, neither.dice, neither.hd95) == ("both-empty", None, None)
+    assert (neither.nsd, neither.volume_error) == (None, None)
     same = one(mask, mask, (0.5, 2.0))
     assert (same.outcome, same.dice, same.hd95) == ("scored", 1.0, 0.0)
+    assert (same.nsd, same.volume_error) == (1.0, 0.0)
 
 
 def test_no_measured_distance_is_beyond_the_penalty() -> None:

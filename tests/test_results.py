@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hyfree_ray.results import ONE_RUN, Counts, SiteOutcome, Summary, summarise
+from hyfree_ray.results import FEW_SEEDS, ONE_RUN, Counts, SiteOutcome, Summary, summarise
 from hyfree_ray.scores import POOL, ScoreRow
 
 SITES = ("a", "b", "c")
@@ -144,7 +144,9 @@ def test_one_seed_always_carries_its_caveat() -> None:
     rows = list(whole_run())
     assert summary(rows).caveat == ONE_RUN == "this run; training noise not included"
     twice = [*rows, *(dataclasses.replace(row, seed=1) for row in rows)]
-    assert summary(twice).caveat == ""
+    assert summary(twice).caveat == FEW_SEEDS
+    thrice = [*twice, *(dataclasses.replace(row, seed=2) for row in rows)]
+    assert summary(thrice).caveat == ""
 
 
 def test_regimes_that_come_later_are_listed_after_ours() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -38,16 +39,30 @@ def test_the_words_and_the_caveat_stand_beside_the_numbers() -> None:
     text = table_text(summary())
     assert "Dice of finetuned minus local2x" in text
     assert "Dice of general minus local2x" in text
-    assert "] helped" in text
-    assert "] did not, it hurt" in text
+    assert re.search(r"\[\+\.\d{3}, \+\.\d{3}\] .* helped\n", text)
+    assert re.search(r"\[-\.\d{3}, -\.\d{3}\] .* did not, it hurt\n", text)
     assert text.count("this run; training noise not included") == 2
-    assert "cannot tell (4 patients)" in table_text(summary(patients=4))
+    assert "cannot tell with 4 patients: about" in table_text(summary(patients=4), width=140)
     assert "No interval is given under 10 test patients." in table_text(summary(patients=4))
 
 
 def test_misses_are_counted_out_of_what_could_be_missed() -> None:
     line = next(line for line in table_text(summary()).splitlines() if "3/12" in line)
-    assert line.split() == ["local", "-", "3/12", "1/5", "-", "0/0", "0/0"]
+    assert line.split() == ["local", "own", "-", "-", "-", "3/12", "1/5"]
+
+
+def test_p_values_and_effects_stand_where_there_is_room() -> None:
+    wide, narrow = table_text(summary(), width=110), table_text(summary(), width=80)
+    assert "p 1-sided" in wide
+    assert "<.001" in wide
+    assert "p 1-sided" not in narrow
+
+
+def test_further_regimes_are_compared_with_the_control() -> None:
+    rows = list(whole_run())
+    rows += [dataclasses.replace(row, regime="real-all") for row in rows if row.regime == "local"]
+    found = summarise("r", rows, counts={}, outcomes=OUTCOMES, seed=0)
+    assert "Dice of real-all minus local2x" in table_text(found)
 
 
 def test_a_sites_name_is_text_and_not_markup() -> None:

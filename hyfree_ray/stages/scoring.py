@@ -13,7 +13,7 @@ from hyfree_ray.stages.data import Cases
 SCORES = "scores.json"
 
 
-@stage(version=1, device=True, private=("cases",))
+@stage(version=2, device=True, private=("cases",))
 def score(
     context: Context,
     *,
@@ -24,7 +24,7 @@ def score(
     regime: str,
     train_site: str,
 ) -> dict[str, Any]:
-    """Score a model on a site's test cases: Dice and HD95 (mm) a case and label.
+    """Score a model on a site's test cases: the metrics of `metrics.py`, a case and label each.
 
     Writes `scores.json`: rows of patient and case as indices, whose names stay with the site.
     """
@@ -47,6 +47,8 @@ def score(
                 "label": found.label,
                 "dice": found.dice,
                 "hd95": found.hd95,
+                "nsd": found.nsd,
+                "volume_error": found.volume_error,
                 "outcome": found.outcome,
             }
             for found in scores

@@ -1,0 +1,95 @@
+"""Finished runs, as they lie in a store: found by name, and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.scores import ScoreRow, read_results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that has ended, and all that it left."""
+
+    folder: Path
+    described: Mapping[str, Any]
+    """`summary.json`."""
+    rows: tuple[ScoreRow, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's."""
+        return self.folder.name
+
+    @property
+    def fold(self) -> int:
+        """The test fold."""
+        return int(self.described["experiment"]["fold"])
+
+    @property
+    def seed(self) -> int:
+        """The experiment's."""
+        return int(self.described["experiment"]["seed"])
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Their names, sorted."""
+        return tuple(site["outcome"]["site"] for site in self.described["sites"])
+
+    def data_of(self, site: str) -> str:
+        """Hash of a site's cases, whatever the fold: equal in two runs on the same patients.
+
+        Raises:
+            HyfreeError: a run of an earlier version, which did not say.
+        """
+        try:
+            return str(self.described["data"][site])
+        except KeyError as error:
+            raise HyfreeError(
+                f"{self.name}: the run does not say on which patients it was; give its 'simulate' "
+                "command again with this version"
+            ) from error
+
+
+def find_run(store: Path, run: str | None) -> Path:
+    """The folder of a finished run; the newest where none is named.
+
+    Raises:
+        HyfreeError: no such run; the message lists those that are there.
+    """
+    finished = sorted(
+        (file.parent for file in (store / "runs").glob("*/summary.json")),
+        key=lambda folder: (folder / "summary.json").stat().st_mtime,
+    )
+    if not finished:
+        raise HyfreeError(f"{store}: no finished run; run 'hyfree-ray simulate' or see --store")
+    if run is None:
+        return finished[-1]
+    for folder in finished:
+        if folder.name == run:
+            return folder
+    names = ", ".join(folder.name for folder in finished)
+    raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+
+
+def read_finished(folder: Path) -> Finished:
+    """Read a run's folder.
+
+    Raises:
+        HyfreeError: a file that is missing or not ours.
+    """
+    path = folder / "summary.json"
+    try:
+        described = json.loads(path.read_text())
+        if not isinstance(described, dict) or not {"experiment", "sites"} <= described.keys():
+            raise ValueError("it is not a run's")
+    except (OSError, ValueError) as error:
+        raise HyfreeError(f"{path}: cannot be read as a summary ({error})") from error
+    return Finished(
+        folder=folder, described=described, rows=tuple(read_results(folder / "results.csv"))
+    )

@@ -1,0 +1,136 @@
+"""Several runs as a person reads them: in the paper's layout, and one run minus another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from hyfree_ray.contrasts import Contrast
+from hyfree_ray.pooled import TWO_RUNS, Cell, Pooled
+from hyfree_ray.results_table import TESTS, TESTS_FROM_WIDTH, contrast_table
+
+_SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
+_GAP = 2
+
+
+def render_pooled(pooled: Pooled) -> RenderableType:
+    """The tables of runs that were pooled over folds and seeds, for the width that there is."""
+    return _Pooled(pooled)
+
+
+def render_comparison(
+    one: str,
+    other: str,
+    settings: Mapping[str, tuple[Any, Any]],
+    contrasts: Sequence[Contrast],
+) -> RenderableType:
+    """What one run's models gained over another's, and in which settings the runs differ."""
+    return _Comparison(one, other, settings, contrasts)
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    pooled: Pooled
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        pooled, width = self.pooled, options.max_width
+        yield Text(
+            f"{pooled.cohort}: {len(pooled.runs)} runs, folds {_listed(pooled.folds)}, "
+            f"seeds {_listed(pooled.seeds)}",
+            style="bold",
+        )
+        for metric, cells in pooled.cells.items():
+            for part in _parts(cells, pooled.sites, width):
+                yield _layout(pooled, metric, part)
+        pairs = dict.fromkeys((c.first, c.second) for c in pooled.contrasts)
+        for first, second in pairs:
+            rows = [c for c in pooled.contrasts if (c.first, c.second) == (first, second)]
+            yield contrast_table(
+                f"Dice of {first} minus {second}",
+                rows,
+                pooled.caveat,
+                tests=width >= TESTS_FROM_WIDTH,
+            )
+        yield Text(TESTS, style="dim")
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    one: str
+    other: str
+    settings: Mapping[str, tuple[Any, Any]]
+    contrasts: Sequence[Contrast]
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(f"{self.one} minus {self.other}", style="bold")
+        for name, (first, second) in self.settings.items():
+            yield Text(f"  {name}: {first} against {second}")
+        for regime in dict.fromkeys(one.first for one in self.contrasts):
+            rows = [one for one in self.contrasts if one.first == regime]
+            title = f"Dice of {regime.removeprefix('first:')}: the first run minus the second"
+            tests = options.max_width >= TESTS_FROM_WIDTH
+            yield contrast_table(title, rows, TWO_RUNS, tests=tests)
+        yield Text(TESTS, style="dim")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _models(cells: Iterable[Cell]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((cell.regime, cell.train_site) for cell in cells))
+
+
+def _parts(
+    cells: Sequence[Cell], sites: Sequence[str], width: int
+) -> Iterable[list[tuple[str, str]]]:
+    """Models that fit side by side."""
+    left = max(len(site) for site in sites)
+    part: list[tuple[str, str]] = []
+    used = left
+    for model in _models(cells):
+        wide = max(*(len(name) for name in model), len("100.0±10.0")) + _GAP
+        if part and used + wide > width:
+            yield part
+            part, used = [], left
+        part.append(model)
+        used += wide
+    if part:
+        yield part
+
+
+def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> Table:
+    """Rows are test sites, columns are models, a site's own are bold: the paper's table 1."""
+    name, scale = _SCALES[metric]
+    over = f"mean ± sd over {len(pooled.folds)} folds" if len(pooled.folds) > 1 else "one fold"
+    table = Table(
+        title=Text(f"{name} on real test cases, {over}"),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("tested on", overflow="fold")
+    for regime, train in models:
+        table.add_column(Text(f"{regime}\n{train}"), justify="right", no_wrap=True)
+    found = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
+    for site in pooled.sites:
+        cells = [
+            _cell(found.get((regime, train, site)), scale, own=train == site)
+            for regime, train in models
+        ]
+        table.add_row(Text(site), *cells)
+    return table
+
+
+def _cell(cell: Cell | None, scale: float, *, own: bool) -> Text:
+    if cell is None:
+        return Text("-")
+    spread = "" if cell.sd is None else f"±{cell.sd * scale:.1f}"
+    return Text(f"{cell.mean * scale:.1f}{spread}", style="bold" if own else "")

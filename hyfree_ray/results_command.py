@@ -1,0 +1,64 @@
+"""`hyfree-ray results`: runs as tables, one by one, pooled, or against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.finished import Finished, find_run, read_finished
+from hyfree_ray.pooled import compare_runs, differing_settings, pool_runs
+from hyfree_ray.pooled_table import render_comparison, render_pooled
+from hyfree_ray.results import Summary
+from hyfree_ray.results_table import render_table, wide_console
+from hyfree_ray.scores import csv_text
+
+
+def run_results(runs: Sequence[str], store: Path, *, compare: bool, output: str) -> None:
+    """Print one run, several pooled, or one minus another.
+
+    Raises:
+        HyfreeError: a run that is not there, or runs that do not belong together.
+    """
+    folders = [find_run(store, run) for run in runs or (None,)]
+    if compare:
+        _compare(folders, output)
+    elif output == "csv":
+        click.echo(
+            csv_text(row for folder in folders for row in read_finished(folder).rows), nl=False
+        )
+    elif len(folders) > 1:
+        _pool([read_finished(folder) for folder in folders], output)
+    else:
+        _one(read_finished(folders[0]), output)
+
+
+def _one(run: Finished, output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(run.described, indent=1))
+        return
+    wide_console().print(run.name, style="bold", markup=False, highlight=False)
+    wide_console().print(render_table(Summary.from_json(run.described)))
+
+
+def _pool(runs: Sequence[Finished], output: str) -> None:
+    pooled = pool_runs(runs)
+    if output == "json":
+        click.echo(json.dumps(pooled.to_json(), indent=1))
+        return
+    wide_console().print(render_pooled(pooled))
+
+
+def _compare(folders: Sequence[Path], output: str) -> None:
+    if len(folders) != 2 or output == "csv":
+        raise HyfreeError("--compare: name two runs, and --format text or json")
+    one, other = (read_finished(folder) for folder in folders)
+    contrasts, settings = compare_runs(one, other), differing_settings(one, other)
+    if output == "json":
+        found = [{**vars(c), "verdict": c.verdict, "words": c.words} for c in contrasts]
+        click.echo(json.dumps({"settings": settings, "contrasts": found}, indent=1))
+        return
+    wide_console().print(render_comparison(one.name, other.name, settings, contrasts))
