@@ -22,7 +22,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts `federate(store, ...)` in a process of its own; what it logs is in `STORE.log`."""
+    """Starts a program of `toys` in a process of its own; what it says is in `STORE.log`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["tests.chaos.toys", "threadpoolctl", "hyfree_ray.runners.local"]
@@ -30,9 +30,24 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     started = []
 
     def make(
-        store: Path, *, step_s: float = 0.002, largest_file: int | None = None, **arguments: Any
+        store: Path,
+        *positional: str,
+        program: Callable[..., None] = toys.federate,
+        step_s: float = 0.002,
+        largest_file: int | None = None,
+        **named: Any,
     ) -> Any:
-        process = context.Process(target=_child, args=(str(store), step_s, largest_file, arguments))
+        process = context.Process(
+            target=_child,
+            args=(
+                f"{store}.log",
+                step_s,
+                largest_file,
+                program,
+                positional or (str(store),),
+                named,
+            ),
+        )
         process.start()
         started.append(process)
         return process
@@ -43,14 +58,21 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         process.join()
 
 
-def _child(store: str, step_s: float, largest_file: int | None, arguments: Any) -> None:
+def _child(
+    log_file: str,
+    step_s: float,
+    largest_file: int | None,
+    program: Callable[..., None],
+    positional: tuple[str, ...],
+    named: dict[str, Any],
+) -> None:
     os.environ[toys.STEP_S] = str(step_s)
-    log = Path(f"{store}.log").open("a")  # noqa: SIM115 - until the process ends
+    log = Path(log_file).open("a", buffering=1)  # noqa: SIM115 - until the process ends
     sys.stdout = sys.stderr = log
     logging.basicConfig(stream=log, level=logging.INFO)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    toys.federate(store, **arguments)
+    program(*positional, **named)
 
 
 @pytest.fixture(scope="session")
