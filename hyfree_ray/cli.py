@@ -11,13 +11,11 @@ import click
 
 from hyfree_ray import __version__
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.model_command import export_model, predict
+from hyfree_ray.options import EXIT_CODES, FORMAT, STORE
+from hyfree_ray.pool_command import pool
 from hyfree_ray.regimes import SETTINGS
-
-DEFAULT_STORE = Path("hyfree-store")
-
-EXIT_CODES = """\b
-Exit codes: 0 done; 1 something broke; 2 bad input, said in one line;
-130 interrupted. To go on, give the same command again."""
+from hyfree_ray.site_command import site
 
 
 class _Group(click.Group):
@@ -44,17 +42,8 @@ def main() -> None:
     """
 
 
-_STORE = click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
-    envvar="HYFREE_STORE",
-    help="Where everything is kept.",
-)
-_FORMAT = click.option(
-    "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+for command in (site, pool, predict, export_model):
+    main.add_command(command)
 
 
 def _settings(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:
@@ -102,7 +91,7 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
 )
 @click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
 @click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0.")
-@_STORE
+@STORE
 @click.option(
     "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
 )
@@ -116,7 +105,7 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done; create nothing.")
-@_FORMAT
+@FORMAT
 def simulate(**options: Any) -> None:
     """Run the method on simulated hospitals and say what sharing gave each of them.
 
@@ -134,7 +123,7 @@ def simulate(**options: Any) -> None:
 
 @main.command(epilog=EXIT_CODES)
 @click.argument("runs", nargs=-1)
-@_STORE
+@STORE
 @click.option("--compare", is_flag=True, help="The first of two runs minus the second.")
 @click.option(
     "--format",

@@ -40,7 +40,7 @@ def run_show(file: Path, picture: Path) -> None:
     """Print the manifest and the metadata of a release, and draw its first images."""
     from hyfree_ray.pictures import MOST_IMAGES, contact_sheet
 
-    release = _read(file)
+    release = read_checked(file)
     # JSON escapes what is not ASCII: nothing in it can steer a terminal.
     click.echo(release.manifest.to_json(), nl=False)
     click.echo(release.metadata.to_json(), nl=False)
@@ -60,7 +60,7 @@ def run_export(file: Path, target: str, out: Path) -> None:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HyfreeError(f"{out}: is there already; name a new or an empty folder with --out")
-    release = _read(file)
+    release = read_checked(file)
     out.mkdir(parents=True, exist_ok=True)
     EXPORTERS[target](release, out)
     click.echo(f"{len(release.images_NCHW)} images written to {out}")
@@ -101,7 +101,7 @@ def _as_it_says(folder: Path, manifest: Manifest) -> Handed:
     )
 
 
-def _read(file: Path) -> Release:
+def read_checked(file: Path) -> Release:
     """A release that a process of its own has checked before this one reads it."""
     folder = _folder(file)
     (error,) = _errors([folder])

@@ -34,6 +34,9 @@ from hyfree_ray.store import RECORD, Artifact, Call, digest_of, locked, read_rec
 METRICS = "metrics.jsonl"
 """One JSON object a line: step, total, time and what a training measured."""
 
+ATTEMPTS = "attempts.jsonl"
+"""One JSON object a line: when a process began to work on the stage, and which."""
+
 _RECORDED = ("hyfree-ray", "torch", "nnunetv2", "numpy", "pyarrow", "SimpleITK", "ray", "monai")
 
 
@@ -60,8 +63,7 @@ class Context:
     def progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Report how far the stage is. One line in `metrics.jsonl`; observers read it there."""
         line = {"step": step, "total": total, "time": time.time(), **metrics}
-        with (self.out / METRICS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        _append_line(self.out / METRICS, line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +183,17 @@ def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
         raise
     except Exception as error:
         trace = context.out / "error.txt"
-        trace.write_text(traceback.format_exc())
-        # The text may name a case: it stays with the party, in the trace.
-        raise StageError(context.owner, call.stage, type(error).__name__, str(trace)) from error
+        with contextlib.suppress(OSError):  # the disk may be what is full
+            trace.write_text(traceback.format_exc())
+        raise StageError(context.owner, call.stage, reason_of(error), str(trace)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why a stage broke. An error's own text may name a case: it stays with the party."""
+    kind = type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{kind}: {error.strerror}"
+    return kind
 
 
 def _identity(target: Stage, call: Call, owner: str) -> dict[str, Any]:
@@ -216,13 +226,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     A line that a crash cut short is left out.
     """
     steps: dict[int, dict[str, Any]] = {}
-    try:
-        lines = (folder / METRICS).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
+    for entry in _lines(folder / METRICS):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            entry = json.loads(line)
             steps[int(entry["step"])] = entry
     return [steps[step] for step in sorted(steps)]
 
@@ -234,22 +239,45 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def _append_attempt(folder: Path, started: float) -> None:
-    with (folder / "attempts.jsonl").open("a") as file:
-        file.write(json.dumps({"started": started, "pid": os.getpid()}) + "\n")
+    _append_line(folder / ATTEMPTS, {"started": started, "pid": os.getpid()})
+
+
+def _append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Add a line, on a line of its own also where a crash cut the last one short."""
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            whole = file.read(1) == b"\n"
+        else:
+            whole = True
+        file.write((b"" if whole else b"\n") + json.dumps(value).encode() + b"\n")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file of lines; what a crash cut short is left out."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                yield entry
+
+
+def attempts(folder: Path) -> list[float]:
+    """When each attempt at a stage began, seconds since 1970."""
+    return [entry["started"] for entry in _lines(folder / ATTEMPTS) if "started" in entry]
 
 
 def _spent(folder: Path) -> float:
     """Seconds that attempts which were killed had worked, up to their last sign of life."""
-    try:
-        starts = [
-            json.loads(line)["started"]
-            for line in (folder / "attempts.jsonl").read_text().splitlines()
-        ]
-    except (FileNotFoundError, ValueError, KeyError):
-        return 0.0
+    starts = attempts(folder)
     signs = [entry["time"] for entry in read_metrics(folder)]
     spent = 0.0
-    for begin, end in zip(starts, [*starts[1:], float("inf")], strict=True):
+    ends = [*starts[1:], float("inf")][: len(starts)]
+    for begin, end in zip(starts, ends, strict=True):
         spent += max((sign - begin for sign in signs if begin <= sign < end), default=0.0)
     return spent
 

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -60,6 +61,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     """`write_json` for bytes."""
     with replacing(path) as file:
         file.write(content)
+
+
+def write_once(path: Path, value: Any) -> Any:
+    """Write JSON unless the file is there; what it holds, whoever wrote it.
+
+    Of two processes that come at the same time one writes and both read the same.
+    """
+    with locked(path.parent):
+        if not path.exists():
+            write_json(path, value)
+    return json.loads(path.read_text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +173,7 @@ class Store:
             str(file.relative_to(artifact.path)): file.read_bytes()
             for pattern in self.exports[artifact.stage]
             for file in sorted(artifact.path.glob(pattern))
+            if not file.name.startswith(".")  # what a crash left half-written
         }
         return Parcel(
             sender=self.owner,
@@ -182,7 +195,7 @@ class Store:
             PrivacyError: names that would leave the folder they are put into, or other content
                 than was received under the same key.
         """
-        _check_parcel(parcel)
+        check_parcel(parcel)
         artifact = self.received(parcel.stage, parcel.key, parcel.sender)
         if artifact.record is not None:
             if artifact.record["sha256"] != parcel.sha256:
@@ -208,7 +221,7 @@ class Store:
         return self.received(parcel.stage, parcel.key, parcel.sender)
 
 
-def _check_parcel(parcel: Parcel) -> None:
+def check_parcel(parcel: Parcel) -> None:
     """Refuse names that are not those of a party, a stage, a key and files below a folder."""
     sender = parcel.sender
     named = sender not in {"", ".", ".."} and not set(sender) & set("/\\\0")
@@ -274,6 +287,8 @@ def open_root(root: Path, *, create: bool = True) -> Path:
             root.mkdir(parents=True, exist_ok=True)
             write_json(marker, {"store_version": STORE_VERSION})
         found = json.loads(marker.read_text()).get("store_version")
+        if create:
+            _try_to_write(root)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise HyfreeError(f"{root}: cannot keep a store here ({reason}); see --store") from error
@@ -283,6 +298,14 @@ def open_root(root: Path, *, create: bool = True) -> Path:
             f"{STORE_VERSION}); name a new folder by --store or use that version"
         )
     return root
+
+
+def _try_to_write(root: Path) -> None:
+    """Find out before anything is computed, not when the first result is to be kept."""
+    for folder in (root, root / "sites", root / "pool"):
+        if folder.is_dir():
+            write_bytes(folder / f".writable-{os.getpid()}", b"")
+            (folder / f".writable-{os.getpid()}").unlink()
 
 
 def remove_tree(path: Path) -> None:

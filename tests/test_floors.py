@@ -24,12 +24,15 @@ FLOORS = (
         "pictures", "quality", "labelling",
     ),
     (
-        "store", "stage", "config", "stages", "party", "site_value", "site", "pool", "oracle",
-        "protocol", "simulation",
+        "store", "parcel_files", "stage", "config", "stages", "party", "site_value", "site", "pool",
+        "oracle", "protocol", "simulation",
     ),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
-    ("simulate_command", "release_command", "results_command", "cli"),
+    (
+        "options", "simulate_command", "release_command", "results_command", "site_command",
+        "pool_command", "model_command", "cli",
+    ),
 )  # fmt: skip
 
 DOORS = {

@@ -1,0 +1,71 @@
+"""`hyfree-ray predict` and `hyfree-ray export-model`: the general and fine-tuned models in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.options import DEVICE, EXIT_CODES
+
+_MODEL = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="What 'pool train' or 'site personalise' wrote, or a finished training in a store.",
+)
+
+
+@click.command(epilog=EXIT_CODES)
+@_MODEL
+@click.option("-i", "--images", type=click.Path(path_type=Path), required=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@DEVICE
+def predict(model: Path, images: Path, out: Path, device: str) -> None:
+    """Segment a folder of images (CASE_0000.ENDING, as nnU-Net names them).
+
+    Give the same command again to go on after an interruption.
+
+    \b
+    Example:
+      hyfree-ray predict --model model -i imagesTs -o labelsTs
+    """
+    from hyfree_ray.config import find_device
+    from hyfree_ray.segmenters.nnunet.folders import predict_folder
+
+    folder = _model_in(model)
+    where = find_device() if device == "auto" else device
+    count = predict_folder(folder, images, out, device=where, told=click.echo)
+    click.echo(f"{count} cases segmented into {out}")
+
+
+@click.command(epilog=EXIT_CODES)
+@_MODEL
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@click.option("--ending", help="Of the images it is for, e.g. .nii.gz. Default: as trained.")
+def export_model(model: Path, out: Path, ending: str | None) -> None:
+    """Write a model as nnU-Net's results folder, for nnU-Net's own predictor.
+
+    \b
+    Example:
+      hyfree-ray export-model --model general -o Dataset901_General --ending .nii.gz
+      nnUNetv2_predict_from_modelfolder -m Dataset901_General/nnUNetTrainer__nnUNetPlans__2d
+        -i imagesTs -o labelsTs -f 0
+    """
+    from hyfree_ray.segmenters.nnunet.folders import write_results_folder
+
+    folder = _model_in(model)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HyfreeError(f"{out}: is there already; name a new or an empty folder by --out")
+    click.echo(f"nnU-Net's results folder: {write_results_folder(folder, out, ending=ending)}")
+
+
+def _model_in(folder: Path) -> Path:
+    """The four files, which lie in `model/` of whatever holds a model."""
+    for found in (folder / "model", folder):
+        if (found / "weights.safetensors").is_file() and (found / "plans.json").is_file():
+            return found
+    raise HyfreeError(
+        f"{folder}: no model is there; name what 'pool train' or the like has written"
+    )

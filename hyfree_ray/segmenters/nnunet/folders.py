@@ -1,0 +1,109 @@
+"""Models and images as nnU-Net's users keep them: results folders in, folders of images out.
+
+Shapes: C channels, Z slices, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import replacing
+from hyfree_ray.segmenters.nnunet.model import Model
+
+RESULTS_FOLDER = "nnUNetTrainer__nnUNetPlans__2d"
+"""What nnU-Net calls the folder of a trained 2d configuration."""
+
+
+def predict_folder(
+    model: Path, images: Path, out: Path, *, device: str, told: Callable[[str], None]
+) -> int:
+    """Segment every case of a folder, each on its own grid, into a file of the images' format.
+
+    Args:
+        model: a folder with a model's four files.
+        images: holds `CASE_0000.ENDING`, one file a channel, as nnU-Net names them.
+        out: gets `CASE.ENDING`; what is there already is left as it is.
+        told: hears one line a case.
+
+    Returns:
+        How many cases were segmented now.
+
+    Raises:
+        HyfreeError: no images, or a case without one of its channels.
+    """
+    ending, cases = _cases_in(images)
+    network = Model(model, device)
+    channels = len(network.dataset_json["channel_names"])
+    reader = determine_reader_writer_from_file_ending(ending, verbose=False)()
+    for case, files in cases.items():
+        if len(files) != channels and not (len(files) == 1 and ending in (".png", ".bmp")):
+            raise HyfreeError(
+                f"{images}: case {case} has {len(files)} files, the model takes {channels} "
+                "channels (_0000, _0001, ...); add what is missing"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    missing = {c: f for c, f in cases.items() if not (out / f"{c}{ending}").exists()}
+    for number, (case, files) in enumerate(missing.items(), start=1):
+        image_CZHW, properties = reader.read_images([str(file) for file in sorted(files)])
+        label_ZHW = network.segment(image_CZHW, properties["spacing"])
+        # The ending comes last, for it is what writers choose the format by.
+        half = out / f".{case}{ending}"
+        reader.write_seg(label_ZHW, str(half), properties)
+        half.replace(out / f"{case}{ending}")
+        told(f"{case} ({number} of {len(missing)})")
+    return len(missing)
+
+
+def _cases_in(images: Path) -> tuple[str, dict[str, list[Path]]]:
+    """The ending of a folder's images, and the files of each case."""
+    found = sorted(images.glob("*_0000.*")) if images.is_dir() else []
+    if not found:
+        raise HyfreeError(
+            f"{images}: no images are called CASE_0000.ENDING there; name the folder by -i"
+        )
+    ending = found[0].name.rpartition("_0000")[2]
+    cases: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+        cases[file.name.removesuffix(ending)[:-5]].append(file)
+    return ending, cases
+
+
+def write_results_folder(model: Path, out: Path, *, ending: str | None) -> Path:
+    """Write a model as nnU-Net's results folder, for `nnUNetv2_predict_from_modelfolder`.
+
+    Args:
+        model: a folder with a model's four files.
+        out: gets a folder `RESULTS_FOLDER` with plans, dataset and `fold_0/checkpoint_final.pth`.
+        ending: of the images that it is to be used on; None: as it was trained.
+
+    Returns:
+        The results folder.
+    """
+    network = Model(model, "cpu")  # everything is checked here
+    plans = json.loads((model / "plans.json").read_text())
+    dataset_json = dict(network.dataset_json)
+    if ending is not None:
+        dataset_json["file_ending"] = ending
+        reader = determine_reader_writer_from_file_ending(ending, verbose=False)
+        plans["image_reader_writer"] = reader.__name__
+    axes = json.loads((model / "model.json").read_text())["inference_allowed_mirroring_axes"]
+    folder = out / RESULTS_FOLDER
+    (folder / "fold_0").mkdir(parents=True, exist_ok=True)
+    (folder / "plans.json").write_text(json.dumps(plans, indent=4))
+    (folder / "dataset.json").write_text(json.dumps(dataset_json, indent=4))
+    checkpoint = {
+        "network_weights": network.network.state_dict(),
+        "trainer_name": "nnUNetTrainer",
+        "init_args": {"configuration": "2d", "fold": 0},
+        "inference_allowed_mirroring_axes": None if axes is None else tuple(axes),
+    }
+    with replacing(folder / "fold_0" / "checkpoint_final.pth") as file:
+        torch.save(checkpoint, file)
+    return folder

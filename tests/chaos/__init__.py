@@ -1,0 +1,1 @@
+"""Runs that are really killed, under the real protocol with toy stages. See docs/FAULTS.md."""

@@ -1,0 +1,272 @@
+"""Toy stages for the real protocol: deterministic, checkpointed, and over in a moment.
+
+`install` puts a toy in the place of every stage, in whatever process calls it. A toy hashes its
+parameters and its inputs' values, step by step from its newest checkpoint on, so that what was
+resumed wrongly, or read from a damaged file, ends in another table.
+
+Run as a program it is the command line with toys: `python -m tests.chaos.toys simulate ...`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hyfree_ray import protocol, stages
+from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+from hyfree_ray.config import Experiment, resolve_experiment
+from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.release import ReleaseMetadata, write_release
+from hyfree_ray.scores import write_results
+from hyfree_ray.stage import Context, Stage, execute
+from hyfree_ray.store import Artifact, digest_of
+
+STEPS = 4
+"""Checkpoints of a training."""
+
+STEP_S = "TOY_STEP_S"
+"""Environment variable: seconds that a step takes. Workers of a cluster inherit it."""
+
+_TRAININGS = ("train_generator", "train_segmenter", "synthesise", "train_general")
+
+_SHOWN: dict[str, Any] = {
+    "outcome": "released",
+    "reason": None,
+    "rejection_rate": 0.25,
+    "images": 3,
+    "training_images": 3,
+    "snapshot": "1.safetensors",
+    "derivation": ["a toy"],
+    "patch_size": [32, 24],
+    "spacing": [1.0, 1.5],
+    "strides": [[1, 1]],
+    "batch_size": 2,
+}
+"""What the protocol and the observer read of any stage's result."""
+
+
+def install() -> None:
+    """Put toys in the place of all stages. Before `site` and `pool` are imported."""
+    for found in pkgutil.iter_modules(stages.__path__):
+        module = importlib.import_module(f"{stages.__name__}.{found.name}")
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Stage) and value.module == module.__name__:
+                function = functools.partial(toy, name)
+                setattr(module, name, dataclasses.replace(value, function=function))
+
+
+def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
+    """Stands for the stage `name`."""
+    out = context.out
+    inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
+    params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
+    start = digest_of([name, params, inputs])
+    workers = params.get("workers", 1)
+    if workers > 1 and context.launch is not None:
+        context.launch(work, {"out": str(out), "start": start}, workers, out)
+        value = (out / "value").read_text()
+    else:
+        value = climb(context, start) if name in _TRAININGS else start
+        time.sleep(float(os.environ.get(STEP_S, "0.002")))
+    for file in ("toy.json", "model/toy.json"):
+        (out / file).parent.mkdir(exist_ok=True)
+        (out / file).write_text(json.dumps(value))
+    if name == "release":
+        _write_release(out, value, arguments)
+    for picture in ("samples.png", "nearest_pairs.png"):
+        (out / picture).write_bytes(b"\x89PNG")
+    return {**_SHOWN, "rows": _rows(value, params.get("cases", ())) if name == "score" else []}
+
+
+def climb(context: Context, start: str) -> str:
+    """From the newest checkpoint to the last step."""
+    folder = context.out / "checkpoints"
+    found = load_checkpoint(folder)
+    step, value = (0, start) if found is None else (found[0], str(found[1]["value"]))
+    while step < STEPS:
+        time.sleep(float(os.environ.get(STEP_S, "0.002")))
+        step, value = step + 1, digest_of([value, step])
+        save_checkpoint(folder, step, {"value": value, "ballast": torch.zeros(10_000)})
+        context.progress(step, STEPS, {"value": int(value[:4], 16)})
+    return value
+
+
+def work(*, out: str, start: str, device: str, report: Any) -> None:
+    """One worker of a distributed toy: rank 0 climbs, the others keep step with it."""
+    from torch import distributed
+
+    rank = distributed.get_rank()
+    (Path(out) / f"rank-{rank}.pid").write_text(str(os.getpid()))
+    folder = Path(out) / "checkpoints"
+    found = load_checkpoint(folder)
+    step, value = (0, start) if found is None else (found[0], str(found[1]["value"]))
+    context = Context(out=Path(out), owner="pool", device=device)
+    while step < STEPS:
+        time.sleep(float(os.environ.get(STEP_S, "0.002")))
+        step, value = step + 1, digest_of([value, step])
+        if rank == 0:
+            save_checkpoint(folder, step, {"value": value})
+            context.progress(step, STEPS, {"value": 0.0})
+        distributed.barrier()
+        report(step)
+    if rank == 0:
+        (Path(out) / "value").write_text(value)
+
+
+def _value_of(folder: Path) -> str:
+    for name in ("toy.json", "model/toy.json", "release.arrow"):
+        if (folder / name).exists():
+            return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    return "raw data"
+
+
+def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
+    """A release that would pass every check, of noise."""
+    random = np.random.default_rng(int(value[:8], 16))
+    metadata = ReleaseMetadata(
+        site=arguments["site"],
+        channel_names=tuple(arguments["dataset"]["channel_names"].values()),
+        label_names=dict(arguments["dataset"]["labels"]),
+        spacing=(2.0, 1.5),
+        slice_axis=0,
+        scale=(1.0,),
+        offset=(0.0,),
+        card={},
+    )
+    write_release(
+        out,
+        metadata,
+        random.integers(0, 256, (3, 1, 20, 28), dtype=np.uint8),
+        random.integers(0, 2, (3, 20, 28), dtype=np.uint8),
+        experiment=arguments["federation"],
+        round_number=arguments["round_number"],
+        nonce="n",
+    )
+
+
+def _rows(value: str, cases: Any) -> list[dict[str, Any]]:
+    rows = []
+    for case in cases:
+        number = int(digest_of([value, case["index"]])[:6], 16) / 2**24
+        about = {"patient": case["patient"], "case": case["index"], "label": "organ"}
+        rows.append({**about, "dice": number, "hd95": 50 * number, "outcome": "measured"})
+    return rows
+
+
+def toy_experiment() -> Experiment:
+    """The smoke budget."""
+    experiment, _ = resolve_experiment(
+        budget="smoke", generator="flow", device="cpu", overrides=["precision=fp32"]
+    )
+    return experiment
+
+
+def toy_simulation(sites: int = 3) -> Any:
+    """Uneven sites: the phantom's, of which no image is ever drawn."""
+    from hyfree_ray.simulation import Simulation, sites_of
+
+    cohort = phantom_cohort(sites, 0, Path("nowhere"))
+    drawn = {
+        name: {"index": int(name[5:]), "seed": 0, "phantom": PHANTOM_VERSION}
+        for name in cohort.sites
+    }
+    return Simulation(
+        cohort="Toys", sites=sites_of(cohort, 0, phantom=drawn), experiment=toy_experiment()
+    )
+
+
+def program(*arguments: str) -> None:
+    """The command line with toys; the exit code is the process's."""
+    install()
+    from hyfree_ray.cli import main
+
+    main(list(arguments))
+
+
+def federate_on(data: str, store: str, table: str) -> None:
+    """A run in this process on a data set, with toys, and its table."""
+    install()
+    from hyfree_ray.cohort import read_cohort
+    from hyfree_ray.simulation import Simulation, sites_of
+
+    cohort = read_cohort(Path(data))
+    sites = sites_of(cohort, 0)
+    _run(Simulation(cohort=cohort.name, sites=sites, experiment=toy_experiment()), store, table)
+
+
+def federate(store: str, die_after: int | None = None, **rules: Any) -> None:
+    """A whole run in this process, and its table as `table.csv` in the store.
+
+    Args:
+        store: the store's root.
+        die_after: SIGKILL this process when so many stages were run.
+        rules: handed to the protocol.
+    """
+    install()
+    _run(toy_simulation(), store, f"{store}/table.csv", die_after, **rules)
+
+
+def _run(
+    simulation: Any, store: str, table: str, die_after: int | None = None, **rules: Any
+) -> None:
+    from hyfree_ray.runners.local import LocalParty, LocalRunner
+    from hyfree_ray.simulation import score_rows
+
+    class Runner(LocalRunner):
+        ran = 0
+
+        async def run(self, *arguments: Any) -> None:
+            await super().run(*arguments)
+            self.ran += 1
+            if self.ran == die_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    runner = Runner("cpu")
+    parties = {
+        name: LocalParty(simulation.party(name, Path(store), runner))
+        for name in simulation.party_names
+    }
+    outcome = asyncio.run(protocol.simulate(parties, **rules))
+    write_results(Path(table), score_rows(simulation, outcome))
+
+
+def train_once(folder: str, jumps: Sequence[float] = ()) -> None:
+    """One toy training, as a runner calls it, under a clock that jumps by so many seconds."""
+    install()
+    clock, left = time.time, iter(jumps)
+    time.time = lambda: clock() + next(left, 0.0)
+    from hyfree_ray.stages.training import train_generator
+
+    call = train_generator.call(
+        prepared=Artifact(stage="prepare", key="p" * 64, path=Path("nowhere")),
+        backend="flow",
+        max_channels=8,
+        images_shown=4,
+        snapshots=1,
+        mirror=False,
+        precision="fp32",
+        seed=1,
+    )
+    execute(train_generator.module, call, Path(folder), owner="site-1", device="cpu")
+
+
+if __name__ == "__main__":
+    os.environ["__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"] = "tests.chaos.toys.install"
+    install()
+    from hyfree_ray.cli import main
+
+    main()
