@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hyfree_ray.budget import Budget, budget_values
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.gate import Gate
 from hyfree_ray.store import digest_of
 
 CONFIG_BYTES = 64 << 10
@@ -44,6 +45,8 @@ class Experiment(BaseModel):
     """File with OpenCLIP's weights."""
     threshold_percentile: float = Field(default=5.0, gt=0, lt=100)
     """Of the distances between patients: nearer to a training image is memorised."""
+    gate: Gate = Gate()
+    """What a release's privacy card has to say, at its site and at the pool."""
     general_workers: int = Field(default=1, ge=1)
     """Processes that share the general model's batches. More than one changes its result."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
