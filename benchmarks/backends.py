@@ -24,6 +24,7 @@ from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.simulation import sites_of
 from hyfree_ray.site_value import Site
 from hyfree_ray.stage import execute
+from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
@@ -115,21 +116,31 @@ class Bench:
             choice=choice,
             quota=300,
             percentile=5.0,
+            max_rejection_rate=self.experiment.gate.max_rejection_rate,
             precision=precision,
             seed=4,
             **common,
         )
         found = {"rejected": samples.result["rejection_rate"], "dice": float("nan")}
+        audited = self.run(
+            audit,
+            samples=samples,
+            gate=self.experiment.gate.model_dump(),
+            generator=backend,
+            images_shown=images_shown,
+            seed=7,
+            **common,
+        )
         released = self.run(
             release,
             samples=samples,
+            audit=audited,
             segmenter=self.local,
             prepared=self.prepared,
             site=self.site.name,
             dataset=self.site.dataset,
             federation="bench",
             round_number=1,
-            card={},
             seed=5,
         )
         card = self.run(quality_card, samples=samples, release=released, **common)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hyfree_ray.budget import Budget, budget_values
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.gate import Gate
 from hyfree_ray.regimes import SETTINGS, Setting
 from hyfree_ray.store import digest_of
 
@@ -52,11 +53,16 @@ class Experiment(BaseModel):
     """File with OpenCLIP's weights."""
     threshold_percentile: float = Field(default=5.0, gt=0, lt=100)
     """Of the distances between patients: nearer to a training image is memorised."""
+    gate: Gate = Gate()
+    """What a release's privacy card has to say, at its site and at the pool."""
     general_workers: int = Field(default=1, ge=1)
     """Processes that share the general model's batches. More than one changes its result."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of fine-tuning's epochs in which the rate grows."""
-    settings: Annotated[tuple[Setting, ...], BeforeValidator(_in_order)] = ("real-all",)
+    settings: Annotated[tuple[Setting, ...], BeforeValidator(_in_order)] = (
+        "personalised",
+        "real-all",
+    )
     """What is trained beside the paper's protocol, for comparison."""
     budget: Budget
 

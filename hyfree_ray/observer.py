@@ -263,7 +263,7 @@ class Observer:
                 found[record["owner"]][record["stage"]] = record["result"]
             if record["stage"] == "train_generator":
                 found[record["owner"]]["generator"] = record["result"]["derivation"]
-            if record["stage"] in {"choose_snapshot", "quality_card"}:
+            if record["stage"] in {"choose_snapshot", "audit", "quality_card"}:
                 found[record["owner"]][record["stage"]] = record["result"]
         return {owner: found[owner] for owner in sorted(found)}
 

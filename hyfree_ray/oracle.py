@@ -16,8 +16,8 @@ from hyfree_ray.party import Party, Runner
 from hyfree_ray.regimes import MIXES
 from hyfree_ray.scores import ORACLE
 from hyfree_ray.seeds import seed_of
-from hyfree_ray.site import ROUND, Shared
-from hyfree_ray.site_value import Site, raw_data
+from hyfree_ray.site import ROUND
+from hyfree_ray.site_value import Shared, Site, raw_data
 from hyfree_ray.stages.comparison import prepare_mixture, prepare_together, train_fedavg
 from hyfree_ray.stages.training import train_segmenter
 from hyfree_ray.store import Artifact, Parcel

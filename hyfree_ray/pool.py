@@ -14,7 +14,8 @@ from hyfree_ray.release import MANIFEST_FILE
 from hyfree_ray.scores import POOL
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, is_signed_by
-from hyfree_ray.site import RELEASE_VERSIONS, ROUND, Shared
+from hyfree_ray.site import RELEASE_VERSIONS, ROUND
+from hyfree_ray.site_value import Shared
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.training import train_general
 from hyfree_ray.store import Artifact, Parcel, digest_of, write_bytes, write_json
@@ -84,21 +85,24 @@ class PoolParty(Party):
         Returns:
             outcome (released, withheld or refused), reason, rejection_rate, images.
         """
-        told = {"outcome": "released", "rejection_rate": None} | dict(parcel.result)
         entry: dict[str, Any] = {"site": site, "release": None, "checked": None, "images": 0}
-        entry |= {"outcome": "withheld", "reason": told.get("reason")}
-        entry["rejection_rate"] = told["rejection_rate"]
-        if told["outcome"] != "withheld":
+        entry |= _told(parcel)
+        if entry["outcome"] != "withheld":
             try:
                 entry |= await self._check(site, parcel)
             except (ReleaseError, PrivacyError) as error:
                 entry |= {"outcome": "refused", "reason": str(error)}
-        self._taken[site] = entry
+        first = self.taken(site)
+        if entry["outcome"] == "released" or first is None or first["release"] is None:
+            self._keep(site, entry)
+        return {name: entry[name] for name in ("outcome", "reason", "rejection_rate", "images")}
+
+    def _keep(self, site: str, entry: Mapping[str, Any]) -> None:
+        self._taken[site] = dict(entry)
         if not self.runner.planning:
             path = self.round / "in" / f"{site}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, entry)
-        return {name: entry[name] for name in ("outcome", "reason", "rejection_rate", "images")}
 
     async def _check(self, site: str, parcel: Parcel) -> dict[str, Any]:
         if not self.runner.planning:
@@ -111,15 +115,31 @@ class PoolParty(Party):
             dataset=self.dataset,
             federation=self.federation,
             round_number=ROUND,
+            gate=self.experiment.gate.model_dump(),
         )
-        images = 0 if checked.record is None else checked.result["images"]
-        return {
-            "outcome": "released",
-            "reason": None,
-            "images": images,
-            "release": received.key,
-            "checked": checked.key,
-        }
+        entry = {"outcome": "released", "reason": None, "images": 0}
+        entry |= {"release": received.key, "checked": checked.key}
+        if checked.record is not None:
+            self._admit(site, checked.result)
+            entry |= {name: checked.result[name] for name in ("images", "sha256")}
+        return entry
+
+    def _admit(self, site: str, checked: Mapping[str, Any]) -> None:
+        """Take a release at most once: the same again is the same, another one is refused.
+
+        Raises:
+            ReleaseError: rule `nonce`, or `second` where this round has one of this site.
+        """
+        first = self.taken(site)
+        if first and first.get("sha256") not in (None, checked["sha256"]):
+            raise ReleaseError(site, "second", "another one is in for this round; it is kept")
+        name = digest_of(checked["nonce"])[:32]
+        path = self.store.root / "nonces" / site / f"{name}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"sha256": checked["sha256"]})
+        elif json.loads(path.read_text())["sha256"] != checked["sha256"]:
+            raise ReleaseError(site, "nonce", "its nonce was another release's; make it anew")
 
     def taken(self, site: str) -> dict[str, Any] | None:
         """What became of a site's release: remembered, or read where this process is new."""
@@ -196,3 +216,20 @@ class PoolParty(Party):
             return None
         checked = self.store.find_key("check_release", entry["checked"])
         return None if checked.record is None else (checked.path / "samples.png").read_bytes()
+
+
+def _told(parcel: Parcel) -> dict[str, Any]:
+    """What a site says became of its release: of known form, whoever sent it."""
+    rate, reason = parcel.result.get("rejection_rate"), parcel.result.get("reason")
+    known = isinstance(rate, float) and 0 <= rate <= 1
+    withheld = parcel.result.get("outcome") == "withheld"
+    return {
+        "outcome": "withheld" if withheld else "released",
+        "reason": _one_line(reason) if withheld else None,
+        "rejection_rate": rate if known else None,
+    }
+
+
+def _one_line(reason: object) -> str:
+    text = reason if isinstance(reason, str) else "no reason given"
+    return (text if text.isprintable() else ascii(text))[:500]

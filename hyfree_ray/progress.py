@@ -23,6 +23,7 @@ IN_WORDS = {
     "choose_snapshot": "choosing the snapshot",
     "quality_card": "measuring quality",
     "synthesise": "sampling and filtering",
+    "audit": "auditing the samples",
     "release": "labelling the release",
     "check_release": "checking releases",
     "pool_releases": "planning on the pool",

@@ -159,6 +159,19 @@ def repeated_rows(images_NCHW: Pixels) -> npt.NDArray[np.bool_]:
     return repeated
 
 
+def nonce_of(
+    seed: int,
+    metadata: ReleaseMetadata,
+    images_NCHW: Pixels,
+    labels_NHW: npt.NDArray[np.uint8],
+) -> str:
+    """32 hexadecimal digits that differ for any two releases, and are equal for equal ones."""
+    digest = hashlib.sha256(f"{seed}\n{metadata.to_json()}".encode())
+    for pixels in (images_NCHW, labels_NHW):
+        digest.update(np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()[:32]
+
+
 def write_release(
     folder: Path,
     metadata: ReleaseMetadata,

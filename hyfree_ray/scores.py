@@ -6,9 +6,12 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
@@ -118,3 +121,13 @@ def _row(path: Path, number: int, cells: list[str]) -> ScoreRow:
 
 def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def mean_over_patients(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Dice: case = mean of labels, then patients; 0 where nothing was measured."""
+    cases: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["dice"] is not None:
+            cases[row["patient"]][row["case"]].append(row["dice"])
+    patients = [fmean(map(fmean, of_patient.values())) for of_patient in cases.values()]
+    return fmean(patients) if patients else 0.0

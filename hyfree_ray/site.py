@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from asyncio import gather
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.config import Experiment
+from hyfree_ray.errors import StageError
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.release import MANIFEST_FILE
+from hyfree_ray.scores import mean_over_patients
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, signing_key
-from hyfree_ray.site_value import Site, images_shown, quota, raw_data
+from hyfree_ray.site_value import Shared, Site, images_shown, quota, raw_data
+from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare, prepare_for_general
 from hyfree_ray.stages.pooling import pool_releases
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
@@ -29,6 +30,8 @@ from hyfree_ray.store import Artifact, Parcel, file_digest, write_json
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+log = logging.getLogger("hyfree_ray")
+
 ROUND = 1
 
 RELEASE_VERSIONS = tuple(
@@ -40,6 +43,7 @@ RELEASE_VERSIONS = tuple(
         train_segmenter,
         choose_snapshot,
         synthesise,
+        audit,
         release,
     )
 )
@@ -60,14 +64,6 @@ MAY_LOSE_AT_HOME = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shared:
-    """The releases of a round on their way down, in the order of their sites' names."""
-
-    sites: tuple[str, ...]
-    parcels: tuple[Parcel, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Learned:
     """What a site has trained on its own real data."""
 
@@ -82,17 +78,8 @@ class Contribution:
 
     learned: Learned
     samples: Artifact
-    release: Artifact
-
-
-def _mean_over_patients(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Dice: case = mean of labels, then patients; 0 where nothing was measured."""
-    cases: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row["dice"] is not None:
-            cases[row["patient"]][row["case"]].append(row["dice"])
-    patients = [fmean(map(fmean, of_patient.values())) for of_patient in cases.values()]
-    return fmean(patients) if patients else 0.0
+    release: Artifact | None
+    """None: the audit broke, so that nothing may leave."""
 
 
 class SiteParty(Party):
@@ -113,6 +100,7 @@ class SiteParty(Party):
         self.site = site
         self.experiment = experiment
         self.federation = federation
+        self._audit_broke = False
 
     @property
     def images_shown(self) -> int:
@@ -126,12 +114,34 @@ class SiteParty(Party):
     # --- the protocol, first half: on its own, at its own pace -------------------------------
 
     async def contribute(self) -> Contribution:
-        """Train a generator and a segmenter on real data; sample, filter, label and release."""
+        """Train a generator and a segmenter on real data; sample, filter, audit, label, release."""
         learned = await self._learn()
         samples = await self._synthesise(learned, quota(self.site, self.experiment.budget))
-        released = await self._release(learned, samples)
         self.keep_for_the_site(samples)
+        released = await self._release(learned, samples)
         return Contribution(learned=learned, samples=samples, release=released)
+
+    async def _audit(self, learned: Learned, samples: Artifact) -> Artifact | None:
+        """Hold what would be released against the site's own gate. None: it did not answer."""
+        if self._audit_broke:
+            return None
+        try:
+            return await self.run(
+                audit,
+                samples=samples,
+                segmenter=learned.segmenter,
+                prepared=learned.prepared,
+                gate=self.experiment.gate.model_dump(),
+                generator=self.experiment.generator,
+                images_shown=self.images_shown,
+                **self.embedder(),
+                seed=self.seed("audit"),
+            )
+        except StageError as error:
+            # A gate that does not answer is closed. Other sites go on; the next run tries again.
+            log.warning("%s; until it is mended, %s releases nothing", error, self.name)
+            self._audit_broke = True
+            return None
 
     async def _learn(self) -> Learned:
         """Plan, and train both networks, side by side where there is room."""
@@ -177,33 +187,50 @@ class SiteParty(Party):
             choice=choice,
             quota=images,
             percentile=experiment.threshold_percentile,
+            max_rejection_rate=experiment.gate.max_rejection_rate,
             **self.embedder(),
             precision=experiment.precision,
             seed=self.seed("samples"),
         )
 
-    async def _release(self, learned: Learned, samples: Artifact) -> Artifact:
-        """Label what passed the filter, with the site's own segmenter."""
+    async def _release(self, learned: Learned, samples: Artifact) -> Artifact | None:
+        """Audit what passed the filter and label it with the site's own segmenter."""
+        audited = await self._audit(learned, samples)
+        if audited is None:
+            return None
         return await self.run(
             release,
             samples=samples,
+            audit=audited,
             segmenter=learned.segmenter,
             prepared=learned.prepared,
             site=self.site.name,
             dataset=self.site.dataset,
             federation=self.federation,
             round_number=ROUND,
-            card={"generator": self.experiment.generator, "images_shown": self.images_shown},
             seed=self.seed("release"),
         )
 
     async def hand_in(self) -> Parcel:
-        """The release, signed, on its way to the pool."""
-        parcel = self.export((await self.contribute()).release)
+        """The release, signed, on its way to the pool; empty where the site withholds it."""
+        done = await self.contribute()
+        if done.release is None:
+            return self._nothing(done.samples)
+        parcel = self.export(done.release)
         if MANIFEST_FILE not in parcel.files or self.runner.planning:
             return parcel
         signature = self._key().sign(parcel.files[MANIFEST_FILE])
         return replace(parcel, files={**parcel.files, SIGNATURE_FILE: signature})
+
+    def _nothing(self, samples: Artifact) -> Parcel:
+        """What is handed in instead of a release whose audit broke."""
+        result = {
+            "outcome": "withheld",
+            "reason": "its audit broke or took too long, and without one nothing is released",
+            "rejection_rate": samples.result["rejection_rate"],
+            "images": 0,
+        }
+        return Parcel(sender=self.name, stage="release", key=samples.key, files={}, result=result)
 
     def public_key(self) -> bytes:
         """What the pool knows this site's signatures by; empty while planning."""
@@ -212,9 +239,11 @@ class SiteParty(Party):
     def _key(self) -> Ed25519PrivateKey:
         return signing_key(self.store.root / "keys" / "signing.key")
 
-    async def assess(self) -> Artifact:
-        """The site's quality card. Nothing waits for it."""
+    async def assess(self) -> Artifact | None:
+        """The site's quality card, where its audit did not break. Nothing waits for it."""
         done = await self.contribute()
+        if done.release is None:
+            return None
         return await self.run(
             quality_card,
             samples=done.samples,
@@ -222,7 +251,6 @@ class SiteParty(Party):
             segmenter=done.learned.segmenter,
             prepared=done.learned.prepared,
             **self.embedder(),
-            seed=self.seed("membership"),
         )
 
     # --- the protocol, second half -----------------------------------------------------------
@@ -276,6 +304,8 @@ class SiteParty(Party):
         learned = (await self.contribute()).learned
         images = 2 * quota(self.site, self.experiment.budget)
         released = await self._release(learned, await self._synthesise(learned, images))
+        if released is None:
+            return None
         if released.record is not None and released.result["outcome"] != "released":
             return None
         prepared = await self.run(
@@ -329,7 +359,7 @@ class SiteParty(Party):
         The model that should travel best, unless it is worse at home than `local2x`.
         """
         dice = {
-            regime: _mean_over_patients(
+            regime: mean_over_patients(
                 await self._score_part("val", regime, await self._model(regime, general, shared))
             )
             for regime in CANDIDATES

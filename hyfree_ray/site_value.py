@@ -10,7 +10,7 @@ from typing import Any
 from hyfree_ray.budget import Budget
 from hyfree_ray.party import Party
 from hyfree_ray.stages.data import draw_phantom
-from hyfree_ray.store import Artifact
+from hyfree_ray.store import Artifact, Parcel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,14 @@ class Site:
     def training_images(self) -> int:
         """Slices to train on; a 2D case is one."""
         return len(self.part("train"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The releases of a round on their way down, in the order of their sites' names."""
+
+    sites: tuple[str, ...]
+    parcels: tuple[Parcel, ...]
 
 
 def images_shown(site: Site, budget: Budget) -> int:

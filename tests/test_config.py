@@ -62,7 +62,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
 def test_settings_are_a_set_in_one_order() -> None:
     asked = resolve("settings=[fedavg, personalised, fedavg]").settings
     assert asked == ("personalised", "fedavg")
-    assert resolve().settings == ("real-all",)
+    assert resolve().settings == ("personalised", "real-all")
 
 
 def test_set_reaches_nested_values() -> None:

@@ -20,7 +20,7 @@ from hyfree_ray.regimes import PROTOCOL
 from hyfree_ray.scores import read_results
 from hyfree_ray.store import RECORD
 
-DEFAULT_SETTINGS = ("real-all",)
+DEFAULT_SETTINGS = ("personalised", "chosen", "real-all")
 
 
 def simulate(store: Path, *options: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:

@@ -16,8 +16,8 @@ FLOORS = (
     (
         "cohort", "cohort_tables", "image_facts", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
-        "release_guard", "signing", "release_export", "scores", "contrasts", "regimes", "results",
-        "results_table", "finished", "pooled", "pooled_table",
+        "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
+        "regimes", "results", "results_table", "finished", "pooled", "pooled_table",
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",

@@ -18,6 +18,7 @@ from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.signing import signing_key
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.store import Parcel, digest_of
+from tests.cards import card
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -
         slice_axis=0,
         scale=(1.0,),
         offset=(0.0,),
-        card={},
+        card=changes.get("card", card()),  # type: ignore[arg-type]
     )
     write_release(
         folder / site,
@@ -103,6 +104,8 @@ def test_a_good_release_is_taken_and_can_be_looked_at(
         ({"flip": True}, "sha256"),
         ({"federation": "another"}, "experiment"),
         ({"labels": {"background": 0, "kidney": 1, "lesion": 2}}, "task"),
+        ({"card": {}}, "card"),
+        ({"card": card(nearer_to_training=0.9)}, "gate"),
     ],
 )
 def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(

@@ -15,7 +15,8 @@ from hyfree_ray.regimes import REGIMES, SETTINGS
 from hyfree_ray.runners.planning import PlanningRunner, plan
 from hyfree_ray.scores import ORACLE
 from hyfree_ray.simulation import Simulation, sites_of
-from hyfree_ray.site import Shared, SiteParty
+from hyfree_ray.site import SiteParty
+from hyfree_ray.site_value import Shared
 from hyfree_ray.stage import Stage
 from hyfree_ray.store import Artifact, Parcel
 
@@ -42,7 +43,8 @@ def test_every_regime_of_every_site_is_scored_at_every_site(
 ) -> None:
     outcome = plan(phantom_simulation(3), tmp_path).outcome
     scored = {(s["regime"], s["train_site"], s["test_site"]) for s in outcome.scores}
-    assert len(scored) == 3 * (3 + 3 + 3 + 1 + 1)
+    assert len(scored) == 3 * (3 + 3 + 3 + 1 + 3 + 3 + 1)
+    assert ("personalised", "site-2", "site-1") in scored
     assert ("real-all", "pool", "site-1") in scored
     assert ("general", "pool", "site-2") in scored
     assert ("finetuned", "site-1", "site-3") in scored

@@ -58,7 +58,8 @@ def membership(
     Returns:
         JSON: `measurable`, a `reason` where it is not, and for each of the attacks `nearest`
         (Chen et al. 2020, full black-box) and `density` (DOMIAS; van Breugel et al. 2023,
-        equation 2): `auc`, `control`, their 95 % intervals, and `over_control`.
+        equation 2): `auc`, `control`, their 95 % intervals, `over_control`, and `control_valid`
+        (the control's interval holds 0.5).
     """
     rng = np.random.default_rng(seed)
     patients = rng.permutation(np.unique(others.patients_K))
@@ -76,21 +77,6 @@ def membership(
         ),
         "density": _with_control(scored, members, tested, rng),
     }
-
-
-def nearer_to_training(
-    sample_NF: np.ndarray, training_KF: np.ndarray, held_out_MF: np.ndarray, *, seed: int
-) -> float:
-    """Share of the samples nearer to a training image than to a held-out one: 0.5 where neither.
-
-    Equally many of both are taken: the nearest of more images is nearer.
-    """
-    rng = np.random.default_rng(seed)
-    count = min(len(training_KF), len(held_out_MF))
-    training, held_out = (
-        _nearest(sample_NF, rng.permutation(real)[:count]) for real in (training_KF, held_out_MF)
-    )
-    return float((training < held_out).mean())
 
 
 def _nearest(features_KF: np.ndarray, sample_NF: np.ndarray) -> np.ndarray:
@@ -139,6 +125,7 @@ def _with_control(
         of_members, np.concatenate([of_one, of_two]), weights[0], np.hstack(weights[1:])
     )
     control_R = _aucs(of_one, of_two, weights[1], weights[2])
+    low, high = control_interval = _interval(control_R)
     # Row 0 is the data as they are. Which half is called one is chance: the control's distance
     # from 0.5 counts, whatever its sign.
     excess_R = attack_R - (0.5 + np.abs(control_R - 0.5))
@@ -146,7 +133,8 @@ def _with_control(
         "auc": float(attack_R[0]),
         "interval": _interval(attack_R),
         "control": float(control_R[0]),
-        "control_interval": _interval(control_R),
+        "control_interval": control_interval,
+        "control_valid": low <= 0.5 <= high,
         "over_control": bool(np.percentile(excess_R[1:], _LEVELS[0]) > 0),
     }
 

@@ -16,9 +16,6 @@ from hyfree_ray.release import repeated_rows
 DRAWS_PER_IMAGE = 4
 """Samples drawn at most for each image of the quota, dropped ones included."""
 
-WITHHOLD_ABOVE = 0.5
-"""A generator of whose samples more than this share look memorised mostly copies."""
-
 LEVELS = 255
 """Stored values are uint8: a step is 1/255 of the site's intensity range."""
 
@@ -49,13 +46,16 @@ class Drawn:
         """Share of the samples that look memorised."""
         return self.rejected / self.drawn
 
-    @property
-    def reason_to_withhold(self) -> str | None:
-        """Why nothing may be released, in plain words; None where it may."""
-        if self.rejection_rate > WITHHOLD_ABOVE:
+    def reason_to_withhold(self, max_rejection_rate: float) -> str | None:
+        """Why nothing may be released, in plain words; None where it may.
+
+        Args:
+            max_rejection_rate: above it, a generator mostly copies.
+        """
+        if self.rejection_rate > max_rejection_rate:
             return (
                 f"{self.rejection_rate:.0%} of the samples look like copies of training images "
-                f"(more than {WITHHOLD_ABOVE:.0%}): this site is too small for its generator"
+                f"(more than {max_rejection_rate:.0%}): this site is too small for its generator"
             )
         if len(self.accepted_NCHW) == 0:
             return "no sample passed the memorisation filter"
@@ -77,18 +77,21 @@ def draw_until(
     draw: Draw,
     rule: MemorisationFilter,
     *,
+    max_rejection_rate: float,
     keep_nearest: int = 8,
     report: Callable[[int, int], None] = lambda accepted, rejected: None,
 ) -> Drawn:
     """Draw samples and drop what looks memorised, until `quota` are left.
 
     What is dropped is replaced, up to `DRAWS_PER_IMAGE` draws for each image of the quota. As
-    soon as more than `WITHHOLD_ABOVE` of a round is dropped it ends: such a generator copies.
+    soon as more than `max_rejection_rate` is dropped after a round it ends: such a generator
+    copies.
 
     Args:
         quota: images wanted.
         draw: the generator.
         rule: the site's calibrated filter; it sees samples as they would travel, quantised.
+        max_rejection_rate: the gate's (see `hyfree_ray.gate`).
         keep_nearest: how many of the samples nearest to real images are kept to be looked at.
         report: hears (accepted, rejected) after each batch.
     """
@@ -114,7 +117,7 @@ def draw_until(
             rejected += int(dropped_N.sum())
             count += int((~dropped_N).sum())
             report(min(count, quota), rejected)
-        if rejected / drawn > WITHHOLD_ABOVE:
+        if rejected / drawn > max_rejection_rate:
             break
     passed_NCHW = np.concatenate(accepted)
     return Drawn(

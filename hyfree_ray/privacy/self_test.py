@@ -12,12 +12,10 @@ from scipy.fft import dctn, idctn
 
 from hyfree_ray.privacy.detectors import SHIFT
 from hyfree_ray.privacy.memorization import MemorisationFilter
+from hyfree_ray.privacy_card import UNION
 
 MOST_IMAGES = 100
 """Training images that are tried, at most."""
-
-UNION = "any"
-"""The name of all detectors together."""
 
 Alter = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

@@ -17,7 +17,7 @@ VALIDATION_MOST = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part (METHOD section 4)."""
 
 
-@stage(version=2)
+@stage(version=3)
 def check_release(
     context: Context,
     *,
@@ -26,6 +26,7 @@ def check_release(
     dataset: Mapping[str, Any],
     federation: str,
     round_number: int,
+    gate: Mapping[str, float],
 ) -> dict[str, Any]:
     """Check a release as hostile input and draw a contact sheet of it.
 
@@ -35,6 +36,7 @@ def check_release(
         ReleaseError: the rule that it breaks.
     """
     from hyfree_ray.errors import ReleaseError
+    from hyfree_ray.gate import Gate, check_card
     from hyfree_ray.pictures import contact_sheet
     from hyfree_ray.release import read_release
     from hyfree_ray.release_guard import Handed, check_release_file
@@ -51,6 +53,7 @@ def check_release(
             f"channels {found.metadata.channel_names} and labels {found.metadata.label_names} are "
             f"those of another task; this one has {channels} and {dict(dataset['labels'])}",
         )
+    check_card(found, Gate(**gate))
     contact_sheet(
         context.out / "samples.png",
         found.images_NCHW[:24],
@@ -61,6 +64,7 @@ def check_release(
     return {
         "images": found.manifest.rows,
         "sha256": found.manifest.sha256,
+        "nonce": found.manifest.nonce,
         "bytes": found.manifest.bytes,
         "card": found.metadata.card,
     }

@@ -99,7 +99,7 @@ def choose_snapshot(
     }
 
 
-@stage(version=2, device=True)
+@stage(version=3, device=True)
 def quality_card(
     context: Context,
     *,
@@ -108,25 +108,19 @@ def quality_card(
     segmenter: Path,
     prepared: Path,
     embedder: str,
-    seed: int,
     embedder_weights: Path | None = None,
 ) -> dict[str, Any]:
-    """What a site should know of its own synthetic images.
+    """How good a site's synthetic images are; what they give away is the audit's.
 
     KID to held-out images beside the floor (held-out against training images), density and
-    coverage, the share of the image that each label takes, synthetic and real, and what
-    membership attacks find. Distances to training images tell membership: they go into
-    `distances.json`, which stays at the site, and only a share rounded to a twentieth is told.
+    coverage, and the share of the image that each label takes, synthetic and real.
     """
-    import json
-
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
-    from hyfree_ray.privacy.membership import Group, membership
     from hyfree_ray.privacy.sampling import restore
-    from hyfree_ray.quality import density_and_coverage, distances, kid
+    from hyfree_ray.quality import density_and_coverage, kid
 
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
     view = GeneratorView.load(prepared / "view.npz")
@@ -144,11 +138,6 @@ def quality_card(
     training_KF = embed(view.physical(view.images_NCHW[view.training_N]))
     held_out_MF = embed(view.physical(held_out_NCHW))
     density, coverage = density_and_coverage(sample_NF, held_out_MF)
-    nearest_N = distances(sample_NF, training_KF).min(axis=1)
-    nearest_M = distances(held_out_MF, training_KF).min(axis=1)
-    table = {"samples": nearest_N.tolist(), "held_out": nearest_M.tolist()}
-    (context.out / "distances.json").write_text(json.dumps(table))
-    nearer = float((nearest_N < np.median(nearest_M)).mean())
     return {
         "images": len(stored_NCHW),
         "held_out_images": len(held_out_NCHW),
@@ -156,13 +145,6 @@ def quality_card(
         "kid_floor": kid(training_KF, held_out_MF),
         "density": density,
         "coverage": coverage,
-        "nearer_than_median_held_out": round(nearer * 20) / 20,
-        "membership": membership(
-            sample_NF,
-            Group(features_KF=training_KF, patients_K=view.patients_N[view.training_N]),
-            Group(features_KF=held_out_MF, patients_K=view.patients_N[~view.training_N]),
-            seed=seed,
-        ),
         "label_share_synthetic": read_result(release).get("label_share"),
         "label_share_real": read_result(prepared)["label_share"],
     }

@@ -5,7 +5,8 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,9 @@ if TYPE_CHECKING:
 
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.memorization import MemorisationFilter
-    from hyfree_ray.privacy.sampling import Drawn
-
-FEWEST_HELD_OUT = 20
-"""Held-out images below which the card does not say whom the samples are nearer to."""
 
 
-@stage(version=2, device=True)
+@stage(version=3, device=True)
 def synthesise(
     context: Context,
     *,
@@ -32,6 +29,7 @@ def synthesise(
     choice: Path,
     quota: int,
     percentile: float,
+    max_rejection_rate: float,
     embedder: str,
     precision: str,
     seed: int,
@@ -39,7 +37,8 @@ def synthesise(
 ) -> dict[str, Any]:
     """Sample until `quota` images have passed the memorisation filter, or decide to withhold.
 
-    Writes `accepted.npy` (uint8 NCHW), and `nearest_pairs.png` with real images, which stays.
+    Writes `accepted.npy` (uint8 NCHW), and what stays: `filter.json` with the thresholds, and
+    `nearest_pairs.png` with real images.
     """
     import numpy as np
 
@@ -89,15 +88,17 @@ def synthesise(
         percentile=percentile,
     )
     recall = self_test(rule, real_NCHW, seed=seed_of(seed, "self-test"))
-    drawn = draw_until(quota, draw, rule, report=report)
+    drawn = draw_until(quota, draw, rule, max_rejection_rate=max_rejection_rate, report=report)
     np.save(context.out / "accepted.npy", drawn.accepted_NCHW)
+    thresholds = dict(zip(rule.names, rule.thresholds, strict=True))
+    (context.out / "filter.json").write_text(json.dumps(thresholds))
     nearest_pairs(
         context.out / "nearest_pairs.png",
         drawn.nearest_sample_NCHW,
         real_NCHW[drawn.nearest_real_N],
         drawn.nearest_N,
     )
-    reason = drawn.reason_to_withhold
+    reason = drawn.reason_to_withhold(max_rejection_rate)
     return {
         "outcome": "released" if reason is None else "withheld",
         "reason": reason,
@@ -112,7 +113,6 @@ def synthesise(
         "calibration_rejected_share": rule.calibration_rejected,
         **_held_out(rule, view),
         "self_test": recall,
-        "nearer_to_training": _nearer_to_training(drawn, view, embed, seed),
     }
 
 
@@ -134,37 +134,21 @@ def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
     }
 
 
-def _nearer_to_training(
-    drawn: Drawn, view: GeneratorView, embed: Callable[[np.ndarray], np.ndarray], seed: int
-) -> float | None:
-    """Share of the accepted that are nearer to a training image than to a held-out one."""
-    from hyfree_ray.privacy.membership import nearer_to_training
-    from hyfree_ray.privacy.sampling import restore
-    from hyfree_ray.seeds import seed_of
-
-    held_out_NCHW = view.images_NCHW[~view.training_N]
-    if len(held_out_NCHW) < FEWEST_HELD_OUT or not len(drawn.accepted_NCHW):
-        return None
-    real_NCHW = view.images_NCHW[view.training_N]
-    features = map(embed, (restore(drawn.accepted_NCHW), real_NCHW, held_out_NCHW))
-    return nearer_to_training(*features, seed=seed_of(seed, "nearer"))
-
-
-@stage(version=2, device=True)
+@stage(version=3, device=True)
 def release(
     context: Context,
     *,
     samples: Path,
+    audit: Path,
     segmenter: Path,
     prepared: Path,
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
     round_number: int,
-    card: Mapping[str, Any],
     seed: int,
 ) -> dict[str, Any]:
-    """Label the accepted samples with the site's own nnU-Net and write the release.
+    """Label the samples that passed the audit with the site's own nnU-Net; write the release.
 
     A site that withholds writes no release; its outcome and the reason are all there is.
     """
@@ -172,12 +156,11 @@ def release(
 
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.sampling import LEVELS
-    from hyfree_ray.release import ReleaseMetadata, write_release
-    from hyfree_ray.seeds import seed_of
+    from hyfree_ray.release import ReleaseMetadata, nonce_of, write_release
 
-    found = read_result(samples)
-    outcome = {name: found[name] for name in ("outcome", "reason", "rejection_rate")}
-    if found["outcome"] == "withheld":
+    audited = read_result(audit)
+    outcome = {name: audited[name] for name in ("outcome", "reason", "rejection_rate")}
+    if audited["outcome"] == "withheld":
         return {**outcome, "images": 0}
     view = GeneratorView.load(prepared / "view.npz")
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
@@ -195,7 +178,7 @@ def release(
         slice_axis=0,
         scale=tuple(float(s) for s in scale_C),
         offset=tuple(float(o) for o in view.low_C),
-        card={**card, **_told_of_filter(found)},
+        card=audited["card"],
     )
     manifest = write_release(
         context.out,
@@ -204,7 +187,7 @@ def release(
         labels_NHW,
         experiment=federation,
         round_number=round_number,
-        nonce=f"{seed_of(seed, 'nonce'):016x}",
+        nonce=nonce_of(seed, metadata, stored_NCHW, labels_NHW),
     )
     return {
         **outcome,
@@ -241,20 +224,3 @@ def _label(
         if done % 32 == 0 or done == len(stored_NCHW):
             context.progress(done, len(stored_NCHW), {})
     return labels_NHW
-
-
-def _told_of_filter(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's part on copies, as coarse as it may travel."""
-    nearer = found["nearer_to_training"]
-    return {
-        "statement": "Synthetic images. Not a declaration of anonymity.",
-        "rejection_rate": round(found["rejection_rate"], 2),
-        "rejects_of_honest_images": found["percentile"] / 100,
-        # Of accepted images, nearer to a training than to a held-out one; 0.5 is chance.
-        "nearer_to_training": None if nearer is None else round(20 * nearer) / 20,
-        "embedder": found["embedder"],
-        "self_test": {
-            alteration: {name: round(share, 2) for name, share in recall.items()}
-            for alteration, recall in found["self_test"].items()
-        },
-    }

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from hyfree_ray.privacy.membership import FEWEST_PATIENTS, Group, membership, nearer_to_training
+from hyfree_ray.privacy.membership import FEWEST_PATIENTS, Group, membership
 
 WIDTH = 24
 
@@ -39,6 +39,7 @@ def test_a_generator_that_copies_is_found_over_its_control(attack: str) -> None:
     assert found["over_control"]
     assert found["interval"][0] <= found["auc"] <= found["interval"][1]
     assert found["control_interval"][0] < 0.5 < found["control_interval"][1]
+    assert found["control_valid"]
 
 
 @pytest.mark.parametrize("attack", ["nearest", "density"])
@@ -92,13 +93,3 @@ def test_collapsed_samples_and_equal_features_give_numbers() -> None:
     flat = np.repeat(features(1, 0), 50, axis=0)
     found = membership(flat, group(60, 1), group(60, 2), seed=0)
     assert np.isfinite([found["nearest"]["auc"], found["density"]["auc"]]).all()
-
-
-def test_the_share_nearer_to_training_images_is_a_half_where_nothing_leaks() -> None:
-    training, held_out = features(200, 1), features(60, 2)
-    assert nearer_to_training(features(900, 3), training, held_out, seed=0) == pytest.approx(
-        0.5, abs=0.12
-    )
-    assert nearer_to_training(training, training, held_out, seed=0) > 0.6
-    copies = near(training, 500, 4, 0.01)
-    assert nearer_to_training(copies, training[:60], held_out, seed=0) > 0.6

@@ -13,7 +13,8 @@ from hyfree_ray.generator_view import build_view
 from hyfree_ray.phantom import draw_phantom_site
 from hyfree_ray.privacy.detectors import Correlation, Features, Measure, Structure
 from hyfree_ray.privacy.memorization import MemorisationFilter, shared_rank_thresholds
-from hyfree_ray.privacy.self_test import ALTERATIONS, UNION, self_test
+from hyfree_ray.privacy.self_test import ALTERATIONS, self_test
+from hyfree_ray.privacy_card import UNION
 
 SIZE = (40, 28)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from hyfree_ray.privacy.memorization import MemorisationFilter
-from hyfree_ray.privacy.sampling import DRAWS_PER_IMAGE, Draw, draw_until, quantise, restore
+from hyfree_ray.privacy.sampling import DRAWS_PER_IMAGE, Draw, Drawn, draw_until, quantise, restore
 from tests.privacy.test_memorization import images, measures
 
 REAL = images(40, 0)
 NEW = images(600, 7)
+MOST = 0.5
 
 
 def rule() -> MemorisationFilter:
@@ -30,15 +32,19 @@ def generator(copies: float) -> Draw:
     return draw
 
 
+def draw(quota: int, source: Draw, **options: Any) -> Drawn:
+    return draw_until(quota, source, rule(), max_rejection_rate=MOST, **options)
+
+
 def test_the_quota_is_met_although_copies_are_dropped() -> None:
-    drawn = draw_until(100, generator(0.2), rule())
+    drawn = draw(100, generator(0.2))
     assert len(drawn.accepted_NCHW) == 100
     assert drawn.drawn > 100
-    assert drawn.reason_to_withhold is None
+    assert drawn.reason_to_withhold(MOST) is None
 
 
 def test_no_planted_copy_is_released() -> None:
-    drawn = draw_until(100, generator(0.2), rule())
+    drawn = draw(100, generator(0.2))
     copies = {image.tobytes() for image in quantise(REAL)}
     assert not [image for image in drawn.accepted_NCHW if image.tobytes() in copies]
     assert 0.15 < drawn.rejection_rate < 0.45
@@ -47,14 +53,15 @@ def test_no_planted_copy_is_released() -> None:
 
 
 def test_a_generator_that_mostly_copies_withholds_with_the_reason_in_words() -> None:
-    drawn = draw_until(100, generator(0.8), rule())
-    assert drawn.reason_to_withhold is not None
-    assert "look like copies of training images" in drawn.reason_to_withhold
+    drawn = draw(100, generator(0.8))
+    reason = drawn.reason_to_withhold(MOST)
+    assert reason is not None
+    assert "look like copies of training images" in reason
     assert drawn.drawn == 100  # it does not draw on to fill the quota
 
 
 def test_draws_are_bounded() -> None:
-    drawn = draw_until(100, generator(0.45), rule())
+    drawn = draw(100, generator(0.45))
     assert drawn.drawn <= DRAWS_PER_IMAGE * 100
 
 
@@ -62,12 +69,12 @@ def test_no_two_accepted_images_are_equal() -> None:
     def twice(start: int, count: int) -> Iterator[np.ndarray]:
         yield NEW[np.arange(start, start + count) // 2]
 
-    drawn = draw_until(20, twice, rule())
+    drawn = draw(20, twice)
     assert len({image.tobytes() for image in drawn.accepted_NCHW}) == len(drawn.accepted_NCHW)
 
 
 def test_the_samples_nearest_to_real_images_are_kept_to_be_looked_at() -> None:
-    drawn = draw_until(60, generator(0.2), rule(), keep_nearest=5)
+    drawn = draw(60, generator(0.2), keep_nearest=5)
     assert drawn.nearest_sample_NCHW.shape == (5, *REAL.shape[1:])
     assert (np.diff(drawn.nearest_N) >= 0).all()
     difference = np.abs(drawn.nearest_sample_NCHW[0] - REAL[drawn.nearest_real_N[0]]).max()

@@ -1,0 +1,145 @@
+"""What an audit finds about the images that a site is about to release.
+
+Shapes: N released images, K training images, M held-out images, C channels, H height, W width,
+F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.privacy.detectors import Embed
+from hyfree_ray.privacy.membership import Group, membership
+from hyfree_ray.privacy.sampling import restore
+from hyfree_ray.privacy.thresholds import half_against_half, ratios
+from hyfree_ray.privacy_card import UNION, Attacks, PrivacyCard, Rejects, coarse
+from hyfree_ray.quality import distances
+from hyfree_ray.seeds import seed_of
+
+FEWEST_HELD_OUT = 20
+"""Held-out images below which the card does not say whom the images are nearer to."""
+
+PLANTED = ("exact", "jittered", "blended 80:20")
+"""Alterations of the self-test whose recall the card gives as that of planted leaks: samples are
+judged one by one, so it makes no difference among how many others they are planted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What was found, with the numbers behind it. Only `attacks` and shares may travel."""
+
+    attacks: Attacks
+    paper_threshold: float
+    nearest_N: np.ndarray
+    """Distance of each released image to its nearest training image, by features."""
+    nearest_M: np.ndarray
+    """The same of held-out images."""
+    ratio_N: np.ndarray | None
+    """That distance over the one to the nearest held-out image; None: too few held out."""
+
+    def numbers(self) -> dict[str, Any]:
+        """JSON that stays at the site: distances tell membership."""
+        return {
+            "paper_threshold": self.paper_threshold,
+            "nearest": self.nearest_N.tolist(),
+            "nearest_of_held_out": self.nearest_M.tolist(),
+            "ratio": None if self.ratio_N is None else self.ratio_N.tolist(),
+        }
+
+
+def audit_samples(
+    stored_NCHW: np.ndarray, view: GeneratorView, embed: Embed, *, percentile: float, seed: int
+) -> Audit:
+    """Attack the images that would be released, and measure how near they lie to real ones.
+
+    Args:
+        stored_NCHW: uint8, at least one, as they would travel.
+        view: the site's images: training ones, of two patients at least, and held-out ones.
+        embed: images in [-1, 1] to features of length 1.
+        percentile: of the paper's threshold.
+        seed: of halves, resamples and equal numbers.
+    """
+    training_N = view.training_N
+    sample_NF = embed(restore(stored_NCHW))
+    training_KF = embed(view.images_NCHW[training_N])
+    held_out_MF = embed(view.images_NCHW[~training_N]) if (~training_N).any() else training_KF[:0]
+    members = Group(features_KF=training_KF, patients_K=view.patients_N[training_N])
+    others = Group(features_KF=held_out_MF, patients_K=view.patients_N[~training_N])
+    enough = len(held_out_MF) >= FEWEST_HELD_OUT
+    return Audit(
+        attacks=_rounded(membership(sample_NF, members, others, seed=seed)),
+        paper_threshold=half_against_half(
+            training_KF, members.patients_K, percentile=percentile, seed=seed_of(seed, "halves")
+        ),
+        nearest_N=distances(sample_NF, training_KF).min(axis=1),
+        nearest_M=distances(held_out_MF, training_KF).min(axis=1),
+        ratio_N=ratios(sample_NF, training_KF, held_out_MF, seed=seed_of(seed, "nearer"))
+        if enough
+        else None,
+    )
+
+
+def _rounded(found: Mapping[str, Any]) -> Attacks:
+    """Attacks in hundredths."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: rounded(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [rounded(inner) for inner in value]
+        return round(value, 2) if isinstance(value, float) else value
+
+    return Attacks.model_validate(rounded(found))
+
+
+def privacy_card(
+    audit: Audit, filtered: Mapping[str, Any], *, generator: str, images_shown: int, training: int
+) -> PrivacyCard:
+    """The card of the images that were audited.
+
+    Args:
+        audit: what was found about them.
+        filtered: what the stage `synthesise` returned.
+        generator: the backend.
+        images_shown: length of its training.
+        training: images that it was trained on.
+    """
+    held_out = filtered["held_out_rejected_share"]
+    paper = audit.paper_threshold
+    self_test = {
+        alteration: {name: round(share, 2) for name, share in recall.items()}
+        for alteration, recall in filtered["self_test"].items()
+    }
+    return PrivacyCard(
+        generator=generator,
+        images_shown=images_shown,
+        training_images=training,
+        images=filtered["accepted"],
+        embedder=filtered["embedder"],
+        detectors=list(filtered["rejected_by"]),
+        rejection_rate=round(filtered["rejection_rate"], 2),
+        rejects_of_honest_images=filtered["percentile"] / 100,
+        self_test=self_test,
+        planted_leaks={name: self_test[name][UNION] for name in PLANTED},
+        attacks=audit.attacks,
+        nearer_to_training=None
+        if audit.ratio_N is None
+        else coarse(float((audit.ratio_N < 1).mean())),
+        thresholds={
+            # What was released has passed ours.
+            "ours": Rejects(
+                of_released=0.0, of_held_out=None if held_out is None else coarse(held_out)
+            ),
+            "paper": Rejects(
+                of_released=coarse(float((audit.nearest_N < paper).mean())),
+                of_held_out=coarse(float((audit.nearest_M < paper).mean()))
+                if len(audit.nearest_M)
+                else None,
+            ),
+        },
+    )

@@ -1,0 +1,103 @@
+"""The audit of what a site is about to release, and the gate that it has to pass."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.stage import Context, read_result, stage
+
+SECONDS = 3600.0
+"""An audit that takes longer is given up, and nothing is released."""
+
+AUDIT_FILE = "distances.json"
+"""Numbers that stay at the site: distances to training images tell membership."""
+
+
+@stage(version=1, device=True)
+def audit(
+    context: Context,
+    *,
+    samples: Path,
+    segmenter: Path,
+    prepared: Path,
+    gate: Mapping[str, float],
+    generator: str,
+    images_shown: int,
+    embedder: str,
+    seed: int,
+    embedder_weights: Path | None = None,
+) -> dict[str, Any]:
+    """Attack the accepted samples, write the privacy card, and hold it against the site's gate.
+
+    Returns:
+        outcome (released or withheld), reason, rejection_rate, and the card, which may travel.
+    """
+    import numpy as np
+
+    from hyfree_ray.gate import Gate, faults
+    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.privacy.audit import audit_samples, privacy_card
+    from hyfree_ray.privacy.embedders import load_embedder
+
+    filtered = read_result(samples)
+    outcome = {name: filtered[name] for name in ("outcome", "reason", "rejection_rate")}
+    if filtered["outcome"] == "withheld":
+        return {**outcome, "card": None}
+    view = GeneratorView.load(prepared / "view.npz")
+    embed = load_embedder(
+        embedder,
+        model=segmenter / "model",
+        weights=embedder_weights,
+        window_C=(view.low_C, view.high_C),
+        device=context.device,
+    )
+    found = within(
+        SECONDS,
+        lambda: audit_samples(
+            np.load(samples / "accepted.npy", allow_pickle=False),
+            view,
+            lambda images_NCHW: embed(view.physical(images_NCHW)),
+            percentile=filtered["percentile"],
+            seed=seed,
+        ),
+    )
+    (context.out / AUDIT_FILE).write_text(json.dumps(found.numbers()))
+    card = privacy_card(
+        found,
+        filtered,
+        generator=generator,
+        images_shown=images_shown,
+        training=int(view.training_N.sum()),
+    )
+    failed = faults(card, Gate(**gate))
+    if failed:
+        outcome |= {"outcome": "withheld", "reason": f"its gate is closed: {'; '.join(failed)}"}
+    return {**outcome, "card": card.model_dump(mode="json")}
+
+
+def within(seconds: float, work: Callable[[], Any]) -> Any:
+    """Do some work in a thread and give up on it after a while.
+
+    Raises:
+        TimeoutError: it took too long. The thread is left behind; it holds up no process's end.
+    """
+    import torch
+
+    threads, done = torch.get_num_threads(), Future[Any]()
+
+    def run() -> None:
+        torch.set_num_threads(threads)  # a new thread has its own number
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(run,), daemon=True, name="audit").start()
+    return done.result(timeout=seconds)

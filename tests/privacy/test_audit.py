@@ -1,0 +1,227 @@
+"""The gate has been seen to fire, on generators that memorise, and not to, on honest images."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hyfree_ray.errors import StageError
+from hyfree_ray.gate import Gate, faults
+from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.privacy.audit import Audit, audit_samples, privacy_card
+from hyfree_ray.privacy.memorization import MemorisationFilter
+from hyfree_ray.privacy.sampling import draw_until, quantise
+from hyfree_ray.privacy.self_test import self_test
+from hyfree_ray.privacy_card import PrivacyCard
+from hyfree_ray.stage import execute
+from hyfree_ray.stages.audit import audit, within
+from hyfree_ray.store import RECORD, Artifact
+from tests.privacy.test_memorization import embed, images, measures
+
+TRAINING, HELD_OUT = 80, 60
+Sampler = Callable[[int], np.ndarray]
+
+
+def site() -> GeneratorView:
+    """Eighty training and sixty held-out images, two a patient."""
+    count = TRAINING + HELD_OUT
+    return GeneratorView(
+        images_NCHW=images(count, 11),
+        patients_N=np.arange(count) // 2,
+        training_N=np.arange(count) < TRAINING,
+        low_C=np.zeros(1, np.float32),
+        high_C=np.ones(1, np.float32),
+        spacing=(1.0, 1.5),
+    )
+
+
+def audited(sampler: Sampler, quota: int = 200) -> tuple[PrivacyCard | None, str, Audit | None]:
+    """What becomes of a generator's samples: filter, audit, card. The reason is empty if sent."""
+    view = site()
+    real, patients = view.images_NCHW[view.training_N], view.patients_N[view.training_N]
+    rule = MemorisationFilter.calibrate(real, patients, measures(), percentile=5)
+
+    def draw(start: int, count: int) -> Iterator[np.ndarray]:
+        yield sampler(start + count)[start:]
+
+    drawn = draw_until(quota, draw, rule, max_rejection_rate=Gate().max_rejection_rate)
+    reason = drawn.reason_to_withhold(Gate().max_rejection_rate)
+    if reason is not None:
+        return None, reason, None
+    found = audit_samples(drawn.accepted_NCHW, view, embed, percentile=5, seed=1)
+    held_out = rule.judge(view.images_NCHW[~view.training_N])
+    filtered = {
+        "accepted": len(drawn.accepted_NCHW),
+        "embedder": "pixels",
+        "rejected_by": drawn.rejected_by,
+        "rejection_rate": drawn.rejection_rate,
+        "percentile": 5,
+        "self_test": self_test(rule, real, seed=2),
+        "held_out_rejected_share": float(held_out.copied_N.mean()),
+    }
+    card = privacy_card(found, filtered, generator="flow", images_shown=80, training=TRAINING)
+    return card, "; ".join(faults(card, Gate())), found
+
+
+def honest(count: int) -> np.ndarray:
+    return images(count, 77)
+
+
+def memorising(count: int) -> np.ndarray:
+    """Training images again and again, a little altered."""
+    real = site().images_NCHW[:TRAINING]
+    noise = np.random.default_rng(5).normal(0, 0.02, (count, *real.shape[1:]))
+    return np.clip(real[np.arange(count) % TRAINING] + noise, -1, 1).astype(np.float32)
+
+
+def leaking(count: int) -> np.ndarray:
+    """Half of a training image in each new one: most are no near copies, but of nobody else."""
+    real = site().images_NCHW[:TRAINING]
+    return 0.5 * real[np.arange(count) % TRAINING] + 0.5 * honest(count)
+
+
+@pytest.fixture(scope="module")
+def fair() -> tuple[PrivacyCard, str, Audit]:
+    card, reason, found = audited(honest)
+    assert card is not None
+    assert found is not None
+    return card, reason, found
+
+
+def test_a_generator_that_only_copies_is_stopped_by_the_filter() -> None:
+    """Case 86: a memorising generator is the positive control."""
+    card, reason, _ = audited(memorising)
+    assert card is None
+    assert "look like copies of training images" in reason
+
+
+def test_a_generator_that_evades_the_filter_is_stopped_by_the_attack() -> None:
+    """Case 86: most samples pass every threshold; who was trained on shows all the same."""
+    card, reason, _ = audited(leaking)
+    assert card is not None
+    assert card.rejection_rate < 0.5
+    assert "the membership attack 'nearest' tells training images apart" in reason
+    nearest = card.attacks.nearest
+    assert nearest is not None
+    assert nearest.over_control
+    assert nearest.excess > 0.2
+
+
+def test_honest_images_pass_the_gate(fair: tuple[PrivacyCard, str, Audit]) -> None:
+    """Case 87: fresh images of the same kind, as from a generator that learned no one."""
+    card, reason, _ = fair
+    assert reason == ""
+    assert card.rejection_rate <= 0.15
+    assert card.nearer_to_training is not None
+    assert 0.3 <= card.nearer_to_training <= 0.7
+
+
+def test_the_false_positive_rate_is_on_the_card(fair: tuple[PrivacyCard, str, Audit]) -> None:
+    """Case 87: real images of new patients, handed in as synthetic ones, by both thresholds."""
+    thresholds = fair[0].thresholds
+    assert thresholds["ours"].of_held_out is not None
+    assert thresholds["ours"].of_held_out <= 0.15
+    assert thresholds["paper"].of_held_out is not None
+
+
+def test_a_card_has_no_number_fine_enough_to_tell_who_was_trained_on(
+    fair: tuple[PrivacyCard, str, Audit],
+) -> None:
+    card, _, found = fair
+
+    def numbers(value: Any) -> Iterator[float]:
+        if isinstance(value, dict):
+            for inner in value.values():
+                yield from numbers(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from numbers(inner)
+        elif isinstance(value, float):
+            yield value
+
+    told = list(numbers(card.model_dump(mode="json")))
+    assert len(told) > 40
+    assert all(round(number, 2) == number for number in told)
+    assert len(found.numbers()["nearest"]) == card.images  # these stay at the site
+
+
+def test_a_few_held_out_images_give_words_instead_of_numbers() -> None:
+    view = site()
+    few = np.arange(len(view.images_NCHW)) < TRAINING + 10
+    small = GeneratorView(
+        images_NCHW=view.images_NCHW[few],
+        patients_N=view.patients_N[few],
+        training_N=view.training_N[few],
+        low_C=view.low_C,
+        high_C=view.high_C,
+        spacing=view.spacing,
+    )
+    found = audit_samples(quantise(honest(30)), small, embed, percentile=5, seed=0)
+    assert found.ratio_N is None
+    assert found.attacks.reason == "not measurable: 5 patients were held out, 20 are needed"
+    none = np.arange(TRAINING)
+    alone = GeneratorView(
+        images_NCHW=view.images_NCHW[none],
+        patients_N=view.patients_N[none],
+        training_N=view.training_N[none],
+        low_C=view.low_C,
+        high_C=view.high_C,
+        spacing=view.spacing,
+    )
+    assert audit_samples(quantise(honest(3)), alone, embed, percentile=5, seed=0).ratio_N is None
+
+
+# ---- fails closed ----
+
+
+def test_an_audit_that_takes_too_long_is_given_up() -> None:
+    """Case 89: it raises, which for its site means that nothing is released."""
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        within(0.1, lambda: time.sleep(5))
+    assert time.monotonic() - begun < 2
+    assert within(5, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 / 0)
+
+
+def samples(folder: Path, **changes: Any) -> Artifact:
+    """The output of `synthesise`, without its images."""
+    result = {"outcome": "released", "reason": None, "rejection_rate": 0.1, **changes}
+    folder.mkdir()
+    (folder / RECORD).write_text(json.dumps({"key": "s" * 64, "result": result}))
+    return Artifact(stage="synthesise", key="s" * 64, path=folder)
+
+
+def run_audit(found: Artifact, folder: Path) -> dict[str, Any]:
+    nothing = Artifact(stage="prepare", key="p" * 64, path=folder)
+    call = audit.call(
+        samples=found,
+        segmenter=nothing,
+        prepared=nothing,
+        gate=Gate().model_dump(),
+        generator="flow",
+        images_shown=1,
+        embedder="nnunet",
+        seed=0,
+    )
+    return execute(audit.module, call, folder / "audit", owner="site-1", device="cpu")
+
+
+def test_an_audit_that_breaks_has_no_outcome(tmp_path: Path) -> None:
+    """Case 89: there is no record that a release could be made from."""
+    with pytest.raises(StageError, match="site-1: the stage audit failed"):
+        run_audit(samples(tmp_path / "samples"), tmp_path)
+    assert not (tmp_path / "audit" / RECORD).exists()
+
+
+def test_what_the_filter_withheld_stays_withheld(tmp_path: Path) -> None:
+    found = samples(tmp_path / "samples", outcome="withheld", reason="too small")
+    result = run_audit(found, tmp_path)["result"]
+    assert (result["outcome"], result["reason"], result["card"]) == ("withheld", "too small", None)

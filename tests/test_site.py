@@ -1,0 +1,72 @@
+"""A hospital's program where its gate does not answer: nothing leaves, and the run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.errors import StageError
+from hyfree_ray.runners.local import LocalRunner
+from hyfree_ray.simulation import Simulation
+from hyfree_ray.stage import Stage
+from hyfree_ray.store import RECORD, Call, write_json
+
+
+class Pretending:
+    """Writes a record for each stage and runs none; the audit breaks as often as it is told to."""
+
+    planning = False
+
+    def __init__(self, breaks: int) -> None:
+        self.breaks = breaks
+        self.ran: list[str] = []
+
+    async def run(self, _stage: Stage, call: Call, folder: Path, owner: str) -> None:
+        self.ran.append(call.stage)
+        if call.stage == "audit" and self.breaks:
+            self.breaks -= 1
+            raise StageError(owner, call.stage, "TimeoutError", "error.txt")
+        folder.mkdir(parents=True)
+        (folder / "nearest_pairs.png").write_bytes(b"")
+        (folder / "manifest.json").write_bytes(b"{}")
+        result: dict[str, Any] = {"outcome": "released", "reason": None, "rejection_rate": 0.1}
+        write_json(folder / RECORD, {"key": call.key, "result": result})
+
+
+def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    """Case 89: the gate fails closed, for this site alone."""
+    simulation = phantom_simulation(1)
+    runner = Pretending(breaks=9)
+    site = simulation.site_party("site-1", tmp_path / "store", runner)
+
+    async def protocol() -> tuple[Any, Any, Any]:
+        handed = await site.hand_in()
+        return handed, await site.assess(), await site.model("local2x")
+
+    handed, card, control = asyncio.run(protocol())
+    assert handed.files == {}
+    assert handed.result["outcome"] == "withheld"
+    assert "without one nothing is released" in handed.result["reason"]
+    assert card is None
+    assert control.stage == "train_segmenter"
+    assert "release" not in runner.ran
+    assert runner.ran.count("audit") == 1  # it is not tried again and again
+    pool = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    taken = asyncio.run(pool.take("site-1", handed))
+    assert (taken["outcome"], taken["images"]) == ("withheld", 0)
+
+
+def test_the_same_command_tries_a_broken_audit_again(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    simulation = phantom_simulation(1)
+    for breaks in (1, 0):
+        runner = Pretending(breaks)
+        site = simulation.site_party("site-1", tmp_path / "store", runner)
+        handed = asyncio.run(site.hand_in())
+    assert runner.ran == ["audit", "release"]
+    assert sorted(handed.files) == ["manifest.json", "manifest.sig"]
