@@ -150,6 +150,39 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
     run_results(runs, store, compare=compare, output=output)
 
 
+@main.command(epilog=EXIT_CODES)
+@click.argument("runs", nargs=-1)
+@STORE
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write to. Default: reports/RUN in the store.",
+)
+@click.option(
+    "--with-real",
+    multiple=True,
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A site's own audit folder, whose pictures of real images are embedded.",
+)
+def report(
+    runs: tuple[str, ...], store: Path, out: Path | None, with_real: tuple[Path, ...]
+) -> None:
+    """Write a run as one HTML file that needs no network, and its figures as PNG and SVG.
+
+    Without RUNS: the newest. Several runs that differ in fold and seed are pooled.
+
+    \b
+    Examples:
+      hyfree-ray report
+      hyfree-ray report LungCXR-2ebbc650 LungCXR-9d41f7c3 --out lung
+      hyfree-ray report --with-real hyfree-store/sites/site-1/audit
+    """
+    from hyfree_ray.report_command import run_report
+
+    run_report(runs, store, out=out, with_real=with_real)
+
+
 @main.group(epilog=EXIT_CODES)
 def release() -> None:
     """Check, look at and export releases: files of synthetic images that hospitals hand out.

@@ -17,11 +17,11 @@ FLOORS = (
         "cohort", "cohort_tables", "image_facts", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
-        "regimes", "results", "results_table", "finished", "pooled", "pooled_table",
+        "regimes", "results", "results_table", "finished", "pooled", "pooled_table", "timeline",
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
-        "pictures", "quality", "labelling",
+        "pictures", "quality", "labelling", "figures", "report_parts", "report",
     ),
     (
         "store", "parcel_files", "stage", "config", "stages", "party", "site_value", "site", "pool",
@@ -31,7 +31,7 @@ FLOORS = (
     ("runners",),
     (
         "options", "simulate_command", "release_command", "results_command", "site_command",
-        "pool_command", "model_command", "cli",
+        "pool_command", "model_command", "report_command", "cli",
     ),
 )  # fmt: skip
 
@@ -41,6 +41,7 @@ DOORS = {
     "mlflow": "tracking.py",
     "monai": "metrics.py",
     "open_clip": "privacy/embedders.py",
+    "jinja2": "report.py",
 }
 
 NO_TORCH = FLOORS[0] + FLOORS[1]

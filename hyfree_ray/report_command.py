@@ -1,0 +1,32 @@
+"""`hyfree-ray report`: a run as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.finished import find_run, read_finished
+from hyfree_ray.report import write_report
+
+
+def run_report(
+    runs: Sequence[str], store: Path, *, out: Path | None, with_real: Sequence[Path]
+) -> None:
+    """Write the report of the newest run, or of the named ones, and say where it is.
+
+    Raises:
+        HyfreeError: a run that is not there, or a folder that cannot be written to.
+    """
+    found = [read_finished(find_run(store, run)) for run in runs or (None,)]
+    names = found[0].name if len(found) == 1 else f"{found[0].name}-and-{len(found) - 1}-more"
+    folder = out or store / "reports" / names
+    try:
+        path = write_report(found, folder, real=with_real)
+    except OSError as error:
+        raise HyfreeError(f"{folder}: cannot be written ({error.strerror}); see --out") from error
+    click.echo(f"report: {path}")
+    if with_real:
+        click.echo("it holds real images: it must not leave the site that they are from")

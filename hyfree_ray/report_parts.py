@@ -1,0 +1,242 @@
+"""The parts of a report that are tables: cards, compute, borders, settings of one run."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from hyfree_ray.finished import Finished
+
+NONE = "–"
+
+_SHARING = (
+    "local", "train_generator", "choose_snapshot", "synthesise", "release", "check_release",
+    "pool_releases", "train_general",
+)  # fmt: skip
+"""What a general model takes: the sites' segmenters label, their generators draw."""
+_AFTER_SHARING = {
+    "general": (),
+    "finetuned": ("prepare_for_general", "finetuned"),
+    "personalised": ("prepare_replay", "personalised"),
+}
+_ALONE = {"fedavg": ("train_fedavg",)}
+_MORE_GENERALS = {"syn", "leave-one-out", "own-syn"}
+"""Settings that train further general models, which are not told apart in the records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of a table."""
+
+    cells: tuple[str, ...]
+    mark: str = ""
+    """A verdict, that colours the last cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text; the first column names the lines."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    texts: frozenset[int]
+    """Columns of words, beside the first."""
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str = "",
+    texts: Collection[int] = (),
+    marks: Sequence[str] = (),
+) -> Table:
+    """A table from its cells."""
+    found = [Row(cells=tuple(cells)) for cells in rows]
+    if marks:
+        pairs = zip(found, marks, strict=True)
+        found = [Row(cells=row.cells, mark=mark) for row, mark in pairs]
+    return Table(caption=caption, columns=tuple(columns), rows=tuple(found), texts=frozenset(texts))
+
+
+def of_run(run: Finished) -> dict[str, Any]:
+    """What a report says of one run, beside its scores, pictures and timeline."""
+    described = run.described
+    config = f"experiment-{run.name}.yaml"
+    versions = ", ".join(f"{name} {number}" for name, number in described["versions"].items())
+    return {
+        "name": run.name,
+        "outcomes": outcomes(run),
+        "cards": cards(run),
+        "compute": compute(described["compute"]),
+        "worth": worth(run),
+        "ledger": ledger(described["ledger"]),
+        "reproduce": "The experiment's settings are in the file beside this report; on the same "
+        "data this gives the same run:",
+        "command": command(run, config),
+        "config_name": config,
+        "config": experiment_file(described["experiment"]),
+        "reasons": "\n".join(described["reasons"]),
+        "versions": versions,
+    }
+
+
+def outcomes(run: Finished) -> Table:
+    """What became of each site's release."""
+    rows = []
+    for site in run.described["sites"]:
+        told = site["outcome"]
+        rate = told["rejection_rate"]
+        rows.append(
+            [
+                told["site"],
+                str(told["images"]),
+                NONE if rate is None else f"{rate:.1%}",
+                told["outcome"],
+                told["reason"] or NONE,
+            ]
+        )
+    return table(["site", "images", "rejected as copies", "release", "why not"], rows, texts={3, 4})
+
+
+def cards(run: Finished) -> Table:
+    """The sites' quality and privacy cards side by side, whatever is on them."""
+    derived = run.described["derived"]
+    by_site = {site: _flat(derived.get(site, {}).get("quality_card", {})) for site in run.sites}
+    names = list(dict.fromkeys(name for card in by_site.values() for name in card))
+    rows = [[name, *(by_site[site].get(name, NONE) for site in run.sites)] for name in names]
+    return table(["on the card", *run.sites], rows)
+
+
+def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in card.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{label}: ")
+        else:
+            found[label] = _value(value)
+    return found
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_value(one) for one in value)}]"
+    return NONE if value is None else str(value)
+
+
+def compute(spent: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Seconds by stage and party, and the most memory that a stage took anywhere."""
+    stages: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
+    for party, by_stage in spent.items():
+        for name, numbers in by_stage.items():
+            stages[name][party] = numbers
+    total = {
+        name: sum(numbers["seconds"] for numbers in by_party.values())
+        for name, by_party in stages.items()
+    }
+    everything = sum(total.values()) or 1.0
+    rows = []
+    for name in sorted(stages, key=lambda stage: -total[stage]):
+        memory = max(numbers["peak_memory_mib"] for numbers in stages[name].values())
+        seconds = [
+            f"{stages[name][party]['seconds']:.0f}" if party in stages[name] else NONE
+            for party in spent
+        ]
+        share = f"{total[name] / everything:.0%}"
+        rows.append([name, *seconds, f"{total[name]:.0f}", share, f"{memory:.0f}"])
+    return table(
+        ["stage", *spent, "all", "share", "peak MiB"],
+        rows,
+        caption="Seconds by stage and party; memory is the most that one process held",
+    )
+
+
+def device_hours(run: Finished, regime: str) -> float | None:
+    """Device hours of all parties that a regime's models took, from nothing.
+
+    None where the records do not tell: the regime has no stage of its own, or further general
+    models were trained beside it.
+    """
+    seconds: dict[str, float] = defaultdict(float)
+    for by_stage in run.described["compute"].values():
+        for name, numbers in by_stage.items():
+            seconds[name] += numbers["device_seconds"]
+    if regime in _AFTER_SHARING:
+        if _MORE_GENERALS.intersection(run.described["regimes"]):
+            return None
+        needed: tuple[str, ...] = (*_SHARING, *_AFTER_SHARING[regime])
+    else:
+        needed = _ALONE.get(regime, (regime,))
+        if needed[-1] not in seconds:
+            return None
+    return sum(seconds[name] for name in needed) / 3600
+
+
+def worth(run: Finished) -> Table:
+    """What Dice cost: device hours by regime, and the gain over `local` for each further hour."""
+    scores = {(score["regime"], score["tested"]): score for score in run.described["overall"]}
+    local = device_hours(run, "local") or 0.0
+    rows = []
+    for regime in run.described["regimes"]:
+        hours = device_hours(run, regime)
+        cells = [regime, NONE if hours is None else f"{hours:.3g}"]
+        for tested in ("own", "foreign"):
+            dice = scores[regime, tested]["dice"]
+            base = scores.get(("local", tested), {}).get("dice")
+            gain = NONE
+            if dice is not None and base is not None and hours is not None and hours > local:
+                gain = f"{(dice - base) / (hours - local):+.3g}"
+            cells += [NONE if dice is None else f"{dice:.3f}", gain]
+        rows.append(cells)
+    return table(
+        ["regime", "device hours", "Dice, own", "gain an hour", "Dice, others", "gain an hour"],
+        rows,
+        caption="Device hours of all sites together that a regime takes from nothing, and Dice "
+        "gained over local for each hour beyond local's",
+    )
+
+
+def ledger(entries: Iterable[Mapping[str, Any]]) -> Table:
+    """What went from whom to whom, and how many bytes."""
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for entry in entries:
+        sums[entry["stage"], entry["from"], entry["to"]].append(entry["bytes"])
+    rows = [
+        [stage, sender, receiver, str(len(found)), f"{sum(found):,}"]
+        for (stage, sender, receiver), found in sorted(sums.items())
+    ]
+    total = sum(sum(found) for found in sums.values())
+    return table(
+        ["what", "from", "to", "parcels", "bytes"],
+        rows,
+        caption=f"{total:,} bytes in all. Models of sites cross in a simulation only, to be scored "
+        "elsewhere; scores are numbers and are not listed",
+        texts={1, 2},
+    )
+
+
+def experiment_file(experiment: Mapping[str, Any]) -> str:
+    """YAML that `simulate --config` takes."""
+    values = {name: value for name, value in experiment.items() if value is not None}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def command(run: Finished, config: str) -> str:
+    """The command that makes this run, as far as its records tell."""
+    cohort = run.described["cohort"]
+    if cohort == "Phantom":
+        return f"hyfree-ray simulate --sites {len(run.sites)} --config {shlex.quote(config)}"
+    return (
+        f"hyfree-ray simulate --data {shlex.quote(f'DIR/{cohort}')} --config {shlex.quote(config)}"
+    )

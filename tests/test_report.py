@@ -1,0 +1,181 @@
+"""A report of made-up runs of two uneven sites, one of which is called as an attacker would."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hyfree_ray.config import resolve_experiment
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.finished import Finished, read_finished
+from hyfree_ray.pictures import contact_sheet
+from hyfree_ray.report import write_report
+from hyfree_ray.report_parts import device_hours, experiment_file
+from tests.test_pooled import call, finished
+
+EVIL = "<script>alert(1)</script>&$x^2$"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return whole(tmp_path_factory.mktemp("store"), 0)
+
+
+def whole(store: Path, fold: int) -> Finished:
+    """A run with all that an observer leaves; its northern site has a hostile name."""
+    made = finished(store, fold)
+    for name in ("summary.json", "results.csv"):
+        path = made.folder / name
+        path.write_text(
+            path.read_text().replace('"north"', json.dumps(EVIL)).replace("north", EVIL)
+        )
+    described = json.loads((made.folder / "summary.json").read_text())
+    spent = {"seconds": 40.0, "device_seconds": 36.0, "peak_memory_mib": 700.0}
+    experiment, reasons = resolve_experiment(
+        budget="smoke", generator="flow", device="cpu", fold=fold
+    )
+    described |= {
+        "experiment": experiment.model_dump(mode="json", exclude={"embedder_weights"}),
+        "reasons": reasons,
+        "derived": {EVIL: {"quality_card": {"kid": 0.00123, "membership": {"measurable": False}}}},
+        "compute": {
+            EVIL: {"local": spent, "local2x": spent, "finetuned": spent, "train_generator": spent},
+            "pool": {"train_general": spent},
+        },
+        "ledger": [{"from": EVIL, "to": "pool", "stage": "release", "bytes": 12345}],
+        "versions": {"hyfree-ray": "0"},
+    }
+    (made.folder / "summary.json").write_text(json.dumps(described))
+    events = [
+        {"name": name, "ph": "X", "ts": k * 4e7, "dur": 4e7, "args": {"owner": owner}}
+        for k, (name, owner) in enumerate((("local", EVIL), ("train_general", "pool")))
+    ]
+    (made.folder / "timeline.json").write_text(json.dumps(events))
+    (made.folder / "samples").mkdir()
+    images_NCHW = np.random.default_rng(0).random((3, 1, 20, 32))
+    contact_sheet(made.folder / "samples" / "south.png", images_NCHW, None, "south")
+    return read_finished(made.folder)
+
+
+class Reader(HTMLParser):
+    """Collects tags, what they point to, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [v for name, v in attrs if v and name in {"src", "href", "srcset", "data"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text())
+    return reader
+
+
+def test_the_report_needs_no_network_and_no_script(run: Finished, tmp_path: Path) -> None:
+    page = read(write_report([run], tmp_path))
+    assert "script" not in page.tags
+    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    content = (tmp_path / "report.html").read_text()
+    assert not re.search(r"url\(|@import|http-equiv", content)
+    for link in page.links:
+        if link.startswith("data:image/svg"):
+            svg = base64.b64decode(link.partition(",")[2]).decode()
+            assert "<script" not in svg
+            assert not re.search(r'href="(?!#)', svg)
+
+
+def test_names_are_text_everywhere(run: Finished, tmp_path: Path) -> None:
+    page = read(write_report([run], tmp_path))
+    assert EVIL in page.text
+    assert "$x^2$" in page.text
+
+
+def test_it_says_what_the_runs_files_say(run: Finished, tmp_path: Path) -> None:
+    text = " ".join(read(write_report([run], tmp_path)).text.split())
+    assert "one seed; training noise not included" in text
+    assert "finetuned against local2x, at home" in text
+    assert "not a declaration of anonymity" in text
+    assert "12,345 bytes in all" in text
+    assert "Critical path: 80 of 80 s" in text
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    figures = ("contrasts", "dice-by-test-site", "dice-matrix", f"timeline-{run.name}")
+    assert names == {f"{name}.{form}" for name in figures for form in ("png", "svg")}
+
+
+def test_the_settings_in_the_report_give_the_same_experiment(run: Finished, tmp_path: Path) -> None:
+    write_report([run], tmp_path)
+    again, _ = resolve_experiment(
+        budget=None, generator=None, device="cpu", file=tmp_path / f"experiment-{run.name}.yaml"
+    )
+    written = run.described["experiment"]
+    assert again.model_dump(mode="json", exclude={"embedder_weights"}) == written
+    assert "seed: 0" in experiment_file(written)
+
+
+def test_equal_runs_give_equal_reports(run: Finished, tmp_path: Path) -> None:
+    one, other = (write_report([run], tmp_path / name) for name in ("a", "b"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_folds_are_pooled_and_each_run_has_its_part(tmp_path: Path) -> None:
+    runs = [whole(tmp_path, fold) for fold in (0, 1)]
+    text = " ".join(read(write_report(runs, tmp_path / "out")).text.split())
+    assert "Test folds 0, 1; seed 0." in text
+    assert "mean ± sd over the folds" in text
+    assert all(f"Run {run.name}" in text for run in runs)
+
+
+def test_real_pictures_are_there_only_where_a_site_names_its_folder(
+    run: Finished, tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit"
+    audit.mkdir()
+    with pytest.raises(HyfreeError, match="no pictures"):
+        write_report([run], tmp_path / "out", real=[audit])
+    assert not (tmp_path / "out").exists()
+    contact_sheet(audit / "nearest_pairs-1.png", np.zeros((2, 1, 9, 14)), None, "real")
+    picture = base64.b64encode((audit / "nearest_pairs-1.png").read_bytes()).decode()
+    assert picture not in write_report([run], tmp_path / "without").read_text()
+    content = write_report([run], tmp_path / "with", real=[audit]).read_text()
+    assert picture in content
+    assert "must not leave it" in content
+
+
+def test_device_hours_count_what_a_regime_stands_on(run: Finished) -> None:
+    assert device_hours(run, "local") == pytest.approx(0.01)
+    assert device_hours(run, "general") == pytest.approx(0.03)
+    assert device_hours(run, "finetuned") == pytest.approx(0.04)
+    assert device_hours(run, "real-all") is None
+
+
+def commands(run: Finished, out: Path) -> Iterator[tuple[Any, ...]]:
+    store = ("--store", run.folder.parents[1])
+    yield ("report", *store, "--out", out)
+    yield ("report", run.name, *store)
+
+
+def test_the_command_says_where_the_report_is(run: Finished, tmp_path: Path) -> None:
+    for command in commands(run, tmp_path):
+        result = call(*command)
+        assert result.exit_code == 0, result.output
+        assert Path(result.output.removeprefix("report: ").strip()).is_file()
+    refused = call("report", "none", "--store", run.folder.parents[1])
+    assert refused.exit_code == 2
+    assert "there are:" in refused.output
