@@ -24,8 +24,8 @@ FLOORS = (
         "pictures", "quality", "labelling",
     ),
     (
-        "store", "parcel_files", "stage", "config", "stages", "party", "site_value", "site", "pool",
-        "oracle", "protocol", "simulation",
+        "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
+        "site", "pool", "oracle", "protocol", "simulation",
     ),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),

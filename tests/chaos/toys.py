@@ -18,6 +18,7 @@ import json
 import os
 import pkgutil
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.release import ReleaseMetadata, write_release
+from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
 from hyfree_ray.stage import Context, Stage, execute
 from hyfree_ray.store import Artifact, digest_of
@@ -216,15 +218,20 @@ def federate(store: str, die_after: int | None = None, **rules: Any) -> None:
     Args:
         store: the store's root.
         die_after: SIGKILL this process when so many stages were run.
-        rules: handed to the protocol.
+        rules: fields of `Rules`.
     """
     install()
-    _run(toy_simulation(), store, f"{store}/table.csv", die_after, **rules)
+    _run(toy_simulation(), store, f"{store}/table.csv", die_after, Rules(**rules))
 
 
 def _run(
-    simulation: Any, store: str, table: str, die_after: int | None = None, **rules: Any
+    simulation: Any,
+    store: str,
+    table: str,
+    die_after: int | None = None,
+    rules: Rules | None = None,
 ) -> None:
+    from hyfree_ray.runners.disturbed import disturbed
     from hyfree_ray.runners.local import LocalParty, LocalRunner
     from hyfree_ray.simulation import score_rows
 
@@ -237,13 +244,26 @@ def _run(
             if self.ran == die_after:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    runner = Runner("cpu")
+    rules, runners = rules or Rules(), {name: Runner("cpu") for name in ("all", "slow")}
     parties = {
-        name: LocalParty(simulation.party(name, Path(store), runner))
+        # A site that is told to be slow has a machine of its own.
+        name: LocalParty(
+            simulation.party(
+                name,
+                Path(store),
+                disturbed(runners["slow" if name in rules.disturbances else "all"], rules, name),
+            )
+        )
         for name in simulation.party_names
     }
-    outcome = asyncio.run(protocol.simulate(parties, **rules))
+    outcome = asyncio.run(protocol.simulate(parties, rules=rules, told=say))
+    say(json.dumps({"round": outcome.round, "sites": outcome.sites}))
     write_results(Path(table), score_rows(simulation, outcome))
+
+
+def say(line: str) -> None:
+    """Standard output is a stage's own while one runs."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def train_once(folder: str, jumps: Sequence[float] = ()) -> None:
