@@ -26,7 +26,7 @@ class _Group(click.Group):
             return super().main(*args, **kwargs)
         except HyfreeError as error:
             click.echo(f"error: {error}", err=True)
-            sys.exit(2)
+            sys.exit(error.exit_code)
 
 
 @click.group(cls=_Group, epilog=EXIT_CODES)
@@ -104,6 +104,18 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
 )
+@click.option(
+    "--min-sites",
+    type=click.IntRange(1),
+    help="Go on without sites that fail or are late, with at least so many releases.",
+)
+@click.option("--deadline", metavar="TIME", help="Close the round after, e.g., 90m or 8h.")
+@click.option("--next-round", is_flag=True, help="Take in the releases that came late.")
+@click.option("--withdraw", multiple=True, metavar="SITE", help="Rebuild without this site.")
+@click.option(
+    "--drop", multiple=True, metavar="SITE@STAGE", help="Simulate that it drops out there."
+)
+@click.option("--slow", multiple=True, metavar="SITE=3x", help="Simulate a straggler.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done; create nothing.")
 @FORMAT
 def simulate(**options: Any) -> None:

@@ -6,9 +6,17 @@ from __future__ import annotations
 class HyfreeError(Exception):
     """A user's mistake. The command line prints it without a traceback and exits with 2."""
 
+    exit_code = 2
+
 
 class PrivacyError(HyfreeError):
     """Something was asked to cross a party's border that is not one of its named exports."""
+
+
+class TooFewSitesError(HyfreeError):
+    """Fewer releases than `--min-sites` are in: no model is made."""
+
+    exit_code = 3
 
 
 class ReleaseError(HyfreeError):

@@ -7,7 +7,7 @@ is the runner's business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,6 +113,14 @@ class Party:
             received = self.store.receive(parcel)
         self._received[parcel.key] = received
         return received
+
+    def touched(self, keys: Collection[str]) -> list[str]:
+        """The party's own models, in words, that were made from what has one of these keys."""
+        return [
+            f"{record['params'].get('role', record['stage'])} model {record['key'][:8]}"
+            for record in self.store.descendants(keys)
+            if record["stage"] in self.store.exports
+        ]
 
     async def status(self, known: frozenset[str]) -> dict[str, Any]:
         """What observers may be told: running stages, finished ones whose keys they lack, parcels.

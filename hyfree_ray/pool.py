@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hyfree_ray.config import Experiment
-from hyfree_ray.errors import PrivacyError, ReleaseError
+from hyfree_ray.errors import HyfreeError, PrivacyError, ReleaseError, TooFewSitesError
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.release import MANIFEST_FILE
+from hyfree_ray.rules import Rules
 from hyfree_ray.scores import POOL
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, is_signed_by
@@ -18,7 +20,15 @@ from hyfree_ray.site import RELEASE_VERSIONS, ROUND
 from hyfree_ray.site_value import Shared
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Artifact, Parcel, digest_of, write_bytes, write_json
+from hyfree_ray.store import (
+    RECORD,
+    Artifact,
+    Parcel,
+    digest_of,
+    write_bytes,
+    write_json,
+    write_once,
+)
 
 EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
 """All that the centre hands out: general models, and releases on their way down."""
@@ -54,6 +64,7 @@ class PoolParty(Party):
         self.experiment = experiment
         self.round = root / "rounds" / digest_of([key, RELEASE_VERSIONS])[:16]
         self._taken: dict[str, dict[str, Any]] = {}
+        self._gone: set[str] = set()
 
     def trust(self, site: str, public_key: bytes) -> None:
         """Learn the key that a site signs with, from whoever runs the federation."""
@@ -150,23 +161,100 @@ class PoolParty(Party):
                 return None
         return self._taken[site]
 
-    def close(self, sites: Sequence[str]) -> dict[str, str] | None:
-        """Close the round when all sites are in. Who was in is written once, and read ever after.
+    # --- rounds: who was in is written once, and read ever after ------------------------------
+
+    def close(
+        self,
+        sites: Sequence[str],
+        rules: Rules | None = None,
+        left_out: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        """Close the round when the sites are in; one that is closed is only read.
+
+        Args:
+            sites: who takes part.
+            rules: how many have to be in, and whether a further round is to be opened.
+            left_out: what became of the sites that do not take part.
 
         Returns:
-            Release keys by site, sorted; None where there are fewer than two.
+            round; releases: their keys by site, sorted, empty where there are fewer than two.
+
+        Raises:
+            TooFewSitesError: fewer are in than the rules want.
+            HyfreeError: a next round in which nobody is new.
         """
-        path = self.round / f"{ROUND}.json"
-        if path.exists():
-            members: dict[str, str] = json.loads(path.read_text())["releases"]
-        else:
-            entries = {site: self.taken(site) for site in sorted(sites)}
-            missing = [site for site, entry in entries.items() if entry is None]
-            assert not missing, f"{missing} are not in"
-            members = {site: e["release"] for site, e in entries.items() if e and e["release"]}
-            if not self.runner.planning:
-                write_json(path, {"round": ROUND, "releases": members})
-        return members if len(members) >= FEWEST_RELEASES else None
+        rules = rules or Rules()
+        last = self._last_round()
+        kept = {
+            site: key for site, key in last["releases"].items() if site not in self._withdrawn()
+        }
+        if last["round"] and not rules.next_round and kept == last["releases"]:
+            return _enough(last)
+        entries = {site: self.taken(site) for site in sorted(sites)}
+        missing = [site for site, entry in entries.items() if entry is None]
+        assert not missing, f"{missing} are not in"
+        new = {site: e["release"] for site, e in entries.items() if e and e["release"]}
+        releases = dict(sorted((kept | new).items())) if rules.next_round or not kept else kept
+        if last["round"] and releases == last["releases"]:
+            raise HyfreeError(
+                f"--next-round: no release is new since round {last['round']}; leave it out"
+            )
+        if rules.min_sites is not None and len(releases) < rules.min_sites:
+            raise TooFewSitesError(
+                f"{len(releases)} releases are in, --min-sites wants {rules.min_sites}: there is "
+                "no general model; mend the sites that failed, or lower it"
+            )
+        number = last["round"] + 1
+        closed = {"round": number, "releases": releases, "left_out": dict(left_out or {})}
+        if not self.runner.planning:
+            self.round.mkdir(parents=True, exist_ok=True)
+            closed = write_once(self.round / f"{number}.json", closed)
+        return _enough(closed)
+
+    def _last_round(self) -> dict[str, Any]:
+        """The newest round that is closed; round 0, of nobody, before the first."""
+        numbers = [int(f.stem) for f in self.round.glob("*.json") if f.stem.isdigit()]
+        if not numbers:
+            return {"round": 0, "releases": {}}
+        found: dict[str, Any] = json.loads((self.round / f"{max(numbers)}.json").read_text())
+        return found
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """Who did not make it into the round that is closed, and why."""
+        return dict(self._last_round().get("left_out", {}))
+
+    def waited(self, seconds: float, next_round: bool) -> float:
+        """Add to the time that the open round has waited, and tell it: it outlives the driver.
+
+        It is counted by drivers' monotonic clocks; 0 where no round is open.
+        """
+        last = self._last_round()["round"]
+        if (last and not next_round) or self.runner.planning:
+            return 0.0
+        path = self.round / f"{last + 1}.clock.json"
+        before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"seconds": before + seconds})
+        return float(before + seconds)
+
+    def withdraw(self, sites: Sequence[str]) -> list[str]:
+        """Note that sites have withdrawn. Returns all that ever did."""
+        found = sorted({*self._withdrawn(), *sites})
+        if sites and not self.runner.planning:
+            self.round.mkdir(parents=True, exist_ok=True)
+            write_json(self.round / "withdrawn.json", found)
+        self._gone = set(found)
+        return found
+
+    def _withdrawn(self) -> set[str]:
+        path = self.round / "withdrawn.json"
+        return self._gone | (set(json.loads(path.read_text())) if path.exists() else set())
+
+    def touched_by(self, site: str) -> list[str]:
+        """Keys of the general models, of all rounds, that were trained on a site's releases."""
+        folders = self.store.root.glob(f"received/{glob.escape(site)}/release-*/{RECORD}")
+        releases = {json.loads(file.read_text())["key"] for file in folders}
+        return [r["key"] for r in self.store.descendants(releases) if r["stage"] in EXPORTS]
 
     async def general(self, members: Mapping[str, str]) -> Parcel:
         """Train the general model on the releases of the round.
@@ -233,3 +321,8 @@ def _told(parcel: Parcel) -> dict[str, Any]:
 def _one_line(reason: object) -> str:
     text = reason if isinstance(reason, str) else "no reason given"
     return (text if text.isprintable() else ascii(text))[:500]
+
+
+def _enough(closed: Mapping[str, Any]) -> dict[str, Any]:
+    enough = len(closed["releases"]) >= FEWEST_RELEASES
+    return {"round": closed["round"], "releases": closed["releases"] if enough else {}}

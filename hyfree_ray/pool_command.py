@@ -50,7 +50,7 @@ def train(releases: tuple[Path, ...], out: Path, store: Path, device: str, **set
     _check_senders(parcels)
     party = _open_pool(sorted(releases), parcels, open_root(store.absolute()), device, settings)
     members = asyncio.run(_take_in(party, parcels))
-    if members is None:
+    if not members:
         raise HyfreeError("fewer than two good releases make no general model; nothing is written")
     write_parcel(out, asyncio.run(party.general(members)))
     click.echo(f"general model of {', '.join(members)} written to {out}")
@@ -112,7 +112,7 @@ def _task(folders: Sequence[Path]) -> tuple[str, Mapping[str, Any]]:
     raise HyfreeError("none of these folders holds a good release; see 'hyfree-ray release check'")
 
 
-async def _take_in(party: PoolParty, parcels: Sequence[Parcel]) -> dict[str, str] | None:
+async def _take_in(party: PoolParty, parcels: Sequence[Parcel]) -> dict[str, str]:
     for parcel in parcels:
         fingerprint = _trust(party, parcel)
         outcome = await party.take(parcel.sender, _without_key(parcel))
@@ -122,7 +122,8 @@ async def _take_in(party: PoolParty, parcels: Sequence[Parcel]) -> dict[str, str
             "refused": outcome["reason"],
         }[outcome["outcome"]]
         click.echo(f"{parcel.sender}: {words}")
-    return party.close([parcel.sender for parcel in parcels])
+    releases: dict[str, str] = party.close([parcel.sender for parcel in parcels])["releases"]
+    return releases
 
 
 def _without_key(parcel: Parcel) -> Parcel:

@@ -7,13 +7,20 @@ passing through here.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.regimes import MIXES, ORACLE_SETTINGS
+from hyfree_ray.rules import Rules
 from hyfree_ray.scores import ORACLE, POOL
+
+TICK_S = 5.0
+"""How often the time that a round has waited is written down."""
 
 
 class Handle(Protocol):
@@ -28,19 +35,22 @@ class Outcome:
     """All that is known after a run."""
 
     sites: Mapping[str, Mapping[str, Any]]
-    """What became of each site's release: outcome, reason, rejection_rate, images."""
+    """What became of each site: outcome, reason, rejection_rate, images."""
     scores: tuple[Mapping[str, Any], ...]
     """test_site, regime, train_site, rows; sorted."""
     general: bool
     """Whether there is a general model."""
     chosen: Mapping[str, str]
     """By site, the regime it would keep by its validation cases; empty where it was not asked."""
+    round: int = 1
+    """The pool's round that the general model is of."""
 
 
 async def simulate(
     parties: Mapping[str, Handle],
     *,
     settings: Collection[str] = (),
+    rules: Rules | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run the method on all sites. No site waits for another before the pool closes.
@@ -48,9 +58,13 @@ async def simulate(
     Args:
         parties: the hospitals by name, the pool, and the oracle where a setting needs it.
         settings: what is trained beside the paper's protocol.
+        rules: who may be missing; None: nobody.
         told: hears one line a turning point.
+
+    Raises:
+        TooFewSitesError: fewer releases are in than the rules want.
     """
-    return await _Run(parties, settings, told).through()
+    return await _Run(parties, settings, rules or Rules(), told).through()
 
 
 class _Run:
@@ -60,22 +74,28 @@ class _Run:
         self,
         parties: Mapping[str, Handle],
         settings: Collection[str],
+        rules: Rules,
         told: Callable[[str], None],
     ) -> None:
         self.pool = parties[POOL]
         self.oracle = parties.get(ORACLE)
         self.sites = {name: p for name, p in parties.items() if name not in {POOL, ORACLE}}
         self.settings = settings
+        self.rules = rules
         self.told = told
+        self.outcomes: dict[str, Mapping[str, Any]] = {}
         self.controls: dict[str, Awaitable[Any]] = {}
         self.assessments: list[Awaitable[Any]] = []
         self.scoring: list[Awaitable[Any]] = []
         self.choices: dict[str, Awaitable[str]] = {}
 
     async def through(self) -> Outcome:
-        outcomes = await gather(*(self._contribute(name) for name in self.sites))
-        members = await self.pool.call("close", list(self.sites))
-        if members is None:
+        everybody = list(self.sites)
+        await self._withdraw()
+        await self._until_in()
+        closed = await self.pool.call("close", list(self.sites), self.rules, self._left_out())
+        members = closed["releases"]
+        if not members:
             self.told("fewer than two releases: no general model and nothing to fine-tune")
         else:
             self.told(f"pool closed with {len(members)} releases: {', '.join(sorted(members))}")
@@ -83,17 +103,109 @@ class _Run:
         for name, site in self.sites.items():
             self._score("local", name, site.call("model", "local"))
             self._score("local2x", name, self.controls[name])
-        self._compare(members or {})
-        scores = list(await gather(*self.scoring))
-        chosen = dict(zip(self.choices, await gather(*self.choices.values()), strict=True))
+        self._compare(members)
+        scores = [found for found in await self._settled(self.scoring) if found is not None]
+        choices = await self._settled(self.choices.values())
+        chosen = {n: c for n, c in zip(self.choices, choices, strict=True) if c is not None}
         scores += _scores_of_chosen(scores, chosen)
-        await gather(*self.assessments)
+        await self._settled(self.assessments)
         return Outcome(
-            sites=dict(zip(self.sites, outcomes, strict=True)),
+            sites={name: self.outcomes[name] for name in everybody},
             scores=tuple(sorted(scores, key=_order)),
-            general=members is not None,
+            general=bool(members),
             chosen=chosen,
+            round=closed["round"],
         )
+
+    # --- who takes part ----------------------------------------------------------------------
+
+    async def _withdraw(self) -> None:
+        """Leave out who has withdrawn, now or before, and name the models that knew them."""
+        for name in await self.pool.call("withdraw", list(self.rules.withdraw)):
+            if name not in self.sites:
+                continue
+            self.outcomes[name] = _without_release("withdrawn", "the site has withdrawn")
+            del self.sites[name]
+            touched = await self.pool.call("touched_by", name)
+            for other, site in self.sites.items():
+                for model in await site.call("touched", touched):
+                    self.told(f"{name} had a part in {other}'s {model}")
+            for key in touched:
+                self.told(f"{name} had a part in the general model {key[:8]}")
+
+    async def _until_in(self) -> None:
+        """Wait for the releases: of all sites, or of those that are in at the deadline.
+
+        Who was left out of a round that is closed is not waited for again.
+        """
+        if not self.rules.next_round:
+            for name, outcome in (await self.pool.call("left_out")).items():
+                if self.sites.pop(name, None) is not None:
+                    self.outcomes[name] = outcome
+                    self.told(f"{_in_words(name, outcome)}; --next-round takes it in")
+        tasks = {asyncio.ensure_future(self._contribute(name)): name for name in tuple(self.sites)}
+        waited = await self._waited(0.0)
+        while tasks:
+            left = None if self.rules.deadline_s is None else self.rules.deadline_s - waited
+            if left is not None and left <= 0:
+                break
+            begun = time.monotonic()
+            done, _ = await asyncio.wait(
+                tasks,
+                timeout=None if left is None else min(TICK_S, left),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                self._came_in(tasks.pop(task), task)
+            if left is not None:
+                waited = await self._waited(time.monotonic() - begun)
+        for task, name in tasks.items():
+            task.cancel()
+            self._leave_out(name, "late", "its release was not in at the deadline")
+
+    async def _waited(self, seconds: float) -> float:
+        if self.rules.deadline_s is None:
+            return 0.0
+        return float(await self.pool.call("waited", seconds, self.rules.next_round))
+
+    def _came_in(self, name: str, task: asyncio.Task[Mapping[str, Any]]) -> None:
+        """Note what a site handed in; one that broke is left out, where the rules allow it."""
+        try:
+            self.outcomes[name] = task.result()
+        except Exception as error:
+            cause = _cause_of(error)
+            if not self.rules.tolerant or not isinstance(cause, (HyfreeError, StageError)):
+                raise
+            self._leave_out(name, "failed", _reason_of(cause))
+
+    def _leave_out(self, name: str, outcome: str, reason: str) -> None:
+        self.sites.pop(name, None)
+        self.outcomes[name] = _without_release(outcome, reason)
+        self.told(_in_words(name, self.outcomes[name]))
+
+    def _left_out(self) -> dict[str, Mapping[str, Any]]:
+        late = {"failed", "late"}
+        return {name: o for name, o in self.outcomes.items() if o["outcome"] in late}
+
+    async def _settled(self, promises: Iterable[Awaitable[Any]]) -> list[Any]:
+        """What was promised; None in the place of what a site broke, where the rules allow it."""
+        if not self.rules.tolerant:
+            return list(await gather(*promises))
+        settled = []
+        for found in await gather(*promises, return_exceptions=True):
+            cause = _cause_of(found) if isinstance(found, BaseException) else None
+            if isinstance(cause, StageError) and cause.owner in self.sites:
+                if self.outcomes[cause.owner]["outcome"] != "failed":
+                    reason = _reason_of(cause)
+                    told = {**self.outcomes[cause.owner], "outcome": "failed", "reason": reason}
+                    self.outcomes[cause.owner] = told
+                    self.told(_in_words(cause.owner, told))
+            elif cause is not None:
+                raise cause
+            settled.append(None if cause is not None else found)
+        return settled
+
+    # --- what is trained ---------------------------------------------------------------------
 
     async def _contribute(self, name: str) -> Mapping[str, Any]:
         site = self.sites[name]
@@ -160,7 +272,24 @@ def _order(score: Mapping[str, Any]) -> tuple[str, str, str]:
     return (score["regime"], score["train_site"], score["test_site"])
 
 
+def _without_release(outcome: str, reason: str) -> dict[str, Any]:
+    return {"outcome": outcome, "reason": reason, "rejection_rate": None, "images": 0}
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """What went wrong at a party: Ray's wrapping carries it as its `cause`."""
+    cause = getattr(error, "cause", None)
+    return _cause_of(cause) if isinstance(cause, BaseException) else error
+
+
+def _reason_of(error: BaseException) -> str:
+    if isinstance(error, StageError):
+        return f"{error.stage}: {error.reason} (see {error.log})"
+    return str(error)
+
+
 def _in_words(name: str, outcome: Mapping[str, Any]) -> str:
     if outcome["outcome"] == "released":
         return f"{name}: released {outcome['images']} synthetic images"
-    return f"{name}: {outcome['outcome']}: {outcome['reason']}"
+    kind = "FAILED" if outcome["outcome"] == "failed" else outcome["outcome"]
+    return f"{name}: {kind}: {outcome['reason']}"

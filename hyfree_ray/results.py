@@ -47,8 +47,8 @@ class SiteOutcome:
     """What became of a site's release."""
 
     site: str
-    outcome: Literal["released", "withheld", "refused"]
-    """`withheld` by the site, `refused` by the pool."""
+    outcome: Literal["released", "withheld", "refused", "failed", "late", "withdrawn"]
+    """`withheld` by the site, `refused` by the pool; the others are not in the round."""
     reason: str = ""
     """Why there is no release, in plain words."""
     images: int

@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.results import Summary
 from hyfree_ray.results_table import render_table, wide_console
+from hyfree_ray.rules import Rules, parse_rules
+from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
 from hyfree_ray.scores import POOL
@@ -97,6 +100,7 @@ def _simulate(
     overrides: tuple[str, ...],
     dry_run: bool,
     output: str,
+    **rule_options: Any,
 ) -> int:
     set_up_logging(output)
     with _connected(ray) if ray not in {"local", "off"} else contextlib.nullcontext():
@@ -120,14 +124,16 @@ def _simulate(
         simulation = Simulation(
             cohort=cohort, sites=found, experiment=experiment, reasons=tuple(reasons)
         )
-        planned = plan(simulation, runtime.store)
+        rules = parse_rules(sites=list(found), **rule_options)
+        planned = plan(simulation, runtime.store, rules)
+        simulation = replace(simulation, round=planned.outcome.round)
         cost = estimate(simulation, planned.missing, runtime.device)
         _announce(simulation, planned, cost, runtime, output)
         if dry_run:
             _print_plan(planned, output)
             return 0
         open_root(runtime.store)
-        summary = _run_or_leave(simulation, planned, runtime)
+        summary = _run_or_leave(simulation, planned, runtime, rules)
     _print_results(summary, simulation, runtime, output)
     return 0
 
@@ -260,12 +266,14 @@ def _print_plan(planned: Planned, output: str) -> None:
             click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
 
 
-def _run_or_leave(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, Any]:
+def _run_or_leave(
+    simulation: Simulation, planned: Planned, runtime: Runtime, rules: Rules
+) -> dict[str, Any]:
     """Run, and turn what fails on the way into an exit code."""
     try:
-        return _run(simulation, planned, runtime)
+        return _run(simulation, planned, runtime, rules)
     except HyfreeError as error:
-        raise _FailedError(2) from error
+        raise _FailedError(error.exit_code) from error
     except StageError as error:
         raise _FailedError(1) from error
     except Exception as error:
@@ -273,7 +281,9 @@ def _run_or_leave(simulation: Simulation, planned: Planned, runtime: Runtime) ->
         raise _FailedError(1) from error
 
 
-def _run(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, Any]:
+def _run(
+    simulation: Simulation, planned: Planned, runtime: Runtime, rules: Rules
+) -> dict[str, Any]:
     """Run what is missing and write the run's folder; read it where nothing is missing."""
     folder = runtime.store / "runs" / simulation.run
     if not planned.missing and (folder / MARKER).exists():
@@ -283,27 +293,29 @@ def _run(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str
         observer = Observer(simulation, runtime.store, progress)
         if not planned.missing:
             parties = {party.name: LocalParty(party) for party in planned.parties}
-            asyncio.run(_observe(observer, parties, planned.outcome))
+            asyncio.run(_observe(observer, parties, rules, planned.outcome))
         elif runtime.ray == "off":
             runner = LocalRunner(runtime.device)
             parties = {
-                name: LocalParty(simulation.party(name, runtime.store, runner))
+                name: LocalParty(
+                    simulation.party(name, runtime.store, disturbed(runner, rules, name))
+                )
                 for name in simulation.party_names
             }
-            asyncio.run(_observe(observer, parties))
+            asyncio.run(_observe(observer, parties, rules))
         else:
-            _run_on_ray(simulation, runtime, observer)
+            _run_on_ray(simulation, runtime, observer, rules)
     return read_summary(folder)
 
 
-def _run_on_ray(simulation: Simulation, runtime: Runtime, observer: Observer) -> None:
+def _run_on_ray(simulation: Simulation, runtime: Runtime, observer: Observer, rules: Rules) -> None:
     from hyfree_ray.runners.ray import cause_of, check_resources, start_parties
 
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         check_resources(runtime.device, simulation.experiment.general_workers)
-        parties = start_parties(simulation, runtime.store, runtime.device)
+        parties = start_parties(simulation, runtime.store, runtime.device, rules)
         try:
-            asyncio.run(_observe(observer, parties))
+            asyncio.run(_observe(observer, parties, rules))
         except Exception as error:
             raise cause_of(error) from error
 
@@ -311,6 +323,7 @@ def _run_on_ray(simulation: Simulation, runtime: Runtime, observer: Observer) ->
 async def _observe(
     observer: Observer,
     parties: Mapping[str, protocol.Handle],
+    rules: Rules,
     outcome: protocol.Outcome | None = None,
 ) -> None:
     """Run the protocol (unless its outcome is known) while the observer watches."""
@@ -319,7 +332,7 @@ async def _observe(
         try:
             settings = observer.simulation.experiment.settings
             told = observer.progress.tell
-            outcome = await protocol.simulate(parties, settings=settings, told=told)
+            outcome = await protocol.simulate(parties, settings=settings, rules=rules, told=told)
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -15,7 +15,7 @@ from hyfree_ray.party import Party, Runner
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.regimes import ORACLE_SETTINGS
 from hyfree_ray.scores import MEASURED, ORACLE, POOL, ScoreRow
-from hyfree_ray.site import ROUND, SiteParty
+from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
 from hyfree_ray.store import digest_of
 
@@ -31,6 +31,8 @@ class Simulation:
     experiment: Experiment
     reasons: tuple[str, ...] = ()
     """One line for each number that was derived."""
+    round: int = 1
+    """The pool's round; the first unless sites came late or withdrew."""
 
     @property
     def dataset(self) -> Mapping[str, Any]:
@@ -51,7 +53,8 @@ class Simulation:
     @property
     def run(self) -> str:
         """The run's name."""
-        return f"{self.cohort}-{self.key[:8]}"
+        later = f"-round{self.round}" if self.round > 1 else ""
+        return f"{self.cohort}-{self.key[:8]}{later}"
 
     @property
     def with_oracle(self) -> bool:
@@ -159,7 +162,7 @@ def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreR
                 rows.append(
                     ScoreRow(
                         run=simulation.run,
-                        round=ROUND,
+                        round=outcome.round,
                         seed=simulation.experiment.seed,
                         fold=simulation.experiment.fold,
                         regime=scored["regime"],

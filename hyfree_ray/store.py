@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,20 @@ class Store:
         """`find` for a call that is known by its key."""
         path = self.folder(stage, key)
         return Artifact(stage=stage, key=key, path=path, record=read_record(path, key))
+
+    def descendants(self, keys: Collection[str]) -> list[dict[str, Any]]:
+        """Records of all that was made, directly or not, from what has one of these keys."""
+        files = sorted(self.root.glob(f"stages/*/{RECORD}"))
+        records = [json.loads(file.read_text()) for file in files]
+        known, found = set(keys), []
+        while fresh := [
+            record
+            for record in records
+            if record["key"] not in known and not known.isdisjoint(record["inputs"].values())
+        ]:
+            known |= {record["key"] for record in fresh}
+            found += fresh
+        return found
 
     def export(self, artifact: Artifact) -> Parcel:
         """Pack an artifact for another party.

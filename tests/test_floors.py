@@ -24,8 +24,8 @@ FLOORS = (
         "pictures", "quality", "labelling", "figures", "report_parts", "report",
     ),
     (
-        "store", "parcel_files", "stage", "config", "stages", "party", "site_value", "site", "pool",
-        "oracle", "protocol", "simulation",
+        "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
+        "site", "pool", "oracle", "protocol", "simulation",
     ),
     ("progress", "costs", "observer", "tracking"),
     ("runners",),

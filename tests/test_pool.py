@@ -116,8 +116,7 @@ def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(
     assert f"({rule})" in bad["reason"]
     for site in ("site-2", "site-3"):
         take(pool, site, parcel(simulation, site, tmp_path))
-    members = pool.close(["site-1", "site-2", "site-3"])
-    assert members is not None
+    members = pool.close(["site-1", "site-2", "site-3"])["releases"]
     assert sorted(members) == ["site-2", "site-3"]
 
 
@@ -161,7 +160,7 @@ def test_one_release_makes_no_general_model(
         result={"outcome": "withheld", "reason": "too small", "rejection_rate": 0.9},
     )
     take(pool, "site-2", empty)
-    assert pool.close(["site-1", "site-2"]) is None
+    assert pool.close(["site-1", "site-2"])["releases"] == {}
 
 
 def test_a_pool_that_lost_its_memory_finds_what_it_had_taken(
@@ -170,7 +169,7 @@ def test_a_pool_that_lost_its_memory_finds_what_it_had_taken(
     for site in ("site-1", "site-2"):
         take(pool, site, parcel(simulation, site, tmp_path))
     again = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
-    assert sorted(again.close(["site-1", "site-2"]) or {}) == ["site-1", "site-2"]
+    assert sorted(again.close(["site-1", "site-2"])["releases"]) == ["site-1", "site-2"]
     assert asyncio.run(again.picture("site-2")) == asyncio.run(pool.picture("site-2"))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hyfree_ray import protocol
 from hyfree_ray.party import Party, Step
+from hyfree_ray.rules import Rules
 from hyfree_ray.runners.local import LocalParty
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.stage import Stage
@@ -38,12 +39,12 @@ class Planned:
         return [step for step in self.steps if not step.done]
 
 
-def plan(simulation: Simulation, store: Path) -> Planned:
+def plan(simulation: Simulation, store: Path, rules: Rules | None = None) -> Planned:
     """Walk through the protocol without running, writing or importing anything heavy."""
     runner = PlanningRunner()
     parties = tuple(simulation.party(name, store, runner) for name in simulation.party_names)
     handles = {party.name: LocalParty(party) for party in parties}
     settings = simulation.experiment.settings
-    outcome = asyncio.run(protocol.simulate(handles, settings=settings))
+    outcome = asyncio.run(protocol.simulate(handles, settings=settings, rules=rules))
     steps = tuple(step for party in parties for step in party.steps)
     return Planned(steps=steps, outcome=outcome, parties=parties)

@@ -21,6 +21,8 @@ from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.oracle import OracleParty
 from hyfree_ray.party import Party
 from hyfree_ray.pool import PoolParty
+from hyfree_ray.rules import Rules
+from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.simulation import Simulation
@@ -111,9 +113,15 @@ class SiteActor(_PartyProcess):
     """A hospital."""
 
     def __init__(
-        self, site: Site, experiment: Experiment, federation: str, root: str, device: str
+        self,
+        site: Site,
+        experiment: Experiment,
+        federation: str,
+        root: str,
+        device: str,
+        rules: Rules,
     ) -> None:
-        runner = RayRunner(device, pin_of(site.name))
+        runner = disturbed(RayRunner(device, pin_of(site.name)), rules, site.name)
         self.party = SiteParty(site, experiment, federation, Path(root), runner)
 
 
@@ -169,16 +177,19 @@ class RayParty:
         return promise
 
 
-def start_parties(simulation: Simulation, store: Path, device: str) -> dict[str, RayParty]:
+def start_parties(
+    simulation: Simulation, store: Path, device: str, rules: Rules | None = None
+) -> dict[str, RayParty]:
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
     parties = {}
     for name, site in simulation.sites.items():
         options = {"name": f"{simulation.run}:{name}", "resources": pin_of(name)}
         root = str(simulation.root_of(name, store))
-        parties[name] = RayParty(
-            SiteActor.options(**options).remote(site, experiment, federation, root, device)
+        actor = SiteActor.options(**options).remote(
+            site, experiment, federation, root, device, rules or Rules()
         )
+        parties[name] = RayParty(actor)
     pool = PoolActor.options(name=f"{simulation.run}:{POOL}", resources=pin_of(POOL)).remote(
         simulation.key,
         federation,

@@ -18,6 +18,7 @@ import json
 import os
 import pkgutil
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,8 @@ from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.release import ReleaseMetadata, write_release
-from hyfree_ray.scores import write_results
+from hyfree_ray.rules import Rules
+from hyfree_ray.scores import MEASURED, write_results
 from hyfree_ray.stage import Context, Stage, execute
 from hyfree_ray.store import Artifact, digest_of
 
@@ -90,7 +92,7 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     for picture in ("samples.png", "nearest_pairs.png"):
         (out / picture).write_bytes(b"\x89PNG")
     rows = _rows(value, params.get("cases", ())) if name == "score" else []
-    return {**_SHOWN, "nonce": start, "sha256": start, "rows": rows}
+    return {**_SHOWN, "nonce": start, "rows": rows}
 
 
 def climb(context: Context, start: str) -> str:
@@ -164,7 +166,7 @@ def _rows(value: str, cases: Any) -> list[dict[str, Any]]:
     for case in cases:
         number = int(digest_of([value, case["index"]])[:6], 16) / 2**24
         about = {"patient": case["patient"], "case": case["index"], "label": "organ"}
-        measured = {"dice": number, "hd95": 50 * number, "nsd": number, "volume_error": number}
+        measured = {name: (k + 1) * number for k, name in enumerate(MEASURED)}
         rows.append({**about, **measured, "outcome": "scored"})
     return rows
 
@@ -216,15 +218,20 @@ def federate(store: str, die_after: int | None = None, **rules: Any) -> None:
     Args:
         store: the store's root.
         die_after: SIGKILL this process when so many stages were run.
-        rules: handed to the protocol.
+        rules: fields of `Rules`.
     """
     install()
-    _run(toy_simulation(), store, f"{store}/table.csv", die_after, **rules)
+    _run(toy_simulation(), store, f"{store}/table.csv", die_after, Rules(**rules))
 
 
 def _run(
-    simulation: Any, store: str, table: str, die_after: int | None = None, **rules: Any
+    simulation: Any,
+    store: str,
+    table: str,
+    die_after: int | None = None,
+    rules: Rules | None = None,
 ) -> None:
+    from hyfree_ray.runners.disturbed import disturbed
     from hyfree_ray.runners.local import LocalParty, LocalRunner
     from hyfree_ray.simulation import score_rows
 
@@ -237,13 +244,26 @@ def _run(
             if self.ran == die_after:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    runner = Runner("cpu")
+    rules, runners = rules or Rules(), {name: Runner("cpu") for name in ("all", "slow")}
     parties = {
-        name: LocalParty(simulation.party(name, Path(store), runner))
+        # A site that is told to be slow has a machine of its own.
+        name: LocalParty(
+            simulation.party(
+                name,
+                Path(store),
+                disturbed(runners["slow" if name in rules.disturbances else "all"], rules, name),
+            )
+        )
         for name in simulation.party_names
     }
-    outcome = asyncio.run(protocol.simulate(parties, **rules))
+    outcome = asyncio.run(protocol.simulate(parties, rules=rules, told=say))
+    say(json.dumps({"round": outcome.round, "sites": outcome.sites}))
     write_results(Path(table), score_rows(simulation, outcome))
+
+
+def say(line: str) -> None:
+    """Standard output is a stage's own while one runs."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def train_once(folder: str, jumps: Sequence[float] = ()) -> None:

@@ -1,0 +1,42 @@
+"""A runner that makes a site of a simulation suffer: dropouts and stragglers, on request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from hyfree_ray.errors import StageError
+from hyfree_ray.party import Runner
+from hyfree_ray.rules import Disturbance, Rules
+from hyfree_ray.stage import Stage
+from hyfree_ray.store import Call
+
+
+def disturbed(runner: Runner, rules: Rules, party: str) -> Runner:
+    """The runner of a party, as the rules let it be."""
+    disturbance = rules.disturbances.get(party)
+    return runner if disturbance is None else DisturbedRunner(runner, disturbance)
+
+
+class DisturbedRunner:
+    """Runs stages as another runner does, but breaks at some and is slow in all."""
+
+    planning = False
+
+    def __init__(self, runner: Runner, disturbance: Disturbance) -> None:
+        self.runner = runner
+        self.disturbance = disturbance
+
+    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+        """Run the call, unless the site drops out here.
+
+        Raises:
+            StageError: the site dropped out.
+        """
+        if not {stage.name, call.params.get("role")}.isdisjoint(self.disturbance.drops):
+            raise StageError(owner, stage.name, "dropped out (--drop)", "the options")
+        begun = time.monotonic()
+        await self.runner.run(stage, call, folder, owner)
+        # The device is free again: what is slow about a slow site is the site.
+        await asyncio.sleep((self.disturbance.slowness - 1) * (time.monotonic() - begun))

@@ -1,0 +1,183 @@
+"""Sites that fail, come late or withdraw; the numbers are those of docs/FAULTS.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from hyfree_ray.cli import main
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.rules import Disturbance, parse_rules
+from hyfree_ray.scores import read_results
+from tests.chaos.conftest import Start
+
+DROPPED = {"site-2": Disturbance(drops=("train_generator",))}
+SLOW = {"site-2": Disturbance(slowness=1000.0)}
+
+
+def run(start: Start, store: Path, *, code: int = 0, **rules: Any) -> dict[str, Any]:
+    """A run, and what became of its sites; `said` is everything that it printed."""
+    log = Path(f"{store}.log")
+    log.unlink(missing_ok=True)
+    process = start(store, **rules)
+    process.join()
+    said = log.read_text()
+    assert process.exitcode == code, said
+    return {"said": said} | (json.loads(said.splitlines()[-1]) if code == 0 else {})
+
+
+def rounds(store: Path) -> list[list[str]]:
+    """Who was in, round by round."""
+    files = sorted(f for f in store.glob("pool/rounds/*/*.json") if f.stem.isdigit())
+    return [sorted(json.loads(file.read_text())["releases"]) for file in files]
+
+
+def trained(store: Path, stage: str) -> int:
+    return len(list(store.glob(f"**/stages/{stage}-*/record.json")))
+
+
+def test_03_a_site_that_fails_is_named_and_the_others_go_on(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    found = run(start, store, min_sites=2, disturbances=DROPPED)
+    assert found["sites"]["site-2"]["outcome"] == "failed"
+    assert "site-2: FAILED: train_generator: dropped out (--drop)" in found["said"]
+    assert rounds(store) == [["site-1", "site-3"]]
+    tested = {row.test_site for row in read_results(store / "table.csv")}
+    assert tested == {"site-1", "site-3"}
+
+
+def test_03_without_min_sites_a_site_that_fails_ends_the_run(start: Start, tmp_path: Path) -> None:
+    found = run(start, tmp_path / "store", code=1, disturbances=DROPPED)
+    assert "the stage train_generator failed: dropped out" in found["said"]
+    assert rounds(tmp_path / "store") == []
+
+
+def test_03_a_site_that_fails_after_the_pool_has_closed_keeps_what_it_has(
+    start: Start, tmp_path: Path
+) -> None:
+    drops = {"site-2": Disturbance(drops=("finetuned",))}
+    found = run(start, tmp_path / "store", min_sites=2, disturbances=drops)
+    assert found["sites"]["site-2"]["outcome"] == "failed"
+    assert found["sites"]["site-2"]["images"] == 3
+    rows = read_results(tmp_path / "store" / "table.csv")
+    own = {row.regime for row in rows if row.train_site == "site-2"}
+    assert own == {"local", "local2x"}
+    again = run(start, tmp_path / "store")
+    assert again["sites"]["site-2"]["outcome"] == "released"
+
+
+def test_28_30_a_late_site_is_not_waited_for_and_taken_in_by_the_next_round(
+    start: Start, undisturbed: bytes, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    found = run(start, store, min_sites=2, deadline_s=3.0, disturbances=SLOW)
+    assert found["sites"]["site-2"]["outcome"] == "late"
+    assert rounds(store) == [["site-1", "site-3"]]
+    plain = run(start, store)  # it does not wait for the late one, nor mix it in
+    assert plain["sites"] == found["sites"]
+    assert rounds(store) == [["site-1", "site-3"]]
+    before = {name: trained(store, name) for name in ("train_generator", "train_general")}
+    later = run(start, store, next_round=True)
+    assert later["round"] == 2
+    assert rounds(store) == [["site-1", "site-3"], ["site-1", "site-2", "site-3"]]
+    assert trained(store, "train_generator") <= before["train_generator"] + 1
+    assert trained(store, "train_general") == before["train_general"] + 1
+    assert (store / "table.csv").read_text() == undisturbed.decode().replace(",1,0,0,", ",2,0,0,")
+    nobody = run(start, store, next_round=True, code=1)
+    assert "no release is new since round 2" in nobody["said"]
+
+
+def test_17_28_the_deadline_counts_over_restarts(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (folder,) = {file.parent for file in _closed(start, tmp_path / "other")}
+    clock = store / folder.relative_to(tmp_path / "other") / "1.clock.json"
+    clock.parent.mkdir(parents=True)
+    clock.write_text('{"seconds": 3599.5}')
+    found = run(start, store, code=1, min_sites=2, deadline_s=3600.0, disturbances=SLOW)
+    assert "0 releases are in, --min-sites wants 2" in found["said"]
+
+
+def _closed(start: Start, store: Path) -> list[Path]:
+    run(start, store)
+    return list(store.glob("pool/rounds/*/1.json"))
+
+
+def test_29_below_min_sites_no_model_is_made(start: Start, tmp_path: Path) -> None:
+    drops = {**DROPPED, "site-1": Disturbance(drops=("release",))}
+    found = run(start, tmp_path / "store", code=1, min_sites=2, disturbances=drops)
+    assert "TooFewSitesError: 1 releases are in, --min-sites wants 2" in found["said"]
+    assert rounds(tmp_path / "store") == []
+    assert trained(tmp_path / "store", "train_general") == 0
+
+
+def test_36_a_site_withdraws_and_the_models_that_knew_it_are_named(
+    start: Start, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    run(start, store)
+    (general,) = (f.name[-20:] for f in store.glob("pool/stages/train_general-*"))
+    found = run(start, store, withdraw=("site-3",))
+    assert found["sites"]["site-3"]["outcome"] == "withdrawn"
+    assert found["round"] == 2
+    assert rounds(store)[1] == ["site-1", "site-2"]
+    assert f"site-3 had a part in the general model {general[:8]}" in found["said"]
+    for site in ("site-1", "site-2"):
+        assert f"site-3 had a part in {site}'s finetuned model" in found["said"]
+    again = run(start, store)  # for good
+    assert again["sites"]["site-3"]["outcome"] == "withdrawn"
+    assert rounds(store)[1:] == [["site-1", "site-2"]]
+
+
+OPTIONS: dict[str, Any] = {
+    "sites": ("site-1", "site-2"),
+    "min_sites": None,
+    "deadline": None,
+    "next_round": False,
+    "withdraw": (),
+    "drop": (),
+    "slow": (),
+}
+
+
+def test_rules_are_read_from_options() -> None:
+    rules = parse_rules(
+        **OPTIONS
+        | {
+            "min_sites": 1,
+            "deadline": "1.5h",
+            "drop": ("site-1@release", "site-1@local2x"),
+            "slow": ("site-1=2.5x",),
+        }
+    )
+    assert rules.deadline_s == 5400
+    assert rules.disturbances["site-1"] == Disturbance(drops=("release", "local2x"), slowness=2.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("drop", ("site-1",), "write SITE@STAGE"),
+        ("drop", ("site-9@release",), "the sites are site-1, site-2"),
+        ("drop", ("site-1@release",), "say by --min-sites"),
+        ("slow", ("site-1=fast",), "write SITE=FACTORx"),
+        ("withdraw", ("site-9",), "--withdraw site-9: the sites are"),
+        ("deadline", "tomorrow", "e.g. 90m"),
+        ("deadline", "5m", "say by --min-sites"),
+        ("min_sites", 3, "there are 2 sites"),
+    ],
+)
+def test_rules_that_make_no_sense_are_one_line(option: str, value: Any, said: str) -> None:
+    needed = {"min_sites": 1} if said == "e.g. 90m" else {}
+    with pytest.raises(HyfreeError, match=said):
+        parse_rules(**OPTIONS | needed | {option: value})
+
+
+def test_the_command_line_knows_them(tmp_path: Path) -> None:
+    arguments = ["simulate", "--store", str(tmp_path / "s"), "--dry-run", "--withdraw", "site-9"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "--withdraw site-9" in result.output
