@@ -60,6 +60,8 @@ def test_a_new_site_changes_no_key_of_the_others_before_the_pool(
             "pool_releases",
             "train_general",
             "prepare_for_general",
+            "prepare_replay",
+            "personalised",
             "finetuned",
             "score",
         }:
