@@ -151,9 +151,10 @@ class Observer:
             for step in result["derivation"]:
                 self.progress.tell(f"  {step}")
         elif record["stage"] == "choose_snapshot":
+            share = result["seconds"] / result["training_seconds"] if "seconds" in result else 0.0
             self.progress.tell(
                 f"{record['owner']}: snapshot {int(result['snapshot'].split('.')[0])} of its "
-                f"generator: {result['reason']}"
+                f"generator: {result['reason']} ({share:.1%} of its training's time)"
             )
 
     async def finish(self, outcome: Outcome, pool: Handle) -> Summary:

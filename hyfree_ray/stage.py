@@ -234,8 +234,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """The numbers that a finished stage returned: how a stage reads those of its inputs."""
-    result: dict[str, Any] = json.loads((folder / RECORD).read_text())["result"]
+    result: dict[str, Any] = stage_record(folder)["result"]
     return result
+
+
+def stage_record(folder: Path) -> dict[str, Any]:
+    """All that was recorded of a finished stage."""
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    return record
 
 
 def _append_attempt(folder: Path, started: float) -> None:

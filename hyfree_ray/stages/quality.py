@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.stage import Context, read_result, stage
+from hyfree_ray.stage import Context, read_result, stage, stage_record
 
 FEWEST_HELD_OUT = 20
 """Held-out images below which no criterion tells snapshots apart: the last one is taken."""
 
-SHARE_OF_TRAINING = 0.05
-"""The choice may cost this share of the training."""
+SHARE_OF_TRAINING = 0.03
+"""Sampling for the choice may cost this share of the training; comparing costs the like again, and
+together they are to stay below a twentieth."""
 
 FORWARDS_TO_TRAIN = {"flow": 3.0, "stylegan2": 9.0}
 FORWARDS_TO_SAMPLE = {"flow": 10.0, "stylegan2": 1.0}
@@ -27,7 +28,7 @@ def samples_a_snapshot(backend: str, images_shown: int, snapshots: int) -> int:
     return max(8, min(MOST_SAMPLES, count))
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def choose_snapshot(
     context: Context,
     *,
@@ -56,7 +57,7 @@ def choose_snapshot(
     held_out = int((~view.training_N).sum())
     if held_out < FEWEST_HELD_OUT or len(names) == 1:
         reason = f"{held_out} held-out images tell no snapshots apart: the last one"
-        return {"snapshot": names[-1], "reason": reason, "samples": 0, "seconds": 0.0}
+        return {"snapshot": names[-1], "reason": reason, "samples": 0}
     begun = time.monotonic()
     embed = load_embedder(
         embedder,
@@ -96,6 +97,7 @@ def choose_snapshot(
         "shortfall": [round(score.shortfall * 20) / 20 for score in scores],
         "samples": count,
         "seconds": round(time.monotonic() - begun, 2),
+        "training_seconds": round(stage_record(generator)["seconds"], 2),
     }
 
 
