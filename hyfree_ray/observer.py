@@ -151,10 +151,13 @@ class Observer:
             for step in result["derivation"]:
                 self.progress.tell(f"  {step}")
         elif record["stage"] == "choose_snapshot":
-            share = result["seconds"] / result["training_seconds"] if "seconds" in result else 0.0
+            cost = ""
+            if "seconds" in result:
+                share = result["seconds"] / result["training_seconds"]
+                cost = f" ({share:.1%} of the training's time)"
             self.progress.tell(
                 f"{record['owner']}: snapshot {int(result['snapshot'].split('.')[0])} of its "
-                f"generator: {result['reason']} ({share:.1%} of its training's time)"
+                f"generator: {result['reason']}{cost}"
             )
 
     async def finish(self, outcome: Outcome, pool: Handle) -> Summary:

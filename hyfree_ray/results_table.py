@@ -16,7 +16,7 @@ from hyfree_ray.contrasts import LEAST_PATIENTS, Contrast
 from hyfree_ray.results import Score, Summary, Tested
 from hyfree_ray.scores import NSD_TOLERANCE_MM
 
-FILE_WIDTH = 120
+FILE_WIDTH = 140
 """Characters a line where nobody says how many there are."""
 
 _REGIME_WIDTH, _OTHER_WIDTH = 14, 36
