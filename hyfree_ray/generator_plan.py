@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hyfree_ray.errors import HyfreeError
@@ -81,39 +81,7 @@ class GeneratorPlan:
         flow_levels = len(sizes) - (unshuffle != (1, 1))
         first = min(max_channels, max(32, max_channels // 4))
         features = tuple(min(first * 2**level, max_channels) for level in range(flow_levels))
-        steps = (
-            f"patch {_text(unet.patch_size)}, {unet.channels} channels: the output is what the "
-            "U-Net trains on",
-            f"strides {' '.join(_text(s) for s in strides) or 'none'} from fine to coarse: the "
-            "U-Net's encoder after its stem, reversed in a generator",
-            f"base {_text(base)} = patch / {_text(product)}, rounded up"
-            + (
-                ": divides exactly"
-                if padded == unet.patch_size
-                else f": the padded size {_text(padded)} is cut to its centre"
-            ),
-            f"kernels {' '.join(_text(k) for k in kernels)}, fine to coarse: the U-Net's; a "
-            "strided convolution takes the coarser level's",
-            f"stylegan2 channels {' '.join(map(str, level_channels))} at "
-            f"{' '.join(map(_text, sizes))}: min({_CHANNEL_BUDGET} // floor(sqrt(h w)), "
-            f"{max_channels})"
-            + ("" if max_channels >= _FULL_WIDTH else f"; the paper's cap is {_FULL_WIDTH}"),
-            f"stylegan2 latents z = w = {latent}, mapping of 2 layers: min(512, 4 x width cap)",
-            "stylegan2 training: batch 8, minibatch-stddev group 4, Adam 0.002 (0, 0.99), R1 10 "
-            "every 16 steps, path length 2 every 4, style mixing 0.9: the paper's values",
-            "averaged weights: half-life min(10,000 images, 5 % of the images shown so far), so "
-            "that a short training forgets its beginning too",
-            f"flow input unshuffled {_text(unshuffle)}: "
-            + (
-                "the first stride is 2x2, so pixels become channels at no loss and a quarter of "
-                "the cost"
-                if unshuffle == (2, 2)
-                else "the first stride is not 2x2"
-            ),
-            f"flow features {' '.join(map(str, features))}: doubled at each level like the "
-            f"U-Net's, from max(32, {max_channels} / 4), at most {max_channels}",
-        )
-        return cls(
+        plan = cls(
             patch_size=unet.patch_size,
             padded_size=padded,
             base_size=base,
@@ -124,7 +92,11 @@ class GeneratorPlan:
             latent_size=latent,
             flow_unshuffle=unshuffle,
             flow_features=features,
-            steps=tuple(f"{number}. {step}" for number, step in enumerate(steps, 1)),
+            steps=(),
+        )
+        told = _in_words(plan, product, max_channels)
+        return replace(
+            plan, steps=tuple(f"{number}. {step}" for number, step in enumerate(told, 1))
         )
 
     @property
@@ -157,6 +129,43 @@ class GeneratorPlan:
         """Read what `to_json` wrote."""
         values: Mapping[str, Any] = json.loads(text)
         return cls(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _in_words(plan: GeneratorPlan, product: Size, max_channels: int) -> tuple[str, ...]:
+    """The derivation, a line a step. `product` is that of the strides."""
+    return (
+        f"patch {_text(plan.patch_size)}, {plan.channels} channels: the output is what the "
+        "U-Net trains on",
+        f"strides {' '.join(_text(s) for s in plan.strides) or 'none'} from fine to coarse: the "
+        "U-Net's encoder after its stem, reversed in a generator",
+        f"base {_text(plan.base_size)} = patch / {_text(product)}, rounded up"
+        + (
+            ": divides exactly"
+            if plan.padded_size == plan.patch_size
+            else f": the padded size {_text(plan.padded_size)} is cut to its centre"
+        ),
+        f"kernels {' '.join(_text(k) for k in plan.kernel_sizes)}, fine to coarse: the U-Net's; a "
+        "strided convolution takes the coarser level's",
+        f"stylegan2 channels {' '.join(map(str, plan.level_channels))} at "
+        f"{' '.join(map(_text, plan.level_sizes))}: min({_CHANNEL_BUDGET} // floor(sqrt(h w)), "
+        f"{max_channels})"
+        + ("" if max_channels >= _FULL_WIDTH else f"; the paper's cap is {_FULL_WIDTH}"),
+        f"stylegan2 latents z = w = {plan.latent_size}, mapping of 2 layers: "
+        "min(512, 4 x width cap)",
+        "stylegan2 training: batch 8, minibatch-stddev group 4, Adam 0.002 (0, 0.99), R1 10 "
+        "every 16 steps, path length 2 every 4, style mixing 0.9: the paper's values",
+        "averaged weights: half-life min(10,000 images, 5 % of the images shown so far), so "
+        "that a short training forgets its beginning too",
+        f"flow input unshuffled {_text(plan.flow_unshuffle)}: "
+        + (
+            "the first stride is 2x2, so pixels become channels at no loss and a quarter of "
+            "the cost"
+            if plan.flow_unshuffle == (2, 2)
+            else "the first stride is not 2x2"
+        ),
+        f"flow features {' '.join(map(str, plan.flow_features))}: doubled at each level like the "
+        f"U-Net's, from max(32, {max_channels} / 4), at most {max_channels}",
+    )
 
 
 def _tuples(value: Any) -> Any:

@@ -175,55 +175,60 @@ def _patient(style: SiteStyle, rng: np.random.Generator) -> _Patient:
         fat=rng.uniform(6, 18),
         organ=organ,
         twin=twin,
-        bones=(
-            _blob(rng, (back - 4, 0), (15, 18), irregular=0.03, reach=300),
-            _blob(rng, (back + 24, 0), (10, 4), irregular=0.03, reach=300),
-        ),
+        bones=_spine(rng, back),
         canal=_blob(rng, (back + 14, 0), (5.5, 7), irregular=0.03, reach=300),
-        kidneys=tuple(
-            _blob(
-                rng,
-                (back - 12 + rng.normal(0, 4), side * 44 * size + rng.normal(0, 4)),
-                (19, 14),
-                irregular=0.05,
-                turn=side * 0.4,
-                z=rng.uniform(-40, 40),
-                reach=50,
-            )
-            for side in (-1, 1)
-        ),
-        bowel=tuple(
-            (
-                _blob(
-                    rng,
-                    (rng.uniform(-50, 0) * size, rng.uniform(5, 60) * size),
-                    (rng.uniform(9, 18), rng.uniform(12, 24)),
-                    irregular=0.1,
-                    turn=rng.uniform(0, np.pi),
-                    z=rng.uniform(-30, 30),
-                    reach=40,
-                ),
-                rng.uniform(0.05, 0.95),
-            )
-            for _ in range(rng.integers(1, 5))
-        ),
-        vessels=tuple(
-            _blob(
-                rng,
-                _inside(rng, organ, 0.8),
-                (rng.uniform(3.5, 5), rng.uniform(10, 24)),
-                irregular=0.05,
-                turn=rng.uniform(0, np.pi),
-                z=rng.uniform(-30, 30),
-                reach=30,
-            )
-            for _ in range(rng.integers(2, 5))
-        ),
+        kidneys=tuple(_kidney(rng, side, back, size) for side in (-1, 1)),
+        bowel=tuple(_bowel_loop(rng, size) for _ in range(rng.integers(1, 5))),
+        vessels=tuple(_vessel(rng, organ) for _ in range(rng.integers(2, 5))),
         cysts=tuple(
             _ball(rng, _inside(rng, organ, 0.9), rng.uniform(5, 11))
             for _ in range(rng.poisson(0.6))
         ),
         lesions=_lesions(style, rng, organ),
+    )
+
+
+def _spine(rng: np.random.Generator, back: float) -> tuple[_Blob, ...]:
+    return (
+        _blob(rng, (back - 4, 0), (15, 18), irregular=0.03, reach=300),
+        _blob(rng, (back + 24, 0), (10, 4), irregular=0.03, reach=300),
+    )
+
+
+def _kidney(rng: np.random.Generator, side: int, back: float, size: float) -> _Blob:
+    return _blob(
+        rng,
+        (back - 12 + rng.normal(0, 4), side * 44 * size + rng.normal(0, 4)),
+        (19, 14),
+        irregular=0.05,
+        turn=side * 0.4,
+        z=rng.uniform(-40, 40),
+        reach=50,
+    )
+
+
+def _bowel_loop(rng: np.random.Generator, size: float) -> tuple[_Blob, float]:
+    loop = _blob(
+        rng,
+        (rng.uniform(-50, 0) * size, rng.uniform(5, 60) * size),
+        (rng.uniform(9, 18), rng.uniform(12, 24)),
+        irregular=0.1,
+        turn=rng.uniform(0, np.pi),
+        z=rng.uniform(-30, 30),
+        reach=40,
+    )
+    return loop, rng.uniform(0.05, 0.95)
+
+
+def _vessel(rng: np.random.Generator, organ: _Blob) -> _Blob:
+    return _blob(
+        rng,
+        _inside(rng, organ, 0.8),
+        (rng.uniform(3.5, 5), rng.uniform(10, 24)),
+        irregular=0.05,
+        turn=rng.uniform(0, np.pi),
+        z=rng.uniform(-30, 30),
+        reach=30,
     )
 
 
