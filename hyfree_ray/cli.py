@@ -65,14 +65,15 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="An nnU-Net raw data set of 2D images with a sites.csv (case,site,patient).",
+    help="An nnU-Net raw data set with a sites.csv (case,site,patient).",
 )
 @click.option(
     "--partition",
-    type=click.Choice(["natural", "random"]),
+    "how",
+    metavar="HOW",
     default="natural",
     show_default=True,
-    help="The sites of sites.csv, or random ones by patient.",
+    help="natural (sites.csv), random, size-skew, dirichlet or column:NAME; by patient.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="YAML with experiment fields.")
 @click.option(
@@ -193,6 +194,23 @@ def report(
     from hyfree_ray.report_command import run_report
 
     run_report(runs, store, out=out, with_real=with_real)
+
+
+@main.command("check", epilog=EXIT_CODES)
+@click.argument("data", type=click.Path(path_type=Path))
+@_STORE
+def check_data(data: Path, store: Path) -> None:
+    """List all that is wrong with an nnU-Net raw data set and its sites.csv, file by file.
+
+    `simulate` looks at the same things first and stops at the first kind.
+
+    \b
+    Example:
+      hyfree-ray check Dataset301_LungCXR
+    """
+    from hyfree_ray.check_command import run_check
+
+    sys.exit(run_check(data, store))
 
 
 @main.group(epilog=EXIT_CODES)

@@ -13,6 +13,7 @@ from typing import Any
 
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.image_facts import READERS
+from hyfree_ray.label_sets import read_labels
 from hyfree_ray.scores import ORACLE, POOL
 
 MAX_CSV_BYTES = 16 << 20
@@ -28,6 +29,8 @@ class Row:
     case: str
     site: str
     patient: str
+    columns: tuple[tuple[str, str], ...] = ()
+    """What else the table says of the case: name of the column and cell."""
 
 
 def and_more(problems: Sequence[object]) -> str:
@@ -61,8 +64,8 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
     return parsed
 
 
-def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, int], str]:
-    """Channel names in order, labels by name, and the file ending."""
+def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any], str]:
+    """Channel names in order, labels by name (see `read_labels`), and the file ending."""
     channels = dataset.get("channel_names")
     if (
         not isinstance(channels, dict)
@@ -70,24 +73,13 @@ def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
         or set(channels) != {str(index) for index in range(len(channels))}
     ):
         raise HyfreeError('dataset.json: channel_names must be like {"0": "T1", "1": "T2"}')
-    labels = dataset.get("labels")
-    if not isinstance(labels, dict) or not labels:
-        raise HyfreeError('dataset.json: labels must be like {"background": 0, "organ": 1}')
-    for name, value in labels.items():
-        if isinstance(value, list) or name == "ignore":
-            raise HyfreeError(f"dataset.json: label {name!r}: regions and ignore are not taken yet")
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise HyfreeError(f"dataset.json: label {name!r} must be a whole number")
-    if len(labels) < 2 or sorted(labels.values()) != list(range(len(labels))):
-        raise HyfreeError(
-            "dataset.json: label values must be 0 (background), 1, 2, ... without gaps"
-        )
+    labels = read_labels(dataset)
     ending = dataset.get("file_ending")
     if not isinstance(ending, str) or ending not in READERS:
         known = ", ".join(READERS)
         raise HyfreeError(f"dataset.json: file_ending {ending!r} is not one of {known}; convert")
     names = tuple(str(channels[str(index)]) for index in range(len(channels)))
-    return names, dict(sorted(labels.items(), key=lambda item: item[1])), ending
+    return names, labels, ending
 
 
 def cohort_name(dataset: Mapping[str, Any], root: Path) -> str:
@@ -118,7 +110,8 @@ def read_sites_csv(path: Path) -> list[Row]:
                     f"{path}, line {reader.line_num}: a cell is missing or empty or too many;"
                     f" give case, site and patient in each row"
                 )
-            rows.append(Row(line=reader.line_num, **values))
+            columns = tuple((name, cell) for name, cell in row.items() if name not in values)
+            rows.append(Row(line=reader.line_num, **values, columns=columns))
     except csv.Error as error:
         raise HyfreeError(f"{path}, line {reader.line_num}: not a CSV ({error}); mend it") from None
     if not rows:

@@ -5,14 +5,18 @@ Shapes: N slices, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import replacing
 
 PERCENTILES = (0.05, 99.95)
 """The intensities that become -1 and 1, of all the site's training pixels of a channel."""
@@ -46,21 +50,9 @@ class GeneratorView:
         physical_NCHW: np.ndarray = (images_NCHW + 1) / 2 * (high - low) + low
         return physical_NCHW.astype(np.float32)
 
-    def save(self, path: Path) -> None:
-        """Write an uncompressed .npz."""
-        np.savez(
-            path,
-            images=self.images_NCHW,
-            patients=self.patients_N,
-            training=self.training_N,
-            low=self.low_C,
-            high=self.high_C,
-            spacing=np.asarray(self.spacing),
-        )
-
     @classmethod
     def load(cls, path: Path) -> GeneratorView:
-        """Read what `save` wrote."""
+        """Read what `write_view` wrote."""
         with np.load(path, allow_pickle=False) as data:
             return cls(
                 images_NCHW=data["images"],
@@ -74,14 +66,14 @@ class GeneratorView:
 
 def fit_into_patch(
     image_CHW: np.ndarray, spacing: tuple[float, float], patch: tuple[int, int], target: float
-) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+) -> tuple[np.ndarray, tuple[slice, slice], tuple[float, float]]:
     """Resample a slice to square `target` mm pixels times what makes all of it fit the patch.
 
     nnU-Net resamples to the plan's spacing; a slice that is then larger than the patch is
     scaled down further, isotropically, so that the generator always sees whole images.
 
     Returns:
-        The slice in the patch, centred; the mask_HW of the pixels that it covers; its spacing.
+        The slice in the patch, centred; the rows and columns that it covers; its spacing.
     """
     size = np.array(image_CHW.shape[1:]) * np.array(spacing) / target
     scale = min(1.0, patch[0] / size[0], patch[1] / size[1])
@@ -95,27 +87,39 @@ def fit_into_patch(
     )[0].numpy()
     top, left = (patch[0] - height) // 2, (patch[1] - width) // 2
     placed = np.zeros((len(resized), *patch), np.float32)
-    placed[:, top : top + height, left : left + width] = resized
-    covered = np.zeros(patch, bool)
-    covered[top : top + height, left : left + width] = True
-    return placed, covered, (target / scale, target / scale)
+    box = (slice(top, top + height), slice(left, left + width))
+    placed[(slice(None), *box)] = resized
+    return placed, box, (target / scale, target / scale)
 
 
-def build_view(
-    slices: Sequence[tuple[np.ndarray, tuple[float, float]]],
-    patients: Sequence[int],
-    training: Sequence[bool],
+@dataclass(frozen=True, kw_only=True)
+class RawSlice:
+    """A slice of a case, as it was read."""
+
+    image_CHW: np.ndarray
+    """Physical units."""
+    spacing: tuple[float, float]
+    """(h, w) in mm."""
+    patient: int
+    training: bool
+
+
+def write_view(
+    path: Path,
+    slices: Iterable[RawSlice],
     *,
     patch: tuple[int, int],
     target_spacing: tuple[float, float],
     site: str,
-) -> GeneratorView:
-    """Build the view from raw slices.
+) -> None:
+    """Build the view of a site's slices and write it, an uncompressed .npz.
+
+    Slices are taken one at a time, and what they become waits on disk: a large site needs no more
+    memory than a small one.
 
     Args:
-        slices: image_CHW in physical units and its spacing (h, w) in mm, for each slice.
-        patients: patient index of each slice.
-        training: True where the slice is a training one.
+        path: the file; a scratch file lies beside it meanwhile.
+        slices: training and validation slices.
         patch: the plan's patch size.
         target_spacing: the plan's spacing (h, w) in mm.
         site: named in errors.
@@ -123,31 +127,144 @@ def build_view(
     Raises:
         HyfreeError: a channel is constant over all training images.
     """
+    with tempfile.TemporaryFile(dir=path.parent) as scratch:
+        placed = _place(slices, scratch, patch, target_spacing)
+        low_C, high_C = placed.window(PERCENTILES)
+        if not (high_C > low_C).all():
+            channel = int(np.argmin(high_C > low_C))
+            raise HyfreeError(
+                f"{site}: channel {channel} has the same value in all training images; "
+                "check the export or leave the channel out of dataset.json"
+            )
+        arrays = {
+            "patients": np.array(placed.patients, dtype=np.int64),
+            "training": np.array(placed.training, dtype=bool),
+            "low": low_C.astype(np.float32),
+            "high": high_C.astype(np.float32),
+            "spacing": np.median(np.array(placed.spacings), axis=0),
+        }
+        with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+            with archive.open("images.npy", "w", force_zip64=True) as member:
+                shape = (len(placed.boxes), *placed.shape_CHW)
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for image_CHW, box in placed.images():
+                    member.write(_scaled(image_CHW, box, low_C, high_C).tobytes())
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+_Box = tuple[slice, slice]
+
+
+@dataclass(kw_only=True)
+class _Placed:
+    """Slices in the patch, in a file, and what is known of each."""
+
+    file: IO[bytes]
+    shape_CHW: tuple[int, int, int] = (0, 0, 0)
+    boxes: list[_Box] = field(default_factory=list)
+    """The pixels that each covers."""
+    spacings: list[tuple[float, float]] = field(default_factory=list)
+    patients: list[int] = field(default_factory=list)
+    training: list[bool] = field(default_factory=list)
+
+    def images(self) -> Iterator[tuple[np.ndarray, _Box]]:
+        """Each image_CHW with its box."""
+        self.file.seek(0)
+        size = 4 * int(np.prod(self.shape_CHW))
+        for box in self.boxes:
+            flat = np.frombuffer(self.file.read(size), np.float32)
+            yield flat.reshape(self.shape_CHW), box
+
+    def window(self, percentiles: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """The two percentiles of each channel (float64) over all covered training pixels."""
+        pairs = zip(self.boxes, self.training, strict=True)
+        total = sum(
+            (rows.stop - rows.start) * (columns.stop - columns.start)
+            for (rows, columns), training in pairs
+            if training
+        )
+        tails = [_Tails(total, percentiles) for _ in range(self.shape_CHW[0])]
+        for (image_CHW, box), training in zip(self.images(), self.training, strict=True):
+            for tail, image_HW in zip(tails, image_CHW, strict=True):
+                if training:
+                    tail.add(image_HW[box].ravel())
+        low_C, high_C = np.array([tail.percentiles() for tail in tails]).T
+        return low_C, high_C
+
+
+class _Tails:
+    """Two outer percentiles of values that come in parts, exact, without keeping the middle.
+
+    Args:
+        total: how many values will come.
+        percentiles: the lower and the upper one, as `np.percentile` interpolates them.
+    """
+
+    def __init__(self, total: int, percentiles: tuple[float, float]) -> None:
+        self.at = [percentile / 100 * (total - 1) for percentile in percentiles]
+        self.kept = max(int(self.at[0]) + 2, total - int(self.at[1]))
+        self.total = total
+        self.low = np.empty(0, np.float32)
+        self.high = np.empty(0, np.float32)
+
+    def add(self, values: np.ndarray) -> None:
+        """Take some of the values in."""
+        # Cut back only now and then: partitioning costs as much as it keeps.
+        self.low = np.concatenate([self.low, values])
+        self.high = np.concatenate([self.high, values])
+        if len(self.low) > 4 * self.kept + len(values):
+            self._cut()
+
+    def _cut(self) -> None:
+        if len(self.low) > self.kept:
+            self.low = np.partition(self.low, self.kept - 1)[: self.kept]
+            self.high = np.partition(self.high, -self.kept)[-self.kept :]
+
+    def percentiles(self) -> tuple[float, float]:
+        """The two percentiles of all values."""
+        self._cut()
+        low, high = np.sort(self.low), np.sort(self.high)
+        first = self.total - len(high)
+        return _interpolated(low, self.at[0]), _interpolated(high, self.at[1] - first)
+
+
+def _interpolated(ordered: np.ndarray, at: float) -> float:
+    """The value at a place between two, by the formula of `np.percentile`, to the last bit."""
+    before = min(int(at), len(ordered) - 1)
+    after = min(before + 1, len(ordered) - 1)
+    one, other, share = ordered[before], ordered[after], np.float64(at - before)
+    if share >= 0.5:
+        return float(other - (other - one) * (1 - share))
+    return float(one + (other - one) * share)
+
+
+def _place(
+    slices: Iterable[RawSlice],
+    file: IO[bytes],
+    patch: tuple[int, int],
+    target_spacing: tuple[float, float],
+) -> _Placed:
     # One number for both axes: an image is scaled isotropically, its proportions are anatomy.
     target = float(np.sqrt(target_spacing[0] * target_spacing[1]))
-    placed = [fit_into_patch(image, spacing, patch, target) for image, spacing in slices]
-    images_NCHW = np.stack([image for image, _, _ in placed])
-    inside_NHW = np.stack([covered for _, covered, _ in placed])
-    training_N = np.asarray(training, dtype=bool)
-    pixels_CP = images_NCHW[training_N].transpose(1, 0, 2, 3)[:, inside_NHW[training_N]]
-    low_C, high_C = np.percentile(pixels_CP, PERCENTILES, axis=1)
-    if not (high_C > low_C).all():
-        channel = int(np.argmin(high_C > low_C))
-        raise HyfreeError(
-            f"{site}: channel {channel} has the same value in all training images; "
-            "check the export or leave the channel out of dataset.json"
-        )
-    shape = (1, -1, 1, 1)
-    scaled = (images_NCHW - low_C.reshape(shape)) / (high_C - low_C).reshape(shape) * 2 - 1
-    # The margin gets the lowest value: air, as beyond the edge of most scans.
-    scaled = np.where(inside_NHW[:, None], scaled, -1.0)
-    spacings = np.array([spacing for _, _, spacing in placed])
-    height, width = np.median(spacings, axis=0)
-    return GeneratorView(
-        images_NCHW=np.clip(scaled, -1, 1).astype(np.float32),
-        patients_N=np.asarray(patients, dtype=np.int64),
-        training_N=training_N,
-        low_C=low_C.astype(np.float32),
-        high_C=high_C.astype(np.float32),
-        spacing=(float(height), float(width)),
-    )
+    placed = _Placed(file=file)
+    for one in slices:
+        image_CHW, box, spacing = fit_into_patch(one.image_CHW, one.spacing, patch, target)
+        file.write(image_CHW.tobytes())
+        placed.shape_CHW = image_CHW.shape
+        placed.boxes.append(box)
+        placed.spacings.append(spacing)
+        placed.patients.append(one.patient)
+        placed.training.append(one.training)
+    return placed
+
+
+def _scaled(image_CHW: np.ndarray, box: _Box, low_C: np.ndarray, high_C: np.ndarray) -> np.ndarray:
+    """In [-1, 1], float32; the margin gets the lowest value: air, as beyond most scans."""
+    low, high = low_C.reshape(-1, 1, 1), high_C.reshape(-1, 1, 1)
+    scaled_CHW = np.full(image_CHW.shape, -1.0, np.float32)
+    inside = (slice(None), *box)
+    scaled_CHW[inside] = np.clip((image_CHW[inside] - low) / (high - low) * 2 - 1, -1, 1)
+    return scaled_CHW

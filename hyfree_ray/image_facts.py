@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import SimpleITK as sitk
 from hyfree_ray.files import replacing
 
 MAX_PIXELS = 1 << 26
-"""A header that claims more pixels than this is refused before they are allocated."""
+MAX_VOXELS = 1 << 30
+"""A header that claims more pixels a slice, or voxels, is refused before they are allocated."""
 MAX_LABEL_VALUES = 256
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 # nnU-Net's file endings with SimpleITK's reader for each. The reader is named, so that a file of
 # another format under this ending is refused instead of guessed at.
@@ -45,19 +46,29 @@ class FileFacts:
     """One file, as far as the checks go."""
 
     sha256: str
+    """Of the file's bytes."""
     shape: tuple[int, ...] = ()
     """(height, width) in pixels, or (slices, height, width) of a volume."""
     spacing: tuple[float, ...] = ()
     """In mm, in the order of `shape`; empty for formats that nnU-Net reads without spacing."""
+    place: tuple[float, ...] = ()
+    """Origin and directions of the grid; empty for formats without spacing."""
     channels: int = 0
     fault: str = ""
     """Why the file is of no use: `unreadable`, `too large`, or `NaN or infinite pixels`."""
+    content: str = ""
+    """sha256 of an image's pixels: equal for copies that were compressed in other ways."""
+    mean: float = 0.0
+    sd: float = 0.0
+    """Of an image's intensities."""
     values: tuple[int, ...] | None = None
     """The distinct values of a label; None where they are not whole numbers, and for an image."""
+    counts: tuple[int, ...] = ()
+    """How many pixels have each of `values`."""
 
 
 def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
-    """Read the header, then (unless it is a volume or too large) the pixels, of one file."""
+    """Read the header, then (unless it claims too much) the pixels, of one file."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     itk: Any = sitk  # it carries no types
     reader = itk.ImageFileReader()
@@ -65,27 +76,44 @@ def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        size = tuple(int(length) for length in reader.GetSize())
-        if len(size) > 2 and all(length == 1 for length in size[2:]):
-            size = size[:2]  # one slice stored as a volume: nnU-Net takes it as 2D too
-        spacing = tuple(float(step) for step in reader.GetSpacing()[: len(size)])[::-1]
-        facts = FileFacts(
-            sha256=sha256,
-            shape=size[::-1],
-            spacing=() if ending in NATURAL_ENDINGS else spacing,
-            channels=int(reader.GetNumberOfComponents()),
-        )
-        if int(np.prod(size, dtype=object)) > MAX_PIXELS:
+        facts = _header(reader, sha256, ending)
+        voxels = int(np.prod(facts.shape, dtype=object))
+        if voxels > MAX_VOXELS or int(np.prod(facts.shape[-2:], dtype=object)) > MAX_PIXELS:
             return replace(facts, fault="too large")
-        if len(size) != 2:
+        if len(facts.shape) not in (2, 3):
             return facts
         pixels: np.ndarray = itk.GetArrayFromImage(reader.Execute())
     except (RuntimeError, MemoryError):
         return FileFacts(sha256=sha256, fault="unreadable")
     if pixels.dtype.kind == "f" and not np.isfinite(_floats(path, ending, pixels)).all():
         return replace(facts, fault="NaN or infinite pixels")
-    values = _whole_values(pixels) if is_label else None
-    return replace(facts, values=values)
+    if is_label:
+        values, counts = _whole_values(pixels)
+        return replace(facts, values=values, counts=counts)
+    content = hashlib.sha256(f"{facts.shape} {pixels.dtype}".encode())
+    content.update(np.ascontiguousarray(pixels).data)
+    return replace(
+        facts,
+        content=content.hexdigest(),
+        mean=float(pixels.mean(dtype=np.float64)),
+        sd=float(pixels.std(dtype=np.float64)),
+    )
+
+
+def _header(reader: Any, sha256: str, ending: str) -> FileFacts:
+    size = tuple(int(length) for length in reader.GetSize())
+    if len(size) > 2 and all(length == 1 for length in size[2:]):
+        size = size[:2]  # one slice stored as a volume: nnU-Net takes it as 2D too
+    spacing = tuple(abs(float(step)) for step in reader.GetSpacing()[: len(size)])[::-1]
+    natural = ending in NATURAL_ENDINGS
+    place = (*reader.GetOrigin(), *reader.GetDirection())
+    return FileFacts(
+        sha256=sha256,
+        shape=size[::-1],
+        spacing=() if natural else spacing,
+        place=() if natural else tuple(float(number) for number in place),
+        channels=int(reader.GetNumberOfComponents()),
+    )
 
 
 def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
@@ -96,20 +124,39 @@ def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj)
 
 
-def _whole_values(pixels: np.ndarray) -> tuple[int, ...] | None:
-    """Sorted distinct values; the first ones are enough to find one that is outside the labels."""
-    if pixels.dtype == np.uint8:
-        return tuple(int(value) for value in np.flatnonzero(np.bincount(pixels.ravel())))
-    values = np.unique(pixels)
-    if (values != np.round(values)).any():
-        return None
-    return tuple(int(value) for value in values[:MAX_LABEL_VALUES])
+def _whole_values(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """Sorted distinct values, the first ones, and how many pixels have each."""
+    if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 1 << 16:
+        counts = np.bincount(pixels.ravel())  # much faster than sorting a volume
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(pixels, return_counts=True)
+        if (values != np.round(values)).any():
+            return None, ()
+    kept = slice(MAX_LABEL_VALUES)
+    return tuple(int(value) for value in values[kept]), tuple(int(n) for n in counts[kept])
 
 
 def gather_facts(
-    root: Path, ending: str, *, images: Sequence[str], labels: Sequence[str], cache: Path | None
+    root: Path,
+    ending: str,
+    *,
+    images: Sequence[str],
+    labels: Sequence[str],
+    cache: Path | None,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, FileFacts]:
-    """Facts of all files (paths relative to `root`), cached where size and time are the same."""
+    """Facts of all files (paths relative to `root`), cached where size and time are the same.
+
+    Args:
+        root: the data set's folder.
+        ending: of all its files.
+        images: the image files.
+        labels: the label files.
+        cache: JSON file; None: nothing is kept.
+        told: hears (files done, files in all).
+    """
     known = _load_cache(cache)
     before: Mapping[str, Any] = known.get(str(root.resolve()), {})
     after: dict[str, list[Any]] = {}
@@ -121,6 +168,7 @@ def gather_facts(
             found = _restore(before.get(path), stamp)
             facts[path] = found or inspect_file(root / path, ending, is_label=is_label)
             after[path] = [stamp, asdict(facts[path])]
+            told(len(facts), len(images) + len(labels))
     if cache is not None and json.loads(json.dumps(after)) != before:
         cache.parent.mkdir(parents=True, exist_ok=True)
         content = {"version": CACHE_VERSION, "roots": {**known, str(root.resolve()): after}}

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 
+from hyfree_ray.label_sets import IGNORE, Labels, foreground, mask_of
 from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 Outcome = Literal["scored", "both-empty", "missed", "false-alarm"]
@@ -54,7 +56,7 @@ class LabelScore:
 def score_case(
     prediction: npt.NDArray[Any],
     reference: npt.NDArray[Any],
-    labels: Mapping[str, int],
+    labels: Labels,
     spacing: Sequence[float],
 ) -> list[LabelScore]:
     """Score every label of one case on the reference's grid.
@@ -62,7 +64,8 @@ def score_case(
     Args:
         prediction: label values, of any number of axes.
         reference: label values, of the same shape.
-        labels: names to values, without the background.
+        labels: names to classes or regions; `background` is left out, and where the reference
+            has `ignore` nothing is scored.
         spacing: mm between the elements, one an axis.
 
     Axes of length 1 are left out: an image handed in as (1, H, W) is an image, not a volume of
@@ -78,10 +81,17 @@ def score_case(
     kept = [axis for axis, length in enumerate(reference.shape) if length > 1]
     steps = [float(spacing[axis]) for axis in kept]
     prediction, reference = prediction.squeeze(), reference.squeeze()
+    annotated = reference != labels[IGNORE] if IGNORE in labels else np.True_
     diagonal = math.hypot(*(n * mm for n, mm in zip(reference.shape, steps, strict=True)))
     return [
-        _score_label(name, prediction == value, reference == value, steps, diagonal)
-        for name, value in labels.items()
+        _score_label(
+            name,
+            mask_of(prediction, classes) & annotated,
+            mask_of(reference, classes),
+            steps,
+            diagonal,
+        )
+        for name, classes in foreground(labels).items()
     ]
 
 
@@ -128,8 +138,7 @@ def nsd(found: _Mask, true: _Mask, spacing: Sequence[float]) -> float:
     MONAI's definition (Nikolov et al. 2018, elements counted); neither mask may be empty.
     """
     one, other = (torch.from_numpy(mask)[None, None] for mask in (found, true))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+    with _monai_warnings():
         share = compute_surface_dice(
             one, other, [NSD_TOLERANCE_MM], include_background=True, spacing=list(spacing)
         )
@@ -143,10 +152,16 @@ def hd95(found: _Mask, true: _Mask, spacing: Sequence[float]) -> float:
     along an axis, outside of the mask or of the image. Neither mask may be empty.
     """
     one, other = (torch.from_numpy(mask)[None, None] for mask in (found, true))
-    with warnings.catch_warnings():
-        # MONAI 1.5 and later warn of an argument that MONAI itself passes on.
-        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+    with _monai_warnings():
         distance = compute_hausdorff_distance(
             one, other, include_background=True, percentile=95, spacing=list(spacing)
         )
     return float(distance.item())
+
+
+@contextmanager
+def _monai_warnings() -> Iterator[None]:
+    """MONAI 1.5 and later warn of an argument that MONAI itself passes on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+        yield

@@ -19,12 +19,15 @@ import click
 from rich.console import Console
 
 from hyfree_ray import protocol
-from hyfree_ray.cohort import partition_at_random, read_cohort
+from hyfree_ray.check_command import digest_cache, notes, reading_bar
+from hyfree_ray.cohort import read_cohort
+from hyfree_ray.cohort_summary import render_sites
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import Cost, estimate
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.log import set_up_logging
 from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
+from hyfree_ray.partitions import NATURAL, partition
 from hyfree_ray.party import Step
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.progress import IN_WORDS, Progress, clock
@@ -87,7 +90,7 @@ def _simulate(
     *,
     sites: int | None,
     data: Path | None,
-    partition: str,
+    how: str,
     config: Path | None,
     budget: str | None,
     generator: str | None,
@@ -120,7 +123,7 @@ def _simulate(
                 f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1"
             )
         open_root(runtime.store, create=False)
-        cohort, found = _sites(data, partition, sites, experiment, runtime.store)
+        cohort, found = _sites(data, how, sites, experiment, runtime.store, output)
         simulation = Simulation(
             cohort=cohort, sites=found, experiment=experiment, reasons=tuple(reasons)
         )
@@ -162,14 +165,15 @@ def _device(asked: str, ray: str) -> Any:
 
 def _sites(
     data: Path | None,
-    partition: str,
+    how: str,
     number: int | None,
     experiment: Experiment,
     store: Path,
+    output: str,
 ) -> tuple[str, Mapping[str, Any]]:
     if data is None:
-        if partition == "random":
-            raise HyfreeError("--partition random: phantom sites are drawn apart; give --data")
+        if how != NATURAL:
+            raise HyfreeError(f"--partition {how}: phantom sites are drawn apart; give --data")
         count = number or experiment.budget.phantom_sites
         cohort = phantom_cohort(count, experiment.seed, store)
         drawn = {
@@ -181,19 +185,15 @@ def _sites(
             for name in cohort.sites
         }
         return cohort.name, sites_of(cohort, experiment.fold, phantom=drawn)
-    random = partition == "random"
-    # A first run reads the data before it makes the store, so that bad data leave nothing behind.
-    cache = store / "digests.json" if store.exists() else None
-    cohort = read_cohort(data, digest_cache=cache, fill_folds=not random)
-    if random:
-        if number is None:
-            raise HyfreeError("--partition random: say into how many sites by --sites N")
-        cohort = partition_at_random(cohort, sites=number, seed=experiment.seed)
-    elif number not in (None, len(cohort.sites)):
-        raise HyfreeError(
-            f"--sites {number}: {data} has {len(cohort.sites)} natural sites "
-            f"({', '.join(cohort.sites)}); leave --sites out or add --partition random"
+    with reading_bar() as told:
+        cohort = read_cohort(
+            data, digest_cache=digest_cache(store), own_sites=how == NATURAL, told=told
         )
+    for note in notes(cohort.notes):
+        log.warning(note)
+    cohort = partition(cohort, how, sites=number, seed=experiment.seed)
+    if output == "text":
+        Console().print(render_sites(cohort))
     return cohort.name, sites_of(cohort, experiment.fold)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from hyfree_ray import protocol
 from hyfree_ray.cohort import Case, Cohort, split_fold
 from hyfree_ray.config import Experiment
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.oracle import OracleParty
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.pool import PoolParty
@@ -17,9 +18,11 @@ from hyfree_ray.regimes import ORACLE_SETTINGS
 from hyfree_ray.scores import MEASURED, ORACLE, POOL, ScoreRow
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
+from hyfree_ray.slices import generator_slices, slice_axis
 from hyfree_ray.store import digest_of
 
 READER_KEY = "overwrite_image_reader_writer"
+REGIONS_KEY = "regions_class_order"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +108,29 @@ def sites_of(
         cohort: the data set, by site.
         fold: the test fold.
         phantom: for drawn sites, what each is drawn from; their data need no folder.
+
+    Raises:
+        HyfreeError: sites whose volumes are cut along different axes.
     """
     dataset = {
         "channel_names": dict(cohort.dataset_json["channel_names"]),
         "labels": dict(cohort.labels),
         "file_ending": cohort.file_ending,
     }
-    if READER_KEY in cohort.dataset_json:
-        dataset[READER_KEY] = cohort.dataset_json[READER_KEY]
+    for key in (READER_KEY, REGIONS_KEY):
+        if key in cohort.dataset_json:
+            dataset[key] = cohort.dataset_json[key]
+    axes = {name: _slice_axis(cases, fold) for name, cases in cohort.sites.items()}
+    first = next(iter(axes))
+    for name, axis in axes.items():
+        if axis != axes[first]:
+            raise HyfreeError(
+                f"{name}: its volumes are cut along axis {axis}, those of {first} along axis"
+                f" {axes[first]}; permute the axes of one of them"
+            )
     sites = {}
     for name, cases in cohort.sites.items():
-        described = _describe(cases, fold)
+        described = _describe(cases, fold, axes[name])
         content = [(c.name, c.digest, c.patient) for c in sorted(cases, key=lambda c: c.name)]
         sites[name] = Site(
             name=name,
@@ -128,7 +143,13 @@ def sites_of(
     return sites
 
 
-def _describe(cases: tuple[Case, ...], fold: int) -> tuple[dict[str, Any], ...]:
+def _slice_axis(cases: tuple[Case, ...], fold: int) -> int:
+    """The axis that nnU-Net's plan will cut a site's volumes along, from headers alone."""
+    split = split_fold(cases, fold)
+    return slice_axis([case.spacing for case in (*split.train, *split.val) if len(case.shape) == 3])
+
+
+def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[dict[str, Any], ...]:
     """Cases as JSON. Indices count the site's sorted patients and cases: they tell nothing else."""
     split = split_fold(cases, fold)
     part = {
@@ -146,9 +167,16 @@ def _describe(cases: tuple[Case, ...], fold: int) -> tuple[dict[str, Any], ...]:
             "images": list(case.images),
             "label": case.label,
             "digest": case.digest,
+            **_slices_of(case, axis),
         }
         for index, case in enumerate(sorted(cases, key=lambda case: case.name))
     )
+
+
+def _slices_of(case: Case, axis: int) -> dict[str, int]:
+    if len(case.shape) != 3:
+        return {}
+    return {"slices": len(generator_slices(case.shape[axis], case.spacing[axis]))}
 
 
 def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreRow]:

@@ -21,7 +21,8 @@ class Site:
     key: str
     """Hash of its sorted cases: image and label digests, patients, parts."""
     cases: tuple[Mapping[str, Any], ...]
-    """name, index, patient (index), images, label, part (train, val or test)."""
+    """name, index, patient (index), images, label, part (train, val or test); of volumes also the
+    slices that the generator sees."""
     dataset: Mapping[str, Any]
     """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
     folder: Path | None
@@ -35,8 +36,8 @@ class Site:
 
     @property
     def training_images(self) -> int:
-        """Slices to train on; a 2D case is one."""
-        return len(self.part("train"))
+        """Slices that the generator is trained on, blank ones included; a 2D case is one."""
+        return sum(case.get("slices", 1) for case in self.part("train"))
 
 
 @dataclass(frozen=True, kw_only=True)

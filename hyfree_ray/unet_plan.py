@@ -33,6 +33,8 @@ class UNetPlan:
     channels: int
     normalization_schemes: tuple[str, ...]
     """Names of nnU-Net's normalisation classes, one a channel."""
+    slice_axis: int = 0
+    """Axis (of slices, height, width as stored) along which volumes are cut."""
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any], *, channels: int) -> UNetPlan:
@@ -53,6 +55,7 @@ class UNetPlan:
             batch_size=int(configuration["batch_size"]),
             channels=channels,
             normalization_schemes=tuple(configuration["normalization_schemes"]),
+            slice_axis=int(plans["transpose_forward"][0]),
         )
 
     @classmethod

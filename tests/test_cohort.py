@@ -17,9 +17,10 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyfree_ray.cohort import Case, Split, partition_at_random, read_cohort, split_fold
+from hyfree_ray.cohort import Case, Split, read_cohort, split_fold
 from hyfree_ray.cohort_tables import MAX_CSV_BYTES
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.partitions import partition
 
 SITES = {"north": 6, "south": 5}
 """Patients a site; a patient of an even number has two cases."""
@@ -254,8 +255,12 @@ def test_a_dataset_json_that_does_not_parse_is_refused(
         ({"labels": {"background": 0}}, "without gaps"),
         ({"labels": {"background": 0, "organ": 2}}, "without gaps"),
         ({"labels": {"background": 0, "organ": "1"}}, "whole number"),
-        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, "not taken yet"),
-        ({"labels": {"background": 0, "organ": 1, "ignore": 2}}, "not taken yet"),
+        ({"labels": {"background": 0, "organ": [1, "2"]}}, "whole number"),
+        ({"labels": {"nothing": 0, "organ": 1}}, 'labels need "background": 0'),
+        ({"labels": {"background": 0, "organ": 1, "tumour": 1}}, "have the same value"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, "a list of 2 of their"),
+        ({"labels": {"background": 0, "ignore": 1, "organ": 2}}, "highest one ignore's"),
+        ({"labels": {"background": 0, "organ": 1, "ignore": [2]}}, "whole number"),
         ({"file_ending": ".jpg"}, r"file_ending '\.jpg' is not one of \.png"),
         ({"file_ending": None}, "file_ending None"),
     ],
@@ -370,8 +375,8 @@ def test_a_site_of_four_patients_is_refused_unless_sites_are_made_anew(tmp_path:
     assert refusal(root) == (
         "south: 4 patients cannot fill 5 folds; merge it with another site or leave it out"
     )
-    whole = read_cohort(root, fill_folds=False)
-    assert list(partition_at_random(whole, sites=2, seed=0).sites) == ["site-1", "site-2"]
+    whole = read_cohort(root, own_sites=False)
+    assert list(partition(whole, "random", sites=2, seed=0).sites) == ["site-1", "site-2"]
 
 
 # ---------------------------------------------------------------- what is refused: files
@@ -444,7 +449,7 @@ GREY = np.zeros((10, 7), np.uint8)
         (
             ".nii.gz",
             put("imagesTr/north0_0_0000.nii.gz", np.zeros((4, 10, 7))),
-            "only 2D sets are taken",
+            "size 10x7 differs from 4x10x7",
         ),
     ],
 )
@@ -541,20 +546,20 @@ def test_folds_outside_the_five_and_too_few_patients_are_refused() -> None:
 
 def test_a_random_partition_is_even_whole_by_patient_and_reproducible(tmp_path: Path) -> None:
     cohort = read_cohort(make(tmp_path / "x")[0])
-    parts = partition_at_random(cohort, sites=2, seed=1)
+    parts = partition(cohort, "random", sites=2, seed=1)
     assert list(parts.sites) == ["site-1", "site-2"]
     counts = [len(patients_in(cases)) for cases in parts.sites.values()]
     assert sorted(counts) == [5, 6]
     assert not patients_in(parts.sites["site-1"]) & patients_in(parts.sites["site-2"])
     everyone = {case for cases in cohort.sites.values() for case in cases}
     assert {case for cases in parts.sites.values() for case in cases} == everyone
-    assert parts == partition_at_random(cohort, sites=2, seed=1)
-    assert parts.sites != partition_at_random(cohort, sites=2, seed=2).sites
+    assert parts == partition(cohort, "random", sites=2, seed=1)
+    assert parts.sites != partition(cohort, "random", sites=2, seed=2).sites
 
 
 def test_more_sites_than_the_patients_fill_are_refused(tmp_path: Path) -> None:
     cohort = read_cohort(make(tmp_path / "x")[0])
     with pytest.raises(HyfreeError, match="--sites 3: 11 patients fill at most 2 sites"):
-        partition_at_random(cohort, sites=3, seed=0)
+        partition(cohort, "random", sites=3, seed=0)
     with pytest.raises(HyfreeError, match="--sites 0"):
-        partition_at_random(cohort, sites=0, seed=0)
+        partition(cohort, "random", sites=0, seed=0)

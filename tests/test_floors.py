@@ -14,7 +14,8 @@ ROOT = Path(hyfree_ray.__file__).parent
 FLOORS = (
     ("errors", "log", "seeds", "files", "strict_json"),
     (
-        "cohort", "cohort_tables", "image_facts", "phantom", "phantom_anatomy", "phantom_sites",
+        "cohort", "cohort_checks", "cohort_summary", "cohort_tables", "image_facts", "label_sets",
+        "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
         "regimes", "results", "results_table", "finished", "pooled", "pooled_table", "timeline",
@@ -30,8 +31,8 @@ FLOORS = (
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
     (
-        "options", "simulate_command", "release_command", "results_command", "site_command",
-        "pool_command", "model_command", "report_command", "cli",
+        "options", "check_command", "simulate_command", "release_command", "results_command",
+        "site_command", "pool_command", "model_command", "report_command", "cli",
     ),
 )  # fmt: skip
 

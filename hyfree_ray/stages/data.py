@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.budget import PlanCaps
 from hyfree_ray.stage import Context, stage
 
+if TYPE_CHECKING:
+    from hyfree_ray.unet_plan import UNetPlan
+
 Cases = Sequence[Mapping[str, Any]]
-"""Cases as JSON: name, patient (index), images, label (relative to the data), part."""
+"""Cases as JSON: name, patient (index), images, label (relative to the data), part; of volumes
+also the number of slices."""
 
 
 @stage(version=1)
@@ -38,15 +42,15 @@ def prepare(
     """
     import numpy as np
 
-    from hyfree_ray.generator_view import build_view
+    from hyfree_ray.generator_view import RawSlice, write_view
+    from hyfree_ray.label_sets import foreground, mask_of
     from hyfree_ray.segmenters.nnunet.data import (
-        crop_to_content,
+        cut_slices,
         plan_and_preprocess,
         read_image,
         read_label,
     )
 
-    labels: Mapping[str, int] = dataset["labels"]
     plan = plan_and_preprocess(
         context.out,
         raw_cases(data, cases),
@@ -54,45 +58,59 @@ def prepare(
         PlanCaps(**caps),
         validation=[case["name"] for case in cases if case["part"] == "val"],
     )
-    slices, patients, training = [], [], []
-    shares: dict[str, list[float]] = {name: [] for name, value in labels.items() if value != 0}
-    for case in cases:
-        image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
-        for image_CHW in crop_to_content(image_CZHW).transpose(1, 0, 2, 3):
-            slices.append((image_CHW, (spacing[1], spacing[2])))
-            patients.append(case["patient"])
-            training.append(case["part"] == "train")
-        label_ZHW = read_label(data / case["label"], dataset)
-        for name, of_label in shares.items():
-            of_label.append(float((label_ZHW == labels[name]).mean()))
-    view = build_view(
-        slices,
-        patients,
-        training,
+    wanted = foreground(dataset["labels"])
+    shares: dict[str, list[float]] = {name: [] for name in wanted}
+    small = 0
+
+    def slices() -> Iterator[RawSlice]:
+        nonlocal small
+        for case in cases:
+            image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
+            cut, in_plane = cut_slices(image_CZHW, spacing, plan.slice_axis)
+            for image_CHW in cut:
+                small += _is_smaller(image_CHW.shape[1:], in_plane, plan)
+                yield RawSlice(
+                    image_CHW=image_CHW,
+                    spacing=in_plane,
+                    patient=case["patient"],
+                    training=case["part"] == "train",
+                )
+            label_ZHW = read_label(data / case["label"], dataset)
+            for name, classes in wanted.items():
+                shares[name].append(float(mask_of(label_ZHW, classes).mean()))
+
+    write_view(
+        context.out / "view.npz",
+        slices(),
         patch=plan.patch_size,
         target_spacing=plan.spacing,
         site=context.owner,
     )
-    view.save(context.out / "view.npz")
+    with np.load(context.out / "view.npz") as view:
+        training_N = view["training"]
     return {
         "patch_size": list(plan.patch_size),
         "spacing": list(plan.spacing),
         "strides": [list(stride) for stride in plan.strides],
         "features": list(plan.features_per_stage),
         "batch_size": plan.batch_size,
-        "training_images": int(view.training_N.sum()),
-        "validation_images": int((~view.training_N).sum()),
-        "smaller_than_patch": sum(
-            max(
-                image.shape[1] * s[0] / plan.spacing[0] / plan.patch_size[0],
-                image.shape[2] * s[1] / plan.spacing[1] / plan.patch_size[1],
-            )
-            < 0.9
-            for image, s in slices
-        ),
-        "patients": len(set(patients)),
+        "training_images": int(training_N.sum()),
+        "validation_images": int((~training_N).sum()),
+        "smaller_than_patch": small,
+        "patients": len({case["patient"] for case in cases}),
         "label_share": {name: float(np.mean(of_label)) for name, of_label in shares.items()},
     }
+
+
+def _is_smaller(size: tuple[int, ...], spacing: tuple[float, float], plan: UNetPlan) -> bool:
+    """Whether a slice leaves more than a tenth of the patch empty along both axes."""
+    filled = (
+        length * own / target / side
+        for length, own, target, side in zip(
+            size, spacing, plan.spacing, plan.patch_size, strict=True
+        )
+    )
+    return max(filled) < 0.9
 
 
 @stage(version=1, private=("cases",))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.budget import PlanCaps
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.stage import Context, stage
 
 VALIDATION_SHARE = 0.2
@@ -92,9 +93,12 @@ def pool_releases(
         round_number: the round.
         caps: the budget's, on nnU-Net's plan.
         releases: `release_<position in sites>`, the checked releases.
+
+    Raises:
+        HyfreeError: the sites' slices lie in different planes.
     """
     from hyfree_ray.release import read_release
-    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
+    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, set_slice_axis
     from hyfree_ray.store import remove_tree
 
     cases, validation, by_site = [], [], []
@@ -107,6 +111,11 @@ def pool_releases(
             round_number=round_number,
         )
         metadata = metadata or release.metadata
+        if release.metadata.slice_axis != metadata.slice_axis:
+            raise HyfreeError(
+                f"{site}: its slices were cut along axis {release.metadata.slice_axis}, those of"
+                f" {sites[0]} along axis {metadata.slice_axis}; permute the axes of its volumes"
+            )
         written = write_slices(context.out / "slices", f"r{position:03d}", release)
         held_out = min(VALIDATION_MOST, max(1, int(len(written) * VALIDATION_SHARE)))
         validation += [case.name for case in written[-held_out:]]
@@ -127,6 +136,8 @@ def pool_releases(
         validation=validation,
         fingerprint_on=[case.name for written in by_site for case in written[:fewest]],
     )
+    # The pool sees slices only; models are used on volumes, too, and have to cut them alike.
+    set_slice_axis(context.out, metadata.slice_axis)
     remove_tree(context.out / "slices")
     return {
         "images": len(cases),

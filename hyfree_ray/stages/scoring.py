@@ -26,6 +26,8 @@ def score(
 ) -> dict[str, Any]:
     """Score a model on a site's test cases: the metrics of `metrics.py`, a case and label each.
 
+    A volume is one case: it is predicted and scored whole, on its own grid.
+
     Writes `scores.json`: rows of patient and case as indices, whose names stay with the site.
     """
     from hyfree_ray.metrics import score_case
@@ -33,13 +35,12 @@ def score(
     from hyfree_ray.segmenters.nnunet.model import Model
 
     network = Model(model / "model", context.device)
-    labels = {name: value for name, value in dataset["labels"].items() if value != 0}
     rows = []
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
         predicted_ZHW = network.segment(image_CZHW, spacing)
         reference_ZHW = read_label(data / case["label"], dataset)
-        scores = score_case(predicted_ZHW, reference_ZHW, labels, spacing)
+        scores = score_case(predicted_ZHW, reference_ZHW, dataset["labels"], spacing)
         rows += [
             {
                 "patient": case["patient"],

@@ -157,6 +157,7 @@ def release(
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.sampling import LEVELS
     from hyfree_ray.release import ReleaseMetadata, nonce_of, write_release
+    from hyfree_ray.unet_plan import UNetPlan
 
     audited = read_result(audit)
     outcome = {name: audited[name] for name in ("outcome", "reason", "rejection_rate")}
@@ -175,7 +176,7 @@ def release(
         channel_names=tuple(dataset["channel_names"].values()),
         label_names=dict(dataset["labels"]),
         spacing=view.spacing,
-        slice_axis=0,
+        slice_axis=UNetPlan.read(prepared).slice_axis,
         scale=tuple(float(s) for s in scale_C),
         offset=tuple(float(o) for o in view.low_C),
         card=audited["card"],

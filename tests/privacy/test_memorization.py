@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from hyfree_ray.generator_view import build_view
+from hyfree_ray.generator_view import GeneratorView, RawSlice, write_view
 from hyfree_ray.phantom import draw_phantom_site
 from hyfree_ray.privacy.detectors import Correlation, Features, Measure, Structure
 from hyfree_ray.privacy.memorization import MemorisationFilter, shared_rank_thresholds
@@ -78,14 +78,18 @@ def test_leaks_of_phantom_patients_are_stopped_and_new_patients_pass(tmp_path: P
     names, patients = np.unique([file.name.split("_s")[0] for file in files], return_inverse=True)
     raw = [np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(file))), float) for file in files]
     training = patients < 0.6 * len(names)
-    view = build_view(
-        [(image[None], (1.0, 1.0)) for image in raw],
-        patients.tolist(),
-        training.tolist(),
+    slices = (
+        RawSlice(image_CHW=image[None], spacing=(1.0, 1.0), patient=patient, training=used)
+        for image, patient, used in zip(raw, patients.tolist(), training.tolist(), strict=True)
+    )
+    write_view(
+        tmp_path / "view.npz",
+        slices,
         patch=(64, 48),
         target_spacing=(raw[0].shape[0] / 64,) * 2,
         site="site-1",
     )
+    view = GeneratorView.load(tmp_path / "view.npz")
     real, fresh = view.images_NCHW[training], view.images_NCHW[~training]
     rule = MemorisationFilter.calibrate(
         real, patients[training], [Correlation(), Structure()], percentile=5

@@ -29,6 +29,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hyfree_ray.budget import PlanCaps
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.slices import generator_slices
 from hyfree_ray.unet_plan import UNetPlan
 
 DATASET = "Dataset001_Party"
@@ -102,9 +103,7 @@ class InProcessFingerprint(DatasetFingerprintExtractor):
 
     def run_on(self, names: Sequence[str]) -> dict[str, Any]:
         """Write `dataset_fingerprint.json` from the named cases and return it."""
-        reader = determine_reader_writer_from_dataset_json(
-            self.dataset_json, self.dataset[names[0]]["images"][0], verbose=False
-        )
+        reader = reader_of(self.dataset_json, self.dataset[names[0]]["images"][0])
         samples = max(1, int(FINGERPRINT_PIXELS // len(names)))
         analysed = [
             self.analyze_case(
@@ -238,21 +237,23 @@ def preprocess_for(
 ) -> UNetPlan:
     """Preprocess `cases` for the plan of another party's `model`, so that it can be fine-tuned.
 
-    The plan is the model's in everything but the reader of the files and the batch size, which
-    nnU-Net's 5 % rule and the caps bound by this party's own data.
+    The plan is the model's in everything but the reader of the files, the axis along which this
+    party's volumes are cut, and the batch size, which nnU-Net's 5 % rule and the caps bound by
+    this party's own data.
     """
     with nnunet_environment(root):
         _write_raw(root, cases, dataset_json)
         InProcessFingerprint(DATASET).run_on([case.name for case in cases])
-        reader = determine_reader_writer_from_dataset_json(
-            dict(dataset_json), str(cases[0].images[0]), verbose=False
-        )
+        reader = reader_of(dataset_json, str(cases[0].images[0]))
         plans = json.loads((model / "plans.json").read_text())
         plans["dataset_name"] = DATASET
         plans["image_reader_writer"] = reader.__name__
-        own = CappedPlanner(DATASET, caps).plan_experiment()["configurations"]["2d"]
+        own = CappedPlanner(DATASET, caps).plan_experiment()
+        for name in ("transpose_forward", "transpose_backward"):
+            plans[name] = own[name]
         target = plans["configurations"]["2d"]
-        target["batch_size"] = min(target["batch_size"], own["batch_size"])
+        own_batch = own["configurations"]["2d"]["batch_size"]
+        target["batch_size"] = min(target["batch_size"], own_batch)
         (root / "preprocessed" / DATASET / f"{_PLANS_NAME}.json").write_text(json.dumps(plans))
         _preprocess(root, cases, plans, validation)
     return UNetPlan.from_plans(plans, channels=len(dataset_json["channel_names"]))
@@ -315,25 +316,55 @@ def read_splits(root: Path) -> list[Split]:
     return [Split(**row) for row in json.loads(text)]
 
 
+def set_slice_axis(root: Path, axis: int) -> None:
+    """Let the plan in `root` cut volumes along `axis` (of slices, height, width as stored)."""
+    plans = json.loads((root / "plans.json").read_text())
+    forward = [axis, *(other for other in range(3) if other != axis)]
+    plans["transpose_forward"] = forward
+    plans["transpose_backward"] = [forward.index(own) for own in range(3)]
+    (root / "plans.json").write_text(json.dumps(plans))
+
+
+def reader_of(dataset_json: Mapping[str, Any], example: str) -> Any:
+    """nnU-Net's reader class for a data set, without reading an image where the ending tells it."""
+    # Only for .tif has nnU-Net two readers, of images and of volumes, and has to try.
+    probe = example if dataset_json["file_ending"] == ".tif" else None
+    return determine_reader_writer_from_dataset_json(dict(dataset_json), probe, verbose=False)
+
+
 def read_image(
     files: Sequence[Path], dataset_json: Mapping[str, Any]
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
     """Read a case as nnU-Net does: float32 image_CZHW and its spacing (z, h, w) in mm."""
     names = [str(file) for file in files]
-    reader = determine_reader_writer_from_dataset_json(dict(dataset_json), names[0], verbose=False)
-    image_CZHW, properties = reader().read_images(names)
+    image_CZHW, properties = reader_of(dataset_json, names[0])().read_images(names)
     depth, height, width = (float(s) for s in properties["spacing"])
     return image_CZHW, (depth, height, width)
 
 
-def crop_to_content(image_CZHW: np.ndarray) -> np.ndarray:
-    """The image without its margins of zeros, as nnU-Net's preprocessing crops it."""
-    cropped_CZHW, _, _ = crop_to_nonzero(image_CZHW)
-    return np.asarray(cropped_CZHW)
+def cut_slices(
+    image_CZHW: np.ndarray, spacing: Sequence[float], axis: int
+) -> tuple[list[np.ndarray], tuple[float, float]]:
+    """The slices of a case that a generator sees: each image_CHW, and their spacing in mm.
+
+    The margins of zeros are cropped, as nnU-Net's preprocessing crops them; slices in which
+    every channel is constant are left out, for there is nothing in them to learn.
+
+    Args:
+        image_CZHW: as `read_image` returns it.
+        spacing: (z, h, w) in mm.
+        axis: the axis of (z, h, w) along which the plan cuts.
+    """
+    across = [k for k in range(3) if k != axis]
+    chosen = generator_slices(image_CZHW.shape[1 + axis], spacing[axis])
+    cropped_CZHW, _, box = crop_to_nonzero(image_CZHW)
+    inside = [k - int(box[axis][0]) for k in chosen if box[axis][0] <= k < box[axis][1]]
+    slices = [np.asarray(cropped_CZHW.take(k, axis=1 + axis)) for k in inside]
+    kept = [one for one in slices if (one.max(axis=(1, 2)) > one.min(axis=(1, 2))).any()]
+    return kept, (float(spacing[across[0]]), float(spacing[across[1]]))
 
 
 def read_label(file: Path, dataset_json: Mapping[str, Any]) -> np.ndarray:
     """Read a label map as nnU-Net does: integer label_ZHW."""
-    reader = determine_reader_writer_from_dataset_json(dict(dataset_json), str(file), verbose=False)
-    label_CZHW, _ = reader().read_seg(str(file))
+    label_CZHW, _ = reader_of(dataset_json, str(file))().read_seg(str(file))
     return np.asarray(label_CZHW[0]).astype(np.int16)

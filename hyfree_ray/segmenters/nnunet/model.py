@@ -131,8 +131,13 @@ class Model:
 
     def segment_slice(self, image_CHW: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
         """Segment a slice on its own grid: label_HW, uint8. `spacing` is (h, w) in mm."""
-        label_ZHW = self.segment(image_CHW[:, None], slice_spacing(spacing))
-        return np.asarray(label_ZHW[0])
+        # A plan that cuts volumes along another axis than the first is given the slice as one of
+        # its volumes would hold it.
+        axis = self.plan.slice_axis
+        steps = list(slice_spacing(spacing))
+        steps.insert(axis, steps.pop(0))
+        label_ZHW = self.segment(np.expand_dims(image_CHW, 1 + axis), steps)
+        return np.asarray(label_ZHW.take(0, axis=axis))
 
     @torch.inference_mode()
     def embed(self, images_NCHW: np.ndarray, batch_size: int = 64) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""`hyfree-ray check`: everything that is wrong with a data set, at once; and its reading."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hyfree_ray.cohort import survey
+from hyfree_ray.cohort_checks import Problem
+from hyfree_ray.cohort_summary import render_sites
+
+
+def run_check(data: Path, store: Path) -> int:
+    """Print every problem, a line each, and what the sites hold. Returns the exit code."""
+    with reading_bar() as told:
+        found = survey(data, digest_cache=digest_cache(store), told=told)
+    fatal = [problem for problem in found.problems if problem.fatal]
+    for problem in fatal:
+        click.echo(f"error: {problem.line()}")
+    for line in notes(found.problems):
+        click.echo(f"note: {line}")
+    if found.cohort is not None:
+        Console().print(render_sites(found.cohort))
+        cases = sum(map(len, found.cohort.sites.values()))
+        left_out = f", {found.cohort.left_out} not in sites.csv" * bool(found.cohort.left_out)
+        click.echo(f"{cases} cases at {len(found.cohort.sites)} sites{left_out}: good")
+        return 0
+    click.echo(f"{len(fatal)} problems: mend them before anything trains")
+    return 2
+
+
+def notes(problems: tuple[Problem, ...]) -> list[str]:
+    """What is worth knowing and stops nothing: one line a kind, with how many there are."""
+    kinds: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        if not problem.fatal:
+            kinds[problem.rule].append(problem)
+    return [members[0].line(len(members) - 1) for members in kinds.values()]
+
+
+def digest_cache(store: Path) -> Path | None:
+    """Where facts of files are kept; None before the store is made: bad data leave nothing."""
+    return store / "digests.json" if store.exists() else None
+
+
+@contextmanager
+def reading_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, where that is a terminal, that is told (done, total)."""
+    columns = (
+        TextColumn("reading files"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
