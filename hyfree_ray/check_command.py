@@ -50,10 +50,10 @@ def digest_cache(store: Path) -> Path | None:
 
 
 @contextmanager
-def reading_bar() -> Iterator[Callable[[int, int], None]]:
+def reading_bar(doing: str = "reading files") -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error, where that is a terminal, that is told (done, total)."""
     columns = (
-        TextColumn("reading files"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -213,6 +213,30 @@ def check_data(data: Path, store: Path) -> None:
     sys.exit(run_check(data, store))
 
 
+@main.command("import", epilog=EXIT_CODES)
+@click.argument("kind", type=click.Choice(["qata", "polyp", "brats", "lung", "folder", "dicom"]))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def import_data(kind: str, source: Path, out: Path) -> None:
+    """Write a public data set, as it was downloaded, as an nnU-Net raw data set with sites.csv.
+
+    \b
+    qata    QaTa-COV19-v2: Train Set and Test Set with Images and Ground-truths
+    polyp   HyperKvasir's segmented-images and CVC-ClinicDB, below one folder
+    brats   BraTS 2020 (sites by name_mapping.csv) or 2021: t1, t1ce, t2, flair, seg
+    lung    MontgomerySet, ChinaSet_AllFiles and Shenzhen's masks, below one folder
+    folder  images/ and masks/ of equal names; or SITE/images/ and SITE/masks/
+    dicom   series to NIfTI, without names of patients; labels are drawn afterwards
+
+    \b
+    Example:
+      hyfree-ray import polyp downloads Dataset303_Polyp
+    """
+    from hyfree_ray.import_command import run_import
+
+    run_import(kind, source, out)
+
+
 @main.group(epilog=EXIT_CODES)
 def release() -> None:
     """Check, look at and export releases: files of synthetic images that hospitals hand out.

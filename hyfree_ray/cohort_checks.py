@@ -331,7 +331,7 @@ def _different_axes(axes: Mapping[str, int]) -> list[Problem]:
             where=site,
             what=f"its volumes are cut along axis {axis}, those of {first} along axis"
             f" {axes[first]}",
-            mend="one model sees slices of one direction: permute the axes of one of them",
+            mend="permute the axes of one of them: a model sees slices of one direction",
         )
         for site, axis in axes.items()
         if axis != axes[first]

@@ -22,6 +22,25 @@ PERCENTILES = (0.05, 99.95)
 """The intensities that become -1 and 1, of all the site's training pixels of a channel."""
 
 
+SHARE_OF_SPREAD = 0.05
+"""A step of what is stored may be this share of the foreground's standard deviation."""
+
+
+def stored_bits(low_C: np.ndarray, high_C: np.ndarray, spread_C: np.ndarray) -> int:
+    """8 or 16: how finely a site's images are stored when they travel.
+
+    8 bits are 255 steps over the whole range. That is plenty for X-rays, photographs and MR; over
+    the range of CT a step is as wide as the difference between tissues.
+
+    Args:
+        low_C: physical intensity of -1.
+        high_C: physical intensity of 1.
+        spread_C: standard deviation of the foreground (nnU-Net's fingerprint); 0: unknown.
+    """
+    step_C = (high_C - low_C) / 255
+    return 16 if ((spread_C > 0) & (step_C > SHARE_OF_SPREAD * spread_C)).any() else 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeneratorView:
     """A site's slices as its generator sees them.
@@ -49,6 +68,11 @@ class GeneratorView:
         low, high = self.low_C.reshape(shape), self.high_C.reshape(shape)
         physical_NCHW: np.ndarray = (images_NCHW + 1) / 2 * (high - low) + low
         return physical_NCHW.astype(np.float32)
+
+    def step_C(self, levels: int) -> np.ndarray:
+        """Physical units a step, where `levels` steps are between -1 and 1."""
+        step_C: np.ndarray = (self.high_C - self.low_C) / levels
+        return step_C
 
     @classmethod
     def load(cls, path: Path) -> GeneratorView:

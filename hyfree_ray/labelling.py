@@ -22,12 +22,13 @@ def content_box(stored_CHW: np.ndarray) -> tuple[slice, slice]:
     black. Without this crop the network finds structures in them.
 
     Args:
-        stored_CHW: uint8.
+        stored_CHW: uint8 or uint16.
 
     Returns:
         The box; all of the image where everything is dark.
     """
-    bright_HW = (stored_CHW >= MARGIN_LEVEL).any(axis=0)
+    per_level = np.iinfo(stored_CHW.dtype).max / 255
+    bright_HW = (stored_CHW >= MARGIN_LEVEL * per_level).any(axis=0)
     found = []
     for share_N in (bright_HW.mean(axis=1), bright_HW.mean(axis=0)):
         inside = np.flatnonzero(share_N > 1 - MARGIN_SHARE)

@@ -33,6 +33,8 @@ class UNetPlan:
     channels: int
     normalization_schemes: tuple[str, ...]
     """Names of nnU-Net's normalisation classes, one a channel."""
+    foreground_sd: tuple[float, ...] = ()
+    """Standard deviation of the foreground's intensities, one a channel; 0 without foreground."""
     slice_axis: int = 0
     """Axis (of slices, height, width as stored) along which volumes are cut."""
 
@@ -55,6 +57,10 @@ class UNetPlan:
             batch_size=int(configuration["batch_size"]),
             channels=channels,
             normalization_schemes=tuple(configuration["normalization_schemes"]),
+            foreground_sd=tuple(
+                float(plans["foreground_intensity_properties_per_channel"][str(channel)]["std"])
+                for channel in range(channels)
+            ),
             slice_axis=int(plans["transpose_forward"][0]),
         )
 

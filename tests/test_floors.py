@@ -14,7 +14,8 @@ ROOT = Path(hyfree_ray.__file__).parent
 FLOORS = (
     ("errors", "log", "seeds", "files", "strict_json"),
     (
-        "cohort", "cohort_checks", "cohort_summary", "cohort_tables", "image_facts", "label_sets",
+        "cohort", "cohort_checks", "cohort_summary", "cohort_tables", "image_facts", "importers",
+        "label_sets",
         "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
@@ -31,8 +32,8 @@ FLOORS = (
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
     (
-        "options", "check_command", "simulate_command", "release_command", "results_command",
-        "site_command", "pool_command", "model_command", "report_command", "cli",
+        "options", "check_command", "import_command", "simulate_command", "release_command",
+        "results_command", "site_command", "pool_command", "model_command", "report_command", "cli",
     ),
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.release import repeated_rows
@@ -16,8 +17,6 @@ from hyfree_ray.release import repeated_rows
 DRAWS_PER_IMAGE = 4
 """Samples drawn at most for each image of the quota, dropped ones included."""
 
-LEVELS = 255
-"""Stored values are uint8: a step is 1/255 of the site's intensity range."""
 
 Draw = Callable[[int, int], Iterator[np.ndarray]]
 """(start, count) to batches of samples start .. start + count - 1, float32 NCHW in [-1, 1]."""
@@ -28,7 +27,7 @@ class Drawn:
     """What came of sampling."""
 
     accepted_NCHW: np.ndarray
-    """uint8, at most the quota, no two equal."""
+    """As they travel, uint8 or uint16, at most the quota, no two equal."""
     drawn: int
     rejected: int
     """Of the drawn, those that look memorised."""
@@ -62,14 +61,19 @@ class Drawn:
         return None
 
 
-def quantise(images_NCHW: np.ndarray) -> np.ndarray:
-    """[-1, 1] to stored uint8 values."""
-    return np.rint((images_NCHW + 1) / 2 * LEVELS).astype(np.uint8)
+def levels_of(dtype: npt.DTypeLike) -> int:
+    """The highest stored value: a step is that part of the site's intensity range."""
+    return int(np.iinfo(np.dtype(dtype)).max)
+
+
+def quantise(images_NCHW: np.ndarray, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
+    """[-1, 1] to stored values, uint8 or uint16."""
+    return np.rint((images_NCHW + 1) / 2 * levels_of(dtype)).astype(dtype)
 
 
 def restore(stored_NCHW: np.ndarray) -> np.ndarray:
     """Stored values back to [-1, 1], float32."""
-    return stored_NCHW.astype(np.float32) / LEVELS * 2 - 1
+    return stored_NCHW.astype(np.float32) / levels_of(stored_NCHW.dtype) * 2 - 1
 
 
 def draw_until(
@@ -78,6 +82,7 @@ def draw_until(
     rule: MemorisationFilter,
     *,
     max_rejection_rate: float,
+    dtype: npt.DTypeLike = np.uint8,
     keep_nearest: int = 8,
     report: Callable[[int, int], None] = lambda accepted, rejected: None,
 ) -> Drawn:
@@ -92,6 +97,7 @@ def draw_until(
         draw: the generator.
         rule: the site's calibrated filter; it sees samples as they would travel, quantised.
         max_rejection_rate: the gate's (see `hyfree_ray.gate`).
+        dtype: what they travel as: uint8 or uint16.
         keep_nearest: how many of the samples nearest to real images are kept to be looked at.
         report: hears (accepted, rejected) after each batch.
     """
@@ -105,7 +111,7 @@ def draw_until(
             # Later rounds only replace what was dropped, at the rate seen so far.
             wanted = min(quota, int((quota - count) * drawn / count) + 1)
         for batch_NCHW in draw(drawn, min(wanted, DRAWS_PER_IMAGE * quota - drawn)):
-            stored_NCHW = quantise(batch_NCHW)
+            stored_NCHW = quantise(batch_NCHW, dtype)
             shown_NCHW = restore(stored_NCHW)
             judged = rule.judge(shown_NCHW)
             dropped_N = judged.copied_N

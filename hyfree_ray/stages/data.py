@@ -27,7 +27,7 @@ def draw_phantom(context: Context, *, index: int, seed: int, phantom: int) -> di
     return {"images": len(list((context.out / "imagesTr").iterdir()))}
 
 
-@stage(version=1, private=("cases",))
+@stage(version=2, private=("cases",))
 def prepare(
     context: Context,
     *,
@@ -42,7 +42,7 @@ def prepare(
     """
     import numpy as np
 
-    from hyfree_ray.generator_view import RawSlice, write_view
+    from hyfree_ray.generator_view import RawSlice, stored_bits, write_view
     from hyfree_ray.label_sets import foreground, mask_of
     from hyfree_ray.segmenters.nnunet.data import (
         cut_slices,
@@ -88,6 +88,7 @@ def prepare(
     )
     with np.load(context.out / "view.npz") as view:
         training_N = view["training"]
+        bits = stored_bits(view["low"], view["high"], np.array(plan.foreground_sd))
     return {
         "patch_size": list(plan.patch_size),
         "spacing": list(plan.spacing),
@@ -97,6 +98,7 @@ def prepare(
         "training_images": int(training_N.sum()),
         "validation_images": int((~training_N).sum()),
         "smaller_than_patch": small,
+        "stored_bits": bits,
         "patients": len({case["patient"] for case in cases}),
         "label_share": {name: float(np.mean(of_label)) for name, of_label in shares.items()},
     }

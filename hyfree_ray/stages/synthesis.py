@@ -37,8 +37,8 @@ def synthesise(
 ) -> dict[str, Any]:
     """Sample until `quota` images have passed the memorisation filter, or decide to withhold.
 
-    Writes `accepted.npy` (uint8 NCHW), and what stays: `filter.json` with the thresholds, and
-    `nearest_pairs.png` with real images.
+    Writes `accepted.npy` (NCHW, of as many bits as `prepare` found needful), and what stays:
+    `filter.json` with the thresholds, and `nearest_pairs.png` with real images.
     """
     import numpy as np
 
@@ -88,7 +88,14 @@ def synthesise(
         percentile=percentile,
     )
     recall = self_test(rule, real_NCHW, seed=seed_of(seed, "self-test"))
-    drawn = draw_until(quota, draw, rule, max_rejection_rate=max_rejection_rate, report=report)
+    drawn = draw_until(
+        quota,
+        draw,
+        rule,
+        max_rejection_rate=max_rejection_rate,
+        dtype=f"uint{read_result(prepared)['stored_bits']}",
+        report=report,
+    )
     np.save(context.out / "accepted.npy", drawn.accepted_NCHW)
     thresholds = dict(zip(rule.names, rule.thresholds, strict=True))
     (context.out / "filter.json").write_text(json.dumps(thresholds))
@@ -155,7 +162,7 @@ def release(
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.privacy.sampling import LEVELS
+    from hyfree_ray.privacy.sampling import levels_of
     from hyfree_ray.release import ReleaseMetadata, nonce_of, write_release
     from hyfree_ray.unet_plan import UNetPlan
 
@@ -165,7 +172,7 @@ def release(
         return {**outcome, "images": 0}
     view = GeneratorView.load(prepared / "view.npz")
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
-    scale_C = (view.high_C - view.low_C) / LEVELS
+    scale_C = view.step_C(levels_of(stored_NCHW.dtype))
     physical_NCHW = (
         stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
         for stored_CHW in stored_NCHW

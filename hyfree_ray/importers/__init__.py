@@ -1,0 +1,27 @@
+"""Public data sets, from the layouts in which they are distributed to nnU-Net raw + `sites.csv`.
+
+An importer is a function from the folder of a download to a `Source`: it lists what is there and
+reads no image. `raw_set.write_raw_set` reads and writes one case at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hyfree_ray.importers.brats import brats
+from hyfree_ray.importers.dicom import dicom
+from hyfree_ray.importers.folder import folder
+from hyfree_ray.importers.lung import lung
+from hyfree_ray.importers.polyp import polyp
+from hyfree_ray.importers.qata import qata
+from hyfree_ray.importers.raw_set import Source
+
+IMPORTERS: dict[str, Callable[[Path], Source]] = {
+    "qata": qata,
+    "polyp": polyp,
+    "brats": brats,
+    "lung": lung,
+    "folder": folder,
+    "dicom": dicom,
+}

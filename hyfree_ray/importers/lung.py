@@ -1,0 +1,72 @@
+"""Lung fields on chest X-rays, two hospitals: the NLM's Montgomery and Shenzhen sets.
+
+MontgomerySet/CXR_png/MCUCXR_0001_0.png
+MontgomerySet/ManualMask/{leftMask,rightMask}/MCUCXR_0001_0.png     Jaeger et al. 2014
+ChinaSet_AllFiles/CXR_png/CHNCXR_0001_0.png
+mask/CHNCXR_0001_0_mask.png                                         Stirenko et al. 2018
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.importers.raw_set import (
+    Source,
+    SourceCase,
+    files_in,
+    folders_named,
+    foreground_of,
+    grey,
+    one_folder,
+)
+
+_FINDINGS = {"0": "normal", "1": "tuberculosis"}
+
+
+def lung(root: Path) -> Source:
+    """One image a patient; Shenzhen's images without a mask are left out."""
+    sides = [one_folder(root, "leftMask"), one_folder(root, "rightMask")]
+    shenzhen = {
+        path.stem.removesuffix("_mask"): path
+        for folder in folders_named(root, "mask", "masks")
+        for path in files_in(folder)
+    }
+    cases, left_out = [], []
+    for images in folders_named(root, "CXR_png"):
+        for image in files_in(images):
+            site = {"M": "Montgomery", "C": "Shenzhen"}.get(image.name[0].upper(), "")
+            if site == "Montgomery":
+                masks = tuple(side / image.name for side in sides if side is not None)
+            else:
+                masks = tuple(path for path in [shenzhen.get(image.stem)] if path is not None)
+            if not site or not masks or not all(mask.is_file() for mask in masks):
+                left_out.append(f"{image}: no mask of its lungs")
+                continue
+            _, number, finding = (*image.stem.split("_"), "", "")[:3]
+            name = f"{site.lower()}_{number}"
+            cases.append(
+                SourceCase(
+                    name=name,
+                    site=site,
+                    patient=name,
+                    images=(image,),
+                    masks=masks,
+                    columns={"finding": _FINDINGS.get(finding, "unknown")},
+                )
+            )
+    if not cases:
+        raise HyfreeError(
+            f"{root}: no CXR_png with masks is below it; name the folder that holds MontgomerySet"
+            " and ChinaSet_AllFiles, and Shenzhen's masks in 'mask'"
+        )
+    return Source(
+        name="LungCXR",
+        channel_names=("X-ray",),
+        labels={"background": 0, "lung": 1},
+        file_ending=".png",
+        cases=cases,
+        read_images=lambda case: [grey(case.images[0])],
+        read_label=lambda case: foreground_of(case.masks),
+        left_out=tuple(left_out),
+    )

@@ -1,0 +1,218 @@
+"""What an importer finds, and how it is written as an nnU-Net raw data set with `sites.csv`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from hyfree_ray.errors import HyfreeError
+
+itk: Any = sitk  # it carries no types
+
+Image = Any
+"""A `SimpleITK.Image`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCase:
+    """One case of a download."""
+
+    name: str
+    site: str
+    patient: str
+    images: tuple[Path, ...]
+    """One a channel, or one with all channels."""
+    masks: tuple[Path, ...] = ()
+    """Joined where there are several; none: the labels have yet to be drawn."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What else is known of it, for `sites.csv`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A download as it will be written."""
+
+    name: str
+    channel_names: tuple[str, ...]
+    labels: Mapping[str, Any]
+    file_ending: str
+    cases: Sequence[SourceCase]
+    read_images: Callable[[SourceCase], list[Image]]
+    """The files to write, one a channel, or one that holds all channels."""
+    read_label: Callable[[SourceCase], Image]
+    regions_class_order: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """What was found and cannot be used, a line each."""
+
+
+def write_raw_set(
+    source: Source, out: Path, told: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Write `imagesTr`, `labelsTr`, `dataset.json` and `sites.csv`; all of it or nothing.
+
+    Args:
+        source: what to write.
+        out: a folder that is not there yet, or empty.
+        told: hears (cases done, cases in all).
+
+    Raises:
+        HyfreeError: `out` is taken, nothing was found, or a file cannot be read.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HyfreeError(f"{out}: is there already; name a new or an empty folder")
+    if not source.cases:
+        raise HyfreeError(f"{source.name}: no case was found; see 'hyfree-ray import --help'")
+    _refuse_equal_names(source)
+    partial = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for folder in ("imagesTr", "labelsTr"):
+            (partial / folder).mkdir(parents=True)
+        for done, case in enumerate(source.cases, start=1):
+            _write_case(source, case, partial)
+            told(done, len(source.cases))
+        _write_tables(source, partial)
+        if out.exists():
+            out.rmdir()
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_equal_names(source: Source) -> None:
+    first: dict[str, SourceCase] = {}
+    for case in source.cases:
+        other = first.setdefault(case.name, case)
+        if other is not case:
+            raise HyfreeError(
+                f"{case.images[0]}: would be called {case.name}, as {other.images[0]}; rename one"
+            )
+
+
+def _write_case(source: Source, case: SourceCase, out: Path) -> None:
+    ending = source.file_ending
+    images = source.read_images(case)
+    for channel, image in enumerate(images):
+        itk.WriteImage(image, str(out / "imagesTr" / f"{case.name}_{channel:04d}{ending}"))
+    if case.masks:
+        label = source.read_label(case)
+        if label.GetSize() != images[0].GetSize():
+            raise HyfreeError(
+                f"{case.masks[0]}: size {label.GetSize()} differs from {images[0].GetSize()} of"
+                f" {case.images[0]}; take the case away or mend it"
+            )
+        itk.WriteImage(label, str(out / "labelsTr" / f"{case.name}{ending}"))
+
+
+def _write_tables(source: Source, out: Path) -> None:
+    dataset: dict[str, Any] = {
+        "name": source.name,
+        "channel_names": {str(k): name for k, name in enumerate(source.channel_names)},
+        "labels": dict(source.labels),
+        "numTraining": len(source.cases),
+        "file_ending": source.file_ending,
+    }
+    if source.regions_class_order:
+        dataset["regions_class_order"] = list(source.regions_class_order)
+    (out / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n")
+    further = sorted({name for case in source.cases for name in case.columns})
+    with (out / "sites.csv").open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["case", "site", "patient", *further])
+        for case in sorted(source.cases, key=lambda case: case.name):
+            cells = (case.columns.get(name, "") for name in further)
+            table.writerow([case.name, case.site, case.patient, *cells])
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Image:
+    """Any image that SimpleITK knows.
+
+    Raises:
+        HyfreeError: it cannot be read.
+    """
+    try:
+        return itk.ReadImage(str(path))
+    except RuntimeError:
+        raise HyfreeError(f"{path}: cannot be read as an image; download it again") from None
+
+
+def grey(path: Path) -> Image:
+    """A 2D image as one channel of 8 bits; of a colour image that is grey, its first channel."""
+    pixels = pixels_of(path)
+    return itk.GetImageFromArray(pixels if pixels.ndim == 2 else pixels[..., 0].copy())
+
+
+def colour(path: Path) -> Image:
+    """A 2D image as RGB of 8 bits."""
+    pixels = pixels_of(path)
+    rgb = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
+    return itk.GetImageFromArray(np.ascontiguousarray(rgb), isVector=True)
+
+
+def foreground_of(paths: Iterable[Path]) -> Image:
+    """2D masks joined into one label: 1 where any is bright (JPEG leaves values between)."""
+    masks = [pixels if pixels.ndim == 2 else pixels[..., 0] for pixels in map(pixels_of, paths)]
+    joined = np.any([mask > (127 if mask.max() > 1 else 0) for mask in masks], axis=0)
+    return itk.GetImageFromArray(joined.astype(np.uint8))
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    """A 2D image's pixels as 8 bits: (H, W), or (H, W, channels)."""
+    pixels: np.ndarray = itk.GetArrayFromImage(read(path))
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.ndim not in (2, 3) or pixels.dtype != np.uint8:
+        raise HyfreeError(f"{path}: not a 2D image of 8 or 16 bits; convert it")
+    return pixels
+
+
+# --- finding ------------------------------------------------------------------------------------
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+def stem(path: Path) -> str:
+    """A file's name without its ending, `.nii.gz` included."""
+    return path.name[: -len(".nii.gz")] if path.name.endswith(".nii.gz") else path.stem
+
+
+def files_in(folder: Path, endings: Sequence[str] = PICTURES) -> list[Path]:
+    """The images of a folder, sorted; empty where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(tuple(endings)) and path.name[0] != "."
+    )
+
+
+def folders_named(root: Path, *names: str) -> list[Path]:
+    """Folders below `root` (or itself) that are called one of `names`, in any case, sorted.
+
+    Raises:
+        HyfreeError: there is no folder `root`.
+    """
+    if not root.is_dir():
+        raise HyfreeError(f"{root}: no such folder; name the folder of the download")
+    wanted = {name.casefold() for name in names}
+    found = [path for path in root.rglob("*") if path.is_dir()]
+    return sorted(path for path in (root, *found) if path.name.casefold() in wanted)
+
+
+def one_folder(root: Path, *names: str) -> Path | None:
+    """The first of `folders_named`."""
+    found = folders_named(root, *names)
+    return found[0] if found else None
