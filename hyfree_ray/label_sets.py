@@ -9,6 +9,7 @@ of the value `ignore` were not annotated: nothing is learned or scored there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,10 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
         return {name: _scalar(value) for name, value in sorted(labels.items(), key=_by_value)}
     order = dataset.get("regions_class_order")
     regions = len(foreground(labels))
-    if not isinstance(order, list) or len(order) != regions or not set(order) <= set(classes):
+    if not isinstance(order, list) or len(order) != regions or sorted(order) != classes[1:]:
         raise HyfreeError(
-            f"dataset.json: regions need regions_class_order, a list of {regions} of their classes:"
-            " the one that each region paints, in the order of labels"
+            f"dataset.json: regions need regions_class_order, a list of {regions}: the class that"
+            f" each region paints, in the order of labels, each of {classes[1:]} once"
         )
     return dict(labels)
 
@@ -99,3 +100,51 @@ def mask_of(label_map: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     if len(classes) == 1:
         return np.asarray(label_map == classes[0])
     return np.isin(label_map, classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painted:
+    """The label maps that a trained network draws: what synthetic images are labelled with.
+
+    `ignore` is not in them: a network knows everything.
+    """
+
+    names: dict[str, int]
+    """Background, and each label or region with the value that it paints."""
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Regions with their classes, in the order in which they paint; empty without regions."""
+
+    @classmethod
+    def of(cls, dataset: Mapping[str, Any]) -> Painted:
+        """What networks of a `dataset.json` draw."""
+        labels = dataset["labels"]
+        classes = foreground(labels)
+        if not has_regions(labels):
+            return cls(names={BACKGROUND: 0, **{name: one[0] for name, one in classes.items()}})
+        values = zip(classes, dataset["regions_class_order"], strict=True)
+        return cls(names={BACKGROUND: 0, **dict(values)}, regions=tuple(classes.items()))
+
+    def dataset(self) -> dict[str, Any]:
+        """The entries of a `dataset.json` with these labels."""
+        if not self.regions:
+            return {"labels": dict(self.names)}
+        return {
+            "labels": {BACKGROUND: 0, **{name: list(classes) for name, classes in self.regions}},
+            "regions_class_order": [self.names[name] for name, _ in self.regions],
+        }
+
+    def differences(self, other: Painted) -> str:
+        """What `other` has otherwise, matched by name, in words; empty where they are alike."""
+        said = []
+        if missing := [name for name in self.names if name not in other.names]:
+            said.append(f"lacks {', '.join(missing)}")
+        if unknown := [name for name in other.names if name not in self.names]:
+            said.append(f"has {', '.join(unknown)}, which nobody else labels")
+        for name, value in self.names.items():
+            if other.names.get(name, value) != value:
+                said.append(f"has {name} as {other.names[name]}, here it is {value}")
+        if not said and self.regions != other.regions:
+            said.append(
+                f"has the regions {dict(other.regions)}, here they are {dict(self.regions)}"
+            )
+        return "; ".join(said)

@@ -24,7 +24,7 @@ from hyfree_ray.files import UntrustedFileError, read_untrusted, replacing
 from hyfree_ray.release_arrow import Pixels, declared, read_pixels, write_arrow
 from hyfree_ray.strict_json import StrictObject
 
-RELEASE_VERSION = 1
+RELEASE_VERSION = 2
 RELEASE_FILE = "release.arrow"
 MANIFEST_FILE = "manifest.json"
 _CHUNK = 1 << 22
@@ -54,7 +54,7 @@ class ReleaseMetadata:
     channel_names: tuple[str, ...]
     """As in nnU-Net's `dataset.json`: they choose its normalisation."""
     label_names: dict[str, int]
-    """Background (0) included; the values are consecutive."""
+    """Background (0) included; the values are consecutive. Of a region: the value it paints."""
     spacing: tuple[float, float]
     """mm between pixels, (height, width)."""
     slice_axis: int
@@ -64,6 +64,9 @@ class ReleaseMetadata:
     offset: tuple[float, ...]
     card: dict[str, Any]
     """The privacy card."""
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Names with the values that each region consists of, in the order in which they paint;
+    empty where labels are no regions."""
 
     def to_json(self) -> str:
         return _canonical(dataclasses.asdict(self))
@@ -89,11 +92,24 @@ class ReleaseMetadata:
             scale=read.numbers("scale", positive=True),
             offset=read.numbers("offset", positive=False),
             card=read.free("card"),
+            regions=read.named_numbers("regions"),
         )
+        _check_regions(metadata)
         names, scales = len(metadata.channel_names), len(metadata.scale)
         if not 0 < names == scales == len(metadata.offset):
             raise ValueError(f"{names} channels, {scales} scales, {len(metadata.offset)} offsets")
         return metadata
+
+
+def _check_regions(metadata: ReleaseMetadata) -> None:
+    """Regions are those of the labels, made of their values."""
+    names = [name for name, value in metadata.label_names.items() if value]
+    values = set(metadata.label_names.values()) - {0}
+    if metadata.regions and (
+        sorted(name for name, _ in metadata.regions) != sorted(names)
+        or any(not classes or not values.issuperset(classes) for _, classes in metadata.regions)
+    ):
+        raise ValueError("regions are not made of the labels")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import SimpleITK as sitk
 
+from hyfree_ray.label_sets import Painted
 from hyfree_ray.release import Release
 from hyfree_ray.release_arrow import METADATA_KEY, ROWS_PER_BATCH
 
@@ -62,7 +63,7 @@ def export_nnunet(release: Release, out: Path) -> None:
     names = release.metadata.channel_names
     dataset = {
         "channel_names": {str(channel): name for channel, name in enumerate(names)},
-        "labels": release.metadata.label_names,
+        **Painted(names=release.metadata.label_names, regions=release.metadata.regions).dataset(),
         "numTraining": len(release.labels_NHW),
         "file_ending": _NIFTI,
     }

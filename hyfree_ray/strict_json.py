@@ -78,6 +78,16 @@ class StrictObject:
             raise ValueError(f"{key} are not background = 0 and the numbers after it, once each")
         return names
 
+    def named_numbers(self, key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Pairs of a name and a list of whole numbers."""
+        pairs = self._list(key)
+        if any(type(pair) is not list or len(pair) != 2 for pair in pairs):
+            raise ValueError(f"{key} is not a list of pairs")
+        for _, numbers in pairs:
+            if type(numbers) is not list or any(type(number) is not int for number in numbers):
+                raise ValueError(f"{key} has a value that is not a list of whole numbers")
+        return tuple((_name(key, name), tuple(numbers)) for name, numbers in pairs)
+
     def free(self, key: str) -> dict[str, Any]:
         """An object of any content, without infinities and not deep."""
         value = self.values[key]

@@ -258,7 +258,7 @@ def test_a_dataset_json_that_does_not_parse_is_refused(
         ({"labels": {"background": 0, "organ": [1, "2"]}}, "whole number"),
         ({"labels": {"nothing": 0, "organ": 1}}, 'labels need "background": 0'),
         ({"labels": {"background": 0, "organ": 1, "tumour": 1}}, "have the same value"),
-        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, "a list of 2 of their"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, "a list of 2: the class"),
         ({"labels": {"background": 0, "ignore": 1, "organ": 2}}, "highest one ignore's"),
         ({"labels": {"background": 0, "organ": 1, "ignore": [2]}}, "whole number"),
         ({"file_ending": ".jpg"}, r"file_ending '\.jpg' is not one of \.png"),

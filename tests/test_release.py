@@ -20,6 +20,7 @@ from hyfree_ray import release as module
 from hyfree_ray import release_arrow
 from hyfree_ray.errors import ReleaseError
 from hyfree_ray.release import (
+    RELEASE_VERSION,
     Limits,
     Manifest,
     Release,
@@ -80,7 +81,7 @@ def put(folder: Path, file: bytes, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "release.arrow").write_bytes(file)
     manifest = {
-        "version": 1,
+        "version": RELEASE_VERSION,
         "site": SITE,
         "experiment": EXPERIMENT,
         "round": ROUND,
@@ -261,7 +262,7 @@ def test_a_file_like_ours_from_another_writer_is_read(tmp_path: Path) -> None:
         ({"bytes": 1}, "bytes"),
         ({"sha256": "0" * 64}, "sha256"),
         ({"sha256": "x"}, "manifest"),
-        ({"version": 2}, "manifest"),
+        ({"version": RELEASE_VERSION - 1}, "manifest"),
         ({"version": True}, "manifest"),
         ({"round": 3.0}, "manifest"),
         ({"nonce": ""}, "manifest"),
@@ -619,7 +620,13 @@ def test_a_million_columns_and_megabytes_of_metadata_are_refused(tmp_path: Path)
         {"label_names": {"background": 0, "organ": 2, "lesion": 3}},
         {"label_names": {"background": 0, "organ": 1.0}},
         {"slice_axis": 3},
-        {"version": 2},
+        {"version": RELEASE_VERSION + 1},
+        {"regions": {}},
+        {"regions": [["organ", [1]]]},
+        {"regions": [["organ", [1]], ["lesion", [3]]]},
+        {"regions": [["organ", [1, 2]], ["lesion", []]]},
+        {"regions": [["organ", [1, 2]], ["lesion", 2]]},
+        {"regions": [["organ", [1, 2]], ["lesion", [2], 2]]},
         {"card": []},
         {"card": {"a": {"b": {"c": {"d": {"e": {"f": {"g": {}}}}}}}}},
         {"card": {"a": [float("inf")]}},

@@ -79,7 +79,7 @@ def _pictures(root: Path, cases: list[SourceCase], left_out: list[str], *, rgb: 
 
 
 def _volumes(root: Path, cases: list[SourceCase], left_out: list[str]) -> Source:
-    highest = max(int(itk.GetArrayViewFromImage(read(case.masks[0])).max()) for case in cases)
+    highest = max(int(_classes(case.masks[0])[0].max()) for case in cases)
     return Source(
         name=root.resolve().name,
         channel_names=("image",),
@@ -92,11 +92,16 @@ def _volumes(root: Path, cases: list[SourceCase], left_out: list[str]) -> Source
     )
 
 
-def _label(path: Path) -> Any:
+def _classes(path: Path) -> tuple[np.ndarray, Any]:
     image = read(path)
-    values = itk.GetArrayFromImage(image)
+    values: np.ndarray = itk.GetArrayFromImage(image)
     if (values != np.round(values)).any() or values.min() < 0 or values.max() > 255:
         raise HyfreeError(f"{path}: label values are not whole numbers from 0 to 255; mend them")
-    label = itk.GetImageFromArray(values.astype(np.uint8))
+    return values.astype(np.uint8), image
+
+
+def _label(path: Path) -> Any:
+    values, image = _classes(path)
+    label = itk.GetImageFromArray(values)
     label.CopyInformation(image)
     return label

@@ -38,6 +38,7 @@ def check_release(
     """
     from hyfree_ray.errors import ReleaseError
     from hyfree_ray.gate import Gate, check_card
+    from hyfree_ray.label_sets import Painted
     from hyfree_ray.pictures import contact_sheet
     from hyfree_ray.release import read_release
     from hyfree_ray.release_guard import Handed, check_release_file
@@ -47,13 +48,16 @@ def check_release(
     )
     found = read_release(release, site=site, experiment=federation, round_number=round_number)
     channels = tuple(dataset["channel_names"].values())
-    if found.metadata.channel_names != channels or found.metadata.label_names != dataset["labels"]:
+    if found.metadata.channel_names != channels:
         raise ReleaseError(
             site,
             "task",
-            f"channels {found.metadata.channel_names} and labels {found.metadata.label_names} are "
-            f"those of another task; this one has {channels} and {dict(dataset['labels'])}",
+            f"channels {found.metadata.channel_names} are those of another task; this one has"
+            f" {channels}",
         )
+    painted = Painted(names=found.metadata.label_names, regions=found.metadata.regions)
+    if differences := Painted.of(dataset).differences(painted):
+        raise ReleaseError(site, "task", f"its labels are those of another task: {differences}")
     check_card(found, Gate(**gate))
     contact_sheet(
         context.out / "samples.png",
@@ -97,6 +101,7 @@ def pool_releases(
     Raises:
         HyfreeError: the sites' slices lie in different planes.
     """
+    from hyfree_ray.label_sets import Painted
     from hyfree_ray.release import read_release
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, set_slice_axis
     from hyfree_ray.store import remove_tree
@@ -125,7 +130,7 @@ def pool_releases(
     fewest = min(len(written) for written in by_site)
     dataset = {
         "channel_names": {str(i): name for i, name in enumerate(metadata.channel_names)},
-        "labels": dict(metadata.label_names),
+        **Painted(names=dict(metadata.label_names), regions=metadata.regions).dataset(),
         "file_ending": ".mha",
     }
     plan = plan_and_preprocess(

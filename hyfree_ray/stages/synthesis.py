@@ -141,7 +141,7 @@ def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
     }
 
 
-@stage(version=3, device=True)
+@stage(version=4, device=True)
 def release(
     context: Context,
     *,
@@ -162,6 +162,7 @@ def release(
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.label_sets import Painted, foreground, mask_of
     from hyfree_ray.privacy.sampling import levels_of
     from hyfree_ray.release import ReleaseMetadata, nonce_of, write_release
     from hyfree_ray.unet_plan import UNetPlan
@@ -178,10 +179,12 @@ def release(
         for stored_CHW in stored_NCHW
     )
     labels_NHW = _label(context, stored_NCHW, physical_NCHW, segmenter / "model", view.spacing)
+    painted = Painted.of(dataset)
     metadata = ReleaseMetadata(
         site=site,
         channel_names=tuple(dataset["channel_names"].values()),
-        label_names=dict(dataset["labels"]),
+        label_names=painted.names,
+        regions=painted.regions,
         spacing=view.spacing,
         slice_axis=UNetPlan.read(prepared).slice_axis,
         scale=tuple(float(s) for s in scale_C),
@@ -202,9 +205,8 @@ def release(
         "images": manifest.rows,
         "bytes": manifest.bytes,
         "label_share": {
-            name: float((labels_NHW == value).mean())
-            for name, value in dataset["labels"].items()
-            if value != 0
+            name: float(mask_of(labels_NHW, classes).mean())
+            for name, classes in foreground(dataset["labels"]).items()
         },
     }
 

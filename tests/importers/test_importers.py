@@ -232,7 +232,7 @@ def test_a_folder_of_volumes_keeps_values_and_spacing(tmp_path: Path) -> None:
 def dicom_series(folder: Path, uid: str, patient: str, *, low: int) -> np.ndarray:
     """A CT series of seven slices of 10 x 8 pixels, written slice by slice in any order."""
     folder.mkdir(parents=True)
-    pixels = np.random.default_rng(low).integers(low, low + 500, (7, 10, 8)).astype(np.int16)
+    pixels = np.random.default_rng(low + 1000).integers(low, low + 500, (7, 10, 8)).astype(np.int16)
     for k in np.random.default_rng(1).permutation(7):
         image: Any = sitk.GetImageFromArray(pixels[k : k + 1])
         image.SetSpacing((0.8, 0.9, 2.5))
