@@ -5,6 +5,7 @@ SOURCE/**/anything    files of one or more series, of one or more patients
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,13 @@ def dicom(root: Path) -> Source:
     if not root.is_dir():
         raise HyfreeError(f"{root}: no such folder; name the folder of the DICOM files")
     series, left_out, modalities = [], [], set()
-    reader = itk.ImageSeriesReader()
-    for folder in (root, *sorted(path for path in root.rglob("*") if path.is_dir())):
-        for uid in reader.GetGDCMSeriesIDs(str(folder)):
-            files = reader.GetGDCMSeriesFileNames(str(folder), uid)
-            if len(files) < FEWEST_SLICES:
-                left_out.append(f"{files[0]}: a series of one slice")
-                continue
-            header = _header(files[0])
-            modalities.add(header.get(MODALITY, "unknown"))
-            series.append((header.get(PATIENT, str(folder)), tuple(map(Path, files))))
+    for files in _series(root):
+        if len(files) < FEWEST_SLICES:
+            left_out.append(f"{files[0]}: a series of one slice")
+            continue
+        header = _header(files[0])
+        modalities.add(header.get(MODALITY, "unknown"))
+        series.append((header.get(PATIENT, str(Path(files[0]).parent)), tuple(map(Path, files))))
     if not series:
         raise HyfreeError(f"{root}: no DICOM series is below it; name the folder of the files")
     if len(modalities) > 1:
@@ -60,6 +58,19 @@ def dicom(root: Path) -> Source:
         read_label=lambda case: None,
         left_out=tuple(left_out),
     )
+
+
+def _series(root: Path) -> Iterator[tuple[str, ...]]:
+    """The files of each series of each folder, in the order of the slices."""
+    reader = itk.ImageSeriesReader()
+    shown = itk.ProcessObject.GetGlobalWarningDisplay()
+    itk.ProcessObject.SetGlobalWarningDisplay(False)  # it warns of folders without DICOM
+    try:
+        for folder in (root, *sorted(path for path in root.rglob("*") if path.is_dir())):
+            for uid in reader.GetGDCMSeriesIDs(str(folder)):
+                yield reader.GetGDCMSeriesFileNames(str(folder), uid)
+    finally:
+        itk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _header(file: str) -> dict[str, str]:

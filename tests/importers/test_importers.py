@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import locale
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,7 @@ def test_a_folder_of_volumes_keeps_values_and_spacing(tmp_path: Path) -> None:
 def dicom_series(folder: Path, uid: str, patient: str, *, low: int) -> np.ndarray:
     """A CT series of seven slices of 10 x 8 pixels, written slice by slice in any order."""
     folder.mkdir(parents=True)
+    before = locale.setlocale(locale.LC_ALL)  # SimpleITK leaves another one when it writes DICOM
     pixels = np.random.default_rng(low + 1000).integers(low, low + 500, (7, 10, 8)).astype(np.int16)
     for k in np.random.default_rng(1).permutation(7):
         image: Any = sitk.GetImageFromArray(pixels[k : k + 1])
@@ -258,6 +260,7 @@ def dicom_series(folder: Path, uid: str, patient: str, *, low: int) -> np.ndarra
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(folder / f"IM{k:04d}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)
     return pixels
 
 
