@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hyfree_ray.cohort import survey
-from hyfree_ray.cohort_checks import Problem
-from hyfree_ray.cohort_summary import render_sites
+from hyfree_ray.options import EXIT_CODES, STORE
+
+if TYPE_CHECKING:
+    from hyfree_ray.cohort_checks import Problem
 
 
-def run_check(data: Path, store: Path) -> int:
+@click.command("check", epilog=EXIT_CODES)
+@click.argument("data", type=click.Path(path_type=Path))
+@STORE
+def check_data(data: Path, store: Path) -> None:
+    """List all that is wrong with an nnU-Net raw data set and its sites.csv, file by file.
+
+    `simulate` looks at the same things first and stops at the first kind.
+
+    \b
+    Example:
+      hyfree-ray check Dataset301_LungCXR
+    """
+    sys.exit(_check(data, store))
+
+
+def _check(data: Path, store: Path) -> int:
     """Print every problem, a line each, and what the sites hold. Returns the exit code."""
+    from hyfree_ray.cohort import survey
+    from hyfree_ray.cohort_summary import render_sites
+
     with reading_bar() as told:
         found = survey(data, digest_cache=digest_cache(store), told=told)
     fatal = [problem for problem in found.problems if problem.fatal]

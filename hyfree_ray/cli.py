@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from hyfree_ray import __version__
+from hyfree_ray.check_command import check_data
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.import_command import import_data
 from hyfree_ray.model_command import export_model, predict
 from hyfree_ray.options import EXIT_CODES, FORMAT, STORE
 from hyfree_ray.pool_command import pool
@@ -42,7 +44,7 @@ def main() -> None:
     """
 
 
-for command in (site, pool, predict, export_model):
+for command in (check_data, import_data, site, pool, predict, export_model):
     main.add_command(command)
 
 
@@ -194,47 +196,6 @@ def report(
     from hyfree_ray.report_command import run_report
 
     run_report(runs, store, out=out, with_real=with_real)
-
-
-@main.command("check", epilog=EXIT_CODES)
-@click.argument("data", type=click.Path(path_type=Path))
-@_STORE
-def check_data(data: Path, store: Path) -> None:
-    """List all that is wrong with an nnU-Net raw data set and its sites.csv, file by file.
-
-    `simulate` looks at the same things first and stops at the first kind.
-
-    \b
-    Example:
-      hyfree-ray check Dataset301_LungCXR
-    """
-    from hyfree_ray.check_command import run_check
-
-    sys.exit(run_check(data, store))
-
-
-@main.command("import", epilog=EXIT_CODES)
-@click.argument("kind", type=click.Choice(["qata", "polyp", "brats", "lung", "folder", "dicom"]))
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-def import_data(kind: str, source: Path, out: Path) -> None:
-    """Write a public data set, as it was downloaded, as an nnU-Net raw data set with sites.csv.
-
-    \b
-    qata    QaTa-COV19-v2: Train Set and Test Set with Images and Ground-truths
-    polyp   HyperKvasir's segmented-images and CVC-ClinicDB, below one folder
-    brats   BraTS 2020 (sites by name_mapping.csv) or 2021: t1, t1ce, t2, flair, seg
-    lung    MontgomerySet, ChinaSet_AllFiles and Shenzhen's masks, below one folder
-    folder  images/ and masks/ of equal names; or SITE/images/ and SITE/masks/
-    dicom   series to NIfTI, without names of patients; labels are drawn afterwards
-
-    \b
-    Example:
-      hyfree-ray import polyp downloads Dataset303_Polyp
-    """
-    from hyfree_ray.import_command import run_import
-
-    run_import(kind, source, out)
 
 
 @main.group(epilog=EXIT_CODES)

@@ -8,14 +8,33 @@ from pathlib import Path
 import click
 
 from hyfree_ray.check_command import reading_bar
-from hyfree_ray.importers import IMPORTERS
-from hyfree_ray.importers.raw_set import write_raw_set
+from hyfree_ray.options import EXIT_CODES
 
 MOST_LINES = 10
 
 
-def run_import(kind: str, source: Path, out: Path) -> None:
-    """Import, and say what became of what: cases and patients a site, what was left out."""
+@click.command("import", epilog=EXIT_CODES)
+@click.argument("kind", type=click.Choice(["qata", "polyp", "brats", "lung", "folder", "dicom"]))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def import_data(kind: str, source: Path, out: Path) -> None:
+    """Write a public data set, as it was downloaded, as an nnU-Net raw data set with sites.csv.
+
+    \b
+    qata    QaTa-COV19-v2: Train Set and Test Set with Images and Ground-truths
+    polyp   HyperKvasir's segmented-images and CVC-ClinicDB, below one folder
+    brats   BraTS 2020 (sites by name_mapping.csv) or 2021: t1, t1ce, t2, flair, seg
+    lung    MontgomerySet, ChinaSet_AllFiles and Shenzhen's masks, below one folder
+    folder  images/ and masks/ of equal names; or SITE/images/ and SITE/masks/
+    dicom   series to NIfTI, without names of patients; labels are drawn afterwards
+
+    \b
+    Example:
+      hyfree-ray import polyp downloads Dataset303_Polyp
+    """
+    from hyfree_ray.importers import IMPORTERS
+    from hyfree_ray.importers.raw_set import write_raw_set
+
     found = IMPORTERS[kind](source)
     with reading_bar("importing") as told:
         write_raw_set(found, out, told)
