@@ -176,7 +176,8 @@ def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[dict[str, 
 def _slices_of(case: Case, axis: int) -> dict[str, int]:
     if len(case.shape) != 3:
         return {}
-    return {"slices": len(generator_slices(case.shape[axis], case.spacing[axis]))}
+    slices = generator_slices(case.shape[axis], case.spacing[axis])
+    return {"slices": len(slices), "slice_axis": axis}
 
 
 def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreRow]:

@@ -22,7 +22,7 @@ class Site:
     """Hash of its sorted cases: image and label digests, patients, parts."""
     cases: tuple[Mapping[str, Any], ...]
     """name, index, patient (index), images, label, part (train, val or test); of volumes also the
-    slices that the generator sees."""
+    number of slices that the generator sees, and the axis that they are cut along."""
     dataset: Mapping[str, Any]
     """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
     folder: Path | None

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError, ReleaseError
+from hyfree_ray.gate import Gate
 from hyfree_ray.generator_view import GeneratorView
 from hyfree_ray.label_sets import Painted, class_values, foreground, mask_of, read_labels
 from hyfree_ray.metrics import score_case
@@ -20,13 +21,14 @@ from hyfree_ray.release import read_release
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
 from hyfree_ray.simulation import sites_of
-from hyfree_ray.site import Site
+from hyfree_ray.site_value import Site
 from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release
 from hyfree_ray.store import RECORD, write_json
+from tests.cards import card
 
 LABELS = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
 """Not in the order of the alphabet, which JSON with sorted keys would bring them into."""
@@ -99,26 +101,20 @@ def released(
     np.save(
         samples / "accepted.npy", quantise(GeneratorView.load(prepared / "view.npz").images_NCHW)
     )
-    found = {
-        "outcome": "released",
-        "reason": None,
-        "rejection_rate": 0.0,
-        "nearer_to_training": None,
-        "percentile": 5,
-        "embedder": "nnunet",
-        "self_test": {},
-    }
-    write_json(samples / RECORD, {"result": found})
+    audited = tmp_path_factory.mktemp("audit")
+    found = {"outcome": "released", "reason": None, "rejection_rate": 0.0}
+    images = len(np.load(samples / "accepted.npy"))
+    write_json(audited / RECORD, {"result": {**found, "card": card(images=images)}})
     result = release(
         Context(out=out, owner="a"),
         samples=samples,
+        audit=audited,
         segmenter=trained,
         prepared=prepared,
         site="a",
         dataset=site.dataset,
         federation="e",
         round_number=1,
-        card={},
         seed=0,
     )
     assert result["label_share"]["whole"] >= result["label_share"]["core"]
@@ -162,6 +158,7 @@ def check(released: Path, out: Path, dataset: dict[str, Any]) -> None:
         dataset=dataset,
         federation="e",
         round_number=1,
+        gate=Gate().model_dump(),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.generator_view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise, restore
 from hyfree_ray.release import ReleaseMetadata, read_release, write_release
-from hyfree_ray.segmenters.nnunet.data import cut_slices, read_image
+from hyfree_ray.segmenters.nnunet.data import cut_slices, read_image, use_on_volumes
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
 from hyfree_ray.simulation import sites_of
-from hyfree_ray.site import Site
+from hyfree_ray.site_value import Site
 from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import pool_releases
+from hyfree_ray.stages.replay import write_real_slices
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.store import write_json
 from tests.conftest import REAL_DATA
@@ -149,6 +151,31 @@ def test_a_volume_is_segmented_whole_as_its_slices_are_alone(data: Path, trained
         np.testing.assert_array_equal(one_HW, whole_ZHW[..., k])
 
 
+def test_a_model_made_on_slices_segments_a_volume_slice_by_slice(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    """nnU-Net's z-score is over all that it is given: a slice in training, a volume in use."""
+    dataset = json.loads((data / "dataset.json").read_text())
+    image_CZHW, spacing = read_image([data / "imagesTr/v07_0000.nii.gz"], dataset)
+    image_CZHW[..., 3] = -1000
+    found = {}
+    for on_slices in (True, False):
+        folder = tmp_path / str(on_slices)
+        shutil.copytree(trained / "model", folder)
+        plans = json.loads((folder / "plans.json").read_text())
+        plans["configurations"]["2d"]["normalization_schemes"] = ["ZScoreNormalization"]
+        (folder / "plans.json").write_text(json.dumps(plans))
+        if on_slices:
+            use_on_volumes(folder, 2)
+        model = Model(folder, "cpu")
+        found[on_slices] = model.segment(image_CZHW, spacing)
+    assert found[True].shape == image_CZHW.shape[1:]
+    for k in range(image_CZHW.shape[3]):
+        one_HW = model.segment_slice(image_CZHW[..., k], SPACING[:2])
+        np.testing.assert_array_equal(found[True][..., k], one_HW if k != 3 else 0)
+    assert (found[True] != found[False]).any()
+
+
 def run_score(site: Site, model: Path, out: Path) -> list[dict[str, Any]]:
     assert site.folder is not None
     out.mkdir()
@@ -247,6 +274,24 @@ def test_a_model_made_from_slices_is_used_on_volumes_and_fine_tuned_on_them(
         initial=tmp_path / "general" / "model",
     )
     assert (tmp_path / "tuned" / "model" / "weights.safetensors").exists()
+
+
+def test_real_slices_lie_in_the_plane_of_the_released_ones(
+    site: Site, data: Path, tmp_path: Path
+) -> None:
+    cases = site.part("train")[:1]
+    written = write_real_slices(tmp_path, "real", data, cases, site.dataset)
+    image_ZHW = sitk.GetArrayFromImage(sitk.ReadImage(str(data / cases[0]["images"][0])))
+    label_ZHW = sitk.GetArrayFromImage(sitk.ReadImage(str(data / cases[0]["label"])))
+    assert len(written) == image_ZHW.shape[2]
+    raw, part = written[4]
+    assert part == "train"
+    slice_HW = sitk.ReadImage(str(raw.images[0]))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(slice_HW), image_ZHW[..., 4])
+    assert slice_HW.GetSpacing() == (SPACING[1], SPACING[0])
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(raw.label))), label_ZHW[..., 4]
+    )
 
 
 def test_slices_of_different_planes_are_not_pooled(tmp_path: Path) -> None:

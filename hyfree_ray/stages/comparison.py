@@ -10,7 +10,12 @@ from typing import Any
 from hyfree_ray.budget import PlanCaps
 from hyfree_ray.stage import Context, stage
 from hyfree_ray.stages.data import Cases, raw_cases
-from hyfree_ray.stages.replay import as_mha, write_real_slices, write_releases
+from hyfree_ray.stages.replay import (
+    as_mha,
+    slice_axis_of,
+    write_real_slices,
+    write_releases,
+)
 
 
 @stage(version=1, private=("cases",))
@@ -63,7 +68,7 @@ def prepare_together(
     }
 
 
-@stage(version=1, private=("cases",))
+@stage(version=2, private=("cases",))
 def prepare_mixture(
     context: Context,
     *,
@@ -95,7 +100,7 @@ def prepare_mixture(
         seed: of which images are taken.
         inputs: `data_<position of the site>` and `release_<position in releases_of>`.
     """
-    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
+    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
     from hyfree_ray.store import remove_tree
 
     slices = context.out / "slices"
@@ -119,6 +124,7 @@ def prepare_mixture(
         PlanCaps(**caps),
         validation=[case.name for case in validation],
     )
+    use_on_volumes(context.out, slice_axis_of(cases[0]))
     remove_tree(slices)
     return {
         "patch_size": list(plan.patch_size),

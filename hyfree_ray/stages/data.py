@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Cases = Sequence[Mapping[str, Any]]
 """Cases as JSON: name, patient (index), images, label (relative to the data), part; of volumes
-also the number of slices."""
+also slices (how many the generator sees) and slice_axis."""
 
 
 @stage(version=1)

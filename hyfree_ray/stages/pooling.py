@@ -75,7 +75,7 @@ def check_release(
     }
 
 
-@stage(version=1)
+@stage(version=2)
 def pool_releases(
     context: Context,
     *,
@@ -103,7 +103,7 @@ def pool_releases(
     """
     from hyfree_ray.label_sets import Painted
     from hyfree_ray.release import read_release
-    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, set_slice_axis
+    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
     from hyfree_ray.store import remove_tree
 
     cases, validation, by_site = [], [], []
@@ -141,8 +141,7 @@ def pool_releases(
         validation=validation,
         fingerprint_on=[case.name for written in by_site for case in written[:fewest]],
     )
-    # The pool sees slices only; models are used on volumes, too, and have to cut them alike.
-    set_slice_axis(context.out, metadata.slice_axis)
+    use_on_volumes(context.out, metadata.slice_axis)
     remove_tree(context.out / "slices")
     return {
         "images": len(cases),

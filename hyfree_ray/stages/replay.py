@@ -20,7 +20,7 @@ from hyfree_ray.stage import Context, stage
 from hyfree_ray.stages.data import Cases
 
 
-@stage(version=1, private=("cases",))
+@stage(version=2, private=("cases",))
 def prepare_replay(
     context: Context,
     *,
@@ -48,7 +48,12 @@ def prepare_replay(
         round_number: the round.
         releases: `release_<position in releases_of>`.
     """
-    from hyfree_ray.segmenters.nnunet.data import Split, preprocess_for, write_splits
+    from hyfree_ray.segmenters.nnunet.data import (
+        Split,
+        preprocess_for,
+        use_on_volumes,
+        write_splits,
+    )
     from hyfree_ray.store import remove_tree
 
     real = write_real_slices(context.out / "slices", "real", data, cases, dataset)
@@ -64,6 +69,7 @@ def prepare_replay(
         PlanCaps(**caps),
         validation=validation,
     )
+    use_on_volumes(context.out, slice_axis_of(cases))
     training = [case.name for case, part in real if part == "train"]
     balanced = half_and_half(training, [case.name for case in synthetic])
     write_splits(context.out, [Split(train=balanced, val=validation)])
@@ -92,7 +98,13 @@ def as_mha(dataset: Mapping[str, Any]) -> dict[str, Any]:
         "channel_names": dataset["channel_names"],
         "labels": dataset["labels"],
         "file_ending": ".mha",
+        **{key: dataset[key] for key in ("regions_class_order",) if key in dataset},
     }
+
+
+def slice_axis_of(cases: Cases) -> int:
+    """The axis that a site's volumes are cut along; 0 for 2D images."""
+    return int(cases[0].get("slice_axis", 0))
 
 
 def write_releases(
@@ -137,10 +149,13 @@ def write_real_slices(
     for number, case in enumerate(cases):
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
         label_ZHW = read_label(data / case["label"], dataset)
-        spacing_xy = (spacing[2], spacing[1])
-        for z, label_HW in enumerate(label_ZHW):
+        axis = slice_axis_of([case])
+        height, width = (spacing[k] for k in range(3) if k != axis)
+        spacing_xy = (width, height)
+        for z in range(label_ZHW.shape[axis]):
+            image_CHW, label_HW = image_CZHW.take(z, axis=1 + axis), label_ZHW.take(z, axis=axis)
             name = f"{prefix}_{number:06d}_{z:04d}"
-            files = tuple(_channel_files(folder, name, image_CZHW[:, z], spacing_xy))
+            files = tuple(_channel_files(folder, name, image_CHW, spacing_xy))
             write_mha(folder / f"{name}.mha", label_HW, spacing_xy)
             raw = RawCase(name=name, images=files, label=folder / f"{name}.mha")
             written.append((raw, case["part"]))

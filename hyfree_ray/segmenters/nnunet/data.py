@@ -35,6 +35,9 @@ from hyfree_ray.unet_plan import UNetPlan
 DATASET = "Dataset001_Party"
 """nnU-Net wants a numbered name. It never tells whose data it is: plans travel between parties."""
 
+MADE_ON_SLICES = "made_on_slices"
+"""Our entry in nnU-Net's plans, true where the trained cases are single slices."""
+
 _PLANS_NAME = "nnUNetPlans"
 
 FINGERPRINT_PIXELS = 1e6
@@ -247,6 +250,7 @@ def preprocess_for(
         reader = reader_of(dataset_json, str(cases[0].images[0]))
         plans = json.loads((model / "plans.json").read_text())
         plans["dataset_name"] = DATASET
+        plans.pop(MADE_ON_SLICES, None)
         plans["image_reader_writer"] = reader.__name__
         own = CappedPlanner(DATASET, caps).plan_experiment()
         for name in ("transpose_forward", "transpose_backward"):
@@ -316,12 +320,17 @@ def read_splits(root: Path) -> list[Split]:
     return [Split(**row) for row in json.loads(text)]
 
 
-def set_slice_axis(root: Path, axis: int) -> None:
-    """Let the plan in `root` cut volumes along `axis` (of slices, height, width as stored)."""
+def use_on_volumes(root: Path, axis: int) -> None:
+    """Note in the plan in `root` that it was made on slices, cut along `axis` of volumes.
+
+    Models then cut volumes alike (`axis` of slices, height, width as stored), and segment slice
+    by slice: nnU-Net normalises what it is given, a slice in training, by itself.
+    """
     plans = json.loads((root / "plans.json").read_text())
     forward = [axis, *(other for other in range(3) if other != axis)]
     plans["transpose_forward"] = forward
     plans["transpose_backward"] = [forward.index(own) for own in range(3)]
+    plans[MADE_ON_SLICES] = True
     (root / "plans.json").write_text(json.dumps(plans))
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES
 from hyfree_ray.unet_plan import UNetPlan
 
 MODEL_FILES = ("weights.safetensors", "plans.json", "dataset.json", "model.json")
@@ -99,6 +100,7 @@ class Model:
         )
         load_weights(network, folder / "weights.safetensors")
         self.network = network.to(self.device).eval()
+        self._slice_by_slice = bool(plans.get(MADE_ON_SLICES, False))
         mirroring = details["inference_allowed_mirroring_axes"]
         self._predictor = nnUNetPredictor(
             perform_everything_on_device=self.device.type == "cuda",
@@ -124,6 +126,22 @@ class Model:
             image_CZHW: physical intensities, float32.
             spacing: (z, h, w) in mm.
         """
+        axis = self.plan.slice_axis
+        if not self._slice_by_slice or image_CZHW.shape[1 + axis] == 1:
+            return self._segment(image_CZHW, spacing)
+        slices = np.split(image_CZHW, image_CZHW.shape[1 + axis], axis=1 + axis)
+        # In a constant slice there is nothing to be seen, and nothing to be normalised by.
+        return np.concatenate(
+            [
+                self._segment(one, spacing)
+                if one.max() > one.min()
+                else np.zeros(one.shape[1:], np.uint8)
+                for one in slices
+            ],
+            axis=axis,
+        )
+
+    def _segment(self, image_CZHW: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         label_ZHW = self._predictor.predict_single_npy_array(
             image_CZHW.astype(np.float32), {"spacing": [float(s) for s in spacing]}
         )
