@@ -64,7 +64,11 @@ def test_a_dry_run_of_the_paper_says_what_it_costs(tmp_path: Path) -> None:
 def test_a_dry_run_in_json_is_json(tmp_path: Path) -> None:
     result = call("simulate", "--store", tmp_path / "s", "--dry-run", "--format", "json")
     steps = json.loads(result.stdout)["steps"]
-    assert {step["owner"] for step in steps} == {*(f"site-{k}" for k in range(1, 6)), "pool"}
+    assert {step["owner"] for step in steps} == {
+        *(f"site-{k}" for k in range(1, 6)),
+        "pool",
+        "oracle",
+    }
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
