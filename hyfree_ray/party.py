@@ -42,6 +42,7 @@ class Step:
     device: bool
     done: bool
     """It was there already, before it was asked for."""
+    call: Call
 
 
 class Party:
@@ -83,6 +84,7 @@ class Party:
                 key=call.key,
                 device=stage.device,
                 done=found.record is not None,
+                call=call,
             )
         )
         if found.record is not None or self.runner.planning:

@@ -27,7 +27,7 @@ FLOORS = (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
         "site", "pool", "oracle", "protocol", "simulation",
     ),
-    ("progress", "costs", "observer", "tracking"),
+    ("progress", "schedule", "resources", "costs", "observer", "tracking"),
     ("runners",),
     (
         "options", "simulate_command", "release_command", "results_command", "site_command",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from ray.exceptions import RayError, RayTaskError
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.oracle import OracleParty
-from hyfree_ray.party import Party
+from hyfree_ray.party import Party, Step
 from hyfree_ray.pool import PoolParty
+from hyfree_ray.resources import Execution, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
+from hyfree_ray.runners.ray_gate import Gate, Place, machines
 from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.schedule import unmet
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.site import SiteParty
@@ -54,36 +57,72 @@ _fresh = ray.remote(max_calls=1)(_run_stage)
 
 
 class RayRunner:
-    """Runs a party's stages as tasks of the cluster that this process is connected to."""
+    """Runs a party's stages as tasks of the cluster that this process is connected to.
+
+    Args:
+        device: "cpu" or "cuda".
+        pin: the custom resource of the party's machine.
+        place: who is let in first, and what the party's stages take.
+    """
 
     planning = False
 
-    def __init__(self, device: str, pin: dict[str, float]) -> None:
+    def __init__(self, device: str, pin: dict[str, float], place: Place | None = None) -> None:
         self.device = device
         self.pin = pin
+        self.place = place or Place()
 
     async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
-        """Run the call, wherever the cluster has room.
+        """Run the call when it is its turn, wherever the cluster has room.
 
         Raises:
             HyfreeError: what the stage refused.
+            StageError: it broke, or its process died more often than it is started again; out of
+                memory it is tried once more, alone on its machine.
         """
-        on_gpu = self.device == "cuda" and stage.device and not stage.distributed
-        task = (_fresh if on_gpu else _kept).options(
-            name=f"{owner}:{stage.name}",
-            num_cpus=0 if stage.distributed else 1,
-            num_gpus=1 if on_gpu else 0,
-            resources=self.pin,
-            max_retries=RESTARTS,
-        )
         try:
-            await task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
-        except RayTaskError as error:
-            raise cause_of(error) from None
-        except RayError as error:
-            # The process died, again and again: out of memory, or a node that is gone.
-            reason = type(error).__name__
-            raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
+            await self._run(stage, call, folder, owner, alone=False)
+        except StageError as error:
+            if error.reason not in _OUT_OF_MEMORY:
+                raise
+            try:
+                await self._run(stage, call, folder, owner, alone=True)
+            except StageError as again:
+                if again.reason not in _OUT_OF_MEMORY:
+                    raise
+                reason = f"out of memory, also alone on its machine ({again.reason})"
+                raise StageError(owner, stage.name, reason, again.log) from again
+
+    async def _run(
+        self, stage: Stage, call: Call, folder: Path, owner: str, *, alone: bool
+    ) -> None:
+        on_gpu = self.device == "cuda" and stage.device
+        needs = self.place.resources.needs(on_gpu=on_gpu)
+        if alone:
+            needs["CPU"] = max(has.get("CPU", 0.0) for has in machines(self.pin).values())
+        async with self.place.turn(f"{owner}/{call.key}", {**needs, **self.pin}, call.key):
+            # Ray Train's workers take what a distributed stage needs, its task takes nothing.
+            takes = {} if stage.distributed else needs
+            task = (_fresh if takes.get("GPU") else _kept).options(
+                name=f"{owner}:{stage.name}",
+                num_cpus=takes.get("CPU", 0),
+                num_gpus=takes.get("GPU", 0),
+                memory=takes.get("memory"),
+                resources=self.pin,
+                max_retries=RESTARTS,
+            )
+            try:
+                await task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
+            except RayTaskError as error:
+                raise cause_of(error) from None
+            except RayError as error:
+                # The process died, again and again: out of memory, or a node that is gone.
+                reason = type(error).__name__
+                raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
+
+
+_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
+"""Python's, and that of Ray's memory monitor and of torch."""
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -118,11 +157,12 @@ class SiteActor(_PartyProcess):
         experiment: Experiment,
         federation: str,
         root: str,
-        device: str,
+        runner: RayRunner,
         rules: Rules,
     ) -> None:
-        runner = disturbed(RayRunner(device, pin_of(site.name)), rules, site.name)
-        self.party = SiteParty(site, experiment, federation, Path(root), runner)
+        runner.place.begin(site.name)
+        itself = disturbed(runner, rules, site.name)
+        self.party = SiteParty(site, experiment, federation, Path(root), itself)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -136,9 +176,9 @@ class PoolActor(_PartyProcess):
         dataset: Mapping[str, Any],
         experiment: Experiment,
         root: str,
-        device: str,
+        runner: RayRunner,
     ) -> None:
-        runner = RayRunner(device, pin_of(POOL))
+        runner.place.begin(POOL)
         self.party = PoolParty(key, federation, dataset, experiment, Path(root), runner)
 
 
@@ -152,9 +192,9 @@ class OracleActor(_PartyProcess):
         experiment: Experiment,
         federation: str,
         root: str,
-        device: str,
+        runner: RayRunner,
     ) -> None:
-        runner = RayRunner(device, {})
+        runner.place.begin(ORACLE)
         self.party = OracleParty(sites, experiment, federation, Path(root), runner)
 
 
@@ -178,33 +218,33 @@ class RayParty:
 
 
 def start_parties(
-    simulation: Simulation, store: Path, device: str, rules: Rules | None = None
+    simulation: Simulation, store: Path, device: str, execution: Execution | None = None
 ) -> dict[str, RayParty]:
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
+    execution = execution or Execution()
+    gate = Gate.options(name=f"{simulation.run}:gate").remote()
     parties = {}
-    for name, site in simulation.sites.items():
-        options = {"name": f"{simulation.run}:{name}", "resources": pin_of(name)}
+    for name in simulation.party_names:
+        pin = {} if name == ORACLE else pin_of(name)
+        place = Place(
+            gate=gate,
+            resources=resources_of(name, execution.resources),
+            priorities=execution.priorities.get(name, {}),
+        )
+        options = {"name": f"{simulation.run}:{name}", "resources": pin}
         root = str(simulation.root_of(name, store))
-        actor = SiteActor.options(**options).remote(
-            site, experiment, federation, root, device, rules or Rules()
-        )
+        runner = RayRunner(device, pin, place)
+        rest = (experiment, federation, root, runner)
+        if name == POOL:
+            task = (simulation.key, federation, dict(simulation.dataset), experiment)
+            actor = PoolActor.options(**options).remote(*task, root, runner)
+        elif name == ORACLE:
+            actor = OracleActor.options(**options).remote(simulation.sites, *rest)
+        else:
+            site = simulation.sites[name]
+            actor = SiteActor.options(**options).remote(site, *rest, execution.rules)
         parties[name] = RayParty(actor)
-    pool = PoolActor.options(name=f"{simulation.run}:{POOL}", resources=pin_of(POOL)).remote(
-        simulation.key,
-        federation,
-        dict(simulation.dataset),
-        experiment,
-        str(simulation.root_of(POOL, store)),
-        device,
-    )
-    parties[POOL] = RayParty(pool)
-    if simulation.with_oracle:
-        root = str(simulation.root_of(ORACLE, store))
-        oracle = OracleActor.options(name=f"{simulation.run}:{ORACLE}").remote(
-            simulation.sites, experiment, federation, root, device
-        )
-        parties[ORACLE] = RayParty(oracle)
     return parties
 
 
@@ -260,16 +300,30 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def check_resources(device: str, workers: int) -> None:
+def check_resources(
+    device: str, workers: int, steps: Sequence[Step] = (), execution: Execution | None = None
+) -> None:
     """Compare what the stages ask for with what the cluster has, before anything is pending.
 
     Raises:
-        HyfreeError: what is missing.
+        HyfreeError: the first stage that could never start, and what it lacks.
     """
-    has = ray.cluster_resources()
+    execution, has = execution or Execution(), ray.cluster_resources()
     kind = "GPU" if device == "cuda" else "CPU"
     if has.get(kind, 0) < workers:
         raise HyfreeError(
             f"the cluster has {has.get(kind, 0):g} {kind}s, the general model wants {workers} "
             "workers; lower general_workers or add machines"
         )
+    nodes = list(machines().values())
+    for step in steps:
+        if step.done:
+            continue
+        resources = resources_of(step.owner, execution.resources)
+        needs = resources.needs(on_gpu=device == "cuda" and step.device)
+        lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
+        if lacking is not None:
+            raise HyfreeError(
+                f"{step.owner}: {step.name} can never start: it {lacking}; lower its resources in "
+                "the configuration or add a machine"
+            )
