@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.files import replacing
-from hyfree_ray.progress import Progress
+from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
@@ -30,6 +30,9 @@ from hyfree_ray.store import digest_of, write_json
 log = logging.getLogger("hyfree_ray")
 
 POLL_S = 1.0
+
+STILL_S = 900.0
+"""A stage that has reported nothing for so long is named."""
 
 MARKER = "tracked"
 """File in a run's folder: MLflow shows all of it."""
@@ -104,6 +107,7 @@ class Observer:
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
         self.tracking = Tracking(simulation, store)
         self.said_generator = False
+        self.still: dict[tuple[str, str], int] = {}
 
     async def watch(self, parties: Sequence[Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -128,6 +132,28 @@ class Observer:
             for parcel in status["received"]:
                 self.received[parcel["to"], parcel["key"]] = parcel
             self.progress.update({**status, "finished": fresh})
+            self._say_who_stands_still(status)
+
+    def _say_who_stands_still(self, status: Mapping[str, Any]) -> None:
+        """Name a stage without progress, and why, once for each time the patience runs out."""
+        for stage in status["running"]:
+            about = (status["owner"], stage["name"])
+            if stage["silent_s"] < STILL_S:
+                self.still.pop(about, None)
+                continue
+            times = int(stage["silent_s"] // STILL_S)
+            if self.still.get(about) == times:
+                continue
+            self.still[about] = times
+            why = (
+                "it was started and has not reported since"
+                if stage["begun"]
+                else "it waits for its turn, or for a machine that has what it needs"
+            )
+            self.progress.tell(
+                f"{status['owner']}: {IN_WORDS.get(stage['name'], stage['name'])}: no progress for "
+                f"{clock(stage['silent_s'])}: {why}"
+            )
 
     def _say_what_was_derived(self, entry: Mapping[str, Any]) -> None:
         """Print what followed from a site's data; a generator's steps once, they are rules."""

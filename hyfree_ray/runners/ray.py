@@ -7,6 +7,7 @@ GPU each stage gets a fresh process, which gives the device's memory back when i
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Mapping, Sequence
@@ -26,12 +27,13 @@ from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.ray_gate import Gate, Place, machines
 from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.runners.watch import HUNG_S, end_if_hung
 from hyfree_ray.schedule import unmet
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
-from hyfree_ray.stage import Stage, execute
+from hyfree_ray.stage import OUT_OF_MEMORY, Stage, execute
 from hyfree_ray.store import Call
 
 PIN = "site:{}"
@@ -63,12 +65,20 @@ class RayRunner:
         device: "cpu" or "cuda".
         pin: the custom resource of the party's machine.
         place: who is let in first, and what the party's stages take.
+        hung_s: silence after which a stage that was talking is started again.
     """
 
     planning = False
 
-    def __init__(self, device: str, pin: dict[str, float], place: Place | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        pin: dict[str, float],
+        place: Place | None = None,
+        hung_s: float = HUNG_S,
+    ) -> None:
         self.device = device
+        self.hung_s = hung_s
         self.pin = pin
         self.place = place or Place()
 
@@ -83,15 +93,22 @@ class RayRunner:
         try:
             await self._run(stage, call, folder, owner, alone=False)
         except StageError as error:
-            if error.reason not in _OUT_OF_MEMORY:
+            if not _is_out_of_memory(error):
                 raise
             try:
                 await self._run(stage, call, folder, owner, alone=True)
             except StageError as again:
-                if again.reason not in _OUT_OF_MEMORY:
+                if not _is_out_of_memory(again):
                     raise
-                reason = f"out of memory, also alone on its machine ({again.reason})"
+                reason = f"{OUT_OF_MEMORY}, also alone on its machine ({again.reason})"
                 raise StageError(owner, stage.name, reason, again.log) from again
+
+    async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> None:
+        """Wait for a stage; end its process where it hangs, so that Ray starts it again."""
+        waiting = asyncio.ensure_future(work)
+        while not (await asyncio.wait({waiting}, timeout=self.hung_s / 4))[0]:
+            end_if_hung(folder, owner, hung_s=self.hung_s)
+        await waiting
 
     async def _run(
         self, stage: Stage, call: Call, folder: Path, owner: str, *, alone: bool
@@ -112,7 +129,8 @@ class RayRunner:
                 max_retries=RESTARTS,
             )
             try:
-                await task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
+                work = task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
+                await self._watched(work, folder, owner)
             except RayTaskError as error:
                 raise cause_of(error) from None
             except RayError as error:
@@ -121,8 +139,9 @@ class RayRunner:
                 raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
 
 
-_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
-"""Python's, and that of Ray's memory monitor and of torch."""
+def _is_out_of_memory(error: StageError) -> bool:
+    """Noticed by the stage itself, or by Ray's memory monitor or torch, which call it the same."""
+    return error.reason.startswith((OUT_OF_MEMORY, "OutOfMemoryError"))
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -256,6 +275,8 @@ def connect(address: str, cpus: int | None = None) -> None:
     """
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would start what its memory monitor killed again and again; we do it once, alone.
+    os.environ.setdefault("RAY_task_oom_retries", "0")
     if address == "local":
         ray.init(
             address="local",
