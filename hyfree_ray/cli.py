@@ -10,12 +10,15 @@ from typing import Any
 import click
 
 from hyfree_ray import __version__
+from hyfree_ray.doctor_command import doctor
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.model_command import export_model, predict
 from hyfree_ray.options import EXIT_CODES, FORMAT, STORE
 from hyfree_ray.pool_command import pool
 from hyfree_ray.regimes import SETTINGS
 from hyfree_ray.site_command import site
+from hyfree_ray.store_command import store
+from hyfree_ray.track_command import track
 
 
 class _Group(click.Group):
@@ -42,7 +45,7 @@ def main() -> None:
     """
 
 
-for command in (site, pool, predict, export_model):
+for command in (site, pool, predict, export_model, store, track, doctor):
     main.add_command(command)
 
 

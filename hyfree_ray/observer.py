@@ -47,11 +47,10 @@ class Tracking:
     Importing MLflow takes seconds and its database may hang: neither may hold up a run.
     """
 
-    def __init__(self, simulation: Simulation, store: Path) -> None:
+    def __init__(self, store: Path, run: str, cohort: str, experiment: Mapping[str, Any]) -> None:
         self.healthy = True
         self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
-        parameters = _flat(simulation.experiment.model_dump(mode="json"))
-        arguments = (store, simulation.run, simulation.cohort, parameters)
+        arguments = (store, run, cohort, _flat(experiment))
         # A daemon: the process may end while MLflow hangs.
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
         self._thread.start()
@@ -105,7 +104,8 @@ class Observer:
         self.progress = progress
         self.entries: dict[str, Mapping[str, Any]] = {}
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
-        self.tracking = Tracking(simulation, store)
+        described = simulation.experiment.model_dump(mode="json")
+        self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
         self.said_generator = False
         self.still: dict[tuple[str, str], int] = {}
 
@@ -207,16 +207,10 @@ class Observer:
         self.tracking.hand("stage_finished", record, entry["curve"], pictures)
 
     def _finish_tracking(self, described: Mapping[str, Any]) -> None:
-        samples = self.folder / "samples"
         for entry in self.entries.values():
             if entry["name"] == "release":
-                picture = samples / f"{entry['record']['owner']}.png"
-                self._track(entry, {"samples": picture} if picture.exists() else {})
-        files = [self.folder / name for name in ("results.csv", "timeline.json")]
-        table = (self.folder / "table.txt").read_text()
-        self.tracking.hand("finish", described, table, [*files, *sorted(samples.iterdir())])
-        if self.tracking.close():
-            (self.folder / MARKER).touch()
+                self._track(entry, pictures_of(self.folder, entry["record"]["owner"]))
+        finish_tracking(self.tracking, self.folder, described)
 
     def summarise(self, outcome: Outcome) -> Summary:
         """The table as numbers."""
@@ -263,6 +257,11 @@ class Observer:
                 self.received.values(), key=lambda p: (p["from"], p["to"], p["stage"], p["key"])
             ),
             "versions": installed_versions(),
+            "stages": [
+                {"owner": e["record"]["owner"], "name": e["name"], "stage": e["record"]["stage"]}
+                | {"key": key}
+                for key, e in sorted(self.entries.items())
+            ],
         }
 
     def compute(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -332,6 +331,22 @@ class Observer:
 def _data_key(site: Site) -> str:
     """Hash of a site's cases, whatever the fold: the same patients have the same indices."""
     return digest_of(sorted([c["name"], c["digest"], c["patient"]] for c in site.cases))
+
+
+def pictures_of(folder: Path, site: str) -> dict[str, Path]:
+    """What a run's folder shows of a site's release."""
+    picture = folder / "samples" / f"{site}.png"
+    return {"samples": picture} if picture.exists() else {}
+
+
+def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]) -> None:
+    """Hand over the table and the run's files; note in the folder that MLflow shows them."""
+    files = [folder / name for name in ("results.csv", "timeline.json")]
+    table = (folder / "table.txt").read_text()
+    samples = sorted((folder / "samples").iterdir())
+    tracking.hand("finish", summary, table, [*files, *samples])
+    if tracking.close():
+        (folder / MARKER).touch()
 
 
 def time_table(compute: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, float]]:

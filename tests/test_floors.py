@@ -31,7 +31,8 @@ FLOORS = (
     ("runners",),
     (
         "options", "simulate_command", "release_command", "results_command", "site_command",
-        "pool_command", "model_command", "report_command", "cli",
+        "pool_command", "model_command", "report_command", "store_command", "track_command",
+        "doctor_command", "cli",
     ),
 )  # fmt: skip
 
