@@ -11,6 +11,7 @@ import click
 
 from hyfree_ray import __version__
 from hyfree_ray.check_command import check_data
+from hyfree_ray.doctor_command import doctor
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.import_command import import_data
 from hyfree_ray.model_command import export_model, predict
@@ -18,6 +19,8 @@ from hyfree_ray.options import EXIT_CODES, FORMAT, STORE
 from hyfree_ray.pool_command import pool
 from hyfree_ray.regimes import SETTINGS
 from hyfree_ray.site_command import site
+from hyfree_ray.store_command import store
+from hyfree_ray.track_command import track
 
 
 class _Group(click.Group):
@@ -44,7 +47,7 @@ def main() -> None:
     """
 
 
-for command in (check_data, import_data, site, pool, predict, export_model):
+for command in (check_data, import_data, site, pool, predict, export_model, store, track, doctor):
     main.add_command(command)
 
 

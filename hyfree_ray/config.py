@@ -122,6 +122,7 @@ def resolve_experiment(
         HyfreeError: an unknown key (with the nearest known one) or a value that does not fit.
     """
     written = {} if file is None else read_yaml(file)
+    written.pop("resources", None)  # how a run is executed: resources.py reads it
     named = written.pop("budget") if isinstance(written.get("budget"), str) else None
     budget = budget or named or ("paper" if device == "cuda" else "small")
     values: dict[str, Any] = {"budget": budget_values(budget)}

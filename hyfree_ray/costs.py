@@ -1,27 +1,22 @@
-"""What a run will cost, roughly, before it starts."""
+"""What a run will cost, roughly, before it starts: by earlier runs, else by published figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.party import Step
+from hyfree_ray.schedule import expected_seconds, pace_of, priorities
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation
 
-GPU_SECONDS_AN_ITERATION = 0.16
-"""nnU-Net 2d at its defaults: 40 s for 250 iterations on an A100 (its documentation)."""
-
-GPU_SECONDS_A_KIMG = 25.0
-"""StyleGAN2 at about 256x256 on a data-centre GPU (published: 21.6 to 24.2 on a V100)."""
-
-CPU_FACTOR = 150.0
-"""A CPU core against such a GPU, at full width. Hours become weeks."""
-
 MEBIBYTES_A_MODEL = 600
 """Weights, momentum and the best weights of nnU-Net at full width, two checkpoints."""
+
+_TRAININGS = ("train_generator", "train_segmenter", "train_general", "train_fedavg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +24,15 @@ class Cost:
     """An estimate, good to a factor of about two."""
 
     device_hours: float
+    """Of all stages that train or compute on a device, one after the other."""
+    least_hours: float
+    """The longest chain of stages: no number of devices is faster."""
     disk_gib: float
+    """At full width."""
     device: str
     full_width: bool
+    records: int
+    """Finished trainings in the store that the estimate rests on."""
 
     @property
     def worth_saying(self) -> bool:
@@ -50,31 +51,29 @@ class Cost:
             text = f"warning: no GPU was found; {text}; consider --budget small"
         return text
 
+    @property
+    def by_records(self) -> str:
+        """What earlier runs say, one line; for a plan that is looked at before it is run."""
+        if not self.records and not self.full_width:
+            return "no earlier run in this store tells how long it will take"
+        source = f"{self.records} earlier trainings" if self.records else "published figures"
+        return (
+            f"expected, by {source}: {self.device_hours:.2g} hours of one device, at least "
+            f"{self.least_hours:.2g} hours on any number of them"
+        )
 
-def estimate(simulation: Simulation, missing: Sequence[Step], device: str) -> Cost:
-    """Estimate what the missing stages will cost at full width."""
-    budget = simulation.experiment.budget
-    unet, generator = budget.unet, budget.generator
-    epochs = {
-        "local": unet.epochs,
-        "local2x": unet.epochs + unet.finetune_epochs,
-        "finetuned": unet.finetune_epochs,
-        "train_general": unet.epochs,
-    }
-    seconds, models = 0.0, 0
-    for step in missing:
-        if step.name in epochs:
-            seconds += epochs[step.name] * unet.iterations * GPU_SECONDS_AN_ITERATION
-            models += 1
-        elif step.stage == "train_generator":
-            images = simulation.sites[step.owner].training_images
-            shown = max(generator.min_images_shown, generator.images_shown_per_image * images)
-            seconds += shown / 1000 * GPU_SECONDS_A_KIMG
-            models += 2
-    factor = 1.0 if device == "cuda" else CPU_FACTOR
+
+def estimate(simulation: Simulation, steps: Sequence[Step], store: Path, device: str) -> Cost:
+    """Estimate what the steps that are not done will cost."""
+    pace = pace_of(store, device)
+    seconds = expected_seconds(steps, pace, device)
+    missing = [step for step in steps if not step.done]
+    models = sum(1 + (s.stage == "train_generator") for s in missing if s.stage in _TRAININGS)
     return Cost(
-        device_hours=seconds * factor / 3600,
+        device_hours=sum(seconds[step.key] for step in missing if step.device) / 3600,
+        least_hours=max(priorities(steps, seconds).values(), default=0.0) / 3600,
         disk_gib=models * MEBIBYTES_A_MODEL / 1024,
         device=device,
-        full_width=budget.plan.base_features is None,
+        full_width=simulation.experiment.budget.plan.base_features is None,
+        records=sum(pace[stage][1] for stage in _TRAININGS if stage in pace),
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.files import replacing
-from hyfree_ray.progress import Progress
+from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
@@ -30,6 +30,9 @@ from hyfree_ray.store import digest_of, write_json
 log = logging.getLogger("hyfree_ray")
 
 POLL_S = 1.0
+
+STILL_S = 900.0
+"""A stage that has reported nothing for so long is named."""
 
 MARKER = "tracked"
 """File in a run's folder: MLflow shows all of it."""
@@ -44,11 +47,10 @@ class Tracking:
     Importing MLflow takes seconds and its database may hang: neither may hold up a run.
     """
 
-    def __init__(self, simulation: Simulation, store: Path) -> None:
+    def __init__(self, store: Path, run: str, cohort: str, experiment: Mapping[str, Any]) -> None:
         self.healthy = True
         self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
-        parameters = _flat(simulation.experiment.model_dump(mode="json"))
-        arguments = (store, simulation.run, simulation.cohort, parameters)
+        arguments = (store, run, cohort, _flat(experiment))
         # A daemon: the process may end while MLflow hangs.
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
         self._thread.start()
@@ -102,8 +104,10 @@ class Observer:
         self.progress = progress
         self.entries: dict[str, Mapping[str, Any]] = {}
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
-        self.tracking = Tracking(simulation, store)
+        described = simulation.experiment.model_dump(mode="json")
+        self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
         self.said_generator = False
+        self.still: dict[tuple[str, str], int] = {}
 
     async def watch(self, parties: Sequence[Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -128,6 +132,28 @@ class Observer:
             for parcel in status["received"]:
                 self.received[parcel["to"], parcel["key"]] = parcel
             self.progress.update({**status, "finished": fresh})
+            self._say_who_stands_still(status)
+
+    def _say_who_stands_still(self, status: Mapping[str, Any]) -> None:
+        """Name a stage without progress, and why, once for each time the patience runs out."""
+        for stage in status["running"]:
+            about = (status["owner"], stage["name"])
+            if stage["silent_s"] < STILL_S:
+                self.still.pop(about, None)
+                continue
+            times = int(stage["silent_s"] // STILL_S)
+            if self.still.get(about) == times:
+                continue
+            self.still[about] = times
+            why = (
+                "it was started and has not reported since"
+                if stage["begun"]
+                else "it waits for its turn, or for a machine that has what it needs"
+            )
+            self.progress.tell(
+                f"{status['owner']}: {IN_WORDS.get(stage['name'], stage['name'])}: no progress for "
+                f"{clock(stage['silent_s'])}: {why}"
+            )
 
     def _say_what_was_derived(self, entry: Mapping[str, Any]) -> None:
         """Print what followed from a site's data; a generator's steps once, they are rules."""
@@ -185,16 +211,10 @@ class Observer:
         self.tracking.hand("stage_finished", record, entry["curve"], pictures)
 
     def _finish_tracking(self, described: Mapping[str, Any]) -> None:
-        samples = self.folder / "samples"
         for entry in self.entries.values():
             if entry["name"] == "release":
-                picture = samples / f"{entry['record']['owner']}.png"
-                self._track(entry, {"samples": picture} if picture.exists() else {})
-        files = [self.folder / name for name in ("results.csv", "timeline.json")]
-        table = (self.folder / "table.txt").read_text()
-        self.tracking.hand("finish", described, table, [*files, *sorted(samples.iterdir())])
-        if self.tracking.close():
-            (self.folder / MARKER).touch()
+                self._track(entry, pictures_of(self.folder, entry["record"]["owner"]))
+        finish_tracking(self.tracking, self.folder, described)
 
     def summarise(self, outcome: Outcome) -> Summary:
         """The table as numbers."""
@@ -241,6 +261,11 @@ class Observer:
                 self.received.values(), key=lambda p: (p["from"], p["to"], p["stage"], p["key"])
             ),
             "versions": installed_versions(),
+            "stages": [
+                {"owner": e["record"]["owner"], "name": e["name"], "stage": e["record"]["stage"]}
+                | {"key": key}
+                for key, e in sorted(self.entries.items())
+            ],
         }
 
     def compute(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -310,6 +335,22 @@ class Observer:
 def _data_key(site: Site) -> str:
     """Hash of a site's cases, whatever the fold: the same patients have the same indices."""
     return digest_of(sorted([c["name"], c["digest"], c["patient"]] for c in site.cases))
+
+
+def pictures_of(folder: Path, site: str) -> dict[str, Path]:
+    """What a run's folder shows of a site's release."""
+    picture = folder / "samples" / f"{site}.png"
+    return {"samples": picture} if picture.exists() else {}
+
+
+def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]) -> None:
+    """Hand over the table and the run's files; note in the folder that MLflow shows them."""
+    files = [folder / name for name in ("results.csv", "timeline.json")]
+    table = (folder / "table.txt").read_text()
+    samples = sorted((folder / "samples").iterdir())
+    tracking.hand("finish", summary, table, [*files, *samples])
+    if tracking.close():
+        (folder / MARKER).touch()
 
 
 def time_table(compute: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, float]]:

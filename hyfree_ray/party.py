@@ -7,12 +7,13 @@ is the runner's business.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hyfree_ray.stage import Stage, read_metrics
+from hyfree_ray.stage import Stage, attempts, read_metrics
 from hyfree_ray.store import Artifact, Call, Parcel, Store
 
 
@@ -42,6 +43,7 @@ class Step:
     device: bool
     done: bool
     """It was there already, before it was asked for."""
+    call: Call
 
 
 class Party:
@@ -62,7 +64,7 @@ class Party:
         self.runner = runner
         self.steps: list[Step] = []
         self._asked: dict[str, asyncio.Task[Artifact]] = {}
-        self._running: dict[str, tuple[str, Path]] = {}
+        self._running: dict[str, tuple[str, Path, float]] = {}
         self._received: dict[str, Artifact] = {}
 
     async def run(self, stage: Stage, **arguments: Any) -> Artifact:
@@ -83,11 +85,12 @@ class Party:
                 key=call.key,
                 device=stage.device,
                 done=found.record is not None,
+                call=call,
             )
         )
         if found.record is not None or self.runner.planning:
             return found
-        self._running[call.key] = (name, found.path)
+        self._running[call.key] = (name, found.path, time.time())
         try:
             await self.runner.run(stage, call, found.path, self.name)
         except BaseException:
@@ -128,13 +131,17 @@ class Party:
         No paths and no names of cases: a stage's private parameters are not in its record.
         """
         running = []
-        for name, path in list(self._running.values()):
+        for name, path, asked in list(self._running.values()):
             curve = read_metrics(path)
+            begun = [start for start in attempts(path) if start >= asked]
+            signs = [entry["time"] for entry in curve if begun and entry["time"] >= begun[-1]]
             running.append(
                 {
                     "name": name,
                     "first": curve[0] if curve else None,
                     "last": curve[-1] if curve else None,
+                    "begun": bool(begun),
+                    "silent_s": time.time() - max([asked, *begun[-1:], *signs]),
                 }
             )
         finished = []

@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +32,14 @@ from hyfree_ray.partitions import NATURAL, partition
 from hyfree_ray.party import Step
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.progress import IN_WORDS, Progress, clock
+from hyfree_ray.resources import Execution, read_resources
 from hyfree_ray.results import Summary
 from hyfree_ray.results_table import render_table, wide_console
 from hyfree_ray.rules import Rules, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
+from hyfree_ray.schedule import expected_seconds, pace_of, priorities
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.site_value import images_shown, quota
@@ -128,15 +131,16 @@ def _simulate(
             cohort=cohort, sites=found, experiment=experiment, reasons=tuple(reasons)
         )
         rules = parse_rules(sites=list(found), **rule_options)
+        execution = Execution(rules=rules, resources=read_resources(config))
         planned = plan(simulation, runtime.store, rules)
         simulation = replace(simulation, round=planned.outcome.round)
-        cost = estimate(simulation, planned.missing, runtime.device)
+        cost = estimate(simulation, planned.steps, runtime.store, runtime.device)
         _announce(simulation, planned, cost, runtime, output)
         if dry_run:
-            _print_plan(planned, output)
+            _print_plan(planned, cost, output)
             return 0
         open_root(runtime.store)
-        summary = _run_or_leave(simulation, planned, runtime, rules)
+        summary = _run_or_leave(simulation, planned, runtime, execution)
     _print_results(summary, simulation, runtime, output)
     return 0
 
@@ -242,13 +246,14 @@ def _derived(simulation: Simulation) -> list[str]:
     return lines
 
 
-def _print_plan(planned: Planned, output: str) -> None:
+def _print_plan(planned: Planned, cost: Cost, output: str) -> None:
     if output == "json":
         described = [
             {"owner": s.owner, "stage": s.name, "key": s.key, "done": s.done, "device": s.device}
             for s in planned.steps
         ]
-        click.echo(json.dumps({"steps": described}, indent=1))
+        expected = {"device_hours": cost.device_hours, "least_hours": cost.least_hours}
+        click.echo(json.dumps({"steps": described, "expected": expected}, indent=1))
         return
     by_owner: dict[str, list[Step]] = {}
     for step in planned.steps:
@@ -264,14 +269,15 @@ def _print_plan(planned: Planned, output: str) -> None:
             needs = "device" if device else "cpu"
             state = "done" if done else "to run"
             click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
+    click.echo(cost.by_records)
 
 
 def _run_or_leave(
-    simulation: Simulation, planned: Planned, runtime: Runtime, rules: Rules
+    simulation: Simulation, planned: Planned, runtime: Runtime, execution: Execution
 ) -> dict[str, Any]:
     """Run, and turn what fails on the way into an exit code."""
     try:
-        return _run(simulation, planned, runtime, rules)
+        return _run(simulation, planned, runtime, execution)
     except HyfreeError as error:
         raise _FailedError(error.exit_code) from error
     except StageError as error:
@@ -282,13 +288,13 @@ def _run_or_leave(
 
 
 def _run(
-    simulation: Simulation, planned: Planned, runtime: Runtime, rules: Rules
+    simulation: Simulation, planned: Planned, runtime: Runtime, execution: Execution
 ) -> dict[str, Any]:
     """Run what is missing and write the run's folder; read it where nothing is missing."""
     folder = runtime.store / "runs" / simulation.run
     if not planned.missing and (folder / MARKER).exists():
         return read_summary(folder)
-    console = Console(stderr=True)
+    console, rules = Console(stderr=True), execution.rules
     with Progress(simulation.party_names, len(planned.steps), console) as progress:
         observer = Observer(simulation, runtime.store, progress)
         if not planned.missing:
@@ -304,18 +310,33 @@ def _run(
             }
             asyncio.run(_observe(observer, parties, rules))
         else:
-            _run_on_ray(simulation, runtime, observer, rules)
+            _run_on_ray(simulation, planned, runtime, observer, execution)
     return read_summary(folder)
 
 
-def _run_on_ray(simulation: Simulation, runtime: Runtime, observer: Observer, rules: Rules) -> None:
+def _run_on_ray(
+    simulation: Simulation,
+    planned: Planned,
+    runtime: Runtime,
+    observer: Observer,
+    execution: Execution,
+) -> None:
     from hyfree_ray.runners.ray import cause_of, check_resources, start_parties
 
+    seconds = expected_seconds(
+        planned.steps, pace_of(runtime.store, runtime.device), runtime.device
+    )
+    first: dict[str, dict[str, float]] = defaultdict(dict)
+    rank = priorities(planned.steps, seconds)
+    for step in planned.steps:
+        first[step.owner][step.key] = rank[step.key]
+    execution = replace(execution, priorities=first)
+    workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
-        check_resources(runtime.device, simulation.experiment.general_workers)
-        parties = start_parties(simulation, runtime.store, runtime.device, rules)
+        check_resources(runtime.device, workers, planned.steps, execution)
+        parties = start_parties(simulation, runtime.store, runtime.device, execution)
         try:
-            asyncio.run(_observe(observer, parties, rules))
+            asyncio.run(_observe(observer, parties, execution.rules))
         except Exception as error:
             raise cause_of(error) from error
 

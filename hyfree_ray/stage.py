@@ -37,6 +37,9 @@ METRICS = "metrics.jsonl"
 ATTEMPTS = "attempts.jsonl"
 """One JSON object a line: when a process began to work on the stage, and which."""
 
+OUT_OF_MEMORY = "out of memory"
+"""How the reason of a stage that broke begins where it had too little."""
+
 _RECORDED = ("hyfree-ray", "torch", "nnunetv2", "numpy", "pyarrow", "SimpleITK", "ray", "monai")
 
 
@@ -191,6 +194,8 @@ def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
 def reason_of(error: Exception) -> str:
     """Why a stage broke. An error's own text may name a case: it stays with the party."""
     kind = type(error).__name__
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"{OUT_OF_MEMORY} at {_peak_memory_mib():.0f} MiB"
     if isinstance(error, OSError) and error.strerror:
         return f"{kind}: {error.strerror}"
     return kind
@@ -245,7 +250,8 @@ def stage_record(folder: Path) -> dict[str, Any]:
 
 
 def _append_attempt(folder: Path, started: float) -> None:
-    _append_line(folder / ATTEMPTS, {"started": started, "pid": os.getpid()})
+    attempt = {"started": started, "pid": os.getpid(), "host": platform.node()}
+    _append_line(folder / ATTEMPTS, attempt)
 
 
 def _append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -275,6 +281,12 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def attempts(folder: Path) -> list[float]:
     """When each attempt at a stage began, seconds since 1970."""
     return [entry["started"] for entry in _lines(folder / ATTEMPTS) if "started" in entry]
+
+
+def last_attempt(folder: Path) -> dict[str, Any] | None:
+    """The newest attempt: started (seconds since 1970), pid, host; None before the first."""
+    found = [entry for entry in _lines(folder / ATTEMPTS) if "started" in entry]
+    return found[-1] if found else None
 
 
 def _spent(folder: Path) -> float:

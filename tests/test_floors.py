@@ -29,11 +29,12 @@ FLOORS = (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
         "site", "pool", "oracle", "protocol", "simulation",
     ),
-    ("progress", "costs", "observer", "tracking"),
+    ("progress", "schedule", "resources", "costs", "observer", "tracking"),
     ("runners",),
     (
         "options", "check_command", "import_command", "simulate_command", "release_command",
-        "results_command", "site_command", "pool_command", "model_command", "report_command", "cli",
+        "results_command", "site_command", "pool_command", "model_command", "report_command",
+        "store_command", "track_command", "doctor_command", "cli",
     ),
 )  # fmt: skip
 

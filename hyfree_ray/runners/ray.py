@@ -7,9 +7,10 @@ GPU each stage gets a fresh process, which gives the device's memory back when i
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,20 @@ from ray.exceptions import RayError, RayTaskError
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.oracle import OracleParty
-from hyfree_ray.party import Party
+from hyfree_ray.party import Party, Step
 from hyfree_ray.pool import PoolParty
+from hyfree_ray.resources import Execution, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
+from hyfree_ray.runners.ray_gate import Gate, Place, machines
 from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.runners.watch import HUNG_S, end_if_hung
+from hyfree_ray.schedule import unmet
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
-from hyfree_ray.stage import Stage, execute
+from hyfree_ray.stage import OUT_OF_MEMORY, Stage, execute
 from hyfree_ray.store import Call
 
 PIN = "site:{}"
@@ -54,36 +59,89 @@ _fresh = ray.remote(max_calls=1)(_run_stage)
 
 
 class RayRunner:
-    """Runs a party's stages as tasks of the cluster that this process is connected to."""
+    """Runs a party's stages as tasks of the cluster that this process is connected to.
+
+    Args:
+        device: "cpu" or "cuda".
+        pin: the custom resource of the party's machine.
+        place: who is let in first, and what the party's stages take.
+        hung_s: silence after which a stage that was talking is started again.
+    """
 
     planning = False
 
-    def __init__(self, device: str, pin: dict[str, float]) -> None:
+    def __init__(
+        self,
+        device: str,
+        pin: dict[str, float],
+        place: Place | None = None,
+        hung_s: float = HUNG_S,
+    ) -> None:
         self.device = device
+        self.hung_s = hung_s
         self.pin = pin
+        self.place = place or Place()
 
     async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
-        """Run the call, wherever the cluster has room.
+        """Run the call when it is its turn, wherever the cluster has room.
 
         Raises:
             HyfreeError: what the stage refused.
+            StageError: it broke, or its process died more often than it is started again; out of
+                memory it is tried once more, alone on its machine.
         """
-        on_gpu = self.device == "cuda" and stage.device and not stage.distributed
-        task = (_fresh if on_gpu else _kept).options(
-            name=f"{owner}:{stage.name}",
-            num_cpus=0 if stage.distributed else 1,
-            num_gpus=1 if on_gpu else 0,
-            resources=self.pin,
-            max_retries=RESTARTS,
-        )
         try:
-            await task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
-        except RayTaskError as error:
-            raise cause_of(error) from None
-        except RayError as error:
-            # The process died, again and again: out of memory, or a node that is gone.
-            reason = type(error).__name__
-            raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
+            await self._run(stage, call, folder, owner, alone=False)
+        except StageError as error:
+            if not _is_out_of_memory(error):
+                raise
+            try:
+                await self._run(stage, call, folder, owner, alone=True)
+            except StageError as again:
+                if not _is_out_of_memory(again):
+                    raise
+                reason = f"{OUT_OF_MEMORY}, also alone on its machine ({again.reason})"
+                raise StageError(owner, stage.name, reason, again.log) from again
+
+    async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> None:
+        """Wait for a stage; end its process where it hangs, so that Ray starts it again."""
+        waiting = asyncio.ensure_future(work)
+        while not (await asyncio.wait({waiting}, timeout=self.hung_s / 4))[0]:
+            end_if_hung(folder, owner, hung_s=self.hung_s)
+        await waiting
+
+    async def _run(
+        self, stage: Stage, call: Call, folder: Path, owner: str, *, alone: bool
+    ) -> None:
+        on_gpu = self.device == "cuda" and stage.device
+        needs = self.place.resources.needs(on_gpu=on_gpu)
+        if alone:
+            needs["CPU"] = max(has.get("CPU", 0.0) for has in machines(self.pin).values())
+        async with self.place.turn(f"{owner}/{call.key}", {**needs, **self.pin}, call.key):
+            # Ray Train's workers take what a distributed stage needs, its task takes nothing.
+            takes = {} if stage.distributed else needs
+            task = (_fresh if takes.get("GPU") else _kept).options(
+                name=f"{owner}:{stage.name}",
+                num_cpus=takes.get("CPU", 0),
+                num_gpus=takes.get("GPU", 0),
+                memory=takes.get("memory"),
+                resources=self.pin,
+                max_retries=RESTARTS,
+            )
+            try:
+                work = task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
+                await self._watched(work, folder, owner)
+            except RayTaskError as error:
+                raise cause_of(error) from None
+            except RayError as error:
+                # The process died, again and again: out of memory, or a node that is gone.
+                reason = type(error).__name__
+                raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
+
+
+def _is_out_of_memory(error: StageError) -> bool:
+    """Noticed by the stage itself, or by Ray's memory monitor or torch, which call it the same."""
+    return error.reason.startswith((OUT_OF_MEMORY, "OutOfMemoryError"))
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -118,11 +176,12 @@ class SiteActor(_PartyProcess):
         experiment: Experiment,
         federation: str,
         root: str,
-        device: str,
+        runner: RayRunner,
         rules: Rules,
     ) -> None:
-        runner = disturbed(RayRunner(device, pin_of(site.name)), rules, site.name)
-        self.party = SiteParty(site, experiment, federation, Path(root), runner)
+        runner.place.begin(site.name)
+        itself = disturbed(runner, rules, site.name)
+        self.party = SiteParty(site, experiment, federation, Path(root), itself)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -136,9 +195,9 @@ class PoolActor(_PartyProcess):
         dataset: Mapping[str, Any],
         experiment: Experiment,
         root: str,
-        device: str,
+        runner: RayRunner,
     ) -> None:
-        runner = RayRunner(device, pin_of(POOL))
+        runner.place.begin(POOL)
         self.party = PoolParty(key, federation, dataset, experiment, Path(root), runner)
 
 
@@ -152,9 +211,9 @@ class OracleActor(_PartyProcess):
         experiment: Experiment,
         federation: str,
         root: str,
-        device: str,
+        runner: RayRunner,
     ) -> None:
-        runner = RayRunner(device, {})
+        runner.place.begin(ORACLE)
         self.party = OracleParty(sites, experiment, federation, Path(root), runner)
 
 
@@ -178,33 +237,33 @@ class RayParty:
 
 
 def start_parties(
-    simulation: Simulation, store: Path, device: str, rules: Rules | None = None
+    simulation: Simulation, store: Path, device: str, execution: Execution | None = None
 ) -> dict[str, RayParty]:
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
+    execution = execution or Execution()
+    gate = Gate.options(name=f"{simulation.run}:gate").remote()
     parties = {}
-    for name, site in simulation.sites.items():
-        options = {"name": f"{simulation.run}:{name}", "resources": pin_of(name)}
+    for name in simulation.party_names:
+        pin = {} if name == ORACLE else pin_of(name)
+        place = Place(
+            gate=gate,
+            resources=resources_of(name, execution.resources),
+            priorities=execution.priorities.get(name, {}),
+        )
+        options = {"name": f"{simulation.run}:{name}", "resources": pin}
         root = str(simulation.root_of(name, store))
-        actor = SiteActor.options(**options).remote(
-            site, experiment, federation, root, device, rules or Rules()
-        )
+        runner = RayRunner(device, pin, place)
+        rest = (experiment, federation, root, runner)
+        if name == POOL:
+            task = (simulation.key, federation, dict(simulation.dataset), experiment)
+            actor = PoolActor.options(**options).remote(*task, root, runner)
+        elif name == ORACLE:
+            actor = OracleActor.options(**options).remote(simulation.sites, *rest)
+        else:
+            site = simulation.sites[name]
+            actor = SiteActor.options(**options).remote(site, *rest, execution.rules)
         parties[name] = RayParty(actor)
-    pool = PoolActor.options(name=f"{simulation.run}:{POOL}", resources=pin_of(POOL)).remote(
-        simulation.key,
-        federation,
-        dict(simulation.dataset),
-        experiment,
-        str(simulation.root_of(POOL, store)),
-        device,
-    )
-    parties[POOL] = RayParty(pool)
-    if simulation.with_oracle:
-        root = str(simulation.root_of(ORACLE, store))
-        oracle = OracleActor.options(name=f"{simulation.run}:{ORACLE}").remote(
-            simulation.sites, experiment, federation, root, device
-        )
-        parties[ORACLE] = RayParty(oracle)
     return parties
 
 
@@ -216,6 +275,8 @@ def connect(address: str, cpus: int | None = None) -> None:
     """
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would start what its memory monitor killed again and again; we do it once, alone.
+    os.environ.setdefault("RAY_task_oom_retries", "0")
     if address == "local":
         ray.init(
             address="local",
@@ -260,16 +321,30 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def check_resources(device: str, workers: int) -> None:
+def check_resources(
+    device: str, workers: int, steps: Sequence[Step] = (), execution: Execution | None = None
+) -> None:
     """Compare what the stages ask for with what the cluster has, before anything is pending.
 
     Raises:
-        HyfreeError: what is missing.
+        HyfreeError: the first stage that could never start, and what it lacks.
     """
-    has = ray.cluster_resources()
+    execution, has = execution or Execution(), ray.cluster_resources()
     kind = "GPU" if device == "cuda" else "CPU"
     if has.get(kind, 0) < workers:
         raise HyfreeError(
             f"the cluster has {has.get(kind, 0):g} {kind}s, the general model wants {workers} "
             "workers; lower general_workers or add machines"
         )
+    nodes = list(machines().values())
+    for step in steps:
+        if step.done:
+            continue
+        resources = resources_of(step.owner, execution.resources)
+        needs = resources.needs(on_gpu=device == "cuda" and step.device)
+        lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
+        if lacking is not None:
+            raise HyfreeError(
+                f"{step.owner}: {step.name} can never start: it {lacking}; lower its resources in "
+                "the configuration or add a machine"
+            )

@@ -18,6 +18,7 @@ import pytest
 from tests.chaos import toys
 
 Start = Callable[..., Any]
+Program = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +92,19 @@ def dice() -> random.Random:
     seed = int(os.environ.get("CHAOS_SEED", time.time_ns() % 10**9))
     print(f"CHAOS_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture
+def program(start: Start, tmp_path: Path) -> Program:
+    """Runs a command with toys, in a process of its own; gives back what it printed."""
+
+    def run(*arguments: Any, code: int = 0) -> str:
+        log = tmp_path / "program"
+        Path(f"{log}.log").unlink(missing_ok=True)
+        process = start(log, *(str(a) for a in arguments), program=toys.program)
+        process.join()
+        printed = Path(f"{log}.log").read_text()
+        assert process.exitcode == code, printed
+        return printed
+
+    return run

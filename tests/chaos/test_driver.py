@@ -61,7 +61,14 @@ def test_05_a_driver_killed_at_stage_boundaries_redoes_only_what_is_unfinished(
     assert len(list(store.glob("pool/received/*/release-*"))) == 3  # O2: one a site
 
 
-@pytest.mark.parametrize("stage", ["train_generator", "train_segmenter", "train_general"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "train_general",
+        pytest.param("train_generator", marks=pytest.mark.chaos),
+        pytest.param("train_segmenter", marks=pytest.mark.chaos),
+    ],
+)
 def test_01_02_a_training_goes_on_from_its_checkpoint_and_before_the_first_from_the_start(
     start: Start, undisturbed: bytes, tmp_path: Path, stage: str
 ) -> None:
@@ -79,6 +86,7 @@ def test_01_02_a_training_goes_on_from_its_checkpoint_and_before_the_first_from_
     assert [entry["step"] for entry in read_metrics(folder)] == list(range(1, toys.STEPS + 1))
 
 
+@pytest.mark.chaos
 def test_06_a_driver_killed_at_random_times_converges(
     start: Start, undisturbed: bytes, tmp_path: Path, dice: random.Random
 ) -> None:
@@ -91,7 +99,7 @@ def test_06_a_driver_killed_at_random_times_converges(
     assert finish(start, store) == undisturbed
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+@pytest.mark.parametrize("damage", ["flipped", pytest.param("truncated", marks=pytest.mark.chaos)])
 def test_22_23_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(
     start: Start, undisturbed: bytes, tmp_path: Path, damage: str
 ) -> None:

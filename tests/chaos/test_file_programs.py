@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import pytest
 from hyfree_ray.regimes import PROTOCOL
 from hyfree_ray.scores import ScoreRow, read_results
 from tests.chaos import toys
-from tests.chaos.conftest import Start
+from tests.chaos.conftest import Program, Start
 from tests.chaos.hospitals import CASES, write_hospitals
-
-Program = Callable[..., str]
 
 SMOKE = ("--budget", "smoke", "--generator", "flow", "--device", "cpu", "--set", "precision=fp32")
 
@@ -58,22 +55,6 @@ def assert_equal_to_the_simulation(root: Path, table: Path) -> None:
         apart |= numbers(read_results(root / name / "scores.csv"))
     assert apart == numbers(read_results(table))
     assert {key[0] for key in apart} == set(PROTOCOL)
-
-
-@pytest.fixture
-def program(start: Start, tmp_path: Path) -> Program:
-    """Runs a command with toys, in a process of its own; gives back what it printed."""
-
-    def run(*arguments: Any, code: int = 0) -> str:
-        log = tmp_path / "program"
-        Path(f"{log}.log").unlink(missing_ok=True)
-        process = start(log, *(str(a) for a in arguments), program=toys.program)
-        process.join()
-        printed = Path(f"{log}.log").read_text()
-        assert process.exitcode == code, printed
-        return printed
-
-    return run
 
 
 def test_parties_that_share_nothing_but_files_get_the_numbers_of_the_simulation(

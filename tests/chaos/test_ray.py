@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,9 @@ import pytest
 import ray
 
 from hyfree_ray import protocol
+from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray import RayParty, connect, disconnect, start_parties
+from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.scores import write_results
 from hyfree_ray.simulation import score_rows
 from hyfree_ray.store import RECORD
@@ -79,6 +86,7 @@ def attempts(store: Path, pattern: str) -> int:
     return len(file.read_text().splitlines())
 
 
+@pytest.mark.chaos
 def test_01_04_a_stage_a_site_and_the_pool_are_killed_and_the_table_is_the_same(
     undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -120,3 +128,78 @@ def test_03_a_stage_killed_three_times_succeeds(undisturbed: bytes, tmp_path: Pa
 
     assert table(tmp_path / "store", disturb) == undisturbed
     assert attempts(tmp_path / "store", stage) == 4
+
+
+@pytest.mark.chaos
+def test_03_a_stage_killed_four_times_is_failed_and_the_others_finish(tmp_path: Path) -> None:
+    stage = "sites/site-3/stages/train_generator-*"
+
+    async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
+        for count in range(1, 5):
+            os.kill(await attempt_at(store, stage, count), signal.SIGKILL)
+
+    rules = Rules(min_sites=2)
+    outcome = asyncio.run(federate(tmp_path / "store", disturb, rules=rules))
+    assert outcome.sites["site-3"]["outcome"] == "failed"
+    assert "train_generator: WorkerCrashedError" in outcome.sites["site-3"]["reason"]
+    tested = {score["test_site"] for score in outcome.scores}
+    assert tested == {"site-1", "site-2"}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("rank", [0, 1])
+def test_04_a_worker_of_the_general_training_is_killed(tmp_path: Path, rank: int) -> None:
+    """Two workers, through Ray Train: the value is that of the undisturbed training."""
+    values = []
+    for name in ("calm", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        killing = name == "killed"
+        watcher = threading.Thread(target=_kill_rank, args=(folder, rank), daemon=True)
+        if killing:
+            watcher.start()
+        RayTrainLaunch("cpu", {})(toys.work, {"out": str(folder), "start": "s"}, 2, folder)
+        values.append((folder / "value").read_text())
+    assert values[0] == values[1]
+    assert (tmp_path / "killed" / "was-killed").exists()
+
+
+def _kill_rank(folder: Path, rank: int) -> None:
+    while not list((folder / "checkpoints").glob("*1.sha256")):
+        time.sleep(0.01)
+    os.kill(int((folder / f"rank-{rank}.pid").read_text()), signal.SIGKILL)
+    (folder / "was-killed").touch()
+
+
+@pytest.mark.chaos
+def test_10_a_head_that_is_killed_ends_the_run_soon_and_with_how_to_go_on(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
+    process = subprocess.Popen(
+        [*command, "--store", str(store), "--device", "cpu"],
+        env={**os.environ, toys.STEP_S: "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(store.glob("**/checkpoints/*.sha256")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    for name in ("gcs_server", "raylet"):
+        _kill_children(process.pid, name)
+    begun = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    assert time.monotonic() - begun < 60
+    assert process.returncode != 0
+    assert "give the same command again" in errors
+
+
+def _kill_children(parent: int, name: str) -> None:
+    """Kill the driver's own children of that name, and nobody else's."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, rest = file.read_text().split(" (", 1)
+            command, fields = rest.rsplit(") ", 1)
+            if command == name and int(fields.split()[1]) == parent:
+                os.kill(int(pid), signal.SIGKILL)

@@ -50,12 +50,14 @@ def test_03_a_site_that_fails_is_named_and_the_others_go_on(start: Start, tmp_pa
     assert tested == {"site-1", "site-3"}
 
 
+@pytest.mark.chaos
 def test_03_without_min_sites_a_site_that_fails_ends_the_run(start: Start, tmp_path: Path) -> None:
     found = run(start, tmp_path / "store", code=1, disturbances=DROPPED)
     assert "the stage train_generator failed: dropped out" in found["said"]
     assert rounds(tmp_path / "store") == []
 
 
+@pytest.mark.chaos
 def test_03_a_site_that_fails_after_the_pool_has_closed_keeps_what_it_has(
     start: Start, tmp_path: Path
 ) -> None:
@@ -91,6 +93,7 @@ def test_28_30_a_late_site_is_not_waited_for_and_taken_in_by_the_next_round(
     assert "no release is new since round 2" in nobody["said"]
 
 
+@pytest.mark.chaos
 def test_17_28_the_deadline_counts_over_restarts(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     (folder,) = {file.parent for file in _closed(start, tmp_path / "other")}

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
 from safetensors.torch import load_file
 
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
+from hyfree_ray.resources import Execution, Resources
+from hyfree_ray.runners.planning import plan
 from hyfree_ray.runners.ray import (
     RayParty,
     RayRunner,
@@ -28,7 +33,7 @@ from hyfree_ray.runners.ray import (
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 from hyfree_ray.simulation import Simulation
-from hyfree_ray.stage import Context, execute, stage
+from hyfree_ray.stage import Context, attempts, execute, stage
 from hyfree_ray.stages.training import train_general
 from hyfree_ray.store import Artifact, Store
 
@@ -196,3 +201,49 @@ def test_two_ray_train_workers_share_the_batch(pooled: Artifact, tmp_path: Path)
     assert (tmp_path / "two" / "model" / "weights.safetensors").exists()
     one = general(pooled, tmp_path / "one", 1, None)
     assert one["key"] != record["key"]
+
+
+@stage(version=1)
+def hungry(context: Context, *, meals: int) -> dict[str, Any]:
+    """Asks for more memory than there is, so many times."""
+    seen = len(attempts(context.out))
+    if seen <= meals:
+        np.ones(1 << 50, np.uint8)
+    return {"attempts": seen}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_that_is_out_of_memory_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
+    assert run(hungry, tmp_path, meals=1).result == {"attempts": 2}
+    with pytest.raises(StageError, match=r"out of memory, also alone .* at \d+ MiB"):
+        run(hungry, tmp_path, meals=9)
+
+
+@stage(version=1)
+def stop_dead(context: Context, *, steps: int) -> dict[str, Any]:
+    """Reports, then stops dead; started again it works."""
+    for step in range(1, steps + 1):
+        context.progress(step, steps, {})
+        time.sleep(0.02)
+    if len(attempts(context.out)) == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return {"attempts": len(attempts(context.out))}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
+    call = stop_dead.call(steps=3)
+    folder = tmp_path / "stage"
+    asyncio.run(RayRunner("cpu", {}, hung_s=0.5).run(stop_dead, call, folder, "site-1"))
+    assert json.loads((folder / "record.json").read_text())["result"] == {"attempts": 2}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_that_can_never_start_is_named_with_what_it_lacks(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    steps = plan(phantom_simulation(2), tmp_path).steps
+    check_resources("cpu", 1, steps)
+    greedy = Execution(resources={"site-2": Resources(cpus=3)})
+    with pytest.raises(HyfreeError, match=r"site-2: \w+ can never start: it needs 3 CPU, the most"):
+        check_resources("cpu", 1, steps, greedy)

@@ -1,0 +1,171 @@
+"""`hyfree-ray doctor`: what this machine has, what is wrong with it, and how to mend that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.options import EXIT_CODES, STORE
+
+LEAST_DISK_GIB = 5.0
+LEAST_MEMORY_GIB = 3.0
+"""The `small` budget with two stages at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    mend: str = ""
+    """What to do; empty where nothing is wrong."""
+
+
+@click.command(epilog=EXIT_CODES)
+@STORE
+@click.option("--ray", "address", help="Also look at the Ray cluster at this ADDRESS.")
+@click.option("--config", type=click.Path(path_type=Path), help="A configuration to be checked.")
+def doctor(store: Path, address: str | None, config: Path | None) -> None:
+    """Look at versions, devices, memory, disk, store, MLflow and Ray. Exit code 1: mend something.
+
+    \b
+    Examples:
+      hyfree-ray doctor
+      hyfree-ray doctor --ray HEAD:6379
+    """
+    wrong = 0
+    checks = (_versions(), _machine(), _store(store.absolute()), _configuration(config))
+    for check in (*checks, _cluster(address)):
+        for finding in check:
+            wrong += bool(finding.mend)
+            click.echo(f"{'WRONG' if finding.mend else 'ok':<6}{finding.what:<16}{finding.found}")
+            if finding.mend:
+                click.echo(f"{'':<22}-> {finding.mend}")
+    click.echo("nothing is wrong" if not wrong else f"{wrong} to mend")
+    sys.exit(1 if wrong else 0)
+
+
+def _versions() -> Iterator[Finding]:
+    from hyfree_ray.stage import installed_versions
+
+    found = installed_versions()
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    mend = "" if supported else "take Python 3.10 to 3.12"
+    yield Finding(what="python", found=found.pop("python"), mend=mend)
+    for name in ("torch", "nnunetv2", "ray"):
+        yield Finding(
+            what=name,
+            found=found.get(name, "not installed"),
+            mend="" if name in found else f"pip install {name}",
+        )
+
+
+def _machine() -> Iterator[Finding]:
+    from hyfree_ray.config import find_device
+
+    device = find_device()
+    visible = Path("/dev/nvidia0").exists()
+    yield Finding(
+        what="device",
+        found="GPU" if device == "cuda" else "CPU alone" + (", though a GPU is here" * visible),
+        mend="install a CUDA build of torch, or set CUDA_VISIBLE_DEVICES"
+        if visible and device == "cpu"
+        else "",
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
+    yield Finding(
+        what="memory",
+        found=f"{memory:.1f} GiB free, {os.cpu_count()} cores",
+        mend="" if memory >= LEAST_MEMORY_GIB else f"free {LEAST_MEMORY_GIB:g} GiB",
+    )
+
+
+def _store(store: Path) -> Iterator[Finding]:
+    from hyfree_ray.store import open_root
+
+    there = next(path for path in (store, *store.parents) if path.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    yield Finding(
+        what="disk",
+        found=f"{free:.0f} GiB free at {there}",
+        mend="" if free >= LEAST_DISK_GIB else "free space, or see 'hyfree-ray store gc'",
+    )
+    try:
+        open_root(store, create=store.exists() and (store / "store.json").exists())
+        writable = os.access(there, os.W_OK)
+        said = "can be written" if store.exists() else f"will be made in {there}"
+        mend = "" if writable else f"let {there} be written to, or name another by --store"
+        yield Finding(what="store", found=f"{store}: {said}", mend=mend)
+    except HyfreeError as error:
+        yield Finding(what="store", found=str(error), mend="name another by --store")
+    yield _mlflow(store / "mlflow.db")
+
+
+def _mlflow(database: Path) -> Finding:
+    if not database.exists():
+        return Finding(what="mlflow", found="no database yet")
+    try:
+        with closing(sqlite3.connect(database, timeout=2.0, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        mend = "end what holds it; or remove it and see 'hyfree-ray track --help'"
+        return Finding(what="mlflow", found=f"{database}: {error}", mend=mend)
+    return Finding(what="mlflow", found=f"{database} answers")
+
+
+def _configuration(config: Path | None) -> Iterator[Finding]:
+    from hyfree_ray.config import find_device, resolve_experiment
+    from hyfree_ray.resources import read_resources
+
+    try:
+        experiment, _ = resolve_experiment(
+            budget=None, generator=None, device=find_device(), file=config
+        )
+        read_resources(config)
+    except HyfreeError as error:
+        yield Finding(what="configuration", found=str(error), mend="mend that line")
+        return
+    weights = experiment.embedder_weights
+    gone = weights is not None and not Path(weights).is_file()
+    yield Finding(
+        what="embedder",
+        found=experiment.embedder + (f", for {weights} is not there" if gone else ""),
+        mend="download the weights, or take embedder_weights out" if gone else "",
+    )
+
+
+def _cluster(address: str | None) -> Iterator[Finding]:
+    if address is None:
+        return
+    from hyfree_ray.runners.ray import connect, disconnect
+    from hyfree_ray.runners.ray_gate import machines
+
+    token = os.environ.get("RAY_AUTH_MODE") == "token"
+    yield Finding(
+        what="token",
+        found="Ray asks for one" if token else "RAY_AUTH_MODE is not 'token'",
+        mend="" if token else "set it on every node, or keep Ray's ports in a private network",
+    )
+    try:
+        connect(address)
+    except HyfreeError as error:
+        yield Finding(what="ray", found=str(error), mend="start the cluster, or mend the address")
+        return
+    try:
+        for number, has in enumerate(machines().values(), start=1):
+            sites = [name for name in sorted(has) if name.startswith("site:")]
+            amounts = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
+            yield Finding(what=f"machine {number}", found=", ".join([amounts, *sites]))
+    finally:
+        disconnect()

@@ -1,0 +1,75 @@
+"""How a run is executed: what sites' stages take of a cluster, who goes first. Never in a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hyfree_ray.config import read_yaml
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.rules import Rules
+
+DEFAULT = "default"
+"""The entry for all sites that have none of their own."""
+
+
+class Resources(BaseModel):
+    """What each of a site's stages takes while it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=1.0, gt=0)
+    """Of stages that compute on a device; a fraction shares it with other sites."""
+    memory_gib: float = Field(default=0.0, ge=0)
+    """Main memory that Ray sets aside; 0: none."""
+
+    def needs(self, *, on_gpu: bool) -> dict[str, float]:
+        """Amounts by Ray's names."""
+        found = {"CPU": self.cpus}
+        if on_gpu:
+            found["GPU"] = self.gpus
+        if self.memory_gib:
+            found["memory"] = self.memory_gib * 2**30
+        return found
+
+
+def read_resources(config: Path | None) -> dict[str, Resources]:
+    """The `resources` of a configuration file: by party, and `default`.
+
+    Raises:
+        HyfreeError: an unknown field or an amount that is none.
+    """
+    found = {} if config is None else read_yaml(config).get("resources", {})
+    if not isinstance(found, Mapping):
+        raise HyfreeError(f"{config}: resources is a mapping of sites to cpus, gpus, memory_gib")
+    return {str(name): _entry(str(name), values) for name, values in found.items()}
+
+
+def _entry(name: str, values: Any) -> Resources:
+    try:
+        return Resources.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in ("resources", name, *problem["loc"]))
+        raise HyfreeError(f"{where}: {problem['msg'].lower()}") from error
+
+
+def resources_of(party: str, by_party: Mapping[str, Resources]) -> Resources:
+    """A party's resources."""
+    return by_party.get(party, by_party.get(DEFAULT, Resources()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is executed on a cluster."""
+
+    rules: Rules = field(default_factory=Rules)
+    resources: Mapping[str, Resources] = field(default_factory=dict)
+    """By party, and `default`."""
+    priorities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By party and key: who goes first."""

@@ -1,0 +1,137 @@
+"""`hyfree-ray store`: what a store holds, and what of it may go."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.options import EXIT_CODES, STORE
+
+
+@click.group(epilog=EXIT_CODES)
+def store() -> None:
+    """See what a store holds and free what no result needs any more.
+
+    \b
+    Examples:
+      hyfree-ray store ls
+      hyfree-ray store gc
+      hyfree-ray store gc --snapshots
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A stage's folder."""
+
+    party: str
+    stage: str
+    folder: Path
+    done: bool
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """What only an unfinished training needs."""
+        return files(self.folder / "checkpoints") if self.done else []
+
+    def unchosen(self, chosen: dict[str, str]) -> list[Path]:
+        """Snapshots of a generator that its site did not choose."""
+        if self.stage != "train_generator" or self.folder.name not in chosen:
+            return []
+        keep = chosen[self.folder.name]
+        return [file for file in files(self.folder / "snapshots") if file.name != keep]
+
+
+@store.command(epilog=EXIT_CODES)
+@STORE
+def ls(store: Path) -> None:
+    """List stages by party: how many are done, how large they are, what `gc` would free."""
+    chosen = _chosen(store)
+    rows: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for kept in _all(store):
+        row = rows[kept.party, kept.stage]
+        row[0] += kept.done
+        row[1] += not kept.done
+        row[2] += size(files(kept.folder))
+        row[3] += size([*kept.checkpoints, *kept.unchosen(chosen)])
+    click.echo(f"{'party':<16} {'stage':<22} {'done':>5} {'open':>5} {'MiB':>9} {'to free':>9}")
+    for (party, stage), (done, unfinished, held, free) in sorted(rows.items()):
+        numbers = f"{done:>5} {unfinished:>5} {_mib(held):>9} {_mib(free):>9}"
+        click.echo(f"{party:<16} {stage:<22} {numbers}")
+    held, free = (sum(row[place] for row in rows.values()) for place in (2, 3))
+    click.echo(f"{len(rows)} kinds of stages, {_mib(held)} MiB, of which gc can free {_mib(free)}")
+
+
+@store.command(epilog=EXIT_CODES)
+@STORE
+@click.option(
+    "--snapshots",
+    is_flag=True,
+    help="Also snapshots of generators that were not chosen: to choose anew is to train anew.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+def gc(store: Path, snapshots: bool, dry_run: bool) -> None:
+    """Free checkpoints of finished trainings. No table changes and nothing is run again."""
+    from hyfree_ray.store import locked
+
+    chosen = _chosen(store) if snapshots else {}
+    freed = count = 0
+    for kept in _all(store):
+        doomed = [*kept.checkpoints, *kept.unchosen(chosen)]
+        if not doomed:
+            continue
+        freed, count = freed + size(doomed), count + len(doomed)
+        if not dry_run:
+            with locked(kept.folder):
+                for file in doomed:
+                    file.unlink(missing_ok=True)
+    click.echo(f"{'would free' if dry_run else 'freed'} {_mib(freed)} MiB in {count} files")
+
+
+def _all(store: Path) -> Iterator[Kept]:
+    """Every stage's folder.
+
+    Raises:
+        HyfreeError: the folder is no store.
+    """
+    if not (store / "store.json").is_file():
+        raise HyfreeError(f"{store}: no store is there; name one by --store")
+    for root in sorted([*store.glob("sites/*"), store / "pool", store / "oracle"]):
+        for folder in sorted(root.glob("stages/*-*")):
+            yield Kept(
+                party=root.name,
+                stage=folder.name.rpartition("-")[0],
+                folder=folder,
+                done=(folder / "record.json").is_file(),
+            )
+
+
+def _chosen(store: Path) -> dict[str, str]:
+    """By folder of a generator, the snapshot that was chosen of it."""
+    found = {}
+    for kept in _all(store):
+        if kept.stage == "choose_snapshot" and kept.done:
+            record = json.loads((kept.folder / "record.json").read_text())
+            generator = f"train_generator-{record['inputs']['generator'][:20]}"
+            found[generator] = record["result"]["snapshot"]
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    """All files below a folder."""
+    return [file for file in sorted(folder.rglob("*")) if file.is_file()]
+
+
+def size(paths: list[Path]) -> int:
+    """Bytes in all; a file that has gone meanwhile has none."""
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f}"

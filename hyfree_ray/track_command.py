@@ -1,0 +1,59 @@
+"""`hyfree-ray track`: MLflow's database made again from what the store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.options import EXIT_CODES, STORE
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("run")
+@STORE
+def track(run: str, store: Path) -> None:
+    """Show a finished run in MLflow, from its records alone; what is shown already stays.
+
+    \b
+    Example:
+      hyfree-ray track Phantom-01234567
+    """
+    from hyfree_ray.observer import MARKER, read_summary
+    from hyfree_ray.tracking import database_uri
+
+    folder = store.absolute() / "runs" / run
+    if not (folder / "summary.json").is_file():
+        there = sorted(file.parent.name for file in (store / "runs").glob("*/summary.json"))
+        names = ", ".join(there) or "none"
+        raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+    (folder / MARKER).unlink(missing_ok=True)
+    count = _track(store.absolute(), folder, read_summary(folder))
+    if not (folder / MARKER).exists():
+        raise HyfreeError(f"MLflow does not take it; is {store / 'mlflow.db'} locked or damaged?")
+    click.echo(f"{run}: {count} stages shown in {database_uri(store)}")
+
+
+def _track(store: Path, folder: Path, summary: dict[str, Any]) -> int:
+    """Hand every record of a run to MLflow. Returns how many there were."""
+    from hyfree_ray.observer import Tracking, finish_tracking, pictures_of
+    from hyfree_ray.scores import ORACLE, POOL
+    from hyfree_ray.stage import read_metrics
+    from hyfree_ray.store import Store
+
+    tracking = Tracking(store, folder.name, summary["cohort"], summary["experiment"])
+    count = 0
+    for told in summary["stages"]:
+        owner = told["owner"]
+        root = store / owner if owner in {POOL, ORACLE} else store / "sites" / owner
+        found = Store(root, owner, {}).find_key(told["stage"], told["key"])
+        if told["name"] == "score" or found.record is None:
+            continue  # scores are in the table
+        pictures = pictures_of(folder, owner) if told["name"] == "release" else {}
+        record = {**found.record, "stage": told["name"]}
+        tracking.hand("stage_finished", record, read_metrics(found.path), pictures)
+        count += 1
+    finish_tracking(tracking, folder, summary)
+    return count

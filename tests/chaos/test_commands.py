@@ -1,0 +1,105 @@
+"""Commands around a run: MLflow made again, a store looked at and emptied, a machine examined."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hyfree_ray.cli import main
+from tests.chaos.conftest import Program
+
+RUN = ("simulate", "--budget", "smoke", "--device", "cpu", "--ray", "off")
+
+
+@pytest.mark.chaos
+def test_76_78_a_run_does_not_wait_for_mlflow_and_track_shows_it_from_nothing(
+    program: Program, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    given = (*RUN, "--store", store)
+    store.mkdir()
+    (store / "store.json").write_text('{"store_version": 1}')
+    with closing(sqlite3.connect(store / "mlflow.db")) as held:
+        held.execute("BEGIN EXCLUSIVE")
+        said = program(*given)
+    assert "MLflow does not follow this run" in said
+    (folder,) = (store / "runs").iterdir()
+    assert not (folder / "tracked").exists()
+    before = (folder / "results.csv").read_bytes()
+    (store / "mlflow.db").unlink()
+    shown = program("track", folder.name, "--store", store)
+    found = re.search(r"(\d+) stages shown in sqlite", shown)
+    assert found is not None, shown
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        (runs,) = database.execute("select count(*) from runs").fetchone()
+    assert runs >= int(found[1]) > 20  # and the run itself and its sites
+    listed = program("store", "ls", "--store", store)
+    assert re.search(r"site-1 +train_generator +1 +0 ", listed)
+    assert "gc can free 0.0" not in listed
+    assert "would free" in program("store", "gc", "--store", store, "--dry-run")
+    assert list(store.glob("**/checkpoints/*.pt"))
+    program("store", "gc", "--store", store)
+    assert not list(store.glob("**/checkpoints/*.pt"))
+    assert "everything is done already" in program(*given)
+    assert (folder / "results.csv").read_bytes() == before
+
+
+def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:
+    for arguments in (["track", "Phantom-0"], ["store", "ls"], ["store", "gc"]):
+        result = CliRunner().invoke(main, [*arguments, "--store", str(tmp_path)])
+        assert result.exit_code == 2
+        assert result.output.startswith("error: ")
+        assert result.output.count("\n") == 1
+
+
+def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "thesis.docx").write_text("")
+    config = tmp_path / "c.yaml"
+    config.write_text("embedder_weights: /nowhere/weights.pt\n")
+    arguments = ["doctor", "--store", str(thesis), "--config", str(config)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "not empty and not a store" in result.output
+    assert "/nowhere/weights.pt is not there" in result.output
+    assert "2 to mend" in result.output
+    well = CliRunner().invoke(main, ["doctor", "--store", str(tmp_path / "new")])
+    assert well.exit_code == 0, well.output
+    assert re.search(r"ok +torch +\d", well.output)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_doctor_examines_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    arguments = ["doctor", "--store", str(tmp_path / "s"), "--ray", "127.0.0.1:9"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "no Ray cluster answers" in result.output
+
+
+def test_25_a_store_that_cannot_be_written_is_an_error_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    store = tmp_path / "store"
+    (store / "sites").mkdir(parents=True)
+    (store / "store.json").write_text('{"store_version": 1}')
+    command = f"{sys.executable} -m tests.chaos.toys {' '.join(RUN)} --store {store}"
+    frozen = f"mount --bind {store} {store} && mount -o remount,ro,bind {store} && {command}"
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", frozen],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr.split("\n")[0]:
+        pytest.skip("this machine lets nobody mount; a read-only folder stops no root")
+    assert done.returncode == 2, done.stderr
+    assert "cannot keep a store here (Read-only file system)" in done.stderr
+    assert [f.name for f in sorted(store.iterdir())] == ["sites", "store.json"]
