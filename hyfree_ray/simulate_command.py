@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
 from hyfree_ray.partitions import NATURAL, partition
 from hyfree_ray.party import Step
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.results import Summary
 from hyfree_ray.results_table import render_table, wide_console
@@ -97,6 +98,7 @@ def _simulate(
     fold: int | None,
     seed: int | None,
     settings: tuple[str, ...] | None,
+    contributors: tuple[str, ...],
     store: Path,
     ray: str,
     device: str,
@@ -125,7 +127,11 @@ def _simulate(
         open_root(runtime.store, create=False)
         cohort, found = _sites(data, how, sites, experiment, runtime.store, output)
         simulation = Simulation(
-            cohort=cohort, sites=found, experiment=experiment, reasons=tuple(reasons)
+            cohort=cohort,
+            sites=found,
+            experiment=experiment,
+            contributors=_contributors(contributors, found),
+            reasons=tuple(reasons),
         )
         rules = parse_rules(sites=list(found), **rule_options)
         planned = plan(simulation, runtime.store, rules)
@@ -195,6 +201,18 @@ def _sites(
     if output == "text":
         Console().print(render_sites(cohort))
     return cohort.name, sites_of(cohort, experiment.fold)
+
+
+def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ...]:
+    """The named sites, sorted; empty where that is all of them, so that it is the same run."""
+    for name in named:
+        if name not in sites:
+            raise HyfreeError(
+                f"--contributors {name}: no such site; there are: {', '.join(sorted(sites))}"
+            )
+    if named and len(set(named)) < FEWEST_RELEASES:
+        raise HyfreeError(f"--contributors: a pool needs {FEWEST_RELEASES} sites")
+    return () if set(named) == set(sites) else tuple(sorted(set(named)))
 
 
 def _announce(
@@ -330,9 +348,13 @@ async def _observe(
     if outcome is None:
         watching = asyncio.ensure_future(observer.watch(list(parties.values())))
         try:
-            settings = observer.simulation.experiment.settings
-            told = observer.progress.tell
-            outcome = await protocol.simulate(parties, settings=settings, rules=rules, told=told)
+            outcome = await protocol.simulate(
+                parties,
+                settings=observer.simulation.experiment.settings,
+                rules=rules,
+                contributors=observer.simulation.contributors,
+                told=observer.progress.tell,
+            )
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
