@@ -15,6 +15,9 @@ from hyfree_ray.store import write_json
 
 FOLDS = 5
 
+PROGRAM = (sys.executable, "-m", "hyfree_ray.cli")
+"""The command line, in the environment of this process."""
+
 
 class TrialError(Exception):
     """A simulation ended with another code than 0.
@@ -87,7 +90,7 @@ class Place:
 def command_of(options: Sequence[str], store: Path, ray: str) -> list[str]:
     """The command of a simulation that prints its summary as JSON."""
     where = ["--store", str(store), "--ray", ray, "--format", "json"]
-    return [sys.executable, "-m", "hyfree_ray.cli", "simulate", *options, *where]
+    return [*PROGRAM, "simulate", *options, *where]
 
 
 def as_arguments(options: Mapping[str, Any]) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+from hyfree_ray import trials
 from hyfree_ray.cli import main
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.finished import Finished
@@ -103,20 +105,19 @@ def test_a_study_that_is_wrong_is_refused_before_anything_runs(
 
 def made(tmp_path: Path) -> tuple[list[Trial], dict[str, Finished]]:
     """Two sites pooled in two draws, three seeds; more of them gain more."""
-    trials, runs = [], {}
+    found, runs = [], {}
     for size, draw, extra in ((2, 0, 0.0), (2, 1, 0.01), (3, 0, 0.05)):
         for seed in range(3):
             name = f"{size}-{draw}-{seed}"
             values = {"fold": 0, "seed": seed, "contributors": ["x"]}
-            trials.append(Trial(name=name, options=(), sites=size, draw=draw, values=values))
+            found.append(Trial(name=name, options=(), sites=size, draw=draw, values=values))
             run = finished(tmp_path / name, 0, seed, extra=extra)
             runs[name] = replace(run, folder=run.folder.with_name(name))
-    return trials, runs
+    return found, runs
 
 
 def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
-    trials, runs = made(tmp_path)
-    few, many = grouped(trials, runs)
+    few, many = grouped(*made(tmp_path))
     assert (few.name, few.sites, few.draws) == ("2 sites", 2, 2)
     assert (many.name, many.sites, many.draws) == ("3 sites", 3, 1)
     for group, extra in ((few, 0.005), (many, 0.05)):
@@ -130,8 +131,8 @@ def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
 
 
 def test_the_table_of_a_study_has_the_columns_of_results_behind_its_own(tmp_path: Path) -> None:
-    trials, runs = made(tmp_path)
-    write_scaling(tmp_path / "scaling.csv", trials, runs)
+    found, runs = made(tmp_path)
+    write_scaling(tmp_path / "scaling.csv", found, runs)
     with (tmp_path / "scaling.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["sites", "draw", *COLUMNS]
@@ -176,3 +177,56 @@ def test_folds_are_not_given_twice(tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert fault in result.output
     assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulations of trials run the real protocol with toy stages."""
+    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-m", "tests.chaos.toys"))
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_scaling_study_runs_and_is_read_again_without_running(toys: None, tmp_path: Path) -> None:
+    command = ("scale", "--sites", "2,3", "--repeats", "1", "--budget", "smoke", "--ray", "off")
+    done = call(*command, "--store", tmp_path / "s")
+    assert done.exit_code == 0, done.output
+    assert "3 sites" in done.output
+    assert "finetuned minus local2x" in done.output
+    (folder,) = (tmp_path / "s" / "studies").iterdir()
+    assert {"scaling.csv", "scaling.png", "scaling.svg"} <= {p.name for p in folder.iterdir()}
+    with (folder / "scaling.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["sites"] for row in rows} == {"2", "3"}
+    # Fine-tuned at all sites, whoever was pooled; and no generator was trained twice.
+    pooled_of_two = [row for row in rows if row["sites"] == "2" and row["regime"] == "finetuned"]
+    assert {row["train_site"] for row in pooled_of_two} == {"site-1", "site-2", "site-3"}
+    assert len(list((tmp_path / "s").glob("sites/*/stages/train_generator-*"))) == 3
+    assert len(list((tmp_path / "s").glob("pool/stages/train_general-*"))) == 2
+    before = (folder / "scaling.csv").read_bytes()
+    again = call(*command, "--store", tmp_path / "s", "--format", "json")
+    assert "2 simulations, 0 to run" in again.stderr
+    assert [t["sites"] for t in json.loads(again.stdout)["trials"]] == [2, 3]
+    assert (folder / "scaling.csv").read_bytes() == before
+
+
+def test_folds_in_one_go_end_in_their_summary(toys: None, tmp_path: Path) -> None:
+    command = ("simulate", "--sites", "2", "--folds", "0-1", "--budget", "smoke", "--ray", "off")
+    done = call(*command, "--store", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "Phantom: 2 runs, folds 0, 1, seeds 0" in done.output
+    assert "mean ± sd over 2 folds" in done.output
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_simulation_that_fails_ends_the_command_with_its_code(toys: None, tmp_path: Path) -> None:
+    # Fold and seed are good, the data are not: only the simulation sees it.
+    wrong = ("--data", tmp_path / "none", "--ray", "off", "--store", tmp_path / "s")
+    assert call("simulate", "--folds", "0-1", *wrong).exit_code == 2
+    study = tmp_path / "data.yaml"
+    study.write_text(f"simulate: {{data: {tmp_path / 'none'}}}\ngrid: {{seed: [0]}}\n")
+    result = call("study", study, "--ray", "off", "--store", tmp_path / "s")
+    assert result.exit_code == 2
+    assert "no such folder" in result.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +44,8 @@ def run_trials(trials: Sequence[Trial], place: Place, parallel: int | None = Non
         run_config=tune.RunConfig(name="trials", storage_path=str(folder), verbose=0),
     )
     try:
-        results = tuner.fit()
+        with contextlib.redirect_stdout(sys.stderr):  # what Tune says of itself is no result
+            results = tuner.fit()
     finally:
         remove_tree(folder)
     failed = [found for result in results if (found := (result.metrics or {}).get("failed"))]
