@@ -189,6 +189,7 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_scaling_study_runs_and_is_read_again_without_running(toys: None, tmp_path: Path) -> None:
     command = ("scale", "--sites", "2,3", "--repeats", "1", "--budget", "smoke", "--ray", "off")
     done = call(*command, "--store", tmp_path / "s")
@@ -212,6 +213,7 @@ def test_a_scaling_study_runs_and_is_read_again_without_running(toys: None, tmp_
     assert (folder / "scaling.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_folds_in_one_go_end_in_their_summary(toys: None, tmp_path: Path) -> None:
     command = ("simulate", "--sites", "2", "--folds", "0-1", "--budget", "smoke", "--ray", "off")
     done = call(*command, "--store", tmp_path)
