@@ -40,10 +40,11 @@ _PARALLEL = click.option(
 )
 @click.option(
     "--partition",
-    type=click.Choice(["natural", "random"]),
+    "how",
+    metavar="HOW",
     default="natural",
     show_default=True,
-    help="As of simulate; random: into as many sites as the largest number.",
+    help="As of simulate; where it needs a number of sites, into the largest of --sites.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="YAML with experiment fields.")
 @click.option("--budget", type=click.Choice(["smoke", "small", "paper"]), help="As of simulate.")
@@ -73,8 +74,8 @@ def scale(**options: Any) -> None:
     from hyfree_ray.study_runs import run_scale
     from hyfree_ray.trials import as_arguments
 
-    passed = as_arguments({**options, "sites": None, "data": None, "partition": None})
-    named = ("sites", "repeats", "folds", "seeds", "data", "partition", "store", "ray", "parallel")
+    passed = as_arguments({**options, "sites": None, "data": None, "how": None})
+    named = ("sites", "repeats", "folds", "seeds", "data", "how", "store", "ray", "parallel")
     sys.exit(
         run_scale(
             **{name: options[name] for name in named}, passed=passed, output=options["output"]

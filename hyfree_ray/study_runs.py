@@ -12,11 +12,13 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.check_command import digest_cache
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.finished import Finished, read_finished
 from hyfree_ray.log import set_up_logging
+from hyfree_ray.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.phantom_sites import MAX_SITES
 from hyfree_ray.results_table import IN_WORDS, STYLE, TESTED, wide_console
 from hyfree_ray.store import digest_of, open_root
@@ -39,7 +41,7 @@ def run_scale(
     folds: str,
     seeds: int,
     data: Path | None,
-    partition: str,
+    how: str,
     passed: Sequence[str],
     store: Path,
     ray: str,
@@ -48,7 +50,7 @@ def run_scale(
 ) -> int:
     """General models from random subsets of the sites, fine-tuned at all. Returns the exit code."""
     sizes = parse_numbers(sites, "--sites", least=2, most=MAX_SITES if data is None else 10**6)
-    names, options = _sites(max(sizes), data, partition)
+    names, options = _sites(max(sizes), data, how, store)
     trials = scale_trials(
         names,
         sizes,
@@ -74,17 +76,19 @@ def run_study(file: Path, *, store: Path, ray: str, parallel: int | None, output
     return _run(grid_trials(file), place, ray=ray, parallel=parallel, output=output)
 
 
-def _sites(count: int, data: Path | None, partition: str) -> tuple[list[str], tuple[str, ...]]:
+def _sites(
+    count: int, data: Path | None, how: str, store: Path
+) -> tuple[list[str], tuple[str, ...]]:
     """The sites' names, and the options that make a simulation of them."""
     if data is None:
-        if partition == "random":
-            raise HyfreeError("--partition random: phantom sites are drawn apart; give --data")
+        if how != NATURAL:
+            raise HyfreeError(f"--partition {how}: phantom sites are drawn apart; give --data")
         return [f"site-{k}" for k in range(1, count + 1)], ("--sites", str(count))
-    if partition == "random":
-        width = len(str(count))
-        names = [f"site-{k:0{width}d}" for k in range(1, count + 1)]
-        return names, ("--data", str(data), "--partition", "random", "--sites", str(count))
-    return list(read_cohort(data).sites), ("--data", str(data))
+    named = how == NATURAL or how.startswith(COLUMN)
+    cohort = read_cohort(data, digest_cache=digest_cache(store), own_sites=how == NATURAL)
+    cohort = partition(cohort, how, sites=None if named else count, seed=0)
+    number = () if named else ("--sites", str(count))
+    return list(cohort.sites), ("--data", str(data), "--partition", how, *number)
 
 
 def _run(

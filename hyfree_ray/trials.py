@@ -93,24 +93,28 @@ def command_of(options: Sequence[str], store: Path, ray: str) -> list[str]:
     return [*PROGRAM, "simulate", *options, *where]
 
 
+_OPTIONS = {"how": "partition", "min_sites": "min-sites", "overrides": "set"}
+"""Names of options where they differ from the arguments'."""
+
+
 def as_arguments(options: Mapping[str, Any]) -> list[str]:
     """Options of `simulate` as they are typed, without what differs between simulations."""
     named = (
-        *("sites", "data", "partition", "config", "budget", "generator", "seed", "device"),
+        *("sites", "data", "how", "config", "budget", "generator", "seed", "device"),
         *("min_sites", "deadline"),
     )
     passed = [
         part
         for name in named
         if options.get(name) is not None
-        for part in (f"--{name.replace('_', '-')}", str(options[name]))
+        for part in (f"--{_OPTIONS.get(name, name)}", str(options[name]))
     ]
     for name in ("settings", "contributors"):
         if options.get(name):
             passed += [f"--{name}", ",".join(options[name])]
-    for name, option in (("overrides", "set"), *((n, n) for n in ("withdraw", "drop", "slow"))):
+    for name in ("overrides", "withdraw", "drop", "slow"):
         for value in options.get(name, ()):
-            passed += [f"--{option}", value]
+            passed += [f"--{_OPTIONS.get(name, name)}", value]
     return [*passed, "--next-round"] if options.get("next_round") else passed
 
 

@@ -32,14 +32,9 @@ FLOORS = (
     ("progress", "costs", "observer", "tracking"),
     ("runners",),
     (
-<<<<<<< HEAD
         "options", "check_command", "import_command", "simulate_command", "release_command",
-        "results_command", "site_command", "pool_command", "model_command", "report_command", "cli",
-=======
-        "options", "simulate_command", "release_command", "results_command", "site_command",
-        "pool_command", "model_command", "report_command",
+        "results_command", "site_command", "pool_command", "model_command", "report_command",
         "study_runs", "study_command", "folds_command", "cli",
->>>>>>> 58731f0 (Studies: scale and study as Ray Tune trials, pools of some of the sites, folds in one go)
     ),
 )  # fmt: skip
 
