@@ -137,6 +137,7 @@ def _finish(
     """Write what a study leaves, and print its curve."""
     groups = grouped(trials, runs)
     write_scaling(place.folder / "scaling.csv", trials, runs)
+    _track(runs, groups, place)
     points = curve_points(groups)
     if len({group.sites for group in groups}) > 1 and points:
         _draw(place.folder, points)
@@ -145,6 +146,20 @@ def _finish(
         return
     wide_console().print(_table(groups))
     click.echo(f"files: {place.folder}")
+
+
+def _track(runs: Mapping[str, Finished], groups: Sequence[Group], place: Place) -> None:
+    """Show the study in MLflow as the parent of its simulations."""
+    from hyfree_ray.tracking import Tracker
+
+    cohort = str(next(iter(runs.values())).described["cohort"])
+    numbers: dict[str, object] = {
+        f"{group.name}/{one.first} minus {one.second}/{one.tested}": one.difference
+        for group in groups
+        for one in group.contrasts
+    }
+    tracker = Tracker(place.store, place.folder.name, cohort, {"trials": len(runs)})
+    tracker.adopt(sorted({run.name for run in runs.values()}), numbers)
 
 
 def _draw(folder: Path, points: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def whole(store: Path, fold: int) -> Finished:
 def written(run: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report."""
     return write_report([run], tmp_path_factory.mktemp("report")).parent
+
+
+def test_a_run_without_a_general_model_has_a_report(tmp_path: Path) -> None:
+    made = whole(tmp_path, 0)
+    alone = replace(
+        made, rows=tuple(row for row in made.rows if row.regime in {"local", "local2x"})
+    )
+    text = read(write_report([alone], tmp_path / "out")).text
+    assert "There is no general model" in text
 
 
 class Reader(HTMLParser):
