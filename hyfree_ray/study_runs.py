@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -195,7 +196,13 @@ def _described(
 
 
 def _table(groups: Sequence[Group]) -> Table:
-    table = Table(title=Text("Differences of Dice over all sites"), title_justify="left")
+    table = Table(
+        title=Text("Differences of Dice over all sites"),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for name in ("study", "draws", "compared", "tested on", "difference", "in words"):
         table.add_column(name, no_wrap=name == "difference")
     for group in groups:
