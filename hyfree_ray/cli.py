@@ -20,6 +20,7 @@ from hyfree_ray.pool_command import pool
 from hyfree_ray.regimes import SETTINGS
 from hyfree_ray.site_command import site
 from hyfree_ray.store_command import store
+from hyfree_ray.study_command import scale, study
 from hyfree_ray.track_command import track
 
 
@@ -47,7 +48,19 @@ def main() -> None:
     """
 
 
-for command in (check_data, import_data, site, pool, predict, export_model, store, track, doctor):
+for command in (
+    check_data,
+    import_data,
+    site,
+    pool,
+    predict,
+    export_model,
+    scale,
+    study,
+    store,
+    track,
+    doctor,
+):
     main.add_command(command)
 
 
@@ -96,6 +109,7 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
     help=f"What to train beside the protocol, for comparison: {', '.join(SETTINGS)}.",
 )
 @click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
+@click.option("--folds", metavar="A-B", help="A run for each test fold, e.g. 0-4, and a summary.")
 @click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0.")
 @STORE
 @click.option(
@@ -122,9 +136,16 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
     "--drop", multiple=True, metavar="SITE@STAGE", help="Simulate that it drops out there."
 )
 @click.option("--slow", multiple=True, metavar="SITE=3x", help="Simulate a straggler.")
+@click.option(
+    "--contributors",
+    metavar="SITE,...",
+    default="",
+    callback=lambda _, __, text: tuple(name.strip() for name in text.split(",") if name.strip()),
+    help="Sites whose releases are pooled; all sites fine-tune. Default: all.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done; create nothing.")
 @FORMAT
-def simulate(**options: Any) -> None:
+def simulate(folds: str | None, **options: Any) -> None:
     """Run the method on simulated hospitals and say what sharing gave each of them.
 
     \b
@@ -132,8 +153,13 @@ def simulate(**options: Any) -> None:
       hyfree-ray simulate --sites 5
       hyfree-ray simulate --data Dataset301_LungCXR --budget small
       hyfree-ray simulate --sites 2 --budget smoke --ray off
+      hyfree-ray simulate --sites 5 --folds 0-4
       hyfree-ray simulate --sites 5 --dry-run
     """
+    if folds is not None:
+        from hyfree_ray.folds_command import run_folds
+
+        sys.exit(run_folds(folds, options))
     from hyfree_ray.simulate_command import run_simulate
 
     sys.exit(run_simulate(**options))

@@ -250,6 +250,7 @@ class Observer:
             **summary.to_json(),
             "cohort": self.simulation.cohort,
             "data": {name: _data_key(site) for name, site in self.simulation.sites.items()},
+            "contributors": list(self.simulation.contributors or self.simulation.sites),
             "experiment_key": self.simulation.key,
             "experiment": self.simulation.experiment.model_dump(
                 mode="json", exclude={"embedder_weights"}

@@ -91,7 +91,7 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
                 f"{one.name} and {other.name} are both of fold {one.fold} and seed {one.seed}; "
                 "leave one out"
             )
-    rows = _with_own_patients(runs)
+    rows = [row for of_run in with_own_patients(runs).values() for row in of_run]
     regimes = in_order({row.regime for row in rows})
     seeds = tuple(sorted({run.seed for run in runs}))
     return Pooled(
@@ -163,22 +163,22 @@ def _settings(run: Finished) -> dict[str, Any]:
     return found
 
 
-def _with_own_patients(runs: Sequence[Finished]) -> list[ScoreRow]:
-    """The rows of all runs, where one index is one patient.
+def with_own_patients(runs: Sequence[Finished]) -> dict[str, list[ScoreRow]]:
+    """By run, its rows, where one index is one patient in all runs.
 
     Drawn sites and random partitions have other patients under another seed: these get indices
     of their own, so that they are not taken for the same.
     """
     if len({run.seed for run in runs}) == 1:
-        return [row for run in runs for row in run.rows]
+        return {run.name: list(run.rows) for run in runs}
     drawings: dict[str, list[str]] = defaultdict(list)
-    rows: list[ScoreRow] = []
+    rows = {}
     for run in runs:
         for site in run.sites:
             if (data := run.data_of(site)) not in drawings[site]:
                 drawings[site].append(data)
         drawn = {site: drawings[site].index(run.data_of(site)) for site in run.sites}
-        rows += [
+        rows[run.name] = [
             replace(row, patient=row.patient + drawn[row.test_site] * _APART) for row in run.rows
         ]
     return rows

@@ -51,6 +51,7 @@ async def simulate(
     *,
     settings: Collection[str] = (),
     rules: Rules | None = None,
+    contributors: Collection[str] = (),
     told: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run the method on all sites. No site waits for another before the pool closes.
@@ -59,12 +60,13 @@ async def simulate(
         parties: the hospitals by name, the pool, and the oracle where a setting needs it.
         settings: what is trained beside the paper's protocol.
         rules: who may be missing; None: nobody.
+        contributors: sites whose releases are pooled; empty: all. The others fine-tune too.
         told: hears one line a turning point.
 
     Raises:
         TooFewSitesError: fewer releases are in than the rules want.
     """
-    return await _Run(parties, settings, rules or Rules(), told).through()
+    return await _Run(parties, settings, rules or Rules(), contributors, told).through()
 
 
 class _Run:
@@ -75,6 +77,7 @@ class _Run:
         parties: Mapping[str, Handle],
         settings: Collection[str],
         rules: Rules,
+        contributors: Collection[str],
         told: Callable[[str], None],
     ) -> None:
         self.pool = parties[POOL]
@@ -82,6 +85,7 @@ class _Run:
         self.sites = {name: p for name, p in parties.items() if name not in {POOL, ORACLE}}
         self.settings = settings
         self.rules = rules
+        self.contributors = frozenset(contributors or self.sites)
         self.told = told
         self.outcomes: dict[str, Mapping[str, Any]] = {}
         self.controls: dict[str, Awaitable[Any]] = {}
@@ -93,7 +97,8 @@ class _Run:
         everybody = list(self.sites)
         await self._withdraw()
         await self._until_in()
-        closed = await self.pool.call("close", list(self.sites), self.rules, self._left_out())
+        pooled = [name for name in self.sites if name in self.contributors]
+        closed = await self.pool.call("close", pooled, self.rules, self._left_out())
         members = closed["releases"]
         if not members:
             self.told("fewer than two releases: no general model and nothing to fine-tune")

@@ -115,9 +115,11 @@ def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
             "dice-matrix",
             lambda theme: figures.matrices(theme, means, pooled.regimes, pooled.sites),
         ),
-        "forest": figures.drawn("contrasts", lambda theme: figures.forest(theme, known)),
     }
-    page: dict[str, Any] = {name: sources(figure) for name, figure in charts.items()}
+    if known:
+        charts["forest"] = figures.drawn("contrasts", lambda theme: figures.forest(theme, known))
+    page: dict[str, Any] = {"forest": None}
+    page |= {name: sources(figure) for name, figure in charts.items()}
     page |= {
         "answers": [_answer(one) for one in known if one.site is None and _primary(one)],
         "caveat": pooled.caveat,

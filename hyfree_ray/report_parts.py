@@ -78,7 +78,7 @@ def of_run(run: Finished) -> dict[str, Any]:
         "worth": worth(run),
         "ledger": ledger(described["ledger"]),
         "reproduce": "The experiment's settings are in the file beside this report; on the same "
-        "data this gives the same run:",
+        "data in the same sites this gives the same run:",
         "command": command(run, config),
         "config_name": config,
         "config": experiment_file(described["experiment"]),
@@ -234,9 +234,10 @@ def experiment_file(experiment: Mapping[str, Any]) -> str:
 
 def command(run: Finished, config: str) -> str:
     """The command that makes this run, as far as its records tell."""
-    cohort = run.described["cohort"]
-    if cohort == "Phantom":
-        return f"hyfree-ray simulate --sites {len(run.sites)} --config {shlex.quote(config)}"
-    return (
-        f"hyfree-ray simulate --data {shlex.quote(f'DIR/{cohort}')} --config {shlex.quote(config)}"
-    )
+    cohort, pooled = run.described["cohort"], run.described.get("contributors", run.sites)
+    words = ["hyfree-ray", "simulate"]
+    phantom = cohort == "Phantom"
+    words += ["--sites", str(len(run.sites))] if phantom else ["--data", f"DIR/{cohort}"]
+    if len(pooled) < len(run.sites):
+        words += ["--contributors", ",".join(pooled)]
+    return shlex.join([*words, "--config", config])

@@ -160,7 +160,7 @@ def _surface(summary: Summary) -> Table:
     for name in ("HD95", "NSD", "volume", "missed", "made up"):
         table.add_column(name, justify="right", no_wrap=True)
     for regime in summary.regimes:
-        for tested in _TESTED:
+        for tested in TESTED:
             score = summary.score(regime, tested)
             if score is not None:
                 first = Text(regime if tested == "own" else "")
@@ -168,7 +168,7 @@ def _surface(summary: Summary) -> Table:
     return table
 
 
-_TESTED: tuple[Tested, ...] = ("own", "foreign")
+TESTED: tuple[Tested, ...] = ("own", "foreign")
 
 
 def _measured(score: Score) -> list[str]:

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
 from hyfree_ray.partitions import NATURAL, partition
 from hyfree_ray.party import Step
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.resources import Execution, read_resources
 from hyfree_ray.results import Summary
@@ -100,6 +101,7 @@ def _simulate(
     fold: int | None,
     seed: int | None,
     settings: tuple[str, ...] | None,
+    contributors: tuple[str, ...],
     store: Path,
     ray: str,
     device: str,
@@ -128,7 +130,11 @@ def _simulate(
         open_root(runtime.store, create=False)
         cohort, found = _sites(data, how, sites, experiment, runtime.store, output)
         simulation = Simulation(
-            cohort=cohort, sites=found, experiment=experiment, reasons=tuple(reasons)
+            cohort=cohort,
+            sites=found,
+            experiment=experiment,
+            contributors=_contributors(contributors, found),
+            reasons=tuple(reasons),
         )
         rules = parse_rules(sites=list(found), **rule_options)
         execution = Execution(rules=rules, resources=read_resources(config))
@@ -199,6 +205,18 @@ def _sites(
     if output == "text":
         Console().print(render_sites(cohort))
     return cohort.name, sites_of(cohort, experiment.fold)
+
+
+def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ...]:
+    """The named sites, sorted; empty where that is all of them, so that it is the same run."""
+    for name in named:
+        if name not in sites:
+            raise HyfreeError(
+                f"--contributors {name}: no such site; there are: {', '.join(sorted(sites))}"
+            )
+    if named and len(set(named)) < FEWEST_RELEASES:
+        raise HyfreeError(f"--contributors: a pool needs {FEWEST_RELEASES} sites")
+    return () if set(named) == set(sites) else tuple(sorted(set(named)))
 
 
 def _announce(
@@ -351,9 +369,13 @@ async def _observe(
     if outcome is None:
         watching = asyncio.ensure_future(observer.watch(list(parties.values())))
         try:
-            settings = observer.simulation.experiment.settings
-            told = observer.progress.tell
-            outcome = await protocol.simulate(parties, settings=settings, rules=rules, told=told)
+            outcome = await protocol.simulate(
+                parties,
+                settings=observer.simulation.experiment.settings,
+                rules=rules,
+                contributors=observer.simulation.contributors,
+                told=observer.progress.tell,
+            )
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):

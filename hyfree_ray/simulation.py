@@ -32,6 +32,8 @@ class Simulation:
     cohort: str
     sites: Mapping[str, Site]
     experiment: Experiment
+    contributors: tuple[str, ...] = ()
+    """Sites whose releases are pooled; empty: all."""
     reasons: tuple[str, ...] = ()
     """One line for each number that was derived."""
     round: int = 1
@@ -51,7 +53,8 @@ class Simulation:
     def key(self) -> str:
         """Identity of the experiment."""
         keys = {name: site.key for name, site in self.sites.items()}
-        return self.experiment.key(self.cohort, keys)
+        key = self.experiment.key(self.cohort, keys)
+        return digest_of([key, sorted(self.contributors)]) if self.contributors else key
 
     @property
     def run(self) -> str:

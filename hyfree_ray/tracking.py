@@ -26,6 +26,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 
+from hyfree_ray.scores import MEASURED
+
 Scalar = str | int | float | bool | None
 
 _LOG = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ _METRICS_A_BATCH = 1000  # MLflow's limits on one call
 _PARAMS_A_BATCH = 100
 _LONGEST_VALUE = 500
 _PATIENCE_S = 5.0
-_KEY, _OF = "hyfree.key", "hyfree.run"
+_KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 _NOT_CURVES = frozenset({"step", "total", "time"})
 
@@ -92,7 +94,7 @@ class Tracker:
         self.healthy = True
         """False from the first thing that MLflow could not take."""
         self._name = run_name
-        self._of = hashlib.sha256(run_name.encode()).hexdigest()[:16]
+        self._of = _tag_of(run_name)
         self._runs: dict[str, Run] = {}
         self._ended = 0.0
         self._open(store_root, experiment_name, parameters)
@@ -185,6 +187,23 @@ class Tracker:
             if key == "run" or key.startswith("site/"):
                 self._close(run, now)
 
+    @_shown
+    def adopt(self, runs: Iterable[str], numbers: Mapping[str, object]) -> None:
+        """Show this run as a study: the parent of the simulations that are its trials.
+
+        Args:
+            runs: names of simulations of the same cohort; those that MLflow lacks are left out.
+            numbers: what they gave together.
+        """
+        parent = self._runs["run"]
+        for name in runs:
+            wanted = f"tags.`{_OF}` = '{_tag_of(name)}' AND tags.`{_KEY}` = 'run'"
+            for trial in self._client.search_runs([self._experiment], filter_string=wanted):
+                self._client.set_tag(trial.info.run_id, _PARENT, parent.info.run_id)
+        now = time.time()
+        self._log_metrics(parent, _numbers(numbers, now))
+        self._close(parent, now)
+
     def _find_runs(self) -> Iterable[Run]:
         token = None
         while True:
@@ -204,7 +223,7 @@ class Tracker:
         if key not in self._runs:
             tags = {_KEY: key, _OF: self._of}
             if parent is not None:
-                tags["mlflow.parentRunId"] = self._runs[parent].info.run_id
+                tags[_PARENT] = self._runs[parent].info.run_id
             self._runs[key] = self._client.create_run(
                 self._experiment, start_time=_milliseconds(started), tags=tags, run_name=name
             )
@@ -229,6 +248,10 @@ class Tracker:
         for start in range(0, len(points), _METRICS_A_BATCH):
             batch = points[start : start + _METRICS_A_BATCH]
             self._client.log_batch(run.info.run_id, metrics=batch)
+
+
+def _tag_of(run_name: str) -> str:
+    return hashlib.sha256(run_name.encode()).hexdigest()[:16]
 
 
 def _check_database(path: Path) -> None:
@@ -289,7 +312,7 @@ def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, object]:
     return {
         f"{metric}.{score['tested']}.{score['regime']}": score[metric]
         for score in scores
-        for metric in ("dice", "hd95")
+        for metric in MEASURED
     }
 
 

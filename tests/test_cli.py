@@ -182,3 +182,15 @@ def test_results_of_nothing_and_of_an_unknown_run(tmp_path: Path) -> None:
     (tmp_path / "runs" / "Lung-01234567" / "summary.json").write_text("{}")
     line = refused(call("results", "Lung-0", "--store", tmp_path))
     assert "there are: Lung-01234567" in line
+
+
+def test_contributors_are_sites_and_all_of_them_are_the_same_run(tmp_path: Path) -> None:
+    def plan(*more: str) -> Result:
+        store = tmp_path / "s"
+        return call("simulate", "--sites", "3", "--store", store, "--dry-run", *more)
+
+    first = plan().output.splitlines()[0]
+    assert plan("--contributors", "site-1, site-3,site-2").output.splitlines()[0] == first
+    assert plan("--contributors", "site-1,site-3").output.splitlines()[0] != first
+    assert "no such site; there are: site-1" in refused(plan("--contributors", "site-1,site-9"))
+    assert "a pool needs 2 sites" in refused(plan("--contributors", "site-1"))

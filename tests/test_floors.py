@@ -27,14 +27,15 @@ FLOORS = (
     ),
     (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
-        "site", "pool", "oracle", "protocol", "simulation",
+        "site", "pool", "oracle", "protocol", "simulation", "trials", "studies",
     ),
     ("progress", "schedule", "resources", "costs", "observer", "tracking"),
     ("runners",),
     (
         "options", "check_command", "import_command", "simulate_command", "release_command",
         "results_command", "site_command", "pool_command", "model_command", "report_command",
-        "store_command", "track_command", "doctor_command", "cli",
+        "store_command", "track_command", "doctor_command", "study_runs", "study_command",
+        "folds_command", "cli",
     ),
 )  # fmt: skip
 

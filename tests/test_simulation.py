@@ -50,6 +50,29 @@ def test_every_regime_of_every_site_is_scored_at_every_site(
     assert ("finetuned", "site-1", "site-3") in scored
 
 
+def test_only_contributors_are_pooled_and_every_site_fine_tunes(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    whole = phantom_simulation(3)
+    part = replace(whole, contributors=("site-1", "site-3"))
+    assert part.key == replace(whole, contributors=("site-3", "site-1")).key != whole.key
+    assert part.federation == whole.federation
+    planned = plan(part, tmp_path)
+    tuned = {(s["train_site"], s["test_site"]) for s in planned.outcome.scores}
+    assert {(a, b) for a in whole.sites for b in whole.sites} <= tuned
+    before, after = keys(whole, tmp_path), keys(part, tmp_path)
+    shared = {
+        name
+        for (owner, name, count), key in after.items()
+        if before.get((owner, name, count)) == key
+    }
+    assert {"train_generator", "synthesise", "release", "local2x", "check_release"} <= shared
+    assert not {"pool_releases", "train_general", "finetuned"} & shared
+    two = keys(phantom_simulation(2), tmp_path)
+    first = replace(whole, contributors=("site-1", "site-2"))
+    assert keys(first, tmp_path)["pool", "train_general", 0] == two["pool", "train_general", 0]
+
+
 def test_a_new_site_changes_no_key_of_the_others_before_the_pool(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:

@@ -266,3 +266,25 @@ def test_a_stage_costs_little(store: Path, picture: Path) -> None:
         shown.stage_finished(record("b", f"stage-{k}"), curve(200), {"samples": picture})
     assert (time.process_time() - started) / 5 < 0.5  # s of a core; about 0.05
     assert shown.healthy
+
+
+def test_a_study_is_the_parent_of_its_simulations(store: Path) -> None:
+    trials = [tracker(store, f"phantom-{k}") for k in (1, 2, 3)]
+    assert all(trial.healthy for trial in trials)
+    for _ in range(2):  # told again, it is the same
+        study = tracker(store, "scale-0a1b2c3d")
+        study.adopt(["phantom-1", "phantom-3", "phantom-9"], {"4 sites/finetuned/own": 0.02})
+        assert study.healthy
+    client = MlflowClient(tracking_uri=database_uri(store))
+    experiment = client.get_experiment_by_name("phantom")
+    assert experiment is not None
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(found) == 4
+    parent = found["scale-0a1b2c3d"]
+    assert parent.data.metrics == {"4 sites/finetuned/own": 0.02}
+    adopted = {
+        name
+        for name, run in found.items()
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+    assert adopted == {"phantom-1", "phantom-3"}

@@ -44,7 +44,13 @@ def plan(simulation: Simulation, store: Path, rules: Rules | None = None) -> Pla
     runner = PlanningRunner()
     parties = tuple(simulation.party(name, store, runner) for name in simulation.party_names)
     handles = {party.name: LocalParty(party) for party in parties}
-    settings = simulation.experiment.settings
-    outcome = asyncio.run(protocol.simulate(handles, settings=settings, rules=rules))
+    outcome = asyncio.run(
+        protocol.simulate(
+            handles,
+            settings=simulation.experiment.settings,
+            rules=rules,
+            contributors=simulation.contributors,
+        )
+    )
     steps = tuple(step for party in parties for step in party.steps)
     return Planned(steps=steps, outcome=outcome, parties=parties)

@@ -1,0 +1,54 @@
+"""`hyfree-ray simulate --folds`: one simulation a fold, one after the other, and their summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.finished import read_finished
+from hyfree_ray.pooled import pool_runs
+from hyfree_ray.pooled_table import render_pooled
+from hyfree_ray.results_table import wide_console
+from hyfree_ray.trials import (
+    FOLDS,
+    TrialError,
+    as_arguments,
+    command_of,
+    parse_numbers,
+    run_command,
+)
+
+
+def run_folds(folds: str, options: Mapping[str, Any]) -> int:
+    """Run the paper's protocol: every fold is the test fold once. Returns the exit code.
+
+    Args:
+        folds: `0-4` or `0,2`.
+        options: those of `simulate`.
+    """
+    numbers = parse_numbers(folds, "--folds", least=0, most=FOLDS - 1)
+    if options["fold"] is not None or options["dry_run"]:
+        raise HyfreeError("--folds: leave --fold and --dry-run out")
+    store: Path = options["store"]
+    passed = as_arguments(options)
+    runs = []
+    for fold in numbers:
+        command = command_of((*passed, "--fold", str(fold)), store, options["ray"])
+        click.echo(f"fold {fold}", err=True)
+        try:
+            found = run_command(command)
+        except TrialError as error:
+            return error.code  # it has said why
+        runs.append(read_finished(store / "runs" / found["run"]))
+    pooled = pool_runs(runs)
+    if options["output"] == "json":
+        click.echo(json.dumps(pooled.to_json()))
+        return 0
+    wide_console().print(render_pooled(pooled))
+    click.echo(f"each fold: hyfree-ray results {' '.join(run.name for run in runs)}")
+    return 0

@@ -1,0 +1,240 @@
+"""Studies: many simulations that differ in one thing, and the curve that they give together."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from hyfree_ray.config import read_yaml, resolve_experiment
+from hyfree_ray.contrasts import Contrast
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import replacing
+from hyfree_ray.finished import Finished
+from hyfree_ray.pooled import with_own_patients
+from hyfree_ray.results import contrasts_of
+from hyfree_ray.scores import COLUMNS, csv_text
+from hyfree_ray.seeds import seed_of
+from hyfree_ray.trials import Trial
+
+SIMULATE_OPTIONS = ("sites", "data", "partition", "config", "budget", "generator", "settings")
+"""Options of `simulate` that a study's file may name for all of its trials."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Trials that differ in fold, seed and draw alone: one point of a curve."""
+
+    name: str
+    sites: int
+    draws: int
+    contrasts: tuple[Contrast, ...]
+    """Over all sites."""
+
+
+def draw_subsets(sites: Sequence[str], size: int, repeats: int) -> list[tuple[str, ...]]:
+    """Random subsets, no two the same: as many as asked for, or all that there are.
+
+    What is drawn depends on the names and the size alone, so that a larger study repeats a smaller
+    one's trials.
+    """
+    if not 2 <= size <= len(sites):
+        raise HyfreeError(
+            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; leave it out"
+        )
+    random = np.random.default_rng(seed_of(0, "scale", *sorted(sites), str(size)))
+    found: dict[tuple[str, ...], None] = {}
+    while len(found) < min(repeats, math.comb(len(sites), size)):
+        picked = random.choice(sorted(sites), size, replace=False)
+        found[tuple(sorted(str(name) for name in picked))] = None
+    return list(found)
+
+
+def scale_trials(
+    sites: Sequence[str],
+    sizes: Sequence[int],
+    options: Sequence[str],
+    *,
+    repeats: int,
+    folds: Sequence[int],
+    seeds: int,
+) -> list[Trial]:
+    """One trial a subset, fold and seed. A pool of all sites is the ordinary simulation."""
+    trials = []
+    for size in sizes:
+        for draw, subset in enumerate(draw_subsets(sites, size, repeats)):
+            part = () if size == len(sites) else ("--contributors", ",".join(subset))
+            for fold, seed in itertools.product(folds, range(seeds)):
+                of_run = ("--fold", str(fold), "--seed", str(seed))
+                trials.append(
+                    Trial(
+                        name=f"sites-{size}-draw-{draw}-fold-{fold}-seed-{seed}",
+                        options=(*options, *of_run, *part),
+                        sites=size,
+                        draw=draw,
+                        values={"fold": fold, "seed": seed, "contributors": list(subset)},
+                    )
+                )
+    return trials
+
+
+def phases(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """First, for each fold and seed, the trial with the most sites; then all others.
+
+    The others find generators trained, instead of waiting for each other's.
+    """
+    first: dict[tuple[Any, Any], Trial] = {}
+    for trial in trials:
+        key = (trial.values.get("fold"), trial.values.get("seed"))
+        if key not in first or trial.sites > first[key].sites:
+            first[key] = trial
+    head = list(first.values())
+    return [head, [trial for trial in trials if trial not in head]]
+
+
+def grid_trials(path: Path) -> list[Trial]:
+    """The trials of a study's file: every combination of its grid.
+
+    The file is YAML: `simulate`, options that all trials share, and `grid`, fields of the
+    experiment (with dots) or `sites`, each with a list of values.
+
+    Raises:
+        HyfreeError: a key that is not known, a value that does not fit; before anything runs.
+    """
+    written = read_yaml(path)
+    for name in written:
+        if name not in {"simulate", "grid"}:
+            raise HyfreeError(f"{path}: unknown key {name!r}; a study has 'simulate' and 'grid'")
+    shared, grid = written.get("simulate") or {}, written.get("grid")
+    if not isinstance(shared, dict) or not isinstance(grid, dict) or not grid:
+        raise HyfreeError(f"{path}: 'grid' maps fields to lists of values, 'simulate' is a mapping")
+    for name in shared:
+        if name not in SIMULATE_OPTIONS:
+            known = ", ".join(SIMULATE_OPTIONS)
+            raise HyfreeError(f"{path}: simulate: unknown option {name!r}; there are: {known}")
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise HyfreeError(f"{path}: grid: {name}: write a list of values")
+    trials = []
+    for draw, combination in enumerate(itertools.product(*grid.values())):
+        values = dict(zip(grid, combination, strict=True))
+        trials.append(_grid_trial(path, draw, shared, values))
+    return trials
+
+
+def _grid_trial(
+    path: Path, draw: int, shared: Mapping[str, Any], values: Mapping[str, Any]
+) -> Trial:
+    overrides = [f"{name}={_as_yaml(value)}" for name, value in values.items() if name != "sites"]
+    named = {**shared, **({"sites": values["sites"]} if "sites" in values else {})}
+    if isinstance(named.get("settings"), list):
+        named["settings"] = ",".join(named["settings"])
+    file = named.get("config")
+    experiment, _ = resolve_experiment(
+        budget=named.get("budget"),
+        generator=named.get("generator"),
+        device="cpu",
+        file=None if file is None else path.parent / file,
+        overrides=overrides,
+    )
+    sites = named.get("sites", experiment.budget.phantom_sites)
+    if not isinstance(sites, int):
+        raise HyfreeError(f"{path}: sites: {sites!r} is not a number")
+    options = [part for name, value in named.items() for part in (f"--{name}", str(value))]
+    for override in overrides:
+        options += ["--set", override]
+    return Trial(
+        name=f"trial-{draw:03d}", options=tuple(options), sites=sites, draw=draw, values=values
+    )
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def grouped(trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Group]:
+    """Points of the curve, in the order of the trials.
+
+    Patients are the unit: draws and seeds are crossed with them, and a sentence about the method
+    still needs as many seeds as ever.
+
+    Args:
+        runs: by the trials' names.
+    """
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(_group_name(trial), []).append(trial)
+    return [_group(name, members, runs) for name, members in groups.items()]
+
+
+def _group_name(trial: Trial) -> str:
+    apart = {
+        name: value
+        for name, value in trial.values.items()
+        if name not in {"fold", "seed", "contributors"}
+    }
+    if "contributors" in trial.values or not apart:
+        return f"{trial.sites} sites"
+    return ", ".join(f"{name} {value}" for name, value in apart.items())
+
+
+def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> Group:
+    found = [runs[trial.name] for trial in trials]
+    of_run = with_own_patients(found)
+    trainings = sorted({(run.seed, trial.draw) for trial, run in zip(trials, found, strict=True)})
+    if "contributors" not in trials[0].values:  # a grid's draws are its combinations
+        trainings = sorted({(run.seed, 0) for run in found})
+    rows = [
+        replace(row, seed=_index(trainings, run.seed, trial.draw))
+        for trial, run in zip(trials, found, strict=True)
+        for row in of_run[run.name]
+    ]
+    contrasts = contrasts_of(rows, found[0].sites, seed=0)
+    seeds = len({run.seed for run in found})
+    return Group(
+        name=name,
+        sites=trials[0].sites,
+        draws=len({trial.draw for trial in trials}),
+        contrasts=tuple(replace(one, seeds=seeds) for one in contrasts if one.site is None),
+    )
+
+
+def _index(trainings: Sequence[tuple[int, int]], seed: int, draw: int) -> int:
+    return trainings.index((seed, draw) if (seed, draw) in trainings else (seed, 0))
+
+
+def write_scaling(path: Path, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> None:
+    """The rows of all trials, with `sites,draw` in front."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["sites", "draw", *COLUMNS])
+    for trial in trials:
+        rows = csv.reader(io.StringIO(csv_text(runs[trial.name].rows), newline=""))
+        writer.writerows([trial.sites, trial.draw, *row] for row in itertools.islice(rows, 1, None))
+    with replacing(path) as file:
+        file.write(stream.getvalue().encode())
+
+
+def curve_points(
+    groups: Iterable[Group],
+) -> dict[str, list[tuple[int, float, float | None, float | None]]]:
+    """What `figures.curve` draws: by contrast, number of sites, difference and interval."""
+    series: dict[str, list[tuple[int, float, float | None, float | None]]] = {}
+    for group in groups:
+        for one in group.contrasts:
+            if one.difference is not None and (one.first, one.second) in _CURVES:
+                where = "own" if one.tested == "own" else "others"
+                points = series.setdefault(f"{one.first} minus {one.second}, {where}", [])
+                points.append((group.sites, one.difference, one.low, one.high))
+    return series
+
+
+_CURVES = (("finetuned", "local2x"), ("general", "local2x"))

@@ -1,0 +1,108 @@
+"""`hyfree-ray scale` and `hyfree-ray study`: the command line of studies."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyfree_ray.options import DEVICE, EXIT_CODES, FORMAT, STORE
+
+_RAY = click.option(
+    "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
+)
+_PARALLEL = click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    help="Simulations at a time. Default: one a GPU, or one a CPU where there is none.",
+)
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option(
+    "--sites", required=True, metavar="N,...", help="Numbers of sites in the pool, e.g. 2,4,8."
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Random subsets of each size.",
+)
+@click.option("--folds", default="0", show_default=True, metavar="A-B", help="Test folds.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="As of simulate. Default: phantom sites."
+)
+@click.option(
+    "--partition",
+    "how",
+    metavar="HOW",
+    default="natural",
+    show_default=True,
+    help="As of simulate; where it needs a number of sites, into the largest of --sites.",
+)
+@click.option("--config", type=click.Path(path_type=Path), help="YAML with experiment fields.")
+@click.option("--budget", type=click.Choice(["smoke", "small", "paper"]), help="As of simulate.")
+@click.option(
+    "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
+)
+@STORE
+@_RAY
+@DEVICE
+@_PARALLEL
+@FORMAT
+def scale(**options: Any) -> None:
+    """How does the gain grow with the number of sites? General models from random subsets.
+
+    Every subset's general model is fine-tuned at all sites. Simulations share the store: a
+    generator is trained once. Writes studies/STUDY/scaling.csv and the curve in the store.
+
+    \b
+    Examples:
+      hyfree-ray scale --sites 2,4,8
+      hyfree-ray scale --sites 2,4,8 --repeats 2 --folds 0-4 --seeds 3
+      hyfree-ray scale --data Dataset301_LungCXR --partition random --sites 2,4,8
+    """
+    from hyfree_ray.study_runs import run_scale
+    from hyfree_ray.trials import as_arguments
+
+    passed = as_arguments({**options, "sites": None, "data": None, "how": None})
+    named = ("sites", "repeats", "folds", "seeds", "data", "how", "store", "ray", "parallel")
+    sys.exit(
+        run_scale(
+            **{name: options[name] for name in named}, passed=passed, output=options["output"]
+        )
+    )
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("file", type=click.Path(path_type=Path))
+@STORE
+@_RAY
+@_PARALLEL
+@FORMAT
+def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) -> None:
+    """Run every combination of a grid over experiment fields, as FILE says:
+
+    \b
+      simulate:                          # options of simulate, for all
+        sites: 5
+        budget: small
+      grid:                              # fields of the experiment, or sites
+        budget.synthesis.per_real: [1, 4, 20]
+        seed: [0, 1, 2]
+
+    Folds and seeds of one combination are pooled. Writes studies/FILE's name/scaling.csv in the
+    store.
+    """
+    from hyfree_ray.study_runs import run_study
+
+    sys.exit(run_study(file, store=store, ray=ray, parallel=parallel, output=output))

@@ -1,0 +1,221 @@
+"""Studies run: trials on Ray Tune, and what they leave together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hyfree_ray.check_command import digest_cache
+from hyfree_ray.cohort import read_cohort
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import replacing
+from hyfree_ray.finished import Finished, read_finished
+from hyfree_ray.log import set_up_logging
+from hyfree_ray.partitions import COLUMN, NATURAL, partition
+from hyfree_ray.phantom_sites import MAX_SITES
+from hyfree_ray.results_table import IN_WORDS, STYLE, TESTED, wide_console
+from hyfree_ray.store import digest_of, open_root
+from hyfree_ray.studies import (
+    Group,
+    curve_points,
+    grid_trials,
+    grouped,
+    phases,
+    scale_trials,
+    write_scaling,
+)
+from hyfree_ray.trials import FOLDS, Place, Trial, TrialError, parse_numbers
+
+
+def run_scale(
+    *,
+    sites: str,
+    repeats: int,
+    folds: str,
+    seeds: int,
+    data: Path | None,
+    how: str,
+    passed: Sequence[str],
+    store: Path,
+    ray: str,
+    parallel: int | None,
+    output: str,
+) -> int:
+    """General models from random subsets of the sites, fine-tuned at all. Returns the exit code."""
+    sizes = parse_numbers(sites, "--sites", least=2, most=MAX_SITES if data is None else 10**6)
+    names, options = _sites(max(sizes), data, how, store)
+    trials = scale_trials(
+        names,
+        sizes,
+        (*options, *passed),
+        repeats=repeats,
+        folds=parse_numbers(folds, "--folds", least=0, most=FOLDS - 1),
+        seeds=seeds,
+    )
+    name = f"scale-{digest_of([sorted(names), list(options), list(passed)])[:8]}"
+    return _run(
+        trials,
+        Place(folder=store.absolute() / "studies" / name, store=store.absolute()),
+        ray=ray,
+        parallel=parallel,
+        output=output,
+    )
+
+
+def run_study(file: Path, *, store: Path, ray: str, parallel: int | None, output: str) -> int:
+    """All combinations of a file's grid. Returns the exit code."""
+    folder = store.absolute() / "studies" / file.stem
+    place = Place(folder=folder, store=store.absolute())
+    return _run(grid_trials(file), place, ray=ray, parallel=parallel, output=output)
+
+
+def _sites(
+    count: int, data: Path | None, how: str, store: Path
+) -> tuple[list[str], tuple[str, ...]]:
+    """The sites' names, and the options that make a simulation of them."""
+    if data is None:
+        if how != NATURAL:
+            raise HyfreeError(f"--partition {how}: phantom sites are drawn apart; give --data")
+        return [f"site-{k}" for k in range(1, count + 1)], ("--sites", str(count))
+    named = how == NATURAL or how.startswith(COLUMN)
+    cohort = read_cohort(data, digest_cache=digest_cache(store), own_sites=how == NATURAL)
+    cohort = partition(cohort, how, sites=None if named else count, seed=0)
+    number = () if named else ("--sites", str(count))
+    return list(cohort.sites), ("--data", str(data), "--partition", how, *number)
+
+
+def _run(
+    trials: Sequence[Trial], place: Place, *, ray: str, parallel: int | None, output: str
+) -> int:
+    set_up_logging(output)
+    open_root(place.store)
+    missing = [trial for trial in trials if place.finished(trial) is None]
+    click.echo(
+        f"study {place.folder.name}: {len(trials)} simulations, {len(missing)} to run", err=True
+    )
+    try:
+        for phase in phases(missing) if missing else ():
+            _run_phase(phase, place, ray, parallel)
+    except TrialError as error:
+        click.echo(f"error: {error}; to go on, give the same command again", err=True)
+        return error.code
+    runs = {}
+    for trial in trials:
+        run = place.finished(trial)
+        assert run is not None
+        runs[trial.name] = read_finished(place.store / "runs" / run)
+    _finish(trials, runs, place, output)
+    return 0
+
+
+def _run_phase(trials: Sequence[Trial], place: Place, ray: str, parallel: int | None) -> None:
+    if not trials:
+        return
+    if ray == "off":
+        for trial in trials:
+            place.run(trial, "off")
+        return
+    from hyfree_ray.runners.ray import connect, disconnect
+    from hyfree_ray.runners.ray_tune import run_trials
+
+    connect(ray)
+    with contextlib.ExitStack() as stack:
+        stack.callback(disconnect)
+        run_trials(trials, place, parallel)
+
+
+def _finish(
+    trials: Sequence[Trial], runs: Mapping[str, Finished], place: Place, output: str
+) -> None:
+    """Write what a study leaves, and print its curve."""
+    groups = grouped(trials, runs)
+    write_scaling(place.folder / "scaling.csv", trials, runs)
+    _track(runs, groups, place)
+    points = curve_points(groups)
+    if len({group.sites for group in groups}) > 1 and points:
+        _draw(place.folder, points)
+    if output == "json":
+        click.echo(json.dumps(_described(trials, runs, groups, place), default=list))
+        return
+    wide_console().print(_table(groups))
+    click.echo(f"files: {place.folder}")
+
+
+def _track(runs: Mapping[str, Finished], groups: Sequence[Group], place: Place) -> None:
+    """Show the study in MLflow as the parent of its simulations."""
+    from hyfree_ray.tracking import Tracker
+
+    cohort = str(next(iter(runs.values())).described["cohort"])
+    numbers: dict[str, object] = {
+        f"{group.name}/{one.first} minus {one.second}/{one.tested}": one.difference
+        for group in groups
+        for one in group.contrasts
+    }
+    tracker = Tracker(place.store, place.folder.name, cohort, {"trials": len(runs)})
+    tracker.adopt(sorted({run.name for run in runs.values()}), numbers)
+
+
+def _draw(folder: Path, points: Mapping[str, Any]) -> None:
+    from hyfree_ray.figures import curve, drawn
+
+    figure = drawn("scaling", lambda theme: curve(theme, points, "difference of Dice"))
+    for ending, content in (("svg", figure.light_svg), ("png", figure.png)):
+        with replacing(folder / f"scaling.{ending}") as file:
+            file.write(content)
+
+
+def _described(
+    trials: Sequence[Trial], runs: Mapping[str, Finished], groups: Sequence[Group], place: Place
+) -> dict[str, Any]:
+    return {
+        "folder": str(place.folder),
+        "trials": [
+            {"draw": t.draw, "sites": t.sites, **t.values, "run": runs[t.name].name} for t in trials
+        ],
+        "curve": [
+            {
+                "name": group.name,
+                "sites": group.sites,
+                "draws": group.draws,
+                "contrasts": [
+                    {**vars(one), "verdict": one.verdict, "words": one.words}
+                    for one in group.contrasts
+                ],
+            }
+            for group in groups
+        ],
+    }
+
+
+def _table(groups: Sequence[Group]) -> Table:
+    table = Table(
+        title=Text("Differences of Dice over all sites"),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("study", "draws", "compared", "tested on", "difference", "in words"):
+        table.add_column(name, no_wrap=name == "difference")
+    for group in groups:
+        table.add_section()
+        first = True
+        for one in (c for tested in TESTED for c in group.contrasts if c.tested == tested):
+            table.add_row(
+                Text(group.name if first else ""),
+                str(group.draws) if first else "",
+                Text(f"{one.first} minus {one.second}"),
+                IN_WORDS[one.tested],
+                one.interval,
+                Text(one.said, style=STYLE[one.verdict]),
+            )
+            first = False
+    return table

@@ -1,0 +1,68 @@
+"""Trials on Ray Tune: real ones, whose command is a few lines of Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hyfree_ray.runners.ray import connect, disconnect
+from hyfree_ray.runners.ray_tune import run_trials
+from hyfree_ray.trials import Place, Trial, TrialError
+
+TOY = """
+import json, pathlib, sys, time
+store, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+with (store / "began").open("a") as file:
+    file.write(name + "\\n")
+if name == "broken":
+    print("error: something is wrong here", file=sys.stderr)
+    sys.exit(2)
+(store / "runs" / name).mkdir(parents=True)
+(store / "runs" / name / "summary.json").write_text("{}")
+print(json.dumps({"run": name}))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    connect("local", cpus=2)
+    yield
+    disconnect()
+
+
+def toy(store: Path, name: str) -> Trial:
+    return Trial(name=name, options=("-c", TOY, str(store), name), sites=2, draw=0)
+
+
+def place(store: Path) -> Place:
+    return ToyPlace(folder=store / "studies" / "s", store=store)
+
+
+class ToyPlace(Place):
+    """Runs a trial's options as they are."""
+
+    def command(self, trial: Trial, ray: str) -> list[str]:
+        return [sys.executable, *trial.options, ray]
+
+
+def test_trials_run_once_and_are_remembered(cluster: None, tmp_path: Path) -> None:
+    where = place(tmp_path)
+    found = [toy(tmp_path, name) for name in ("one", "two", "three")]
+    run_trials(found, where)
+    assert [where.finished(trial) for trial in found] == ["one", "two", "three"]
+    assert sorted((tmp_path / "began").read_text().split()) == ["one", "three", "two"]
+    assert not (where.folder / "tune").exists()
+    changed = Trial(name="one", options=("other",), sites=2, draw=0)
+    assert where.finished(changed) is None
+
+
+def test_a_trial_that_fails_is_named_and_the_others_end(cluster: None, tmp_path: Path) -> None:
+    where = place(tmp_path)
+    found = [toy(tmp_path, name) for name in ("broken", "whole")]
+    with pytest.raises(TrialError, match=r"broken: error: something is wrong here \(log: "):
+        run_trials(found, where, parallel=1)
+    assert where.finished(found[0]) is None
+    assert where.finished(found[1]) == "whole"

@@ -1,0 +1,234 @@
+"""Studies: what would be run, and what is read from it. The runs are made up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hyfree_ray import trials
+from hyfree_ray.cli import main
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.finished import Finished
+from hyfree_ray.scores import COLUMNS
+from hyfree_ray.studies import (
+    curve_points,
+    draw_subsets,
+    grid_trials,
+    grouped,
+    phases,
+    scale_trials,
+    write_scaling,
+)
+from hyfree_ray.trials import Place, Trial, as_arguments, parse_numbers
+from tests.test_pooled import GAIN, SITES, finished
+
+NAMES = [f"site-{k}" for k in range(1, 9)]
+
+
+def test_subsets_are_random_different_and_the_same_next_time() -> None:
+    drawn = draw_subsets(NAMES, 3, 6)
+    assert len(set(drawn)) == 6
+    assert all(len(set(subset)) == 3 for subset in drawn)
+    assert drawn == draw_subsets(NAMES, 3, 6) == draw_subsets(list(reversed(NAMES)), 3, 6)
+    assert drawn[:2] == draw_subsets(NAMES, 3, 2)
+    assert {name for subset in drawn for name in subset} > set(NAMES[:3])  # no prefixes
+    assert draw_subsets(NAMES, 8, 5) == [tuple(NAMES)]
+    with pytest.raises(HyfreeError, match="2 to 8 of the 8 sites"):
+        draw_subsets(NAMES, 9, 1)
+
+
+def test_a_scaling_study_is_all_sizes_draws_folds_and_seeds() -> None:
+    found = scale_trials(NAMES, (2, 8), ("--sites", "8"), repeats=2, folds=(0, 1), seeds=2)
+    assert len(found) == (2 + 1) * 2 * 2
+    assert len({trial.name for trial in found}) == len(found)
+    whole = [trial for trial in found if trial.sites == 8]
+    assert not any("--contributors" in trial.options for trial in whole)
+    assert whole[0].options == ("--sites", "8", "--fold", "0", "--seed", "0")
+    part = next(trial for trial in found if trial.sites == 2)
+    assert part.options[-2] == "--contributors"
+    assert part.options[-1].split(",") == part.values["contributors"]
+    first, then = phases(found)
+    assert first == whole  # they train every generator that the others need
+    assert len(then) == 8
+
+
+def study(folder: Path, text: str) -> Path:
+    path = folder / "quota.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_grid_is_every_combination(tmp_path: Path) -> None:
+    path = study(
+        tmp_path,
+        "simulate: {budget: smoke, settings: [real-all, syn]}\n"
+        "grid: {sites: [2, 3], budget.synthesis.per_real: [1.0, 4.0], seed: [0, 1]}\n",
+    )
+    found = grid_trials(path)
+    assert len(found) == 8
+    assert found[0].options == (
+        *("--budget", "smoke", "--settings", "real-all,syn", "--sites", "2"),
+        *("--set", "budget.synthesis.per_real=1.0", "--set", "seed=0"),
+    )
+    assert [trial.sites for trial in found] == [2] * 4 + [3] * 4
+    assert found[-1].values == {"sites": 3, "budget.synthesis.per_real": 4.0, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("grid: {budget.synthesis.per_reel: [1]}", "did you mean 'budget.synthesis.per_real'"),
+        ("grid: {fold: [7]}", "fold: input should be less than or equal to 4"),
+        ("grid: {seed: 3}", "seed: write a list"),
+        ("grid: {}", "'grid' maps fields to lists"),
+        ("grids: {seed: [1]}", "unknown key 'grids'"),
+        ("simulate: {store: x}\ngrid: {seed: [1]}", "unknown option 'store'"),
+        ("grid: {sites: [two]}", "'two' is not a number"),
+    ],
+)
+def test_a_study_that_is_wrong_is_refused_before_anything_runs(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    result = CliRunner().invoke(
+        main, ["study", str(study(tmp_path, text)), "--store", str(tmp_path / "s")]
+    )
+    assert result.exit_code == 2
+    assert fault in result.output
+    assert not (tmp_path / "s").exists()
+
+
+def made(tmp_path: Path) -> tuple[list[Trial], dict[str, Finished]]:
+    """Two sites pooled in two draws, three seeds; more of them gain more."""
+    found, runs = [], {}
+    for size, draw, extra in ((2, 0, 0.0), (2, 1, 0.01), (3, 0, 0.05)):
+        for seed in range(3):
+            name = f"{size}-{draw}-{seed}"
+            values = {"fold": 0, "seed": seed, "contributors": ["x"]}
+            found.append(Trial(name=name, options=(), sites=size, draw=draw, values=values))
+            run = finished(tmp_path / name, 0, seed, extra=extra)
+            runs[name] = replace(run, folder=run.folder.with_name(name))
+    return found, runs
+
+
+def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
+    few, many = grouped(*made(tmp_path))
+    assert (few.name, few.sites, few.draws) == ("2 sites", 2, 2)
+    assert (many.name, many.sites, many.draws) == ("3 sites", 3, 1)
+    for group, extra in ((few, 0.005), (many, 0.05)):
+        (one,) = (c for c in group.contrasts if (c.first, c.tested) == ("finetuned", "foreign"))
+        assert one.difference == pytest.approx(GAIN + extra, abs=0.012)
+        assert one.patients == sum(-(-count // 5) for count in SITES.values())
+        assert (one.seeds, one.said) == (3, "helps")
+    points = curve_points([few, many])["finetuned minus local2x, others"]
+    assert [size for size, *_ in points] == [2, 3]
+    assert points[1][1] > points[0][1]
+
+
+def test_the_table_of_a_study_has_the_columns_of_results_behind_its_own(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    write_scaling(tmp_path / "scaling.csv", found, runs)
+    with (tmp_path / "scaling.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["sites", "draw", *COLUMNS]
+    assert len(rows) == sum(len(run.rows) for run in runs.values())
+    assert {tuple(row[:2]) for row in rows} == {("2", "0"), ("2", "1"), ("3", "0")}
+
+
+def test_a_trial_is_done_while_its_run_and_its_options_are_there(tmp_path: Path) -> None:
+    place = Place(folder=tmp_path / "studies" / "s", store=tmp_path)
+    trial = Trial(name="one", options=("--sites", "2"), sites=2, draw=0)
+    assert place.finished(trial) is None
+    run = finished(tmp_path)
+    (place.folder / "trials").mkdir(parents=True)
+    done = {"options": ["--sites", "2"], "run": run.name}
+    (place.folder / "trials" / "one.json").write_text(json.dumps(done))
+    assert place.finished(trial) == run.name
+    assert place.finished(replace(trial, options=("--sites", "3"))) is None
+    (run.folder / "summary.json").unlink()
+    assert place.finished(trial) is None
+
+
+def test_numbers_are_ranges_and_lists() -> None:
+    assert parse_numbers("0-4", "--folds", least=0, most=4) == (0, 1, 2, 3, 4)
+    assert parse_numbers("3,0", "--folds", least=0, most=4) == (0, 3)
+    for text in ("0-5", "a", "", "4-2", "-1"):
+        with pytest.raises(HyfreeError, match="--folds"):
+            parse_numbers(text, "--folds", least=0, most=4)
+
+
+def test_options_are_passed_on_as_they_were_typed() -> None:
+    options = {"sites": 3, "data": None, "settings": ("syn",), "overrides": ("warmup=0.2",)}
+    assert as_arguments(options) == ["--sites", "3", "--settings", "syn", "--set", "warmup=0.2"]
+
+
+def test_folds_are_not_given_twice(tmp_path: Path) -> None:
+    store = ["--store", str(tmp_path / "s")]
+    for more, fault in (
+        (["--folds", "0-9"], "from 0 to 4"),
+        (["--folds", "0-1", "--fold", "1"], "leave"),
+    ):
+        result = CliRunner().invoke(main, ["simulate", *more, *store])
+        assert result.exit_code == 2
+        assert fault in result.output
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulations of trials run the real protocol with toy stages."""
+    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-m", "tests.chaos.toys"))
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.slow
+def test_a_scaling_study_runs_and_is_read_again_without_running(toys: None, tmp_path: Path) -> None:
+    command = ("scale", "--sites", "2,3", "--repeats", "1", "--budget", "smoke", "--ray", "off")
+    done = call(*command, "--store", tmp_path / "s")
+    assert done.exit_code == 0, done.output
+    assert "3 sites" in done.output
+    assert "finetuned minus local2x" in done.output
+    (folder,) = (tmp_path / "s" / "studies").iterdir()
+    assert {"scaling.csv", "scaling.png", "scaling.svg"} <= {p.name for p in folder.iterdir()}
+    with (folder / "scaling.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["sites"] for row in rows} == {"2", "3"}
+    # Fine-tuned at all sites, whoever was pooled; and no generator was trained twice.
+    pooled_of_two = [row for row in rows if row["sites"] == "2" and row["regime"] == "finetuned"]
+    assert {row["train_site"] for row in pooled_of_two} == {"site-1", "site-2", "site-3"}
+    assert len(list((tmp_path / "s").glob("sites/*/stages/train_generator-*"))) == 3
+    assert len(list((tmp_path / "s").glob("pool/stages/train_general-*"))) == 2
+    before = (folder / "scaling.csv").read_bytes()
+    again = call(*command, "--store", tmp_path / "s", "--format", "json")
+    assert "2 simulations, 0 to run" in again.stderr
+    assert [t["sites"] for t in json.loads(again.stdout)["trials"]] == [2, 3]
+    assert (folder / "scaling.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_folds_in_one_go_end_in_their_summary(toys: None, tmp_path: Path) -> None:
+    command = ("simulate", "--sites", "2", "--folds", "0-1", "--budget", "smoke", "--ray", "off")
+    done = call(*command, "--store", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "Phantom: 2 runs, folds 0, 1, seeds 0" in done.output
+    assert "mean ± sd over 2 folds" in done.output
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_simulation_that_fails_ends_the_command_with_its_code(toys: None, tmp_path: Path) -> None:
+    # Fold and seed are good, the data are not: only the simulation sees it.
+    wrong = ("--data", tmp_path / "none", "--ray", "off", "--store", tmp_path / "s")
+    assert call("simulate", "--folds", "0-1", *wrong).exit_code == 2
+    study = tmp_path / "data.yaml"
+    study.write_text(f"simulate: {{data: {tmp_path / 'none'}}}\ngrid: {{seed: [0]}}\n")
+    result = call("study", study, "--ray", "off", "--store", tmp_path / "s")
+    assert result.exit_code == 2
+    assert "no such folder" in result.output
