@@ -10,7 +10,7 @@ from typing import Any
 from hyfree_ray.budget import Budget
 from hyfree_ray.party import Party
 from hyfree_ray.stages.data import draw_phantom
-from hyfree_ray.store import Artifact, Parcel
+from hyfree_ray.store import RAW_DATA, Artifact, Parcel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +66,4 @@ async def raw_data(party: Party, site: Site) -> Artifact:
     if site.phantom is not None:
         return await party.run(draw_phantom, **site.phantom)
     assert site.folder is not None
-    return Artifact(stage="data", key=site.key, path=site.folder, record={})
+    return Artifact(stage=RAW_DATA, key=site.key, path=site.folder, record={})
