@@ -28,7 +28,7 @@ from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.store import Parcel
 from tests.canaries import Canaries, is_pickle
 from tests.privacy.test_memorization import images, measures
-from tests.test_release import EXPERIMENT, METADATA, ROUND, SITE
+from tests.release_files import EXPERIMENT, METADATA, ROUND, SITE
 
 
 class Wire:
