@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from asyncio import gather
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,14 @@ from hyfree_ray.release import MANIFEST_FILE
 from hyfree_ray.scores import mean_over_patients
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, signing_key
-from hyfree_ray.site_value import Shared, Site, images_shown, quota, raw_data
+from hyfree_ray.site_value import (
+    Shared,
+    Site,
+    images_shown,
+    keep_for_the_site,
+    quota,
+    raw_data,
+)
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare, prepare_for_general
 from hyfree_ray.stages.pooling import pool_releases
@@ -25,7 +31,7 @@ from hyfree_ray.stages.replay import prepare_replay
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
 from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
-from hyfree_ray.store import Artifact, Parcel, file_digest, write_json
+from hyfree_ray.store import Artifact, Parcel, file_digest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -117,7 +123,8 @@ class SiteParty(Party):
         """Train a generator and a segmenter on real data; sample, filter, audit, label, release."""
         learned = await self._learn()
         samples = await self._synthesise(learned, quota(self.site, self.experiment.budget))
-        self.keep_for_the_site(samples)
+        if samples.record is not None and not self.runner.planning:
+            keep_for_the_site(self.store.root / "audit", self.site, samples)
         released = await self._release(learned, samples)
         return Contribution(learned=learned, samples=samples, release=released)
 
@@ -239,12 +246,12 @@ class SiteParty(Party):
     def _key(self) -> Ed25519PrivateKey:
         return signing_key(self.store.root / "keys" / "signing.key")
 
-    async def assess(self) -> Artifact | None:
-        """The site's quality card, where its audit did not break. Nothing waits for it."""
+    async def assess(self) -> None:
+        """Make the site's quality card, where its audit did not break. Nothing waits for it."""
         done = await self.contribute()
         if done.release is None:
-            return None
-        return await self.run(
+            return
+        await self.run(
             quality_card,
             samples=done.samples,
             release=done.release,
@@ -432,15 +439,3 @@ class SiteParty(Party):
             seed=self.seed(role),
             **start,
         )
-
-    def keep_for_the_site(self, samples: Artifact) -> None:
-        """Put what only the site may see where its people look: pictures, names of indices."""
-        if self.runner.planning or samples.record is None:
-            return
-        audit = self.store.root / "audit"
-        audit.mkdir(exist_ok=True)
-        shutil.copyfile(
-            samples.path / "nearest_pairs.png", audit / f"nearest_pairs-{samples.key[:8]}.png"
-        )
-        names = {case["index"]: case["name"] for case in self.site.cases}
-        write_json(audit / f"cases-{self.site.key[:8]}.json", names)

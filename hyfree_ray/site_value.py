@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from hyfree_ray.budget import Budget
 from hyfree_ray.party import Party
 from hyfree_ray.stages.data import draw_phantom
-from hyfree_ray.store import Artifact, Parcel
+from hyfree_ray.store import RAW_DATA, Artifact, Parcel, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +67,13 @@ async def raw_data(party: Party, site: Site) -> Artifact:
     if site.phantom is not None:
         return await party.run(draw_phantom, **site.phantom)
     assert site.folder is not None
-    return Artifact(stage="data", key=site.key, path=site.folder, record={})
+    return Artifact(stage=RAW_DATA, key=site.key, path=site.folder, record={})
+
+
+def keep_for_the_site(folder: Path, site: Site, samples: Artifact) -> None:
+    """Put what only the site may see where its people look: pictures, names of indices."""
+    folder.mkdir(exist_ok=True)
+    picture = folder / f"nearest_pairs-{samples.key[:8]}.png"
+    shutil.copyfile(samples.path / "nearest_pairs.png", picture)
+    names = {case["index"]: case["name"] for case in site.cases}
+    write_json(folder / f"cases-{site.key[:8]}.json", names)

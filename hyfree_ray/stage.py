@@ -22,14 +22,25 @@ import platform
 import resource
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from hyfree_ray.errors import HyfreeError, StageError
-from hyfree_ray.store import RECORD, Artifact, Call, digest_of, locked, read_record, write_json
+from hyfree_ray.guard import Confinement, confined
+from hyfree_ray.store import (
+    RAW_DATA,
+    RECORD,
+    ROOT_FILE,
+    Artifact,
+    Call,
+    digest_of,
+    locked,
+    read_record,
+    write_json,
+)
 
 METRICS = "metrics.jsonl"
 """One JSON object a line: step, total, time and what a training measured."""
@@ -178,7 +189,11 @@ def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
     """Run the stage's function; what goes wrong names the stage and its owner."""
     arguments = dict(call.params) | {name: found.path for name, found in call.inputs.items()}
     try:
-        with _quiet(context.out / "log.txt"), _single_threaded(context.device):
+        with (
+            _quiet(context.out / "log.txt"),
+            _single_threaded(context.device),
+            confined(_confinement(call, context)),
+        ):
             return target(context, **arguments)
     except HyfreeError as error:
         if type(error) is HyfreeError and not str(error).startswith(f"{context.owner}:"):
@@ -199,6 +214,29 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{kind}: {error.strerror}"
     return kind
+
+
+def _confinement(call: Call, context: Context) -> Confinement:
+    """What the call may open: its party's folder, its inputs, and of raw data its own cases."""
+    party = context.out.parent.parent
+    own, zone = [party], [folder for folder in party.parents if (folder / ROOT_FILE).is_file()]
+    for artifact in call.inputs.values():
+        if artifact.stage != RAW_DATA:
+            own.append(artifact.path)
+            continue
+        zone.append(artifact.path)
+        for case in _flat(call.params.get("cases", ())):
+            own += [artifact.path / name for name in (*case["images"], case["label"])]
+    return Confinement(owner=context.owner, stage=call.stage, zone=zone, own=own, out=context.out)
+
+
+def _flat(cases: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """Cases, also where they are listed by site."""
+    for case in cases:
+        if isinstance(case, Mapping):
+            yield case
+        else:
+            yield from case
 
 
 def _identity(target: Stage, call: Call, owner: str) -> dict[str, Any]:

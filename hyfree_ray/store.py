@@ -31,6 +31,12 @@ log = logging.getLogger("hyfree_ray")
 
 STORE_VERSION = 1
 
+RAW_DATA = "data"
+"""The stage of an artifact that no stage made: a hospital's own raw data set."""
+
+ROOT_FILE = "store.json"
+"""At the root of a store, above all parties' folders."""
+
 RECORD = "record.json"
 """Written last: its presence means that the folder is whole."""
 
@@ -289,7 +295,7 @@ def open_root(root: Path, *, create: bool = True) -> Path:
     Raises:
         HyfreeError: not writable, not a store, or written by another version.
     """
-    marker = root / "store.json"
+    marker = root / ROOT_FILE
     try:
         if not marker.exists():
             if root.exists() and (not root.is_dir() or any(root.iterdir())):

@@ -12,6 +12,7 @@ from hyfree_ray.cohort import Cohort, read_cohort
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.simulation import Simulation, sites_of
+from tests.command import simulate
 
 REAL_DATA = Path(os.environ.get("HYFREE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Folder with real nnU-Net raw data sets; tests that need one skip where it is absent."""
@@ -61,3 +62,12 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
     draw_phantom_site(2, 0, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An uninterrupted run of two sites without Ray: its store and what it printed."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    done = simulate(store, "--ray", "off")
+    assert done.returncode == 0, done.stderr
+    return store, done.stdout

@@ -70,5 +70,6 @@ def test_saving_a_step_again_replaces_it(tmp_path):
 
 
 def test_pickled_objects_are_not_loaded(tmp_path):
+    """Case 69."""
     save_checkpoint(tmp_path, 1, {"evil": pytest.raises})
     assert load_checkpoint(tmp_path, "cpu") is None

@@ -102,6 +102,7 @@ def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(override: str, mes
     ],
 )
 def test_a_hostile_or_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """Case 68."""
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(HyfreeError, match=message):

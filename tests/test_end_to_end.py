@@ -12,40 +12,19 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from hyfree_ray.regimes import PROTOCOL
 from hyfree_ray.scores import read_results
 from hyfree_ray.store import RECORD
+from tests.command import simulate
 
 DEFAULT_SETTINGS = ("personalised", "chosen", "real-all")
-
-
-def simulate(store: Path, *options: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hyfree_ray.cli", "simulate", "--budget", "smoke"]
-    return subprocess.run(
-        [*command, "--store", str(store), *options],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 def table(store: Path) -> bytes:
     (folder,) = (store / "runs").iterdir()
     return (folder / "results.csv").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An uninterrupted run of two sites without Ray: its store and what it printed."""
-    store = tmp_path_factory.mktemp("whole") / "store"
-    done = simulate(store, "--ray", "off")
-    assert done.returncode == 0, done.stderr
-    return store, done.stdout
 
 
 def run_folder(store: Path) -> Path:
@@ -92,31 +71,6 @@ def test_the_timeline_is_a_chrome_trace_of_every_stage(whole: tuple[Path, str]) 
     )
     assert len(stages) == len(records)
     assert all(event["dur"] >= 0 for event in stages)
-
-
-def test_nothing_real_is_outside_the_sites_folders(whole: tuple[Path, str]) -> None:
-    """Every byte outside `sites/` is searched for names and for rows of real pixels."""
-    store, _ = whole
-    assert len(list(store.glob("sites/*/audit/nearest_pairs-*.png"))) == 2
-    raw = sorted(store.glob("sites/site-1/stages/draw_phantom-*/imagesTr/*.nii.gz"))
-    canaries = [path.name.removesuffix("_0000.nii.gz").encode() for path in raw]
-    for path in raw[:20]:
-        image_HW = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        middle = image_HW[len(image_HW) // 2]
-        canaries += [middle.tobytes(), middle.astype(np.float32).tobytes()]
-    canaries.append(str(store / "sites").encode())
-    outside = [
-        path
-        for path in store.rglob("*")
-        # The oracle has all real data in one place: that is what it is for.
-        if path.is_file() and path.relative_to(store).parts[0] not in {"sites", "oracle"}
-    ]
-    assert any(path.name == "mlflow.db" for path in outside)
-    assert any(path.name == "release.arrow" for path in outside)
-    for path in outside:
-        content = path.read_bytes()
-        found = [canary[:40] for canary in canaries if canary in content]
-        assert not found, (path, found)
 
 
 def test_the_runs_folder_is_rebuilt_from_the_store(whole: tuple[Path, str], tmp_path: Path) -> None:

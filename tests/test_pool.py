@@ -111,6 +111,7 @@ def test_a_good_release_is_taken_and_can_be_looked_at(
 def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(
     pool: PoolParty, simulation: Simulation, tmp_path: Path, changes: dict, rule: str
 ) -> None:
+    """Cases 53, 37 and 89: signature, hash, experiment, task, card and gate."""
     bad = take(pool, "site-1", parcel(simulation, "site-1", tmp_path, **changes))
     assert bad["outcome"] == "refused"
     assert f"({rule})" in bad["reason"]
@@ -123,6 +124,7 @@ def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(
 def test_another_sites_release_is_refused(
     pool: PoolParty, simulation: Simulation, tmp_path: Path
 ) -> None:
+    """Case 53."""
     outcome = take(pool, "site-2", parcel(simulation, "site-1", tmp_path))
     assert outcome["outcome"] == "refused"
     assert "(site)" in outcome["reason"]
@@ -135,6 +137,7 @@ def test_another_sites_release_is_refused(
 def test_a_site_whose_key_is_not_known_is_refused_and_nothing_is_kept(
     simulation: Simulation, tmp_path: Path
 ) -> None:
+    """Case 53."""
     stranger = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
     outcome = take(stranger, "site-1", parcel(simulation, "site-1", tmp_path))
     assert "(signature)" in outcome["reason"]

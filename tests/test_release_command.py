@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
-from tests.test_release import METADATA, pixels, put, write
+from tests.release_files import METADATA, pixels, put, write
 
 
 def call(*arguments: str | Path) -> Result:

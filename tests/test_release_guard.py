@@ -14,7 +14,7 @@ import pytest
 
 from hyfree_ray.errors import ReleaseError
 from hyfree_ray.release_guard import ChildLimits, Handed, check_release_file, check_releases
-from tests.test_release import EXPERIMENT, ROUND, SITE, arrow, put, read, write
+from tests.release_files import EXPERIMENT, ROUND, SITE, arrow, put, read, write
 
 HOSTILE = """
 import os, signal, sys, time
@@ -62,6 +62,7 @@ def test_good_releases_pass_and_bad_ones_are_refused_as_in_this_process(tmp_path
 def test_whatever_ends_the_child_refuses_that_release_and_the_others_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Case 40: never a signal in the parent."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "sitecustomize.py").write_text(HOSTILE)
     monkeypatch.syspath_prepend(tmp_path / "path")

@@ -102,6 +102,7 @@ def test_a_parcel_received_twice_is_one_and_carries_its_hash(tmp_path: Path) -> 
     [{"sender": "../site-2"}, {"sender": ".."}, {"stage": "a/b"}, {"key": "../" * 20 + "aaaa"}],
 )
 def test_a_parcels_own_names_cannot_leave_either(tmp_path: Path, changes: dict[str, str]) -> None:
+    """Case 56."""
     named = {"sender": "site-1", "stage": "release", "key": "a" * 64, **changes}
     with pytest.raises(PrivacyError, match="refused a parcel"):
         Store(tmp_path, "pool", {}).receive(Parcel(files={"x": b""}, result={}, **named))
@@ -121,6 +122,7 @@ def test_other_content_under_the_same_key_is_refused_and_the_first_kept(tmp_path
 
 @pytest.mark.parametrize("name", ["../outside", "/absolute", "a/../../b", "nul\0"])
 def test_a_parcel_cannot_write_outside_its_folder(tmp_path: Path, name: str) -> None:
+    """Case 56."""
     parcel = Parcel(sender="site-1", stage="release", key="c" * 64, files={name: b"x"}, result={})
     with pytest.raises(PrivacyError, match="refused a parcel"):
         Store(tmp_path / "pool", "pool", {}).receive(parcel)

@@ -44,6 +44,7 @@ def test_a_generator_that_copies_is_found_over_its_control(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", ["nearest", "density"])
 def test_where_nothing_leaks_an_attack_is_not_over_its_control(attack: str) -> None:
+    """Case 88."""
     found = [
         membership(features(800, 50 + seed), group(150, 70 + seed), group(120, 90 + seed), seed=0)
         for seed in range(8)

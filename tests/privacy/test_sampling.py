@@ -44,6 +44,7 @@ def test_the_quota_is_met_although_copies_are_dropped() -> None:
 
 
 def test_no_planted_copy_is_released() -> None:
+    """Case 84."""
     drawn = draw(100, generator(0.2))
     copies = {image.tobytes() for image in quantise(REAL)}
     assert not [image for image in drawn.accepted_NCHW if image.tobytes() in copies]
@@ -53,6 +54,7 @@ def test_no_planted_copy_is_released() -> None:
 
 
 def test_a_generator_that_mostly_copies_withholds_with_the_reason_in_words() -> None:
+    """Cases 86 and 94."""
     drawn = draw(100, generator(0.8))
     reason = drawn.reason_to_withhold(MOST)
     assert reason is not None

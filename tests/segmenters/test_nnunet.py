@@ -292,6 +292,7 @@ def test_a_slice_has_a_missing_axis_of_huge_spacing() -> None:
 
 @pytest.mark.parametrize("fault", ["missing", "shape", "nan", "not-safetensors"])
 def test_weights_that_do_not_fit_are_refused(trained: Path, tmp_path: Path, fault: str) -> None:
+    """Cases 69, 70 and 72."""
     folder = tmp_path / "model"
     folder.mkdir()
     for name in MODEL_FILES:
@@ -313,6 +314,7 @@ def test_weights_that_do_not_fit_are_refused(trained: Path, tmp_path: Path, faul
 
 
 def test_a_plan_cannot_choose_what_code_is_imported(trained: Path, tmp_path: Path) -> None:
+    """Case 73."""
     folder = tmp_path / "model"
     folder.mkdir()
     for name in MODEL_FILES:

@@ -29,6 +29,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hyfree_ray.budget import PlanCaps
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.guard import check_path
 from hyfree_ray.slices import generator_slices
 from hyfree_ray.unet_plan import UNetPlan
 
@@ -273,6 +274,9 @@ def _write_raw(root: Path, cases: Sequence[RawCase], dataset_json: Mapping[str, 
         for key in ("channel_names", "labels", "file_ending", "regions_class_order")
         if key in dataset_json
     }
+    for case in cases:
+        for file in (*case.images, case.label):
+            check_path(file)
     root.mkdir(parents=True, exist_ok=True)
     (root / "dataset.json").write_text(json.dumps(public))
     listed = dict(dataset_json)
@@ -345,6 +349,8 @@ def read_image(
     files: Sequence[Path], dataset_json: Mapping[str, Any]
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
     """Read a case as nnU-Net does: float32 image_CZHW and its spacing (z, h, w) in mm."""
+    for file in files:
+        check_path(file)  # SimpleITK opens it out of Python's sight
     names = [str(file) for file in files]
     image_CZHW, properties = reader_of(dataset_json, names[0])().read_images(names)
     depth, height, width = (float(s) for s in properties["spacing"])
@@ -375,5 +381,6 @@ def cut_slices(
 
 def read_label(file: Path, dataset_json: Mapping[str, Any]) -> np.ndarray:
     """Read a label map as nnU-Net does: integer label_ZHW."""
+    check_path(file)
     label_CZHW, _ = reader_of(dataset_json, str(file))().read_seg(str(file))
     return np.asarray(label_CZHW[0]).astype(np.int16)
