@@ -175,7 +175,7 @@ def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> li
 
 def check_geometry(files: Files, facts: Facts) -> list[Problem]:
     """Channels and label of a case lie on one grid; all cases are images, or all are volumes."""
-    resized, respaced, moved, flat = [], [], [], []
+    resized, respaced, moved = [], [], []
     for case in files:
         first = facts[case.images[0]]
         for path in (*case.images[1:], case.label):
@@ -198,19 +198,23 @@ def check_geometry(files: Files, facts: Facts) -> list[Problem]:
                         fatal=False,
                     )
                 )
-    axes = {case.name: len(facts[case.images[0]].shape) for case in files}
-    if {2, 3} <= set(axes.values()):
-        flat = [
-            Problem(
-                rule="2D and 3D",
-                where=case.images[0],
-                what="a 2D image among volumes",
-                mend="give either images or volumes",
-            )
-            for case in files
-            if axes[case.name] == 2
-        ]
-    return resized + respaced + flat + moved
+    return resized + respaced + _flat_ones(files, facts) + moved
+
+
+def _flat_ones(files: Files, facts: Facts) -> list[Problem]:
+    axes = {case.images[0]: len(facts[case.images[0]].shape) for case in files}
+    if not {2, 3} <= set(axes.values()):
+        return []
+    return [
+        Problem(
+            rule="2D and 3D",
+            where=path,
+            what="a 2D image among volumes",
+            mend="give either images or volumes",
+        )
+        for path, number in axes.items()
+        if number == 2
+    ]
 
 
 def check_label_values(files: Files, facts: Facts, labels: Labels) -> list[Problem]:
@@ -293,34 +297,38 @@ def check_copies(files: Files, facts: Facts) -> list[Problem]:
 
 def check_spacings(files: Files, facts: Facts) -> list[Problem]:
     """Outliers of the spacing are told; sites that are cut along different axes are refused."""
-    by_site: dict[str, list[CaseFiles]] = defaultdict(list)
+    by_site: dict[str, list[str]] = defaultdict(list)
     for case in files:
         if case.row is not None and facts[case.images[0]].spacing:
-            by_site[case.row.site].append(case)
+            by_site[case.row.site].append(case.images[0])
     outliers, axes = [], {}
-    for site, members in sorted(by_site.items()):
-        spacings = {case.name: facts[case.images[0]].spacing for case in members}
-        volumes = [spacing for spacing in spacings.values() if len(spacing) == 3]
-        if len(volumes) != len(spacings):
-            volumes = []
-        if volumes:
-            axes[site] = slice_axis(volumes)
-        for case in members:
-            kind = [s for s in spacings.values() if len(s) == len(spacings[case.name])]
-            usual = [median(steps) for steps in zip(*kind, strict=True)]
-            ratios = [a / b for a, b in zip(spacings[case.name], usual, strict=True) if b > 0]
-            if any(not 1 / OUTLIER_FACTOR <= ratio <= OUTLIER_FACTOR for ratio in ratios):
-                outliers.append(
-                    Problem(
-                        rule="spacing",
-                        where=case.images[0],
-                        what=f"spacing {_times(spacings[case.name])} mm, the median of {site} is"
-                        f" {_times(usual)}",
-                        mend="check its header",
-                        fatal=False,
-                    )
-                )
+    for site, paths in sorted(by_site.items()):
+        spacings = {path: facts[path].spacing for path in paths}
+        lengths = {len(spacing) for spacing in spacings.values()}
+        if lengths == {3}:
+            axes[site] = slice_axis(list(spacings.values()))
+        if len(lengths) == 1:  # a mixture of images and volumes is refused elsewhere
+            outliers += _outliers(site, spacings)
     return _different_axes(axes) + outliers
+
+
+def _outliers(site: str, spacings: Mapping[str, tuple[float, ...]]) -> list[Problem]:
+    usual = [median(steps) for steps in zip(*spacings.values(), strict=True)]
+    return [
+        Problem(
+            rule="spacing",
+            where=path,
+            what=f"spacing {_times(spacing)} mm, the median of {site} is {_times(usual)}",
+            mend="check its header",
+            fatal=False,
+        )
+        for path, spacing in spacings.items()
+        if any(
+            not 1 / OUTLIER_FACTOR <= step / middle <= OUTLIER_FACTOR
+            for step, middle in zip(spacing, usual, strict=True)
+            if middle > 0
+        )
+    ]
 
 
 def _different_axes(axes: Mapping[str, int]) -> list[Problem]:

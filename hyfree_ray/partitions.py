@@ -6,7 +6,7 @@ Every partition comes from the seed and the patients' names: the order of the fi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -146,8 +146,8 @@ def _by_patient(cohort: Cohort) -> dict[str, list[Case]]:
     return patients
 
 
-def _sorted(cases: object) -> tuple[Case, ...]:
-    return tuple(sorted(cases, key=lambda case: case.name))  # type: ignore[call-overload]
+def _sorted(cases: Iterable[Case]) -> tuple[Case, ...]:
+    return tuple(sorted(cases, key=lambda case: case.name))
 
 
 def _by_column(cohort: Cohort, column: str) -> dict[str, tuple[Case, ...]]:

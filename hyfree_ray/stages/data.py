@@ -10,6 +10,7 @@ from hyfree_ray.budget import PlanCaps
 from hyfree_ray.stage import Context, stage
 
 if TYPE_CHECKING:
+    from hyfree_ray.generator_view import RawSlice
     from hyfree_ray.unet_plan import UNetPlan
 
 Cases = Sequence[Mapping[str, Any]]
@@ -42,14 +43,8 @@ def prepare(
     """
     import numpy as np
 
-    from hyfree_ray.generator_view import RawSlice, stored_bits, write_view
-    from hyfree_ray.label_sets import foreground, mask_of
-    from hyfree_ray.segmenters.nnunet.data import (
-        cut_slices,
-        plan_and_preprocess,
-        read_image,
-        read_label,
-    )
+    from hyfree_ray.generator_view import stored_bits, write_view
+    from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 
     plan = plan_and_preprocess(
         context.out,
@@ -58,30 +53,10 @@ def prepare(
         PlanCaps(**caps),
         validation=[case["name"] for case in cases if case["part"] == "val"],
     )
-    wanted = foreground(dataset["labels"])
-    shares: dict[str, list[float]] = {name: [] for name in wanted}
-    small = 0
-
-    def slices() -> Iterator[RawSlice]:
-        nonlocal small
-        for case in cases:
-            image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
-            cut, in_plane = cut_slices(image_CZHW, spacing, plan.slice_axis)
-            for image_CHW in cut:
-                small += _is_smaller(image_CHW.shape[1:], in_plane, plan)
-                yield RawSlice(
-                    image_CHW=image_CHW,
-                    spacing=in_plane,
-                    patient=case["patient"],
-                    training=case["part"] == "train",
-                )
-            label_ZHW = read_label(data / case["label"], dataset)
-            for name, classes in wanted.items():
-                shares[name].append(float(mask_of(label_ZHW, classes).mean()))
-
+    small: list[bool] = []
     write_view(
         context.out / "view.npz",
-        slices(),
+        _slices(data, cases, dataset, plan, small),
         patch=plan.patch_size,
         target_spacing=plan.spacing,
         site=context.owner,
@@ -97,11 +72,54 @@ def prepare(
         "batch_size": plan.batch_size,
         "training_images": int(training_N.sum()),
         "validation_images": int((~training_N).sum()),
-        "smaller_than_patch": small,
+        "smaller_than_patch": sum(small),
         "stored_bits": bits,
         "patients": len({case["patient"] for case in cases}),
-        "label_share": {name: float(np.mean(of_label)) for name, of_label in shares.items()},
+        "label_share": _label_shares(data, cases, dataset),
     }
+
+
+def _slices(
+    data: Path, cases: Cases, dataset: Mapping[str, Any], plan: UNetPlan, small: list[bool]
+) -> Iterator[RawSlice]:
+    """The slices that the generator sees, one case in memory at a time.
+
+    Args:
+        data: the raw data set.
+        cases: training and validation cases.
+        dataset: as in `prepare`.
+        plan: the site's.
+        small: hears of each slice whether it is smaller than the patch.
+    """
+    from hyfree_ray.generator_view import RawSlice
+    from hyfree_ray.segmenters.nnunet.data import cut_slices, read_image
+
+    for case in cases:
+        image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
+        cut, in_plane = cut_slices(image_CZHW, spacing, plan.slice_axis)
+        for image_CHW in cut:
+            small.append(_is_smaller(image_CHW.shape[1:], in_plane, plan))
+            yield RawSlice(
+                image_CHW=image_CHW,
+                spacing=in_plane,
+                patient=case["patient"],
+                training=case["part"] == "train",
+            )
+
+
+def _label_shares(data: Path, cases: Cases, dataset: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the pixels that each label or region takes, the mean over cases."""
+    import numpy as np
+
+    from hyfree_ray.label_sets import foreground, mask_of
+    from hyfree_ray.segmenters.nnunet.data import read_label
+
+    shares: dict[str, list[float]] = {name: [] for name in foreground(dataset["labels"])}
+    for case in cases:
+        label_ZHW = read_label(data / case["label"], dataset)
+        for name, classes in foreground(dataset["labels"]).items():
+            shares[name].append(float(mask_of(label_ZHW, classes).mean()))
+    return {name: float(np.mean(of_label)) for name, of_label in shares.items()}
 
 
 def _is_smaller(size: tuple[int, ...], spacing: tuple[float, float], plan: UNetPlan) -> bool:
