@@ -16,9 +16,15 @@ from hyfree_ray.budget import PlanCaps
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.image_facts import inspect_file
 from hyfree_ray.privacy.sampling import quantise, restore
 from hyfree_ray.release import ReleaseMetadata, read_release, write_release
-from hyfree_ray.segmenters.nnunet.data import cut_slices, read_image, use_on_volumes
+from hyfree_ray.segmenters.nnunet.data import (
+    cut_slices,
+    read_image,
+    read_label,
+    use_on_volumes,
+)
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
 from hyfree_ray.simulation import sites_of
@@ -354,3 +360,23 @@ def test_what_travels_is_labelled_as_what_was_sent(
     )
     assert 0.01 < sent.mean() < 0.6
     assert 2 * (sent & taken).sum() / (sent.sum() + taken.sum()) > 0.99
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_volumes_of_every_format_are_read_alike(tmp_path: Path, ending: str) -> None:
+    pixels = np.random.default_rng(0).normal(0, 300, (5, 12, 9)).astype(np.float32)
+    label = (pixels > 100).astype(np.uint8)
+    for name, array in (("v_0000", pixels), ("v", label)):
+        image: Any = sitk.GetImageFromArray(array)
+        image.SetSpacing((0.5, 0.7, 3.0))
+        image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, -1))
+        sitk.WriteImage(image, str(tmp_path / f"{name}{ending}"))
+    dataset = {"file_ending": ending}
+    found_CZHW, spacing = read_image([tmp_path / f"v_0000{ending}"], dataset)
+    np.testing.assert_array_equal(found_CZHW[0], pixels)
+    assert spacing == pytest.approx((3.0, 0.7, 0.5))
+    np.testing.assert_array_equal(read_label(tmp_path / f"v{ending}", dataset), label)
+    facts = inspect_file(tmp_path / f"v_0000{ending}", ending, is_label=False)
+    assert facts.shape == (5, 12, 9)
+    assert facts.spacing == pytest.approx((3.0, 0.7, 0.5))
+    assert facts.fault == ""
