@@ -58,7 +58,7 @@ def audit_samples(
     """Attack the images that would be released, and measure how near they lie to real ones.
 
     Args:
-        stored_NCHW: uint8, at least one, as they would travel.
+        stored_NCHW: uint8 or uint16, at least one, as they would travel.
         view: the site's images: training ones, of two patients at least, and held-out ones.
         embed: images in [-1, 1] to features of length 1.
         percentile: of the paper's threshold.
