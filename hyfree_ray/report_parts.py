@@ -115,7 +115,7 @@ def cards(run: Finished) -> Table:
         by_site[site] = _flat(audit.get("card") or {}) | _flat(quality)
     names = list(dict.fromkeys(name for card in by_site.values() for name in card))
     rows = [[name, *(by_site[site].get(name, NONE) for site in run.sites)] for name in names]
-    return table(["on the card", *run.sites], rows)
+    return table(["on the card", *run.sites], rows, texts=range(1, len(run.sites) + 1))
 
 
 def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
