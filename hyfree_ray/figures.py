@@ -283,7 +283,7 @@ def _interval(axis: Any, theme: Theme, one: Contrast, place: int) -> None:
 
 _KINDS = (
     ("generator", ("train_generator", "choose_snapshot")),
-    ("release", ("synthesise", "release", "quality_card", "check_release")),
+    ("release", ("synthesise", "audit", "release", "quality_card", "check_release")),
     ("plans and data", ("prepare", "pool_releases", "draw_phantom")),
     ("scoring", ("score",)),
 )

@@ -15,8 +15,8 @@ from hyfree_ray.finished import Finished
 NONE = "–"
 
 _SHARING = (
-    "local", "train_generator", "choose_snapshot", "synthesise", "release", "check_release",
-    "pool_releases", "train_general",
+    "local", "train_generator", "choose_snapshot", "synthesise", "audit", "release",
+    "check_release", "pool_releases", "train_general",
 )  # fmt: skip
 """What a general model takes: the sites' segmenters label, their generators draw."""
 _AFTER_SHARING = {
@@ -108,17 +108,23 @@ def outcomes(run: Finished) -> Table:
 def cards(run: Finished) -> Table:
     """The sites' quality and privacy cards side by side, whatever is on them."""
     derived = run.described["derived"]
-    by_site = {site: _flat(derived.get(site, {}).get("quality_card", {})) for site in run.sites}
+    by_site = {}
+    for site in run.sites:
+        audit = derived.get(site, {}).get("audit", {})
+        quality = derived.get(site, {}).get("quality_card", {})
+        by_site[site] = _flat(audit.get("card") or {}) | _flat(quality)
     names = list(dict.fromkeys(name for card in by_site.values() for name in card))
     rows = [[name, *(by_site[site].get(name, NONE) for site in run.sites)] for name in names]
-    return table(["on the card", *run.sites], rows)
+    return table(["on the card", *run.sites], rows, texts=range(1, len(run.sites) + 1))
 
 
 def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in card.items():
         label = f"{prefix}{name.replace('_', ' ')}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "any" in value:
+            found[f"{label}, found by any detector"] = _value(value["any"])
+        elif isinstance(value, Mapping):
             found |= _flat(value, f"{label}: ")
         else:
             found[label] = _value(value)
@@ -131,7 +137,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_value(one) for one in value)}]"
+        return ", ".join(_value(one) for one in value)
     return NONE if value is None else str(value)
 
 

@@ -44,7 +44,13 @@ def whole(store: Path, fold: int) -> Finished:
     described |= {
         "experiment": experiment.model_dump(mode="json", exclude={"embedder_weights"}),
         "reasons": reasons,
-        "derived": {EVIL: {"quality_card": {"kid": 0.00123, "membership": {"measurable": False}}}},
+        "derived": {
+            EVIL: {
+                "audit": {"card": {"self_test": {"mirrored": {"features": 0.2, "any": 0.97}}}},
+                "quality_card": {"kid": 0.00123, "membership": {"measurable": False}},
+            },
+            "south": {"audit": {"card": None}},
+        },
         "compute": {
             EVIL: {"local": spent, "local2x": spent, "finetuned": spent, "train_generator": spent},
             "pool": {"train_general": spent},
@@ -127,6 +133,7 @@ def test_it_says_what_the_runs_files_say(run: Finished, written: Path) -> None:
     assert "finetuned against local2x, at home" in text
     assert "not a declaration of anonymity" in text
     assert "12,345 bytes in all" in text
+    assert re.search(r"self test: mirrored, found by any detector\s*0\.97\s*–", text)
     assert "Critical path: 80 of 80 s" in text
     names = {path.name for path in (written / "figures").iterdir()}
     figures = ("contrasts", "dice-by-test-site", "dice-matrix", f"timeline-{run.name}")
