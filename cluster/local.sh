@@ -1,5 +1,5 @@
 #!/bin/sh
-# A Ray cluster of three nodes on this machine: one for the pool, one each for two hospitals.
+# A Ray cluster of three nodes on this machine: one for the pool, two for three hospitals each.
 # Usage: sh cluster/local.sh [options of `hyfree-ray simulate`]
 set -eu
 port=${PORT:-6399}
@@ -17,10 +17,9 @@ node() { ray start --block --num-cpus=1 --disable-usage-stats "$@" >/dev/null 2>
 node --head --node-ip-address=127.0.0.1 --port="$port" --include-dashboard=false \
   --resources='{"site:pool": 1}'
 until ray status --address="127.0.0.1:$port" >/dev/null 2>&1; do sleep 1; done
-for site in 1 2; do
-  node --address="127.0.0.1:$port" --resources="{\"site:site-$site\": 1}"
-done
-for resource in site:pool site:site-1 site:site-2; do
+node --address="127.0.0.1:$port" --resources='{"site:site-1": 1, "site:site-2": 1, "site:site-3": 1}'
+node --address="127.0.0.1:$port" --resources='{"site:site-4": 1, "site:site-5": 1, "site:site-6": 1}'
+for resource in site:pool site:site-1 site:site-4; do
   until ray status --address="127.0.0.1:$port" | grep -q "$resource"; do sleep 1; done
 done
 hyfree-ray simulate --ray "127.0.0.1:$port" "$@"

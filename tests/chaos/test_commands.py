@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -103,3 +105,39 @@ def test_25_a_store_that_cannot_be_written_is_an_error_before_anything_runs(
     assert done.returncode == 2, done.stderr
     assert "cannot keep a store here (Read-only file system)" in done.stderr
     assert [f.name for f in sorted(store.iterdir())] == ["sites", "store.json"]
+
+
+@pytest.mark.chaos
+def test_six_hospitals_pinned_to_two_of_three_nodes_run_there_and_nowhere_else(
+    tmp_path: Path,
+) -> None:
+    """`cluster/local.sh` as it is, with token authentication and with toys for stages."""
+    root = Path(__file__).parents[2]
+    command = tmp_path / "hyfree-ray"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.chaos.toys "$@"\n')
+    command.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(root),
+        "PORT": "6417",
+        "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "tests.chaos.toys.install",
+    }
+    arguments = ["--sites", "6", "--budget", "smoke", "--device", "cpu"]
+    script = ["sh", str(root / "cluster" / "local.sh"), *arguments]
+    done = subprocess.run(
+        [*script, "--store", str(tmp_path / "store")],
+        env=environment,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    nodes = {}
+    for party in (tmp_path / "store" / "pool", *(tmp_path / "store" / "sites").iterdir()):
+        records = [json.loads(file.read_text()) for file in party.glob("stages/*/record.json")]
+        (nodes[party.name],) = {record["result"]["node"] for record in records}
+    assert len({nodes["pool"], nodes["site-1"], nodes["site-4"]}) == 3
+    assert nodes["site-1"] == nodes["site-2"] == nodes["site-3"]
+    assert nodes["site-4"] == nodes["site-5"] == nodes["site-6"]

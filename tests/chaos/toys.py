@@ -92,7 +92,13 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     for picture in ("samples.png", "nearest_pairs.png"):
         (out / picture).write_bytes(b"\x89PNG")
     rows = _rows(value, params.get("cases", ())) if name == "score" else []
-    return {**_SHOWN, "nonce": start, "sha256": start, "rows": rows}
+    return {**_SHOWN, "nonce": start, "sha256": start, "rows": rows, "node": _node()}
+
+
+def _node() -> str | None:
+    """The cluster's node that this process is of."""
+    ray = sys.modules.get("ray")
+    return str(ray.get_runtime_context().get_node_id()) if ray and ray.is_initialized() else None
 
 
 def climb(context: Context, start: str) -> str:
