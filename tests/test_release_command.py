@@ -68,7 +68,7 @@ def test_a_file_of_another_name_is_told_what_to_name(tmp_path: Path) -> None:
 def test_show_prints_the_card_and_draws_the_images(folder: Path, tmp_path: Path) -> None:
     result = call("show", folder, "--picture", tmp_path / "look.png")
     assert result.exit_code == 0, result.output
-    assert "not a declaration of anonymity" in result.output
+    assert "Not a declaration of anonymity" in result.output
     assert '"channel_names"' in result.output
     assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
 
