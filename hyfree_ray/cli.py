@@ -202,6 +202,7 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write to. Default: reports/RUN in the store.",
 )
+@click.option("--study", metavar="NAME", help="A study of the store, whose curve is added.")
 @click.option(
     "--with-real",
     multiple=True,
@@ -210,7 +211,11 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
     help="A site's own audit folder, whose pictures of real images are embedded.",
 )
 def report(
-    runs: tuple[str, ...], store: Path, out: Path | None, with_real: tuple[Path, ...]
+    runs: tuple[str, ...],
+    store: Path,
+    out: Path | None,
+    study: str | None,
+    with_real: tuple[Path, ...],
 ) -> None:
     """Write a run as one HTML file that needs no network, and its figures as PNG and SVG.
 
@@ -224,7 +229,7 @@ def report(
     """
     from hyfree_ray.report_command import run_report
 
-    run_report(runs, store, out=out, with_real=with_real)
+    run_report(runs, store, out=out, study=study, with_real=with_real)
 
 
 @main.group(epilog=EXIT_CODES)

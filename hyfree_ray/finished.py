@@ -11,6 +11,12 @@ from typing import Any
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.scores import ScoreRow, read_results
 
+CURVE_FILE = "curve.json"
+"""In a study's folder: contrasts by number of sites."""
+
+Point = tuple[int, float, float | None, float | None]
+"""Number of sites, difference, and its interval where there is one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
@@ -75,6 +81,25 @@ def find_run(store: Path, run: str | None) -> Path:
             return folder
     names = ", ".join(folder.name for folder in finished)
     raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+
+
+def read_curve(store: Path, study: str) -> dict[str, list[Point]]:
+    """The curve that a study left.
+
+    Raises:
+        HyfreeError: no such study; the message lists those that are there.
+    """
+    path = store / "studies" / study / CURVE_FILE
+    try:
+        found = json.loads(path.read_text())
+        return {
+            str(name): [(int(size), float(value), low, high) for size, value, low, high in points]
+            for name, points in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        names = sorted(file.parent.name for file in (store / "studies").glob(f"*/{CURVE_FILE}"))
+        there = f"there are: {', '.join(names)}" if names else "run 'hyfree-ray scale'"
+        raise HyfreeError(f"{store}: no study {study!r} has a curve; {there}") from error
 
 
 def read_finished(folder: Path) -> Finished:

@@ -20,7 +20,7 @@ from hyfree_ray import figures
 from hyfree_ray.contrasts import Contrast
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
-from hyfree_ray.finished import Finished
+from hyfree_ray.finished import Finished, Point
 from hyfree_ray.pooled import Pooled, pool_runs
 from hyfree_ray.report_parts import Table, of_run, table
 from hyfree_ray.results import CONTRASTS, patient_means, site_mean
@@ -40,12 +40,19 @@ class Sheet:
     """A data URI."""
 
 
-def write_report(runs: Sequence[Finished], out: Path, *, real: Sequence[Path] = ()) -> Path:
+def write_report(
+    runs: Sequence[Finished],
+    out: Path,
+    *,
+    curve: Mapping[str, Sequence[Point]] | None = None,
+    real: Sequence[Path] = (),
+) -> Path:
     """Write `report.html`, `figures/*.png`, `figures/*.svg` and an experiment file a run.
 
     Args:
         runs: one run, or several that differ in fold and seed alone.
         out: folder to write to.
+        curve: of a study of the number of sites.
         real: audit folders of sites, whose pictures are embedded.
 
     Raises:
@@ -55,6 +62,12 @@ def write_report(runs: Sequence[Finished], out: Path, *, real: Sequence[Path] = 
     pictures = [sheet for folder in real for sheet in _audit(folder)]
     statistics = _statistics(pooled, [row for run in runs for row in run.rows])
     charts = {figure.name: figure for figure in statistics["figures"]}
+    scaling = None
+    if curve:
+        charts["scaling"] = figures.drawn(
+            "scaling", lambda theme: figures.curve(theme, curve, "difference of Dice")
+        )
+        scaling = sources(charts["scaling"])
     parts = []
     for run in runs:
         part = of_run(run)
@@ -72,7 +85,12 @@ def write_report(runs: Sequence[Finished], out: Path, *, real: Sequence[Path] = 
     for part in parts:
         _write(out / part["config_name"], part["config"].encode())
     html = _template().render(
-        **statistics["page"], runs=parts, real=pictures, title=_title(pooled), subtitle=_sub(pooled)
+        **statistics["page"],
+        scaling=scaling,
+        runs=parts,
+        real=pictures,
+        title=_title(pooled),
+        subtitle=_sub(pooled),
     )
     _write(out / REPORT, html.encode())
     return out / REPORT

@@ -8,12 +8,17 @@ from pathlib import Path
 import click
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.finished import find_run, read_finished
+from hyfree_ray.finished import find_run, read_curve, read_finished
 from hyfree_ray.report import write_report
 
 
 def run_report(
-    runs: Sequence[str], store: Path, *, out: Path | None, with_real: Sequence[Path]
+    runs: Sequence[str],
+    store: Path,
+    *,
+    out: Path | None,
+    study: str | None,
+    with_real: Sequence[Path],
 ) -> None:
     """Write the report of the newest run, or of the named ones, and say where it is.
 
@@ -22,9 +27,10 @@ def run_report(
     """
     found = [read_finished(find_run(store, run)) for run in runs or (None,)]
     names = found[0].name if len(found) == 1 else f"{found[0].name}-and-{len(found) - 1}-more"
+    curve = None if study is None else read_curve(store, study)
     folder = out or store / "reports" / names
     try:
-        path = write_report(found, folder, real=with_real)
+        path = write_report(found, folder, curve=curve, real=with_real)
     except OSError as error:
         raise HyfreeError(f"{folder}: cannot be written ({error.strerror}); see --out") from error
     click.echo(f"report: {path}")

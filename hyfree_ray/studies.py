@@ -18,7 +18,7 @@ from hyfree_ray.config import read_yaml, resolve_experiment
 from hyfree_ray.contrasts import Contrast
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
-from hyfree_ray.finished import Finished
+from hyfree_ray.finished import Finished, Point
 from hyfree_ray.pooled import with_own_patients
 from hyfree_ray.results import contrasts_of
 from hyfree_ray.scores import COLUMNS, csv_text
@@ -223,11 +223,9 @@ def write_scaling(path: Path, trials: Sequence[Trial], runs: Mapping[str, Finish
         file.write(stream.getvalue().encode())
 
 
-def curve_points(
-    groups: Iterable[Group],
-) -> dict[str, list[tuple[int, float, float | None, float | None]]]:
+def curve_points(groups: Iterable[Group]) -> dict[str, list[Point]]:
     """What `figures.curve` draws: by contrast, number of sites, difference and interval."""
-    series: dict[str, list[tuple[int, float, float | None, float | None]]] = {}
+    series: dict[str, list[Point]] = {}
     for group in groups:
         for one in group.contrasts:
             if one.difference is not None and (one.first, one.second) in _CURVES:

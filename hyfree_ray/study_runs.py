@@ -17,12 +17,12 @@ from hyfree_ray.check_command import digest_cache
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
-from hyfree_ray.finished import Finished, read_finished
+from hyfree_ray.finished import CURVE_FILE, Finished, read_finished
 from hyfree_ray.log import set_up_logging
 from hyfree_ray.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.phantom_sites import MAX_SITES
 from hyfree_ray.results_table import IN_WORDS, STYLE, TESTED, wide_console
-from hyfree_ray.store import digest_of, open_root
+from hyfree_ray.store import digest_of, open_root, write_json
 from hyfree_ray.studies import (
     Group,
     curve_points,
@@ -140,6 +140,7 @@ def _finish(
     write_scaling(place.folder / "scaling.csv", trials, runs)
     _track(runs, groups, place)
     points = curve_points(groups)
+    write_json(place.folder / CURVE_FILE, points)
     if len({group.sites for group in groups}) > 1 and points:
         _draw(place.folder, points)
     if output == "json":

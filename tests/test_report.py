@@ -186,11 +186,19 @@ def test_device_hours_count_what_a_regime_stands_on(run: Finished) -> None:
 
 def test_the_command_says_where_the_report_is(run: Finished) -> None:
     store = run.folder.parents[1]
-    result = call("report", run.name, "--store", store)
+    folder = store / "studies" / "scale-1"
+    folder.mkdir(parents=True)
+    points = {"finetuned minus local2x, own": [[2, 0.01, -0.01, 0.03], [4, 0.02, None, None]]}
+    (folder / "curve.json").write_text(json.dumps(points))
+    missing = call("report", run.name, "--store", store, "--study", "other")
+    assert missing.exit_code == 2
+    assert "there are: scale-1" in missing.output
+    result = call("report", run.name, "--store", store, "--study", "scale-1")
     assert result.exit_code == 0, result.output
     path = Path(result.output.removeprefix("report: ").strip())
     assert path == store / "reports" / run.name / "report.html"
-    assert path.is_file()
+    assert "With more sites" in read(path).text
+    assert (path.parent / "figures" / "scaling.svg").is_file()
     refused = call("report", "none", "--store", store)
     assert refused.exit_code == 2
     assert "there are:" in refused.output

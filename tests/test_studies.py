@@ -197,7 +197,8 @@ def test_a_scaling_study_runs_and_is_read_again_without_running(toys: None, tmp_
     assert "3 sites" in done.output
     assert "finetuned minus local2x" in done.output
     (folder,) = (tmp_path / "s" / "studies").iterdir()
-    assert {"scaling.csv", "scaling.png", "scaling.svg"} <= {p.name for p in folder.iterdir()}
+    left = {"scaling.csv", "scaling.png", "scaling.svg", "curve.json"}
+    assert left <= {path.name for path in folder.iterdir()}
     with (folder / "scaling.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["sites"] for row in rows} == {"2", "3"}
