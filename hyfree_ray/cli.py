@@ -251,11 +251,20 @@ _FILE = click.argument("file", type=click.Path(path_type=Path))
 
 @release.command(epilog=EXIT_CODES)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def check(files: tuple[Path, ...]) -> None:
-    """Check releases as the pool does: a line each; exit 2 where one is refused, with its rule."""
+@click.option(
+    "--key",
+    metavar="PUBLIC_KEY",
+    type=click.Path(path_type=Path),
+    help="A site's public.key: its signature is checked before anything is read.",
+)
+def check(files: tuple[Path, ...], key: Path | None) -> None:
+    """Check releases as the pool does: a line each; exit 2 where one is refused, with its rule.
+
+    Their privacy cards are held against the default gate.
+    """
     from hyfree_ray.release_command import run_check
 
-    sys.exit(run_check(files))
+    sys.exit(run_check(files, key))
 
 
 @release.command(epilog=EXIT_CODES)

@@ -127,6 +127,8 @@ def check_files(facts: Facts, ending: str) -> list[Problem]:
         "too large": f"a slice may have {MAX_PIXELS >> 20} million pixels and a volume"
         f" {MAX_VOXELS >> 20} million; check its header",
         "NaN or infinite pixels": "replace them by numbers",
+        "animated": "write its one frame as a PNG of its own",
+        "hidden content": "it has text, a profile or a payload beside the image; write it again",
     }
     problems = [
         Problem(rule=fault, where=path, what=fault, mend=mend)

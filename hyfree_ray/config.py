@@ -200,6 +200,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(text)
     except OSError as error:
         raise HyfreeError(f"{path}: cannot be read ({error.strerror}); see --config") from error
+    except RecursionError as error:
+        raise HyfreeError(f"{path}: not valid YAML (nested too deeply)") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = " ".join(str(error).split())
         raise HyfreeError(f"{path}: not valid YAML ({first})") from error

@@ -17,12 +17,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from hyfree_ray.files import replacing
+from hyfree_ray.png_structure import png_fault
 
 MAX_PIXELS = 1 << 26
 MAX_VOXELS = 1 << 30
 """A header that claims more pixels a slice, or voxels, is refused before they are allocated."""
 MAX_LABEL_VALUES = 256
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 # nnU-Net's file endings with SimpleITK's reader for each. The reader is named, so that a file of
 # another format under this ending is refused instead of guessed at.
@@ -55,7 +56,8 @@ class FileFacts:
     """Origin and directions of the grid; empty for formats without spacing."""
     channels: int = 0
     fault: str = ""
-    """Why the file is of no use: `unreadable`, `too large`, or `NaN or infinite pixels`."""
+    """Why the file is of no use: `unreadable`, `too large`, `NaN or infinite pixels`, or one of
+    `png_structure.png_fault`."""
     content: str = ""
     """sha256 of an image's pixels: equal for copies that were compressed in other ways."""
     mean: float = 0.0
@@ -69,7 +71,11 @@ class FileFacts:
 
 def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
     """Read the header, then (unless it claims too much) the pixels, of one file."""
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    whole = path.read_bytes()
+    sha256 = hashlib.sha256(whole).hexdigest()
+    hidden = png_fault(whole) if ending == ".png" else ""
+    if hidden:
+        return FileFacts(sha256=sha256, fault=hidden)
     itk: Any = sitk  # it carries no types
     reader = itk.ImageFileReader()
     reader.SetImageIO(READERS[ending])

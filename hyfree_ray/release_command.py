@@ -8,27 +8,43 @@ from pathlib import Path
 import click
 
 from hyfree_ray.errors import HyfreeError, ReleaseError
+from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.gate import Gate, check_card
+from hyfree_ray.privacy_card import in_words, read_card
 from hyfree_ray.release import (
     MANIFEST_FILE,
     RELEASE_FILE,
+    Limits,
     Manifest,
     Release,
     read_manifest_alone,
     read_release,
 )
 from hyfree_ray.release_guard import Handed, check_releases
+from hyfree_ray.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 
 
-def run_check(files: Sequence[Path]) -> int:
-    """Say one line about each file. Returns the exit code: 2 where any is refused."""
+def run_check(files: Sequence[Path], key: Path | None = None) -> int:
+    """Say one line about each file. Returns the exit code: 2 where any is refused.
+
+    Args:
+        files: releases.
+        key: file with the public key of the site that they are all of; None: not looked at.
+    """
+    public = None if key is None else _public_key(key)
     folders = [_folder(file) for file in files]
+    unsigned = [None if public is None else _unsigned(folder, public) for folder in folders]
+    signed = [folder for folder, error in zip(folders, unsigned, strict=True) if error is None]
+    checked = iter(_errors(signed))
     refused = False
-    for file, folder, error in zip(files, folders, _errors(folders), strict=True):
+    for file, folder, wrong in zip(files, folders, unsigned, strict=True):
+        error = wrong or next(checked) or _below_gate(folder)
         if error is None:
             manifest = read_manifest_alone(folder)
             click.echo(
                 f"{_shown(file)}: good: {manifest.rows} images of {_shown(manifest.site)}, "
-                f"round {manifest.round}, sha256 {manifest.sha256[:12]}"
+                f"round {manifest.round}, sha256 {manifest.sha256[:12]}, "
+                f"{'signature not looked at' if public is None else 'signed by this key'}"
             )
         else:
             refused = True
@@ -44,6 +60,11 @@ def run_show(file: Path, picture: Path) -> None:
     # JSON escapes what is not ASCII: nothing in it can steer a terminal.
     click.echo(release.manifest.to_json(), nl=False)
     click.echo(release.metadata.to_json(), nl=False)
+    try:
+        for line in in_words(read_card(release.metadata.card)):
+            click.echo(_shown(line))
+    except ValueError as error:
+        click.echo(f"its privacy card is not ours: {_shown(str(error))}")
     contact_sheet(
         picture,
         release.images_NCHW[:MOST_IMAGES],
@@ -64,6 +85,45 @@ def run_export(file: Path, target: str, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     EXPORTERS[target](release, out)
     click.echo(f"{len(release.images_NCHW)} images written to {out}")
+
+
+def _public_key(file: Path) -> bytes:
+    try:
+        content = bytes(read_untrusted(file, most=SIGNATURE_BYTES))
+    except UntrustedFileError as error:
+        raise HyfreeError(f"--key {_shown(file)}: {error}; name a site's public.key") from error
+    if len(content) != KEY_BYTES:
+        raise HyfreeError(f"--key {_shown(file)}: {len(content)} bytes, a key has {KEY_BYTES}")
+    return content
+
+
+def _unsigned(folder: Path, public: bytes) -> ReleaseError | None:
+    """Whether somebody else, or nobody, signed the manifest: seen before any of it is parsed."""
+    try:
+        signature = bytes(read_untrusted(folder / SIGNATURE_FILE, most=SIGNATURE_BYTES))
+        manifest = bytes(read_untrusted(folder / MANIFEST_FILE, most=Limits().manifest_bytes))
+    except UntrustedFileError as error:
+        return ReleaseError("release", "signature", str(error))
+    if is_signed_by(public, manifest, signature):
+        return None
+    return ReleaseError("release", "signature", "the manifest is not signed by this key")
+
+
+def _below_gate(folder: Path) -> ReleaseError | None:
+    """What the default gate says of a release that is good otherwise."""
+    manifest = read_manifest_alone(folder)
+    known = _as_it_says(folder, manifest)
+    try:
+        release = read_release(
+            folder,
+            site=known.site,
+            experiment=known.experiment,
+            round_number=known.round_number,
+        )
+        check_card(release, Gate())
+    except ReleaseError as error:
+        return error
+    return None
 
 
 def _folder(file: Path) -> Path:

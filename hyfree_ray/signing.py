@@ -20,6 +20,9 @@ SIGNATURE_FILE = "manifest.sig"
 
 SIGNATURE_BYTES = 64
 
+KEY_BYTES = 32
+"""Of a public key."""
+
 
 def signing_key(path: Path) -> Ed25519PrivateKey:
     """The key in this file, which nobody but its owner can read; made where there is none."""

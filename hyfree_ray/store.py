@@ -37,6 +37,9 @@ RAW_DATA = "data"
 ROOT_FILE = "store.json"
 """At the root of a store, above all parties' folders."""
 
+_LONGEST_NAME = 200
+"""Bytes of a part of a file's name in a parcel: file systems take 255."""
+
 RECORD = "record.json"
 """Written last: its presence means that the folder is whole."""
 
@@ -245,12 +248,17 @@ def check_parcel(parcel: Parcel) -> None:
     """Refuse names that are not those of a party, a stage, a key and files below a folder."""
     sender = parcel.sender
     named = sender not in {"", ".", ".."} and not set(sender) & set("/\\\0")
+    short = all(
+        len(part.encode(errors="replace")) <= _LONGEST_NAME
+        for name in (sender, parcel.stage, *parcel.files)
+        for part in Path(name).parts
+    ) and all(len(name) <= 4 * _LONGEST_NAME for name in parcel.files)
     keyed = re.fullmatch("[0-9a-f]{64}", parcel.key) is not None
     inside = all(
         not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
         for name in parcel.files
     )
-    if not (named and keyed and inside and parcel.stage.isidentifier()):
+    if not (named and keyed and inside and short and parcel.stage.isidentifier()):
         raise PrivacyError(f"{sender[:40]!a}: refused a parcel with a name outside of it")
 
 

@@ -361,6 +361,7 @@ def test_site_names_equal_but_for_case_or_unicode_form_are_refused(
 
 
 def test_a_patient_in_two_sites_is_refused_without_naming_the_patient(tmp_path: Path) -> None:
+    """Case 66."""
     root, _ = make(tmp_path / "x")
     edit_csv(root, "south-0", "north-0")
     message = refusal(root)
@@ -456,6 +457,7 @@ GREY = np.zeros((10, 7), np.uint8)
 def test_files_that_cannot_be_used_are_refused_by_name(
     tmp_path: Path, ending: str, spoil: Callable[[Path], None], said: str
 ) -> None:
+    """Cases 61, 62 and 63."""
     root, _ = make(tmp_path / "x", ending=ending, channels=2)
     spoil(root)
     message = refusal(root)
@@ -464,6 +466,7 @@ def test_files_that_cannot_be_used_are_refused_by_name(
 
 
 def test_another_format_under_the_ending_is_refused(tmp_path: Path) -> None:
+    """Case 60."""
     root, names = make(tmp_path / "x")
     write(tmp_path / "y.bmp", GREY)
     (tmp_path / "y.bmp").rename(root / f"imagesTr/{names[0]}_0000.png")
@@ -471,6 +474,7 @@ def test_another_format_under_the_ending_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_that_claims_too_many_pixels_is_refused_unread(tmp_path: Path) -> None:
+    """Case 58."""
     root, names = make(tmp_path / "x")
     path = root / f"imagesTr/{names[0]}_0000.png"
     content = bytearray(path.read_bytes())
@@ -512,6 +516,7 @@ names = st.sets(st.text(min_size=1, max_size=6), min_size=6, max_size=40)
 
 @given(names, st.integers(0, 4))
 def test_no_patient_is_in_two_parts_and_no_part_is_empty(patients: set[str], fold: int) -> None:
+    """Case 66."""
     cases = cases_of(patients)
     split = split_fold(cases, fold)
     parts = [patients_in(part) for part in (split.train, split.val, split.test)]

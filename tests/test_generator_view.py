@@ -100,6 +100,7 @@ def test_the_map_is_made_from_training_images_only() -> None:
 
 
 def test_a_constant_channel_is_refused_by_number() -> None:
+    """Case 63."""
     raw = slices(4)
     for image, _ in raw:
         image[1] = 7

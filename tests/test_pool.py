@@ -37,7 +37,7 @@ def pool(simulation: Simulation, tmp_path: Path) -> PoolParty:
 def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -> Parcel:
     """A site's release, on its way."""
     labels = {"background": 0, "organ": 1, "lesion": 2}
-    rng = np.random.default_rng(int(digest_of(site)[:6], 16))
+    rng = np.random.default_rng(int(digest_of([site, changes.get("content", 0)])[:6], 16))
     images_NCHW = rng.integers(0, 256, (6, 1, 20, 28), dtype=np.uint8)
     labels_NHW = rng.integers(0, 3, (6, 20, 28), dtype=np.uint8)
     metadata = ReleaseMetadata(
@@ -56,8 +56,8 @@ def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -
         images_NCHW,
         labels_NHW,
         experiment=str(changes.get("federation", simulation.federation)),
-        round_number=1,
-        nonce="n",
+        round_number=int(str(changes.get("round", 1))),
+        nonce=str(changes.get("nonce", f"nonce of {site}")),
     )
     files = {
         name: (folder / site / name).read_bytes() for name in ("release.arrow", "manifest.json")
@@ -70,7 +70,8 @@ def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -
         signer = str(changes.get("signer", site))
         files["manifest.sig"] = key_of(folder, signer).sign(files["manifest.json"])
     result = {"outcome": "released", "reason": None, "rejection_rate": 0.1, "images": 6}
-    return Parcel(sender=site, stage="release", key=digest_of(site), files=files, result=result)
+    key = digest_of([site, changes.get("key", 0)])
+    return Parcel(sender=site, stage="release", key=key, files=files, result=result)
 
 
 def key_of(folder: Path, site: str) -> Ed25519PrivateKey:
@@ -142,6 +143,69 @@ def test_a_site_whose_key_is_not_known_is_refused_and_nothing_is_kept(
     outcome = take(stranger, "site-1", parcel(simulation, "site-1", tmp_path))
     assert "(signature)" in outcome["reason"]
     assert not (tmp_path / "store" / "pool" / "received").exists()
+
+
+def test_the_same_release_twice_is_one(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    """Case 31, over a restart of the pool too."""
+    mine = parcel(simulation, "site-1", tmp_path)
+    first = take(pool, "site-1", mine)
+    again = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    assert first["outcome"] == take(pool, "site-1", mine)["outcome"] == "released"
+    assert take(again, "site-1", mine) == first
+    assert len(list((tmp_path / "store" / "pool" / "nonces" / "site-1").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"content": 1}, "with other content under the same key"),
+        ({"content": 1, "key": 1}, "(second)"),
+        ({"content": 1, "key": 1, "nonce": "new"}, "(second)"),
+        ({"round": 2, "key": 1}, "(round)"),
+        ({"federation": "last year's", "key": 1}, "(experiment)"),
+    ],
+)
+def test_another_release_after_the_first_is_refused_and_the_first_kept(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path, changes: dict, said: str
+) -> None:
+    """Cases 32 and 37: other content, another round's, another experiment's; all well signed."""
+    first = take(pool, "site-1", parcel(simulation, "site-1", tmp_path))
+    restarted = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    for party in (pool, restarted):
+        second = take(party, "site-1", parcel(simulation, "site-1", tmp_path, **changes))
+        assert second["outcome"] == "refused"
+        assert said in second["reason"]
+        kept = party.taken("site-1")
+        assert kept is not None
+        assert (kept["outcome"], kept["images"]) == ("released", first["images"])
+
+
+def test_a_nonce_is_remembered_over_rounds_and_restarts(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    """Case 37: other settings are another round, in which the same release may come again."""
+    take(pool, "site-1", parcel(simulation, "site-1", tmp_path))
+    later = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    later.round = later.round.with_name("another")
+    reused = parcel(simulation, "site-1", tmp_path, content=1, key=1)
+    assert "(nonce)" in take(later, "site-1", reused)["reason"]
+    same = parcel(simulation, "site-1", tmp_path)
+    assert take(later, "site-1", same)["outcome"] == "released"
+
+
+@pytest.mark.parametrize("reason", [None, 3, "line\nfeed", "x" * 9000])
+def test_what_a_site_says_of_itself_is_one_short_line(pool: PoolParty, reason: object) -> None:
+    result = {"outcome": "withheld", "reason": reason, "rejection_rate": float("nan")}
+    told = take(
+        pool,
+        "site-1",
+        Parcel(sender="site-1", stage="release", key="c" * 64, files={}, result=result),
+    )
+    assert told["rejection_rate"] is None
+    assert told["reason"].isprintable()
+    assert len(told["reason"]) <= 500
 
 
 def test_a_site_that_withholds_is_in_without_a_release(pool: PoolParty) -> None:

@@ -12,7 +12,9 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
-from tests.release_files import METADATA, pixels, put, write
+from hyfree_ray.signing import signing_key
+from tests.cards import card
+from tests.release_files import METADATA, described, pixels, put, write
 
 
 def call(*arguments: str | Path) -> Result:
@@ -59,6 +61,43 @@ def test_each_file_gets_a_line_and_one_that_is_bad_makes_it_exit_with_2(
     assert "refused (missing)" in lines[2]
 
 
+def test_a_signature_is_checked_by_hand_before_anything_is_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Case 53: the key of the site, another's, none, and a manifest that was changed after."""
+    key, other = (signing_key(tmp_path / "keys" / name) for name in ("mine", "other"))
+    public = tmp_path / "public.key"
+    public.write_bytes(key.public_key().public_bytes_raw())
+    assert "(signature)" in call("check", folder, "--key", public).output
+    manifest = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.sig").write_bytes(key.sign(manifest))
+    good = call("check", folder, "--key", public)
+    assert (good.exit_code, "signed by this key" in good.output) == (0, True)
+    (folder / "manifest.sig").write_bytes(other.sign(manifest))
+    assert call("check", folder, "--key", public).exit_code == 2
+    (folder / "manifest.sig").write_bytes(key.sign(manifest))
+    (folder / "manifest.json").write_bytes(b"[" * 100_000)
+    assert "(signature)" in call("check", folder, "--key", public).output
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"x" * 31, "31 bytes"), (None, "public.key")])
+def test_a_key_that_is_none_is_one_line(
+    folder: Path, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    result = call("check", folder, "--key", tmp_path / "key")
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_a_card_below_the_default_gate_is_refused_by_hand_too(tmp_path: Path) -> None:
+    put(tmp_path / "in", described(card=card(images=5, nearer_to_training=0.95)))
+    result = call("check", tmp_path / "in")
+    assert result.exit_code == 2
+    assert "refused (gate): 95% of the images are nearer" in result.output
+
+
 def test_a_file_of_another_name_is_told_what_to_name(tmp_path: Path) -> None:
     result = call("check", tmp_path / "cat.png")
     assert result.exit_code == 2
@@ -69,6 +108,7 @@ def test_show_prints_the_card_and_draws_the_images(folder: Path, tmp_path: Path)
     result = call("show", folder, "--picture", tmp_path / "look.png")
     assert result.exit_code == 0, result.output
     assert "Not a declaration of anonymity" in result.output
+    assert "membership attack 'nearest': AUC 0.52" in result.output
     assert '"channel_names"' in result.output
     assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
 

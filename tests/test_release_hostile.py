@@ -78,6 +78,34 @@ def test_swapped_words_give_an_error_or_a_whole_valid_release(tmp_path: Path) ->
             assert release.images_NCHW.shape == (5, 2, 6, 4)
 
 
+@pytest.mark.parametrize("value", [1 << 40, -1, -(1 << 63), 1 << 63], ids=str)
+def test_lengths_and_offsets_beyond_the_file_are_refused_or_harmless(
+    tmp_path: Path, value: int
+) -> None:
+    """Cases 41, 42, 43 and 46: each 64-bit number of the description, made absurd in turn."""
+    file = arrow()
+    footer = len(file) - 10 - struct.unpack_from("<i", file, len(file) - 10)[0]
+    rules = set()
+    for place in (*range(8, 1400, 8), *range(footer, len(file) - 18, 8)):
+        changed = bytearray(file)
+        struct.pack_into("<Q", changed, place, value % (1 << 64))
+        try:
+            release = read(put(tmp_path, bytes(changed)))
+        except ReleaseError as error:
+            rules.add(error.rule)
+        else:
+            assert release.images_NCHW.shape == (5, 2, 6, 4)
+    assert "layout" in rules
+
+
+def test_text_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    """Case 43: in the metadata, and in the name of a column."""
+    broken = METADATA.to_json().encode().replace(b"lesion", b"les\xff\xfeon")
+    assert refused(put(tmp_path, arrow(metadata={b"hyfree": broken}))) == "metadata"
+    named = arrow().replace(b"label", b"lab\xffl")
+    assert refused(put(tmp_path, named)) == "schema"
+
+
 def changed_columns() -> dict[str, Callable[[], dict[str, Any]]]:
     """Columns that are not ours, one fault each."""
     images_NCHW, labels_NHW = pixels()

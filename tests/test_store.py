@@ -120,7 +120,9 @@ def test_other_content_under_the_same_key_is_refused_and_the_first_kept(tmp_path
     assert (kept.path / "x").read_bytes() == b"one"
 
 
-@pytest.mark.parametrize("name", ["../outside", "/absolute", "a/../../b", "nul\0"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/absolute", "a/../../b", "nul\0", "x" * 4096, "a/" * 2000 + "b"]
+)
 def test_a_parcel_cannot_write_outside_its_folder(tmp_path: Path, name: str) -> None:
     """Case 56."""
     parcel = Parcel(sender="site-1", stage="release", key="c" * 64, files={name: b"x"}, result={})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.fft import dctn, idctn
+from scipy.ndimage import affine_transform, rotate
 
 from hyfree_ray.privacy.detectors import SHIFT
 from hyfree_ray.privacy.memorization import MemorisationFilter
@@ -75,6 +76,28 @@ def blended(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return mixed
 
 
+def rotated(images_NCHW: np.ndarray, degrees: float) -> np.ndarray:
+    """The images turned about their middle, their edge repeated."""
+    turned: np.ndarray = rotate(
+        images_NCHW, degrees, axes=(3, 2), reshape=False, order=1, mode="nearest"
+    )
+    return turned
+
+
+def cropped(images_NCHW: np.ndarray, share: float) -> np.ndarray:
+    """The images without that share of their height and width, as large as before."""
+    kept = 1 - share
+    middle = (np.array(images_NCHW.shape[2:]) - 1) / 2
+    larger: np.ndarray = affine_transform(
+        images_NCHW,
+        np.array([1, 1, kept, kept]),
+        offset=(0, 0, *(middle * share)),
+        order=1,
+        mode="nearest",
+    )
+    return larger
+
+
 ALTERATIONS: Mapping[str, Alter] = {
     "exact": lambda images, rng: images,
     "mirrored": lambda images, rng: images[..., ::-1],
@@ -85,6 +108,8 @@ ALTERATIONS: Mapping[str, Alter] = {
     "JPEG quality 50": lambda images, rng: jpeg(images),
     "jittered": jittered,
     "blended 80:20": blended,
+    "rotated by 5 degrees": lambda images, rng: rotated(images, 5),
+    "cropped by 10 %": lambda images, rng: cropped(images, 0.1),
 }
 """Images in [-1, 1], whose range is 2: +10 % is 0.2."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hyfree_ray.privacy.memorization import MemorisationFilter
 
 
-@stage(version=3, device=True)
+@stage(version=4, device=True)
 def synthesise(
     context: Context,
     *,

@@ -18,6 +18,9 @@ from hyfree_ray.privacy_card import UNION
 
 SIZE = (40, 28)
 
+PUBLISHED = ("blended 80:20", "rotated by 5 degrees", "cropped by 10 %")
+"""Alterations for which no recall is promised: what it is, is on the card."""
+
 
 def images(count: int, seed: int, channels: int = 1) -> np.ndarray:
     """Smooth random images: near shifts of each other are alike, different ones are not."""
@@ -49,7 +52,7 @@ def altered(real: np.ndarray, name: str, seed: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("alteration", [name for name in ALTERATIONS if name != "blended 80:20"])
+@pytest.mark.parametrize("alteration", [name for name in ALTERATIONS if name not in PUBLISHED])
 def test_copies_count_as_memorised_however_they_were_altered(
     alteration: str, channels: int
 ) -> None:

@@ -337,3 +337,39 @@ def test_another_partys_plan_is_kept_but_for_reader_and_batch(
     assert plan.patch_size == general.patch_size
     assert plan.spacing == general.spacing
     assert plan.batch_size <= general.batch_size
+
+
+def overlapping(tensors: dict[str, torch.Tensor], folder: Path) -> bytes:
+    """A safetensors file whose second tensor lies over its first."""
+    save_file(tensors, folder / "honest")
+    content = (folder / "honest").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    names = [name for name in header if name != "__metadata__"]
+    header[names[1]]["data_offsets"] = header[names[0]]["data_offsets"]
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+@pytest.mark.parametrize("fault", ["empty", "long-header", "no-json", "overlaps", "torchscript"])
+def test_hostile_weights_are_refused_before_they_are_used(
+    trained: Path, tmp_path: Path, fault: str
+) -> None:
+    """Cases 70 and 71: bad headers, tensors over each other, TorchScript under another name."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in MODEL_FILES:
+        (folder / name).write_bytes((trained / "model" / name).read_bytes())
+    file = folder / "weights.safetensors"
+    if fault == "empty":
+        file.write_bytes(b"")
+    elif fault == "long-header":
+        file.write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
+    elif fault == "no-json":
+        file.write_bytes((4).to_bytes(8, "little") + b"{{{{")
+    elif fault == "overlaps":
+        file.write_bytes(overlapping(weights(trained), tmp_path))
+    else:
+        file.write_bytes(b"PK\3\4" + b"archive/code/__torch__.py")
+    with pytest.raises(HyfreeError, match="the model's weights do not fit its plan"):
+        Model(folder, "cpu")

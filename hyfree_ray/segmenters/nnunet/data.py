@@ -29,6 +29,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hyfree_ray.budget import PlanCaps
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.foreign_plan import check_plan
 from hyfree_ray.guard import check_path
 from hyfree_ray.slices import generator_slices
 from hyfree_ray.unet_plan import UNetPlan
@@ -250,6 +251,7 @@ def preprocess_for(
         InProcessFingerprint(DATASET).run_on([case.name for case in cases])
         reader = reader_of(dataset_json, str(cases[0].images[0]))
         plans = json.loads((model / "plans.json").read_text())
+        check_plan(plans)
         plans["dataset_name"] = DATASET
         plans.pop(MADE_ON_SLICES, None)
         plans["image_reader_writer"] = reader.__name__

@@ -20,14 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.foreign_plan import check_plan
 from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES
 from hyfree_ray.unet_plan import UNetPlan
 
 MODEL_FILES = ("weights.safetensors", "plans.json", "dataset.json", "model.json")
 """What a model is, in full, when it travels between parties."""
-
-NETWORKS = ("dynamic_network_architectures.architectures.unet.PlainConvUNet",)
-"""Networks that a foreign plan may name: a plan must not choose what code is imported."""
 
 
 def save_network(
@@ -83,9 +81,7 @@ class Model:
         self.dataset_json = json.loads((folder / "dataset.json").read_text())
         plans = json.loads((folder / "plans.json").read_text())
         details = json.loads((folder / "model.json").read_text())
-        name = plans["configurations"]["2d"]["architecture"]["network_class_name"]
-        if name not in NETWORKS:
-            raise HyfreeError(f"the model's plan names the network {name!r}; only nnU-Net's is run")
+        check_plan(plans)
         self.plan = UNetPlan.from_plans(plans, channels=len(self.dataset_json["channel_names"]))
         self.device = torch.device(device)
         self._plans = PlansManager(plans)

@@ -1,0 +1,37 @@
+"""What a PNG file is made of, read from its chunks without inflating any of them.
+
+Source: the PNG specification (W3C, third edition), sections 5 and 11.
+"""
+
+from __future__ import annotations
+
+import struct
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_LONGEST_TEXT = 1 << 16
+"""Bytes of a chunk of text or of a colour profile; compressed ones grow a thousandfold."""
+
+_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
+_ANIMATED = (b"acTL", b"fcTL", b"fdAT")
+
+
+def png_fault(content: bytes) -> str:
+    """Why a PNG is not taken, in a few words; empty where it is.
+
+    Refused: animations (whose other frames nobody would look at), compressed text or profiles of
+    more than `_LONGEST_TEXT` bytes, chunks that are cut short, and anything behind the end.
+    """
+    if not content.startswith(SIGNATURE):
+        return "unreadable"
+    at = len(SIGNATURE)
+    while at + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        at += 12 + length
+        if kind in _ANIMATED:
+            return "animated"
+        if kind in _COMPRESSED and length > _LONGEST_TEXT:
+            return "hidden content"
+        if kind == b"IEND":
+            return "hidden content" if at != len(content) else ""
+    return "unreadable"
