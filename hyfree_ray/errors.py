@@ -19,6 +19,12 @@ class TooFewSitesError(HyfreeError):
     exit_code = 3
 
 
+class ClusterError(HyfreeError):
+    """The cluster went away under a run."""
+
+    exit_code = 1
+
+
 class ReleaseError(HyfreeError):
     """A release that the pool refuses.
 

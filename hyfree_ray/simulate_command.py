@@ -25,7 +25,7 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.cohort_summary import render_sites
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import Cost, estimate
-from hyfree_ray.errors import HyfreeError, StageError
+from hyfree_ray.errors import ClusterError, HyfreeError, StageError
 from hyfree_ray.log import set_up_logging
 from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
 from hyfree_ray.partitions import NATURAL, partition
@@ -159,8 +159,12 @@ def _connected(address: str) -> Iterator[None]:
     signal.signal(signal.SIGTERM, _terminated)  # Ray puts its own in place
     try:
         yield
-    finally:
+    except ClusterError:
+        raise  # there is nobody to take leave of
+    except BaseException:
         disconnect()
+        raise
+    disconnect()
 
 
 def _device(asked: str, ray: str) -> Any:
@@ -339,7 +343,12 @@ def _run_on_ray(
     observer: Observer,
     execution: Execution,
 ) -> None:
-    from hyfree_ray.runners.ray import cause_of, check_resources, start_parties
+    from hyfree_ray.runners.ray import (
+        cause_of,
+        check_resources,
+        start_parties,
+        while_the_head_answers,
+    )
 
     seconds = expected_seconds(
         planned.steps, pace_of(runtime.store, runtime.device), runtime.device
@@ -354,7 +363,8 @@ def _run_on_ray(
         check_resources(runtime.device, workers, planned.steps, execution)
         parties = start_parties(simulation, runtime.store, runtime.device, execution)
         try:
-            asyncio.run(_observe(observer, parties, execution.rules))
+            watched = _observe(observer, parties, execution.rules)
+            asyncio.run(while_the_head_answers(watched))
         except Exception as error:
             raise cause_of(error) from error
 

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from hyfree_ray.config import Experiment
-from hyfree_ray.errors import HyfreeError, StageError
+from hyfree_ray.errors import ClusterError, HyfreeError, StageError
 from hyfree_ray.oracle import OracleParty
 from hyfree_ray.party import Party, Step
 from hyfree_ray.pool import PoolParty
@@ -38,6 +38,9 @@ from hyfree_ray.store import Call
 
 PIN = "site:{}"
 """Custom resource that pins a party to its machine, where a cluster declares it."""
+
+HEAD_S = 3.0
+"""How often the head of the cluster is asked whether it is there."""
 
 RESTARTS = 3
 """Times that a stage whose process died is started again; it goes on from its checkpoint."""
@@ -225,10 +228,11 @@ def pin_of(name: str) -> dict[str, float]:
 
 
 class RayParty:
-    """Handle of a party's actor."""
+    """Handle of a party's actor, which keeps it and the gate that it asks alive."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, gate: Any) -> None:
         self.actor = actor
+        self.gate = gate
 
     def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
         """Start a method; the promise of its result, which may be an argument of other calls."""
@@ -242,7 +246,7 @@ def start_parties(
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
     execution = execution or Execution()
-    gate = Gate.options(name=f"{simulation.run}:gate").remote()
+    gate = Gate.remote()
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)
@@ -263,7 +267,7 @@ def start_parties(
         else:
             site = simulation.sites[name]
             actor = SiteActor.options(**options).remote(site, *rest, execution.rules)
-        parties[name] = RayParty(actor)
+        parties[name] = RayParty(actor, gate)
     return parties
 
 
@@ -309,6 +313,31 @@ def _knock(address: str, patience_s: float = 5.0) -> None:
             f"--ray {address}: no Ray cluster answers there ({error.strerror or error}); start one "
             "with 'ray start --head', or take --ray local"
         ) from error
+
+
+async def while_the_head_answers(work: Awaitable[Any]) -> None:
+    """Wait for the work, or until the cluster's head has not answered for a while.
+
+    Ray by itself waits for a minute and then ends the process without a word.
+
+    Raises:
+        ClusterError: the head is gone.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    working, failures = asyncio.ensure_future(work), 0
+    while not (await asyncio.wait({working}, timeout=HEAD_S))[0]:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), HEAD_S)
+            writer.close()
+            failures = 0
+        except (OSError, asyncio.TimeoutError):
+            failures += 1
+        if failures == 3:
+            raise ClusterError(
+                "the head of the Ray cluster does not answer any more; nothing is lost: start it "
+                "again where it was not ours, and give the same command again"
+            )
+    await working
 
 
 def cluster_device() -> str:

@@ -45,6 +45,7 @@ def test_nnunets_predictor_on_the_export_and_predict_give_the_same_voxels(
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
     theirs = tmp_path / "theirs"
+    theirs.mkdir()
     predictor.predict_from_files_sequential(str(images), str(theirs))
     found = 0
     for file in sorted(out.iterdir()):
