@@ -30,7 +30,7 @@ def _write(root: Path, hospitals: list[str]) -> None:
         for patient in range(patients):
             for number in range(slices):
                 case = f"{name}_{patient}_{number}"
-                _write_case(root, case, np.random.default_rng([len(name), patient, number]))
+                _write_case(root, case, np.random.default_rng([*name.encode(), patient, number]))
                 lines.append(f"{case},{name},{name}-{patient}")
                 count += 1
     described = {
