@@ -10,18 +10,18 @@ from typing import Any
 import click
 
 from hyfree_ray import __version__
-from hyfree_ray.check_command import check_data
-from hyfree_ray.doctor_command import doctor
+from hyfree_ray.commands.check import check_data
+from hyfree_ray.commands.doctor import doctor
+from hyfree_ray.commands.import_data import import_data
+from hyfree_ray.commands.model import export_model, predict
+from hyfree_ray.commands.options import EXIT_CODES, FORMAT, STORE
+from hyfree_ray.commands.pool import pool
+from hyfree_ray.commands.site import site
+from hyfree_ray.commands.store import store
+from hyfree_ray.commands.study import scale, study
+from hyfree_ray.commands.track import track
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.import_command import import_data
-from hyfree_ray.model_command import export_model, predict
-from hyfree_ray.options import EXIT_CODES, FORMAT, STORE
-from hyfree_ray.pool_command import pool
 from hyfree_ray.regimes import SETTINGS
-from hyfree_ray.site_command import site
-from hyfree_ray.store_command import store
-from hyfree_ray.study_command import scale, study
-from hyfree_ray.track_command import track
 
 
 class _Group(click.Group):
@@ -157,10 +157,10 @@ def simulate(folds: str | None, **options: Any) -> None:
       hyfree-ray simulate --sites 5 --dry-run
     """
     if folds is not None:
-        from hyfree_ray.folds_command import run_folds
+        from hyfree_ray.commands.folds import run_folds
 
         sys.exit(run_folds(folds, options))
-    from hyfree_ray.simulate_command import run_simulate
+    from hyfree_ray.commands.simulate import run_simulate
 
     sys.exit(run_simulate(**options))
 
@@ -189,7 +189,7 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
       hyfree-ray results LungCXR-2ebbc650 LungCXR-9d41f7c3
       hyfree-ray results --compare LungCXR-2ebbc650 LungCXR-03ad6b1e
     """
-    from hyfree_ray.results_command import run_results
+    from hyfree_ray.commands.results import run_results
 
     run_results(runs, store, compare=compare, output=output)
 
@@ -227,7 +227,7 @@ def report(
       hyfree-ray report LungCXR-2ebbc650 LungCXR-9d41f7c3 --out lung
       hyfree-ray report --with-real hyfree-store/sites/site-1/audit
     """
-    from hyfree_ray.report_command import run_report
+    from hyfree_ray.commands.report import run_report
 
     run_report(runs, store, out=out, study=study, with_real=with_real)
 
@@ -262,7 +262,7 @@ def check(files: tuple[Path, ...], key: Path | None) -> None:
 
     Their privacy cards are held against the default gate.
     """
-    from hyfree_ray.release_command import run_check
+    from hyfree_ray.commands.release import run_check
 
     sys.exit(run_check(files, key))
 
@@ -278,7 +278,7 @@ def check(files: tuple[Path, ...], key: Path | None) -> None:
 )
 def show(file: Path, picture: Path) -> None:
     """Print what a release says of itself, its card included, and draw its first images."""
-    from hyfree_ray.release_command import run_show
+    from hyfree_ray.commands.release import run_show
 
     run_show(file, picture)
 
@@ -300,7 +300,7 @@ def export(file: Path, target: str, out: Path) -> None:
     nnunet   an nnU-Net raw data set (2D NIfTI, in the site's units and spacing)
     png      one PNG a channel, and one of labels, with stored values; metadata.json
     """
-    from hyfree_ray.release_command import run_export
+    from hyfree_ray.commands.release import run_export
 
     run_export(file, target, out)
 

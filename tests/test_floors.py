@@ -31,12 +31,7 @@ FLOORS = (
     ),
     ("progress", "schedule", "resources", "costs", "observer", "tracking"),
     ("runners",),
-    (
-        "options", "check_command", "import_command", "simulate_command", "release_command",
-        "results_command", "site_command", "pool_command", "model_command", "report_command",
-        "store_command", "track_command", "doctor_command", "study_runs", "study_command",
-        "folds_command", "cli",
-    ),
+    ("commands", "cli"),
 )  # fmt: skip
 
 DOORS = {

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hyfree_ray.options import EXIT_CODES, STORE
+from hyfree_ray.commands.options import EXIT_CODES, STORE
 
 if TYPE_CHECKING:
     from hyfree_ray.cohort_checks import Problem

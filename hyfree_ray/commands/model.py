@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from hyfree_ray.commands.options import DEVICE, EXIT_CODES
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.options import DEVICE, EXIT_CODES
 
 _MODEL = click.option(
     "--model",

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.options import EXIT_CODES, STORE
 
 
 @click.command(epilog=EXIT_CODES)

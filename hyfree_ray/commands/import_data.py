@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from hyfree_ray.check_command import reading_bar
-from hyfree_ray.options import EXIT_CODES
+from hyfree_ray.commands.check import reading_bar
+from hyfree_ray.commands.options import EXIT_CODES
 
 MOST_LINES = 10
 

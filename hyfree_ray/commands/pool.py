@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options
+from hyfree_ray.commands.site import PUBLIC_KEY_FILE
 from hyfree_ray.errors import HyfreeError, ReleaseError
-from hyfree_ray.options import DEVICE, EXIT_CODES, STORE, experiment_options
-from hyfree_ray.site_command import PUBLIC_KEY_FILE
 
 if TYPE_CHECKING:
     from hyfree_ray.pool import PoolParty
@@ -97,8 +97,8 @@ def _open_pool(
 
 def _task(folders: Sequence[Path]) -> tuple[str, Mapping[str, Any]]:
     """Federation, channels and labels: those of the first release that is one."""
+    from hyfree_ray.commands.release import read_checked
     from hyfree_ray.release import RELEASE_FILE
-    from hyfree_ray.release_command import read_checked
 
     for folder in folders:
         if (folder / RELEASE_FILE).is_file():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.options import DEVICE, EXIT_CODES, STORE, experiment_options
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation

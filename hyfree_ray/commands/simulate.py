@@ -20,9 +20,9 @@ import click
 from rich.console import Console
 
 from hyfree_ray import protocol
-from hyfree_ray.check_command import digest_cache, notes, reading_bar
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.cohort_summary import render_sites
+from hyfree_ray.commands.check import digest_cache, notes, reading_bar
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import Cost, estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError

@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hyfree_ray.check_command import digest_cache
 from hyfree_ray.cohort import read_cohort
+from hyfree_ray.commands.check import digest_cache
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.finished import CURVE_FILE, Finished, read_finished

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hyfree_ray.options import DEVICE, EXIT_CODES, FORMAT, STORE
+from hyfree_ray.commands.options import DEVICE, EXIT_CODES, FORMAT, STORE
 
 _RAY = click.option(
     "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
@@ -71,7 +71,7 @@ def scale(**options: Any) -> None:
       hyfree-ray scale --sites 2,4,8 --repeats 2 --folds 0-4 --seeds 3
       hyfree-ray scale --data Dataset301_LungCXR --partition random --sites 2,4,8
     """
-    from hyfree_ray.study_runs import run_scale
+    from hyfree_ray.commands.study_runs import run_scale
     from hyfree_ray.trials import as_arguments
 
     passed = as_arguments({**options, "sites": None, "data": None, "how": None})
@@ -103,6 +103,6 @@ def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) 
     Folds and seeds of one combination are pooled. Writes studies/FILE's name/scaling.csv in the
     store.
     """
-    from hyfree_ray.study_runs import run_study
+    from hyfree_ray.commands.study_runs import run_study
 
     sys.exit(run_study(file, store=store, ray=ray, parallel=parallel, output=output))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
+from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.options import EXIT_CODES, STORE
 
 LEAST_DISK_GIB = 5.0
 LEAST_MEMORY_GIB = 3.0

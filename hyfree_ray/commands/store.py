@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
+from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.options import EXIT_CODES, STORE
 
 
 @click.group(epilog=EXIT_CODES)
