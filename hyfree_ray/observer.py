@@ -102,7 +102,8 @@ class Observer:
         self.store = store
         self.folder = store / "runs" / simulation.run
         self.progress = progress
-        self.entries: dict[str, Mapping[str, Any]] = {}
+        self.entries: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """By owner and key: two parties may have made the same."""
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
         described = simulation.experiment.model_dump(mode="json")
         self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
@@ -122,9 +123,12 @@ class Observer:
         """Ask each party once for what is new."""
         for party in parties:
             status = await party.call("status", frozenset(self.entries))
-            fresh = [e for e in status["finished"] if e["record"]["key"] not in self.entries]
+            owner = status["owner"]
+            fresh = [
+                e for e in status["finished"] if (owner, e["record"]["key"]) not in self.entries
+            ]
             for entry in fresh:
-                self.entries[entry["record"]["key"]] = entry
+                self.entries[owner, entry["record"]["key"]] = entry
                 self._say_what_was_derived(entry)
                 # Scores are in the table; a release is shown with its picture, at the end.
                 if entry["name"] not in {"score", "release"}:
@@ -263,9 +267,8 @@ class Observer:
             ),
             "versions": installed_versions(),
             "stages": [
-                {"owner": e["record"]["owner"], "name": e["name"], "stage": e["record"]["stage"]}
-                | {"key": key}
-                for key, e in sorted(self.entries.items())
+                {"owner": owner, "name": e["name"], "stage": e["record"]["stage"], "key": key}
+                for (owner, key), e in sorted(self.entries.items())
             ],
         }
 

@@ -125,8 +125,10 @@ class Party:
             if record["stage"] in self.store.exports
         ]
 
-    async def status(self, known: frozenset[str]) -> dict[str, Any]:
-        """What observers may be told: running stages, finished ones whose keys they lack, parcels.
+    async def status(self, known: frozenset[tuple[str, str]]) -> dict[str, Any]:
+        """What observers may be told: running stages, finished ones that they lack, parcels.
+
+        `known` are owners and keys.
 
         No paths and no names of cases: a stage's private parameters are not in its record.
         """
@@ -146,7 +148,7 @@ class Party:
             )
         finished = []
         for step in self.steps:
-            if step.key in known or step.key in self._running:
+            if (self.name, step.key) in known or step.key in self._running:
                 continue
             found = self.store.find_key(step.stage, step.key)
             if found.record is not None:
