@@ -193,10 +193,8 @@ def _run(
         last = step + 1 == total
         if step + 1 in snapshot_steps:
             _write_snapshot(workdir, shown, learner.averaged())
-        if (step + 1) % interval == 0 or last:
-            state: dict[str, Any] = {"identity": identity, "learner": learner.state_dict()}
-            save_checkpoint(workdir / "checkpoints", step + 1, state)
-        if last or time.monotonic() - reported > PROGRESS_EVERY:
+        due = (step + 1) % interval == 0 or last
+        if due or time.monotonic() - reported > PROGRESS_EVERY:
             reported = time.monotonic()
             values = {key: float(value) for key, value in losses.items()}
             if not all(np.isfinite(list(values.values()))):
@@ -204,7 +202,11 @@ def _run(
                     f"generator: the loss is no longer finite after {shown} images; "
                     "train with precision fp32 or look for extreme images"
                 )
+            # Told before it is kept: a kill between the two repeats a point, and loses none.
             progress(shown, settings.images_shown, values)
+        if due:
+            state: dict[str, Any] = {"identity": identity, "learner": learner.state_dict()}
+            save_checkpoint(workdir / "checkpoints", step + 1, state)
 
 
 def _read(workdir: Path, snapshot: str) -> tuple[str, GeneratorPlan, dict[str, Tensor]]:

@@ -109,8 +109,8 @@ def climb(context: Context, start: str) -> str:
     while step < STEPS:
         time.sleep(float(os.environ.get(STEP_S, "0.002")))
         step, value = step + 1, digest_of([value, step])
-        save_checkpoint(folder, step, {"value": value, "ballast": torch.zeros(10_000)})
         context.progress(step, STEPS, {"value": int(value[:4], 16)})
+        save_checkpoint(folder, step, {"value": value, "ballast": torch.zeros(10_000)})
     return value
 
 
@@ -128,8 +128,8 @@ def work(*, out: str, start: str, device: str, report: Any) -> None:
         time.sleep(float(os.environ.get(STEP_S, "0.002")))
         step, value = step + 1, digest_of([value, step])
         if rank == 0:
-            save_checkpoint(folder, step, {"value": value})
             context.progress(step, STEPS, {"value": 0.0})
+            save_checkpoint(folder, step, {"value": value})
         distributed.barrier()
         report(step)
     if rank == 0:

@@ -219,7 +219,7 @@ class ResumableTrainer(nnUNetTrainer):
             }
         self.current_epoch += 1
         if self.local_rank == 0:
-            save_checkpoint(self.checkpoints, self.current_epoch, self.state())
+            # Told before it is kept: a kill between the two repeats an epoch, and loses none.
             self.report(
                 self.current_epoch,
                 self.num_epochs,
@@ -230,6 +230,7 @@ class ResumableTrainer(nnUNetTrainer):
                     "ema_pseudo_dice": ema,
                 },
             )
+            save_checkpoint(self.checkpoints, self.current_epoch, self.state())
         if self.is_ddp:
             distributed.barrier()
         if self.each_epoch is not None:
