@@ -143,7 +143,7 @@ def _some(cases: Sequence[Any], count: int, seed: int) -> list[Any]:
     return order[:count]
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def train_fedavg(
     context: Context,
     *,

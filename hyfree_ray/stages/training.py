@@ -51,7 +51,7 @@ def train_generator(
     }
 
 
-@stage(version=2, device=True)
+@stage(version=3, device=True)
 def train_segmenter(
     context: Context,
     *,
@@ -86,7 +86,7 @@ def train_segmenter(
     )
 
 
-@stage(version=2, device=True, distributed=True)
+@stage(version=3, device=True, distributed=True)
 def train_general(
     context: Context,
     *,

@@ -50,6 +50,41 @@ class Schedule:
     """"fp32" or "bf16", on a CPU; on a GPU nnU-Net has its own mixed precision."""
 
 
+class PseudoDice:
+    """nnU-Net's moving average of the validation batches' Dice, and whose epoch's weights to keep.
+
+    nnU-Net starts its average (memory: 10 epochs) at the first epoch's value. Over a short
+    training that value counts for years: where the first few validation batches were easy, no
+    later epoch looked better, and a fine-tuned network was kept as it was after one epoch. Here
+    the start is divided out, as Adam does with its moments (Kingma & Ba 2015, section 3), and the
+    epoch is chosen from the second half, when the average has a past and the rate is low.
+    """
+
+    DECAY = 0.9
+
+    def __init__(self, epochs: int) -> None:
+        self.first_epoch = epochs // 2
+        self.sum = 0.0
+        self.weight = 0.0
+        self.best = 0.0
+        self.best_epoch = -1
+
+    @property
+    def average(self) -> float:
+        """In [0, 1]; 0 before any validation batch had foreground."""
+        return self.sum / self.weight if self.weight else 0.0
+
+    def is_best(self, epoch: int, value: float) -> bool:
+        """Take in an epoch; NaN, an epoch without any foreground, leaves the average as it was."""
+        if np.isfinite(value):
+            self.sum = self.DECAY * self.sum + (1 - self.DECAY) * value
+            self.weight = self.DECAY * self.weight + (1 - self.DECAY)
+        if epoch < self.first_epoch or self.average < self.best:
+            return False
+        self.best, self.best_epoch = self.average, epoch
+        return True
+
+
 class WarmupPolyLR(PolyLRScheduler):
     """Linear growth to the full rate, then nnU-Net's polynomial decay over what is left."""
 
@@ -98,10 +133,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.device = device
         if device.type == "cpu":
             self.grad_scaler = None
-        self.best_epoch = -1
         self.best_weights: dict[str, torch.Tensor] = {}
-        self.has_evidence = False
-        """Whether any validation batch so far had foreground, in the reference or predicted."""
 
     def prepare(
         self,
@@ -113,6 +145,7 @@ class ResumableTrainer(nnUNetTrainer):
     ) -> None:
         """Set what nnU-Net's constructor has no arguments for."""
         self.num_epochs = schedule.epochs
+        self.pseudo_dice = PseudoDice(schedule.epochs)
         self.num_iterations_per_epoch = schedule.iterations
         self.num_val_iterations_per_epoch = schedule.validation_iterations
         self.warmup_epochs = max(1, round(schedule.warmup * schedule.epochs))
@@ -189,30 +222,18 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_epoch_start()
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's pseudo-Dice; an epoch without any foreground leaves its EMA as it was.
-
-        nnU-Net makes it NaN, which no later epoch is ever better than.
-        """
-        before = self.logger.get_value("ema_fg_dice", step=None)
-        before = before[-1] if before else 0.0
+        """nnU-Net's, without its warning where no batch had any foreground."""
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
             super().on_validation_epoch_end(val_outputs)
-        logged = self.logger.local_logger.my_fantastic_logging
-        if np.isfinite(logged["mean_fg_dice"][-1]):
-            self.has_evidence = True
-        else:
-            logged["mean_fg_dice"][-1] = logged["ema_fg_dice"][-1] = before
 
     def on_epoch_end(self) -> None:
         latest = {
             name: float(self.logger.get_value(name, step=-1))
-            for name in ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
+            for name in ("train_losses", "val_losses", "mean_fg_dice")
         }
-        ema = latest["ema_fg_dice"]
-        if self._best_ema is None or ema > self._best_ema or not self.has_evidence:
-            self._best_ema = ema
-            self.best_epoch = self.current_epoch
+        pseudo_dice = latest["mean_fg_dice"]
+        if self.pseudo_dice.is_best(self.current_epoch, pseudo_dice):
             self.best_weights = {
                 name: tensor.detach().cpu().clone()
                 for name, tensor in self.bare_network().state_dict().items()
@@ -226,9 +247,9 @@ class ResumableTrainer(nnUNetTrainer):
                 {
                     "train_loss": latest["train_losses"],
                     "validation_loss": latest["val_losses"],
-                    "pseudo_dice": latest["mean_fg_dice"],
-                    "ema_pseudo_dice": ema,
-                },
+                    "ema_pseudo_dice": self.pseudo_dice.average,
+                }
+                | ({"pseudo_dice": pseudo_dice} if np.isfinite(pseudo_dice) else {}),
             )
             save_checkpoint(self.checkpoints, self.current_epoch, self.state())
         if self.is_ddp:
@@ -247,11 +268,8 @@ class ResumableTrainer(nnUNetTrainer):
             "weights": self.bare_network().state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
-            "ema_pseudo_dice": float(self.logger.get_value("ema_fg_dice", step=-1)),
-            "best_ema": self._best_ema,
-            "best_epoch": self.best_epoch,
+            "pseudo_dice": vars(self.pseudo_dice),
             "best_weights": self.best_weights,
-            "has_evidence": self.has_evidence,
         }
 
     def resume(self, epoch: int, state: Mapping[str, Any]) -> None:
@@ -260,14 +278,11 @@ class ResumableTrainer(nnUNetTrainer):
         self.optimizer.load_state_dict(state["optimizer"])
         if self.grad_scaler is not None and state["grad_scaler"] is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler"])
-        # nnU-Net's logger wants a value for every epoch; only the last EMA is read again.
+        # nnU-Net's logger wants a value for every epoch, and reads none of them again.
         for values in self.logger.local_logger.my_fantastic_logging.values():
             values.extend([0.0] * epoch)
-        self.logger.local_logger.my_fantastic_logging["ema_fg_dice"][-1] = state["ema_pseudo_dice"]
-        self._best_ema = state["best_ema"]
-        self.best_epoch = state["best_epoch"]
+        vars(self.pseudo_dice).update(state["pseudo_dice"])
         self.best_weights = dict(state["best_weights"])
-        self.has_evidence = state["has_evidence"]
         self.current_epoch = epoch
 
 
@@ -365,8 +380,8 @@ def run_to_the_end(
         _save_best(trainer, prepared, folder / "model")
     return {
         "rank": trainer.local_rank,
-        "best_ema_pseudo_dice": trainer._best_ema if trainer.has_evidence else None,
-        "best_epoch": trainer.best_epoch,
+        "best_ema_pseudo_dice": trainer.pseudo_dice.best if trainer.pseudo_dice.weight else None,
+        "best_epoch": trainer.pseudo_dice.best_epoch,
         "iterations": trainer.num_epochs * trainer.num_iterations_per_epoch,
     }
 
@@ -379,6 +394,6 @@ def _save_best(trainer: ResumableTrainer, prepared: Path, folder: Path) -> None:
     axes = trainer.inference_allowed_mirroring_axes
     details = {
         "inference_allowed_mirroring_axes": None if axes is None else [int(a) for a in axes],
-        "best_epoch": trainer.best_epoch,
+        "best_epoch": trainer.pseudo_dice.best_epoch,
     }
     save_network(folder, network, plans, dataset_json, details)
