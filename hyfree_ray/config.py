@@ -55,6 +55,11 @@ class Experiment(BaseModel):
     """Of the distances between patients: nearer to a training image is memorised."""
     gate: Gate = Gate()
     """What a release's privacy card has to say, at its site and at the pool."""
+    labeller: Literal["local", "local2x"] = "local"
+    """Which of its own networks a site labels its release with; the paper: `local`."""
+    min_label_agreement: float = Field(default=0.0, ge=0, le=1)
+    """Dice of a release's labels with a model trained on the other releases; one below it is not
+    replayed. 0 asks for none; above it the pool trains one more model a site."""
     general_workers: int = Field(default=1, ge=1)
     """Processes that share the general model's batches. More than one changes its result."""
     warmup: float = Field(default=0.1, ge=0, lt=1)

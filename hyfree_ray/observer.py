@@ -229,6 +229,7 @@ class Observer:
             )
             for row in scored["rows"]:
                 found[row["outcome"]] += 1
+        least = self.simulation.experiment.min_label_agreement
         sites = [
             SiteOutcome(
                 site=name,
@@ -237,6 +238,8 @@ class Observer:
                 images=told["images"],
                 rejection_rate=told["rejection_rate"],
                 chosen=outcome.chosen.get(name, ""),
+                label_agreement=told.get("label_agreement"),
+                replayed=told.get("label_agreement", least) >= least,
             )
             for name, told in outcome.sites.items()
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from asyncio import gather
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, is_signed_by
 from hyfree_ray.site import RELEASE_VERSIONS, ROUND
 from hyfree_ray.site_value import Shared
-from hyfree_ray.stages.pooling import check_release, pool_releases
+from hyfree_ray.stages.pooling import check_release, label_agreement, pool_releases
 from hyfree_ray.stages.training import train_general
 from hyfree_ray.store import (
     RECORD,
@@ -262,6 +263,9 @@ class PoolParty(Party):
         Args:
             members: what `close` returned.
         """
+        return self.export(await self._general(members))
+
+    async def _general(self, members: Mapping[str, str]) -> Artifact:
         unet = self.experiment.budget.unet
         sites = sorted(members)
         releases = {
@@ -275,7 +279,7 @@ class PoolParty(Party):
             caps=self.experiment.budget.plan.model_dump(),
             **releases,
         )
-        trained = await self.run(
+        return await self.run(
             train_general,
             prepared=prepared,
             epochs=unet.epochs,
@@ -285,10 +289,45 @@ class PoolParty(Party):
             workers=self.experiment.general_workers,
             seed=seed_of(self.experiment.seed, POOL, "general"),
         )
-        return self.export(trained)
 
     def _releases(self, members: Mapping[str, str]) -> list[Artifact]:
         return [self.store.received("release", members[site], site) for site in sorted(members)]
+
+    async def agreement(self, members: Mapping[str, str]) -> dict[str, float]:
+        """Agreement of each release's labels with a model trained on all the other releases.
+
+        Returns:
+            Mean Dice over the labels, by site; empty where the experiment asks for none.
+        """
+        if not self.experiment.min_label_agreement:
+            return {}
+        compared = await gather(*(self._agreement(site, members) for site in members))
+        return {
+            site: found.result["mean"] or 0.0
+            for site, found in zip(members, compared, strict=True)
+            if found.record is not None
+        }
+
+    async def _agreement(self, site: str, members: Mapping[str, str]) -> Artifact:
+        others = {other: key for other, key in members.items() if other != site}
+        (release,) = self._releases({site: members[site]})
+        return await self.run(
+            label_agreement,
+            release=release,
+            model=await self._general(others),
+            site=site,
+            dataset=self.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+        )
+
+    async def share_for_replay(self, members: Mapping[str, str]) -> Shared:
+        """Send down the releases whose labels agree well enough with the others'."""
+        agreement = await self.agreement(members)
+        least = self.experiment.min_label_agreement
+        return self.share(
+            {site: key for site, key in members.items() if agreement.get(site, 1.0) >= least}
+        )
 
     def share(self, members: Mapping[str, str]) -> Shared:
         """Send the releases of the round down to sites: a release may travel."""

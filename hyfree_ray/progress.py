@@ -28,6 +28,7 @@ IN_WORDS = {
     "check_release": "checking releases",
     "pool_releases": "planning on the pool",
     "train_general": "training the general nnU-Net",
+    "label_agreement": "comparing labels with the others'",
     "prepare_for_general": "preparing to fine-tune",
     "finetuned": "fine-tuning",
     "prepare_replay": "preparing to fine-tune with replay",

@@ -35,7 +35,8 @@ class Outcome:
     """All that is known after a run."""
 
     sites: Mapping[str, Mapping[str, Any]]
-    """What became of each site: outcome, reason, rejection_rate, images."""
+    """What became of each site: outcome, reason, rejection_rate, images, and label_agreement where
+    the experiment asks for it."""
     scores: tuple[Mapping[str, Any], ...]
     """test_site, regime, train_site, rows; sorted."""
     general: bool
@@ -92,6 +93,7 @@ class _Run:
         self.assessments: list[Awaitable[Any]] = []
         self.scoring: list[Awaitable[Any]] = []
         self.choices: dict[str, Awaitable[str]] = {}
+        self.agreement: Awaitable[Mapping[str, float]] | None = None
 
     async def through(self) -> Outcome:
         everybody = list(self.sites)
@@ -113,6 +115,9 @@ class _Run:
         choices = await self._settled(self.choices.values())
         chosen = {n: c for n, c in zip(self.choices, choices, strict=True) if c is not None}
         scores += _scores_of_chosen(scores, chosen)
+        if self.agreement is not None:
+            for name, dice in (await self.agreement).items():
+                self.outcomes[name] = {**self.outcomes[name], "label_agreement": dice}
         await self._settled(self.assessments)
         return Outcome(
             sites={name: self.outcomes[name] for name in everybody},
@@ -236,7 +241,8 @@ class _Run:
         for name, site in self.sites.items():
             self._score("finetuned", name, site.call("model", "finetuned", general))
         if "personalised" in self.settings:
-            shared = self.pool.call("share", members)
+            self.agreement = self.pool.call("agreement", members)
+            shared = self.pool.call("share_for_replay", members)
             for name, site in self.sites.items():
                 model = site.call("model", "personalised", general, shared)
                 self._score("personalised", name, model)

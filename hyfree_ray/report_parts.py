@@ -100,9 +100,18 @@ def outcomes(run: Finished) -> Table:
                 NONE if rate is None else f"{rate:.1%}",
                 told["outcome"],
                 told["reason"] or NONE,
+                _agreement(told),
             ]
         )
-    return table(["site", "images", "rejected as copies", "release", "why not"], rows, texts={3, 4})
+    head = ["site", "images", "rejected as copies", "release", "why not", "label agreement"]
+    return table(head, rows, texts={3, 4})
+
+
+def _agreement(told: Mapping[str, Any]) -> str:
+    dice = told.get("label_agreement")
+    if dice is None:
+        return NONE
+    return f"{dice:.3f}" if told["replayed"] else f"{dice:.3f}, not replayed"
 
 
 def cards(run: Finished) -> Table:

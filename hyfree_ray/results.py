@@ -57,6 +57,10 @@ class SiteOutcome:
     """Share of the samples that looked memorised; None if none were drawn."""
     chosen: str = ""
     """The regime that the site would keep by its validation cases; empty where it was not asked."""
+    label_agreement: float | None = None
+    """Dice of its labels with a model trained on the other releases; None where none was asked."""
+    replayed: bool = True
+    """Whether that is enough for its release to be replayed."""
 
 
 @dataclass(frozen=True, kw_only=True)

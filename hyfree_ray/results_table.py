@@ -192,6 +192,14 @@ def _notes(summary: Summary) -> Iterable[str]:
     for site in summary.sites:
         if site.outcome.outcome != "released":
             yield f"{site.outcome.site}: release {site.outcome.outcome}: {site.outcome.reason}"
+    agreement = [
+        f"{s.outcome.site} {_fraction(s.outcome.label_agreement)}"
+        f"{'' if s.outcome.replayed else ' (not replayed)'}"
+        for s in summary.sites
+        if s.outcome.label_agreement is not None
+    ]
+    if agreement:
+        yield f"Labels agree with a model trained on the others', Dice: {', '.join(agreement)}."
     chosen = [f"{s.outcome.site} {s.outcome.chosen}" for s in summary.sites if s.outcome.chosen]
     if chosen:
         yield f"Chosen by validation cases: {', '.join(chosen)}."

@@ -150,16 +150,20 @@ class SiteParty(Party):
             self._audit_broke = True
             return None
 
-    async def _learn(self) -> Learned:
-        """Plan, and train both networks, side by side where there is room."""
-        budget = self.experiment.budget
-        prepared = await self.run(
+    async def _prepare(self) -> Artifact:
+        """Plan nnU-Net on the site's own cases and preprocess them."""
+        return await self.run(
             prepare,
             data=await self.data(),
             cases=self.site.part("train", "val"),
             dataset=self.site.dataset,
-            caps=budget.plan.model_dump(),
+            caps=self.experiment.budget.plan.model_dump(),
         )
+
+    async def _learn(self) -> Learned:
+        """Plan, and train both networks, side by side where there is room."""
+        budget = self.experiment.budget
+        prepared = await self._prepare()
         generator, segmenter = await gather(
             self.run(
                 train_generator,
@@ -201,7 +205,7 @@ class SiteParty(Party):
         )
 
     async def _release(self, learned: Learned, samples: Artifact) -> Artifact | None:
-        """Audit what passed the filter and label it with the site's own segmenter."""
+        """Audit what passed the filter and label it with one of the site's own segmenters."""
         audited = await self._audit(learned, samples)
         if audited is None:
             return None
@@ -209,7 +213,7 @@ class SiteParty(Party):
             release,
             samples=samples,
             audit=audited,
-            segmenter=learned.segmenter,
+            segmenter=await self._labeller(learned),
             prepared=learned.prepared,
             site=self.site.name,
             dataset=self.site.dataset,
@@ -217,6 +221,9 @@ class SiteParty(Party):
             round_number=ROUND,
             seed=self.seed("release"),
         )
+
+    async def _labeller(self, learned: Learned) -> Artifact:
+        return learned.segmenter if self.experiment.labeller == "local" else await self.control()
 
     async def hand_in(self) -> Parcel:
         """The release, signed, on its way to the pool; empty where the site withholds it."""
@@ -265,8 +272,8 @@ class SiteParty(Party):
     async def control(self) -> Artifact:
         """local2x: local training for as many steps as general and fine-tuning take together."""
         unet = self.experiment.budget.unet
-        prepared = (await self.contribute()).learned.prepared
-        return await self.train("local2x", prepared, unet.epochs + unet.finetune_epochs)
+        epochs = unet.epochs + unet.finetune_epochs
+        return await self.train("local2x", await self._prepare(), epochs)
 
     async def finetune(self, role: str, general: Artifact) -> Artifact:
         """Fine-tune a model, all weights, on real data preprocessed for its plan."""

@@ -124,6 +124,40 @@ def test_a_setting_enters_the_keys_of_the_stages_that_read_it_and_no_others(
     assert before["site-1", "local2x", 0] != after["site-1", "local2x", 0]
 
 
+def with_experiment(base: Simulation, **changes: object) -> Simulation:
+    experiment = base.experiment.model_copy(update=changes)
+    return Simulation(cohort=base.cohort, sites=base.sites, experiment=experiment)
+
+
+def test_another_labeller_changes_releases_and_nothing_before_them(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    base = phantom_simulation(2)
+    before = keys(base, tmp_path)
+    after = keys(with_experiment(base, labeller="local2x"), tmp_path)
+    assert before.keys() == after.keys()
+    changed = {
+        name
+        for owner, name, count in before
+        if before[owner, name, count] != after[owner, name, count]
+    }
+    assert {"release", "quality_card", "check_release", "train_general", "finetuned"} <= changed
+    assert not {"local", "local2x", "train_generator", "synthesise", "audit"} & changed
+
+
+def test_a_label_gate_costs_the_pool_one_more_model_a_site(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    base = phantom_simulation(3)
+    without = [step.name for step in plan(base, tmp_path).steps]
+    names = [
+        step.name for step in plan(with_experiment(base, min_label_agreement=0.5), tmp_path).steps
+    ]
+    assert "label_agreement" not in without
+    assert names.count("label_agreement") == 3
+    assert names.count("train_general") == without.count("train_general") + 3
+
+
 def test_the_control_has_the_steps_of_general_and_fine_tuning_together(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:

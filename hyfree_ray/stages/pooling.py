@@ -75,6 +75,54 @@ def check_release(
     }
 
 
+MOST_COMPARED = 200
+"""Images of a release whose labels are compared."""
+
+
+@stage(version=1, device=True)
+def label_agreement(
+    context: Context,
+    *,
+    release: Path,
+    model: Path,
+    site: str,
+    dataset: Mapping[str, Any],
+    federation: str,
+    round_number: int,
+) -> dict[str, Any]:
+    """How far a release's labels are those that the other sites' images would have taught.
+
+    Dice of each label over the release's first images together, 2 sum|A B| / (sum|A| + sum|B|),
+    between the labels that it came with and those of `model`, which was trained without it.
+
+    Returns:
+        dice, by label: None where neither has any; mean, over the labels that have one.
+    """
+    import numpy as np
+
+    from hyfree_ray.label_sets import foreground, mask_of
+    from hyfree_ray.release import read_release
+    from hyfree_ray.segmenters.nnunet.model import Model
+
+    found = read_release(release, site=site, experiment=federation, round_number=round_number)
+    network = Model(model / "model", context.device)
+    labels_NHW = found.labels_NHW[:MOST_COMPARED]
+    spacing = (1.0, *found.metadata.spacing)
+    predicted_NHW = np.stack(
+        [
+            network.segment(image_CHW[:, None], spacing)[0]
+            for image_CHW in found.physical(slice(MOST_COMPARED))
+        ]
+    )
+    dice: dict[str, float | None] = {}
+    for name, classes in foreground(dataset["labels"]).items():
+        one_NHW, other_NHW = mask_of(labels_NHW, classes), mask_of(predicted_NHW, classes)
+        both = int(one_NHW.sum()) + int(other_NHW.sum())
+        dice[name] = 2 * int((one_NHW & other_NHW).sum()) / both if both else None
+    known = [value for value in dice.values() if value is not None]
+    return {"dice": dice, "mean": sum(known) / len(known) if known else None}
+
+
 @stage(version=2)
 def pool_releases(
     context: Context,

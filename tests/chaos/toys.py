@@ -57,6 +57,7 @@ _SHOWN: dict[str, Any] = {
     "spacing": [1.0, 1.5],
     "strides": [[1, 1]],
     "batch_size": 2,
+    "mean": 0.5,
 }
 """What the protocol and the observer read of any stage's result."""
 
