@@ -26,6 +26,9 @@ Labels = Mapping[str, Any]
 BACKGROUND = "background"
 IGNORE = "ignore"
 
+MOST_VALUES = 256
+"""Label maps are of 8 bits where they travel."""
+
 
 def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The labels of a parsed `dataset.json`: classes by value, regions in the order they have.
@@ -37,21 +40,30 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """
     labels = dataset.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise HyfreeError('dataset.json: labels must be like {"background": 0, "organ": 1}')
+        raise HyfreeError(
+            'dataset.json: labels must be like {"background": 0, "organ": 1}; mend them'
+        )
     for name, value in labels.items():
         classes = value if isinstance(value, list) and value and name != IGNORE else [value]
         if any(isinstance(one, bool) or not isinstance(one, int) for one in classes):
             raise HyfreeError(
-                f"dataset.json: label {name!r} must be a whole number, or a list of them: a region"
+                f"dataset.json: label {name!r} must be a whole number, or a list of them: a region;"
+                " mend it"
             )
     if labels.get(BACKGROUND) != 0:
-        raise HyfreeError('dataset.json: labels need "background": 0; nnU-Net insists on the name')
+        raise HyfreeError(
+            'dataset.json: nnU-Net insists on the name "background": 0 in labels; add it'
+        )
     classes = sorted(class_values(labels))
     known = classes + ([labels[IGNORE]] if IGNORE in labels else [])
+    if len(known) > MOST_VALUES:
+        raise HyfreeError(
+            f"dataset.json: {len(known)} label values; at most {MOST_VALUES} are taken, merge some"
+        )
     if len(classes) < 2 or known != list(range(len(known))):
         raise HyfreeError(
             "dataset.json: label values must be 0 (background), 1, 2, ... without gaps, and the"
-            " highest one ignore's, if there is one"
+            " highest one ignore's, if there is one; renumber them"
         )
     if not has_regions(labels):
         if len(labels) != len(known):
@@ -62,7 +74,7 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(order, list) or len(order) != regions or sorted(order) != classes[1:]:
         raise HyfreeError(
             f"dataset.json: regions need regions_class_order, a list of {regions}: the class that"
-            f" each region paints, in the order of labels, each of {classes[1:]} once"
+            f" each region paints, in the order of labels, each of {classes[1:]} once; mend it"
         )
     return dict(labels)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyfree_ray import protocol
 from hyfree_ray.cohort import Case, Cohort, split_fold
+from hyfree_ray.cohort_tables import READER_KEY
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.oracle import OracleParty
@@ -21,7 +22,6 @@ from hyfree_ray.site_value import Site
 from hyfree_ray.slices import generator_slices, slice_axis
 from hyfree_ray.store import digest_of
 
-READER_KEY = "overwrite_image_reader_writer"
 REGIONS_KEY = "regions_class_order"
 
 
