@@ -116,7 +116,8 @@ def sites_of(
         HyfreeError: sites whose volumes are cut along different axes.
     """
     dataset = {
-        "channel_names": dict(cohort.dataset_json["channel_names"]),
+        # In the order of the files, which nnU-Net takes from the order of the names.
+        "channel_names": {str(k): name for k, name in enumerate(cohort.channel_names)},
         "labels": dict(cohort.labels),
         "file_ending": cohort.file_ending,
     }

@@ -16,6 +16,7 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.config import read_yaml
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.png_structure import png_fault
+from hyfree_ray.simulation import sites_of
 from tests.test_cohort import GREY, edit_csv, edit_json, make, refusal, write
 
 
@@ -221,6 +222,17 @@ def test_a_dataset_json_that_a_later_stage_would_stumble_over_is_refused_first(
     root, _ = make(tmp_path / "x")
     edit_json(root, **changes)
     assert re.search(said, refusal(root))
+
+
+def test_channels_have_the_order_of_their_files(tmp_path: Path) -> None:
+    root, _ = make(tmp_path / "x", ending=".nii.gz", channels=3)
+    edit_json(root, channel_names={"2": "CT", "0": "T1", "1": "T2"})
+    for site in sites_of(read_cohort(root), 0).values():
+        assert list(site.dataset["channel_names"].items()) == [
+            ("0", "T1"),
+            ("1", "T2"),
+            ("2", "CT"),
+        ]
 
 
 @pytest.mark.parametrize(
