@@ -15,6 +15,7 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.commands.pool import pool
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.gate import Gate
 from hyfree_ray.label_sets import Painted, with_values
 from hyfree_ray.parcel_files import write_parcel
 from hyfree_ray.release import MANIFEST_FILE, RELEASE_FILE, ReleaseMetadata, write_release
@@ -32,7 +33,7 @@ from hyfree_ray.simulation import sites_of
 from hyfree_ray.site_value import Site
 from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare, prepare_for_general
-from hyfree_ray.stages.pooling import pool_releases, read_releases, write_slices
+from hyfree_ray.stages.pooling import check_release, pool_releases, read_releases, write_slices
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.store import Parcel, digest_of
 from tests.cards import card
@@ -247,6 +248,16 @@ def test_releases_are_pooled_in_the_values_of_the_first(tmp_path: Path, tasks: A
         theirs = Painted.of(dataset_of(*tasks[1])).names
         for name, value in painted.names.items():
             assert ((pooled_HW == value) == (label_HW == theirs[name])).all()
+    (tmp_path / "checked").mkdir()
+    check_release(
+        Context(out=tmp_path / "checked", owner="pool"),
+        release=folders["release_1"],
+        site="b",
+        dataset=dataset_of(*tasks[0]),
+        federation="e",
+        round_number=1,
+        gate=Gate().model_dump(),
+    )
     out = tmp_path / "pool"
     context = Context(out=out, owner="pool")
     asked = {"sites": ["a", "b"], "federation": "e", "round_number": 1, "caps": CAPS}
@@ -313,7 +324,7 @@ def test_values_that_are_not_named_stay() -> None:
 def test_the_pool_names_the_structures_that_a_hospital_labels_otherwise(tmp_path: Path) -> None:
     folders = []
     cyst = {"background": 0, "liver": 1, "cyst": 2}
-    for site, labels in (("alpha", PLAIN), ("beta", SWAPPED), ("gamma", cyst)):
+    for site, labels in (("alpha", PLAIN), ("gamma", cyst)):
         federation = experiment().federation("Livers", dataset_of(labels))
         made = release(tmp_path / "made", site, (labels, None), federation)
         key = signing_key(tmp_path / site)
@@ -328,7 +339,7 @@ def test_the_pool_names_the_structures_that_a_hospital_labels_otherwise(tmp_path
     options = ("--budget", "smoke", "--generator", "flow", "--device", "cpu")
     asked = [*options, "--set", "precision=fp32", "--store", str(tmp_path / "store")]
     # One good release is too few for a model, which keeps this short.
-    named = [str(folders[0]), str(folders[2]), "--out", str(tmp_path / "general")]
+    named = [*map(str, folders), "--out", str(tmp_path / "general")]
     done = CliRunner().invoke(pool, ["train", *named, *asked])
     assert "alpha: taken: 6 images" in done.output
     assert "gamma: release refused (experiment)" in done.output
