@@ -14,6 +14,7 @@ from hyfree_ray.cohort_checks import (
     FOLDS,
     CaseFiles,
     Problem,
+    check_axes,
     check_channels,
     check_copies,
     check_files,
@@ -32,6 +33,7 @@ from hyfree_ray.cohort_tables import (
     read_dataset_json,
     read_description,
     read_sites_csv,
+    reader_of,
 )
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.image_facts import FileFacts, gather_facts
@@ -189,7 +191,8 @@ class _Reading:
         if self.rows is not None:
             yield check_listed(self.rows, self.images)
         self._gather_facts(ending)
-        yield check_files(self.facts, ending)
+        yield check_files(self.facts)
+        yield check_axes(self.facts, ending, reader_of(self.dataset or {}, ending))
         yield check_channels(self.files, self.facts, ending, len(channel_names))
         yield check_geometry(self.files, self.facts)
         yield check_label_values(self.files, self.facts, labels)
@@ -275,8 +278,10 @@ def _tried(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
         return read()
     except HyfreeError as error:
         where, _, rest = str(error).partition(": ")
-        what, _, mend = rest.rpartition("; ")
-        problems.append(Problem(rule="table", where=where, what=what or rest, mend=mend))
+        what, semicolon, mend = rest.rpartition("; ")
+        if not semicolon:
+            what, mend = rest, "mend it"
+        problems.append(Problem(rule="table", where=where, what=what, mend=mend))
         return None
 
 

@@ -37,7 +37,8 @@ class Problem:
     def line(self, others: int = 0) -> str:
         """In one line, with how many more there are of its kind."""
         more = f" (and {others} more)" if others else ""
-        return f"{self.where}: {self.what}{more}; {self.mend}"
+        line = f"{self.where}: {self.what}{more}; {self.mend}"
+        return line if line.isprintable() else ascii(line)[1:-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,9 @@ class CaseFiles:
     label: str
     row: Row | None = None
 
+
+_PLACE_OF_2D = 6
+"""Numbers of a place in the plane: two of the origin, four of the directions."""
 
 Files = Sequence[CaseFiles]
 Facts = Mapping[str, FileFacts]
@@ -120,9 +124,10 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
     ]
 
 
-def check_files(facts: Facts, ending: str) -> list[Problem]:
-    """Each file by itself: readable, of sensible size, finite, an image or a volume."""
+def check_files(facts: Facts) -> list[Problem]:
+    """Each file by itself: readable, of sensible size, finite."""
     mends = {
+        "not a file": "nnU-Net reads files: put the image itself here",
         "unreadable": "it is damaged or of another format than its ending says; write it again",
         "too large": f"a slice may have {MAX_PIXELS >> 20} million pixels and a volume"
         f" {MAX_VOXELS >> 20} million; check its header",
@@ -130,12 +135,20 @@ def check_files(facts: Facts, ending: str) -> list[Problem]:
         "animated": "write its one frame as a PNG of its own",
         "hidden content": "it has text, a profile or a payload beside the image; write it again",
     }
-    problems = [
+    return [
         Problem(rule=fault, where=path, what=fault, mend=mend)
         for fault, mend in mends.items()
         for path, fact in facts.items()
         if fact.fault == fault
     ]
+
+
+def check_axes(facts: Facts, ending: str, reader: str) -> list[Problem]:
+    """Images have two axes and volumes three, as nnU-Net's `reader` has them.
+
+    NibabelIO takes an image only where it is stored as a volume of one slice.
+    """
+    problems = []
     allowed = (2,) if ending in NATURAL_ENDINGS else (2, 3)
     mend = (
         "volumes are taken as NIfTI, NRRD or MetaImage: convert them"
@@ -143,9 +156,15 @@ def check_files(facts: Facts, ending: str) -> list[Problem]:
         else "split it into 2D images or 3D volumes, one file a channel"
     )
     for path, fact in facts.items():
-        if not fact.fault and len(fact.shape) not in allowed:
+        if fact.fault:
+            continue
+        if len(fact.shape) not in allowed:
             what = f"{_times(fact.shape)} pixels on {len(fact.shape)} axes"
             problems.append(Problem(rule="axes", where=path, what=what, mend=mend))
+        elif reader == "NibabelIO" and len(fact.place) == _PLACE_OF_2D:
+            what = "two axes, and nnU-Net reads volumes here"
+            flat = "write it as a volume of one slice, or set overwrite_image_reader_writer to"
+            problems.append(Problem(rule="axes", where=path, what=what, mend=f"{flat} SimpleITKIO"))
     return problems
 
 

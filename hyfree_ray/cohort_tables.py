@@ -12,13 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.image_facts import READERS
+from hyfree_ray.image_facts import NATURAL_ENDINGS, READERS
 from hyfree_ray.label_sets import read_labels
 from hyfree_ray.scores import ORACLE, POOL
+from hyfree_ray.strict_json import checked_name
 
 MAX_CSV_BYTES = 16 << 20
 MAX_JSON_BYTES = 16 << 20
 MAX_SITE_NAME_BYTES = 100
+
+
+READER_KEY = "overwrite_image_reader_writer"
+"""nnU-Net's entry in `dataset.json` for the class that reads the images."""
+
+_ITK, _NIBABEL, _NATURAL = "SimpleITKIO", "NibabelIO", "NaturalImage2DIO"
+NNUNET_READERS = {
+    ending: (_NATURAL,)
+    if ending in NATURAL_ENDINGS
+    else (_ITK, _NIBABEL)
+    if ".nii" in ending
+    else (_ITK,)
+    for ending in READERS
+}
+"""nnU-Net's readers that give an array as it is stored, by ending."""
+NNUNET_DEFAULTS = {
+    **{ending: readers[0] for ending, readers in NNUNET_READERS.items() if ending != ".tiff"},
+    ".nii": _NIBABEL,
+}
+"""What nnU-Net reads by where nothing is said; .tiff as volumes, which are not taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +94,45 @@ def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
         or set(channels) != {str(index) for index in range(len(channels))}
     ):
         raise HyfreeError('dataset.json: channel_names must be like {"0": "T1", "1": "T2"}')
+    for name in (*channels.values(), *_keys_of(dataset.get("labels"))):
+        _check_name(name)
     labels = read_labels(dataset)
     ending = dataset.get("file_ending")
     if not isinstance(ending, str) or ending not in READERS:
         known = ", ".join(READERS)
         raise HyfreeError(f"dataset.json: file_ending {ending!r} is not one of {known}; convert")
-    names = tuple(str(channels[str(index)]) for index in range(len(channels)))
-    return names, labels, ending
+    reader_of(dataset, ending)
+    return tuple(channels[str(index)] for index in range(len(channels))), labels, ending
+
+
+def _keys_of(labels: Any) -> Iterable[str]:
+    return labels if isinstance(labels, dict) else ()
+
+
+def _check_name(name: Any) -> None:
+    """Names of channels and labels travel with releases, which take no others."""
+    try:
+        checked_name(f"the name {str(name)[:40]!a} of a channel or label", name)
+    except ValueError as error:
+        raise HyfreeError(f"dataset.json: {error}; rename it") from None
+
+
+def reader_of(dataset: Mapping[str, Any], ending: str) -> str:
+    """Which of nnU-Net's readers a data set is read by.
+
+    Raises:
+        HyfreeError: one that does not read its files, or not as they are stored.
+    """
+    named = dataset.get(READER_KEY, "None")
+    known = NNUNET_READERS[ending]
+    if named == "None" and ending in NNUNET_DEFAULTS:
+        return NNUNET_DEFAULTS[ending]
+    if named not in known:
+        raise HyfreeError(
+            f"dataset.json: nnU-Net would read {ending} by {str(named)[:40]!a}, which is not"
+            f" taken here; set {READER_KEY} to {' or '.join(known)}"
+        )
+    return str(named)
 
 
 def cohort_name(dataset: Mapping[str, Any], root: Path) -> str:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from hyfree_ray.budget import Budget, budget_values
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.gate import Gate
+from hyfree_ray.label_sets import Painted
 from hyfree_ray.regimes import SETTINGS, Setting
 from hyfree_ray.store import digest_of
 
@@ -72,8 +73,13 @@ class Experiment(BaseModel):
     budget: Budget
 
     def federation(self, cohort: str, dataset: Mapping[str, Any]) -> str:
-        """What releases are made for: the joint task, whoever takes part in it."""
-        task = {"channels": dataset["channel_names"], "labels": dataset["labels"]}
+        """What releases are made for: the joint task, whoever takes part in it.
+
+        Labels are known by their names: sites may number them each in its own way, and leave
+        pixels out by `ignore` or not.
+        """
+        labels = Painted.of(dataset).numbered_by_name()
+        task = {"channels": dataset["channel_names"], "labels": labels}
         return digest_of(["federation", cohort, task, self.seed, self.fold])[:32]
 
     def key(self, cohort: str, site_keys: Mapping[str, str]) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ MAX_PIXELS = 1 << 26
 MAX_VOXELS = 1 << 30
 """A header that claims more pixels a slice, or voxels, is refused before they are allocated."""
 MAX_LABEL_VALUES = 256
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 
 # nnU-Net's file endings with SimpleITK's reader for each. The reader is named, so that a file of
 # another format under this ending is refused instead of guessed at.
@@ -91,6 +93,8 @@ def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
         pixels: np.ndarray = itk.GetArrayFromImage(reader.Execute())
     except (RuntimeError, MemoryError):
         return FileFacts(sha256=sha256, fault="unreadable")
+    if ending == ".bmp" and _is_grey_bmp(whole, pixels):
+        pixels, facts = pixels[..., 0], replace(facts, channels=1)
     if pixels.dtype.kind == "f" and not np.isfinite(_floats(path, ending, pixels)).all():
         return replace(facts, fault="NaN or infinite pixels")
     if is_label:
@@ -120,6 +124,15 @@ def _header(reader: Any, sha256: str, ending: str) -> FileFacts:
         place=() if natural else tuple(float(number) for number in place),
         channels=int(reader.GetNumberOfComponents()),
     )
+
+
+def _is_grey_bmp(whole: bytes, pixels: np.ndarray) -> bool:
+    """Whether nnU-Net reads a BMP as grey: 8 bits a pixel at most, and a palette without colour.
+
+    SimpleITK gives each pixel its palette's colour.
+    """
+    bits = int.from_bytes(whole[28:30], "little")
+    return bits <= 8 and pixels.ndim == 3 and bool((pixels == pixels[..., :1]).all())
 
 
 def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
@@ -167,20 +180,36 @@ def gather_facts(
     before: Mapping[str, Any] = known.get(str(root.resolve()), {})
     after: dict[str, list[Any]] = {}
     facts: dict[str, FileFacts] = {}
-    for paths, is_label in ((images, False), (labels, True)):
-        for path in paths:
-            stat = (root / path).stat()
-            stamp = [stat.st_size, stat.st_mtime_ns, ending, is_label]
+    for path, is_label in [(path, False) for path in images] + [(path, True) for path in labels]:
+        told(len(facts), len(images) + len(labels))
+        status = _status_of(root / path)
+        if status is None:
+            facts[path] = FileFacts(sha256="", fault="not a file")
+            continue
+        stamp = [status.st_size, status.st_mtime_ns, ending, is_label]
+        try:
             found = _restore(before.get(path), stamp)
             facts[path] = found or inspect_file(root / path, ending, is_label=is_label)
-            after[path] = [stamp, asdict(facts[path])]
-            told(len(facts), len(images) + len(labels))
+        except OSError:  # not kept: leave to read it is given without a trace in size or time
+            facts[path] = FileFacts(sha256="", fault="unreadable")
+            continue
+        after[path] = [stamp, asdict(facts[path])]
+    told(len(facts), len(images) + len(labels))
     if cache is not None and json.loads(json.dumps(after)) != before:
         cache.parent.mkdir(parents=True, exist_ok=True)
         content = {"version": CACHE_VERSION, "roots": {**known, str(root.resolve()): after}}
         with replacing(cache) as file:
             file.write(json.dumps(content).encode())
     return facts
+
+
+def _status_of(path: Path) -> os.stat_result | None:
+    """None for what is no file: a folder, a pipe, a link to nowhere."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _restore(entry: Any, stamp: list[Any]) -> FileFacts | None:

@@ -4,10 +4,14 @@
 
 A class is a value of a label map; a region is a list of classes, and regions may overlap. Pixels
 of the value `ignore` were not annotated: nothing is learned or scored there.
+
+Between parties a label is its name: each numbers the structures as its own data do, and what it
+gets from another is brought to its own values.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +26,9 @@ Labels = Mapping[str, Any]
 BACKGROUND = "background"
 IGNORE = "ignore"
 
+MOST_VALUES = 256
+"""Label maps are of 8 bits where they travel."""
+
 
 def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The labels of a parsed `dataset.json`: classes by value, regions in the order they have.
@@ -33,21 +40,30 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """
     labels = dataset.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise HyfreeError('dataset.json: labels must be like {"background": 0, "organ": 1}')
+        raise HyfreeError(
+            'dataset.json: labels must be like {"background": 0, "organ": 1}; mend them'
+        )
     for name, value in labels.items():
         classes = value if isinstance(value, list) and value and name != IGNORE else [value]
         if any(isinstance(one, bool) or not isinstance(one, int) for one in classes):
             raise HyfreeError(
-                f"dataset.json: label {name!r} must be a whole number, or a list of them: a region"
+                f"dataset.json: label {name!r} must be a whole number, or a list of them: a region;"
+                " mend it"
             )
     if labels.get(BACKGROUND) != 0:
-        raise HyfreeError('dataset.json: labels need "background": 0; nnU-Net insists on the name')
+        raise HyfreeError(
+            'dataset.json: nnU-Net insists on the name "background": 0 in labels; add it'
+        )
     classes = sorted(class_values(labels))
     known = classes + ([labels[IGNORE]] if IGNORE in labels else [])
+    if len(known) > MOST_VALUES:
+        raise HyfreeError(
+            f"dataset.json: {len(known)} label values; at most {MOST_VALUES} are taken, merge some"
+        )
     if len(classes) < 2 or known != list(range(len(known))):
         raise HyfreeError(
             "dataset.json: label values must be 0 (background), 1, 2, ... without gaps, and the"
-            " highest one ignore's, if there is one"
+            " highest one ignore's, if there is one; renumber them"
         )
     if not has_regions(labels):
         if len(labels) != len(known):
@@ -58,7 +74,7 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(order, list) or len(order) != regions or sorted(order) != classes[1:]:
         raise HyfreeError(
             f"dataset.json: regions need regions_class_order, a list of {regions}: the class that"
-            f" each region paints, in the order of labels, each of {classes[1:]} once"
+            f" each region paints, in the order of labels, each of {classes[1:]} once; mend it"
         )
     return dict(labels)
 
@@ -102,6 +118,16 @@ def mask_of(label_map: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     return np.isin(label_map, classes)
 
 
+def with_values(label_map: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
+    """A label map with its values exchanged; those that `values` does not name stay."""
+    if all(old == new for old, new in values.items()):
+        return label_map
+    table = np.arange(max(int(label_map.max()), *values) + 1, dtype=label_map.dtype)
+    for old, new in values.items():
+        table[old] = new
+    return np.asarray(table[label_map])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Painted:
     """The label maps that a trained network draws: what synthetic images are labelled with.
@@ -133,18 +159,70 @@ class Painted:
             "regions_class_order": [self.names[name] for name, _ in self.regions],
         }
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What each output of a network that draws these is for, in nnU-Net's order."""
+        if self.regions:
+            return tuple(name for name, _ in self.regions)
+        return tuple(sorted(self.names, key=self.names.__getitem__))
+
+    def numbered_by_name(self) -> dict[str, Any]:
+        """The labels with values in the order of their names: equal for equal structures."""
+        names = sorted(name for name in self.names if name != BACKGROUND)
+        value = {name: number for number, name in enumerate(names, start=1)}
+        parts = self._parts()
+        return {
+            BACKGROUND: 0,
+            **{
+                name: sorted(value[part] for part in parts[name]) if self.regions else value[name]
+                for name in names
+            },
+        }
+
+    def values_in(self, own: Painted) -> dict[int, int]:
+        """These values, and those that `own` has for the same names.
+
+        Raises:
+            HyfreeError: other structures; says which.
+        """
+        if differences := own.differences(self):
+            raise HyfreeError(
+                f"labels that come from another party are those of another task: it {differences};"
+                " only who labels the same structures can work together"
+            )
+        return {value: own.names[name] for name, value in self.names.items()}
+
+    def _parts(self) -> dict[str, set[str]]:
+        """The labels whose values each label is made of, by name."""
+        painter = {value: name for name, value in self.names.items()}
+        classes = dict(self.regions)
+        return {
+            name: {painter[one] for one in classes.get(name, (value,))}
+            for name, value in self.names.items()
+        }
+
     def differences(self, other: Painted) -> str:
-        """What `other` has otherwise, matched by name, in words; empty where they are alike."""
+        """What `other` has otherwise, matched by name, in words; empty where they are alike.
+
+        Values may differ, and so may the order of labels, but for regions that overlap: the later
+        one paints over the earlier.
+        """
         said = []
         if missing := [name for name in self.names if name not in other.names]:
             said.append(f"lacks {', '.join(missing)}")
         if unknown := [name for name in other.names if name not in self.names]:
             said.append(f"has {', '.join(unknown)}, which nobody else labels")
-        for name, value in self.names.items():
-            if other.names.get(name, value) != value:
-                said.append(f"has {name} as {other.names[name]}, here it is {value}")
-        if not said and self.regions != other.regions:
-            said.append(
-                f"has the regions {dict(other.regions)}, here they are {dict(self.regions)}"
-            )
+        if said:
+            return "; ".join(said)
+        own, others = self._parts(), other._parts()
+        said = [
+            f"has {name} made of {', '.join(sorted(others[name]))}, here of"
+            f" {', '.join(sorted(parts))}"
+            for name, parts in own.items()
+            if others[name] != parts
+        ]
+        for one, two in itertools.combinations(self.outputs, 2):
+            swapped = other.outputs.index(one) > other.outputs.index(two)
+            if not said and self.regions and swapped and own[one] & own[two]:
+                said.append(f"paints {two} before {one}, here it is after")
         return "; ".join(said)

@@ -293,7 +293,12 @@ def read_manifest(
         raise ReleaseError(site, "site", f"made by {_quoted(manifest.site)}")
     if manifest.experiment != experiment:
         made_for = _quoted(manifest.experiment)
-        raise ReleaseError(site, "experiment", f"made for {made_for}, this is {experiment}")
+        raise ReleaseError(
+            site,
+            "experiment",
+            f"made for {made_for}, this is {experiment}: the parties' --seed, --fold, data set"
+            " name, channels or structures differ",
+        )
     if manifest.round != round_number:
         rounds = f"made for round {manifest.round}, this is round {round_number}"
         raise ReleaseError(site, "round", rounds)

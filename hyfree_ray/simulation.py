@@ -9,6 +9,7 @@ from typing import Any
 
 from hyfree_ray import protocol
 from hyfree_ray.cohort import Case, Cohort, split_fold
+from hyfree_ray.cohort_tables import READER_KEY
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.oracle import OracleParty
@@ -21,7 +22,6 @@ from hyfree_ray.site_value import Site
 from hyfree_ray.slices import generator_slices, slice_axis
 from hyfree_ray.store import digest_of
 
-READER_KEY = "overwrite_image_reader_writer"
 REGIONS_KEY = "regions_class_order"
 
 
@@ -116,7 +116,8 @@ def sites_of(
         HyfreeError: sites whose volumes are cut along different axes.
     """
     dataset = {
-        "channel_names": dict(cohort.dataset_json["channel_names"]),
+        # In the order of the files, which nnU-Net takes from the order of the names.
+        "channel_names": {str(k): name for k, name in enumerate(cohort.channel_names)},
         "labels": dict(cohort.labels),
         "file_ending": cohort.file_ending,
     }

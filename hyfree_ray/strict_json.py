@@ -53,10 +53,10 @@ class StrictObject:
         return value
 
     def name(self, key: str) -> str:
-        return _name(key, self.values[key])
+        return checked_name(key, self.values[key])
 
     def names(self, key: str) -> tuple[str, ...]:
-        return tuple(_name(key, value) for value in self._list(key))
+        return tuple(checked_name(key, value) for value in self._list(key))
 
     def numbers(self, key: str, *, positive: bool) -> tuple[float, ...]:
         return tuple(_number(key, value, positive=positive) for value in self._list(key))
@@ -73,7 +73,7 @@ class StrictObject:
         value = self.values[key]
         if not isinstance(value, dict) or any(type(number) is not int for number in value.values()):
             raise ValueError(f"{key} is not an object of whole numbers")
-        names = {_name(key, name): number for name, number in value.items()}
+        names = {checked_name(key, name): number for name, number in value.items()}
         if sorted(names.values()) != list(range(len(names))) or names.get("background") != 0:
             raise ValueError(f"{key} are not background = 0 and the numbers after it, once each")
         return names
@@ -86,7 +86,7 @@ class StrictObject:
         for _, numbers in pairs:
             if type(numbers) is not list or any(type(number) is not int for number in numbers):
                 raise ValueError(f"{key} has a value that is not a list of whole numbers")
-        return tuple((_name(key, name), tuple(numbers)) for name, numbers in pairs)
+        return tuple((checked_name(key, name), tuple(numbers)) for name, numbers in pairs)
 
     def free(self, key: str) -> dict[str, Any]:
         """An object of any content, without infinities and not deep."""
@@ -103,7 +103,8 @@ class StrictObject:
         return value
 
 
-def _name(key: str, value: Any) -> str:
+def checked_name(key: str, value: Any) -> str:
+    """A text that may be a name: short, on one line, without control characters."""
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_NAME:
         raise ValueError(f"{key} is not a text of 1 to {_LONGEST_NAME} characters")
     if not value.isprintable():

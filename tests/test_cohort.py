@@ -54,7 +54,7 @@ def make(
                 names.append(name)
                 lines.append(f"{name},{site},{site}-{patient}")
                 shape = (10 + patient, 7)
-                kind = np.uint8 if ending == ".png" else np.int16
+                kind = np.uint8 if ending in (".png", ".bmp") else np.int16
                 if in_one_file:
                     pixels = rng.integers(0, 255, (*shape, channels)).astype(kind)
                     write(root / f"imagesTr/{name}_0000{ending}", pixels, vector=True)
@@ -256,7 +256,7 @@ def test_a_dataset_json_that_does_not_parse_is_refused(
         ({"labels": {"background": 0, "organ": 2}}, "without gaps"),
         ({"labels": {"background": 0, "organ": "1"}}, "whole number"),
         ({"labels": {"background": 0, "organ": [1, "2"]}}, "whole number"),
-        ({"labels": {"nothing": 0, "organ": 1}}, 'labels need "background": 0'),
+        ({"labels": {"nothing": 0, "organ": 1}}, '"background": 0 in labels'),
         ({"labels": {"background": 0, "organ": 1, "tumour": 1}}, "have the same value"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, "a list of 2: the class"),
         ({"labels": {"background": 0, "ignore": 1, "organ": 2}}, "highest one ignore's"),

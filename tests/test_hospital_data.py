@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,8 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.config import read_yaml
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.png_structure import png_fault
-from tests.test_cohort import GREY, edit_csv, make, refusal, write
+from hyfree_ray.simulation import sites_of
+from tests.test_cohort import GREY, edit_csv, edit_json, make, refusal, write
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -147,3 +151,121 @@ def test_yaml_bombs_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(HyfreeError, match=said):
         read_yaml(tmp_path / "c.yaml")
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_link_to_nowhere(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def a_link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("put", [a_folder, a_link_to_nowhere, a_link_to_itself, os.mkfifo])
+@pytest.mark.parametrize("place", ["imagesTr/{}_0000.png", "labelsTr/{}.png"])
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path, put: Any, place: str) -> None:
+    """A pipe is not even opened: nobody may ever write to it."""
+    root, names = make(tmp_path / "x")
+    path = root / place.format(names[0])
+    path.unlink()
+    put(path)
+    assert f"{place.format(names[0])}: not a file" in refusal(root)
+
+
+def test_a_file_that_cannot_be_opened_is_read_once_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, names = make(tmp_path / "x")
+    read_bytes = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name == f"{names[0]}_0000.png":
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    cache = tmp_path / "digests.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", denied)
+        with pytest.raises(HyfreeError, match="unreadable"):
+            read_cohort(root, digest_cache=cache)
+    read_cohort(root, digest_cache=cache)
+
+
+def test_names_with_control_characters_cannot_draw_on_the_screen(tmp_path: Path) -> None:
+    root, names = make(tmp_path / "x")
+    path = root / f"imagesTr/{names[0]}_0000.png"
+    path.rename(path.with_name("\x1b[31m_0000.png"))
+    assert r"\x1b[31m_0000.png: no label" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"channel_names": {"0": None}}, "the name 'None' of a channel or label is not a text"),
+        ({"channel_names": {"0": "a\nb"}}, r"'a\\nb' .* cannot be printed"),
+        ({"labels": {"background": 0, "": 1, "organ": 2}}, "the name '' of a channel or label"),
+        (
+            {"labels": {"background": 0, **{f"l{k}": k for k in range(1, 300)}}},
+            "300 label values; at most 256",
+        ),
+        ({"overwrite_image_reader_writer": "os.system"}, "'os.system', .* to NaturalImage2DIO"),
+        ({"overwrite_image_reader_writer": ["SimpleITKIO"]}, "to NaturalImage2DIO"),
+    ],
+)
+def test_a_dataset_json_that_a_later_stage_would_stumble_over_is_refused_first(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    root, _ = make(tmp_path / "x")
+    edit_json(root, **changes)
+    assert re.search(said, refusal(root))
+
+
+def test_channels_have_the_order_of_their_files(tmp_path: Path) -> None:
+    root, _ = make(tmp_path / "x", ending=".nii.gz", channels=3)
+    edit_json(root, channel_names={"2": "CT", "0": "T1", "1": "T2"})
+    for site in sites_of(read_cohort(root), 0).values():
+        assert list(site.dataset["channel_names"].items()) == [
+            ("0", "T1"),
+            ("1", "T2"),
+            ("2", "CT"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "reader", "said"),
+    [
+        (".bmp", None, ""),
+        (".tif", None, ""),
+        (".tiff", None, "set overwrite_image_reader_writer to NaturalImage2DIO"),
+        (".tiff", "NaturalImage2DIO", ""),
+        (".nii", None, "two axes, and nnU-Net reads volumes here; .* SimpleITKIO"),
+        (".nii", "SimpleITKIO", ""),
+        (".nii.gz", None, ""),
+        (".nii.gz", "NibabelIO", "two axes"),
+        (".nii.gz", "NibabelIOWithReorient", "set overwrite_image_reader_writer to SimpleITKIO"),
+        (".nrrd", None, ""),
+        (".mha", "NibabelIO", "set overwrite_image_reader_writer to SimpleITKIO"),
+        (".gipl", None, ""),
+    ],
+)
+def test_what_passes_is_what_nnunets_reader_reads(
+    tmp_path: Path, ending: str, reader: str | None, said: str
+) -> None:
+    from hyfree_ray.segmenters.nnunet.data import read_image, read_label
+
+    root, names = make(tmp_path / "x", ending=ending)
+    if reader is not None:
+        edit_json(root, overwrite_image_reader_writer=reader)
+    if said:
+        assert re.search(said, refusal(root))
+        return
+    cohort = read_cohort(root)
+    described = cohort.dataset_json
+    (case,) = (case for case in cohort.sites["north"] if case.name == names[0])
+    image_CZHW, _ = read_image([root / name for name in case.images], described)
+    assert image_CZHW.shape == (1, 1, *case.shape)
+    assert read_label(root / case.label, described).shape == (1, *case.shape)

@@ -49,7 +49,7 @@ def train(releases: tuple[Path, ...], out: Path, store: Path, device: str, **set
     parcels = [read_parcel(folder) for folder in sorted(releases)]
     _check_senders(parcels)
     party = _open_pool(sorted(releases), parcels, open_root(store.absolute()), device, settings)
-    members = asyncio.run(_take_in(party, parcels))
+    members = asyncio.run(_take_in(party, sorted(releases), parcels))
     if not members:
         raise HyfreeError("fewer than two good releases make no general model; nothing is written")
     write_parcel(out, asyncio.run(party.general(members)))
@@ -99,6 +99,7 @@ def _task(folders: Sequence[Path]) -> tuple[str, Mapping[str, Any]]:
     """Federation, channels and labels: those of the first release that is one."""
     from hyfree_ray.commands.release import read_checked
     from hyfree_ray.release import RELEASE_FILE
+    from hyfree_ray.stages.pooling import painted_in
 
     for folder in folders:
         if (folder / RELEASE_FILE).is_file():
@@ -107,23 +108,45 @@ def _task(folders: Sequence[Path]) -> tuple[str, Mapping[str, Any]]:
             except ReleaseError:
                 continue  # it will be refused by name
             channels = {str(i): name for i, name in enumerate(release.metadata.channel_names)}
-            labels = release.metadata.label_names
-            return release.manifest.experiment, {"channel_names": channels, "labels": labels}
+            labels = painted_in(release.metadata).dataset()
+            return release.manifest.experiment, {"channel_names": channels, **labels}
     raise HyfreeError("none of these folders holds a good release; see 'hyfree-ray release check'")
 
 
-async def _take_in(party: PoolParty, parcels: Sequence[Parcel]) -> dict[str, str]:
-    for parcel in parcels:
+async def _take_in(
+    party: PoolParty, folders: Sequence[Path], parcels: Sequence[Parcel]
+) -> dict[str, str]:
+    for folder, parcel in zip(folders, parcels, strict=True):
         fingerprint = _trust(party, parcel)
         outcome = await party.take(parcel.sender, _without_key(parcel))
         words = {
             "released": f"taken: {outcome['images']} images, key {fingerprint}",
             "withheld": f"withheld: {outcome['reason']}",
-            "refused": outcome["reason"],
+            "refused": f"{outcome['reason']}{_other_structures(folder, parcel, outcome, party)}",
         }[outcome["outcome"]]
         click.echo(f"{parcel.sender}: {words}")
     releases: dict[str, str] = party.close([parcel.sender for parcel in parcels])["releases"]
     return releases
+
+
+def _other_structures(
+    folder: Path, parcel: Parcel, outcome: Mapping[str, Any], party: PoolParty
+) -> str:
+    """What a release for another task labels otherwise; empty where it was refused for else."""
+    from hyfree_ray.commands.release import read_checked
+    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.stages.pooling import painted_in
+
+    # Only what this site has signed is read any further.
+    reason = str(outcome["reason"])
+    if not reason.startswith(str(ReleaseError(parcel.sender, "experiment", ""))):
+        return ""
+    try:
+        metadata = read_checked(folder).metadata
+    except ReleaseError:
+        return ""
+    differences = Painted.of(party.dataset).differences(painted_in(metadata))
+    return f"; it {differences}" if differences else ""
 
 
 def _without_key(parcel: Parcel) -> Parcel:

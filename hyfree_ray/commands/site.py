@@ -24,7 +24,9 @@ PUBLIC_KEY_FILE = "public.key"
 def site() -> None:
     """One hospital's part, on its own machine: releases and models are folders that you carry.
 
-    All parties give the same --budget, --fold, --seed, --config and --set.
+    All parties give the same --budget, --fold, --seed, --config and --set. Their data sets have
+    one name (in dataset.json, or the folder's), the same channels and the same structures, in
+    any values.
 
     \b
     Examples:

@@ -73,14 +73,20 @@ def _institutions(root: Path) -> dict[str, str]:
     """Subject to institution, by the names that subjects had in earlier years."""
     found = {}
     for table in sorted(root.rglob("name_mapping*.csv")):
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
-                cells = [str(cell) for cell in row.values()]
-                subject = next((cell for cell in cells if _SUBJECT.fullmatch(cell)), None)
-                earlier = next((m[1] for cell in cells if (m := _INSTITUTION.match(cell))), None)
-                if subject and earlier:
-                    found[subject] = earlier
+        for cells in _rows(table):
+            subject = next((cell for cell in cells if _SUBJECT.fullmatch(cell)), None)
+            earlier = next((m[1] for cell in cells if (m := _INSTITUTION.match(cell))), None)
+            if subject and earlier:
+                found[subject] = earlier
     return found
+
+
+def _rows(table: Path) -> list[list[str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise HyfreeError(f"{table}: cannot be read as a table; download it again") from None
 
 
 def _label(path: Path) -> Any:

@@ -76,7 +76,10 @@ def _series(root: Path) -> Iterator[tuple[str, ...]]:
 def _header(file: str) -> dict[str, str]:
     reader = itk.ImageFileReader()
     reader.SetFileName(file)
-    reader.ReadImageInformation()
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        raise HyfreeError(f"{file}: its header cannot be read; check the export") from None
     return {
         key: reader.GetMetaData(key).strip()
         for key in (PATIENT, MODALITY)

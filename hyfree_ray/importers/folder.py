@@ -21,7 +21,7 @@ from hyfree_ray.importers.raw_set import (
     colour,
     files_in,
     foreground_of,
-    grey,
+    grey_as_it_is,
     itk,
     pixels_of,
     read,
@@ -42,6 +42,7 @@ def folder(root: Path) -> Source:
     parts = [root] if (root / "images").is_dir() else sorted(p for p in root.iterdir())
     cases, left_out = [], []
     for part in parts:
+        site = part.resolve().name  # "." is a folder too
         masks = {stem(path): path for path in files_in(part / "masks", (*PICTURES, *VOLUMES))}
         for image in files_in(part / "images", (*PICTURES, *VOLUMES)):
             names = [stem(image) + suffix for suffix in _MASK_SUFFIXES]
@@ -49,10 +50,10 @@ def folder(root: Path) -> Source:
             if mask is None:
                 left_out.append(f"{image}: no mask of that name in 'masks'")
                 continue
-            name = stem(image) if len(parts) == 1 else f"{part.name}_{stem(image)}"
+            name = stem(image) if len(parts) == 1 else f"{site}_{stem(image)}"
             name = re.sub(r"[^A-Za-z0-9-]+", "_", name)
             cases.append(
-                SourceCase(name=name, site=part.name, patient=name, images=(image,), masks=(mask,))
+                SourceCase(name=name, site=site, patient=name, images=(image,), masks=(mask,))
             )
     if not cases:
         raise HyfreeError(
@@ -72,7 +73,7 @@ def _pictures(root: Path, cases: list[SourceCase], left_out: list[str], *, rgb: 
         labels={"background": 0, "foreground": 1},
         file_ending=".png",
         cases=cases,
-        read_images=lambda case: [(colour if rgb else grey)(case.images[0])],
+        read_images=lambda case: [(colour if rgb else grey_as_it_is)(case.images[0])],
         read_label=lambda case: foreground_of(case.masks),
         left_out=tuple(left_out),
     )

@@ -26,35 +26,7 @@ _FINDINGS = {"0": "normal", "1": "tuberculosis"}
 
 def lung(root: Path) -> Source:
     """One image a patient; Shenzhen's images without a mask are left out."""
-    sides = [one_folder(root, "leftMask"), one_folder(root, "rightMask")]
-    shenzhen = {
-        path.stem.removesuffix("_mask"): path
-        for folder in folders_named(root, "mask", "masks")
-        for path in files_in(folder)
-    }
-    cases, left_out = [], []
-    for images in folders_named(root, "CXR_png"):
-        for image in files_in(images):
-            site = {"M": "Montgomery", "C": "Shenzhen"}.get(image.name[0].upper(), "")
-            if site == "Montgomery":
-                masks = tuple(side / image.name for side in sides if side is not None)
-            else:
-                masks = tuple(path for path in [shenzhen.get(image.stem)] if path is not None)
-            if not site or not masks or not all(mask.is_file() for mask in masks):
-                left_out.append(f"{image}: no mask of its lungs")
-                continue
-            _, number, finding = (*image.stem.split("_"), "", "")[:3]
-            name = f"{site.lower()}_{number}"
-            cases.append(
-                SourceCase(
-                    name=name,
-                    site=site,
-                    patient=name,
-                    images=(image,),
-                    masks=masks,
-                    columns={"finding": _FINDINGS.get(finding, "unknown")},
-                )
-            )
+    cases, left_out = _cases(root)
     if not cases:
         raise HyfreeError(
             f"{root}: no CXR_png with masks is below it; name the folder that holds MontgomerySet"
@@ -70,3 +42,48 @@ def lung(root: Path) -> Source:
         read_label=lambda case: foreground_of(case.masks),
         left_out=tuple(left_out),
     )
+
+
+def _cases(root: Path) -> tuple[list[SourceCase], list[str]]:
+    """What has masks, and a line for what has none."""
+    masks_of = _Masks(root)
+    cases, left_out = [], []
+    for image in (image for folder in folders_named(root, "CXR_png") for image in files_in(folder)):
+        site = {"M": "Montgomery", "C": "Shenzhen"}.get(image.name[0].upper(), "")
+        masks = masks_of.find(image, site)
+        if not masks or not all(mask.is_file() for mask in masks):
+            left_out.append(f"{image}: no mask of its lungs")
+            continue
+        _, number, finding = (*image.stem.split("_"), "", "")[:3]
+        name = f"{site.lower()}_{number}"
+        cases.append(
+            SourceCase(
+                name=name,
+                site=site,
+                patient=name,
+                images=(image,),
+                masks=masks,
+                columns={"finding": _FINDINGS.get(finding, "unknown")},
+            )
+        )
+    return cases, left_out
+
+
+class _Masks:
+    """Where each hospital's masks are: Montgomery has one a lung, Shenzhen one an image."""
+
+    def __init__(self, root: Path) -> None:
+        sides = (one_folder(root, "leftMask"), one_folder(root, "rightMask"))
+        self.sides = [side for side in sides if side is not None]
+        self.shenzhen = {
+            path.stem.removesuffix("_mask"): path
+            for folder in folders_named(root, "mask", "masks")
+            for path in files_in(folder)
+        }
+
+    def find(self, image: Path, site: str) -> tuple[Path, ...]:
+        """The masks of an image; empty where there are none."""
+        if site == "Montgomery":
+            return tuple(side / image.name for side in self.sides)
+        found = self.shenzhen.get(image.stem) if site == "Shenzhen" else None
+        return () if found is None else (found,)

@@ -32,19 +32,45 @@ def polyp(root: Path) -> Source:
     A sequence counts as a patient at CVC. Which images of HyperKvasir show one patient is not
     known: each image counts as one.
     """
+    kvasir, unmasked = _kvasir(root)
+    cvc, unmasked_frames = _cvc(root)
+    cases = [*kvasir, *cvc]
+    if not cases:
+        raise HyfreeError(
+            f"{root}: neither images and masks of HyperKvasir nor Original and Ground Truth of"
+            " CVC-ClinicDB are below it; name the folder that holds both downloads"
+        )
+    return Source(
+        name="Polyp",
+        channel_names=("R", "G", "B"),
+        labels={"background": 0, "polyp": 1},
+        file_ending=".png",
+        cases=cases,
+        read_images=lambda case: [colour(case.images[0])],
+        read_label=lambda case: foreground_of(case.masks),
+        left_out=(*unmasked, *unmasked_frames),
+    )
+
+
+def _kvasir(root: Path) -> tuple[list[SourceCase], list[str]]:
+    """HyperKvasir's cases, and what was left out."""
     cases, left_out = [], []
     for images in folders_named(root, "images"):
         for image in files_in(images):
             mask = images.with_name("masks") / image.name
-            if mask.is_file():
-                name = f"kvasir_{image.stem}"
-                cases.append(
-                    SourceCase(
-                        name=name, site="Kvasir", patient=name, images=(image,), masks=(mask,)
-                    )
-                )
-            else:
+            if not mask.is_file():
                 left_out.append(f"{image}: no mask of that name in 'masks'")
+                continue
+            name = f"kvasir_{image.stem}"
+            cases.append(
+                SourceCase(name=name, site="Kvasir", patient=name, images=(image,), masks=(mask,))
+            )
+    return cases, left_out
+
+
+def _cvc(root: Path) -> tuple[list[SourceCase], list[str]]:
+    """CVC-ClinicDB's cases, and what was left out."""
+    cases, left_out = [], []
     # Distributed twice, as PNG and as TIF: the PNG are first in the alphabet.
     for images in folders_named(root, "Original")[:1]:
         for image in files_in(images):
@@ -62,18 +88,4 @@ def polyp(root: Path) -> Source:
                     masks=(mask,),
                 )
             )
-    if not cases:
-        raise HyfreeError(
-            f"{root}: neither images and masks of HyperKvasir nor Original and Ground Truth of"
-            " CVC-ClinicDB are below it; name the folder that holds both downloads"
-        )
-    return Source(
-        name="Polyp",
-        channel_names=("R", "G", "B"),
-        labels={"background": 0, "polyp": 1},
-        file_ending=".png",
-        cases=cases,
-        read_images=lambda case: [colour(case.images[0])],
-        read_label=lambda case: foreground_of(case.masks),
-        left_out=tuple(left_out),
-    )
+    return cases, left_out

@@ -149,30 +149,45 @@ def read(path: Path) -> Image:
 
 def grey(path: Path) -> Image:
     """A 2D image as one channel of 8 bits; of a colour image that is grey, its first channel."""
-    pixels = pixels_of(path)
-    return itk.GetImageFromArray(pixels if pixels.ndim == 2 else pixels[..., 0].copy())
+    return itk.GetImageFromArray(_one_channel(_eight_bits(pixels_of(path))))
+
+
+def grey_as_it_is(path: Path) -> Image:
+    """A 2D image as one channel, of 16 bits where it has them."""
+    return itk.GetImageFromArray(_one_channel(pixels_of(path)))
 
 
 def colour(path: Path) -> Image:
     """A 2D image as RGB of 8 bits."""
-    pixels = pixels_of(path)
+    pixels = _eight_bits(pixels_of(path))
     rgb = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
     return itk.GetImageFromArray(np.ascontiguousarray(rgb), isVector=True)
 
 
 def foreground_of(paths: Iterable[Path]) -> Image:
     """2D masks joined into one label: 1 where any is bright (JPEG leaves values between)."""
-    masks = [pixels if pixels.ndim == 2 else pixels[..., 0] for pixels in map(pixels_of, paths)]
-    joined = np.any([mask > (127 if mask.max() > 1 else 0) for mask in masks], axis=0)
-    return itk.GetImageFromArray(joined.astype(np.uint8))
+    masks = [_one_channel(pixels_of(path)) for path in paths]
+    return itk.GetImageFromArray(np.any([_bright(mask) for mask in masks], axis=0).astype(np.uint8))
+
+
+def _bright(mask_HW: np.ndarray) -> np.ndarray:
+    """Over the middle of the bits that it uses; what counts from 0 to 1 is taken as it is."""
+    highest = int(mask_HW.max())
+    return mask_HW > (0 if highest <= 1 else 127 if highest <= 255 else highest // 2)
+
+
+def _one_channel(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 2 else pixels[..., 0].copy()
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
 def pixels_of(path: Path) -> np.ndarray:
-    """A 2D image's pixels as 8 bits: (H, W), or (H, W, channels)."""
+    """A 2D image's pixels, uint8 or uint16: (H, W), or (H, W, channels)."""
     pixels: np.ndarray = itk.GetArrayFromImage(read(path))
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.ndim not in (2, 3) or pixels.dtype != np.uint8:
+    if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
         raise HyfreeError(f"{path}: not a 2D image of 8 or 16 bits; convert it")
     return pixels
 

@@ -113,7 +113,7 @@ def prepare_mixture(
     ]
     validation = [case for case, part in written if part == "val"]
     real = [case for case, part in written if part == "train"]
-    synthetic = write_releases(slices, releases_of, inputs, federation, round_number)
+    synthetic = write_releases(slices, releases_of, inputs, federation, round_number, dataset)
     wanted = round(synthetic_share * len(real))
     kept = _some(real, len(real) - wanted, seed)
     taken = _some(synthetic, wanted, seed)

@@ -5,13 +5,17 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.budget import PlanCaps
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.stage import Context, stage
+
+if TYPE_CHECKING:
+    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.release import Release, ReleaseMetadata
 
 VALIDATION_SHARE = 0.2
 VALIDATION_MOST = 2500
@@ -55,8 +59,7 @@ def check_release(
             f"channels {found.metadata.channel_names} are those of another task; this one has"
             f" {channels}",
         )
-    painted = Painted(names=found.metadata.label_names, regions=found.metadata.regions)
-    if differences := Painted.of(dataset).differences(painted):
+    if differences := Painted.of(dataset).differences(painted_in(found.metadata)):
         raise ReleaseError(site, "task", f"its labels are those of another task: {differences}")
     check_card(found, Gate(**gate))
     contact_sheet(
@@ -136,7 +139,7 @@ def pool_releases(
     """Write the releases as one raw data set, plan nnU-Net on them alone, and preprocess.
 
     The fingerprint is taken on equally many images of each site: a large site must not set the
-    resolution of all.
+    resolution of all. Labels get the values that they have at the first site, by name.
 
     Args:
         context: where to.
@@ -147,38 +150,24 @@ def pool_releases(
         releases: `release_<position in sites>`, the checked releases.
 
     Raises:
-        HyfreeError: the sites' slices lie in different planes.
+        HyfreeError: the sites' slices lie in different planes, or have different structures.
     """
-    from hyfree_ray.label_sets import Painted
-    from hyfree_ray.release import read_release
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
     from hyfree_ray.store import remove_tree
 
-    cases, validation, by_site = [], [], []
-    metadata = None
-    for position, site in enumerate(sites):
-        release = read_release(
-            releases[f"release_{position}"],
-            site=site,
-            experiment=federation,
-            round_number=round_number,
-        )
-        metadata = metadata or release.metadata
-        if release.metadata.slice_axis != metadata.slice_axis:
-            raise HyfreeError(
-                f"{site}: its slices were cut along axis {release.metadata.slice_axis}, those of"
-                f" {sites[0]} along axis {metadata.slice_axis}; permute the axes of its volumes"
-            )
-        written = write_slices(context.out / "slices", f"r{position:03d}", release)
-        held_out = min(VALIDATION_MOST, max(1, int(len(written) * VALIDATION_SHARE)))
-        validation += [case.name for case in written[-held_out:]]
-        by_site.append(written)
-        cases += written
-    assert metadata is not None
+    by_site: list[list[Any]] = []
+    first: ReleaseMetadata | None = None
+    for site, release in read_releases(sites, releases, federation, round_number):
+        first = first or release.metadata
+        _check_slice_axis(site, release.metadata, sites[0], first)
+        prefix = f"r{len(by_site):03d}"
+        by_site.append(write_slices(context.out / "slices", prefix, release, painted_in(first)))
+    assert first is not None
+    cases = [case for written in by_site for case in written]
     fewest = min(len(written) for written in by_site)
     dataset = {
-        "channel_names": {str(i): name for i, name in enumerate(metadata.channel_names)},
-        **Painted(names=dict(metadata.label_names), regions=metadata.regions).dataset(),
+        "channel_names": {str(i): name for i, name in enumerate(first.channel_names)},
+        **painted_in(first).dataset(),
         "file_ending": ".mha",
     }
     plan = plan_and_preprocess(
@@ -186,10 +175,10 @@ def pool_releases(
         cases,
         dataset,
         PlanCaps(**caps),
-        validation=validation,
+        validation=[case.name for written in by_site for case in _held_out(written)],
         fingerprint_on=[case.name for written in by_site for case in written[:fewest]],
     )
-    use_on_volumes(context.out, metadata.slice_axis)
+    use_on_volumes(context.out, first.slice_axis)
     remove_tree(context.out / "slices")
     return {
         "images": len(cases),
@@ -201,10 +190,68 @@ def pool_releases(
     }
 
 
-def write_slices(folder: Path, prefix: str, release: Any) -> list[Any]:
-    """A release as raw cases: 2D MetaImage files, which keep the spacing that PNG would lose."""
+def _held_out(written: list[Any]) -> list[Any]:
+    """The last cases of a site: its validation part."""
+    return written[-min(VALIDATION_MOST, max(1, int(len(written) * VALIDATION_SHARE))) :]
+
+
+def _check_slice_axis(
+    site: str, own: ReleaseMetadata, first_site: str, first: ReleaseMetadata
+) -> None:
+    if own.slice_axis != first.slice_axis:
+        raise HyfreeError(
+            f"{site}: its slices were cut along axis {own.slice_axis}, those of {first_site} along"
+            f" axis {first.slice_axis}; permute the axes of its volumes"
+        )
+
+
+def painted_in(metadata: ReleaseMetadata) -> Painted:
+    """The label maps of a release."""
+    from hyfree_ray.label_sets import Painted
+
+    return Painted(names=dict(metadata.label_names), regions=metadata.regions)
+
+
+def read_releases(
+    sites: Sequence[str], releases: Mapping[str, Path], federation: str, round_number: int
+) -> Iterator[tuple[str, Release]]:
+    """Each site's release, one in memory at a time, read as strictly as the pool checks it.
+
+    Args:
+        sites: whose releases these are, in order.
+        releases: `release_<position in sites>`.
+        federation: what they were made for.
+        round_number: the round.
+
+    Raises:
+        ReleaseError: the rule that one breaks.
+    """
+    from hyfree_ray.release import read_release
+
+    for position, site in enumerate(sites):
+        folder = releases[f"release_{position}"]
+        yield (
+            site,
+            read_release(folder, site=site, experiment=federation, round_number=round_number),
+        )
+
+
+def write_slices(folder: Path, prefix: str, release: Release, painted: Painted) -> list[Any]:
+    """A release as raw cases: 2D MetaImage files, which keep the spacing that PNG would lose.
+
+    Args:
+        folder: where to.
+        prefix: of the cases' names.
+        release: whose slices.
+        painted: the labels with the values that they are to have.
+
+    Raises:
+        HyfreeError: the release has other structures.
+    """
+    from hyfree_ray.label_sets import with_values
     from hyfree_ray.segmenters.nnunet.data import RawCase
 
+    values = painted_in(release.metadata).values_in(painted)
     folder.mkdir(parents=True, exist_ok=True)
     height, width = release.metadata.spacing
     cases = []
@@ -216,7 +263,7 @@ def write_slices(folder: Path, prefix: str, release: Any) -> list[Any]:
             files.append(folder / f"{name}_{channel:04d}.mha")
             write_mha(files[-1], image_HW, (width, height))
         label = folder / f"{name}.mha"
-        write_mha(label, release.labels_NHW[row], (width, height))
+        write_mha(label, with_values(release.labels_NHW[row], values), (width, height))
         cases.append(RawCase(name=name, images=tuple(files), label=label))
     return cases
 

@@ -58,7 +58,7 @@ def prepare_replay(
 
     real = write_real_slices(context.out / "slices", "real", data, cases, dataset)
     synthetic = write_releases(
-        context.out / "slices", releases_of, releases, federation, round_number
+        context.out / "slices", releases_of, releases, federation, round_number, dataset
     )
     validation = [case.name for case, part in real if part == "val"]
     plan = preprocess_for(
@@ -113,25 +113,24 @@ def write_releases(
     releases: Mapping[str, Path],
     federation: str,
     round_number: int,
+    dataset: Mapping[str, Any],
 ) -> list[Any]:
-    """The releases as raw cases, read as strictly as the pool reads them.
+    """The releases as raw cases, with the values that labels have in `dataset`.
 
     Raises:
         ReleaseError: the rule that one breaks.
+        HyfreeError: one has other structures.
     """
-    from hyfree_ray.release import read_release
-    from hyfree_ray.stages.pooling import write_slices
+    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.stages.pooling import read_releases, write_slices
 
-    cases = []
-    for position, site in enumerate(sites):
-        release = read_release(
-            releases[f"release_{position}"],
-            site=site,
-            experiment=federation,
-            round_number=round_number,
-        )
-        cases += write_slices(folder, f"synthetic{position:03d}", release)
-    return cases
+    painted = Painted.of(dataset)
+    found = enumerate(read_releases(sites, releases, federation, round_number))
+    return [
+        case
+        for position, (_, release) in found
+        for case in write_slices(folder, f"synthetic{position:03d}", release, painted)
+    ]
 
 
 def write_real_slices(

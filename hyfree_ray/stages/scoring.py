@@ -26,19 +26,22 @@ def score(
 ) -> dict[str, Any]:
     """Score a model on a site's test cases: the metrics of `metrics.py`, a case and label each.
 
-    A volume is one case: it is predicted and scored whole, on its own grid.
+    A volume is one case: it is predicted and scored whole, on its own grid. Labels are matched
+    by name, whatever their values are in the model's data set.
 
     Writes `scores.json`: rows of patient and case as indices, whose names stay with the site.
     """
+    from hyfree_ray.label_sets import Painted, with_values
     from hyfree_ray.metrics import score_case
     from hyfree_ray.segmenters.nnunet.data import read_image, read_label
     from hyfree_ray.segmenters.nnunet.model import Model
 
     network = Model(model / "model", context.device)
+    values = Painted.of(network.dataset_json).values_in(Painted.of(dataset))
     rows = []
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
-        predicted_ZHW = network.segment(image_CZHW, spacing)
+        predicted_ZHW = with_values(network.segment(image_CZHW, spacing), values)
         reference_ZHW = read_label(data / case["label"], dataset)
         scores = score_case(predicted_ZHW, reference_ZHW, dataset["labels"], spacing)
         rows += [

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.memorization import MemorisationFilter
+    from hyfree_ray.release import ReleaseMetadata
 
 
 @stage(version=4, device=True)
@@ -162,10 +163,9 @@ def release(
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.label_sets import Painted, foreground, mask_of
+    from hyfree_ray.label_sets import foreground, mask_of
     from hyfree_ray.privacy.sampling import levels_of
-    from hyfree_ray.release import ReleaseMetadata, nonce_of, write_release
-    from hyfree_ray.unet_plan import UNetPlan
+    from hyfree_ray.release import nonce_of, write_release
 
     audited = read_result(audit)
     outcome = {name: audited[name] for name in ("outcome", "reason", "rejection_rate")}
@@ -179,26 +179,15 @@ def release(
         for stored_CHW in stored_NCHW
     )
     labels_NHW = _label(context, stored_NCHW, physical_NCHW, segmenter / "model", view.spacing)
-    painted = Painted.of(dataset)
-    metadata = ReleaseMetadata(
-        site=site,
-        channel_names=tuple(dataset["channel_names"].values()),
-        label_names=painted.names,
-        regions=painted.regions,
-        spacing=view.spacing,
-        slice_axis=UNetPlan.read(prepared).slice_axis,
-        scale=tuple(float(s) for s in scale_C),
-        offset=tuple(float(o) for o in view.low_C),
-        card=audited["card"],
-    )
+    described = _describe(site, dataset, prepared, view, scale_C, audited["card"])
     manifest = write_release(
         context.out,
-        metadata,
+        described,
         stored_NCHW,
         labels_NHW,
         experiment=federation,
         round_number=round_number,
-        nonce=nonce_of(seed, metadata, stored_NCHW, labels_NHW),
+        nonce=nonce_of(seed, described, stored_NCHW, labels_NHW),
     )
     return {
         **outcome,
@@ -209,6 +198,33 @@ def release(
             for name, classes in foreground(dataset["labels"]).items()
         },
     }
+
+
+def _describe(
+    site: str,
+    dataset: Mapping[str, Any],
+    prepared: Path,
+    view: GeneratorView,
+    scale_C: np.ndarray,
+    card: Mapping[str, Any],
+) -> ReleaseMetadata:
+    """What the pool has to know to use the images; `scale_C` is in physical units a stored step."""
+    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.release import ReleaseMetadata
+    from hyfree_ray.unet_plan import UNetPlan
+
+    painted = Painted.of(dataset)
+    return ReleaseMetadata(
+        site=site,
+        channel_names=tuple(dataset["channel_names"].values()),
+        label_names=painted.names,
+        regions=painted.regions,
+        spacing=view.spacing,
+        slice_axis=UNetPlan.read(prepared).slice_axis,
+        scale=tuple(float(s) for s in scale_C),
+        offset=tuple(float(o) for o in view.low_C),
+        card=dict(card),
+    )
 
 
 def _label(

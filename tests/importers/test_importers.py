@@ -215,6 +215,23 @@ def test_a_plain_folder_is_one_site_and_folders_of_folders_are_several(tmp_path:
     assert many.channel_names == ("R", "G", "B")
 
 
+def test_a_folder_keeps_the_sixteen_bits_of_its_images_and_reads_its_masks_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve bits are often stored in sixteen: cut to eight, four would be left of them."""
+    for number, highest in enumerate((1, 255, 4095, 65535, 1)):
+        pixels = np.random.default_rng(number).integers(0, 4096, (12, 9)).astype(np.uint16)
+        write(tmp_path / f"in/images/x{number}.png", pixels)
+        write(tmp_path / f"in/masks/x{number}.png", (mask(number) > 0).astype(np.uint16) * highest)
+    monkeypatch.chdir(tmp_path / "in")
+    out = imported("folder", Path(), tmp_path / "out")
+    cohort = read_cohort(out)
+    for number, case in enumerate(cohort.sites["in"]):
+        source = tmp_path / f"in/images/x{number}.png"
+        np.testing.assert_array_equal(pixels_of(out / case.images[0]), pixels_of(source))
+        np.testing.assert_array_equal(pixels_of(out / case.label), mask(number) > 0)
+
+
 def test_a_folder_of_volumes_keeps_values_and_spacing(tmp_path: Path) -> None:
     for number in range(5):
         pixels = np.random.default_rng(number).normal(0, 300, (4, 12, 9)).astype(np.float32)
@@ -309,6 +326,13 @@ def test_a_broken_file_is_named_and_nothing_is_half_written(tmp_path: Path) -> N
     write(source / "Train Set" / "Images" / "covid_2.png", picture(3)[:-1])
     assert "size (9, 12) differs from (9, 11)" in refused("qata", source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_brats_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "name_mapping.csv").write_bytes(b"\xff\xfe\0,")
+    said = refused("brats", tmp_path / "in", tmp_path / "out")
+    assert "name_mapping.csv: cannot be read as a table" in said
 
 
 def test_names_that_would_be_one_are_refused(tmp_path: Path) -> None:

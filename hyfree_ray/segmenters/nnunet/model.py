@@ -21,6 +21,7 @@ from safetensors.torch import load_model, save_model
 
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.foreign_plan import check_plan
+from hyfree_ray.label_sets import read_labels
 from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES
 from hyfree_ray.unet_plan import UNetPlan
 
@@ -44,6 +45,16 @@ def save_network(
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
     (folder / "model.json").write_text(json.dumps(details))
+
+
+def read_dataset(folder: Path) -> dict[str, Any]:
+    """The channels and labels of a model.
+
+    Raises:
+        HyfreeError: they are not what nnU-Net takes.
+    """
+    dataset: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+    return {**dataset, "labels": read_labels(dataset)}
 
 
 def load_weights(network: torch.nn.Module, file: Path) -> None:
@@ -78,7 +89,7 @@ class Model:
     """
 
     def __init__(self, folder: Path, device: str) -> None:
-        self.dataset_json = json.loads((folder / "dataset.json").read_text())
+        self.dataset_json = read_dataset(folder)
         plans = json.loads((folder / "plans.json").read_text())
         details = json.loads((folder / "model.json").read_text())
         check_plan(plans)

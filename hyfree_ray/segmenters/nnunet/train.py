@@ -25,9 +25,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
 from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+from hyfree_ray.label_sets import Painted
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
-from hyfree_ray.segmenters.nnunet.model import load_weights, save_network
+from hyfree_ray.segmenters.nnunet.model import load_weights, read_dataset, save_network
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset, in_bf16, limited_once
 
 log = logging.getLogger("hyfree_ray")
@@ -313,7 +314,8 @@ def train(
         seed: of this training alone.
         device: "cpu" or "cuda[:index]".
         report: called after each epoch with (epoch, epochs, losses and pseudo-Dice).
-        initial: a model whose weights, head included, are the start (fine-tuning).
+        initial: a model whose weights, head included, are the start (fine-tuning); its labels are
+            matched by name.
         each_epoch: called on every rank after an epoch's checkpoint is written.
 
     Returns:
@@ -333,9 +335,27 @@ def train(
         )
         if initial is not None:
             load_weights(trainer.bare_network(), initial / "weights.safetensors")
+            put_outputs_in_order(trainer, initial)
         return trainer
 
     return run_to_the_end(build, prepared, folder, device)
+
+
+def put_outputs_in_order(trainer: ResumableTrainer, initial: Path) -> None:
+    """Give each output of another party's model to the label of its name, whatever its value is.
+
+    Raises:
+        HyfreeError: the model has other structures.
+    """
+    own = Painted.of(trainer.dataset_json)
+    given = Painted.of(read_dataset(initial))
+    given.values_in(own)
+    order = [given.outputs.index(name) for name in own.outputs]
+    network: Any = trainer.bare_network()
+    with torch.no_grad():
+        for layer in network.decoder.seg_layers:
+            layer.weight.copy_(layer.weight[order].clone())
+            layer.bias.copy_(layer.bias[order].clone())
 
 
 def make_trainer(
