@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.party import Step
-from hyfree_ray.schedule import expected_seconds, pace_of, priorities
+from hyfree_ray.schedule import expected_seconds, outlooks, pace_of
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation
@@ -67,11 +67,12 @@ def estimate(simulation: Simulation, steps: Sequence[Step], store: Path, device:
     """Estimate what the steps that are not done will cost."""
     pace = pace_of(store, device)
     seconds = expected_seconds(steps, pace, device)
+    chains = [outlook.chain for outlook in outlooks(steps, seconds).values()]
     missing = [step for step in steps if not step.done]
     models = sum(1 + (s.stage == "train_generator") for s in missing if s.stage in _TRAININGS)
     return Cost(
         device_hours=sum(seconds[step.key] for step in missing if step.device) / 3600,
-        least_hours=max(priorities(steps, seconds).values(), default=0.0) / 3600,
+        least_hours=max(chains, default=0.0) / 3600,
         disk_gib=models * MEBIBYTES_A_MODEL / 1024,
         device=device,
         full_width=simulation.experiment.budget.plan.base_features is None,

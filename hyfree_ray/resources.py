@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hyfree_ray.config import read_yaml
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.rules import Rules
+from hyfree_ray.schedule import Outlook
+from hyfree_ray.slots import SEGMENT_S
 
 DEFAULT = "default"
 """The entry for all sites that have none of their own."""
@@ -71,5 +73,7 @@ class Execution:
     rules: Rules = field(default_factory=Rules)
     resources: Mapping[str, Resources] = field(default_factory=dict)
     """By party, and `default`."""
-    priorities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By party and key: who goes first."""
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)
+    """What is expected of each stage, by ticket: who goes first, who gives way."""
+    segment_s: float = SEGMENT_S
+    """A training keeps its place for at least as long."""

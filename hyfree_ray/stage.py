@@ -62,6 +62,10 @@ class Launch(Protocol):
     ) -> None: ...
 
 
+class GaveWay(Exception):
+    """A training ended at a checkpoint because its place is wanted: it goes on from there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a stage is told about where it runs. Nothing here may change its result."""
@@ -73,6 +77,17 @@ class Context:
     """"cpu" or "cuda"."""
     launch: Launch | None = None
     """How to start the workers of a distributed training; None: in this process."""
+    wanted: Callable[[float], bool] | None = None
+    """Asks whether somebody more urgent waits, given the share that is done; None: nobody."""
+
+    def saved(self, step: int, total: int) -> None:
+        """Where a training has just written a checkpoint: it ends here if its place is wanted.
+
+        Raises:
+            GaveWay: the runner calls the stage again later.
+        """
+        if step < total and self.wanted is not None and self.wanted(step / total):
+            raise GaveWay
 
     def progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Report how far the stage is. One line in `metrics.jsonl`; observers read it there."""
@@ -143,6 +158,7 @@ def execute(
     owner: str,
     device: str,
     launch: Launch | None = None,
+    wanted: Callable[[float], bool] | None = None,
 ) -> dict[str, Any]:
     """Run a call in this process unless it is done, and record it.
 
@@ -155,13 +171,14 @@ def execute(
     Raises:
         HyfreeError: what the stage refused.
         StageError: anything else that went wrong; the traceback is in the stage's folder.
+        GaveWay: its place was `wanted`; called again, it goes on from its checkpoint.
     """
     target = find_stage(module, call.stage)
     with locked(folder):
         record = read_record(folder, call.key)
         if record is not None:
             return record
-        context = Context(out=folder, owner=owner, device=device, launch=launch)
+        context = Context(out=folder, owner=owner, device=device, launch=launch, wanted=wanted)
         spent_before = _spent(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
@@ -198,6 +215,8 @@ def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
     except HyfreeError as error:
         if type(error) is HyfreeError and not str(error).startswith(f"{context.owner}:"):
             raise HyfreeError(f"{context.owner}: {error}") from error
+        raise
+    except GaveWay:
         raise
     except Exception as error:
         trace = context.out / "error.txt"

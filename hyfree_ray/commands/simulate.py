@@ -10,7 +10,6 @@ import os
 import shlex
 import signal
 import sys
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +39,7 @@ from hyfree_ray.rules import Rules, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
-from hyfree_ray.schedule import expected_seconds, pace_of, priorities
+from hyfree_ray.schedule import expected_seconds, outlooks, pace_of
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.site_value import images_shown, quota
@@ -353,11 +352,7 @@ def _run_on_ray(
     seconds = expected_seconds(
         planned.steps, pace_of(runtime.store, runtime.device), runtime.device
     )
-    first: dict[str, dict[str, float]] = defaultdict(dict)
-    rank = priorities(planned.steps, seconds)
-    for step in planned.steps:
-        first[step.owner][step.key] = rank[step.key]
-    execution = replace(execution, priorities=first)
+    execution = replace(execution, outlooks=outlooks(planned.steps, seconds))
     workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         check_resources(runtime.device, workers, planned.steps, execution)

@@ -299,7 +299,8 @@ def train(
         device: "cpu" or "cuda[:index]".
         report: called after each epoch with (epoch, epochs, losses and pseudo-Dice).
         initial: a model whose weights, head included, are the start (fine-tuning).
-        each_epoch: called on every rank after an epoch's checkpoint is written.
+        each_epoch: called on every rank after an epoch's checkpoint is written; what it raises ends
+            the training.
 
     Returns:
         The rank, the best EMA of the pseudo-Dice, its epoch and the number of iterations.
@@ -360,7 +361,11 @@ def run_to_the_end(
         found = load_checkpoint(trainer.checkpoints, device)
         if found is not None:
             trainer.resume(*found)
-        trainer.run_training()
+        try:
+            trainer.run_training()
+        except BaseException:
+            trainer.on_train_end()  # its loaders' processes end with it
+            raise
     if trainer.local_rank == 0:
         _save_best(trainer, prepared, folder / "model")
     return {
