@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,9 +20,12 @@ import pytest
 import ray
 
 from hyfree_ray import protocol
+from hyfree_ray.resources import Execution
 from hyfree_ray.rules import Rules
+from hyfree_ray.runners.planning import plan
 from hyfree_ray.runners.ray import RayParty, connect, disconnect, start_parties
 from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.schedule import Outlook, ticket_of
 from hyfree_ray.scores import write_results
 from hyfree_ray.simulation import score_rows
 from hyfree_ray.store import RECORD
@@ -45,10 +49,12 @@ def cluster() -> Iterator[None]:
     patch.undo()
 
 
-async def federate(store: Path, disturb: Disturb, **rules: Any) -> protocol.Outcome:
+async def federate(
+    store: Path, disturb: Disturb, execution: Execution | None = None, **rules: Any
+) -> protocol.Outcome:
     """A whole run on Ray while `disturb` does its worst."""
     simulation = toys.toy_simulation()
-    parties = start_parties(simulation, store, "cpu")
+    parties = start_parties(simulation, store, "cpu", execution)
     disturbing = asyncio.ensure_future(disturb(store, parties))
     try:
         outcome = await protocol.simulate(parties, **rules)
@@ -116,6 +122,30 @@ def test_01_a_worker_is_killed_in_any_other_stage(
         os.kill(await attempt_at(store, f"sites/*/stages/{stage}-*"), signal.SIGKILL)
 
     assert table(tmp_path / "store", disturb) == undisturbed
+
+
+@pytest.mark.chaos
+def test_trainings_that_give_way_again_and_again_end_with_the_same_table(
+    undisturbed: bytes, tmp_path: Path, dice: random.Random
+) -> None:
+    """No chain is what it is: whoever comes may be more urgent than whoever is there."""
+    steps = plan(toys.toy_simulation(), tmp_path / "planned").steps
+    outlooks = {
+        ticket_of(step.owner, step.key): Outlook(seconds=1.0, chain=dice.uniform(100, 1000))
+        for step in steps
+    }
+
+    async def calm(store: Path, parties: dict[str, RayParty]) -> None:
+        """Nothing is killed."""
+
+    store = tmp_path / "store"
+    asyncio.run(federate(store, calm, Execution(outlooks=outlooks, segment_s=0.0)))
+    assert (store / "table.csv").read_bytes() == undisturbed
+    again = [len(file.read_text().splitlines()) - 1 for file in store.glob("**/attempts.jsonl")]
+    assert sum(again) > 3
+    for stage in ("train_generator", "train_segmenter"):
+        for file in store.glob(f"**/{stage}-*/metrics.jsonl"):
+            assert len(file.read_text().splitlines()) == toys.STEPS  # no step was done twice
 
 
 @pytest.mark.chaos

@@ -2,7 +2,8 @@
 
 `install` puts a toy in the place of every stage, in whatever process calls it. A toy hashes its
 parameters and its inputs' values, step by step from its newest checkpoint on, so that what was
-resumed wrongly, or read from a damaged file, ends in another table.
+resumed wrongly, or read from a damaged file, ends in another table. It imports torch where a stage
+runs and nowhere else, as stages do.
 
 Run as a program it is the command line with toys: `python -m tests.chaos.toys simulate ...`
 """
@@ -25,10 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hyfree_ray import protocol, stages
-from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.release import ReleaseMetadata, write_release
@@ -103,6 +102,10 @@ def _node() -> str | None:
 
 def climb(context: Context, start: str) -> str:
     """From the newest checkpoint to the last step."""
+    import torch
+
+    from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+
     folder = context.out / "checkpoints"
     found = load_checkpoint(folder)
     step, value = (0, start) if found is None else (found[0], str(found[1]["value"]))
@@ -111,12 +114,15 @@ def climb(context: Context, start: str) -> str:
         step, value = step + 1, digest_of([value, step])
         context.progress(step, STEPS, {"value": int(value[:4], 16)})
         save_checkpoint(folder, step, {"value": value, "ballast": torch.zeros(10_000)})
+        context.saved(step, STEPS)
     return value
 
 
 def work(*, out: str, start: str, device: str, report: Any) -> None:
     """One worker of a distributed toy: rank 0 climbs, the others keep step with it."""
     from torch import distributed
+
+    from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 
     rank = distributed.get_rank()
     (Path(out) / f"rank-{rank}.pid").write_text(str(os.getpid()))
