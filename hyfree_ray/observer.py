@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +105,15 @@ class Observer:
         self.entries: dict[tuple[str, str], Mapping[str, Any]] = {}
         """By owner and key: two parties may have made the same."""
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """By receiver and key."""
+        self.told: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+        """By party, the keys of entries and of parcels that it need not tell again."""
         described = simulation.experiment.model_dump(mode="json")
         self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
         self.said_generator = False
         self.still: dict[tuple[str, str], int] = {}
 
-    async def watch(self, parties: Sequence[Handle]) -> None:
+    async def watch(self, parties: Mapping[str, Handle]) -> None:
         """Poll the parties until cancelled."""
         while True:
             try:
@@ -119,22 +122,22 @@ class Observer:
                 log.warning("progress is not shown for a while (%s)", type(error).__name__)
             await asyncio.sleep(POLL_S)
 
-    async def poll(self, parties: Sequence[Handle]) -> None:
+    async def poll(self, parties: Mapping[str, Handle]) -> None:
         """Ask each party once for what is new."""
-        for party in parties:
-            status = await party.call("status", frozenset(self.entries))
-            owner = status["owner"]
-            fresh = [
-                e for e in status["finished"] if (owner, e["record"]["key"]) not in self.entries
-            ]
+        for owner, party in parties.items():
+            finished, parcels = self.told[owner]
+            status = await party.call("status", frozenset(finished), frozenset(parcels))
+            fresh = [e for e in status["finished"] if e["record"]["key"] not in finished]
             for entry in fresh:
                 self.entries[owner, entry["record"]["key"]] = entry
+                finished.add(entry["record"]["key"])
                 self._say_what_was_derived(entry)
                 # Scores are in the table; a release is shown with its picture, at the end.
                 if entry["name"] not in {"score", "release"}:
                     self._track(entry, {})
             for parcel in status["received"]:
-                self.received[parcel["to"], parcel["key"]] = parcel
+                self.received[owner, parcel["key"]] = parcel
+                parcels.add(parcel["key"])
             self.progress.update({**status, "finished": fresh})
             self._say_who_stands_still(status)
 

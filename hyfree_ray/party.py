@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,10 +125,10 @@ class Party:
             if record["stage"] in self.store.exports
         ]
 
-    async def status(self, known: frozenset[tuple[str, str]]) -> dict[str, Any]:
-        """What observers may be told: running stages, finished ones that they lack, parcels.
+    async def status(self, finished: Set[str], received: Set[str]) -> dict[str, Any]:
+        """What observers may be told: running stages; what has finished and come in since.
 
-        `known` are owners and keys.
+        `finished` and `received` are the keys of what they know already.
 
         No paths and no names of cases: a stage's private parameters are not in its record.
         """
@@ -146,15 +146,15 @@ class Party:
                     "silent_s": time.time() - max([asked, *begun[-1:], *signs]),
                 }
             )
-        finished = []
+        fresh = []
         for step in self.steps:
-            if (self.name, step.key) in known or step.key in self._running:
+            if step.key in finished or step.key in self._running:
                 continue
             found = self.store.find_key(step.stage, step.key)
             if found.record is not None:
                 curve = read_metrics(found.path)
-                finished.append({"name": step.name, "record": found.record, "curve": curve})
-        received = [
+                fresh.append({"name": step.name, "record": found.record, "curve": curve})
+        parcels = [
             {
                 "from": artifact.record["owner"],
                 "to": self.name,
@@ -163,12 +163,12 @@ class Party:
                 "bytes": artifact.record["bytes"],
                 "sha256": artifact.record["sha256"],
             }
-            for artifact in self._received.values()
-            if artifact.record is not None
+            for key, artifact in self._received.items()
+            if artifact.record is not None and key not in received
         ]
         return {
             "owner": self.name,
             "running": running,
-            "finished": finished,
-            "received": received,
+            "finished": fresh,
+            "received": parcels,
         }

@@ -372,7 +372,7 @@ async def _observe(
 ) -> None:
     """Run the protocol (unless its outcome is known) while the observer watches."""
     if outcome is None:
-        watching = asyncio.ensure_future(observer.watch(list(parties.values())))
+        watching = asyncio.ensure_future(observer.watch(parties))
         try:
             outcome = await protocol.simulate(
                 parties,
@@ -385,7 +385,7 @@ async def _observe(
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-    await observer.poll(list(parties.values()))
+    await observer.poll(parties)
     await observer.finish(outcome, parties[POOL])
 
 

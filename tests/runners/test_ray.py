@@ -119,7 +119,7 @@ def test_actors_hold_no_cpu_and_guard_their_border(
     async def ask() -> None:
         parties = start_parties(phantom_simulation(2), tmp_path, "cpu")
         assert list(parties) == ["site-1", "site-2", "pool", "oracle"]
-        status = await parties["site-1"].call("status", frozenset())
+        status = await parties["site-1"].call("status", frozenset(), frozenset())
         assert status == {"owner": "site-1", "running": [], "finished": [], "received": []}
         assert await parties["pool"].call("picture", "site-1") is None
         assert ray.available_resources()["CPU"] == 2
