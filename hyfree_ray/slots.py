@@ -25,7 +25,7 @@ SEGMENT_S = 600.0
 LONGER = 1.2
 """Times its own chain that another one has to be for a training to give way to it."""
 
-CRITICAL = 0.5
+CRITICAL = 0.4
 """Share of what is left to do, spread over all places, above which a chain may decide the end.
 
 Shorter ones can wait. At 1 a chain is seen too late: it is not the only one, and places are few.
