@@ -43,7 +43,7 @@ LOOK_S = 2.0
 
 TORCH = "processes of parties that imported torch"
 
-DRAWS = 20
+DRAWS = 10
 CHECKPOINTS = 30
 """Of a training."""
 RESUME_H = 0.05
@@ -251,7 +251,7 @@ def compare() -> None:
 
 
 def _ratios(tasks: Mapping[str, Task], devices: int) -> tuple[float, ...]:
-    """Makespans over the bound, how often a training gave way, the policy over the sharper bound."""
+    """Makespans over the bound, how often a training gave way, policy over the sharper bound."""
     hours, yields = policy(tasks, devices)
     found = (
         hours,

@@ -123,11 +123,16 @@ class Slots:
         return outlook.chain - outlook.seconds + self._left.get(ticket, 0.0)
 
     def _let_in(self) -> None:
+        no_room: set[frozenset[tuple[str, float]]] = set()
         for one in list(self._waiting):
+            kind = frozenset(one.needs.items())
+            if kind in no_room:
+                continue
             machine = self._machine_for(one.needs)
             # What no machine could ever hold is for the cluster to decide.
             if machine is None and unmet(one.needs, list(self.machines.values())) is None:
-                continue  # somebody smaller, or of another machine, may fit
+                no_room.add(kind)  # somebody smaller, or of another machine, may fit
+                continue
             self._waiting.remove(one)
             self._held[one.ticket] = _Held(machine, one.needs, asyncio.get_running_loop().time())
             if not one.gate.done():
