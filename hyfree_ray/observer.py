@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.protocol import Handle, Outcome
@@ -110,6 +111,7 @@ class Observer:
         """By party, the keys of entries and of parcels that it need not tell again."""
         described = simulation.experiment.model_dump(mode="json")
         self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
+        self.unfinished_s: dict[str, float] = {}
         self.said_generator = False
         self.still: dict[tuple[str, str], int] = {}
 
@@ -128,6 +130,7 @@ class Observer:
             finished, parcels = self.told[owner]
             status = await party.call("status", frozenset(finished), frozenset(parcels))
             fresh = [e for e in status["finished"] if e["record"]["key"] not in finished]
+            self.unfinished_s[owner] = status["unfinished_s"]
             for entry in fresh:
                 self.entries[owner, entry["record"]["key"]] = entry
                 finished.add(entry["record"]["key"])
@@ -208,7 +211,7 @@ class Observer:
         with replacing(self.folder / "table.txt") as file:
             file.write(table_text(summary).encode())
         # Last: a folder with a summary is a finished run.
-        described = self.describe(summary)
+        described = self.describe(summary) | self.missing(outcome)
         write_json(self.folder / "summary.json", described)
         self._finish_tracking(described)
         return summary
@@ -274,6 +277,19 @@ class Observer:
                 for (owner, key), e in sorted(self.entries.items())
             ],
         }
+
+    def missing(self, outcome: Outcome) -> dict[str, Any]:
+        """Which sites were missing, which one came last, and what that cost."""
+        records = [entry["record"] for entry in self.entries.values()]
+        missing = missing_sites(
+            self.simulation.sites,
+            self.simulation.experiment.budget,
+            outcome.sites,
+            {score["regime"] for score in outcome.scores},
+            records,
+            self.unfinished_s,
+        )
+        return {"missing": missing, "straggler": straggler(records)}
 
     def compute(self) -> dict[str, dict[str, dict[str, float]]]:
         """Seconds, device seconds and peak memory by party and stage (scores are summed)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hyfree_ray.stage import Stage, attempts, read_metrics
+from hyfree_ray.stage import Stage, attempts, read_metrics, seconds_spent
 from hyfree_ray.store import Artifact, Call, Parcel, Store
 
 
@@ -65,6 +65,7 @@ class Party:
         self.steps: list[Step] = []
         self._asked: dict[str, asyncio.Task[Artifact]] = {}
         self._running: dict[str, tuple[str, Path, float]] = {}
+        self._broken: dict[str, Path] = {}
         self._received: dict[str, Artifact] = {}
 
     async def run(self, stage: Stage, **arguments: Any) -> Artifact:
@@ -91,10 +92,12 @@ class Party:
         if found.record is not None or self.runner.planning:
             return found
         self._running[call.key] = (name, found.path, time.time())
+        self._broken.pop(call.key, None)
         try:
             await self.runner.run(stage, call, found.path, self.name)
         except BaseException:
             del self._asked[call.key]  # asked again, it is tried again
+            self._broken[call.key] = found.path
             raise
         finally:
             del self._running[call.key]
@@ -126,7 +129,8 @@ class Party:
         ]
 
     async def status(self, finished: Set[str], received: Set[str]) -> dict[str, Any]:
-        """What observers may be told: running stages; what has finished and come in since.
+        """What observers may be told: running stages; what has finished and come in since; and
+        the time that went into stages without an end.
 
         `finished` and `received` are the keys of what they know already.
 
@@ -166,9 +170,11 @@ class Party:
             for key, artifact in self._received.items()
             if artifact.record is not None and key not in received
         ]
+        open_stages = [path for _, path, _ in self._running.values()] + [*self._broken.values()]
         return {
             "owner": self.name,
             "running": running,
+            "unfinished_s": sum(seconds_spent(path) for path in open_stages),
             "finished": fresh,
             "received": parcels,
         }

@@ -179,7 +179,7 @@ def execute(
         if record is not None:
             return record
         context = Context(out=folder, owner=owner, device=device, launch=launch, wanted=wanted)
-        spent_before = _spent(folder)
+        spent_before = seconds_spent(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
         _forget_peak_memory()
@@ -346,8 +346,8 @@ def last_attempt(folder: Path) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-def _spent(folder: Path) -> float:
-    """Seconds that attempts which were killed had worked, up to their last sign of life."""
+def seconds_spent(folder: Path) -> float:
+    """Seconds that attempts without an end have worked, up to their last sign of life."""
     starts = attempts(folder)
     signs = [entry["time"] for entry in read_metrics(folder)]
     spent = 0.0

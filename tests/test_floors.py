@@ -29,7 +29,7 @@ FLOORS = (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
         "site", "pool", "oracle", "protocol", "simulation", "trials", "studies",
     ),
-    ("progress", "schedule", "slots", "resources", "costs", "observer", "tracking"),
+    ("progress", "dropouts", "schedule", "slots", "resources", "costs", "observer", "tracking"),
     ("runners",),
     ("commands", "cli"),
 )  # fmt: skip

@@ -120,7 +120,8 @@ def test_actors_hold_no_cpu_and_guard_their_border(
         parties = start_parties(phantom_simulation(2), tmp_path, "cpu")
         assert list(parties) == ["site-1", "site-2", "pool", "oracle"]
         status = await parties["site-1"].call("status", frozenset(), frozenset())
-        assert status == {"owner": "site-1", "running": [], "finished": [], "received": []}
+        nothing: dict[str, Any] = {"running": [], "finished": [], "received": []}
+        assert status == {"owner": "site-1", "unfinished_s": 0, **nothing}
         assert await parties["pool"].call("picture", "site-1") is None
         assert ray.available_resources()["CPU"] == 2
         secret = Artifact(stage="prepare", key="k" * 64, path=tmp_path, record={"result": {}})
