@@ -108,8 +108,8 @@ def outcomes(run: Finished) -> Table:
         ""
         if last is None
         else (
-            f"The last release to come in was that of {last['site']}, {last['seconds']:.0f} s after "
-            "the one before"
+            f"The last release to come in was that of {last['site']}, {last['seconds']:.0f} s "
+            "after the one before"
         )
     )
     columns = ["site", "images", "rejected as copies", "release", "why not"]

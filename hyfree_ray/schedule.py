@@ -24,6 +24,9 @@ CPU_FACTOR = 150.0
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
 
+_LIKE = {"train_general": "train_segmenter", "train_fedavg": "train_segmenter"}
+"""Trainings of networks like the sites' own: how fast those are tells how fast these will be."""
+
 _ITERATIONS = ("train_segmenter", "train_general", "train_fedavg")
 
 
@@ -62,10 +65,11 @@ def expected_seconds(
     found = {}
     for step in steps:
         work = work_of(step.stage, step.call.params)
+        told = pace.get(step.stage) or pace.get(_LIKE.get(step.stage, ""))
         if step.done:
             found[step.key] = 0.0
-        elif step.stage in pace:
-            found[step.key] = pace[step.stage][0] * work
+        elif told is not None:
+            found[step.key] = told[0] * work
         elif step.stage in _ITERATIONS:
             found[step.key] = work * GPU_SECONDS_AN_ITERATION * factor
         elif step.stage == "train_generator":

@@ -208,7 +208,7 @@ def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
     try:
         with (
             _quiet(context.out / "log.txt"),
-            _single_threaded(context.device),
+            single_threaded(context.device),
             confined(_confinement(call, context)),
         ):
             return target(context, **arguments)
@@ -379,7 +379,7 @@ def _peak_memory_mib() -> float:
 
 
 @contextlib.contextmanager
-def _single_threaded(device: str) -> Iterator[None]:
+def single_threaded(device: str) -> Iterator[None]:
     """One thread a stage on CPU: sums do not depend on the machine, and stages share its cores.
 
     torch's and those of numpy's linear algebra, whose sums differ with their number too.

@@ -27,7 +27,7 @@ FLOORS = (
     ),
     (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
-        "site", "pool", "oracle", "protocol", "simulation", "trials", "studies",
+        "site", "pool", "oracle", "protocol", "simulation", "calibration", "trials", "studies",
     ),
     ("progress", "dropouts", "schedule", "slots", "resources", "costs", "observer", "tracking"),
     ("runners",),

@@ -58,6 +58,9 @@ def test_earlier_runs_tell_how_long_it_will_take(
     steps = plan(simulation, tmp_path / "new").steps
     without = estimate(simulation, steps, tmp_path / "new", "cpu")
     assert "no earlier run" in without.by_records
+    tried = {"train_segmenter": 2.0, "train_generator": 0.25}
+    calibrated = estimate(simulation, steps, tmp_path / "new", "cpu", tried)
+    assert "by a calibration on this machine" in calibrated.by_records
     stages = tmp_path / "store" / "sites" / "site-1" / "stages"
     record(stages / "train_segmenter-a", "train_segmenter", 30.0, epochs=3, iterations=5)
     record(stages / "train_segmenter-b", "train_segmenter", 90.0, epochs=3, iterations=15)
@@ -74,6 +77,9 @@ def test_earlier_runs_tell_how_long_it_will_take(
     cost = estimate(simulation, steps, tmp_path / "store", "cpu")
     assert "by 3 earlier trainings" in cost.by_records
     assert 0 < cost.least_hours < cost.device_hours
+    assert calibrated.device_hours == pytest.approx(cost.device_hours)
+    slow = dict.fromkeys(tried, 1e6)  # where records tell, they are believed
+    assert estimate(simulation, steps, tmp_path / "store", "cpu", slow) == cost
 
 
 def test_resources_are_read_by_site(tmp_path: Path) -> None:

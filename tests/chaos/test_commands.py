@@ -56,7 +56,7 @@ def test_76_78_a_run_does_not_wait_for_mlflow_and_track_shows_it_from_nothing(
 @pytest.mark.chaos
 def test_a_run_says_what_a_dropout_and_a_straggler_cost(program: Program, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    suffering = ("--min-sites", "2", "--drop", "site-2@audit", "--slow", "site-3=40x")
+    suffering = ("--min-sites", "2", "--drop", "site-2@release", "--slow", "site-3=40x")
     program(*RUN, "--sites", "3", *suffering, "--store", store)
     (folder,) = (store / "runs").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
