@@ -75,6 +75,11 @@ class Slots:
     def __post_init__(self) -> None:
         self._left = {ticket: outlook.seconds for ticket, outlook in self.outlooks.items()}
 
+    def see(self, machines: Mapping[str, Mapping[str, float]]) -> None:
+        """Machines have come or gone."""
+        self.machines = machines
+        self._let_in()
+
     async def acquire(self, ticket: str, needs: Needs) -> None:
         """Wait until the stage may start: before all whose chains are shorter."""
         self._count += 1

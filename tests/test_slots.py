@@ -82,6 +82,20 @@ def test_places_of_a_process_that_died_are_free_again() -> None:
     asyncio.run(go())
 
 
+def test_a_machine_that_comes_back_is_given_to_who_waits_for_it() -> None:
+    async def go() -> None:
+        back = {"n": {"CPU": 1.0, "site:a": 1.0}}
+        slots = Slots(machines={**ONE, **back})
+        await slots.acquire("b/1", {"CPU": 1.0, "site:a": 0.001})
+        waiting = asyncio.ensure_future(slots.acquire("a/1", {"CPU": 1.0, "site:a": 0.001}))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        slots.see({**ONE, "n2": back["n"]})
+        await asyncio.wait_for(waiting, 1)
+
+    asyncio.run(go())
+
+
 def asked_to_give_way(
     outlooks: Mapping[str, Outlook],
     share: float,

@@ -6,6 +6,7 @@ If the actor is lost, so is the order of those that wait, and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from ray.exceptions import RayError
 from hyfree_ray.resources import Resources
 from hyfree_ray.schedule import Outlook
 from hyfree_ray.slots import Slots
+
+LOOK_S = 2.0
+"""How often the gate looks which machines there are."""
 
 ANSWER_S = 10.0
 """A training that asks whether to give way waits for so long, and then goes on."""
@@ -37,11 +41,19 @@ class Gate:
 
     def __init__(self, outlooks: Mapping[str, Outlook], segment_s: float) -> None:
         self.slots = Slots(machines=machines(), outlooks=outlooks, segment_s=segment_s)
+        self.looking: asyncio.Task[None] | None = None
 
     async def acquire(self, ticket: str, needs: Mapping[str, float]) -> None:
         """Wait for the stage's turn."""
-        self.slots.machines = machines()  # one may have come or gone
+        if self.looking is None:
+            self.looking = asyncio.ensure_future(self._look_around())
         await self.slots.acquire(ticket, needs)
+
+    async def _look_around(self) -> None:
+        """A machine that everybody waits for may be back."""
+        while True:
+            self.slots.see(machines())
+            await asyncio.sleep(LOOK_S)
 
     async def release(self, ticket: str, done: bool) -> None:
         """The stage has ended, or given way."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
@@ -12,84 +11,36 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray
 
-from hyfree_ray import protocol
 from hyfree_ray.resources import Execution
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.planning import plan
-from hyfree_ray.runners.ray import RayParty, connect, disconnect, start_parties
+from hyfree_ray.runners.ray import RayParty, connect, disconnect
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.schedule import Outlook, ticket_of
-from hyfree_ray.scores import write_results
-from hyfree_ray.simulation import score_rows
-from hyfree_ray.store import RECORD
 from tests.chaos import toys
-
-ROOT = Path(__file__).parents[2]
-
-Disturb = Callable[[Path, dict[str, RayParty]], Awaitable[None]]
+from tests.chaos.on_ray import (
+    attempt_at,
+    attempts,
+    calm,
+    federate,
+    kill_actor,
+    table,
+    workers_run_toys,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A cluster whose workers run toys."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR", "tests.chaos.toys.install")
-    patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    patch.setenv(toys.STEP_S, "0.1")
-    connect("local", cpus=4)
-    yield
-    disconnect()
-    patch.undo()
-
-
-async def federate(
-    store: Path, disturb: Disturb, execution: Execution | None = None, **rules: Any
-) -> protocol.Outcome:
-    """A whole run on Ray while `disturb` does its worst."""
-    simulation = toys.toy_simulation()
-    parties = start_parties(simulation, store, "cpu", execution)
-    disturbing = asyncio.ensure_future(disturb(store, parties))
-    try:
-        outcome = await protocol.simulate(parties, **rules)
-        await disturbing
-    finally:
-        for party in parties.values():
-            ray.kill(party.actor)
-    write_results(store / "table.csv", score_rows(simulation, outcome))
-    return outcome
-
-
-async def attempt_at(store: Path, pattern: str, least: int = 1) -> int:
-    """Wait until a stage is being run, at least for the nth time: the process that runs it."""
-    for _ in range(6000):
-        for file in store.glob(f"{pattern}/attempts.jsonl"):
-            lines = file.read_text().splitlines()
-            if len(lines) >= least and not (file.parent / RECORD).exists():
-                return int(json.loads(lines[-1])["pid"])
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"no {pattern} in {store}")
-
-
-async def kill_actor(party: RayParty) -> None:
-    pid = await party.actor.__ray_call__.remote(lambda _: os.getpid())
-    os.kill(pid, signal.SIGKILL)
-
-
-def table(store: Path, disturb: Disturb) -> bytes:
-    asyncio.run(federate(store, disturb))
-    return (store / "table.csv").read_bytes()
-
-
-def attempts(store: Path, pattern: str) -> int:
-    (file,) = store.glob(f"{pattern}/attempts.jsonl")
-    return len(file.read_text().splitlines())
+    with workers_run_toys():
+        connect("local", cpus=4)
+        yield
+        disconnect()
 
 
 @pytest.mark.chaos
@@ -134,9 +85,6 @@ def test_trainings_that_give_way_again_and_again_end_with_the_same_table(
         ticket_of(step.owner, step.key): Outlook(seconds=1.0, chain=dice.uniform(100, 1000))
         for step in steps
     }
-
-    async def calm(store: Path, parties: dict[str, RayParty]) -> None:
-        """Nothing is killed."""
 
     store = tmp_path / "store"
     asyncio.run(federate(store, calm, Execution(outlooks=outlooks, segment_s=0.0)))
