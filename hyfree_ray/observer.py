@@ -328,27 +328,35 @@ class Observer:
         ]
         ends: dict[str, list[float]] = defaultdict(list)
 
-        def row_of(record: Mapping[str, Any]) -> int:
+        def row_of(owner: str, start: float, end: float) -> int:
             """The first row of its party that is free: what overlaps is drawn below each other."""
-            rows = ends[record["owner"]]
-            for row, end in enumerate(rows):
-                if end <= record["started"]:
-                    rows[row] = record["ended"]
+            rows = ends[owner]
+            for row, before in enumerate(rows):
+                if before <= start:
+                    rows[row] = end
                     return row
-            rows.append(record["ended"])
+            rows.append(end)
             return len(rows) - 1
 
-        for entry in sorted(self.entries.values(), key=lambda e: e["record"]["started"]):
-            record = entry["record"]
+        # A stage that was killed, or gave way, is drawn in parts.
+        parts = [
+            (start, end, entry["name"], entry["record"])
+            for entry in self.entries.values()
+            for start, end in (
+                *entry["record"].get("earlier", ()),
+                (entry["record"]["started"], entry["record"]["ended"]),
+            )
+        ]
+        for start, end, name, record in sorted(parts, key=lambda part: part[0]):
             events.append(
                 {
-                    "name": entry["name"],
+                    "name": name,
                     "cat": record["stage"],
                     "ph": "X",
-                    "ts": round(record["started"] * 1e6),
-                    "dur": round((record["ended"] - record["started"]) * 1e6),
+                    "ts": round(start * 1e6),
+                    "dur": round((end - start) * 1e6),
                     "pid": owners.index(record["owner"]),
-                    "tid": row_of(record),
+                    "tid": row_of(record["owner"], start, end),
                     "args": {"owner": record["owner"], "device": record["device"]},
                 }
             )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ GPU_SECONDS_AN_IMAGE = 0.025
 
 CPU_FACTOR = 150.0
 """A CPU core against such a GPU, at full width. Hours become weeks."""
+
+MEMORY_MARGIN = 1.15
+"""Times the memory that was measured: what the driver and fragments take beside."""
 
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
@@ -39,22 +44,41 @@ def work_of(stage: str, params: Mapping[str, Any]) -> float:
     return float(params.get("quota", 1))
 
 
+def _records(store: Path) -> Iterator[dict[str, Any]]:
+    """All that a store's parties have done; what is not readable tells nothing."""
+    for folder in ("sites/*", "pool", "oracle"):
+        for file in store.glob(f"{folder}/stages/*/{RECORD}"):
+            with contextlib.suppress(OSError, ValueError):
+                yield json.loads(file.read_text())
+
+
 def pace_of(store: Path, device: str) -> dict[str, tuple[float, int]]:
     """Seconds a unit of work by stage, and how many records say so, from a store's records."""
     spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for folder in ("sites/*", "pool", "oracle"):
-        for file in store.glob(f"{folder}/stages/*/{RECORD}"):
-            try:
-                record = json.loads(file.read_text())
-                if record["device"] == device:
-                    work = work_of(record["stage"], record["params"])
-                    spent[record["stage"]].append((float(record["seconds"]), work))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # what is not readable tells nothing
+    for record in _records(store):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if record["device"] == device:
+                work = work_of(record["stage"], record["params"])
+                spent[record["stage"]].append((float(record["seconds"]), work))
     return {
         stage: (sum(s for s, _ in found) / max(1e-9, sum(w for _, w in found)), len(found))
         for stage, found in spent.items()
     }
+
+
+def device_shares(store: Path) -> dict[str, dict[str, float]]:
+    """By party and stage, the share of a GPU that it took at most, with a margin, from records.
+
+    What was never measured on a GPU is not in it.
+    """
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for record in _records(store):
+        used, there = record.get("device_memory_mib"), record.get("device_total_mib")
+        if used and there:
+            share = min(1.0, math.ceil(MEMORY_MARGIN * used / there * 20) / 20)
+            stages = found[record["owner"]]
+            stages[record["stage"]] = max(share, stages.get(record["stage"], 0.0))
+    return dict(found)
 
 
 def expected_seconds(

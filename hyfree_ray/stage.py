@@ -179,14 +179,15 @@ def execute(
         if record is not None:
             return record
         context = Context(out=folder, owner=owner, device=device, launch=launch, wanted=wanted)
-        spent_before = seconds_spent(folder)
+        earlier = segments(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
-        _forget_peak_memory()
+        _forget_peak_memory(device)
         result = _attempt(target, call, context)
-        seconds = time.monotonic() - clock + spent_before
+        seconds = time.monotonic() - clock + sum(end - begin for begin, end in earlier)
         record = {
             **_identity(target, call, owner),
+            "earlier": earlier,
             "started": started,
             "ended": time.time(),
             "seconds": seconds,
@@ -194,6 +195,7 @@ def execute(
             "device_seconds": seconds * result.get("workers", 1) if target.device else 0.0,
             "cpu_seconds": time.process_time() - cpu,
             "peak_memory_mib": _peak_memory_mib(),
+            **_device_memory(device),
             "host": platform.node(),
             "versions": installed_versions(),
             "result": result,
@@ -346,15 +348,20 @@ def last_attempt(folder: Path) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-def seconds_spent(folder: Path) -> float:
-    """Seconds that attempts without an end have worked, up to their last sign of life."""
+def segments(folder: Path) -> list[tuple[float, float]]:
+    """When attempts without an end began and gave their last sign of life, seconds since 1970."""
     starts = attempts(folder)
     signs = [entry["time"] for entry in read_metrics(folder)]
-    spent = 0.0
     ends = [*starts[1:], float("inf")][: len(starts)]
-    for begin, end in zip(starts, ends, strict=True):
-        spent += max((sign - begin for sign in signs if begin <= sign < end), default=0.0)
-    return spent
+    return [
+        (begin, max((sign for sign in signs if begin <= sign < end), default=begin))
+        for begin, end in zip(starts, ends, strict=True)
+    ]
+
+
+def seconds_spent(folder: Path) -> float:
+    """Seconds that attempts without an end have worked."""
+    return sum(end - begin for begin, end in segments(folder))
 
 
 @contextlib.contextmanager
@@ -364,10 +371,26 @@ def _quiet(log: Path) -> Iterator[None]:
         yield
 
 
-def _forget_peak_memory() -> None:
+def _forget_peak_memory(device: str) -> None:
     """Let the process's peak start anew: processes are used for one stage after the other."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _device_memory(device: str) -> dict[str, float]:
+    """The most of the device's memory that this process held, and how much there is."""
+    if device != "cuda":
+        return {}
+    import torch
+
+    return {
+        "device_memory_mib": torch.cuda.max_memory_reserved() / 2**20,
+        "device_total_mib": torch.cuda.get_device_properties(0).total_memory / 2**20,
+    }
 
 
 def _peak_memory_mib() -> float:

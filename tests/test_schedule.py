@@ -14,6 +14,7 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.resources import Resources, read_resources, resources_of
 from hyfree_ray.runners.planning import plan
 from hyfree_ray.schedule import (
+    device_shares,
     expected_seconds,
     outlooks,
     pace_of,
@@ -82,6 +83,28 @@ def test_earlier_runs_tell_how_long_it_will_take(
     assert estimate(simulation, steps, tmp_path / "store", "cpu", slow) == cost
 
 
+def test_sites_share_a_gpu_by_what_was_measured(tmp_path: Path) -> None:
+    stages = tmp_path / "store" / "sites" / "site-1" / "stages"
+    for number, (used, stage) in enumerate(
+        ((6_000.0, "train_segmenter"), (9_000.0, "train_segmenter"), (79_000.0, "train_generator"))
+    ):
+        folder = stages / f"{stage}-{number}"
+        record(folder, stage, 1.0)
+        described = json.loads((folder / "record.json").read_text())
+        described |= {"owner": "site-1", "device": "cuda"}
+        described |= {"device_memory_mib": used, "device_total_mib": 80_000.0}
+        (folder / "record.json").write_text(json.dumps(described))
+    record(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
+    shares = device_shares(tmp_path / "store")
+    assert shares == {"site-1": {"train_segmenter": 0.15, "train_generator": 1.0}}
+    config = tmp_path / "c.yaml"
+    config.write_text("resources:\n  default: {gpus: measured}\n")
+    resources = resources_of("site-1", read_resources(config))
+    assert resources.needs(on_gpu=True, measured=0.15) == {"CPU": 1.0, "GPU": 0.15}
+    assert resources.needs(on_gpu=True) == {"CPU": 1.0, "GPU": 1.0}  # never seen: all of it
+    assert Resources().needs(on_gpu=True, measured=0.15) == {"CPU": 1.0, "GPU": 1.0}
+
+
 def test_resources_are_read_by_site(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("resources:\n  default: {gpus: 0.5}\n  site-1: {cpus: 4, memory_gib: 8}\n")
@@ -98,6 +121,7 @@ def test_resources_are_read_by_site(tmp_path: Path) -> None:
         ("{site-1: {gpu: 1}}", "resources.site-1.gpu"),
         ("[1]", "is a mapping"),
         ("{a: {cpus: 0}}", "a.cpus"),
+        ("{a: {gpus: many}}", "a.gpus"),
     ],
 )
 def test_resources_that_are_none_are_one_line(tmp_path: Path, text: str, said: str) -> None:

@@ -116,6 +116,8 @@ def test_a_stage_whose_place_is_wanted_ends_where_it_is_saved_and_goes_on_from_t
     record = execute(__name__, call, folder, owner="site-1", device="cpu", wanted=wanted)
     assert record["result"] == {"sum": 2}
     assert asked == [0.25, 0.5, 0.75]  # once each, and not at the end
+    (first, second), last = record["earlier"], record["started"]
+    assert first[0] <= first[1] <= second[0] <= second[1] <= last
     assert len(attempts(folder)) == 3
     assert [entry["step"] for entry in read_metrics(folder)] == [1, 2, 3, 4]
 

@@ -39,7 +39,7 @@ from hyfree_ray.rules import Rules, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
-from hyfree_ray.schedule import expected_seconds, outlooks, pace_of
+from hyfree_ray.schedule import device_shares, expected_seconds, outlooks, pace_of
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.store import open_root
@@ -295,7 +295,11 @@ def _run_on_ray(
     seconds = expected_seconds(
         planned.steps, pace_of(runtime.store, runtime.device), runtime.device
     )
-    execution = replace(execution, outlooks=outlooks(planned.steps, seconds))
+    execution = replace(
+        execution,
+        outlooks=outlooks(planned.steps, seconds),
+        device_shares=device_shares(runtime.store),
+    )
     workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         check_resources(runtime.device, workers, planned.steps, execution)

@@ -129,8 +129,7 @@ class RayRunner:
     async def _run(
         self, stage: Stage, call: Call, folder: Path, owner: str, *, alone: bool
     ) -> None:
-        on_gpu = self.device == "cuda" and stage.device
-        needs = self.place.resources.needs(on_gpu=on_gpu)
+        needs = self.place.needs(stage, self.device)
         if alone:
             needs["CPU"] = max(has.get("CPU", 0.0) for has in machines(self.pin).values())
         done, ticket = False, ticket_of(owner, call.key)
@@ -277,7 +276,11 @@ def start_parties(
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)
-        place = Place(gate=gate, resources=resources_of(name, execution.resources))
+        place = Place(
+            gate=gate,
+            resources=resources_of(name, execution.resources),
+            device_shares=execution.device_shares.get(name, {}),
+        )
         options = {"name": f"{simulation.run}:{name}", "resources": pin}
         root = str(simulation.root_of(name, store))
         runner = RayRunner(device, pin, place)

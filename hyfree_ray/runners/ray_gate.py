@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from hyfree_ray.resources import Resources
 from hyfree_ray.schedule import Outlook
 from hyfree_ray.slots import Slots
+from hyfree_ray.stage import Stage
 
 LOOK_S = 2.0
 """How often the gate looks which machines there are."""
@@ -91,6 +92,13 @@ class Place:
     gate: Any = None
     """Handle of the `Gate`; None: stages go as they come."""
     resources: Resources = field(default_factory=Resources)
+    device_shares: Mapping[str, float] = field(default_factory=dict)
+    """By stage, the share of a GPU that it took before."""
+
+    def needs(self, stage: Stage, device: str) -> dict[str, float]:
+        """What a stage of the party takes."""
+        measured = self.device_shares.get(stage.name, 1.0)
+        return self.resources.needs(on_gpu=device == "cuda" and stage.device, measured=measured)
 
     def question(self, ticket: str) -> Question | None:
         """What the stage may ask while it runs."""
