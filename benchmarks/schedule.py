@@ -1,28 +1,52 @@
-"""How near the order of stages comes to the best there is, on a virtual clock.
+"""How near the order of stages comes to the best there is, and what a stage costs its driver.
 
-    python benchmarks/schedule.py
+    python benchmarks/schedule.py           # on a virtual clock
+    python benchmarks/schedule.py --ray 64  # measured: the real protocol on Ray with toy stages
 
-Sites are log-normal in size; stages take what the paper's lengths take on a data-centre GPU. The
-makespan is divided by max(total work / devices, critical path), which no schedule beats. Policies:
-who has the longest expected chain after it goes first (what `hyfree_ray.schedule` does), first come
-first served (what Ray does alone), and barriers (no site begins a kind of stage before all have
-finished the kind before). `cut` is the first policy with trainings cut into thirty segments, so
-that a long one can give way. Nothing is run: the figures are of the policy alone.
+On the virtual clock, sites are log-normal in size and stages take what the paper's lengths take on
+a data-centre GPU. The makespan is divided by max(total work / devices, critical path), which no
+schedule beats. `policy` is the code that a run uses, `hyfree_ray.slots`: the longest chain first,
+and trainings that give way at their checkpoints; to load everything again costs a training that
+went on `RESUME_H`. Beside it, the same without giving way, first come first served (what Ray does
+alone), and barriers (no site begins a kind of stage before all have finished the kind before).
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import contextlib
 import heapq
+import math
+import os
 import random
+import re
+import selectors
 import statistics
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from hyfree_ray.schedule import remaining_seconds
+from hyfree_ray.schedule import Outlook, remaining_seconds
+from hyfree_ray.slots import SEGMENT_S, Slots
 
-DRAWS = 20
-SEGMENTS = 30
+ROOT = Path(__file__).parents[1]
+
+LOOK_S = 2.0
+"""How often the processes of a measured run are looked at."""
+
+TORCH = "processes of parties that imported torch"
+
+DRAWS = 10
+CHECKPOINTS = 30
+"""Of a training."""
+RESUME_H = 0.05
 SPREAD = 0.6
 """Of the logarithm of a site's size."""
 
@@ -38,6 +62,7 @@ class Task:
     hours: float
     after: tuple[str, ...]
     barrier: int
+    gives_way: bool = False
 
 
 def federation(sites: int, seed: int) -> dict[str, Task]:
@@ -46,119 +71,280 @@ def federation(sites: int, seed: int) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for site in range(sites):
         size = draw.lognormvariate(0.0, SPREAD)
-        tasks[f"{site}/generator"] = Task(HOURS["generator"] * size, (), 0)
-        tasks[f"{site}/local"] = Task(HOURS["local"], (), 0)
+        tasks[f"{site}/generator"] = Task(HOURS["generator"] * size, (), 0, True)
+        tasks[f"{site}/local"] = Task(HOURS["local"], (), 0, True)
         learned = (f"{site}/generator", f"{site}/local")
         tasks[f"{site}/release"] = Task(HOURS["release"] * size, learned, 1)
         tasks[f"{site}/card"] = Task(HOURS["card"], (f"{site}/release",), 2)
-        tasks[f"{site}/local2x"] = Task(HOURS["local2x"], (f"{site}/release",), 2)
+        tasks[f"{site}/local2x"] = Task(HOURS["local2x"], (f"{site}/release",), 2, True)
     releases = tuple(f"{site}/release" for site in range(sites))
-    tasks["general"] = Task(GENERAL, releases, 3)
+    tasks["pool/general"] = Task(GENERAL, releases, 3)
     for site in range(sites):
-        tasks[f"{site}/finetuned"] = Task(FINETUNE, ("general",), 4)
+        tasks[f"{site}/finetuned"] = Task(FINETUNE, ("pool/general",), 4, True)
         tasks[f"{site}/score"] = Task(SCORE, (f"{site}/finetuned", f"{site}/local2x"), 5)
     return tasks
 
 
-def cut(tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """The same with every training in segments, one after the other."""
-    found: dict[str, Task] = {}
-    for name, task in tasks.items():
-        count = SEGMENTS if task.hours > 2 else 1
-        after = task.after
-        for number in range(count):
-            last = number == count - 1
-            segment = name if last else f"{name}#{number}"
-            found[segment] = Task(task.hours / count, after, task.barrier)
-            after = (segment,)
-    return found
-
-
-def bound(tasks: Mapping[str, Task], devices: int) -> float:
-    """What no schedule beats."""
-    return max(sum(task.hours for task in tasks.values()) / devices, max(ranks(tasks).values()))
-
-
-def ranks(tasks: Mapping[str, Task]) -> dict[str, float]:
-    """The longest chain from each stage to the end."""
+def chains(tasks: Mapping[str, Task]) -> dict[str, float]:
+    """The longest chain from each stage to the end, hours."""
     hours = {name: task.hours for name, task in tasks.items()}
     return remaining_seconds({name: task.after for name, task in tasks.items()}, hours)
 
 
-def makespan(
-    tasks: Mapping[str, Task], devices: int, urgency: Callable[[str, int], float]
-) -> float:
-    """Run on a virtual clock: a free device takes the ready stage of the least urgency value.
+def bound(tasks: Mapping[str, Task], devices: int) -> float:
+    """What no schedule beats, hours."""
+    return max(sum(task.hours for task in tasks.values()) / devices, max(chains(tasks).values()))
 
-    Args:
-        urgency: of a stage by its name and its place in the order in which stages became ready.
+
+def sharper_bound(tasks: Mapping[str, Task], devices: int) -> float:
+    """A bound that knows of the general model, hours: all fine-tuning comes after it.
+
+    Until it is there, a control that began late is not done. When it is best begun, nobody knows
+    beforehand: the bound is that of the best moment.
     """
-    open_inputs = {name: len(task.after) for name, task in tasks.items()}
+    sites = sorted({name.split("/")[0] for name in tasks} - {"pool"})
+    earliest = {
+        site: max(tasks[f"{site}/{kind}"].hours for kind in ("generator", "local"))
+        + tasks[f"{site}/release"].hours
+        for site in sites
+    }
+    before = sum(task.hours for task in tasks.values() if task.barrier < 2) / devices
+    first = max(before, *earliest.values())
+    control = HOURS["local2x"]
+    moments = {first} | {release + control - GENERAL for release in earliest.values()}
+
+    def end(begun: float) -> float:
+        left = [max(0.0, control - (begun + GENERAL - release)) for release in earliest.values()]
+        work = len(sites) * (FINETUNE + SCORE) + sum(left)
+        return begun + GENERAL + max(FINETUNE + SCORE, work / devices)
+
+    sharper = min(end(moment) for moment in moments if moment >= first)
+    return max(bound(tasks, devices), sharper)
+
+
+class _Leap(selectors.DefaultSelector):
+    """Waits for nobody: the time that a loop would sleep is over at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Nothing is ever ready but timers."""
+        self.now += timeout or 0.0
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock leaps from timer to timer."""
+
+    def __init__(self) -> None:
+        self._leap = _Leap()
+        super().__init__(self._leap)
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._leap.now
+
+
+def policy(tasks: Mapping[str, Task], devices: int, *, gives_way: bool = True) -> tuple[float, int]:
+    """The order of a run: hours until all is done, and how often a training gave way."""
+    chain = chains(tasks)
+    outlooks = {
+        name: Outlook(seconds=task.hours * 3600, chain=chain[name] * 3600)
+        for name, task in tasks.items()
+    }
+    loop, yields, needs = VirtualLoop(), 0, {"GPU": 1.0}
+
+    async def run() -> float:
+        nonlocal yields
+        segment_s = SEGMENT_S if gives_way else math.inf
+        machines = {"machine": {"GPU": float(devices)}}
+        slots = Slots(machines=machines, outlooks=outlooks, segment_s=segment_s)
+        done = {name: loop.create_future() for name in tasks}
+
+        async def stage(name: str) -> None:
+            nonlocal yields
+            task = tasks[name]
+            await asyncio.gather(*(done[source] for source in task.after))
+            steps, step = CHECKPOINTS if task.gives_way else 1, 0
+            await slots.acquire(name, needs)
+            while step < steps:
+                await asyncio.sleep(task.hours * 3600 / steps)
+                step += 1
+                if step < steps and slots.gives_way(name, step / steps):
+                    yields += 1
+                    slots.release(name, done=False)
+                    await slots.acquire(name, needs)
+                    await asyncio.sleep(RESUME_H * 3600)
+            slots.release(name)
+            done[name].set_result(None)
+
+        await asyncio.gather(*(stage(name) for name in tasks))
+        return loop.time() / 3600
+
+    try:
+        return loop.run_until_complete(run()), yields
+    finally:
+        loop.close()
+
+
+def first_come(tasks: Mapping[str, Task], devices: int) -> float:
+    """In the order in which stages become ready, hours."""
+    return _list_schedule(tasks, devices, lambda place, name: place)
+
+
+def barriers(tasks: Mapping[str, Task], devices: int) -> float:
+    """One kind of stage after the other, the longest of a kind first, hours."""
+    total = 0.0
+    for kind in sorted({task.barrier for task in tasks.values()}):
+        members = {n: Task(t.hours, (), 0) for n, t in tasks.items() if t.barrier == kind}
+        total += _list_schedule(members, devices, lambda _, name: -tasks[name].hours)
+    return total
+
+
+def _list_schedule(
+    tasks: Mapping[str, Task], devices: int, urgency: Callable[[int, str], float]
+) -> float:
+    """A free device takes the ready stage of the least urgency value, whole."""
+    missing = {name: len(task.after) for name, task in tasks.items()}
     readers: dict[str, list[str]] = defaultdict(list)
     for name, task in tasks.items():
         for source in task.after:
             readers[source].append(name)
-    ready: list[tuple[float, int, str]] = []
-    count, now, free = 0, 0.0, devices
-    for name, left in open_inputs.items():
-        if left == 0:
-            count += 1
-            heapq.heappush(ready, (urgency(name, count), count, name))
-    running: list[tuple[float, str]] = []
+    ready = [(urgency(place, name), name) for place, name in enumerate(tasks) if not missing[name]]
+    heapq.heapify(ready)
+    place, now, running = len(tasks), 0.0, []
     while ready or running:
-        while ready and free:
-            _, _, name = heapq.heappop(ready)
+        while ready and len(running) < devices:
+            _, name = heapq.heappop(ready)
             heapq.heappush(running, (now + tasks[name].hours, name))
-            free -= 1
         now, name = heapq.heappop(running)
-        free += 1
         for reader in readers[name]:
-            open_inputs[reader] -= 1
-            if open_inputs[reader] == 0:
-                count += 1
-                heapq.heappush(ready, (urgency(reader, count), count, reader))
+            missing[reader] -= 1
+            if missing[reader] == 0:
+                place += 1
+                heapq.heappush(ready, (urgency(place, reader), reader))
     return now
 
 
-def critical_path(tasks: Mapping[str, Task], devices: int) -> float:
-    """The longest chain first."""
-    rank = ranks(tasks)
-    return makespan(tasks, devices, lambda name, _: -rank[name])
-
-
-def first_come(tasks: Mapping[str, Task], devices: int) -> float:
-    """In the order in which stages become ready."""
-    return makespan(tasks, devices, lambda _, place: place)
-
-
-def barriers(tasks: Mapping[str, Task], devices: int) -> float:
-    """One kind of stage after the other, the longest of a kind first."""
-    total = 0.0
-    for kind in sorted({task.barrier for task in tasks.values()}):
-        members = {n: Task(t.hours, (), 0) for n, t in tasks.items() if t.barrier == kind}
-        total += critical_path(members, devices)
-    return total
-
-
-def main() -> None:
-    """Print a line for each number of sites and devices: mean over draws, the worst in brackets."""
-    print("makespan over the bound: mean (worst) of", DRAWS, "draws")
-    print(
-        f"{'sites':>5} {'devices':>7} {'critical path':>15} {'cut':>15} {'first come':>15}", end=""
-    )
-    print(f" {'barriers':>15}")
+def compare() -> None:
+    """A line for each number of sites and devices: mean over draws, the worst in brackets."""
+    print(f"makespan over the bound: mean (worst) of {DRAWS} draws; how often a training gave way")
+    names = ("policy", "never gives way", "first come", "barriers", "gave way")
+    print(f"{'sites':>5} {'devices':>7} " + " ".join(f"{name:>15}" for name in names))
+    every: list[float] = []
+    sharper: list[float] = []
     for sites in (2, 4, 8, 16, 32, 64):
         for devices in (1, 2, 4, 8):
-            columns: dict[str, list[float]] = defaultdict(list)
-            for seed in range(DRAWS):
-                tasks = federation(sites, seed)
-                least = bound(tasks, devices)
-                columns["critical path"].append(critical_path(tasks, devices) / least)
-                columns["cut"].append(critical_path(cut(tasks), devices) / least)
-                columns["first come"].append(first_come(tasks, devices) / least)
-                columns["barriers"].append(barriers(tasks, devices) / least)
-            cells = (f"{statistics.mean(c):.3f} ({max(c):.3f})" for c in columns.values())
-            print(f"{sites:>5} {devices:>7} " + " ".join(f"{cell:>15}" for cell in cells))
+            rows = [_ratios(federation(sites, seed), devices) for seed in range(DRAWS)]
+            *columns, yields, over_sharper = zip(*rows, strict=True)
+            cells = [f"{statistics.mean(c):.3f} ({max(c):.3f})" for c in columns]
+            times = statistics.mean(yields)
+            print(
+                f"{sites:>5} {devices:>7} " + " ".join(f"{c:>15}" for c in cells), f"{times:8.2f}"
+            )
+            every += columns[0]
+            sharper += over_sharper
+    print(f"policy: mean {statistics.mean(every):.3f}, worst {max(every):.3f}; over the bound that")
+    print(f"knows of the general model: {statistics.mean(sharper):.3f}, worst {max(sharper):.3f}")
+
+
+def _ratios(tasks: Mapping[str, Task], devices: int) -> tuple[float, ...]:
+    """Makespans over the bound, how often a training gave way, policy over the sharper bound."""
+    hours, yields = policy(tasks, devices)
+    found = (
+        hours,
+        policy(tasks, devices, gives_way=False)[0],
+        first_come(tasks, devices),
+        barriers(tasks, devices),
+    )
+    least, trainings = bound(tasks, devices), sum(task.gives_way for task in tasks.values())
+    over_sharper = hours / sharper_bound(tasks, devices)
+    return *(value / least for value in found), yields / trainings, over_sharper
+
+
+def measure(sites: int) -> None:
+    """Run the command line with toys for stages on Ray, and look at its processes meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
+        options = ["--sites", str(sites), "--settings", "", "--device", "cpu", "--seed", "0"]
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            [*command, *options, "--store", str(store)],
+            env={**os.environ, "PYTHONPATH": path, "TOY_STEP_S": "0"},
+            stdout=subprocess.DEVNULL,
+        )
+        driver_s, most, with_torch, running_s = 0.0, Counter[str](), 0, 0.0
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                driver_s = _cpu_seconds(process.pid)
+            found = _memory(process.pid)
+            if sum(found.values()) > sum(most.values()):
+                most = found
+            with_torch = max(with_torch, found.pop(TORCH, 0))
+            running_s = time.monotonic() - begun
+            time.sleep(LOOK_S)
+        if process.returncode:
+            raise SystemExit(f"the run ended with {process.returncode}")
+        stages = len(list(store.glob("**/stages/*/record.json")))
+    print(f"{sites} sites, {stages} stages in {running_s:.0f} s on {os.cpu_count()} cores")
+    each = 1000 / stages
+    print(f"driver: {driver_s * each:.1f} ms of CPU time a stage; all: {running_s * each:.0f} ms")
+    print(f"memory at its most: {sum(most.values()) / 2**30:.2f} GiB, of these in GiB:")
+    for kind, amount in most.most_common():
+        print(f"  {kind:<40} {amount / 2**30:6.2f}")
+    print(f"parties' processes with torch in them: {with_torch}")
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process, its children's not counted."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(driver: int) -> Counter[str]:
+    """Bytes (each page shared out among those that map it) by kind of process below the driver."""
+    parents, names = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, rest = file.read_text().split(" (", 1)
+            names[int(pid)], fields = rest.rsplit(") ", 1)
+            parents[int(pid)] = int(fields.split()[1])
+    found: Counter[str] = Counter()
+    for pid in parents:
+        above = pid
+        while above not in (driver, 0):
+            above = parents.get(above, 0)
+        if above != driver:
+            continue
+        with contextlib.suppress(OSError):
+            kind = "driver" if pid == driver else _kind(pid, names[pid])
+            pss = re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+            found[kind] += int(pss[1]) * 1024 if pss else 0
+            if kind == "parties" and "libtorch" in Path(f"/proc/{pid}/maps").read_text():
+                found[TORCH] += 1
+    return found
+
+
+def _kind(pid: int, name: str) -> str:
+    title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    if title.startswith("ray::") and "Actor" in title:
+        return "parties"
+    return "workers" if title.startswith("ray::") else f"ray: {name}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare policies, or measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ray", type=int, metavar="SITES", help="measure with so many sites")
+    sites = parser.parse_args(arguments).ray
+    if sites is None:
+        compare()
+    else:
+        measure(sites)
 
 
 if __name__ == "__main__":

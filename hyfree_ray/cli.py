@@ -144,6 +144,11 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
     help="Sites whose releases are pooled; all sites fine-tune. Default: all.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done; create nothing.")
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="With --dry-run: where no earlier run tells, try the trainings for up to a minute.",
+)
 @FORMAT
 def simulate(folds: str | None, **options: Any) -> None:
     """Run the method on simulated hospitals and say what sharing gave each of them.

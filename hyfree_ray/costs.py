@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.party import Step
-from hyfree_ray.schedule import expected_seconds, pace_of, priorities
+from hyfree_ray.schedule import expected_seconds, outlooks, pace_of
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation
@@ -33,6 +33,8 @@ class Cost:
     full_width: bool
     records: int
     """Finished trainings in the store that the estimate rests on."""
+    calibrated: bool
+    """It rests on trainings that were tried out for it."""
 
     @property
     def worth_saying(self) -> bool:
@@ -54,26 +56,48 @@ class Cost:
     @property
     def by_records(self) -> str:
         """What earlier runs say, one line; for a plan that is looked at before it is run."""
-        if not self.records and not self.full_width:
-            return "no earlier run in this store tells how long it will take"
-        source = f"{self.records} earlier trainings" if self.records else "published figures"
+        if not self.records and not self.calibrated and not self.full_width:
+            return (
+                "no earlier run in this store tells how long it will take; --calibrate tries it "
+                "out for a minute"
+            )
+        tried = ["a calibration on this machine"] if self.calibrated else []
+        earlier = [f"{self.records} earlier trainings"] if self.records else []
+        source = " and ".join(earlier + tried) or "published figures"
         return (
             f"expected, by {source}: {self.device_hours:.2g} hours of one device, at least "
             f"{self.least_hours:.2g} hours on any number of them"
         )
 
 
-def estimate(simulation: Simulation, steps: Sequence[Step], store: Path, device: str) -> Cost:
-    """Estimate what the steps that are not done will cost."""
+def estimate(
+    simulation: Simulation,
+    steps: Sequence[Step],
+    store: Path,
+    device: str,
+    tried: Mapping[str, float] | None = None,
+) -> Cost:
+    """Estimate what the steps that are not done will cost.
+
+    Args:
+        simulation: the run.
+        steps: all of it.
+        store: whose records tell how long trainings took.
+        device: "cpu" or "cuda".
+        tried: seconds a unit of work by stage, from a calibration; used where no record tells.
+    """
     pace = pace_of(store, device)
-    seconds = expected_seconds(steps, pace, device)
+    added = {stage: (rate, 0) for stage, rate in (tried or {}).items() if stage not in pace}
+    seconds = expected_seconds(steps, added | pace, device)
+    chains = [outlook.chain for outlook in outlooks(steps, seconds).values()]
     missing = [step for step in steps if not step.done]
     models = sum(1 + (s.stage == "train_generator") for s in missing if s.stage in _TRAININGS)
     return Cost(
         device_hours=sum(seconds[step.key] for step in missing if step.device) / 3600,
-        least_hours=max(priorities(steps, seconds).values(), default=0.0) / 3600,
+        least_hours=max(chains, default=0.0) / 3600,
         disk_gib=models * MEBIBYTES_A_MODEL / 1024,
         device=device,
         full_width=simulation.experiment.budget.plan.base_features is None,
         records=sum(pace[stage][1] for stage in _TRAININGS if stage in pace),
+        calibrated=bool(added),
     )

@@ -12,10 +12,11 @@ import logging
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.protocol import Handle, Outcome
@@ -105,12 +106,16 @@ class Observer:
         self.entries: dict[tuple[str, str], Mapping[str, Any]] = {}
         """By owner and key: two parties may have made the same."""
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """By receiver and key."""
+        self.told: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+        """By party, the keys of entries and of parcels that it need not tell again."""
         described = simulation.experiment.model_dump(mode="json")
         self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
+        self.unfinished_s: dict[str, float] = {}
         self.said_generator = False
         self.still: dict[tuple[str, str], int] = {}
 
-    async def watch(self, parties: Sequence[Handle]) -> None:
+    async def watch(self, parties: Mapping[str, Handle]) -> None:
         """Poll the parties until cancelled."""
         while True:
             try:
@@ -119,22 +124,23 @@ class Observer:
                 log.warning("progress is not shown for a while (%s)", type(error).__name__)
             await asyncio.sleep(POLL_S)
 
-    async def poll(self, parties: Sequence[Handle]) -> None:
+    async def poll(self, parties: Mapping[str, Handle]) -> None:
         """Ask each party once for what is new."""
-        for party in parties:
-            status = await party.call("status", frozenset(self.entries))
-            owner = status["owner"]
-            fresh = [
-                e for e in status["finished"] if (owner, e["record"]["key"]) not in self.entries
-            ]
+        for owner, party in parties.items():
+            finished, parcels = self.told[owner]
+            status = await party.call("status", frozenset(finished), frozenset(parcels))
+            fresh = [e for e in status["finished"] if e["record"]["key"] not in finished]
+            self.unfinished_s[owner] = status["unfinished_s"]
             for entry in fresh:
                 self.entries[owner, entry["record"]["key"]] = entry
+                finished.add(entry["record"]["key"])
                 self._say_what_was_derived(entry)
                 # Scores are in the table; a release is shown with its picture, at the end.
                 if entry["name"] not in {"score", "release"}:
                     self._track(entry, {})
             for parcel in status["received"]:
-                self.received[parcel["to"], parcel["key"]] = parcel
+                self.received[owner, parcel["key"]] = parcel
+                parcels.add(parcel["key"])
             self.progress.update({**status, "finished": fresh})
             self._say_who_stands_still(status)
 
@@ -205,7 +211,7 @@ class Observer:
         with replacing(self.folder / "table.txt") as file:
             file.write(table_text(summary).encode())
         # Last: a folder with a summary is a finished run.
-        described = self.describe(summary)
+        described = self.describe(summary) | self.missing(outcome)
         write_json(self.folder / "summary.json", described)
         self._finish_tracking(described)
         return summary
@@ -275,6 +281,19 @@ class Observer:
             ],
         }
 
+    def missing(self, outcome: Outcome) -> dict[str, Any]:
+        """Which sites were missing, which one came last, and what that cost."""
+        records = [entry["record"] for entry in self.entries.values()]
+        missing = missing_sites(
+            self.simulation.sites,
+            self.simulation.experiment.budget,
+            outcome.sites,
+            {score["regime"] for score in outcome.scores},
+            records,
+            self.unfinished_s,
+        )
+        return {"missing": missing, "straggler": straggler(records)}
+
     def compute(self) -> dict[str, dict[str, dict[str, float]]]:
         """Seconds, device seconds and peak memory by party and stage (scores are summed)."""
         found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
@@ -312,27 +331,35 @@ class Observer:
         ]
         ends: dict[str, list[float]] = defaultdict(list)
 
-        def row_of(record: Mapping[str, Any]) -> int:
+        def row_of(owner: str, start: float, end: float) -> int:
             """The first row of its party that is free: what overlaps is drawn below each other."""
-            rows = ends[record["owner"]]
-            for row, end in enumerate(rows):
-                if end <= record["started"]:
-                    rows[row] = record["ended"]
+            rows = ends[owner]
+            for row, before in enumerate(rows):
+                if before <= start:
+                    rows[row] = end
                     return row
-            rows.append(record["ended"])
+            rows.append(end)
             return len(rows) - 1
 
-        for entry in sorted(self.entries.values(), key=lambda e: e["record"]["started"]):
-            record = entry["record"]
+        # A stage that was killed, or gave way, is drawn in parts.
+        parts = [
+            (start, end, entry["name"], entry["record"])
+            for entry in self.entries.values()
+            for start, end in (
+                *entry["record"].get("earlier", ()),
+                (entry["record"]["started"], entry["record"]["ended"]),
+            )
+        ]
+        for start, end, name, record in sorted(parts, key=lambda part: part[0]):
             events.append(
                 {
-                    "name": entry["name"],
+                    "name": name,
                     "cat": record["stage"],
                     "ph": "X",
-                    "ts": round(record["started"] * 1e6),
-                    "dur": round((record["ended"] - record["started"]) * 1e6),
+                    "ts": round(start * 1e6),
+                    "dur": round((end - start) * 1e6),
                     "pid": owners.index(record["owner"]),
-                    "tid": row_of(record),
+                    "tid": row_of(record["owner"], start, end),
                     "args": {"owner": record["owner"], "device": record["device"]},
                 }
             )

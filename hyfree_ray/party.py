@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hyfree_ray.stage import Stage, attempts, read_metrics
+from hyfree_ray.stage import Stage, attempts, read_metrics, seconds_spent
 from hyfree_ray.store import Artifact, Call, Parcel, Store
 
 
@@ -65,6 +65,7 @@ class Party:
         self.steps: list[Step] = []
         self._asked: dict[str, asyncio.Task[Artifact]] = {}
         self._running: dict[str, tuple[str, Path, float]] = {}
+        self._broken: dict[str, Path] = {}
         self._received: dict[str, Artifact] = {}
 
     async def run(self, stage: Stage, **arguments: Any) -> Artifact:
@@ -91,10 +92,12 @@ class Party:
         if found.record is not None or self.runner.planning:
             return found
         self._running[call.key] = (name, found.path, time.time())
+        self._broken.pop(call.key, None)
         try:
             await self.runner.run(stage, call, found.path, self.name)
         except BaseException:
             del self._asked[call.key]  # asked again, it is tried again
+            self._broken[call.key] = found.path
             raise
         finally:
             del self._running[call.key]
@@ -125,10 +128,11 @@ class Party:
             if record["stage"] in self.store.exports
         ]
 
-    async def status(self, known: frozenset[tuple[str, str]]) -> dict[str, Any]:
-        """What observers may be told: running stages, finished ones that they lack, parcels.
+    async def status(self, finished: Set[str], received: Set[str]) -> dict[str, Any]:
+        """What observers may be told: running stages; what has finished and come in since; and
+        the time that went into stages without an end.
 
-        `known` are owners and keys.
+        `finished` and `received` are the keys of what they know already.
 
         No paths and no names of cases: a stage's private parameters are not in its record.
         """
@@ -146,15 +150,15 @@ class Party:
                     "silent_s": time.time() - max([asked, *begun[-1:], *signs]),
                 }
             )
-        finished = []
+        fresh = []
         for step in self.steps:
-            if (self.name, step.key) in known or step.key in self._running:
+            if step.key in finished or step.key in self._running:
                 continue
             found = self.store.find_key(step.stage, step.key)
             if found.record is not None:
                 curve = read_metrics(found.path)
-                finished.append({"name": step.name, "record": found.record, "curve": curve})
-        received = [
+                fresh.append({"name": step.name, "record": found.record, "curve": curve})
+        parcels = [
             {
                 "from": artifact.record["owner"],
                 "to": self.name,
@@ -163,12 +167,14 @@ class Party:
                 "bytes": artifact.record["bytes"],
                 "sha256": artifact.record["sha256"],
             }
-            for artifact in self._received.values()
-            if artifact.record is not None
+            for key, artifact in self._received.items()
+            if artifact.record is not None and key not in received
         ]
+        open_stages = [path for _, path, _ in self._running.values()] + [*self._broken.values()]
         return {
             "owner": self.name,
             "running": running,
-            "finished": finished,
-            "received": received,
+            "unfinished_s": sum(seconds_spent(path) for path in open_stages),
+            "finished": fresh,
+            "received": parcels,
         }

@@ -73,6 +73,7 @@ def of_run(run: Finished) -> dict[str, Any]:
     return {
         "name": run.name,
         "outcomes": outcomes(run),
+        "missing": missing(run),
         "cards": cards(run),
         "compute": compute(described["compute"]),
         "worth": worth(run),
@@ -103,8 +104,29 @@ def outcomes(run: Finished) -> Table:
                 _agreement(told),
             ]
         )
-    head = ["site", "images", "rejected as copies", "release", "why not", "label agreement"]
-    return table(head, rows, texts={3, 4})
+    last = run.described.get("straggler")
+    came = (
+        ""
+        if last is None
+        else (
+            f"The last release to come in was that of {last['site']}, {last['seconds']:.0f} s "
+            "after the one before"
+        )
+    )
+    columns = ["site", "images", "rejected as copies", "release", "why not", "label agreement"]
+    return table(columns, rows, caption=came, texts={3, 4})
+
+
+def missing(run: Finished) -> Table:
+    """What it cost that sites dropped out, came late or withheld their release."""
+    rows = []
+    for one in run.described.get("missing", ()):
+        spent = one["vain_seconds"] + one["unfinished_seconds"]
+        images = f"{one['images']} of {one['of_images']}" if one["images"] else NONE
+        models = ", ".join(one["models"]) or NONE
+        rows.append([one["site"], one["outcome"], models, images, f"{spent:.0f}"])
+    columns = ["site", "what became of it", "models without it", "images they lack", "s in vain"]
+    return table(columns, rows, caption="What it cost that sites were missing", texts={1, 2})
 
 
 def _agreement(told: Mapping[str, Any]) -> str:

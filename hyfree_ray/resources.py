@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hyfree_ray.config import read_yaml
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.rules import Rules
+from hyfree_ray.schedule import Outlook
+from hyfree_ray.slots import SEGMENT_S
 
 DEFAULT = "default"
 """The entry for all sites that have none of their own."""
@@ -23,16 +25,22 @@ class Resources(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpus: float = Field(default=1.0, gt=0)
-    gpus: float = Field(default=1.0, gt=0)
-    """Of stages that compute on a device; a fraction shares it with other sites."""
+    gpus: Annotated[float, Field(gt=0)] | Literal["measured"] = 1.0
+    """Of stages that compute on a device; a fraction shares it with other sites, "measured" is the
+    share of its memory that the stage took in an earlier run, and all of it where there is none."""
     memory_gib: float = Field(default=0.0, ge=0)
     """Main memory that Ray sets aside; 0: none."""
 
-    def needs(self, *, on_gpu: bool) -> dict[str, float]:
-        """Amounts by Ray's names."""
+    def needs(self, *, on_gpu: bool, measured: float = 1.0) -> dict[str, float]:
+        """Amounts by Ray's names.
+
+        Args:
+            on_gpu: the stage computes on a GPU.
+            measured: share of a GPU's memory that it took before.
+        """
         found = {"CPU": self.cpus}
         if on_gpu:
-            found["GPU"] = self.gpus
+            found["GPU"] = measured if self.gpus == "measured" else self.gpus
         if self.memory_gib:
             found["memory"] = self.memory_gib * 2**30
         return found
@@ -71,5 +79,9 @@ class Execution:
     rules: Rules = field(default_factory=Rules)
     resources: Mapping[str, Resources] = field(default_factory=dict)
     """By party, and `default`."""
-    priorities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By party and key: who goes first."""
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)
+    """What is expected of each stage, by ticket: who goes first, who gives way."""
+    segment_s: float = SEGMENT_S
+    """A training keeps its place for at least as long."""
+    device_shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By party and stage, the share of a GPU that it took before."""

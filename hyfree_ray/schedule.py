@@ -1,17 +1,13 @@
-"""How long stages will take, which to run first, and what a machine has room for.
-
-The rule is that of the critical path: whoever has the longest expected chain of stages after it
-goes first (Graham 1969; Kelley 1961). So a late site's release is not kept waiting by the controls
-of sites that were early.
-"""
+"""How long stages will take, and how long the chains are that begin with them."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +23,14 @@ GPU_SECONDS_AN_IMAGE = 0.025
 CPU_FACTOR = 150.0
 """A CPU core against such a GPU, at full width. Hours become weeks."""
 
+MEMORY_MARGIN = 1.15
+"""Times the memory that was measured: what the driver and fragments take beside."""
+
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
+
+_LIKE = {"train_general": "train_segmenter", "train_fedavg": "train_segmenter"}
+"""Trainings of networks like the sites' own: how fast those are tells how fast these will be."""
 
 _ITERATIONS = ("train_segmenter", "train_general", "train_fedavg")
 
@@ -42,22 +44,41 @@ def work_of(stage: str, params: Mapping[str, Any]) -> float:
     return float(params.get("quota", 1))
 
 
+def _records(store: Path) -> Iterator[dict[str, Any]]:
+    """All that a store's parties have done; what is not readable tells nothing."""
+    for folder in ("sites/*", "pool", "oracle"):
+        for file in store.glob(f"{folder}/stages/*/{RECORD}"):
+            with contextlib.suppress(OSError, ValueError):
+                yield json.loads(file.read_text())
+
+
 def pace_of(store: Path, device: str) -> dict[str, tuple[float, int]]:
     """Seconds a unit of work by stage, and how many records say so, from a store's records."""
     spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for folder in ("sites/*", "pool", "oracle"):
-        for file in store.glob(f"{folder}/stages/*/{RECORD}"):
-            try:
-                record = json.loads(file.read_text())
-                if record["device"] == device:
-                    work = work_of(record["stage"], record["params"])
-                    spent[record["stage"]].append((float(record["seconds"]), work))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # what is not readable tells nothing
+    for record in _records(store):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if record["device"] == device:
+                work = work_of(record["stage"], record["params"])
+                spent[record["stage"]].append((float(record["seconds"]), work))
     return {
         stage: (sum(s for s, _ in found) / max(1e-9, sum(w for _, w in found)), len(found))
         for stage, found in spent.items()
     }
+
+
+def device_shares(store: Path) -> dict[str, dict[str, float]]:
+    """By party and stage, the share of a GPU that it took at most, with a margin, from records.
+
+    What was never measured on a GPU is not in it.
+    """
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for record in _records(store):
+        used, there = record.get("device_memory_mib"), record.get("device_total_mib")
+        if used and there:
+            share = min(1.0, math.ceil(MEMORY_MARGIN * used / there * 20) / 20)
+            stages = found[record["owner"]]
+            stages[record["stage"]] = max(share, stages.get(record["stage"], 0.0))
+    return dict(found)
 
 
 def expected_seconds(
@@ -68,10 +89,11 @@ def expected_seconds(
     found = {}
     for step in steps:
         work = work_of(step.stage, step.call.params)
+        told = pace.get(step.stage) or pace.get(_LIKE.get(step.stage, ""))
         if step.done:
             found[step.key] = 0.0
-        elif step.stage in pace:
-            found[step.key] = pace[step.stage][0] * work
+        elif told is not None:
+            found[step.key] = told[0] * work
         elif step.stage in _ITERATIONS:
             found[step.key] = work * GPU_SECONDS_AN_ITERATION * factor
         elif step.stage == "train_generator":
@@ -110,100 +132,31 @@ def remaining_seconds(
     return found
 
 
-def priorities(steps: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Which step goes first: the expected rest of its chain, by key."""
-    inputs = {step.key: [found.key for found in step.call.inputs.values()] for step in steps}
-    return remaining_seconds(inputs, seconds)
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is expected of a stage, in seconds."""
+
+    seconds: float
+    """How long it takes."""
+    chain: float
+    """How long it and the longest chain after it take."""
 
 
-Needs = Mapping[str, float]
-"""Amounts by resource: CPU, GPU, memory (bytes), `site:NAME`."""
+def ticket_of(owner: str, key: str) -> str:
+    """A stage's name in a run: two parties may make the same, each for itself."""
+    return f"{owner}/{key}"
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    order: tuple[float, int]
-    ticket: str
-    needs: Needs
-    gate: asyncio.Future[None]
-
-
-@dataclass(kw_only=True)
-class Slots:
-    """Lets stages in by priority as far as machines have room.
-
-    It is advice: whoever starts the stage still takes the resources from the cluster, which has
-    the last word. So what is forgotten here (after a crash) costs order, never correctness.
-    """
-
-    machines: Mapping[str, Mapping[str, float]]
-    """What each has in all."""
-    _held: dict[str, tuple[str, Needs]] = field(default_factory=dict)
-    _waiting: list[_Waiting] = field(default_factory=list)
-    _count: int = 0
-
-    async def acquire(self, ticket: str, needs: Needs, priority: float) -> None:
-        """Wait until the stage may start: before all that have less priority."""
-        self._count += 1
-        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting((-priority, self._count), ticket, needs, gate))
-        self._let_in()
-        await gate
-
-    def release(self, ticket: str) -> None:
-        """The stage has ended, well or not."""
-        self._held.pop(ticket, None)
-        self._let_in()
-
-    def forget(self, owner: str) -> None:
-        """A party's process is new: what it held before ended with it."""
-        self._waiting = [one for one in self._waiting if not one.ticket.startswith(f"{owner}/")]
-        for ticket in [one for one in self._held if one.startswith(f"{owner}/")]:
-            self.release(ticket)
-
-    def _let_in(self) -> None:
-        for one in sorted(self._waiting, key=lambda one: one.order):
-            machine = self._machine_for(one.needs)
-            # What no machine could ever hold is for the cluster to decide.
-            if machine is None and unmet(one.needs, list(self.machines.values())) is None:
-                continue  # somebody smaller, or of another machine, may fit
-            self._waiting.remove(one)
-            if machine is not None:
-                self._held[one.ticket] = (machine, one.needs)
-            if not one.gate.done():
-                one.gate.set_result(None)
-
-    def _machine_for(self, needs: Needs) -> str | None:
-        for machine, has in self.machines.items():
-            if all(has.get(n, 0.0) - self._taken(machine, n) >= a - 1e-9 for n, a in needs.items()):
-                return machine
-        return None
-
-    def _taken(self, machine: str, resource: str) -> float:
-        held = (needs for where, needs in self._held.values() if where == machine)
-        return sum(needs.get(resource, 0.0) for needs in held)
-
-
-def unmet(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> str | None:
-    """Why no machine could ever take this, in words; None where one can.
+def outlooks(steps: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, Outlook]:
+    """What is expected of each step, by ticket.
 
     Args:
-        needs: of one stage.
-        nodes: what each machine has in all.
+        steps: of all parties.
+        seconds: how long each takes, by key.
     """
-    if any(all(has.get(n, 0.0) >= a for n, a in needs.items()) for has in nodes):
-        return None
-    pins = [name for name in needs if name.startswith("site:")]
-    there = [has for has in nodes if all(has.get(pin, 0.0) > 0 for pin in pins)] or list(nodes)
-    lacking = []
-    for name, amount in needs.items():
-        most = max((has.get(name, 0.0) for has in there), default=0.0)
-        if most < amount:
-            lacking.append(f"{_amount(name, amount)}, the most that a machine has is {most:g}")
-    text = "; ".join(lacking) or "all of it on one machine"
-    where = f" on the machine of {pins[0]}" if pins else ""
-    return f"needs {text}{where}"
-
-
-def _amount(name: str, amount: float) -> str:
-    return f"{amount / 2**30:g} GiB of memory" if name == "memory" else f"{amount:g} {name}"
+    inputs = {step.key: [found.key for found in step.call.inputs.values()] for step in steps}
+    chains = remaining_seconds(inputs, seconds)
+    return {
+        ticket_of(step.owner, step.key): Outlook(seconds=seconds[step.key], chain=chains[step.key])
+        for step in steps
+    }

@@ -62,6 +62,10 @@ class Launch(Protocol):
     ) -> None: ...
 
 
+class GaveWay(Exception):
+    """A training ended at a checkpoint because its place is wanted: it goes on from there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a stage is told about where it runs. Nothing here may change its result."""
@@ -73,6 +77,17 @@ class Context:
     """"cpu" or "cuda"."""
     launch: Launch | None = None
     """How to start the workers of a distributed training; None: in this process."""
+    wanted: Callable[[float], bool] | None = None
+    """Asks whether somebody more urgent waits, given the share that is done; None: nobody."""
+
+    def saved(self, step: int, total: int) -> None:
+        """Where a training has just written a checkpoint: it ends here if its place is wanted.
+
+        Raises:
+            GaveWay: the runner calls the stage again later.
+        """
+        if step < total and self.wanted is not None and self.wanted(step / total):
+            raise GaveWay
 
     def progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Report how far the stage is. One line in `metrics.jsonl`; observers read it there."""
@@ -143,6 +158,7 @@ def execute(
     owner: str,
     device: str,
     launch: Launch | None = None,
+    wanted: Callable[[float], bool] | None = None,
 ) -> dict[str, Any]:
     """Run a call in this process unless it is done, and record it.
 
@@ -155,21 +171,23 @@ def execute(
     Raises:
         HyfreeError: what the stage refused.
         StageError: anything else that went wrong; the traceback is in the stage's folder.
+        GaveWay: its place was `wanted`; called again, it goes on from its checkpoint.
     """
     target = find_stage(module, call.stage)
     with locked(folder):
         record = read_record(folder, call.key)
         if record is not None:
             return record
-        context = Context(out=folder, owner=owner, device=device, launch=launch)
-        spent_before = _spent(folder)
+        context = Context(out=folder, owner=owner, device=device, launch=launch, wanted=wanted)
+        earlier = segments(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
-        _forget_peak_memory()
+        _forget_peak_memory(device)
         result = _attempt(target, call, context)
-        seconds = time.monotonic() - clock + spent_before
+        seconds = time.monotonic() - clock + sum(end - begin for begin, end in earlier)
         record = {
             **_identity(target, call, owner),
+            "earlier": earlier,
             "started": started,
             "ended": time.time(),
             "seconds": seconds,
@@ -177,6 +195,7 @@ def execute(
             "device_seconds": seconds * result.get("workers", 1) if target.device else 0.0,
             "cpu_seconds": time.process_time() - cpu,
             "peak_memory_mib": _peak_memory_mib(),
+            **_device_memory(device),
             "host": platform.node(),
             "versions": installed_versions(),
             "result": result,
@@ -191,13 +210,15 @@ def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
     try:
         with (
             _quiet(context.out / "log.txt"),
-            _single_threaded(context.device),
+            single_threaded(context.device),
             confined(_confinement(call, context)),
         ):
             return target(context, **arguments)
     except HyfreeError as error:
         if type(error) is HyfreeError and not str(error).startswith(f"{context.owner}:"):
             raise HyfreeError(f"{context.owner}: {error}") from error
+        raise
+    except GaveWay:
         raise
     except Exception as error:
         trace = context.out / "error.txt"
@@ -327,15 +348,20 @@ def last_attempt(folder: Path) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-def _spent(folder: Path) -> float:
-    """Seconds that attempts which were killed had worked, up to their last sign of life."""
+def segments(folder: Path) -> list[tuple[float, float]]:
+    """When attempts without an end began and gave their last sign of life, seconds since 1970."""
     starts = attempts(folder)
     signs = [entry["time"] for entry in read_metrics(folder)]
-    spent = 0.0
     ends = [*starts[1:], float("inf")][: len(starts)]
-    for begin, end in zip(starts, ends, strict=True):
-        spent += max((sign - begin for sign in signs if begin <= sign < end), default=0.0)
-    return spent
+    return [
+        (begin, max((sign for sign in signs if begin <= sign < end), default=begin))
+        for begin, end in zip(starts, ends, strict=True)
+    ]
+
+
+def seconds_spent(folder: Path) -> float:
+    """Seconds that attempts without an end have worked."""
+    return sum(end - begin for begin, end in segments(folder))
 
 
 @contextlib.contextmanager
@@ -345,10 +371,26 @@ def _quiet(log: Path) -> Iterator[None]:
         yield
 
 
-def _forget_peak_memory() -> None:
+def _forget_peak_memory(device: str) -> None:
     """Let the process's peak start anew: processes are used for one stage after the other."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _device_memory(device: str) -> dict[str, float]:
+    """The most of the device's memory that this process held, and how much there is."""
+    if device != "cuda":
+        return {}
+    import torch
+
+    return {
+        "device_memory_mib": torch.cuda.max_memory_reserved() / 2**20,
+        "device_total_mib": torch.cuda.get_device_properties(0).total_memory / 2**20,
+    }
 
 
 def _peak_memory_mib() -> float:
@@ -360,7 +402,7 @@ def _peak_memory_mib() -> float:
 
 
 @contextlib.contextmanager
-def _single_threaded(device: str) -> Iterator[None]:
+def single_threaded(device: str) -> Iterator[None]:
     """One thread a stage on CPU: sums do not depend on the machine, and stages share its cores.
 
     torch's and those of numpy's linear algebra, whose sums differ with their number too.

@@ -81,7 +81,7 @@ def crossed(store: Path) -> list[tuple[str, Any]]:
     async def all_of_it() -> None:
         await protocol.simulate(parties, settings=run.experiment.settings)
         for party in parties.values():
-            await party.call("status", frozenset())
+            await party.call("status", frozenset(), frozenset())
         for site in run.sites:
             await parties[POOL].call("picture", site)
 

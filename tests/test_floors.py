@@ -27,9 +27,9 @@ FLOORS = (
     ),
     (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
-        "site", "pool", "oracle", "protocol", "simulation", "trials", "studies",
+        "site", "pool", "oracle", "protocol", "simulation", "calibration", "trials", "studies",
     ),
-    ("progress", "schedule", "resources", "costs", "observer", "tracking"),
+    ("progress", "dropouts", "schedule", "slots", "resources", "costs", "observer", "tracking"),
     ("runners",),
     ("commands", "cli"),
 )  # fmt: skip

@@ -57,6 +57,19 @@ def whole(store: Path, fold: int) -> Finished:
         },
         "ledger": [{"from": EVIL, "to": "pool", "stage": "release", "bytes": 12345}],
         "versions": {"hyfree-ray": "0"},
+        "missing": [
+            {
+                "site": EVIL,
+                "outcome": "failed",
+                "reason": "",
+                "models": ["general", "finetuned"],
+                "images": 7,
+                "of_images": 12,
+                "vain_seconds": 70.0,
+                "unfinished_seconds": 9.0,
+            }
+        ],
+        "straggler": {"site": "south", "seconds": 31.4},
     }
     (made.folder / "summary.json").write_text(json.dumps(described))
     events = [
@@ -138,6 +151,12 @@ def test_it_says_what_the_runs_files_say(run: Finished, written: Path) -> None:
     names = {path.name for path in (written / "figures").iterdir()}
     figures = ("contrasts", "dice-by-test-site", "dice-matrix", f"timeline-{run.name}")
     assert names == {f"{name}.{form}" for name in figures for form in ("png", "svg")}
+
+
+def test_it_says_what_it_cost_that_a_site_was_missing(run: Finished, written: Path) -> None:
+    text = " ".join(read(written / "report.html").text.split())
+    assert f"{EVIL} failed general, finetuned 7 of 12 79" in text
+    assert "that of south, 31 s after the one before" in text
 
 
 def test_the_settings_in_the_report_give_the_same_experiment(run: Finished, written: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hyfree_ray.errors import HyfreeError, StageError
-from hyfree_ray.stage import METRICS, Context, execute, read_metrics, stage
+from hyfree_ray.stage import METRICS, Context, GaveWay, attempts, execute, read_metrics, stage
 from hyfree_ray.store import RECORD, Artifact, Call
 
 
@@ -23,6 +23,7 @@ def count(context: Context, *, start: int, cases: list[str], previous: Path) -> 
         if (previous / f"die-{step}").exists():
             raise RuntimeError("killed for the test")
         context.progress(step, 4, {"value": float(start + step)})
+        context.saved(step, 4)
     print("a library talks")
     return {"sum": start + len(cases)}
 
@@ -96,6 +97,29 @@ def test_what_a_killed_attempt_left_is_gone_on_from_and_its_time_counted(tmp_pat
     record = run(described(tmp_path), tmp_path / "out")
     assert [entry["step"] for entry in read_metrics(tmp_path / "out")] == [1, 2, 3, 4]
     assert 7 <= record["seconds"] < 60
+
+
+def test_a_stage_whose_place_is_wanted_ends_where_it_is_saved_and_goes_on_from_there(
+    tmp_path: Path,
+) -> None:
+    call, folder, asked = described(tmp_path), tmp_path / "out", []
+
+    def wanted(share: float) -> bool:
+        asked.append(share)
+        return share in (0.25, 0.75)
+
+    for _ in range(2):
+        with pytest.raises(GaveWay):
+            execute(__name__, call, folder, owner="site-1", device="cpu", wanted=wanted)
+        assert not (folder / RECORD).exists()
+        assert not (folder / "error.txt").exists()
+    record = execute(__name__, call, folder, owner="site-1", device="cpu", wanted=wanted)
+    assert record["result"] == {"sum": 2}
+    assert asked == [0.25, 0.5, 0.75]  # once each, and not at the end
+    (first, second), last = record["earlier"], record["started"]
+    assert first[0] <= first[1] <= second[0] <= second[1] <= last
+    assert len(attempts(folder)) == 3
+    assert [entry["step"] for entry in read_metrics(folder)] == [1, 2, 3, 4]
 
 
 def test_an_unexpected_failure_names_party_stage_and_log(tmp_path: Path) -> None:

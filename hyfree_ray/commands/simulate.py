@@ -10,7 +10,6 @@ import os
 import shlex
 import signal
 import sys
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +21,14 @@ from rich.console import Console
 from hyfree_ray import protocol
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.cohort_summary import render_sites
+from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
-from hyfree_ray.costs import Cost, estimate
+from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
 from hyfree_ray.log import set_up_logging
 from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
 from hyfree_ray.partitions import NATURAL, partition
-from hyfree_ray.party import Step
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, Progress, clock
@@ -40,18 +39,14 @@ from hyfree_ray.rules import Rules, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
-from hyfree_ray.schedule import expected_seconds, pace_of, priorities
+from hyfree_ray.schedule import device_shares, expected_seconds, outlooks, pace_of
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation, sites_of
-from hyfree_ray.site_value import images_shown, quota
 from hyfree_ray.store import open_root
 
 log = logging.getLogger("hyfree_ray")
 
 GO_ON = "nothing is lost: to go on, give the same command again"
-
-FEW_IMAGES = 40
-"""Training images under which nearly all samples were seen to be near copies."""
 
 
 def run_simulate(**options: Any) -> int:
@@ -107,10 +102,13 @@ def _simulate(
     device: str,
     overrides: tuple[str, ...],
     dry_run: bool,
+    calibrate: bool,
     output: str,
     **rule_options: Any,
 ) -> int:
     set_up_logging(output)
+    if calibrate and not dry_run:
+        raise HyfreeError("--calibrate: it tells how long a plan would take; add --dry-run")
     with _connected(ray) if ray not in {"local", "off"} else contextlib.nullcontext():
         runtime = Runtime(store=store.absolute(), ray=ray, device=_device(device, ray))
         experiment, reasons = resolve_experiment(
@@ -140,15 +138,30 @@ def _simulate(
         execution = Execution(rules=rules, resources=read_resources(config))
         planned = plan(simulation, runtime.store, rules)
         simulation = replace(simulation, round=planned.outcome.round)
-        cost = estimate(simulation, planned.steps, runtime.store, runtime.device)
-        _announce(simulation, planned, cost, runtime, output)
+        tried = _calibrated(simulation, planned, runtime) if calibrate else {}
+        cost = estimate(simulation, planned.steps, runtime.store, runtime.device, tried)
+        announce(simulation, planned, cost, runtime, output)
         if dry_run:
-            _print_plan(planned, cost, output)
+            print_plan(planned, cost, output)
             return 0
         open_root(runtime.store)
         summary = _run_or_leave(simulation, planned, runtime, execution)
     _print_results(summary, simulation, runtime, output)
     return 0
+
+
+def _calibrated(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, float]:
+    """Time the trainings on this machine, where no earlier run tells."""
+    known = pace_of(runtime.store, runtime.device)
+    if not planned.missing or {"train_generator", "train_segmenter"} <= known.keys():
+        return {}
+    if runtime.device == "cuda" and find_device() != "cuda":
+        raise HyfreeError("--calibrate: the cluster's GPUs are not in this machine; leave it out")
+    from hyfree_ray.calibration import CALIBRATION_S, calibrate
+
+    log.info(f"calibrating: training on this machine for at most {CALIBRATION_S:.0f} s")
+    site = min(simulation.sites.values(), key=lambda site: site.training_images)
+    return calibrate(site, simulation.experiment, runtime.device)
 
 
 @contextlib.contextmanager
@@ -223,77 +236,6 @@ def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ..
     return () if set(named) == set(sites) else tuple(sorted(set(named)))
 
 
-def _announce(
-    simulation: Simulation, planned: Planned, cost: Cost, runtime: Runtime, output: str
-) -> None:
-    """Say what will run and which numbers follow from what; as JSON only warnings, on stderr."""
-    total, missing = len(planned.steps), len(planned.missing)
-    if output == "text":
-        click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
-        for reason in (*simulation.reasons, *_derived(simulation)):
-            click.echo(f"  {reason}")
-        click.echo(f"  store: {runtime.store}")
-        if missing == 0:
-            click.echo("  everything is done already")
-        elif missing < total:
-            click.echo(f"  {total - missing} stages are done already, {missing} are left")
-    for site in simulation.sites.values() if missing else ():
-        if site.training_images < FEW_IMAGES:
-            log.warning(
-                f"{site.name} has {site.training_images} training images; under {FEW_IMAGES} a "
-                "generator mostly copies: its release is likely to be withheld"
-            )
-    if missing and cost.worth_saying:
-        log.warning(cost.words)
-
-
-def _derived(simulation: Simulation) -> list[str]:
-    """The numbers that follow from the budget and the data, each with its reason."""
-    budget = simulation.experiment.budget
-    unet, generator, synthesis = budget.unet, budget.generator, budget.synthesis
-    both = unet.epochs + unet.finetune_epochs
-    lines = [
-        f"local and general: {unet.epochs} epochs of {unet.iterations} batches; fine-tuning: "
-        f"{unet.finetune_epochs}; local2x: {both}, as many as general and fine-tuning together"
-    ]
-    for site in simulation.sites.values():
-        shown, images = images_shown(site, budget), quota(site, budget)
-        most = f", at most {synthesis.max_images}" if synthesis.max_images else ""
-        lines.append(
-            f"{site.name}: {site.training_images} training images: its generator is shown {shown} "
-            f"({generator.images_shown_per_image} times each, at least "
-            f"{generator.min_images_shown}); it would release {images} "
-            f"({synthesis.per_real:g} for each{most})"
-        )
-    return lines
-
-
-def _print_plan(planned: Planned, cost: Cost, output: str) -> None:
-    if output == "json":
-        described = [
-            {"owner": s.owner, "stage": s.name, "key": s.key, "done": s.done, "device": s.device}
-            for s in planned.steps
-        ]
-        expected = {"device_hours": cost.device_hours, "least_hours": cost.least_hours}
-        click.echo(json.dumps({"steps": described, "expected": expected}, indent=1))
-        return
-    by_owner: dict[str, list[Step]] = {}
-    for step in planned.steps:
-        by_owner.setdefault(step.owner, []).append(step)
-    for owner, steps in by_owner.items():
-        click.echo(owner)
-        counted: dict[tuple[str, bool, bool], int] = {}
-        for step in steps:
-            kind = (step.name, step.device, step.done)
-            counted[kind] = counted.get(kind, 0) + 1
-        for (name, device, done), count in counted.items():
-            times = f" x{count}" if count > 1 else ""
-            needs = "device" if device else "cpu"
-            state = "done" if done else "to run"
-            click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
-    click.echo(cost.by_records)
-
-
 def _run_or_leave(
     simulation: Simulation, planned: Planned, runtime: Runtime, execution: Execution
 ) -> dict[str, Any]:
@@ -353,11 +295,11 @@ def _run_on_ray(
     seconds = expected_seconds(
         planned.steps, pace_of(runtime.store, runtime.device), runtime.device
     )
-    first: dict[str, dict[str, float]] = defaultdict(dict)
-    rank = priorities(planned.steps, seconds)
-    for step in planned.steps:
-        first[step.owner][step.key] = rank[step.key]
-    execution = replace(execution, priorities=first)
+    execution = replace(
+        execution,
+        outlooks=outlooks(planned.steps, seconds),
+        device_shares=device_shares(runtime.store),
+    )
     workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         check_resources(runtime.device, workers, planned.steps, execution)
@@ -377,7 +319,7 @@ async def _observe(
 ) -> None:
     """Run the protocol (unless its outcome is known) while the observer watches."""
     if outcome is None:
-        watching = asyncio.ensure_future(observer.watch(list(parties.values())))
+        watching = asyncio.ensure_future(observer.watch(parties))
         try:
             outcome = await protocol.simulate(
                 parties,
@@ -390,7 +332,7 @@ async def _observe(
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-    await observer.poll(list(parties.values()))
+    await observer.poll(parties)
     await observer.finish(outcome, parties[POOL])
 
 

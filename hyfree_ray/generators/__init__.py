@@ -27,6 +27,7 @@ BACKENDS = {
 SAMPLE_BATCH = 16
 
 Progress = Callable[[int, int, dict[str, float]], None]
+Saved = Callable[[int, int], None]
 
 
 def backend_of(name: str) -> Backend:
@@ -56,6 +57,7 @@ def train(
     mirror: bool,
     snapshots: int,
     progress: Progress,
+    saved: Saved = lambda step, total: None,
 ) -> None:
     """Train a generator, or go on with a training that was interrupted in `workdir`.
 
@@ -71,6 +73,7 @@ def train(
         mirror: whether a left-right mirrored image is as good as the image.
         snapshots: at most this many are written, at even distances; the last is the end.
         progress: gets (images shown, of, losses) a few times a minute.
+        saved: gets (images shown, of) after each checkpoint; what it raises ends the training.
 
     Raises:
         HyfreeError: images or settings that cannot be trained on, or a `workdir` that holds
@@ -93,6 +96,7 @@ def train(
         ),
         workdir=workdir,
         progress=progress,
+        saved=saved,
     )
 
 

@@ -35,6 +35,7 @@ PROGRESS_EVERY = 5.0
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Progress = Callable[[int, int, dict[str, float]], None]
+Saved = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,7 @@ def train(
     settings: Settings,
     workdir: Path,
     progress: Progress,
+    saved: Saved,
 ) -> None:
     """See `hyfree_ray.generators.train`."""
     _check(images_NCHW, plan, settings)
@@ -152,7 +154,7 @@ def train(
     done = _resume(learner, workdir / "checkpoints", compute.device, identity)
     images = learner.prepare(torch.from_numpy(images_NCHW).to(compute.device))
     batches = _Batches(images, learner.batch_size, settings)
-    _run(learner, batches, done, settings, compute.device, workdir, identity, progress)
+    _run(learner, batches, done, settings, compute.device, workdir, identity, progress, saved)
 
 
 def _resume(learner: Learner, folder: Path, device: torch.device, identity: str) -> int:
@@ -178,6 +180,7 @@ def _run(
     workdir: Path,
     identity: str,
     progress: Progress,
+    saved: Saved,
 ) -> None:
     total = -(-settings.images_shown // learner.batch_size)
     interval = -(-total // INTERVALS)
@@ -207,6 +210,7 @@ def _run(
         if due:
             state: dict[str, Any] = {"identity": identity, "learner": learner.state_dict()}
             save_checkpoint(workdir / "checkpoints", step + 1, state)
+            saved(shown, settings.images_shown)
 
 
 def _read(workdir: Path, snapshot: str) -> tuple[str, GeneratorPlan, dict[str, Tensor]]:

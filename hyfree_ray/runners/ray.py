@@ -25,15 +25,16 @@ from hyfree_ray.pool import PoolParty
 from hyfree_ray.resources import Execution, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
-from hyfree_ray.runners.ray_gate import Gate, Place, machines
+from hyfree_ray.runners.ray_gate import Gate, Place, Question, machines
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, end_if_hung
-from hyfree_ray.schedule import unmet
+from hyfree_ray.schedule import ticket_of
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
-from hyfree_ray.stage import OUT_OF_MEMORY, Stage, execute
+from hyfree_ray.slots import unmet
+from hyfree_ray.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
 from hyfree_ray.store import Call
 
 PIN = "site:{}"
@@ -47,12 +48,24 @@ RESTARTS = 3
 
 
 def _run_stage(
-    module: str, call: Call, folder: str, owner: str, device: str, pin: dict[str, float]
-) -> None:
-    """Run one call in this worker process."""
+    module: str,
+    call: Call,
+    folder: str,
+    owner: str,
+    device: str,
+    pin: dict[str, float],
+    question: Question | None,
+) -> bool:
+    """Run one call in this worker process. False: it gave way, and has to go on later."""
     # Ray Train's workers hold the devices of a distributed stage, its task holds none.
     launch = RayTrainLaunch(device, pin)
-    execute(module, call, Path(folder), owner=owner, device=device, launch=launch)
+    try:
+        execute(
+            module, call, Path(folder), owner=owner, device=device, launch=launch, wanted=question
+        )
+    except GaveWay:
+        return False
+    return True
 
 
 # A process that imported torch and nnU-Net is worth keeping; one that used a GPU is not, for only
@@ -106,40 +119,53 @@ class RayRunner:
                 reason = f"{OUT_OF_MEMORY}, also alone on its machine ({again.reason})"
                 raise StageError(owner, stage.name, reason, again.log) from again
 
-    async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> None:
+    async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> Any:
         """Wait for a stage; end its process where it hangs, so that Ray starts it again."""
         waiting = asyncio.ensure_future(work)
         while not (await asyncio.wait({waiting}, timeout=self.hung_s / 4))[0]:
             end_if_hung(folder, owner, hung_s=self.hung_s)
-        await waiting
+        return await waiting
 
     async def _run(
         self, stage: Stage, call: Call, folder: Path, owner: str, *, alone: bool
     ) -> None:
-        on_gpu = self.device == "cuda" and stage.device
-        needs = self.place.resources.needs(on_gpu=on_gpu)
+        needs = self.place.needs(stage, self.device)
         if alone:
             needs["CPU"] = max(has.get("CPU", 0.0) for has in machines(self.pin).values())
-        async with self.place.turn(f"{owner}/{call.key}", {**needs, **self.pin}, call.key):
-            # Ray Train's workers take what a distributed stage needs, its task takes nothing.
-            takes = {} if stage.distributed else needs
-            task = (_fresh if takes.get("GPU") else _kept).options(
-                name=f"{owner}:{stage.name}",
-                num_cpus=takes.get("CPU", 0),
-                num_gpus=takes.get("GPU", 0),
-                memory=takes.get("memory"),
-                resources=self.pin,
-                max_retries=RESTARTS,
-            )
+        done, ticket = False, ticket_of(owner, call.key)
+        while not done:
+            await self.place.enter(ticket, {**needs, **self.pin})
             try:
-                work = task.remote(stage.module, call, str(folder), owner, self.device, self.pin)
-                await self._watched(work, folder, owner)
-            except RayTaskError as error:
-                raise cause_of(error) from None
-            except RayError as error:
-                # The process died, again and again: out of memory, or a node that is gone.
-                reason = type(error).__name__
-                raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
+                done = await self._segment(stage, call, folder, owner, needs)
+            finally:
+                self.place.leave(ticket, done=done)
+
+    async def _segment(
+        self, stage: Stage, call: Call, folder: Path, owner: str, needs: Mapping[str, float]
+    ) -> bool:
+        """Run the call, from its checkpoint, to its end or until it gives way."""
+        # Ray Train's workers take what a distributed stage needs, its task takes nothing.
+        takes = {} if stage.distributed else needs
+        task = (_fresh if takes.get("GPU") else _kept).options(
+            name=f"{owner}:{stage.name}",
+            num_cpus=takes.get("CPU", 0),
+            num_gpus=takes.get("GPU", 0),
+            memory=takes.get("memory"),
+            resources=self.pin,
+            max_retries=RESTARTS,
+        )
+        question = self.place.question(ticket_of(owner, call.key))
+        try:
+            work = task.remote(
+                stage.module, call, str(folder), owner, self.device, self.pin, question
+            )
+            return bool(await self._watched(work, folder, owner))
+        except RayTaskError as error:
+            raise cause_of(error) from None
+        except RayError as error:
+            # The process died, again and again: out of memory, or a node that is gone.
+            reason = type(error).__name__
+            raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
 
 
 def _is_out_of_memory(error: StageError) -> bool:
@@ -246,14 +272,14 @@ def start_parties(
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
     execution = execution or Execution()
-    gate = Gate.remote()
+    gate = Gate.remote(execution.outlooks, execution.segment_s)
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)
         place = Place(
             gate=gate,
             resources=resources_of(name, execution.resources),
-            priorities=execution.priorities.get(name, {}),
+            device_shares=execution.device_shares.get(name, {}),
         )
         options = {"name": f"{simulation.run}:{name}", "resources": pin}
         root = str(simulation.root_of(name, store))

@@ -1,21 +1,29 @@
 """Whose turn it is on a cluster. Ray itself starts stages in the order in which they were asked.
 
-One light actor lets stages in by priority; Ray still gives out the resources. If the actor is
-lost, so is the order of those that wait, and nothing else.
+One light actor lets stages in and tells trainings to give way; Ray still gives out the resources.
+If the actor is lost, so is the order of those that wait, and nothing else.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from hyfree_ray.resources import Resources
-from hyfree_ray.schedule import Slots
+from hyfree_ray.schedule import Outlook
+from hyfree_ray.slots import Slots
+from hyfree_ray.stage import Stage
+
+LOOK_S = 2.0
+"""How often the gate looks which machines there are."""
+
+ANSWER_S = 10.0
+"""A training that asks whether to give way waits for so long, and then goes on."""
 
 
 def machines(pin: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
@@ -30,23 +38,51 @@ def machines(pin: Mapping[str, float] | None = None) -> dict[str, dict[str, floa
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Gate:
-    """Lets stages in by priority."""
+    """Lets stages in by the length of their chains."""
 
-    def __init__(self) -> None:
-        self.slots = Slots(machines=machines())
+    def __init__(self, outlooks: Mapping[str, Outlook], segment_s: float) -> None:
+        self.slots = Slots(machines=machines(), outlooks=outlooks, segment_s=segment_s)
+        self.looking: asyncio.Task[None] | None = None
 
-    async def acquire(self, ticket: str, needs: Mapping[str, float], priority: float) -> None:
+    async def acquire(self, ticket: str, needs: Mapping[str, float]) -> None:
         """Wait for the stage's turn."""
-        self.slots.machines = machines()  # one may have come or gone
-        await self.slots.acquire(ticket, needs, priority)
+        if self.looking is None:
+            self.looking = asyncio.ensure_future(self._look_around())
+        await self.slots.acquire(ticket, needs)
 
-    async def release(self, ticket: str) -> None:
-        """The stage has ended."""
-        self.slots.release(ticket)
+    async def _look_around(self) -> None:
+        """A machine that everybody waits for may be back."""
+        while True:
+            self.slots.see(machines())
+            await asyncio.sleep(LOOK_S)
+
+    async def release(self, ticket: str, done: bool) -> None:
+        """The stage has ended, or given way."""
+        self.slots.release(ticket, done=done)
+
+    async def gives_way(self, ticket: str, share: float) -> bool:
+        """Whether a training, of which a share is done and saved, is to make room."""
+        return self.slots.gives_way(ticket, share)
 
     async def forget(self, owner: str) -> None:
         """The party's process is new."""
         self.slots.forget(owner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a training asks the gate, from its worker, whenever it has saved itself."""
+
+    gate: Any
+    """Handle of the `Gate`."""
+    ticket: str
+
+    def __call__(self, share: float) -> bool:
+        """Whether to give way. A gate that does not answer holds up nobody."""
+        try:
+            return bool(ray.get(self.gate.gives_way.remote(self.ticket, share), timeout=ANSWER_S))
+        except RayError:
+            return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +92,27 @@ class Place:
     gate: Any = None
     """Handle of the `Gate`; None: stages go as they come."""
     resources: Resources = field(default_factory=Resources)
-    priorities: Mapping[str, float] = field(default_factory=dict)
-    """By key of the stage; what was not foreseen (another round) goes first."""
+    device_shares: Mapping[str, float] = field(default_factory=dict)
+    """By stage, the share of a GPU that it took before."""
 
-    @asynccontextmanager
-    async def turn(self, ticket: str, needs: Mapping[str, float], key: str) -> AsyncIterator[None]:
-        """Hold a place while the stage runs."""
-        if self.gate is None:
-            yield
-            return
-        await self.gate.acquire.remote(ticket, dict(needs), self.priorities.get(key, math.inf))
-        try:
-            yield
-        finally:
-            self.gate.release.remote(ticket)
+    def needs(self, stage: Stage, device: str) -> dict[str, float]:
+        """What a stage of the party takes."""
+        measured = self.device_shares.get(stage.name, 1.0)
+        return self.resources.needs(on_gpu=device == "cuda" and stage.device, measured=measured)
+
+    def question(self, ticket: str) -> Question | None:
+        """What the stage may ask while it runs."""
+        return None if self.gate is None else Question(gate=self.gate, ticket=ticket)
+
+    async def enter(self, ticket: str, needs: Mapping[str, float]) -> None:
+        """Wait for the stage's turn."""
+        if self.gate is not None:
+            await self.gate.acquire.remote(ticket, dict(needs))
+
+    def leave(self, ticket: str, *, done: bool) -> None:
+        """The stage has ended, well or not, or given way."""
+        if self.gate is not None:
+            self.gate.release.remote(ticket, done)
 
     def begin(self, owner: str) -> None:
         """A party's process has just started: places of the one before it are free."""

@@ -43,6 +43,7 @@ def train_generator(
         mirror=mirror,
         snapshots=snapshots,
         progress=context.progress,
+        saved=context.saved,
     )
     return {
         "images_shown": images_shown,
@@ -82,6 +83,7 @@ def train_segmenter(
         seed=seed,
         device=context.device,
         report=context.progress,
+        each_epoch=lambda epoch: context.saved(epoch, epochs),
         initial=None if initial is None else initial / "model",
     )
 

@@ -53,6 +53,26 @@ def test_76_78_a_run_does_not_wait_for_mlflow_and_track_shows_it_from_nothing(
     assert (folder / "results.csv").read_bytes() == before
 
 
+@pytest.mark.chaos
+def test_a_run_says_what_a_dropout_and_a_straggler_cost(program: Program, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    suffering = ("--min-sites", "2", "--drop", "site-2@release", "--slow", "site-3=40x")
+    program(*RUN, "--sites", "3", *suffering, "--store", store)
+    (folder,) = (store / "runs").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    (missing,) = summary["missing"]
+    assert (missing["site"], missing["outcome"]) == ("site-2", "failed")
+    assert "general" in missing["models"]
+    assert 0 < missing["images"] < missing["of_images"]
+    assert missing["vain_seconds"] > 0
+    assert summary["straggler"]["site"] == "site-3"
+    assert summary["straggler"]["seconds"] > 0
+    said = program("report", "--store", store, "--out", tmp_path / "report")
+    assert "report.html" in said
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "What it cost that sites were missing" in page
+
+
 def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:
     for arguments in (["track", "Phantom-0"], ["store", "ls"], ["store", "gc"]):
         result = CliRunner().invoke(main, [*arguments, "--store", str(tmp_path)])

@@ -4,86 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray
 
-from hyfree_ray import protocol
+from hyfree_ray.resources import Execution
 from hyfree_ray.rules import Rules
-from hyfree_ray.runners.ray import RayParty, connect, disconnect, start_parties
+from hyfree_ray.runners.planning import plan
+from hyfree_ray.runners.ray import RayParty, connect, disconnect
 from hyfree_ray.runners.ray_train import RayTrainLaunch
-from hyfree_ray.scores import write_results
-from hyfree_ray.simulation import score_rows
-from hyfree_ray.store import RECORD
+from hyfree_ray.schedule import Outlook, ticket_of
 from tests.chaos import toys
-
-ROOT = Path(__file__).parents[2]
-
-Disturb = Callable[[Path, dict[str, RayParty]], Awaitable[None]]
+from tests.chaos.on_ray import (
+    attempt_at,
+    attempts,
+    calm,
+    federate,
+    kill_actor,
+    table,
+    workers_run_toys,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A cluster whose workers run toys."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR", "tests.chaos.toys.install")
-    patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    patch.setenv(toys.STEP_S, "0.1")
-    connect("local", cpus=4)
-    yield
-    disconnect()
-    patch.undo()
-
-
-async def federate(store: Path, disturb: Disturb, **rules: Any) -> protocol.Outcome:
-    """A whole run on Ray while `disturb` does its worst."""
-    simulation = toys.toy_simulation()
-    parties = start_parties(simulation, store, "cpu")
-    disturbing = asyncio.ensure_future(disturb(store, parties))
-    try:
-        outcome = await protocol.simulate(parties, **rules)
-        await disturbing
-    finally:
-        for party in parties.values():
-            ray.kill(party.actor)
-    write_results(store / "table.csv", score_rows(simulation, outcome))
-    return outcome
-
-
-async def attempt_at(store: Path, pattern: str, least: int = 1) -> int:
-    """Wait until a stage is being run, at least for the nth time: the process that runs it."""
-    for _ in range(6000):
-        for file in store.glob(f"{pattern}/attempts.jsonl"):
-            lines = file.read_text().splitlines()
-            if len(lines) >= least and not (file.parent / RECORD).exists():
-                return int(json.loads(lines[-1])["pid"])
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"no {pattern} in {store}")
-
-
-async def kill_actor(party: RayParty) -> None:
-    pid = await party.actor.__ray_call__.remote(lambda _: os.getpid())
-    os.kill(pid, signal.SIGKILL)
-
-
-def table(store: Path, disturb: Disturb) -> bytes:
-    asyncio.run(federate(store, disturb))
-    return (store / "table.csv").read_bytes()
-
-
-def attempts(store: Path, pattern: str) -> int:
-    (file,) = store.glob(f"{pattern}/attempts.jsonl")
-    return len(file.read_text().splitlines())
+    with workers_run_toys():
+        connect("local", cpus=4)
+        yield
+        disconnect()
 
 
 @pytest.mark.chaos
@@ -116,6 +73,27 @@ def test_01_a_worker_is_killed_in_any_other_stage(
         os.kill(await attempt_at(store, f"sites/*/stages/{stage}-*"), signal.SIGKILL)
 
     assert table(tmp_path / "store", disturb) == undisturbed
+
+
+@pytest.mark.chaos
+def test_trainings_that_give_way_again_and_again_end_with_the_same_table(
+    undisturbed: bytes, tmp_path: Path, dice: random.Random
+) -> None:
+    """No chain is what it is: whoever comes may be more urgent than whoever is there."""
+    steps = plan(toys.toy_simulation(), tmp_path / "planned").steps
+    outlooks = {
+        ticket_of(step.owner, step.key): Outlook(seconds=1.0, chain=dice.uniform(100, 1000))
+        for step in steps
+    }
+
+    store = tmp_path / "store"
+    asyncio.run(federate(store, calm, Execution(outlooks=outlooks, segment_s=0.0)))
+    assert (store / "table.csv").read_bytes() == undisturbed
+    again = [len(file.read_text().splitlines()) - 1 for file in store.glob("**/attempts.jsonl")]
+    assert sum(again) > 3
+    for stage in ("train_generator", "train_segmenter"):
+        for file in store.glob(f"**/{stage}-*/metrics.jsonl"):
+            assert len(file.read_text().splitlines()) == toys.STEPS  # no step was done twice
 
 
 @pytest.mark.chaos

@@ -2,7 +2,8 @@
 
 `install` puts a toy in the place of every stage, in whatever process calls it. A toy hashes its
 parameters and its inputs' values, step by step from its newest checkpoint on, so that what was
-resumed wrongly, or read from a damaged file, ends in another table.
+resumed wrongly, or read from a damaged file, ends in another table. It imports torch where a stage
+runs and nowhere else, as stages do.
 
 Run as a program it is the command line with toys: `python -m tests.chaos.toys simulate ...`
 """
@@ -25,10 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hyfree_ray import protocol, stages
-from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.release import ReleaseMetadata, write_release
@@ -42,6 +41,9 @@ STEPS = 4
 
 STEP_S = "TOY_STEP_S"
 """Environment variable: seconds that a step takes. Workers of a cluster inherit it."""
+
+BALLAST_MIB = "TOY_BALLAST_MIB"
+"""Environment variable: MiB of ballast in each model."""
 
 _TRAININGS = ("train_generator", "train_segmenter", "synthesise", "train_general")
 
@@ -88,6 +90,9 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     for file in ("toy.json", "model/toy.json"):
         (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(json.dumps(value))
+    ballast = int(os.environ.get(BALLAST_MIB, "0"))
+    if ballast:
+        (out / "model" / "ballast").write_bytes(os.urandom(ballast << 20))
     if name == "release":
         _write_release(out, value, arguments)
     for picture in ("samples.png", "nearest_pairs.png"):
@@ -104,6 +109,10 @@ def _node() -> str | None:
 
 def climb(context: Context, start: str) -> str:
     """From the newest checkpoint to the last step."""
+    import torch
+
+    from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+
     folder = context.out / "checkpoints"
     found = load_checkpoint(folder)
     step, value = (0, start) if found is None else (found[0], str(found[1]["value"]))
@@ -112,12 +121,15 @@ def climb(context: Context, start: str) -> str:
         step, value = step + 1, digest_of([value, step])
         context.progress(step, STEPS, {"value": int(value[:4], 16)})
         save_checkpoint(folder, step, {"value": value, "ballast": torch.zeros(10_000)})
+        context.saved(step, STEPS)
     return value
 
 
 def work(*, out: str, start: str, device: str, report: Any) -> None:
     """One worker of a distributed toy: rank 0 climbs, the others keep step with it."""
     from torch import distributed
+
+    from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 
     rank = distributed.get_rank()
     (Path(out) / f"rank-{rank}.pid").write_text(str(os.getpid()))

@@ -25,7 +25,7 @@ def _images(count: int = 21, channels: int = 2, size: tuple[int, int] = (21, 19)
     return np.clip(smooth + np.zeros((size[0], 1)), -1, 1).astype(np.float32)
 
 
-def _train(backend, workdir, *, images=None, progress=None, **changes):
+def _train(backend, workdir, *, images=None, progress=None, saved=None, **changes):
     images = _images() if images is None else images
     settings = {
         "plan": tiny_plan(2, (21, 19)),
@@ -42,6 +42,7 @@ def _train(backend, workdir, *, images=None, progress=None, **changes):
         images_NCHW=images,
         workdir=workdir,
         progress=progress or (lambda _done, _of, _losses: None),
+        saved=saved or (lambda _done, _of: None),
         **settings,
     )
 
@@ -86,6 +87,26 @@ def test_a_killed_training_that_is_resumed_ends_with_the_very_same_weights(
     assert killed_at / 2 < seen[0] <= killed_at, "went on from a checkpoint, not from the start"
     _train(backend, tmp_path / "killed")
     assert _same(_snapshots(tmp_path / "whole"), _snapshots(tmp_path / "killed"))
+
+
+def test_a_training_that_ends_at_a_checkpoint_repeats_no_step_and_ends_with_the_same_weights(
+    tmp_path,
+):
+    _train("flow", tmp_path / "whole")
+    told = []
+
+    def give_way(done, of):
+        told.append(done)
+        if len(told) in {1, 3}:
+            raise Killed
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            _train("flow", tmp_path / "cut", saved=give_way)
+    _train("flow", tmp_path / "cut", saved=give_way)
+    assert told == sorted(set(told)), "no step was repeated"
+    assert told[-1] == SHOWN
+    assert _same(_snapshots(tmp_path / "whole"), _snapshots(tmp_path / "cut"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -30,10 +30,12 @@ from hyfree_ray.runners.ray import (
     pin_of,
     start_parties,
 )
+from hyfree_ray.runners.ray_gate import Gate, Place
 from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.schedule import Outlook, ticket_of
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 from hyfree_ray.simulation import Simulation
-from hyfree_ray.stage import Context, attempts, execute, stage
+from hyfree_ray.stage import METRICS, Context, attempts, execute, read_metrics, stage
 from hyfree_ray.stages.training import train_general
 from hyfree_ray.store import Artifact, Store
 
@@ -117,8 +119,9 @@ def test_actors_hold_no_cpu_and_guard_their_border(
     async def ask() -> None:
         parties = start_parties(phantom_simulation(2), tmp_path, "cpu")
         assert list(parties) == ["site-1", "site-2", "pool", "oracle"]
-        status = await parties["site-1"].call("status", frozenset())
-        assert status == {"owner": "site-1", "running": [], "finished": [], "received": []}
+        status = await parties["site-1"].call("status", frozenset(), frozenset())
+        nothing: dict[str, Any] = {"running": [], "finished": [], "received": []}
+        assert status == {"owner": "site-1", "unfinished_s": 0, **nothing}
         assert await parties["pool"].call("picture", "site-1") is None
         assert ray.available_resources()["CPU"] == 2
         secret = Artifact(stage="prepare", key="k" * 64, path=tmp_path, record={"result": {}})
@@ -217,6 +220,46 @@ def test_a_stage_that_is_out_of_memory_is_tried_once_more_and_then_named(tmp_pat
     assert run(hungry, tmp_path, meals=1).result == {"attempts": 2}
     with pytest.raises(StageError, match=r"out of memory, also alone .* at \d+ MiB"):
         run(hungry, tmp_path, meals=9)
+
+
+@stage(version=1)
+def walk(context: Context, *, steps: int) -> dict[str, Any]:
+    """Walks step by step, from where it was saved; how many attempts it took."""
+    done = len(read_metrics(context.out))
+    for step in range(done + 1, steps + 1):
+        time.sleep(0.02)
+        context.progress(step, steps, {})
+        context.saved(step, steps)
+    return {"attempts": len(attempts(context.out))}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_training_gives_its_place_to_a_longer_chain_and_goes_on_afterwards(
+    tmp_path: Path,
+) -> None:
+    long, urgent = walk.call(steps=100), walk.call(steps=2)
+    outlooks = {
+        ticket_of("site-1", long.key): Outlook(seconds=100.0, chain=100.0),
+        ticket_of("site-2", urgent.key): Outlook(seconds=10.0, chain=1000.0),
+    }
+    place = Place(gate=Gate.remote(outlooks, 0.0), resources=Resources(cpus=2))
+    runner = RayRunner("cpu", {}, place)
+
+    async def both() -> None:
+        first = asyncio.ensure_future(runner.run(walk, long, tmp_path / "long", "site-1"))
+        while len(read_metrics(tmp_path / "long")) < 3:
+            await asyncio.sleep(0.01)
+        await runner.run(walk, urgent, tmp_path / "urgent", "site-2")
+        assert not first.done()
+        await first
+
+    asyncio.run(both())
+    assert len(read_metrics(tmp_path / "long")) == 100
+    lines = (tmp_path / "long" / METRICS).read_text().splitlines()
+    assert len(lines) == 100  # no step was done twice
+    for name, number in (("long", 2), ("urgent", 1)):
+        record = json.loads((tmp_path / name / "record.json").read_text())
+        assert record["result"] == {"attempts": number}
 
 
 @stage(version=1)

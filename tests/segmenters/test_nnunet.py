@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -214,15 +214,27 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
     with pytest.raises(KeyboardInterrupt):
         train(prepared, tmp_path, schedule=SHORT, seed=1, device="cpu", report=die)
     steps: list[int] = []
-    train(
-        prepared,
-        tmp_path,
-        schedule=SHORT,
-        seed=1,
-        device="cpu",
-        report=lambda step, total, metrics: steps.append(step),
-    )
-    assert steps == [2, 3]  # told before it is kept: the epoch of the kill is told again
+
+    def give_way(epoch: int) -> None:
+        if epoch == 2:
+            raise InterruptedError
+
+    def go_on(each_epoch: Callable[[int], None] | None = None) -> None:
+        train(
+            prepared,
+            tmp_path,
+            schedule=SHORT,
+            seed=1,
+            device="cpu",
+            report=lambda step, total, metrics: steps.append(step),
+            each_epoch=each_epoch,
+        )
+
+    with pytest.raises(InterruptedError):
+        go_on(give_way)
+    assert steps == [2]  # told before it is kept: the epoch of the kill is told again
+    go_on()
+    assert steps == [2, 3]  # who gives way has kept it: nothing is done again
     whole, resumed = weights(trained), weights(tmp_path)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -308,15 +308,15 @@ def train(
 
     Args:
         prepared: what `plan_and_preprocess` or `preprocess_for` wrote.
-        folder: gets `checkpoints/` and, at the end, `model/` (the best checkpoint by the EMA of
-            the pseudo-Dice, nnU-Net's rule).
+        folder: gets `checkpoints/` and, at the end, `model/` (the best epoch by `PseudoDice`).
         schedule: length and warm-up.
         seed: of this training alone.
         device: "cpu" or "cuda[:index]".
         report: called after each epoch with (epoch, epochs, losses and pseudo-Dice).
         initial: a model whose weights, head included, are the start (fine-tuning); its labels are
             matched by name.
-        each_epoch: called on every rank after an epoch's checkpoint is written.
+        each_epoch: called on every rank after an epoch's checkpoint is written; what it raises ends
+            the training.
 
     Returns:
         The rank, the best EMA of the pseudo-Dice, its epoch and the number of iterations.
@@ -395,7 +395,11 @@ def run_to_the_end(
         found = load_checkpoint(trainer.checkpoints, device)
         if found is not None:
             trainer.resume(*found)
-        trainer.run_training()
+        try:
+            trainer.run_training()
+        except BaseException:
+            trainer.on_train_end()  # its loaders' processes end with it
+            raise
     if trainer.local_rank == 0:
         _save_best(trainer, prepared, folder / "model")
     return {

@@ -1,0 +1,93 @@
+"""What is said before a run: the plan, what follows from what, what it will cost."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import click
+
+from hyfree_ray.config import Runtime
+from hyfree_ray.costs import Cost
+from hyfree_ray.party import Step
+from hyfree_ray.progress import IN_WORDS
+from hyfree_ray.runners.planning import Planned
+from hyfree_ray.simulation import Simulation
+from hyfree_ray.site_value import images_shown, quota
+
+log = logging.getLogger("hyfree_ray")
+
+FEW_IMAGES = 40
+"""Training images under which nearly all samples were seen to be near copies."""
+
+
+def announce(
+    simulation: Simulation, planned: Planned, cost: Cost, runtime: Runtime, output: str
+) -> None:
+    """Say what will run and which numbers follow from what; as JSON only warnings, on stderr."""
+    total, missing = len(planned.steps), len(planned.missing)
+    if output == "text":
+        click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
+        for reason in (*simulation.reasons, *_derived(simulation)):
+            click.echo(f"  {reason}")
+        click.echo(f"  store: {runtime.store}")
+        if missing == 0:
+            click.echo("  everything is done already")
+        elif missing < total:
+            click.echo(f"  {total - missing} stages are done already, {missing} are left")
+    for site in simulation.sites.values() if missing else ():
+        if site.training_images < FEW_IMAGES:
+            log.warning(
+                f"{site.name} has {site.training_images} training images; under {FEW_IMAGES} a "
+                "generator mostly copies: its release is likely to be withheld"
+            )
+    if missing and cost.worth_saying:
+        log.warning(cost.words)
+
+
+def _derived(simulation: Simulation) -> list[str]:
+    """The numbers that follow from the budget and the data, each with its reason."""
+    budget = simulation.experiment.budget
+    unet, generator, synthesis = budget.unet, budget.generator, budget.synthesis
+    both = unet.epochs + unet.finetune_epochs
+    lines = [
+        f"local and general: {unet.epochs} epochs of {unet.iterations} batches; fine-tuning: "
+        f"{unet.finetune_epochs}; local2x: {both}, as many as general and fine-tuning together"
+    ]
+    for site in simulation.sites.values():
+        shown, images = images_shown(site, budget), quota(site, budget)
+        most = f", at most {synthesis.max_images}" if synthesis.max_images else ""
+        lines.append(
+            f"{site.name}: {site.training_images} training images: its generator is shown {shown} "
+            f"({generator.images_shown_per_image} times each, at least "
+            f"{generator.min_images_shown}); it would release {images} "
+            f"({synthesis.per_real:g} for each{most})"
+        )
+    return lines
+
+
+def print_plan(planned: Planned, cost: Cost, output: str) -> None:
+    """Print all stages by owner, what is done, and what is expected of the rest."""
+    if output == "json":
+        described = [
+            {"owner": s.owner, "stage": s.name, "key": s.key, "done": s.done, "device": s.device}
+            for s in planned.steps
+        ]
+        expected = {"device_hours": cost.device_hours, "least_hours": cost.least_hours}
+        click.echo(json.dumps({"steps": described, "expected": expected}, indent=1))
+        return
+    by_owner: dict[str, list[Step]] = {}
+    for step in planned.steps:
+        by_owner.setdefault(step.owner, []).append(step)
+    for owner, steps in by_owner.items():
+        click.echo(owner)
+        counted: dict[tuple[str, bool, bool], int] = {}
+        for step in steps:
+            kind = (step.name, step.device, step.done)
+            counted[kind] = counted.get(kind, 0) + 1
+        for (name, device, done), count in counted.items():
+            times = f" x{count}" if count > 1 else ""
+            needs = "device" if device else "cpu"
+            state = "done" if done else "to run"
+            click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
+    click.echo(cost.by_records)

@@ -1,0 +1,198 @@
+"""Who may start next, who gives way, and what a machine has room for.
+
+The rule is that of the critical path: whoever has the longest expected chain of stages after it
+goes first (Graham 1969; Kelley 1961). So a late site's release is not kept waiting by the controls
+of sites that were early. A training that has just saved itself gives way to a chain that is longer
+than what is left of its own, where that chain decides when the run ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from bisect import insort
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hyfree_ray.schedule import Outlook
+
+Needs = Mapping[str, float]
+"""Amounts by resource: CPU, GPU, memory (bytes), `site:NAME`."""
+
+SEGMENT_S = 600.0
+"""A training keeps its place for at least as long: to go on, it has to load everything again."""
+
+LONGER = 1.2
+"""Times its own chain that another one has to be for a training to give way to it."""
+
+CRITICAL = 0.4
+"""Share of what is left to do, spread over all places, above which a chain may decide the end.
+
+Shorter ones can wait. At 1 a chain is seen too late: it is not the only one, and places are few.
+"""
+
+UNFORESEEN = Outlook(seconds=0.0, chain=math.inf)
+"""Of a stage that was not planned (of another round): it goes first and gives way to nobody."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    order: tuple[float, int]
+    ticket: str
+    needs: Needs
+    gate: asyncio.Future[None]
+
+    def __lt__(self, other: _Waiting) -> bool:
+        return self.order < other.order
+
+
+@dataclass(frozen=True)
+class _Held:
+    machine: str | None
+    needs: Needs
+    since: float
+
+
+@dataclass(kw_only=True)
+class Slots:
+    """Lets stages in by the length of their chains, as far as machines have room.
+
+    It is advice: whoever starts the stage still takes the resources from the cluster, which has
+    the last word. So what is forgotten here (after a crash) costs order, never correctness.
+    """
+
+    machines: Mapping[str, Mapping[str, float]]
+    """What each has in all."""
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)
+    """By ticket."""
+    segment_s: float = SEGMENT_S
+    _left: dict[str, float] = field(init=False)
+    """Seconds that each planned stage still needs, by ticket."""
+    _held: dict[str, _Held] = field(default_factory=dict)
+    _waiting: list[_Waiting] = field(default_factory=list)
+    _count: int = 0
+
+    def __post_init__(self) -> None:
+        self._left = {ticket: outlook.seconds for ticket, outlook in self.outlooks.items()}
+
+    def see(self, machines: Mapping[str, Mapping[str, float]]) -> None:
+        """Machines have come or gone."""
+        self.machines = machines
+        self._let_in()
+
+    async def acquire(self, ticket: str, needs: Needs) -> None:
+        """Wait until the stage may start: before all whose chains are shorter."""
+        self._count += 1
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        insort(self._waiting, _Waiting((-self._chain(ticket), self._count), ticket, needs, gate))
+        self._let_in()
+        await gate
+
+    def release(self, ticket: str, *, done: bool = True) -> None:
+        """The stage has ended, well or not; or it gave way, and is not done."""
+        self._held.pop(ticket, None)
+        if done:
+            self._left.pop(ticket, None)
+        self._let_in()
+
+    def gives_way(self, ticket: str, share: float) -> bool:
+        """Whether a training that has just saved itself is to make room for a stage that waits.
+
+        Args:
+            ticket: of the training.
+            share: of it that is done, 0 to 1.
+        """
+        held = self._held.get(ticket)
+        if held is None or ticket not in self._left:
+            return False
+        self._left[ticket] = (1 - share) * self.outlooks[ticket].seconds
+        if asyncio.get_running_loop().time() - held.since < self.segment_s:
+            return False
+        for one in self._waiting:
+            chain = self._chain(one.ticket)
+            if chain <= LONGER * self._chain(ticket):
+                return False
+            if self._would_fit(one.needs, ticket):
+                return chain > CRITICAL * sum(self._left.values()) / self._places(one.needs)
+        return False
+
+    def forget(self, owner: str) -> None:
+        """A party's process is new: what it held before ended with it."""
+        self._waiting = [one for one in self._waiting if not one.ticket.startswith(f"{owner}/")]
+        for ticket in [one for one in self._held if one.startswith(f"{owner}/")]:
+            self.release(ticket, done=False)
+
+    def _chain(self, ticket: str) -> float:
+        """Expected seconds from here to the end of the longest chain that begins with the stage."""
+        outlook = self.outlooks.get(ticket, UNFORESEEN)
+        return outlook.chain - outlook.seconds + self._left.get(ticket, 0.0)
+
+    def _let_in(self) -> None:
+        no_room: set[frozenset[tuple[str, float]]] = set()
+        for one in list(self._waiting):
+            kind = frozenset(one.needs.items())
+            if kind in no_room:
+                continue
+            machine = self._machine_for(one.needs)
+            # What no machine could ever hold is for the cluster to decide.
+            if machine is None and unmet(one.needs, list(self.machines.values())) is None:
+                no_room.add(kind)  # somebody smaller, or of another machine, may fit
+                continue
+            self._waiting.remove(one)
+            self._held[one.ticket] = _Held(machine, one.needs, asyncio.get_running_loop().time())
+            if not one.gate.done():
+                one.gate.set_result(None)
+
+    def _machine_for(self, needs: Needs, without: str = "") -> str | None:
+        """The first machine that has room for this, or would have it without one ticket."""
+        for machine, has in self.machines.items():
+            free = {
+                name: has.get(name, 0.0) - self._taken(machine, name, without) for name in needs
+            }
+            if all(free[name] >= amount - 1e-9 for name, amount in needs.items()):
+                return machine
+        return None
+
+    def _would_fit(self, needs: Needs, without: str) -> bool:
+        return self._machine_for(needs, without) is not None
+
+    def _taken(self, machine: str, resource: str, without: str) -> float:
+        return sum(
+            held.needs.get(resource, 0.0)
+            for ticket, held in self._held.items()
+            if held.machine == machine and ticket != without
+        )
+
+    def _places(self, needs: Needs) -> float:
+        """How many stages like this one the machines hold at the same time, at least one."""
+        amounts = {name: amount for name, amount in needs.items() if amount > 0}
+        found = (
+            min(math.floor(has.get(name, 0.0) / amount) for name, amount in amounts.items())
+            for has in self.machines.values()
+        )
+        return max(1, sum(found))
+
+
+def unmet(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> str | None:
+    """Why no machine could ever take this, in words; None where one can.
+
+    Args:
+        needs: of one stage.
+        nodes: what each machine has in all.
+    """
+    if any(all(has.get(n, 0.0) >= a for n, a in needs.items()) for has in nodes):
+        return None
+    pins = [name for name in needs if name.startswith("site:")]
+    there = [has for has in nodes if all(has.get(pin, 0.0) > 0 for pin in pins)] or list(nodes)
+    lacking = []
+    for name, amount in needs.items():
+        most = max((has.get(name, 0.0) for has in there), default=0.0)
+        if most < amount:
+            lacking.append(f"{_amount(name, amount)}, the most that a machine has is {most:g}")
+    text = "; ".join(lacking) or "all of it on one machine"
+    where = f" on the machine of {pins[0]}" if pins else ""
+    return f"needs {text}{where}"
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / 2**30:g} GiB of memory" if name == "memory" else f"{amount:g} {name}"

@@ -1,0 +1,175 @@
+"""Who goes first, who gives way, and what a machine has room for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from hyfree_ray.schedule import Outlook
+from hyfree_ray.slots import Slots, unmet
+
+CPU = {"CPU": 1.0}
+ONE = {"m": CPU}
+
+
+def expected(**stages: tuple[float, float]) -> dict[str, Outlook]:
+    """Seconds and chain by stage; a stage `x` is asked for by the ticket `x/1`."""
+    return {f"{name}/1": Outlook(seconds=own, chain=chain) for name, (own, chain) in stages.items()}
+
+
+def let_in(
+    machines: Mapping[str, Mapping[str, float]], *asked: tuple[str, Mapping[str, float], float]
+) -> list[str]:
+    """Tickets in the order in which they get in, where each ends when no other can start."""
+
+    async def go() -> list[str]:
+        outlooks = {ticket: Outlook(seconds=1.0, chain=chain) for ticket, _, chain in asked}
+        slots, order = Slots(machines=machines, outlooks=outlooks), []
+
+        async def one(ticket: str, needs: Mapping[str, float]) -> None:
+            await slots.acquire(ticket, needs)
+            order.append(ticket)
+            await asyncio.sleep(0.001)
+            slots.release(ticket)
+
+        await asyncio.gather(*(one(ticket, needs) for ticket, needs, _ in asked))
+        return order
+
+    return asyncio.run(go())
+
+
+def test_the_longest_chain_goes_first_and_not_who_came_first() -> None:
+    order = let_in(ONE, ("a/1", CPU, 5), ("a/2", CPU, 1), ("b/1", CPU, 3), ("b/2", CPU, 9))
+    assert order == ["a/1", "b/2", "b/1", "a/2"]
+
+
+def test_a_stage_that_was_not_foreseen_goes_first() -> None:
+    async def go() -> None:
+        slots = Slots(machines=ONE, outlooks=expected(a=(1, 9), b=(1, 99)))
+        await slots.acquire("a/1", CPU)
+        planned = asyncio.ensure_future(slots.acquire("b/1", CPU))
+        await asyncio.sleep(0)
+        unforeseen = asyncio.ensure_future(slots.acquire("c/1", CPU))
+        await asyncio.sleep(0)
+        slots.release("a/1")
+        await unforeseen
+        assert not planned.done()
+        planned.cancel()
+
+    asyncio.run(go())
+
+
+def test_a_pinned_stage_waits_for_its_machine_and_holds_up_nobody_else() -> None:
+    machines = {"m": {"CPU": 1.0, "site:a": 1.0}, "n": {"CPU": 1.0}}
+    pinned, free = {"CPU": 1.0, "site:a": 0.001}, {"CPU": 1.0}
+    order = let_in(machines, ("a/1", pinned, 9), ("a/2", pinned, 8), ("b/1", free, 1))
+    assert order == ["a/1", "b/1", "a/2"]
+
+
+def test_what_no_machine_can_hold_is_left_to_the_cluster() -> None:
+    assert let_in(ONE, ("a/1", {"GPU": 1.0}, 1)) == ["a/1"]
+
+
+def test_places_of_a_process_that_died_are_free_again() -> None:
+    async def go() -> None:
+        slots = Slots(machines=ONE)
+        await slots.acquire("a/1", CPU)
+        slots.forget("a")
+        await asyncio.wait_for(slots.acquire("b/1", CPU), 1)
+
+    asyncio.run(go())
+
+
+def test_a_machine_that_comes_back_is_given_to_who_waits_for_it() -> None:
+    async def go() -> None:
+        back = {"n": {"CPU": 1.0, "site:a": 1.0}}
+        slots = Slots(machines={**ONE, **back})
+        await slots.acquire("b/1", {"CPU": 1.0, "site:a": 0.001})
+        waiting = asyncio.ensure_future(slots.acquire("a/1", {"CPU": 1.0, "site:a": 0.001}))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        slots.see({**ONE, "n2": back["n"]})
+        await asyncio.wait_for(waiting, 1)
+
+    asyncio.run(go())
+
+
+def asked_to_give_way(
+    outlooks: Mapping[str, Outlook],
+    share: float,
+    *,
+    machines: Mapping[str, Mapping[str, float]] = ONE,
+    segment_s: float = 0.0,
+    needs: Mapping[str, float] = CPU,
+) -> bool:
+    """`a/1` trains and has saved a share of itself; all others wait."""
+
+    async def go() -> bool:
+        slots = Slots(machines=machines, outlooks=outlooks, segment_s=segment_s)
+        await slots.acquire("a/1", CPU)
+        waiting = [asyncio.ensure_future(slots.acquire(t, needs)) for t in outlooks if t != "a/1"]
+        await asyncio.sleep(0)
+        found = slots.gives_way("a/1", share)
+        for one in waiting:
+            one.cancel()
+        return found
+
+    return asyncio.run(go())
+
+
+def test_a_training_gives_way_to_a_longer_chain_that_decides_the_end() -> None:
+    longer = expected(a=(100, 100), b=(50, 150))
+    assert asked_to_give_way(longer, 0.1)
+    assert not asked_to_give_way(longer, 0.1, segment_s=60.0)  # it has only just begun
+    assert not asked_to_give_way(longer, 0.1, machines={"m": {"CPU": 2.0}})  # there is room
+    elsewhere = {"m": CPU, "n": {"CPU": 1.0, "site:b": 1.0}}
+    pinned = {"CPU": 1.0, "site:c": 0.001}
+    assert not asked_to_give_way(longer, 0.1, machines=elsewhere, needs=pinned)  # of no use to it
+
+
+def test_a_training_goes_on_where_giving_way_would_not_help() -> None:
+    assert not asked_to_give_way(expected(a=(100, 100), b=(50, 110)), 0.01)  # as long as its own
+    assert asked_to_give_way(expected(a=(100, 100), b=(50, 110)), 0.5)  # what is left is shorter
+    many = expected(a=(100, 100), b=(50, 150), **{f"c{k}": (40.0, 40.0) for k in range(9)})
+    assert not asked_to_give_way(many, 0.1)  # all the others take longer than that chain
+
+
+def test_who_gave_way_goes_on_before_shorter_chains_with_what_it_has_left() -> None:
+    async def go() -> list[str]:
+        outlooks = expected(a=(100, 100), b=(50, 150), c=(30, 30))
+        slots = Slots(machines=ONE, outlooks=outlooks, segment_s=0.0)
+        order: list[str] = []
+
+        async def short(ticket: str) -> None:
+            await slots.acquire(ticket, CPU)
+            order.append(ticket)
+            slots.release(ticket)
+
+        await slots.acquire("a/1", CPU)
+        others = [asyncio.ensure_future(short(ticket)) for ticket in ("b/1", "c/1")]
+        await asyncio.sleep(0)
+        assert slots.gives_way("a/1", 0.5)
+        again = asyncio.ensure_future(short("a/1"))
+        slots.release("a/1", done=False)
+        await asyncio.gather(again, *others)
+        return order
+
+    assert asyncio.run(go()) == ["b/1", "a/1", "c/1"]
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        ({"CPU": 2.0, "GPU": 0.5}, None),
+        ({"GPU": 3.0}, "needs 3 GPU, the most that a machine has is 1"),
+        ({"memory": 2.0**36}, "needs 64 GiB of memory"),
+        ({"CPU": 1.0, "GPU": 1.0, "site:a": 0.001}, "on the machine of site:a"),
+        ({"CPU": 8.0, "GPU": 1.0}, "all of it on one machine"),
+    ],
+)
+def test_what_can_never_be_scheduled_is_named(needs: dict[str, float], said: str | None) -> None:
+    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0, "site:a": 1.0, "memory": 2.0**34}]
+    found = unmet(needs, nodes)
+    assert found is None if said is None else said in str(found)
