@@ -18,7 +18,7 @@ from typing import Any
 
 from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
-from hyfree_ray.progress import IN_WORDS, Progress, clock
+from hyfree_ray.progress import Progress, Watchdog
 from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
@@ -31,9 +31,6 @@ from hyfree_ray.store import digest_of, write_json
 log = logging.getLogger("hyfree_ray")
 
 POLL_S = 1.0
-
-STILL_S = 900.0
-"""A stage that has reported nothing for so long is named."""
 
 MARKER = "tracked"
 """File in a run's folder: MLflow shows all of it."""
@@ -113,7 +110,7 @@ class Observer:
         self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
         self.unfinished_s: dict[str, float] = {}
         self.said_generator = False
-        self.still: dict[tuple[str, str], int] = {}
+        self.watchdog = Watchdog()
 
     async def watch(self, parties: Mapping[str, Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -142,28 +139,8 @@ class Observer:
                 self.received[owner, parcel["key"]] = parcel
                 parcels.add(parcel["key"])
             self.progress.update({**status, "finished": fresh})
-            self._say_who_stands_still(status)
-
-    def _say_who_stands_still(self, status: Mapping[str, Any]) -> None:
-        """Name a stage without progress, and why, once for each time the patience runs out."""
-        for stage in status["running"]:
-            about = (status["owner"], stage["name"])
-            if stage["silent_s"] < STILL_S:
-                self.still.pop(about, None)
-                continue
-            times = int(stage["silent_s"] // STILL_S)
-            if self.still.get(about) == times:
-                continue
-            self.still[about] = times
-            why = (
-                "it was started and has not reported since"
-                if stage["begun"]
-                else "it waits for its turn, or for a machine that has what it needs"
-            )
-            self.progress.tell(
-                f"{status['owner']}: {IN_WORDS.get(stage['name'], stage['name'])}: no progress for "
-                f"{clock(stage['silent_s'])}: {why}"
-            )
+            for line in self.watchdog.lines(status):
+                self.progress.tell(line)
 
     def _say_what_was_derived(self, entry: Mapping[str, Any]) -> None:
         """Print what followed from a site's data; a generator's steps once, they are rules."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -60,6 +61,42 @@ def clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+STILL_S = 900.0
+"""A stage that has reported nothing for so long is named."""
+
+
+class Watchdog:
+    """Names stages without progress, and why, each time that their silence has doubled.
+
+    Of a party's stages of one kind (there are many scorings) the longest silent speaks.
+    """
+
+    def __init__(self) -> None:
+        self.doublings: dict[tuple[str, str], int] = {}
+
+    def lines(self, status: Mapping[str, Any]) -> Iterator[str]:
+        """What there is to say of a party's running and waiting stages."""
+        longest: dict[str, Mapping[str, Any]] = {}
+        for stage in sorted(status["running"], key=lambda stage: float(stage["silent_s"])):
+            longest[stage["name"]] = stage
+        for name, stage in longest.items():
+            about, silent_s = (status["owner"], name), stage["silent_s"]
+            if silent_s < STILL_S:
+                self.doublings.pop(about, None)
+                continue
+            doublings = int(math.log2(silent_s / STILL_S))
+            if self.doublings.get(about, -1) >= doublings:
+                continue
+            self.doublings[about] = doublings
+            why = (
+                "it was started and has not reported since"
+                if stage["begun"]
+                else "it waits for its turn, or for a machine that has what it needs"
+            )
+            words = IN_WORDS.get(name, name)
+            yield f"{status['owner']}: {words}: no progress for {clock(silent_s)}: {why}"
 
 
 class Progress:

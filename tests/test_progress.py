@@ -8,7 +8,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from hyfree_ray.progress import Progress, clock, seconds_left
+from hyfree_ray.progress import STILL_S, Progress, Watchdog, clock, seconds_left
 
 
 def running(step: int, first_at: float, last_at: float, name: str = "train_generator") -> dict:
@@ -60,3 +60,20 @@ def test_without_a_terminal_each_finished_stage_is_a_line_but_scores_are_not(
     entries = [finished("prepare"), finished("score", "score")]
     progress.update({"owner": "site-1", "running": [], "finished": entries})
     assert said == ["site-1: planning nnU-Net: done in 75 s (1 of 20 stages)"]
+
+
+def test_a_silent_stage_is_named_when_its_silence_doubles_and_many_of_a_kind_once() -> None:
+    watchdog = Watchdog()
+
+    def told(*silent: float, begun: bool = False) -> list[str]:
+        stages = [{"name": "score", "silent_s": STILL_S * s, "begun": begun} for s in silent]
+        return list(watchdog.lines({"owner": "site-1", "running": stages}))
+
+    assert told(0.5, 0.9) == []
+    (line,) = told(1.2, 0.2, 1.05)
+    assert line.startswith("site-1: scoring: no progress for 18 min: it waits for its turn")
+    assert told(1.3, 1.1) == told(1.9) == []
+    assert len(told(2.1, 1.0)) == 1
+    assert told(0.1) == []
+    (line,) = told(1.3, begun=True)
+    assert "has not reported since" in line
