@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hyfree_ray.progress import Progress, Watchdog
 from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
-from hyfree_ray.scores import write_results
+from hyfree_ray.scores import POOL, write_results
 from hyfree_ray.simulation import Simulation, score_rows
 from hyfree_ray.site_value import Site
 from hyfree_ray.stage import installed_versions
@@ -277,7 +277,8 @@ class Observer:
         for entry in self.entries.values():
             record = entry["record"]
             spent = found[record["owner"]].setdefault(
-                entry["name"], {"seconds": 0.0, "device_seconds": 0.0, "peak_memory_mib": 0.0}
+                what_for(entry, self.entries.values()),
+                {"seconds": 0.0, "device_seconds": 0.0, "peak_memory_mib": 0.0},
             )
             spent["seconds"] = round(spent["seconds"] + record["seconds"], 3)
             spent["device_seconds"] = round(spent["device_seconds"] + record["device_seconds"], 3)
@@ -362,6 +363,30 @@ def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]
     tracking.hand("finish", summary, table, [*files, *samples])
     if tracking.close():
         (folder / MARKER).touch()
+
+
+def what_for(entry: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> str:
+    """A stage's name; of a general model that is not the round's, what it was trained for.
+
+    Args:
+        entry: a finished stage: its name and record.
+        entries: all finished stages of the run; the round's model is on the most releases.
+    """
+    record = entry["record"]
+    if record["stage"] != "train_general":
+        return str(entry["name"])
+    if record["owner"] != POOL:
+        return "own-syn general"
+    others = (other["record"] for other in entries)
+    releases = {
+        other["key"]: len(other["params"]["sites"])
+        for other in others
+        if other["stage"] == "pool_releases" and other["owner"] == POOL
+    }
+    count = releases.get(record["inputs"]["prepared"])
+    if count is None or count == max(releases.values()):
+        return "train_general"
+    return "syn general" if count == 1 else "leave-one-out general"
 
 
 def time_table(compute: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, float]]:

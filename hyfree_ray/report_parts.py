@@ -11,22 +11,26 @@ from typing import Any
 import yaml
 
 from hyfree_ray.finished import Finished
+from hyfree_ray.regimes import MIXES
 
 NONE = "–"
 
-_SHARING = (
+_RELEASING = (
     "local", "train_generator", "choose_snapshot", "synthesise", "audit", "release",
-    "check_release", "pool_releases", "train_general",
+    "check_release", "pool_releases",
 )  # fmt: skip
-"""What a general model takes: the sites' segmenters label, their generators draw."""
-_AFTER_SHARING = {
-    "general": (),
-    "finetuned": ("prepare_for_general", "finetuned"),
-    "personalised": ("prepare_replay", "personalised"),
+"""What releases take: the sites' segmenters label, their generators draw."""
+_AFTER_RELEASING = {
+    "general": ("train_general",),
+    "finetuned": ("train_general", "prepare_for_general", "finetuned"),
+    "personalised": ("train_general", "prepare_replay", "personalised"),
+    "syn": ("syn general",),
+    "leave-one-out": ("leave-one-out general",),
+    **{regime: (regime,) for regime, share in MIXES.items() if share},
 }
 _ALONE = {"fedavg": ("train_fedavg",)}
-_MORE_GENERALS = {"syn", "leave-one-out", "own-syn"}
-"""Settings that train further general models, which are not told apart in the records."""
+_TWICE_THE_RELEASE = "own-syn"
+"""It draws and labels further samples, which the records do not tell from those of releases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,20 +206,21 @@ def compute(spent: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
 def device_hours(run: Finished, regime: str) -> float | None:
     """Device hours of all parties that a regime's models took, from nothing.
 
-    None where the records do not tell: the regime has no stage of its own, or further general
-    models were trained beside it.
+    None where the records do not tell: the regime has no stage of its own, or further samples
+    were drawn beside it.
     """
     seconds: dict[str, float] = defaultdict(float)
     for by_stage in run.described["compute"].values():
         for name, numbers in by_stage.items():
             seconds[name] += numbers["device_seconds"]
-    if regime in _AFTER_SHARING:
-        if _MORE_GENERALS.intersection(run.described["regimes"]):
+    if regime in {*_AFTER_RELEASING, _TWICE_THE_RELEASE}:
+        if _TWICE_THE_RELEASE in run.described["regimes"]:
             return None
-        needed: tuple[str, ...] = (*_SHARING, *_AFTER_SHARING[regime])
+        labeller = run.described["experiment"]["labeller"]
+        needed = {*_RELEASING, labeller, *_AFTER_RELEASING[regime]}
     else:
-        needed = _ALONE.get(regime, (regime,))
-        if needed[-1] not in seconds:
+        needed = {*_ALONE.get(regime, (regime,))}
+        if needed.isdisjoint(seconds):
             return None
     return sum(seconds[name] for name in needed) / 3600
 

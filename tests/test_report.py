@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -201,6 +202,32 @@ def test_device_hours_count_what_a_regime_stands_on(run: Finished) -> None:
     assert device_hours(run, "general") == pytest.approx(0.03)
     assert device_hours(run, "finetuned") == pytest.approx(0.04)
     assert device_hours(run, "real-all") is None
+
+
+def with_more(run: Finished, stages: Iterable[str], **more: object) -> Finished:
+    """The run, with further stages at the pool, each of 36 device seconds."""
+    spent = {"seconds": 40.0, "device_seconds": 36.0, "peak_memory_mib": 700.0}
+    pool = run.described["compute"]["pool"] | dict.fromkeys(stages, spent)
+    compute = run.described["compute"] | {"pool": pool}
+    return replace(run, described={**run.described, "compute": compute, **more})
+
+
+def test_device_hours_of_further_general_models_are_their_own(run: Finished) -> None:
+    more = with_more(run, ["syn general", "leave-one-out general", "mix-50"])
+    assert device_hours(more, "general") == pytest.approx(0.03)
+    for regime in ("syn", "leave-one-out", "mix-50"):
+        assert device_hours(more, regime) == pytest.approx(0.03)
+
+
+def test_device_hours_are_not_told_where_further_samples_were_drawn(run: Finished) -> None:
+    more = with_more(run, ["own-syn"], regimes=[*run.described["regimes"], "own-syn"])
+    assert device_hours(more, "own-syn") is device_hours(more, "general") is None
+    assert device_hours(more, "local") == pytest.approx(0.01)
+
+
+def test_a_labeller_of_more_steps_is_paid_for_by_what_is_made_of_releases(run: Finished) -> None:
+    experiment = run.described["experiment"] | {"labeller": "local2x"}
+    assert device_hours(with_more(run, [], experiment=experiment), "general") == pytest.approx(0.04)
 
 
 def test_the_command_says_where_the_report_is(run: Finished) -> None:

@@ -1,0 +1,31 @@
+"""What the observer of a run makes of its records."""
+
+from __future__ import annotations
+
+from hyfree_ray.observer import what_for
+
+
+def entry(stage: str, key: str, owner: str = "pool", **record: object) -> dict:
+    told = {"stage": stage, "key": key, "owner": owner, "inputs": {}, "params": {}, **record}
+    return {"name": stage, "record": told}
+
+
+def test_a_general_model_is_told_from_those_of_other_settings() -> None:
+    pooled = [
+        entry("pool_releases", "all", params={"sites": ["a", "b", "c"]}),
+        entry("pool_releases", "two", params={"sites": ["a", "b"]}),
+        entry("pool_releases", "one", params={"sites": ["a"]}),
+        entry("pool_releases", "own", owner="a", params={"sites": ["a"]}),
+    ]
+    trained = {
+        prepared: entry("train_general", f"on-{prepared}", inputs={"prepared": prepared})
+        for prepared in ("all", "two", "one")
+    }
+    own = entry("train_general", "on-own", owner="a", inputs={"prepared": "own"})
+    everything = [*pooled, *trained.values(), own]
+    assert what_for(trained["all"], everything) == "train_general"
+    assert what_for(trained["two"], everything) == "leave-one-out general"
+    assert what_for(trained["one"], everything) == "syn general"
+    assert what_for(own, everything) == "own-syn general"
+    assert what_for(entry("synthesise", "s"), everything) == "synthesise"
+    assert what_for(trained["all"], [trained["all"]]) == "train_general"
