@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -30,12 +30,14 @@ from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, end_if_hung
 from hyfree_ray.schedule import ticket_of
 from hyfree_ray.scores import ORACLE, POOL
-from hyfree_ray.simulation import Simulation
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
 from hyfree_ray.slots import unmet
 from hyfree_ray.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
 from hyfree_ray.store import Call
+
+if TYPE_CHECKING:
+    from hyfree_ray.simulation import Simulation  # reads images: no party's process needs that
 
 PIN = "site:{}"
 """Custom resource that pins a party to its machine, where a cluster declares it."""
