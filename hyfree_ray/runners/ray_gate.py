@@ -22,6 +22,10 @@ from hyfree_ray.stage import Stage
 LOOK_S = 2.0
 """How often the gate looks which machines there are."""
 
+MOST_WAITING = 1_000_000
+"""Stages that wait at once, each in a call of its own: sites score the models of all sites. At
+Ray's default of 1000 nobody would get through any more who wants to say that a stage has ended."""
+
 ANSWER_S = 10.0
 """A training that asks whether to give way waits for so long, and then goes on."""
 
@@ -36,7 +40,7 @@ def machines(pin: Mapping[str, float] | None = None) -> dict[str, dict[str, floa
     return {key: has for key, has in found.items() if all(name in has for name in pin or ())}
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=MOST_WAITING)
 class Gate:
     """Lets stages in by the length of their chains."""
 
