@@ -25,7 +25,7 @@ from hyfree_ray.pool import PoolParty
 from hyfree_ray.resources import Execution, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
-from hyfree_ray.runners.ray_gate import Gate, Place, Question, machines
+from hyfree_ray.runners.ray_gate import Place, Question, machines, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, end_if_hung
 from hyfree_ray.schedule import ticket_of
@@ -274,7 +274,7 @@ def start_parties(
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
     execution = execution or Execution()
-    gate = Gate.remote(execution.outlooks, execution.segment_s)
+    gate = start_gate(execution.outlooks, execution.segment_s)
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)

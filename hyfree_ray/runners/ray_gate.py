@@ -40,7 +40,7 @@ def machines(pin: Mapping[str, float] | None = None) -> dict[str, dict[str, floa
     return {key: has for key, has in found.items() if all(name in has for name in pin or ())}
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=MOST_WAITING)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Gate:
     """Lets stages in by the length of their chains."""
 
@@ -71,6 +71,16 @@ class Gate:
     async def forget(self, owner: str) -> None:
         """The party's process is new."""
         self.slots.forget(owner)
+
+
+def start_gate(outlooks: Mapping[str, Outlook], segment_s: float) -> Any:
+    """Start a gate; its handle.
+
+    Args:
+        outlooks: what is expected of each stage, by ticket.
+        segment_s: a training keeps its place for at least as long.
+    """
+    return Gate.options(max_concurrency=MOST_WAITING).remote(outlooks, segment_s)
 
 
 @dataclass(frozen=True, kw_only=True)

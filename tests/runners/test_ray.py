@@ -30,7 +30,7 @@ from hyfree_ray.runners.ray import (
     pin_of,
     start_parties,
 )
-from hyfree_ray.runners.ray_gate import Gate, Place
+from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.schedule import Outlook, ticket_of
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
@@ -242,7 +242,7 @@ def test_a_training_gives_its_place_to_a_longer_chain_and_goes_on_afterwards(
         ticket_of("site-1", long.key): Outlook(seconds=100.0, chain=100.0),
         ticket_of("site-2", urgent.key): Outlook(seconds=10.0, chain=1000.0),
     }
-    place = Place(gate=Gate.remote(outlooks, 0.0), resources=Resources(cpus=2))
+    place = Place(gate=start_gate(outlooks, 0.0), resources=Resources(cpus=2))
     runner = RayRunner("cpu", {}, place)
 
     async def both() -> None:
@@ -260,6 +260,20 @@ def test_a_training_gives_its_place_to_a_longer_chain_and_goes_on_afterwards(
     for name, number in (("long", 2), ("urgent", 1)):
         record = json.loads((tmp_path / name / "record.json").read_text())
         assert record["result"] == {"attempts": number}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_gate_before_which_thousands_wait_still_hears_who_has_ended() -> None:
+    gate, needs = start_gate({}, 0.0), {"CPU": 2.0}
+
+    async def go() -> None:
+        await gate.acquire.remote("a/1", needs)
+        waiting = [gate.acquire.remote(f"b/{number}", needs) for number in range(1500)]
+        gate.release.remote("a/1", True)
+        await asyncio.wait_for(waiting[0], 30)
+        ray.kill(gate)
+
+    asyncio.run(go())
 
 
 @stage(version=1)
