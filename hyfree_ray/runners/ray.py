@@ -256,11 +256,17 @@ def pin_of(name: str) -> dict[str, float]:
 
 
 class RayParty:
-    """Handle of a party's actor, which keeps it and the gate that it asks alive."""
+    """Handle of a party's actor.
 
-    def __init__(self, actor: Any, gate: Any) -> None:
+    Args:
+        actor: kept alive by this.
+        needed: what else has to be kept alive: the gate, and objects that actors are made of. Ray
+            makes an actor that died again from these, but by itself forgets large ones.
+    """
+
+    def __init__(self, actor: Any, needed: tuple[Any, ...] = ()) -> None:
         self.actor = actor
-        self.gate = gate
+        self.needed = needed
 
     def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
         """Start a method; the promise of its result, which may be an argument of other calls."""
@@ -274,7 +280,8 @@ def start_parties(
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
     execution = execution or Execution()
-    gate = start_gate(execution.outlooks, execution.segment_s)
+    outlooks = ray.put(dict(execution.outlooks))
+    gate = start_gate(outlooks, execution.segment_s)
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)
@@ -287,15 +294,17 @@ def start_parties(
         root = str(simulation.root_of(name, store))
         runner = RayRunner(device, pin, place)
         rest = (experiment, federation, root, runner)
+        known: Any = None
         if name == POOL:
             task = (simulation.key, federation, dict(simulation.dataset), experiment)
             actor = PoolActor.options(**options).remote(*task, root, runner)
         elif name == ORACLE:
-            actor = OracleActor.options(**options).remote(simulation.sites, *rest)
+            known = ray.put(dict(simulation.sites))
+            actor = OracleActor.options(**options).remote(known, *rest)
         else:
-            site = simulation.sites[name]
-            actor = SiteActor.options(**options).remote(site, *rest, execution.rules)
-        parties[name] = RayParty(actor, gate)
+            known = ray.put(simulation.sites[name])
+            actor = SiteActor.options(**options).remote(known, *rest, execution.rules)
+        parties[name] = RayParty(actor, needed=(gate, outlooks, known))
     return parties
 
 

@@ -73,11 +73,11 @@ class Gate:
         self.slots.forget(owner)
 
 
-def start_gate(outlooks: Mapping[str, Outlook], segment_s: float) -> Any:
+def start_gate(outlooks: Any, segment_s: float) -> Any:
     """Start a gate; its handle.
 
     Args:
-        outlooks: what is expected of each stage, by ticket.
+        outlooks: what is expected of each stage, by ticket: a mapping, or Ray's reference to one.
         segment_s: a training keeps its place for at least as long.
     """
     return Gate.options(max_concurrency=MOST_WAITING).remote(outlooks, segment_s)

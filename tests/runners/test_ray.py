@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,32 @@ def test_actors_hold_no_cpu_and_guard_their_border(
         assert isinstance(cause_of(caught.value), PrivacyError)
         for party in parties.values():
             assert isinstance(party, RayParty)
+            ray.kill(party.actor)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_party_with_many_cases_that_is_killed_is_there_again(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    """Ray forgets what an actor was made of if it is large, and then cannot make it again."""
+    simulation = phantom_simulation(2)
+    site = simulation.sites["site-1"]
+    long = [{**site.cases[0], "name": f"{number}".zfill(400)} for number in range(1000)]
+    many = replace(site, cases=(*site.cases, *long))
+    assert len(pickle.dumps(many)) > 400_000
+    simulation = replace(simulation, sites={**simulation.sites, "site-1": many})
+
+    async def ask() -> None:
+        parties = start_parties(simulation, tmp_path, "cpu")
+        actor = parties["site-1"].actor
+        pid = await actor.__ray_call__.remote(lambda _: os.getpid())
+        await asyncio.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
+        again = await asyncio.wait_for(actor.__ray_call__.remote(lambda _: os.getpid()), 60)
+        assert again != pid
+        for party in parties.values():
             ray.kill(party.actor)
 
     asyncio.run(ask())
