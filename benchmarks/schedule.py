@@ -38,6 +38,9 @@ from hyfree_ray.slots import SEGMENT_S, Slots
 
 ROOT = Path(__file__).parents[1]
 
+ENDED = 143
+"""Exit code of a run that was told to end."""
+
 LOOK_S = 2.0
 """How often the processes of a measured run are looked at."""
 
@@ -264,8 +267,12 @@ def _ratios(tasks: Mapping[str, Task], devices: int) -> tuple[float, ...]:
     return *(value / least for value in found), yields / trainings, over_sharper
 
 
-def measure(sites: int) -> None:
-    """Run the command line with toys for stages on Ray, and look at its processes meanwhile."""
+def measure(sites: int, seconds: float) -> None:
+    """Run the command line with toys for stages on Ray, and look at its processes meanwhile.
+
+    It is ended after so many seconds if it is not over before: every site scores the models of all
+    others, which is the square of their number.
+    """
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
@@ -276,6 +283,7 @@ def measure(sites: int) -> None:
             [*command, *options, "--store", str(store)],
             env={**os.environ, "PYTHONPATH": path, "TOY_STEP_S": "0"},
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         driver_s, most, with_torch, running_s = 0.0, Counter[str](), 0, 0.0
         while process.poll() is None:
@@ -286,8 +294,10 @@ def measure(sites: int) -> None:
                 most = found
             with_torch = max(with_torch, found.pop(TORCH, 0))
             running_s = time.monotonic() - begun
+            if running_s > seconds:
+                process.terminate()
             time.sleep(LOOK_S)
-        if process.returncode:
+        if process.returncode not in (0, ENDED):
             raise SystemExit(f"the run ended with {process.returncode}")
         stages = len(list(store.glob("**/stages/*/record.json")))
     print(f"{sites} sites, {stages} stages in {running_s:.0f} s on {os.cpu_count()} cores")
@@ -340,11 +350,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare policies, or measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ray", type=int, metavar="SITES", help="measure with so many sites")
-    sites = parser.parse_args(arguments).ray
-    if sites is None:
+    parser.add_argument("--seconds", type=float, default=3600.0, help="measure for so long")
+    given = parser.parse_args(arguments)
+    if given.ray is None:
         compare()
     else:
-        measure(sites)
+        measure(given.ray, given.seconds)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import insort
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,10 @@ Shorter ones can wait. At 1 a chain is seen too late: it is not the only one, an
 
 UNFORESEEN = Outlook(seconds=0.0, chain=math.inf)
 """Of a stage that was not planned (of another round): it goes first and gives way to nobody."""
+
+
+_Kind = frozenset[tuple[str, float]]
+"""Needs that are the same."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,9 @@ class Slots:
     _left: dict[str, float] = field(init=False)
     """Seconds that each planned stage still needs, by ticket."""
     _held: dict[str, _Held] = field(default_factory=dict)
-    _waiting: list[_Waiting] = field(default_factory=list)
+    _waiting: dict[_Kind, list[_Waiting]] = field(default_factory=lambda: defaultdict(list))
+    """In order, by what they need: of those that need the same, only the first is ever looked at,
+    for a run of many sites asks for thousands of stages at once."""
     _count: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +91,8 @@ class Slots:
         """Wait until the stage may start: before all whose chains are shorter."""
         self._count += 1
         gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        insort(self._waiting, _Waiting((-self._chain(ticket), self._count), ticket, needs, gate))
+        one = _Waiting((-self._chain(ticket), self._count), ticket, needs, gate)
+        insort(self._waiting[frozenset(needs.items())], one)
         self._let_in()
         await gate
 
@@ -108,7 +116,7 @@ class Slots:
         self._left[ticket] = (1 - share) * self.outlooks[ticket].seconds
         if asyncio.get_running_loop().time() - held.since < self.segment_s:
             return False
-        for one in self._waiting:
+        for one in self._first():
             chain = self._chain(one.ticket)
             if chain <= LONGER * self._chain(ticket):
                 return False
@@ -118,7 +126,9 @@ class Slots:
 
     def forget(self, owner: str) -> None:
         """A party's process is new: what it held before ended with it."""
-        self._waiting = [one for one in self._waiting if not one.ticket.startswith(f"{owner}/")]
+        for kind, queue in self._waiting.items():
+            kept = [one for one in queue if not one.ticket.startswith(f"{owner}/")]
+            self._waiting[kind] = kept
         for ticket in [one for one in self._held if one.startswith(f"{owner}/")]:
             self.release(ticket, done=False)
 
@@ -127,18 +137,22 @@ class Slots:
         outlook = self.outlooks.get(ticket, UNFORESEEN)
         return outlook.chain - outlook.seconds + self._left.get(ticket, 0.0)
 
+    def _first(self) -> list[_Waiting]:
+        """Of each kind the first, in order."""
+        return sorted(queue[0] for queue in self._waiting.values() if queue)
+
     def _let_in(self) -> None:
-        no_room: set[frozenset[tuple[str, float]]] = set()
-        for one in list(self._waiting):
-            kind = frozenset(one.needs.items())
-            if kind in no_room:
-                continue
+        first = self._first()
+        while first:
+            one = first.pop(0)
             machine = self._machine_for(one.needs)
             # What no machine could ever hold is for the cluster to decide.
             if machine is None and unmet(one.needs, list(self.machines.values())) is None:
-                no_room.add(kind)  # somebody smaller, or of another machine, may fit
-                continue
-            self._waiting.remove(one)
+                continue  # somebody smaller, or of another machine, may fit
+            queue = self._waiting[frozenset(one.needs.items())]
+            queue.pop(0)
+            if queue:
+                insort(first, queue[0])
             self._held[one.ticket] = _Held(machine, one.needs, asyncio.get_running_loop().time())
             if not one.gate.done():
                 one.gate.set_result(None)

@@ -129,6 +129,16 @@ def test_help_and_dry_run_never_import_torch(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_a_partys_process_imports_neither_torch_nor_readers_of_images() -> None:
+    code = (
+        "import sys\n"
+        "import hyfree_ray.runners.ray\n"
+        "heavy = {'torch', 'SimpleITK', 'nibabel', 'scipy', 'matplotlib', 'mlflow', 'nnunetv2'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_no_file_is_long() -> None:
     long = [file.name for file in files() if len(file.read_text().splitlines()) > 450]
     assert not long

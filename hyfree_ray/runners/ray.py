@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -25,17 +25,19 @@ from hyfree_ray.pool import PoolParty
 from hyfree_ray.resources import Execution, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
-from hyfree_ray.runners.ray_gate import Gate, Place, Question, machines
+from hyfree_ray.runners.ray_gate import Place, Question, machines, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, end_if_hung
 from hyfree_ray.schedule import ticket_of
 from hyfree_ray.scores import ORACLE, POOL
-from hyfree_ray.simulation import Simulation
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
 from hyfree_ray.slots import unmet
 from hyfree_ray.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
 from hyfree_ray.store import Call
+
+if TYPE_CHECKING:
+    from hyfree_ray.simulation import Simulation  # reads images: no party's process needs that
 
 PIN = "site:{}"
 """Custom resource that pins a party to its machine, where a cluster declares it."""
@@ -254,11 +256,17 @@ def pin_of(name: str) -> dict[str, float]:
 
 
 class RayParty:
-    """Handle of a party's actor, which keeps it and the gate that it asks alive."""
+    """Handle of a party's actor.
 
-    def __init__(self, actor: Any, gate: Any) -> None:
+    Args:
+        actor: kept alive by this.
+        needed: what else has to be kept alive: the gate, and objects that actors are made of. Ray
+            makes an actor that died again from these, but by itself forgets large ones.
+    """
+
+    def __init__(self, actor: Any, needed: tuple[Any, ...] = ()) -> None:
         self.actor = actor
-        self.gate = gate
+        self.needed = needed
 
     def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
         """Start a method; the promise of its result, which may be an argument of other calls."""
@@ -272,7 +280,8 @@ def start_parties(
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
     execution = execution or Execution()
-    gate = Gate.remote(execution.outlooks, execution.segment_s)
+    outlooks = ray.put(dict(execution.outlooks))
+    gate = start_gate(outlooks, execution.segment_s)
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)
@@ -285,15 +294,17 @@ def start_parties(
         root = str(simulation.root_of(name, store))
         runner = RayRunner(device, pin, place)
         rest = (experiment, federation, root, runner)
+        known: Any = None
         if name == POOL:
             task = (simulation.key, federation, dict(simulation.dataset), experiment)
             actor = PoolActor.options(**options).remote(*task, root, runner)
         elif name == ORACLE:
-            actor = OracleActor.options(**options).remote(simulation.sites, *rest)
+            known = ray.put(dict(simulation.sites))
+            actor = OracleActor.options(**options).remote(known, *rest)
         else:
-            site = simulation.sites[name]
-            actor = SiteActor.options(**options).remote(site, *rest, execution.rules)
-        parties[name] = RayParty(actor, gate)
+            known = ray.put(simulation.sites[name])
+            actor = SiteActor.options(**options).remote(known, *rest, execution.rules)
+        parties[name] = RayParty(actor, needed=(gate, outlooks, known))
     return parties
 
 
@@ -319,7 +330,12 @@ def connect(address: str, cpus: int | None = None) -> None:
     _knock(address)
     try:
         ray.init(address=address, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        if type(error).__name__ == "AuthenticationError":  # not in Ray before 2.52
+            raise HyfreeError(
+                f"--ray {address}: the cluster asks for another token; set RAY_AUTH_MODE=token and "
+                "its token as RAY_AUTH_TOKEN, or in ~/.ray/auth_token"
+            ) from error
         first = " ".join(str(error).split())[:160]
         raise HyfreeError(
             f"--ray {address}: no Ray cluster answers there ({first}); start one with "

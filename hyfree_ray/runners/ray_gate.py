@@ -22,6 +22,10 @@ from hyfree_ray.stage import Stage
 LOOK_S = 2.0
 """How often the gate looks which machines there are."""
 
+MOST_WAITING = 1_000_000
+"""Stages that wait at once, each in a call of its own: sites score the models of all sites. At
+Ray's default of 1000 nobody would get through any more who wants to say that a stage has ended."""
+
 ANSWER_S = 10.0
 """A training that asks whether to give way waits for so long, and then goes on."""
 
@@ -67,6 +71,16 @@ class Gate:
     async def forget(self, owner: str) -> None:
         """The party's process is new."""
         self.slots.forget(owner)
+
+
+def start_gate(outlooks: Any, segment_s: float) -> Any:
+    """Start a gate; its handle.
+
+    Args:
+        outlooks: what is expected of each stage, by ticket: a mapping, or Ray's reference to one.
+        segment_s: a training keeps its place for at least as long.
+    """
+    return Gate.options(max_concurrency=MOST_WAITING).remote(outlooks, segment_s)
 
 
 @dataclass(frozen=True, kw_only=True)

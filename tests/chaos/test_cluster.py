@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +59,45 @@ def test_09_a_lost_machine_is_waited_for_by_who_is_pinned_to_it_and_left_by_the_
     files = store.glob("sites/site-1/stages/*/record.json")
     nodes = {json.loads(file.read_text())["result"]["node"] for file in files}
     assert len(nodes) == 2  # the machine before, and what took its place
+
+
+@pytest.mark.chaos
+def test_79_a_wrong_token_or_none_is_one_line_within_a_minute(tmp_path: Path) -> None:
+    port = "6431"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32, "HOME": str(tmp_path)}
+    ray_command = str(Path(sys.executable).parent / "ray")
+    start = [ray_command, "start", "--head", "--block", "--port", port, "--num-cpus", "1"]
+    head = subprocess.Popen(
+        [*start, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"],
+        env={**os.environ, **token},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        status = [ray_command, "status", "--address", f"127.0.0.1:{port}"]
+        deadline = time.monotonic() + 90
+        while subprocess.run(status, env={**os.environ, **token}, capture_output=True).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        for wrong in ({"RAY_AUTH_TOKEN": "b" * 32}, {"RAY_AUTH_MODE": "disabled"}):
+            store = tmp_path / "store"
+            command = [sys.executable, "-m", "hyfree_ray.cli", "simulate", "--store", str(store)]
+            begun = time.monotonic()
+            done = subprocess.run(
+                [*command, "--ray", f"127.0.0.1:{port}"],
+                env={**os.environ, **token, **wrong},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert time.monotonic() - begun < 60
+            assert done.returncode == 2, done.stderr
+            assert "the cluster asks for another token" in done.stderr.splitlines()[-1]
+            assert "a" * 32 not in done.stderr
+            assert not store.exists()
+    finally:
+        head.terminate()
+        head.wait()
 
 
 RPC = "grpc_client"

@@ -122,7 +122,8 @@ def test_with_real_trainings_too(tmp_path: Path) -> None:
     for name, value in shortest.items():
         settings += ["--set", f"budget.{name}={value}"]
     everything, own = write_hospitals(tmp_path)
-    run("simulate", "--data", everything, *settings, "--ray", "off", "--store", tmp_path / "s")
+    alone = ("--settings", "", "--ray", "off", "--store", tmp_path / "s")
+    run("simulate", "--data", everything, *settings, *alone)
     (table,) = (tmp_path / "s" / "runs").glob("*/results.csv")
     federate(tmp_path, own, tuple(settings), run)
     assert_equal_to_the_simulation(tmp_path, table)

@@ -29,7 +29,6 @@ import numpy as np
 
 from hyfree_ray import protocol, stages
 from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.release import ReleaseMetadata, write_release
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
@@ -200,6 +199,7 @@ def toy_experiment() -> Experiment:
 
 def toy_simulation(sites: int = 3) -> Any:
     """Uneven sites: the phantom's, of which no image is ever drawn."""
+    from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
     from hyfree_ray.simulation import Simulation, sites_of
 
     cohort = phantom_cohort(sites, 0, Path("nowhere"))

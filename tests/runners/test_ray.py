@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from hyfree_ray.runners.ray import (
     pin_of,
     start_parties,
 )
-from hyfree_ray.runners.ray_gate import Gate, Place
+from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.schedule import Outlook, ticket_of
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
@@ -130,6 +132,32 @@ def test_actors_hold_no_cpu_and_guard_their_border(
         assert isinstance(cause_of(caught.value), PrivacyError)
         for party in parties.values():
             assert isinstance(party, RayParty)
+            ray.kill(party.actor)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_party_with_many_cases_that_is_killed_is_there_again(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    """Ray forgets what an actor was made of if it is large, and then cannot make it again."""
+    simulation = phantom_simulation(2)
+    site = simulation.sites["site-1"]
+    long = [{**site.cases[0], "name": f"{number}".zfill(400)} for number in range(1000)]
+    many = replace(site, cases=(*site.cases, *long))
+    assert len(pickle.dumps(many)) > 400_000
+    simulation = replace(simulation, sites={**simulation.sites, "site-1": many})
+
+    async def ask() -> None:
+        parties = start_parties(simulation, tmp_path, "cpu")
+        actor = parties["site-1"].actor
+        pid = await actor.__ray_call__.remote(lambda _: os.getpid())
+        await asyncio.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
+        again = await asyncio.wait_for(actor.__ray_call__.remote(lambda _: os.getpid()), 60)
+        assert again != pid
+        for party in parties.values():
             ray.kill(party.actor)
 
     asyncio.run(ask())
@@ -242,7 +270,7 @@ def test_a_training_gives_its_place_to_a_longer_chain_and_goes_on_afterwards(
         ticket_of("site-1", long.key): Outlook(seconds=100.0, chain=100.0),
         ticket_of("site-2", urgent.key): Outlook(seconds=10.0, chain=1000.0),
     }
-    place = Place(gate=Gate.remote(outlooks, 0.0), resources=Resources(cpus=2))
+    place = Place(gate=start_gate(outlooks, 0.0), resources=Resources(cpus=2))
     runner = RayRunner("cpu", {}, place)
 
     async def both() -> None:
@@ -260,6 +288,20 @@ def test_a_training_gives_its_place_to_a_longer_chain_and_goes_on_afterwards(
     for name, number in (("long", 2), ("urgent", 1)):
         record = json.loads((tmp_path / name / "record.json").read_text())
         assert record["result"] == {"attempts": number}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_gate_before_which_thousands_wait_still_hears_who_has_ended() -> None:
+    gate, needs = start_gate({}, 0.0), {"CPU": 2.0}
+
+    async def go() -> None:
+        await gate.acquire.remote("a/1", needs)
+        waiting = [gate.acquire.remote(f"b/{number}", needs) for number in range(1500)]
+        gate.release.remote("a/1", True)
+        await asyncio.wait_for(waiting[0], 30)
+        ray.kill(gate)
+
+    asyncio.run(go())
 
 
 @stage(version=1)
