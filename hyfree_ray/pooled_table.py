@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hyfree_ray.contrasts import Contrast
 from hyfree_ray.pooled import TWO_RUNS, Cell, Pooled
+from hyfree_ray.published import SOURCE, published_for
 from hyfree_ray.results_table import TESTS, TESTS_FROM_WIDTH, contrast_table
 
 _SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
@@ -106,7 +107,10 @@ def _parts(
 
 
 def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> Table:
-    """Rows are test sites, columns are models, a site's own are bold: the paper's table 1."""
+    """Rows are test sites, columns are models, a site's own are bold: the paper's table 1.
+
+    Below a site stands what the paper has for it, where the cohort is one of the paper's.
+    """
     name, scale = _SCALES[metric]
     over = f"mean ± sd over {len(pooled.folds)} folds" if len(pooled.folds) > 1 else "one fold"
     table = Table(
@@ -120,12 +124,28 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
     for regime, train in models:
         table.add_column(Text(f"{regime}\n{train}"), justify="right", no_wrap=True)
     found = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
+    known = {
+        (regime, train, test): Cell(
+            regime=regime, train_site=train, test_site=test, mean=mean, sd=sd, folds=5
+        )
+        for (regime, train, test), (mean, sd) in published_for(pooled.sites).items()
+        if metric == "dice"
+    }
     for site in pooled.sites:
         cells = [
             _cell(found.get((regime, train, site)), scale, own=train == site)
             for regime, train in models
         ]
         table.add_row(Text(site), *cells)
+        theirs = [known.get((regime, train, site)) for regime, train in models]
+        if any(theirs):
+            table.add_row(
+                Text("  published", style="dim"),
+                *(Text("") if c is None else _cell(c, scale, own=False) for c in theirs),
+            )
+    if known:
+        table.caption = Text(SOURCE)
+        table.caption_justify = "left"
     return table
 
 

@@ -171,6 +171,26 @@ def test_the_papers_layout_fits_the_terminal(tmp_path: Path, width: int) -> None
     assert "one seed; training noise not included" in " ".join(text.split())
 
 
+def test_the_papers_figures_stand_below_those_of_its_cohorts_and_no_others(tmp_path: Path) -> None:
+    made = pool_runs([finished(tmp_path, f) for f in (0, 1)])
+    assert "published" not in table_text(render_pooled(made), width=120)
+    names = dict(zip(made.sites, ("Kvasir", "CVC"), strict=True)) | {POOL: POOL}
+    cells = {
+        metric: tuple(
+            dataclasses.replace(
+                cell, train_site=names[cell.train_site], test_site=names[cell.test_site]
+            )
+            for cell in found
+        )
+        for metric, found in made.cells.items()
+    }
+    polyp = dataclasses.replace(made, sites=("Kvasir", "CVC"), cells=cells, contrasts=())
+    lines = table_text(render_pooled(polyp), width=140).splitlines()
+    below = [lines[k + 1].split() for k, line in enumerate(lines) if line.startswith(" Kvasir")]
+    assert below[0] == ["published", "89.7±1.4", "69.3±2.5", "87.7±1.4", "90.3±1.4", "82.7±3.4"]
+    assert sum("published" in line for line in lines) == 2 + 1  # the source; no HD95 is published
+
+
 def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
