@@ -167,13 +167,21 @@ def test_the_pool_takes_the_regions_of_its_task_and_names_what_differs(
 ) -> None:
     check(released, tmp_path / "good", dict(site.dataset))
     assert (tmp_path / "good" / "samples.png").exists()
-    for labels, said in (
-        ({"background": 0, "whole": [1, 2], "cyst": [2]}, "lacks cyst; has core, which nobody"),
-        ({"background": 0, "core": [1, 2], "whole": [2]}, "has core as 2, here it is 1"),
-        ({"background": 0, "whole": 1, "core": 2}, "has the regions"),
+    for number, (labels, said) in enumerate(
+        (
+            ({"background": 0, "whole": [1, 2], "cyst": [2]}, "lacks cyst; has core, which nobody"),
+            (
+                {"background": 0, "core": [1, 2], "whole": [2]},
+                "has core made of core, here of core, whole",
+            ),
+            (
+                {"background": 0, "whole": 1, "core": 2},
+                "has whole made of core, whole, here of whole",
+            ),
+        )
     ):
         with pytest.raises(ReleaseError, match=said):
-            check(released, tmp_path / said[:8], {**site.dataset, "labels": labels})
+            check(released, tmp_path / str(number), {**site.dataset, "labels": labels})
 
 
 def test_a_general_model_of_regions_is_fine_tuned_where_ignore_is_used(
