@@ -103,19 +103,25 @@ def label_agreement(
     """
     import numpy as np
 
-    from hyfree_ray.label_sets import foreground, mask_of
+    from hyfree_ray.label_sets import Painted, foreground, mask_of, with_values
     from hyfree_ray.release import read_release
-    from hyfree_ray.segmenters.nnunet.model import Model
+    from hyfree_ray.segmenters.nnunet.model import Model, read_dataset
 
     found = read_release(release, site=site, experiment=federation, round_number=round_number)
     network = Model(model / "model", context.device)
-    labels_NHW = found.labels_NHW[:MOST_COMPARED]
+    painted = Painted.of(dataset)
+    labels_NHW = with_values(
+        found.labels_NHW[:MOST_COMPARED], painted_in(found.metadata).values_in(painted)
+    )
     spacing = (1.0, *found.metadata.spacing)
     predicted_NHW = np.stack(
         [
             network.segment(image_CHW[:, None], spacing)[0]
             for image_CHW in found.physical(slice(MOST_COMPARED))
         ]
+    )
+    predicted_NHW = with_values(
+        predicted_NHW, Painted.of(read_dataset(model / "model")).values_in(painted)
     )
     dice: dict[str, float | None] = {}
     for name, classes in foreground(dataset["labels"]).items():
