@@ -221,8 +221,12 @@ class Painted:
             for name, parts in own.items()
             if others[name] != parts
         ]
-        for one, two in itertools.combinations(self.outputs, 2):
-            swapped = other.outputs.index(one) > other.outputs.index(two)
-            if not said and self.regions and swapped and own[one] & own[two]:
-                said.append(f"paints {two} before {one}, here it is after")
+        if said or not self.regions:
+            return "; ".join(said)
+        place = {name: other.outputs.index(name) for name in self.outputs}
+        said = [
+            f"paints {two} before {one}, here it is after"
+            for one, two in itertools.combinations(self.outputs, 2)
+            if own[one] & own[two] and place[one] > place[two]
+        ]
         return "; ".join(said)

@@ -242,7 +242,7 @@ def test_channels_have_the_order_of_their_files(tmp_path: Path) -> None:
         (".tif", None, ""),
         (".tiff", None, "set overwrite_image_reader_writer to NaturalImage2DIO"),
         (".tiff", "NaturalImage2DIO", ""),
-        (".nii", None, "two axes, and nnU-Net reads volumes here; .* SimpleITKIO"),
+        (".nii", None, "two axes, and nnU-Net reads volumes here .*SimpleITKIO"),
         (".nii", "SimpleITKIO", ""),
         (".nii.gz", None, ""),
         (".nii.gz", "NibabelIO", "two axes"),

@@ -302,6 +302,11 @@ def test_a_federation_is_of_structures_not_of_their_values() -> None:
             ({"background": 0, "whole": 1, "core": 2, "rim": 3}, None),
             "has whole made of whole, here of core, rim, whole",
         ),
+        (
+            ({"background": 0, "whole": 1, "core": 2, "rim": 3}, None),
+            REGIONS,
+            "has whole made of core, rim, whole, here of whole",
+        ),
     ],
 )
 def test_what_two_label_sets_have_otherwise_is_said_by_name(
