@@ -181,26 +181,33 @@ def gather_facts(
     after: dict[str, list[Any]] = {}
     facts: dict[str, FileFacts] = {}
     for path, is_label in [(path, False) for path in images] + [(path, True) for path in labels]:
-        told(len(facts), len(images) + len(labels))
         status = _status_of(root / path)
         if status is None:
             facts[path] = FileFacts(sha256="", fault="not a file")
-            continue
-        stamp = [status.st_size, status.st_mtime_ns, ending, is_label]
-        try:
+        else:
+            stamp = [status.st_size, status.st_mtime_ns, ending, is_label]
             found = _restore(before.get(path), stamp)
-            facts[path] = found or inspect_file(root / path, ending, is_label=is_label)
-        except OSError:  # not kept: leave to read it is given without a trace in size or time
-            facts[path] = FileFacts(sha256="", fault="unreadable")
-            continue
-        after[path] = [stamp, asdict(facts[path])]
-    told(len(facts), len(images) + len(labels))
+            facts[path] = found or _inspect(root / path, ending, is_label=is_label)
+            if facts[path].sha256:
+                after[path] = [stamp, asdict(facts[path])]
+        told(len(facts), len(images) + len(labels))
     if cache is not None and json.loads(json.dumps(after)) != before:
         cache.parent.mkdir(parents=True, exist_ok=True)
         content = {"version": CACHE_VERSION, "roots": {**known, str(root.resolve()): after}}
         with replacing(cache) as file:
             file.write(json.dumps(content).encode())
     return facts
+
+
+def _inspect(path: Path, ending: str, *, is_label: bool) -> FileFacts:
+    """`inspect_file`; without a hash, and so never kept, where the file cannot even be opened.
+
+    Leave to read it can be given without a trace in its size or time.
+    """
+    try:
+        return inspect_file(path, ending, is_label=is_label)
+    except OSError:
+        return FileFacts(sha256="", fault="unreadable")
 
 
 def _status_of(path: Path) -> os.stat_result | None:
