@@ -1,50 +1,30 @@
-"""How near the order of stages comes to the best there is, and what a stage costs its driver.
+"""How near the order of stages comes to the best there is, on a virtual clock.
 
-    python benchmarks/schedule.py           # on a virtual clock
-    python benchmarks/schedule.py --ray 64  # measured: the real protocol on Ray with toy stages
+    python benchmarks/schedule.py
 
-On the virtual clock, sites are log-normal in size and stages take what the paper's lengths take on
-a data-centre GPU. The makespan is divided by max(total work / devices, critical path), which no
-schedule beats. `policy` is the code that a run uses, `hyfree_ray.slots`: the longest chain first,
-and trainings that give way at their checkpoints; to load everything again costs a training that
-went on `RESUME_H`. Beside it, the same without giving way, first come first served (what Ray does
-alone), and barriers (no site begins a kind of stage before all have finished the kind before).
+Sites are log-normal in size and stages take what the paper's lengths take on a data-centre GPU. The
+makespan is divided by max(total work / devices, critical path), which no schedule beats. `policy`
+is the code that a run uses, `hyfree_ray.slots`: the longest chain first, and trainings that give
+way at their checkpoints; to load everything again costs a training that goes on `RESUME_H`. Beside
+it, the same without giving way, first come first served (what Ray does alone), and barriers (no
+site begins a kind of stage before all have finished the kind before). `schedule_ray.py` measures.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import heapq
 import math
-import os
 import random
-import re
 import selectors
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hyfree_ray.schedule import Outlook, remaining_seconds
 from hyfree_ray.slots import SEGMENT_S, Slots
-
-ROOT = Path(__file__).parents[1]
-
-ENDED = 143
-"""Exit code of a run that was told to end."""
-
-LOOK_S = 2.0
-"""How often the processes of a measured run are looked at."""
-
-TORCH = "processes of parties that imported torch"
 
 DRAWS = 10
 CHECKPOINTS = 30
@@ -267,96 +247,5 @@ def _ratios(tasks: Mapping[str, Task], devices: int) -> tuple[float, ...]:
     return *(value / least for value in found), yields / trainings, over_sharper
 
 
-def measure(sites: int, seconds: float) -> None:
-    """Run the command line with toys for stages on Ray, and look at its processes meanwhile.
-
-    It is ended after so many seconds if it is not over before: every site scores the models of all
-    others, which is the square of their number.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "store"
-        command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
-        options = ["--sites", str(sites), "--settings", "", "--device", "cpu", "--seed", "0"]
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        begun = time.monotonic()
-        process = subprocess.Popen(
-            [*command, *options, "--store", str(store)],
-            env={**os.environ, "PYTHONPATH": path, "TOY_STEP_S": "0"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        driver_s, most, with_torch, running_s = 0.0, Counter[str](), 0, 0.0
-        while process.poll() is None:
-            with contextlib.suppress(OSError):
-                driver_s = _cpu_seconds(process.pid)
-            found = _memory(process.pid)
-            if sum(found.values()) > sum(most.values()):
-                most = found
-            with_torch = max(with_torch, found.pop(TORCH, 0))
-            running_s = time.monotonic() - begun
-            if running_s > seconds:
-                process.terminate()
-            time.sleep(LOOK_S)
-        if process.returncode not in (0, ENDED):
-            raise SystemExit(f"the run ended with {process.returncode}")
-        stages = len(list(store.glob("**/stages/*/record.json")))
-    print(f"{sites} sites, {stages} stages in {running_s:.0f} s on {os.cpu_count()} cores")
-    each = 1000 / stages
-    print(f"driver: {driver_s * each:.1f} ms of CPU time a stage; all: {running_s * each:.0f} ms")
-    print(f"memory at its most: {sum(most.values()) / 2**30:.2f} GiB, of these in GiB:")
-    for kind, amount in most.most_common():
-        print(f"  {kind:<40} {amount / 2**30:6.2f}")
-    print(f"parties' processes with torch in them: {with_torch}")
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process, its children's not counted."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(driver: int) -> Counter[str]:
-    """Bytes (each page shared out among those that map it) by kind of process below the driver."""
-    parents, names = {}, {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            pid, rest = file.read_text().split(" (", 1)
-            names[int(pid)], fields = rest.rsplit(") ", 1)
-            parents[int(pid)] = int(fields.split()[1])
-    found: Counter[str] = Counter()
-    for pid in parents:
-        above = pid
-        while above not in (driver, 0):
-            above = parents.get(above, 0)
-        if above != driver:
-            continue
-        with contextlib.suppress(OSError):
-            kind = "driver" if pid == driver else _kind(pid, names[pid])
-            pss = re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
-            found[kind] += int(pss[1]) * 1024 if pss else 0
-            if kind == "parties" and "libtorch" in Path(f"/proc/{pid}/maps").read_text():
-                found[TORCH] += 1
-    return found
-
-
-def _kind(pid: int, name: str) -> str:
-    title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    if title.startswith("ray::") and "Actor" in title:
-        return "parties"
-    return "workers" if title.startswith("ray::") else f"ray: {name}"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare policies, or measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ray", type=int, metavar="SITES", help="measure with so many sites")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="measure for so long")
-    given = parser.parse_args(arguments)
-    if given.ray is None:
-        compare()
-    else:
-        measure(given.ray, given.seconds)
-
-
 if __name__ == "__main__":
-    main()
+    compare()

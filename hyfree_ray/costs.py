@@ -25,6 +25,8 @@ class Cost:
 
     device_hours: float
     """Of all stages that train or compute on a device, one after the other."""
+    seconds: Mapping[str, float]
+    """Of each stage, by key; 0 where it is done."""
     least_hours: float
     """The longest chain of stages: no number of devices is faster."""
     disk_gib: float
@@ -35,6 +37,11 @@ class Cost:
     """Finished trainings in the store that the estimate rests on."""
     calibrated: bool
     """It rests on trainings that were tried out for it."""
+
+    @property
+    def grounded(self) -> bool:
+        """Whether anything is known: rules of thumb are of nnU-Net at full width."""
+        return bool(self.records) or self.calibrated or self.full_width
 
     @property
     def worth_saying(self) -> bool:
@@ -56,7 +63,7 @@ class Cost:
     @property
     def by_records(self) -> str:
         """What earlier runs say, one line; for a plan that is looked at before it is run."""
-        if not self.records and not self.calibrated and not self.full_width:
+        if not self.grounded:
             return (
                 "no earlier run in this store tells how long it will take; --calibrate tries it "
                 "out for a minute"
@@ -93,6 +100,7 @@ def estimate(
     missing = [step for step in steps if not step.done]
     models = sum(1 + (s.stage == "train_generator") for s in missing if s.stage in _TRAININGS)
     return Cost(
+        seconds=seconds,
         device_hours=sum(seconds[step.key] for step in missing if step.device) / 3600,
         least_hours=max(chains, default=0.0) / 3600,
         disk_gib=models * MEBIBYTES_A_MODEL / 1024,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,14 @@ def test_a_dry_run_of_the_paper_says_what_it_costs(tmp_path: Path) -> None:
     )
     assert "warning: no GPU was found; this will take about" in result.output
     assert "GiB of disk" in result.output
+    assert re.search(r"training the general nnU-Net +device +to run +1666\.7 h\n", result.output)
+    assert re.search(r"planning on the pool +cpu +to run\n", result.output)  # nothing tells
+    assert re.search(r"training the general nnU-Net +device +to run\n", small_plan(tmp_path))
+
+
+def small_plan(tmp_path: Path) -> str:
+    options = ("--budget", "small", "--device", "cpu", "--store", tmp_path / "s", "--dry-run")
+    return call("simulate", *options).output
 
 
 def test_a_dry_run_in_json_is_json(tmp_path: Path) -> None:

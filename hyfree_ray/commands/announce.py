@@ -10,8 +10,9 @@ import click
 from hyfree_ray.config import Runtime
 from hyfree_ray.costs import Cost
 from hyfree_ray.party import Step
-from hyfree_ray.progress import IN_WORDS
+from hyfree_ray.progress import IN_WORDS, clock
 from hyfree_ray.runners.planning import Planned
+from hyfree_ray.schedule import OTHER_SECONDS
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.site_value import images_shown, quota
 
@@ -70,7 +71,11 @@ def print_plan(planned: Planned, cost: Cost, output: str) -> None:
     """Print all stages by owner, what is done, and what is expected of the rest."""
     if output == "json":
         described = [
-            {"owner": s.owner, "stage": s.name, "key": s.key, "done": s.done, "device": s.device}
+            {
+                **{"owner": s.owner, "stage": s.name, "key": s.key},
+                **{"done": s.done, "device": s.device},
+                "expected_seconds": cost.seconds[s.key] if cost.grounded else None,
+            }
             for s in planned.steps
         ]
         expected = {"device_hours": cost.device_hours, "least_hours": cost.least_hours}
@@ -81,13 +86,14 @@ def print_plan(planned: Planned, cost: Cost, output: str) -> None:
         by_owner.setdefault(step.owner, []).append(step)
     for owner, steps in by_owner.items():
         click.echo(owner)
-        counted: dict[tuple[str, bool, bool], int] = {}
+        kinds: dict[tuple[str, bool, bool], list[Step]] = {}
         for step in steps:
-            kind = (step.name, step.device, step.done)
-            counted[kind] = counted.get(kind, 0) + 1
-        for (name, device, done), count in counted.items():
-            times = f" x{count}" if count > 1 else ""
+            kinds.setdefault((step.name, step.device, step.done), []).append(step)
+        for (name, device, done), same in kinds.items():
+            times = f" x{len(same)}" if len(same) > 1 else ""
             needs = "device" if device else "cpu"
-            state = "done" if done else "to run"
+            told = cost.grounded and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
+            takes = clock(sum(cost.seconds[s.key] for s in same)) if told else ""
+            state = "done" if done else f"to run  {takes:>8}".rstrip()
             click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
     click.echo(cost.by_records)

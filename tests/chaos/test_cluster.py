@@ -123,7 +123,7 @@ def test_11_messages_that_are_lost_between_processes_change_nothing(
             assert table(store, calm) == undisturbed
             assert len(list(store.glob("pool/received/*/release-*"))) == 3  # O2: one a site
             injected = sum(
-                file.read_text(errors="replace").count("Injecting RPC")
+                file.read_text(errors="replace").count("Inject RPC")
                 for file in logs.glob("*core*.log")
             )
         finally:
