@@ -15,7 +15,7 @@ FLOORS = (
     ("errors", "log", "seeds", "files", "strict_json", "guard", "png_structure", "foreign_plan"),
     (
         "cohort", "cohort_checks", "cohort_summary", "cohort_tables", "image_facts", "importers",
-        "label_sets",
+        "label_sets", "label_shift",
         "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
