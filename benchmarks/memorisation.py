@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
+from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ POINTS = "20x100,40x100,80x100,160x100,320x100,80x25,80x50,80x200"
 
 PIXELS = ("correlation", "structure")
 """Detectors that look at pixels."""
+
+COLOURS, STYLES = ("#0072b2", "#d55e00"), ("o-", "s--", "^:", "d-.", "v-")
 
 OPEN = (
     "gate.max_rejection_rate=1",
@@ -191,6 +194,34 @@ def write(rows: list[Row], path: Path) -> None:
         table = csv.DictWriter(file, [field.name for field in fields(Row)])
         table.writeheader()
         table.writerows(asdict(one) for one in rows)
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Rejected samples over the number of images and over how often each is shown."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    usual = Counter(one.shown for one in rows).most_common(1)[0][0]
+    for colour, generator in zip(COLOURS, sorted({one.generator for one in rows}), strict=False):
+        mine = [one for one in rows if one.generator == generator]
+        sizes = sorted((one.images, 100 * one.rejected) for one in mine if one.shown == usual)
+        left.plot(*zip(*sizes, strict=True), "o-", color=colour, label=generator)
+        for images, style in zip(sorted({one.images for one in mine}), STYLES, strict=False):
+            lengths = sorted((r.shown, 100 * r.rejected) for r in mine if r.images == images)
+            if len(lengths) > 1:
+                name = f"{generator}, {images} images"
+                right.plot(*zip(*lengths, strict=True), style, color=colour, label=name)
+    left.set(xscale="log", xlabel=f"training images, each shown {usual} times")
+    left.set_ylabel("samples rejected as copies (%)")
+    right.set(xscale="log", xlabel="times that each training image is shown")
+    ticks = ((left, {r.images for r in rows if r.shown == usual}), (right, {r.shown for r in rows}))
+    for axes, values in ticks:
+        axes.set_xticks(sorted(values), [str(value) for value in sorted(values)])
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=144)
 
 
 def main() -> None:
