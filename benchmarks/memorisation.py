@@ -1,23 +1,27 @@
 """From how many images on does a generator stop copying, and for how long may it be trained?
 
     python benchmarks/memorisation.py [--phantom 3 | --data DIR --site NAME] [--store DIR]
-        [--sizes 20,40,80,160,320] [--shown 100] [--lengths 25,100,400] [--length-size 80]
+        [--points 20x100,40x100,80x100,160x100,320x100,80x25,80x50,80x200]
+        [--generators flow,stylegan2] [--out results.csv]
 
-Two curves for each generator: over the number of training images, each shown `--shown` times, and
-over how often `--length-size` images are shown. Of each point: the share of samples that the filter
-rejects, the share that looks like a copy by its pixels alone, and the AUC of the membership attack
-on what passes, beside its control. The gate is open: points that it would close are what is asked
-for; `closed` says what it would have done.
+A point `80x100` is 80 training images, each shown 100 times. Of each: the share of samples that the
+filter rejects, the share that looks like a copy by its pixels alone, what the same filter rejects
+of real images of patients who were held out, and the AUC of the membership attack on what passes,
+beside its control. The gate is open: points that it would close are what is asked for; `gate` says
+what it would have done.
 
 Every point is made by a site's own program in the store, stage by stage: killed, it goes on where
-it was, and a longer list of sizes adds to what is there.
+it was, and a longer list adds to what is there. Points are made in the order in which they are
+listed, and each is a line of `--out` as soon as it is known; `--figure` draws these lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-from dataclasses import dataclass, replace
+import csv
+from collections import Counter
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +37,13 @@ from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
 from hyfree_ray.store import digest_of, open_root
 
-BACKENDS = ("flow", "stylegan2")
+POINTS = "20x100,40x100,80x100,160x100,320x100,80x25,80x50,80x200"
+"""Both curves: over the number of images, and over how often each is shown."""
+
 PIXELS = ("correlation", "structure")
 """Detectors that look at pixels."""
+
+COLOURS, STYLES = ("#0072b2", "#d55e00"), ("o-", "s--", "^:", "d-.", "v-")
 
 OPEN = (
     "gate.max_rejection_rate=1",
@@ -54,21 +62,16 @@ class Point:
 
 
 def points(options: argparse.Namespace, most: int) -> list[Point]:
-    """Both curves, each point once, the cheap ones first."""
-    found = {
-        Point(backend=backend, images=images, shown=shown)
-        for backend in BACKENDS
-        for images, shown in (
-            *((size, options.shown) for size in _numbers(options.sizes)),
-            *((options.length_size, length) for length in _numbers(options.lengths)),
-        )
-        if images <= most
-    }
-    return sorted(found, key=lambda p: (p.images * p.shown, p.backend))
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    """The points in the order in which they are asked for, those of too few images left out."""
+    found = []
+    for text in options.points.split(","):
+        images, shown = (int(number) for number in text.split("x"))
+        found += [
+            Point(backend=backend, images=images, shown=shown)
+            for backend in options.generators.split(",")
+            if images <= most
+        ]
+    return found
 
 
 def find_site(options: argparse.Namespace, folder: Path) -> Site:
@@ -125,21 +128,100 @@ async def measure(
     return done.samples.result, audited.result["card"]
 
 
-def row(point: Point, filtered: dict[str, Any], told: dict[str, Any] | None) -> str:
-    """One line of the table."""
-    copies = max(filtered["rejected_by"][name] for name in PIXELS) / filtered["drawn"]
-    attack, closed = "not measurable", "nothing passed"
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What was found at a point. Shares of samples, but for `held_out`: of real images."""
+
+    generator: str
+    images: int
+    shown: int
+    drawn: int
+    rejected: float
+    copies: float
+    held_out: float | None
+    auc: float | None
+    auc_low: float | None
+    auc_high: float | None
+    control: float | None
+    gate: str
+
+    def told(self) -> str:
+        """One line of the table."""
+        attack = "not measurable"
+        if self.auc is not None:
+            interval = f"[{self.auc_low:.2f}, {self.auc_high:.2f}]"
+            attack = f"{self.auc:.2f} {interval} ({self.control:.2f})"
+        held_out = "" if self.held_out is None else f"{self.held_out:.1%}"
+        return (
+            f"{self.generator:10} {self.images:6} {self.shown:6} {self.drawn:6}  "
+            f"{self.rejected:8.1%}  {self.copies:6.1%}  {held_out:>8}  {attack:26} {self.gate}"
+        )
+
+
+HEADER = (
+    "generator  images  shown  drawn  rejected  copies  held-out  attack AUC (control)       "
+    "default gate"
+)
+
+
+def row(point: Point, filtered: dict[str, Any], told: dict[str, Any] | None) -> Row:
+    """The numbers of a point, from what its filter and its audit returned."""
+    nearest, gate = None, "nothing passed"
     if told is not None:
         card = read_card(told)
         nearest = card.attacks.nearest
-        if nearest is not None:
-            low, high = nearest.interval
-            attack = f"{nearest.auc:.2f} [{low:.2f}, {high:.2f}] ({nearest.control:.2f})"
-        closed = "closed" if faults(card, Gate()) else "open"
-    return (
-        f"{point.backend:10} {point.images:6} {point.shown:6}  {filtered['rejection_rate']:8.1%}  "
-        f"{copies:6.1%}  {attack:26} {closed}"
+        gate = "closed" if faults(card, Gate()) else "open"
+    low, high = (None, None) if nearest is None else nearest.interval
+    return Row(
+        generator=point.backend,
+        images=point.images,
+        shown=point.shown,
+        drawn=filtered["drawn"],
+        rejected=filtered["rejection_rate"],
+        copies=max(filtered["rejected_by"][name] for name in PIXELS) / filtered["drawn"],
+        held_out=filtered["held_out_rejected_share"],
+        auc=None if nearest is None else nearest.auc,
+        auc_low=low,
+        auc_high=high,
+        control=None if nearest is None else nearest.control,
+        gate=gate,
     )
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """All points so far, as CSV."""
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Row)])
+        table.writeheader()
+        table.writerows(asdict(one) for one in rows)
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Rejected samples over the number of images and over how often each is shown."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    usual = Counter(one.shown for one in rows).most_common(1)[0][0]
+    for colour, generator in zip(COLOURS, sorted({one.generator for one in rows}), strict=False):
+        mine = [one for one in rows if one.generator == generator]
+        sizes = sorted((one.images, 100 * one.rejected) for one in mine if one.shown == usual)
+        left.plot(*zip(*sizes, strict=True), "o-", color=colour, label=generator)
+        for images, style in zip(sorted({one.images for one in mine}), STYLES, strict=False):
+            lengths = sorted((r.shown, 100 * r.rejected) for r in mine if r.images == images)
+            if len(lengths) > 1:
+                name = f"{generator}, {images} images"
+                right.plot(*zip(*lengths, strict=True), style, color=colour, label=name)
+    left.set(xscale="log", xlabel=f"training images, each shown {usual} times")
+    left.set_ylabel("samples rejected as copies (%)")
+    right.set(xscale="log", xlabel="times that each training image is shown")
+    ticks = ((left, {r.images for r in rows if r.shown == usual}), (right, {r.shown for r in rows}))
+    for axes, values in ticks:
+        axes.set_xticks(sorted(values), [str(value) for value in sorted(values)])
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=144)
 
 
 def main() -> None:
@@ -148,21 +230,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--site")
     parser.add_argument("--store", type=Path, default=Path("memorisation-store"))
-    parser.add_argument("--sizes", default="20,40,80,160,320")
-    parser.add_argument("--shown", type=int, default=100)
-    parser.add_argument("--lengths", default="25,100,400")
-    parser.add_argument("--length-size", type=int, default=80)
+    parser.add_argument("--points", default=POINTS)
+    parser.add_argument("--generators", default="flow,stylegan2")
+    parser.add_argument("--out", type=Path, default=Path("memorisation.csv"))
+    parser.add_argument("--figure", type=Path, help="PNG to draw the points to")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     store = open_root(options.store.absolute())
     device = find_device()
     site = find_site(options, store)
     print(f"{site.name}: {site.training_images} training images")
-    print("generator  images  shown  rejected  copies  attack AUC (control)       default gate")
+    print(HEADER)
+    rows: list[Row] = []
     for point in points(options, site.training_images):
         experiment = settings(point, device, options.overrides)
         found = asyncio.run(measure(point, site, experiment, store, device))
-        print(row(point, *found), flush=True)
+        rows.append(row(point, *found))
+        print(rows[-1].told(), flush=True)
+        write(rows, options.out)
+    if options.figure:
+        draw(rows, options.figure)
 
 
 if __name__ == "__main__":

@@ -220,6 +220,7 @@ class Observer:
                 reason=told["reason"] or "",
                 images=told["images"],
                 rejection_rate=told["rejection_rate"],
+                flag=told.get("flag") or "",
                 chosen=outcome.chosen.get(name, ""),
                 label_agreement=told.get("label_agreement"),
                 replayed=told.get("label_agreement", least) >= least,

@@ -95,9 +95,16 @@ class PoolParty(Party):
         """Take one site's release in, or note that it withheld. What is wrong is refused.
 
         Returns:
-            outcome (released, withheld or refused), reason, rejection_rate, images.
+            outcome (released, withheld or refused), reason, rejection_rate, images, flag (what is
+            odd about a release that was taken in, in words).
         """
-        entry: dict[str, Any] = {"site": site, "release": None, "checked": None, "images": 0}
+        entry: dict[str, Any] = {
+            "site": site,
+            "release": None,
+            "checked": None,
+            "images": 0,
+            "flag": None,
+        }
         entry |= _told(parcel)
         if entry["outcome"] != "withheld":
             try:
@@ -107,7 +114,8 @@ class PoolParty(Party):
         first = self.taken(site)
         if entry["outcome"] == "released" or first is None or first["release"] is None:
             self._keep(site, entry)
-        return {name: entry[name] for name in ("outcome", "reason", "rejection_rate", "images")}
+        told = ("outcome", "reason", "rejection_rate", "images", "flag")
+        return {name: entry[name] for name in told}
 
     def _keep(self, site: str, entry: Mapping[str, Any]) -> None:
         self._taken[site] = dict(entry)
@@ -133,7 +141,7 @@ class PoolParty(Party):
         entry |= {"release": received.key, "checked": checked.key}
         if checked.record is not None:
             self._admit(site, checked.result)
-            entry |= {name: checked.result[name] for name in ("images", "sha256")}
+            entry |= {name: checked.result[name] for name in ("images", "sha256", "flag")}
         return entry
 
     def _admit(self, site: str, checked: Mapping[str, Any]) -> None:

@@ -35,8 +35,8 @@ class Outcome:
     """All that is known after a run."""
 
     sites: Mapping[str, Mapping[str, Any]]
-    """What became of each site: outcome, reason, rejection_rate, images, and label_agreement where
-    the experiment asks for it."""
+    """What became of each site: outcome, reason, rejection_rate, images, flag, and label_agreement
+    where the experiment asks for it."""
     scores: tuple[Mapping[str, Any], ...]
     """test_site, regime, train_site, rows; sorted."""
     general: bool
@@ -301,6 +301,7 @@ def _reason_of(error: BaseException) -> str:
 
 def _in_words(name: str, outcome: Mapping[str, Any]) -> str:
     if outcome["outcome"] == "released":
-        return f"{name}: released {outcome['images']} synthetic images"
+        flag = f"; look at it: {outcome['flag']}" if outcome.get("flag") else ""
+        return f"{name}: released {outcome['images']} synthetic images{flag}"
     kind = "FAILED" if outcome["outcome"] == "failed" else outcome["outcome"]
     return f"{name}: {kind}: {outcome['reason']}"

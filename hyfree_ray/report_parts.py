@@ -104,7 +104,7 @@ def outcomes(run: Finished) -> Table:
                 str(told["images"]),
                 NONE if rate is None else f"{rate:.1%}",
                 told["outcome"],
-                told["reason"] or NONE,
+                told["reason"] or told.get("flag") or NONE,
                 _agreement(told),
             ]
         )
@@ -117,7 +117,8 @@ def outcomes(run: Finished) -> Table:
             "after the one before"
         )
     )
-    columns = ["site", "images", "rejected as copies", "release", "why not", "label agreement"]
+    columns = ["site", "images", "rejected as copies", "release", "why not, or what is odd"]
+    columns += ["label agreement"]
     return table(columns, rows, caption=came, texts={3, 4})
 
 

@@ -55,6 +55,8 @@ class SiteOutcome:
     """Synthetic images released."""
     rejection_rate: float | None
     """Share of the samples that looked memorised; None if none were drawn."""
+    flag: str = ""
+    """What is odd about a release that was taken in; empty where nothing is."""
     chosen: str = ""
     """The regime that the site would keep by its validation cases; empty where it was not asked."""
     label_agreement: float | None = None

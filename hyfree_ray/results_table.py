@@ -192,6 +192,8 @@ def _notes(summary: Summary) -> Iterable[str]:
     for site in summary.sites:
         if site.outcome.outcome != "released":
             yield f"{site.outcome.site}: release {site.outcome.outcome}: {site.outcome.reason}"
+        if site.outcome.flag:
+            yield f"{site.outcome.site}: look at its release: {site.outcome.flag}"
     agreement = [
         f"{s.outcome.site} {_fraction(s.outcome.label_agreement)}"
         f"{'' if s.outcome.replayed else ' (not replayed)'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ FLOORS = (
     ("errors", "log", "seeds", "files", "strict_json", "guard", "png_structure", "foreign_plan"),
     (
         "cohort", "cohort_checks", "cohort_summary", "cohort_tables", "image_facts", "importers",
-        "label_sets",
+        "label_sets", "label_shift",
         "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
@@ -143,3 +144,28 @@ def test_a_partys_process_imports_neither_torch_nor_readers_of_images() -> None:
 def test_no_file_is_long() -> None:
     long = [file.name for file in files() if len(file.read_text().splitlines()) > 450]
     assert not long
+
+
+def test_every_case_at_the_border_is_named_by_a_test() -> None:
+    """`docs/BORDER.md` numbers what has to hold; a test that holds it says so in its docstring."""
+    table = (ROOT.parent / "docs" / "BORDER.md").read_text().splitlines()
+    listed = {number for line in table for number in _numbers(line.partition(" | ")[0], "| ")}
+    named = set()
+    for file in ROOT.parent.joinpath("tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.Module):
+                named |= _numbers(ast.get_docstring(node) or "", "Case")
+    assert len(listed) > 40
+    assert listed - named == set()
+
+
+def _numbers(text: str, start: str) -> set[int]:
+    """The numbers that a text which starts so names, `41-43` as three of them."""
+    if not text.startswith(start):
+        return set()
+    first = re.match(r"[| a-zA-Z]*([0-9, and-]*)", text)
+    assert first is not None
+    found = set()
+    for low, high in re.findall(r"(\d+)(?:-(\d+))?", first[1]):
+        found |= set(range(int(low), int(high or low) + 1))
+    return found

@@ -40,6 +40,12 @@ def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -
     rng = np.random.default_rng(int(digest_of([site, changes.get("content", 0)])[:6], 16))
     images_NCHW = rng.integers(0, 256, (6, 1, 20, 28), dtype=np.uint8)
     labels_NHW = rng.integers(0, 3, (6, 20, 28), dtype=np.uint8)
+    if "moved" in changes:  # a bright organ, labelled that many pixels too far right
+        labels_NHW = np.zeros_like(labels_NHW)
+        for row in range(len(labels_NHW)):
+            labels_NHW[row, 5 + row : 15, 6 : 12 + row] = 1
+        images_NCHW = (images_NCHW // 4) + 120 * labels_NHW[:, None]
+        labels_NHW = np.roll(labels_NHW, int(str(changes["moved"])), axis=2)
     metadata = ReleaseMetadata(
         site=site,
         channel_names=("MR",),
@@ -91,10 +97,24 @@ def test_a_good_release_is_taken_and_can_be_looked_at(
         "reason": None,
         "rejection_rate": 0.1,
         "images": 6,
+        "flag": None,
     }
     picture = asyncio.run(pool.picture("site-1"))
     assert picture is not None
     assert picture.startswith(b"\x89PNG")
+
+
+def test_a_release_whose_masks_are_shifted_is_taken_and_flagged(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path
+) -> None:
+    """Case 93: somebody has to look at it; that it is poisoned cannot be told from it alone."""
+    honest = take(pool, "site-1", parcel(simulation, "site-1", tmp_path, moved=0))
+    poisoned = take(pool, "site-2", parcel(simulation, "site-2", tmp_path, moved=5))
+    assert (honest["outcome"], honest["flag"]) == ("released", None)
+    assert poisoned["outcome"] == "released"
+    assert poisoned["flag"] == (
+        "its labels look shifted: they would fit its images best 5 pixels further left"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ F features.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,42 @@ FEWEST_HELD_OUT = 20
 PLANTED = ("exact", "jittered", "blended 80:20")
 """Alterations of the self-test whose recall the card gives as that of planted leaks: samples are
 judged one by one, so it makes no difference among how many others they are planted."""
+
+BATCH = 64
+"""Images embedded between two looks at the clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """How long an audit may take, from now on.
+
+    It is asked between an audit's steps, by the thread that does them: what is given up has ended,
+    and no thread computes on beside what comes next.
+    """
+
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Give up where the time is over.
+
+        Raises:
+            TimeoutError: it is.
+        """
+        if time.monotonic() - self.started > self.seconds:
+            raise TimeoutError(f"the audit took more than {self.seconds:g} s")
+
+    def over(self, embed: Embed) -> Embed:
+        """The embedder, asking before each batch."""
+
+        def embed_in_batches(images_NCHW: np.ndarray) -> np.ndarray:
+            parts = []
+            for start in range(0, len(images_NCHW), BATCH):
+                self.check()
+                parts.append(embed(images_NCHW[start : start + BATCH]))
+            return np.concatenate(parts)
+
+        return embed_in_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +90,13 @@ class Audit:
 
 
 def audit_samples(
-    stored_NCHW: np.ndarray, view: GeneratorView, embed: Embed, *, percentile: float, seed: int
+    stored_NCHW: np.ndarray,
+    view: GeneratorView,
+    embed: Embed,
+    *,
+    percentile: float,
+    seed: int,
+    limit: TimeLimit,
 ) -> Audit:
     """Attack the images that would be released, and measure how near they lie to real ones.
 
@@ -63,7 +106,12 @@ def audit_samples(
         embed: images in [-1, 1] to features of length 1.
         percentile: of the paper's threshold.
         seed: of halves, resamples and equal numbers.
+        limit: how long it may take.
+
+    Raises:
+        TimeoutError: it took longer.
     """
+    embed = limit.over(embed)
     training_N = view.training_N
     sample_NF = embed(restore(stored_NCHW))
     training_KF = embed(view.images_NCHW[training_N])
@@ -72,7 +120,7 @@ def audit_samples(
     others = Group(features_KF=held_out_MF, patients_K=view.patients_N[~training_N])
     enough = len(held_out_MF) >= FEWEST_HELD_OUT
     return Audit(
-        attacks=_rounded(membership(sample_NF, members, others, seed=seed)),
+        attacks=_rounded(membership(sample_NF, members, others, seed=seed, check=limit.check)),
         paper_threshold=half_against_half(
             training_KF, members.patients_K, percentile=percentile, seed=seed_of(seed, "halves")
         ),

@@ -45,7 +45,12 @@ class Group:
 
 
 def membership(
-    sample_NF: np.ndarray, members: Group, others: Group, *, seed: int
+    sample_NF: np.ndarray,
+    members: Group,
+    others: Group,
+    *,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Attack the samples by nearness and by density, with bootstrap intervals over patients.
 
@@ -54,6 +59,7 @@ def membership(
         members: what the generator was trained on.
         others: held-out images of other patients.
         seed: of the split of the others, and of the bootstrap.
+        check: called between steps; what it raises ends the attacks.
 
     Returns:
         JSON: `measurable`, a `reason` where it is not, and for each of the attacks `nearest`
@@ -73,9 +79,9 @@ def membership(
         "measurable": True,
         "non_member_patients": len(patients),
         "nearest": _with_control(
-            lambda features_KF: -_nearest(features_KF, sample_NF), members, others, rng
+            lambda features_KF: -_nearest(features_KF, sample_NF), members, others, rng, check
         ),
-        "density": _with_control(scored, members, tested, rng),
+        "density": _with_control(scored, members, tested, rng, check),
     }
 
 
@@ -115,12 +121,21 @@ def _density_ratio(sample_NF: np.ndarray, reference_MF: np.ndarray) -> Score:
 
 
 def _with_control(
-    score: Score, members: Group, others: Group, rng: np.random.Generator
+    score: Score,
+    members: Group,
+    others: Group,
+    rng: np.random.Generator,
+    check: Callable[[], None],
 ) -> dict[str, Any]:
     patients = rng.permutation(np.unique(others.patients_K))
     one, two = (others.of(half) for half in np.array_split(patients, 2))
     weights = [_resampled(group, rng) for group in (members, one, two)]
-    of_members, of_one, of_two = (score(group.features_KF) for group in (members, one, two))
+    scores = []
+    for group in (members, one, two):
+        check()
+        scores.append(score(group.features_KF))
+    of_members, of_one, of_two = scores
+    check()
     attack_R = _aucs(
         of_members, np.concatenate([of_one, of_two]), weights[0], np.hstack(weights[1:])
     )

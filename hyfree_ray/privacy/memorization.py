@@ -21,6 +21,9 @@ import numpy as np
 
 from hyfree_ray.privacy.detectors import Detector, Measure
 
+_LEAST = float(np.finfo(np.float32).eps)
+"""A distance of 0, where two patients share an image, still stops exact copies."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
@@ -68,8 +71,7 @@ class MemorisationFilter:
     ) -> MemorisationFilter:
         """Set the thresholds so that together they reject `percentile` % of honest images.
 
-        An honest image is a training image beside those of all other patients. The detectors
-        share one rank: each rejects equally many honest images on its own.
+        An honest image is a training image beside those of all other patients.
 
         Args:
             images_MCHW: the site's training images, in [-1, 1].
@@ -86,7 +88,7 @@ class MemorisationFilter:
                 for detector in detectors
             ]
         )
-        thresholds_D = shared_rank_thresholds(nearest_DM, percentile / 100)
+        thresholds_D = shared_thresholds(nearest_DM, patients_M, percentile / 100)
         return cls(
             detectors=detectors,
             thresholds=tuple(float(threshold) for threshold in thresholds_D),
@@ -104,28 +106,37 @@ class MemorisationFilter:
         for detector, threshold in zip(self.detectors, self.thresholds, strict=True):
             distances_NM = detector.distances(images_NCHW)
             nearest.append(distances_NM.argmin(axis=1))
-            # A threshold of 0, where two patients share an image, still stops exact copies.
-            least = max(threshold, np.finfo(np.float32).eps)
-            nearness.append(distances_NM.min(axis=1) / least)
+            nearness.append(distances_NM.min(axis=1) / max(threshold, _LEAST))
         return Judgement(nearness_ND=np.stack(nearness, 1), nearest_ND=np.stack(nearest, 1))
 
 
-def shared_rank_thresholds(nearest_DM: np.ndarray, share: float) -> np.ndarray:
-    """thresholds_D of one rank, under which a new honest image has any value with chance `share`.
+def shared_thresholds(nearest_DM: np.ndarray, patients_M: np.ndarray, share: float) -> np.ndarray:
+    """thresholds_D under which an image of a new patient has any distance with chance `share`.
 
-    A new image is as likely to fall into any of the M + 1 gaps between the honest ones (which
-    makes this split conformal prediction), so that with M = 99 the fifth lowest is 5 %. Below 19
-    images the lowest is taken, which rejects more.
+    Each detector's distances are put on one scale (logarithms, by their median and their median
+    deviation from it), and an image counts by its lowest. That one number is calibrated as
+    conformal risk control does (Angelopoulos et al. 2024): of the patients and one more, all of
+    whose images are rejected, the mean share of images that is rejected stays within `share`. A
+    rank for each detector would not do: every detector has a lowest image of its own, and a new
+    image has as many chances to be lower as there are detectors. Patients count, not images: those
+    of one patient are alike.
+
+    19 patients are needed for 5 %. Below, the lowest image is taken, which rejects more.
 
     Args:
         nearest_DM: each detector's distances of M honest images.
-        share: of honest images that may be rejected, below 1.
+        patients_M: whose image each is.
+        share: of a new patient's images that may be rejected, below 1.
     """
-    sorted_DM = np.sort(nearest_DM, axis=1)
-    rank_DM = np.stack(
-        [np.searchsorted(row, values) for row, values in zip(sorted_DM, nearest_DM, strict=True)]
-    )
-    lowest_M = np.sort(rank_DM.min(axis=0))
-    rank = lowest_M[max(0, int(share * (len(lowest_M) + 1)) - 1)]
-    thresholds_D: np.ndarray = sorted_DM[:, rank]
+    log_DM = np.log(np.maximum(nearest_DM, _LEAST))
+    centre_D1 = np.median(log_DM, axis=1, keepdims=True)
+    spread_D1 = np.maximum(np.median(np.abs(log_DM - centre_D1), axis=1, keepdims=True), _LEAST)
+    lowest_M = ((log_DM - centre_D1) / spread_D1).min(axis=0)
+    _, index_M, images_P = np.unique(patients_M, return_inverse=True, return_counts=True)
+    order_M = np.argsort(lowest_M, kind="stable")
+    rejected_M = np.cumsum(1 / images_P[index_M[order_M]])
+    most = share * (len(images_P) + 1) - 1
+    first_kept = int(np.searchsorted(rejected_M, most + 1e-9, side="right"))
+    level = lowest_M[order_M[first_kept]]
+    thresholds_D: np.ndarray = np.exp(centre_D1 + spread_D1 * level)[:, 0] * (1 - 1e-6)
     return thresholds_D

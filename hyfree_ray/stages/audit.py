@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextvars
 import json
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +39,7 @@ def audit(
 
     from hyfree_ray.gate import Gate, faults
     from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.privacy.audit import audit_samples, privacy_card
+    from hyfree_ray.privacy.audit import TimeLimit, audit_samples, privacy_card
     from hyfree_ray.privacy.embedders import load_embedder
 
     filtered = read_result(samples)
@@ -57,15 +54,13 @@ def audit(
         window_C=(view.low_C, view.high_C),
         device=context.device,
     )
-    found = within(
-        SECONDS,
-        lambda: audit_samples(
-            np.load(samples / "accepted.npy", allow_pickle=False),
-            view,
-            lambda images_NCHW: embed(view.physical(images_NCHW)),
-            percentile=filtered["percentile"],
-            seed=seed,
-        ),
+    found = audit_samples(
+        np.load(samples / "accepted.npy", allow_pickle=False),
+        view,
+        lambda images_NCHW: embed(view.physical(images_NCHW)),
+        percentile=filtered["percentile"],
+        seed=seed,
+        limit=TimeLimit(seconds=SECONDS),
     )
     (context.out / AUDIT_FILE).write_text(json.dumps(found.numbers()))
     card = privacy_card(
@@ -79,25 +74,3 @@ def audit(
     if failed:
         outcome |= {"outcome": "withheld", "reason": f"its gate is closed: {'; '.join(failed)}"}
     return {**outcome, "card": card.model_dump(mode="json")}
-
-
-def within(seconds: float, work: Callable[[], Any]) -> Any:
-    """Do some work in a thread and give up on it after a while.
-
-    Raises:
-        TimeoutError: it took too long. The thread is left behind; it holds up no process's end.
-    """
-    import torch
-
-    threads, done = torch.get_num_threads(), Future[Any]()
-
-    def run() -> None:
-        torch.set_num_threads(threads)  # a new thread has its own number
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), daemon=True, name="audit").start()
-    return done.result(timeout=seconds)

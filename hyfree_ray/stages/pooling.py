@@ -22,7 +22,7 @@ VALIDATION_MOST = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part (METHOD section 4)."""
 
 
-@stage(version=3)
+@stage(version=4)
 def check_release(
     context: Context,
     *,
@@ -37,12 +37,17 @@ def check_release(
 
     It is read here only after another process, with limits, has read the same bytes to the end.
 
+    Returns:
+        Beside what the release is: `flag`, what is odd about it in words (null: nothing), which
+        keeps it out of nothing; somebody has to look.
+
     Raises:
         ReleaseError: the rule that it breaks.
     """
     from hyfree_ray.errors import ReleaseError
     from hyfree_ray.gate import Gate, check_card
     from hyfree_ray.label_sets import Painted
+    from hyfree_ray.label_shift import label_shift
     from hyfree_ray.pictures import contact_sheet
     from hyfree_ray.release import read_release
     from hyfree_ray.release_guard import Handed, check_release_file
@@ -69,7 +74,9 @@ def check_release(
         f"{site}: synthetic images and their labels",
         label_names=found.metadata.label_names,
     )
+    shift = label_shift(found.images_NCHW, found.labels_NHW)
     return {
+        "flag": shift.in_words() if shift.flagged else None,
         "images": found.manifest.rows,
         "sha256": found.manifest.sha256,
         "nonce": found.manifest.nonce,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hyfree_ray.release import ReleaseMetadata
 
 
-@stage(version=4, device=True)
+@stage(version=5, device=True)
 def synthesise(
     context: Context,
     *,

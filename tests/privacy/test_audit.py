@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +16,19 @@ import pytest
 from hyfree_ray.errors import StageError
 from hyfree_ray.gate import Gate, faults
 from hyfree_ray.generator_view import GeneratorView
-from hyfree_ray.privacy.audit import Audit, audit_samples, privacy_card
+from hyfree_ray.privacy.audit import BATCH, Audit, TimeLimit, audit_samples, privacy_card
+from hyfree_ray.privacy.membership import Group, membership
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import draw_until, quantise
 from hyfree_ray.privacy.self_test import self_test
 from hyfree_ray.privacy_card import PrivacyCard
 from hyfree_ray.stage import execute
-from hyfree_ray.stages.audit import audit, within
+from hyfree_ray.stages.audit import audit
 from hyfree_ray.store import RECORD, Artifact
 from tests.privacy.test_memorization import embed, images, measures
 
 TRAINING, HELD_OUT = 80, 60
+NEVER = TimeLimit(seconds=math.inf)
 Sampler = Callable[[int], np.ndarray]
 
 
@@ -54,7 +58,7 @@ def audited(sampler: Sampler, quota: int = 200) -> tuple[PrivacyCard | None, str
     reason = drawn.reason_to_withhold(Gate().max_rejection_rate)
     if reason is not None:
         return None, reason, None
-    found = audit_samples(drawn.accepted_NCHW, view, embed, percentile=5, seed=1)
+    found = audit_samples(drawn.accepted_NCHW, view, embed, percentile=5, seed=1, limit=NEVER)
     held_out = rule.judge(view.images_NCHW[~view.training_N])
     filtered = {
         "accepted": len(drawn.accepted_NCHW),
@@ -162,7 +166,7 @@ def test_a_few_held_out_images_give_words_instead_of_numbers() -> None:
         high_C=view.high_C,
         spacing=view.spacing,
     )
-    found = audit_samples(quantise(honest(30)), small, embed, percentile=5, seed=0)
+    found = audit_samples(quantise(honest(30)), small, embed, percentile=5, seed=0, limit=NEVER)
     assert found.ratio_N is None
     assert found.attacks.reason == "not measurable: 5 patients were held out, 20 are needed"
     none = np.arange(TRAINING)
@@ -174,21 +178,72 @@ def test_a_few_held_out_images_give_words_instead_of_numbers() -> None:
         high_C=view.high_C,
         spacing=view.spacing,
     )
-    assert audit_samples(quantise(honest(3)), alone, embed, percentile=5, seed=0).ratio_N is None
+    assert (
+        audit_samples(quantise(honest(3)), alone, embed, percentile=5, seed=0, limit=NEVER).ratio_N
+        is None
+    )
 
 
 # ---- fails closed ----
 
 
-def test_an_audit_that_takes_too_long_is_given_up() -> None:
+def test_an_audit_that_takes_too_long_is_given_up_and_computes_no_more() -> None:
     """Case 89: it raises, which for its site means that nothing is released."""
-    begun = time.monotonic()
+    asked: list[int] = []
+
+    def slow(images_NCHW: np.ndarray) -> np.ndarray:
+        asked.append(len(images_NCHW))
+        time.sleep(0.06)
+        return embed(images_NCHW)
+
+    threads, stored = threading.active_count(), quantise(honest(5 * BATCH))
+    limit = TimeLimit(seconds=0.1)
+    with pytest.raises(TimeoutError, match=r"more than 0\.1 s"):
+        audit_samples(stored, site(), slow, percentile=5, seed=0, limit=limit)
+    assert threading.active_count() == threads
+    assert asked == [BATCH, BATCH]  # of five batches, and then the real images'
+
+
+def test_attacks_ask_for_the_time_too() -> None:
+    """Case 89: also where it is the bootstrap that takes long."""
+    view, left = site(), iter(range(3))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise TimeoutError
+
+    members, others = (
+        Group(features_KF=embed(view.images_NCHW[rows]), patients_K=view.patients_N[rows])
+        for rows in (view.training_N, ~view.training_N)
+    )
     with pytest.raises(TimeoutError):
-        within(0.1, lambda: time.sleep(5))
-    assert time.monotonic() - begun < 2
-    assert within(5, lambda: 3) == 3
-    with pytest.raises(ZeroDivisionError):
-        within(5, lambda: 1 / 0)
+        membership(embed(honest(50)), members, others, seed=0, check=check)
+
+
+def test_the_stage_gives_up_and_leaves_nothing_to_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 89: the limit is the stage's own."""
+    prepared, found = tmp_path / "prepared", samples(tmp_path / "samples", percentile=5)
+    prepared.mkdir()
+    view = site()
+    np.savez(
+        prepared / "view.npz",
+        images=view.images_NCHW,
+        patients=view.patients_N,
+        training=view.training_N,
+        low=view.low_C,
+        high=view.high_C,
+        spacing=view.spacing,
+    )
+    np.save(found.path / "accepted.npy", quantise(honest(30)))
+    monkeypatch.setattr("hyfree_ray.stages.audit.SECONDS", 0.0)
+    monkeypatch.setattr(
+        "hyfree_ray.privacy.embedders.load_embedder", lambda *_args, **_options: embed
+    )
+    with pytest.raises(StageError, match="TimeoutError"):
+        run_audit(found, prepared)
+    assert not (prepared / "audit" / RECORD).exists()
 
 
 def samples(folder: Path, **changes: Any) -> Artifact:

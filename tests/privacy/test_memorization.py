@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from hyfree_ray.generator_view import GeneratorView, RawSlice, write_view
 from hyfree_ray.phantom import draw_phantom_site
-from hyfree_ray.privacy.detectors import Correlation, Features, Measure, Structure
-from hyfree_ray.privacy.memorization import MemorisationFilter, shared_rank_thresholds
+from hyfree_ray.privacy.detectors import Correlation, Detector, Features, Measure, Structure
+from hyfree_ray.privacy.memorization import MemorisationFilter, shared_thresholds
+from hyfree_ray.privacy.sampling import restore
 from hyfree_ray.privacy.self_test import ALTERATIONS, self_test
 from hyfree_ray.privacy_card import UNION
+from tests.conftest import REAL_DATA
+from tests.test_label_shift import read
 
 SIZE = (40, 28)
 
@@ -76,32 +75,61 @@ def test_leaks_that_are_planted_among_honest_samples_are_stopped(
     assert np.delete(copied_N, planted).mean() <= 0.08
 
 
-def test_leaks_of_phantom_patients_are_stopped_and_new_patients_pass(tmp_path: Path) -> None:
-    """By pixels alone: features of a network that was hardly trained tell little."""
-    draw_phantom_site(1, 0, tmp_path)
-    files = sorted((tmp_path / "imagesTr").iterdir())
-    names, patients = np.unique([file.name.split("_s")[0] for file in files], return_inverse=True)
-    raw = [np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(file))), float) for file in files]
-    training = patients < 0.6 * len(names)
-    slices = (
-        RawSlice(image_CHW=image[None], spacing=(1.0, 1.0), patient=patient, training=used)
-        for image, patient, used in zip(raw, patients.tolist(), training.tolist(), strict=True)
-    )
-    write_view(
-        tmp_path / "view.npz",
-        slices,
-        patch=(64, 48),
-        target_spacing=(raw[0].shape[0] / 64,) * 2,
-        site="site-1",
-    )
-    view = GeneratorView.load(tmp_path / "view.npz")
-    real, fresh = view.images_NCHW[training], view.images_NCHW[~training]
+@pytest.fixture(scope="module", params=["phantom", "lung"])
+def patients(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[np.ndarray, np.ndarray]:
+    """images_NCHW of real patients, or of those of a phantom, in [-1, 1], and whose each is."""
+    if request.param == "phantom":
+        folder, pattern, most = tmp_path_factory.mktemp("phantom"), "*", 1000
+        draw_phantom_site(1, 0, folder)
+    else:
+        folder, pattern, most = REAL_DATA / "Dataset301_LungCXR", "montgomery_*", 80
+        if not folder.is_dir():
+            pytest.skip(f"{folder.name} is not here; set HYFREE_DATA to the folder that holds it")
+    files = sorted((folder / "labelsTr").glob(pattern))[:most]
+    names = [file.name.split(".")[0] for file in files]
+    stored_NCHW, _ = read(folder, names, 64, 48)
+    _, patients_N = np.unique([name.split("_s")[0] for name in names], return_inverse=True)
+    return restore(stored_NCHW), patients_N
+
+
+def test_leaks_of_patients_are_stopped_and_new_patients_pass(
+    patients: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Cases 84 and 87, by pixels alone: features of a network hardly trained tell little."""
+    images_NCHW, patients_N = patients
+    training_N = patients_N < 0.6 * patients_N.max()
+    real_NCHW = images_NCHW[training_N]
     rule = MemorisationFilter.calibrate(
-        real, patients[training], [Correlation(), Structure()], percentile=5
+        real_NCHW, patients_N[training_N], [Correlation(), Structure()], percentile=5
     )
     for name in ("exact", "mirrored", "jittered"):
-        assert rule.judge(altered(real, name)).copied_N.mean() >= 0.99, name
-    assert rule.judge(fresh).copied_N.mean() <= 0.15
+        assert rule.judge(altered(real_NCHW, name)).copied_N.mean() >= 0.99, name
+    assert rule.judge(images_NCHW[~training_N]).copied_N.mean() <= 0.12
+
+
+def test_patients_left_out_are_rejected_as_often_as_the_share_says(
+    patients: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Case 87: the union of the detectors, at hospitals of 24 patients, drawn many times."""
+    images_NCHW, patients_N = patients
+    distances_DNN = np.stack(
+        [
+            Detector.fit(measure, images_NCHW).distances(images_NCHW)
+            for measure in (Correlation(), Structure())
+        ]
+    )
+    rng, rejected = np.random.default_rng(0), []
+    for _ in range(60):
+        mine_N = np.isin(patients_N, rng.permutation(np.unique(patients_N))[:24])
+        known_DMM = distances_DNN[:, mine_N][:, :, mine_N]
+        same_MM = patients_N[mine_N][:, None] == patients_N[mine_N]
+        nearest_DM = np.where(same_MM, np.inf, known_DMM).min(axis=2)
+        thresholds_D = shared_thresholds(nearest_DM, patients_N[mine_N], 0.05)
+        new_DN = distances_DNN[:, ~mine_N][:, :, mine_N].min(axis=2)
+        rejected.append((new_DN < thresholds_D[:, None]).any(axis=0).mean())
+    assert 0.01 < np.mean(rejected) <= 0.08
 
 
 def test_together_the_detectors_reject_honest_images_as_often_as_the_percentile_says() -> None:
@@ -148,15 +176,27 @@ def test_exact_copies_are_stopped_even_where_two_patients_share_all_images() -> 
     assert not rule.judge(images(30, 1)).copied_N.any()
 
 
-def test_thresholds_share_a_rank_and_the_union_stays_within_the_share() -> None:
+def test_the_union_stays_within_the_share_however_many_detectors_there_are() -> None:
     rng = np.random.default_rng(0)
-    nearest_DM = rng.random((3, 400)) * np.array([[1.0], [10.0], [0.1]])
-    thresholds_D = shared_rank_thresholds(nearest_DM, 0.05)
-    below_DM = nearest_DM < thresholds_D[:, None]
-    assert len(set(below_DM.sum(axis=1).tolist())) == 1
-    assert 0.03 < below_DM.any(axis=0).mean() <= 0.05
-    alike = shared_rank_thresholds(np.repeat(nearest_DM[:1], 2, axis=0), 0.05)
-    assert (nearest_DM[:1] < alike[0]).sum() == 19  # of 400, one gap of 401 below the twentieth
+    scale_D1 = np.array([[1.0], [10.0], [0.1], [3.0]])
+    seen = []
+    for _ in range(50):
+        nearest_DM = np.exp(rng.normal(size=(4, 60))) * scale_D1
+        thresholds_D = shared_thresholds(nearest_DM, np.arange(60), 0.05)
+        assert (nearest_DM < thresholds_D[:, None]).any(axis=0).sum() == 2  # (2 + 1) of 61
+        new_DN = np.exp(rng.normal(size=(4, 400))) * scale_D1
+        seen.append((new_DN < thresholds_D[:, None]).any(axis=0).mean())
+    assert 0.03 < np.mean(seen) < 0.06
+
+
+def test_patients_count_and_not_their_images() -> None:
+    """One of forty patients has half of all images, and the lowest ones."""
+    patients_M = np.concatenate([np.zeros(40, int), np.arange(1, 40)])
+    nearest_DM = np.linspace(1, 2, 79)[None]
+    (threshold,) = shared_thresholds(nearest_DM, patients_M, 0.05)
+    assert (nearest_DM < threshold).sum() == 40  # 5 % of 41 patients is two, a new one included
+    (few,) = shared_thresholds(nearest_DM[:, 40:50], patients_M[40:50], 0.05)
+    assert (nearest_DM[:, 40:50] < few).sum() == 0  # of ten patients none, which is more than 5 %
 
 
 def test_the_self_test_tells_recall_by_alteration_and_detector() -> None:
