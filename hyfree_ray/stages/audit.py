@@ -54,7 +54,7 @@ def audit(
         embedder,
         model=segmenter / "model",
         weights=embedder_weights,
-        window_C=(view.low_C, view.high_C),
+        view=view,
         device=context.device,
     )
     found = within(
@@ -62,7 +62,7 @@ def audit(
         lambda: audit_samples(
             np.load(samples / "accepted.npy", allow_pickle=False),
             view,
-            lambda images_NCHW: embed(view.physical(images_NCHW)),
+            embed,
             percentile=filtered["percentile"],
             seed=seed,
         ),
