@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.generator_plan import GeneratorPlan, Size
 from hyfree_ray.generators.average import Average, keep_share
 from hyfree_ray.generators.flow.train import BACKEND as FLOW
@@ -37,6 +39,7 @@ from hyfree_ray.generators.stylegan2 import loss, ops
 from hyfree_ray.generators.stylegan2.train import (
     BACKEND,
     BATCH_SIZE,
+    COMPILE_FROM,
     LEARNING_RATE,
     StyleGan2Learner,
 )
@@ -142,7 +145,8 @@ class Phases:
         compute = compute_of(device, precision)
         torch.manual_seed(0)
         self.direct = direct
-        self.learner = learner = StyleGan2Learner(plan, compute)
+        # A training long enough to be compiled, where that is done.
+        self.learner = learner = StyleGan2Learner(plan, compute, images_shown=COMPILE_FROM)
         if direct:
             for module in (learner.generator, learner.discriminator):
                 for parameter in module.parameters():
@@ -347,6 +351,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rounds = 3 if arguments.quick else 9
+    try:
+        compute_of(arguments.device, "bf16")
+    except HyfreeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     if arguments.device == "cpu":
         compare(tuple(arguments.size), arguments.width, rounds)
     else:

@@ -22,17 +22,17 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from bench import Bench
 
 from hyfree_ray.config import resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.simulation import sites_of
 from hyfree_ray.site_value import Site
-from hyfree_ray.stage import Stage, execute
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.training import train_segmenter
-from hyfree_ray.store import Artifact, Store, digest_of
+from hyfree_ray.store import Artifact, digest_of
 
 SITES = 5
 POOLED = "pooled"
@@ -41,7 +41,7 @@ GAIN, LOSS = 0.05, 0.10
 foreign sites, in the mean over the sites."""
 
 
-class Bench:
+class PhantomBench(Bench):
     """The phantom's sites at a seed, and a store in which their stages are made once.
 
     Args:
@@ -50,7 +50,7 @@ class Bench:
     """
 
     def __init__(self, root: Path, seed: int) -> None:
-        self.store = Store(root, "bench", {})
+        super().__init__(root, "bench")
         self.seed = seed
         self.experiment, _ = resolve_experiment(budget="small", generator="flow", device="cpu")
         self.sites = self._drawn_from(seed)
@@ -63,13 +63,6 @@ class Bench:
             for index, name in enumerate(sorted(cohort.sites), start=1)
         }
         return sites_of(cohort, 0, phantom=drawn)
-
-    def run(self, stage: Stage, **arguments: Any) -> Artifact:
-        """The artifact of a call, made here unless it is there."""
-        call = stage.call(**arguments)
-        folder = self.store.folder(call.stage, call.key)
-        execute(stage.module, call, folder, owner="bench", device="cpu")
-        return self.store.find(call)
 
     def data(self, site: Site) -> Artifact:
         """A site, drawn."""
@@ -149,7 +142,7 @@ class Row:
 def measure(root: Path, seed: int, name: str) -> Row:
     """Train one model and score it everywhere, in this process."""
     torch.set_num_threads(1)
-    bench = Bench(root, seed)
+    bench = PhantomBench(root, seed)
     images, model = bench.model(name)
     dice = tuple(bench.dice(model, site) for site in bench.sites)
     return Row(name=name, images=images, dice=dice)
@@ -181,7 +174,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = (asked.store or Path(folder)).absolute()
-        sites = list(Bench(root, asked.seed).sites)
+        sites = list(PhantomBench(root, asked.seed).sites)
         print(f"Dice, seed {asked.seed}".ljust(26) + "".join(f"{name:>9}" for name in sites))
         rows: dict[str, Row] = {}
         spawn = multiprocessing.get_context("spawn")

@@ -16,6 +16,7 @@ from hyfree_ray.cohort_checks import (
     Problem,
     check_axes,
     check_channels,
+    check_constant,
     check_copies,
     check_files,
     check_geometry,
@@ -197,6 +198,7 @@ class _Reading:
         yield check_geometry(self.files, self.facts)
         yield check_label_values(self.files, self.facts, labels)
         yield check_copies(self.files, self.facts)
+        yield check_constant(self.files, self.facts)
         if self.own_sites:
             yield check_structures(self.files, self.facts, labels)
             yield check_spacings(self.files, self.facts)

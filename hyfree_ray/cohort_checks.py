@@ -316,6 +316,21 @@ def check_copies(files: Files, facts: Facts) -> list[Problem]:
     return problems
 
 
+def check_constant(files: Files, facts: Facts) -> list[Problem]:
+    """An image of one value shows nothing: mostly a broken export."""
+    return [
+        Problem(
+            rule="constant",
+            where=case.images[0],
+            what="all its pixels have the same value",
+            mend="it is trained on as it is: see whether it was exported well, or take it out",
+            fatal=False,
+        )
+        for case in files
+        if all(facts[path].content and facts[path].sd == 0 for path in case.images)
+    ]
+
+
 def check_spacings(files: Files, facts: Facts) -> list[Problem]:
     """Outliers of the spacing are told; sites that are cut along different axes are refused."""
     by_site: dict[str, list[str]] = defaultdict(list)

@@ -86,6 +86,24 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def plan_in_words(record: Mapping[str, Any]) -> list[str]:
+    """What nnU-Net planned for a party's images, and a warning where some are small for it."""
+    owner, result = record["owner"], record["result"]
+    patch, spacing = result["patch_size"], result["spacing"]
+    images = result.get("training_images", result.get("images"))
+    lines = [
+        f"{owner}: {images} images; nnU-Net's plan: patch {patch[0]}x{patch[1]}, "
+        f"spacing {spacing[0]:.2f}x{spacing[1]:.2f} mm, {len(result['strides'])} stages, "
+        f"batch {result['batch_size']}"
+    ]
+    if result.get("smaller_than_patch"):
+        lines.append(
+            f"{owner}: warning: {result['smaller_than_patch']} images are smaller than the patch; "
+            "they are padded with the lowest intensity"
+        )
+    return lines
+
+
 class Observer:
     """Watches one run and writes what it leaves.
 
@@ -146,18 +164,8 @@ class Observer:
         """Print what followed from a site's data; a generator's steps once, they are rules."""
         record, result = entry["record"], entry["record"]["result"]
         if record["stage"] in {"prepare", "pool_releases"}:
-            patch, spacing = result["patch_size"], result["spacing"]
-            images = result.get("training_images", result.get("images"))
-            self.progress.tell(
-                f"{record['owner']}: {images} images; nnU-Net's plan: patch {patch[0]}x{patch[1]}, "
-                f"spacing {spacing[0]:.2f}x{spacing[1]:.2f} mm, {len(result['strides'])} stages, "
-                f"batch {result['batch_size']}"
-            )
-            if result.get("smaller_than_patch"):
-                self.progress.tell(
-                    f"{record['owner']}: warning: {result['smaller_than_patch']} images are "
-                    "smaller than the patch; they are padded with the lowest intensity"
-                )
+            for line in plan_in_words(record):
+                self.progress.tell(line)
         elif record["stage"] == "train_generator" and not self.said_generator:
             self.said_generator = True
             self.progress.tell(f"{record['owner']}: its generator, derived from that plan:")

@@ -13,6 +13,9 @@ from hyfree_ray.party import Party
 from hyfree_ray.stages.data import draw_phantom
 from hyfree_ray.store import RAW_DATA, Artifact, Parcel, write_json
 
+FEW_IMAGES = 40
+"""Training images under which nearly all samples were seen to be near copies."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -39,6 +42,16 @@ class Site:
     def training_images(self) -> int:
         """Slices that the generator is trained on, blank ones included; a 2D case is one."""
         return sum(case.get("slices", 1) for case in self.part("train"))
+
+    @property
+    def too_few(self) -> str | None:
+        """What comes of having few training images, in words; None where there are enough."""
+        if self.training_images >= FEW_IMAGES:
+            return None
+        return (
+            f"{self.name} has {self.training_images} training images; under {FEW_IMAGES} a "
+            "generator mostly copies: its release is likely to be withheld"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

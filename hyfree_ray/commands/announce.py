@@ -18,9 +18,6 @@ from hyfree_ray.site_value import images_shown, quota
 
 log = logging.getLogger("hyfree_ray")
 
-FEW_IMAGES = 40
-"""Training images under which nearly all samples were seen to be near copies."""
-
 
 def announce(
     simulation: Simulation, planned: Planned, cost: Cost, runtime: Runtime, output: str
@@ -37,11 +34,8 @@ def announce(
         elif missing < total:
             click.echo(f"  {total - missing} stages are done already, {missing} are left")
     for site in simulation.sites.values() if missing else ():
-        if site.training_images < FEW_IMAGES:
-            log.warning(
-                f"{site.name} has {site.training_images} training images; under {FEW_IMAGES} a "
-                "generator mostly copies: its release is likely to be withheld"
-            )
+        if site.too_few:
+            log.warning(site.too_few)
     if missing and cost.worth_saying:
         log.warning(cost.words)
 

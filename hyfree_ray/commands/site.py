@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from hyfree_ray.errors import HyfreeError
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation
     from hyfree_ray.site import SiteParty
+
+log = logging.getLogger("hyfree_ray")
 
 PUBLIC_KEY_FILE = "public.key"
 """Beside a release: what the pool will know this site's signatures by."""
@@ -63,7 +66,9 @@ def contribute(out: Path, **options: Any) -> None:
 
     from hyfree_ray.parcel_files import write_parcel
 
-    party, _ = open_site(**options)
+    party, simulation = open_site(**options)
+    if few := simulation.sites[party.name].too_few:
+        log.warning(few)
     parcel = asyncio.run(party.hand_in())
     public = {PUBLIC_KEY_FILE: party.public_key()}
     write_parcel(out, replace(parcel, files={**parcel.files, **public}))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.generator_view import GeneratorView
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -23,16 +24,17 @@ def load_embedder(
     *,
     model: Path,
     weights: Path | None,
-    window_C: tuple[np.ndarray, np.ndarray],
+    view: GeneratorView,
     device: str,
 ) -> Embed:
-    """The embedder: images_NCHW in physical units to features_NF, float32, of length 1.
+    """The embedder: images_NCHW in [-1, 1] to features_NF, float32, of length 1.
 
     Args:
         name: "nnunet" or "openclip".
         model: folder of the site's own nnU-Net.
         weights: file with OpenCLIP's weights.
-        window_C: physical intensities, per channel, that are shown to OpenCLIP as black and white.
+        view: the site's, whose intensities are what -1 and 1 mean. nnU-Net is shown the physical
+            ones; OpenCLIP the view's lowest as black and its highest as white.
         device: "cpu" or "cuda".
 
     Raises:
@@ -41,8 +43,10 @@ def load_embedder(
     if name == "nnunet":
         from hyfree_ray.segmenters.nnunet.model import Model
 
-        return Model(model, device).embed
-    return _openclip(weights, window_C, device)
+        network = Model(model, device)
+        return lambda images_NCHW: network.embed(view.physical(images_NCHW))
+    shown = _openclip(weights, (view.low_C, view.high_C), device)
+    return lambda images_NCHW: shown(view.physical(images_NCHW))
 
 
 def _openclip(weights: Path | None, window_C: tuple[np.ndarray, np.ndarray], device: str) -> Embed:

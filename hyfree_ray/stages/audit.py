@@ -51,13 +51,13 @@ def audit(
         embedder,
         model=segmenter / "model",
         weights=embedder_weights,
-        window_C=(view.low_C, view.high_C),
+        view=view,
         device=context.device,
     )
     found = audit_samples(
         np.load(samples / "accepted.npy", allow_pickle=False),
         view,
-        lambda images_NCHW: embed(view.physical(images_NCHW)),
+        embed,
         percentile=filtered["percentile"],
         seed=seed,
         limit=TimeLimit(seconds=SECONDS),

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.stage import Context, read_result, stage, stage_record
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.privacy.embedders import Embed
+    from hyfree_ray.quality import SnapshotScore
 
 FEWEST_HELD_OUT = 20
 """Held-out images below which no criterion tells snapshots apart: the last one is taken."""
@@ -45,12 +54,9 @@ def choose_snapshot(
     """Choose the EMA snapshot by KID to held-out images, with a price on lying too near."""
     import time
 
-    import numpy as np
-
-    from hyfree_ray import generators
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
-    from hyfree_ray.quality import best_snapshot, score_snapshot
+    from hyfree_ray.quality import best_snapshot
 
     view = GeneratorView.load(prepared / "view.npz")
     names = sorted(file.name for file in (generator / "snapshots").iterdir())
@@ -63,34 +69,20 @@ def choose_snapshot(
         embedder,
         model=segmenter / "model",
         weights=embedder_weights,
-        window_C=(view.low_C, view.high_C),
+        view=view,
         device=context.device,
     )
-    real_NF = embed(view.physical(view.images_NCHW))
     count = samples_a_snapshot(backend, images_shown, len(names))
+    draw = partial(
+        _draw, generator, count=count, seed=seed, device=context.device, precision=precision
+    )
     scores = []
-    for step, name in enumerate(names, start=1):
-        batches = generators.sample(
-            generator,
-            name,
-            start=0,
-            count=count,
-            seed=seed,
-            device=context.device,
-            precision=precision,
-        )
-        sample_NF = embed(view.physical(np.concatenate(list(batches))))
-        score = score_snapshot(sample_NF, real_NF[~view.training_N], real_NF[view.training_N])
+    for name, score in _scores(names, draw, embed, view):
         scores.append(score)
         shown = int(name.split(".")[0])
-        context.progress(
-            step,
-            len(names),
-            {"kid": score.kid, "images_shown": shown},
-        )
-    chosen = best_snapshot(scores)
+        context.progress(len(scores), len(names), {"kid": score.kid, "images_shown": shown})
     return {
-        "snapshot": names[chosen],
+        "snapshot": names[best_snapshot(scores)],
         "reason": "lowest KID to held-out images, nearness to training images priced in",
         "kid": [score.kid for score in scores],
         # Distances to training images tell membership: no finer than a twentieth.
@@ -99,6 +91,40 @@ def choose_snapshot(
         "seconds": round(time.monotonic() - begun, 2),
         "training_seconds": round(stage_record(generator)["seconds"], 2),
     }
+
+
+def _draw(
+    generator: Path, name: str, *, count: int, seed: int, device: str, precision: str
+) -> np.ndarray:
+    """Samples_NCHW of a snapshot, in equal batches: whatever a batch is short of is drawn too."""
+    import numpy as np
+
+    from hyfree_ray import generators
+
+    batches = -(-count // generators.SAMPLE_BATCH)
+    drawn = generators.sample(
+        generator,
+        name,
+        start=0,
+        count=count,
+        seed=seed,
+        device=device,
+        precision=precision,
+        batch_size=-(-count // batches),
+    )
+    return np.concatenate(list(drawn))
+
+
+def _scores(
+    names: list[str], draw: Callable[[str], np.ndarray], embed: Embed, view: GeneratorView
+) -> Iterator[tuple[str, SnapshotScore]]:
+    """Each snapshot and its score, the real images embedded once."""
+    from hyfree_ray.quality import score_snapshot
+
+    real_NF = embed(view.images_NCHW)
+    held_out_MF, training_KF = real_NF[~view.training_N], real_NF[view.training_N]
+    for name in names:
+        yield name, score_snapshot(embed(draw(name)), held_out_MF, training_KF)
 
 
 @stage(version=3, device=True)
@@ -133,12 +159,12 @@ def quality_card(
         embedder,
         model=segmenter / "model",
         weights=embedder_weights,
-        window_C=(view.low_C, view.high_C),
+        view=view,
         device=context.device,
     )
-    sample_NF = embed(view.physical(restore(stored_NCHW)))
-    training_KF = embed(view.physical(view.images_NCHW[view.training_N]))
-    held_out_MF = embed(view.physical(held_out_NCHW))
+    sample_NF = embed(restore(stored_NCHW))
+    training_KF = embed(view.images_NCHW[view.training_N])
+    held_out_MF = embed(held_out_NCHW)
     density, coverage = density_and_coverage(sample_NF, held_out_MF)
     return {
         "images": len(stored_NCHW),

@@ -6,7 +6,7 @@ Shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.privacy.embedders import Embed
     from hyfree_ray.privacy.memorization import MemorisationFilter
+    from hyfree_ray.privacy.sampling import Draw, Drawn
     from hyfree_ray.release import ReleaseMetadata
 
 
@@ -41,71 +43,31 @@ def synthesise(
     Writes `accepted.npy` (NCHW, of as many bits as `prepare` found needful), and what stays:
     `filter.json` with the thresholds, and `nearest_pairs.png` with real images.
     """
-    import numpy as np
-
-    from hyfree_ray import generators
     from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.pictures import nearest_pairs
-    from hyfree_ray.privacy.detectors import Correlation, Features, Structure
     from hyfree_ray.privacy.embedders import load_embedder
-    from hyfree_ray.privacy.memorization import MemorisationFilter
     from hyfree_ray.privacy.sampling import draw_until
     from hyfree_ray.privacy.self_test import self_test
     from hyfree_ray.seeds import seed_of
 
-    snapshot = read_result(choice)["snapshot"]
     view = GeneratorView.load(prepared / "view.npz")
-    embed_physical = load_embedder(
+    embed = load_embedder(
         embedder,
         model=segmenter / "model",
         weights=embedder_weights,
-        window_C=(view.low_C, view.high_C),
+        view=view,
         device=context.device,
     )
-
-    def embed(images_NCHW: np.ndarray) -> np.ndarray:
-        return embed_physical(view.physical(images_NCHW))
-
-    def draw(start: int, count: int) -> Iterator[np.ndarray]:
-        return generators.sample(
-            generator,
-            snapshot,
-            start=start,
-            count=count,
-            seed=seed,
-            device=context.device,
-            precision=precision,
-        )
-
-    def report(accepted: int, rejected: int) -> None:
-        context.progress(accepted, quota, {"rejected": rejected})
-
-    real_NCHW = view.images_NCHW[view.training_N]
-    patients_N = view.patients_N[view.training_N]
-    rule = MemorisationFilter.calibrate(
-        real_NCHW,
-        patients_N,
-        [Features(embed=embed), Correlation(), Structure()],
-        percentile=percentile,
-    )
-    recall = self_test(rule, real_NCHW, seed=seed_of(seed, "self-test"))
+    rule = _calibrated(view, embed, percentile)
+    recall = self_test(rule, view.images_NCHW[view.training_N], seed=seed_of(seed, "self-test"))
     drawn = draw_until(
         quota,
-        draw,
+        _draw_from(generator, choice, seed=seed, device=context.device, precision=precision),
         rule,
         max_rejection_rate=max_rejection_rate,
         dtype=f"uint{read_result(prepared)['stored_bits']}",
-        report=report,
+        report=lambda accepted, rejected: context.progress(accepted, quota, {"rejected": rejected}),
     )
-    np.save(context.out / "accepted.npy", drawn.accepted_NCHW)
-    thresholds = dict(zip(rule.names, rule.thresholds, strict=True))
-    (context.out / "filter.json").write_text(json.dumps(thresholds))
-    nearest_pairs(
-        context.out / "nearest_pairs.png",
-        drawn.nearest_sample_NCHW,
-        real_NCHW[drawn.nearest_real_N],
-        drawn.nearest_N,
-    )
+    _keep(context.out, drawn, rule, view)
     reason = drawn.reason_to_withhold(max_rejection_rate)
     return {
         "outcome": "released" if reason is None else "withheld",
@@ -122,6 +84,52 @@ def synthesise(
         **_held_out(rule, view),
         "self_test": recall,
     }
+
+
+def _calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
+    """The site's memorisation filter: three detectors, thresholds from its training images."""
+    from hyfree_ray.privacy.detectors import Correlation, Features, Structure
+    from hyfree_ray.privacy.memorization import MemorisationFilter
+
+    return MemorisationFilter.calibrate(
+        view.images_NCHW[view.training_N],
+        view.patients_N[view.training_N],
+        [Features(embed=embed), Correlation(), Structure()],
+        percentile=percentile,
+    )
+
+
+def _draw_from(generator: Path, choice: Path, *, seed: int, device: str, precision: str) -> Draw:
+    """Samples of the chosen snapshot, by their number in the seed's series."""
+    from hyfree_ray import generators
+
+    snapshot = read_result(choice)["snapshot"]
+    return lambda start, count: generators.sample(
+        generator,
+        snapshot,
+        start=start,
+        count=count,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+
+
+def _keep(out: Path, drawn: Drawn, rule: MemorisationFilter, view: GeneratorView) -> None:
+    """Write what passed, the thresholds, and the samples nearest to real images beside those."""
+    import numpy as np
+
+    from hyfree_ray.pictures import nearest_pairs
+
+    np.save(out / "accepted.npy", drawn.accepted_NCHW)
+    thresholds = dict(zip(rule.names, rule.thresholds, strict=True))
+    (out / "filter.json").write_text(json.dumps(thresholds))
+    nearest_pairs(
+        out / "nearest_pairs.png",
+        drawn.nearest_sample_NCHW,
+        view.images_NCHW[view.training_N][drawn.nearest_real_N],
+        drawn.nearest_N,
+    )
 
 
 def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:

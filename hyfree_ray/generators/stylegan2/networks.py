@@ -89,7 +89,7 @@ class _StyledConvolution(nn.Module):
         bias = (self.bias * gain).to(dtype)[:, None, None]
         noise_N1HW = (noise_N1HW * (self.noise_strength * gain)).to(dtype)
         x_NCHW = torch.addcmul(bias, x_NCHW, (factor * gain).to(dtype))
-        return ops.activate(x_NCHW + noise_N1HW)
+        return ops.activate(x_NCHW.add_(noise_N1HW))
 
 
 class _ToImage(nn.Module):

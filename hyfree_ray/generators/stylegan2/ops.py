@@ -80,8 +80,8 @@ def upsample(x_NCHW: Tensor, stride: Size) -> Tensor:
 
 
 def activate(x_NCHW: Tensor) -> Tensor:
-    """Leaky ReLU; its gain is in the caller's weights."""
-    return F.leaky_relu(x_NCHW, SLOPE)
+    """Leaky ReLU, in the place of its input; its gain is in the caller's weights."""
+    return F.leaky_relu(x_NCHW, SLOPE, inplace=True)
 
 
 def down_convolution(x_NCHW: Tensor, weight_OIHW: Tensor, bias_O: Tensor, stride: Size) -> Tensor:

@@ -5,7 +5,9 @@ Karras et al. 2020 (arXiv 1912.04958) with DiffAugment (Zhao et al. 2020, arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +27,10 @@ MIXING = 0.9
 """Share of images whose layers follow two latents (style mixing)."""
 PATH_SHRINK = 2
 """The path length is measured on this fraction of a batch (appendix B)."""
+COMPILE_FROM = 100_000
+"""Images shown from which minutes of compiling are taken to pay, on CUDA."""
+
+_log = logging.getLogger(__name__)
 
 
 def lazy_adam(module: nn.Module, every: int) -> torch.optim.Adam:
@@ -45,17 +51,48 @@ class StyleGan2Learner:
 
     batch_size = BATCH_SIZE
 
-    def __init__(self, plan: GeneratorPlan, compute: Compute) -> None:
+    def __init__(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> None:
         device = compute.device
-        self._latent, self._device = plan.latent_size, device
+        self._plan, self._latent, self._device = plan, plan.latent_size, device
         self.generator = Generator(plan, compute.dtype).to(device)
         self.discriminator = Discriminator(plan, compute.dtype).to(device)
+        self._paint: Callable[..., Tensor] = self.generator.synthesis
+        self._judge: Callable[..., Tensor] = self.discriminator
         self._average = Average(self.generator)
         self._generator_adam = lazy_adam(self.generator, loss.PATH_EVERY)
         self._discriminator_adam = lazy_adam(self.discriminator, loss.R1_EVERY)
         self._path_mean = torch.zeros((), device=device)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
+            if images_shown >= COMPILE_FROM:
+                self.compile("inductor")
+
+    def compile(self, backend: str | Callable[..., Any]) -> None:
+        """Compile the networks for the two main phases, or leave them as they are if that fails.
+
+        The penalties differentiate twice, which compiled networks cannot: they keep the eager ones.
+
+        Args:
+            backend: torch.compile's; compiled code need not give an eager training's last bits.
+        """
+        self._paint = torch.compile(self.generator.synthesis, backend=backend, dynamic=False)
+        self._judge = torch.compile(self.discriminator, backend=backend, dynamic=False)
+        random = torch.Generator(self._device).manual_seed(0)
+        shape = (self.batch_size, self._plan.channels, *self._plan.patch_size)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's, of its own ways
+                # Compiling waits for the first call, and for backward's until that is called.
+                self._generator_loss(random).backward()
+                blank_NCHW = torch.zeros(shape, device=self._device)
+                self._discriminator_loss(blank_NCHW, random).backward()
+        except Exception as error:  # whatever a compiler, or the lack of one, raises
+            reason = " ".join(str(error).split())[:200]
+            _log.warning("torch.compile failed, training goes on without it: %s", reason)
+            self._paint, self._judge = self.generator.synthesis, self.discriminator
+        self.discriminator.requires_grad_(True)
+        self.generator.zero_grad(set_to_none=True)
+        self.discriminator.zero_grad(set_to_none=True)
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
         """As they are; the discriminator pads."""
@@ -86,25 +123,37 @@ class StyleGan2Learner:
         early_NL = torch.arange(layers, device=self._device) < crossover_N[:, None]
         return torch.where(early_NL[:, :, None], first_NZ[:, None], second_NZ[:, None])
 
-    def _synthesise(self, w_NLZ: Tensor, random: torch.Generator) -> Tensor:
-        noises = [
-            torch.randn(len(w_NLZ), 1, *size, generator=random, device=self._device)
+    def _noises(self, count: int, random: torch.Generator) -> list[Tensor]:
+        return [
+            torch.randn(count, 1, *size, generator=random, device=self._device)
             for size in self.generator.synthesis.noise_sizes
         ]
-        images_NCHW: Tensor = self.generator.synthesis(w_NLZ, noises)
-        return images_NCHW
+
+    def _fakes(self, random: torch.Generator) -> Tensor:
+        w_NLZ = self._latents(self.batch_size, random)
+        return self._paint(w_NLZ, self._noises(self.batch_size, random))
+
+    def _generator_loss(self, random: torch.Generator) -> Tensor:
+        self.discriminator.requires_grad_(False)
+        value = loss.generator_loss(self._judge(augment(self._fakes(random), random)))
+        self.discriminator.requires_grad_(True)
+        return value
+
+    def _discriminator_loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            fake_NCHW = self._fakes(random)
+        fake_N = self._judge(augment(fake_NCHW, random))
+        real_N = self._judge(augment(images_NCHW, random))
+        return loss.discriminator_loss(real_N, fake_N)
 
     def _generator_step(self, random: torch.Generator) -> Tensor:
-        self.discriminator.requires_grad_(False)
-        fake_NCHW = self._synthesise(self._latents(self.batch_size, random), random)
-        value = loss.generator_loss(self.discriminator(augment(fake_NCHW, random)))
+        value = self._generator_loss(random)
         self._descend(self._generator_adam, value)
-        self.discriminator.requires_grad_(True)
         return value.detach()
 
     def _path_step(self, random: torch.Generator) -> Tensor:
         w_NLZ = self._latents(self.batch_size // PATH_SHRINK, random)
-        fake_NCHW = self._synthesise(w_NLZ, random)
+        fake_NCHW = self.generator.synthesis(w_NLZ, self._noises(len(w_NLZ), random))
         noise_NCHW = torch.randn(fake_NCHW.shape, generator=random, device=self._device)
         lengths_N = loss.path_lengths(w_NLZ, fake_NCHW, noise_NCHW)
         penalty, self._path_mean = loss.path_penalty(lengths_N, self._path_mean)
@@ -112,11 +161,7 @@ class StyleGan2Learner:
         return lengths_N.detach().mean()
 
     def _discriminator_step(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        with torch.no_grad():
-            fake_NCHW = self._synthesise(self._latents(self.batch_size, random), random)
-        fake_N = self.discriminator(augment(fake_NCHW, random))
-        real_N = self.discriminator(augment(images_NCHW, random))
-        value = loss.discriminator_loss(real_N, fake_N)
+        value = self._discriminator_loss(images_NCHW, random)
         self._descend(self._discriminator_adam, value)
         return value.detach()
 
@@ -185,14 +230,10 @@ class StyleGan2Backend:
     """StyleGAN2 as a backend."""
 
     def learner(
-        self,
-        plan: GeneratorPlan,
-        compute: Compute,
-        *,
-        images_shown: int,  # noqa: ARG002 - its rates do not change over a training
+        self, plan: GeneratorPlan, compute: Compute, *, images_shown: int
     ) -> StyleGan2Learner:
         """Two networks with fresh weights."""
-        return StyleGan2Learner(plan, compute)
+        return StyleGan2Learner(plan, compute, images_shown=images_shown)
 
     def sampler(
         self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]
