@@ -76,6 +76,23 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "weights.safetensors")
 
 
+def test_cases_are_prepared_over_what_a_killed_attempt_left(
+    phantom_folder: Path, dataset_json: dict, tmp_path: Path
+) -> None:
+    """Whole cases, half a case, and one that is none of these cases."""
+    cases = cases_of(phantom_folder)[:6]
+    given = (tmp_path, cases, dataset_json, CAPS)
+    plan_and_preprocess(*given, validation=[cases[-1].name])
+    (folder,) = {file.parent for file in tmp_path.rglob("*.b2nd")}
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    half = folder / f"{cases[2].name}.b2nd"
+    half.write_bytes(half.read_bytes()[:40])
+    (folder / "another.b2nd").touch()
+    plan_and_preprocess(*given, validation=[cases[-1].name])
+    assert {file.name for file in folder.iterdir()} == set(whole)
+    assert half.read_bytes() == whole[half.name]
+
+
 def test_the_working_size_caps_the_longest_side_through_the_spacing(prepared: Path) -> None:
     plan = UNetPlan.read(prepared)
     assert max(plan.patch_size) == 32

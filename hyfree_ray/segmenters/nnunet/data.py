@@ -300,7 +300,8 @@ def _preprocess(
     preprocessor = configuration.preprocessor_class(verbose=False)
     base = root / "preprocessed" / DATASET
     folder = base / configuration.data_identifier
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed attempt left: blosc2 overwrites none
+    folder.mkdir(parents=True)
     dataset_json = json.loads((root / "dataset.json").read_text())
     for case in cases:
         images = [str(file) for file in case.images]
