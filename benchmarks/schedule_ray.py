@@ -132,6 +132,7 @@ def measure(sites: int, seconds: float) -> None:
             running_s = time.monotonic() - begun
             if running_s > seconds:
                 process.terminate()
+                process.wait()
             time.sleep(LOOK_S)
         if process.returncode not in (0, ENDED):
             raise SystemExit(f"the run ended with {process.returncode}")
