@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import naps
@@ -35,10 +35,7 @@ ROOT = Path(__file__).parents[1]
 
 HOUR_S = 1.0
 
-ENDED = 143
-"""Exit code of a run that was told to end."""
-
-LOOK_S = 2.0
+LOOK_S = 5.0
 """How often the processes of a measured run are looked at."""
 
 TORCH = "processes of parties that imported torch"
@@ -121,28 +118,40 @@ def measure(sites: int, seconds: float) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        driver_s, most, with_torch, running_s = 0.0, Counter[str](), 0, 0.0
-        while process.poll() is None:
-            with contextlib.suppress(OSError):
-                driver_s = _cpu_seconds(process.pid)
-            found = _memory(process.pid)
-            if sum(found.values()) > sum(most.values()):
-                most = found
-            with_torch = max(with_torch, found.pop(TORCH, 0))
-            running_s = time.monotonic() - begun
-            if running_s > seconds:
-                process.terminate()
+        most, with_torch, seen = Counter[str](), 0, []
+        while process.poll() is None and time.monotonic() - begun < seconds:
             time.sleep(LOOK_S)
-        if process.returncode not in (0, ENDED):
-            raise SystemExit(f"the run ended with {process.returncode}")
-        stages = len(list(store.glob("**/stages/*/record.json")))
-    print(f"{sites} sites, {stages} stages in {running_s:.0f} s on {os.cpu_count()} cores")
-    each = 1000 / stages
-    print(f"driver: {driver_s * each:.1f} ms of CPU time a stage; all: {running_s * each:.0f} ms")
+            stages = len(list(store.glob("**/stages/*/record.json")))
+            with contextlib.suppress(OSError):
+                seen.append((time.monotonic() - begun, _cpu_seconds(process.pid), stages))
+            found = _memory(process.pid)
+            with_torch = max(with_torch, found.pop(TORCH, 0))
+            most = max(most, found, key=lambda kinds: sum(kinds.values()))
+        _tell(sites, seen, most, with_torch)
+        process.terminate()
+        process.wait()
+
+
+def _tell(
+    sites: int, seen: Sequence[tuple[float, float, int]], most: Counter[str], with_torch: int
+) -> None:
+    """Print what was seen: seconds, CPU seconds of the driver and finished stages, time by time."""
+    started = [one for one in seen if one[2]]  # before, processes start
+    if not started or started[0][2] == started[-1][2]:
+        raise SystemExit("too few stages have ended: give it more --seconds")
+    first = started[0]
+    running_s, driver_s, stages = (
+        last - before for last, before in zip(started[-1], first, strict=True)
+    )
+    print(f"{sites} sites on {os.cpu_count()} cores; after {first[0]:.0f} s stages began to end")
+    print(f"then {stages:.0f} stages in {running_s:.0f} s: {1000 * running_s / stages:.0f} ms each")
+    print(
+        f"driver: {first[1]:.1f} s to start, then {1000 * driver_s / stages:.1f} ms a stage (CPU)"
+    )
     print(f"memory at its most: {sum(most.values()) / 2**30:.2f} GiB, of these in GiB:")
     for kind, amount in most.most_common():
         print(f"  {kind:<40} {amount / 2**30:6.2f}")
-    print(f"parties' processes with torch in them: {with_torch}")
+    print(f"parties' processes with torch in them: {with_torch}", flush=True)
 
 
 def _cpu_seconds(pid: int) -> float:

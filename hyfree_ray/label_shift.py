@@ -109,6 +109,8 @@ def _of_label(
     """Where one label fits one channel best, and how much they have in common there."""
     length_N = np.abs(edges_2NHW).sum(axis=(0, 2, 3))
     kept_N = length_N > 0
+    if not kept_N.any():  # it covers all of the images that have it
+        return LabelShift(label=None, down=0, right=0, better=0.0), 0.0
     reach = min(edges_2NHW.shape[2:]) // REACH
     common_NSS = _common(edges_2NHW[:, kept_N], slopes_2NHW[:, kept_N], reach)
     common_NSS /= length_N[kept_N, None, None]

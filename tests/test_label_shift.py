@@ -95,6 +95,8 @@ def test_labels_that_have_nothing_to_do_with_their_images_tell_nothing() -> None
     assert not label_shift(images_NCHW, labels_NHW).flagged
     blank = label_shift(images_NCHW, np.zeros_like(labels_NHW))
     assert (blank.label, blank.flagged) == (None, False)
+    assert label_shift(images_NCHW, np.ones_like(labels_NHW)).label is None
+    assert label_shift(images_NCHW[:, :, :3, :3], labels_NHW[:, 9:12, 8:11]).label is None
     flat = label_shift(np.full_like(images_NCHW, 7), labels_NHW)
     assert (flat.label, flat.flagged) == (None, False)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from hyfree_ray import generators
 from hyfree_ray.quality import (
     SnapshotScore,
     best_snapshot,
@@ -12,7 +15,8 @@ from hyfree_ray.quality import (
     kid,
     score_snapshot,
 )
-from hyfree_ray.stages.quality import samples_a_snapshot
+from hyfree_ray.stages.quality import _draw, samples_a_snapshot
+from tests.generators.test_training import _train
 
 
 def features(count: int, seed: int, shift: float = 0.0, width: int = 24) -> np.ndarray:
@@ -82,3 +86,29 @@ def test_the_choice_stays_within_its_share_of_the_training() -> None:
         count = samples_a_snapshot(backend, 20_000, 4)
         assert 4 * count * sample <= 0.05 * 20_000 * train
         assert count >= 8
+
+
+def test_the_choice_looks_at_all_that_it_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _train("flow", tmp_path, images_shown=32, snapshots=1)
+    common = {"seed": 3, "device": "cpu", "precision": "fp32"}
+    series = np.concatenate(
+        list(generators.sample(tmp_path, "00000032", start=0, count=21, **common))
+    )
+    drawn: list[int] = []
+    sampler = generators.backend_of("flow").sampler
+
+    def counting(*arguments):
+        draw = sampler(*arguments)
+
+        def counted(seeds):
+            drawn.append(len(seeds))
+            return draw(seeds)
+
+        return counted
+
+    monkeypatch.setattr(generators.backend_of("flow"), "sampler", counting)
+    found = _draw(tmp_path, "00000032", count=21, **common)
+    np.testing.assert_allclose(found, series, atol=1e-4)
+    assert drawn == [11, 11]
