@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import gather
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from hyfree_ray.scores import mean_over_patients
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import SIGNATURE_FILE, signing_key
 from hyfree_ray.site_value import (
+    Contribution,
+    Learned,
     Shared,
     Site,
     images_shown,
@@ -67,25 +69,6 @@ CANDIDATES = ("personalised", "finetuned", "local2x")
 
 MAY_LOSE_AT_HOME = 0.005
 """Dice that a model which travels better may lose to `local2x` on a site's validation cases."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learned:
-    """What a site has trained on its own real data."""
-
-    prepared: Artifact
-    segmenter: Artifact
-    generator: Artifact
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contribution:
-    """What a site has after the first half of the protocol."""
-
-    learned: Learned
-    samples: Artifact
-    release: Artifact | None
-    """None: the audit broke, so that nothing may leave."""
 
 
 class SiteParty(Party):
@@ -288,8 +271,13 @@ class SiteParty(Party):
         return await self._train_from(role, general, prepared)
 
     async def personalise(self, general: Artifact, shared: Shared) -> Artifact:
-        """Fine-tune with replay: half of each batch comes from the pool's releases."""
-        received = [self.receive(parcel) for parcel in shared.parcels]
+        """Fine-tune with replay: half of each batch comes from the other sites' releases."""
+        others = [site for site in shared.sites if site != self.name]
+        received = [
+            self.receive(parcel)
+            for site, parcel in zip(shared.sites, shared.parcels, strict=True)
+            if site != self.name
+        ]
         prepared = await self.run(
             prepare_replay,
             data=await self.data(),
@@ -297,7 +285,7 @@ class SiteParty(Party):
             dataset=self.site.dataset,
             general=general,
             caps=self.experiment.budget.plan.model_dump(),
-            releases_of=list(shared.sites),
+            releases_of=others,
             federation=self.federation,
             round_number=ROUND,
             **{f"release_{position}": found for position, found in enumerate(received)},

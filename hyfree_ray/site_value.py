@@ -62,6 +62,25 @@ class Shared:
     parcels: tuple[Parcel, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What a site has trained on its own real data."""
+
+    prepared: Artifact
+    segmenter: Artifact
+    generator: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What a site has after the first half of the protocol."""
+
+    learned: Learned
+    samples: Artifact
+    release: Artifact | None
+    """None: the audit broke, so that nothing may leave."""
+
+
 def images_shown(site: Site, budget: Budget) -> int:
     """Length of the generator's training (METHOD: N thousand images for N training images)."""
     generator = budget.generator

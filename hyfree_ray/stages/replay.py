@@ -2,7 +2,7 @@
 
 Fine-tuning on real images alone overwrites what the general model knew of other sites. With replay
 half of each batch, in expectation, is drawn from the site's real training images and half from the
-pool's releases in their natural proportions (experience replay, Rolnick et al. 2019,
+other sites' releases in their natural proportions (experience replay, Rolnick et al. 2019,
 arXiv 1811.11682; rehearsal on generated data, Shin et al. 2017, arXiv 1705.08690).
 
 Shapes: C channels, Z slices, H height, W width.
@@ -34,7 +34,7 @@ def prepare_replay(
     round_number: int,
     **releases: Path,
 ) -> dict[str, Any]:
-    """Preprocess own real cases and the pool's releases for the general model's plan.
+    """Preprocess own real cases and other sites' releases for the general model's plan.
 
     Args:
         context: where to.
