@@ -46,10 +46,9 @@ async def federate(
     """A whole run on Ray while `disturb` does its worst."""
     simulation = toys.toy_simulation()
     parties = start_parties(simulation, store, "cpu", execution)
-    disturbing = asyncio.ensure_future(disturb(store, parties))
     try:
-        outcome = await protocol.simulate(parties, **rules)
-        await disturbing
+        running = protocol.simulate(parties, **rules)
+        outcome, _ = await asyncio.gather(running, disturb(store, parties))
     finally:
         for party in parties.values():
             ray.kill(party.actor)

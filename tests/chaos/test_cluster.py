@@ -47,11 +47,11 @@ def test_09_a_lost_machine_is_waited_for_by_who_is_pinned_to_it_and_left_by_the_
 
     async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
         await attempt_at(store, stage)
-        await asyncio.to_thread(cluster.remove_node, lost, False)
+        cluster.remove_node(lost, allow_graceful=False)
         while not list(store.glob("sites/site-3/stages/release-*/record.json")):
             await asyncio.sleep(0.05)
         assert attempts(store, stage) == 1, "others go on, and it waits"
-        await asyncio.to_thread(cluster.add_node, **pinned)
+        cluster.add_node(**pinned)  # in the main thread: it sets signals
 
     store = tmp_path / "store"
     assert table(store, disturb) == undisturbed
