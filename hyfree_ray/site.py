@@ -271,7 +271,7 @@ class SiteParty(Party):
         return await self._train_from(role, general, prepared)
 
     async def personalise(self, general: Artifact, shared: Shared) -> Artifact:
-        """Fine-tune with replay: half of each batch comes from the other sites' releases."""
+        """Fine-tune with replay: part of each batch comes from the other sites' releases."""
         others = [site for site in shared.sites if site != self.name]
         received = [
             self.receive(parcel)
@@ -286,6 +286,7 @@ class SiteParty(Party):
             general=general,
             caps=self.experiment.budget.plan.model_dump(),
             releases_of=others,
+            share=self.experiment.replay_share,
             federation=self.federation,
             round_number=ROUND,
             **{f"release_{position}": found for position, found in enumerate(received)},

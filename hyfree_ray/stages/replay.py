@@ -1,9 +1,10 @@
 """A site's real cases and the pool's synthetic ones, prepared for fine-tuning that does not forget.
 
 Fine-tuning on real images alone overwrites what the general model knew of other sites. With replay
-half of each batch, in expectation, is drawn from the site's real training images and half from the
-other sites' releases in their natural proportions (experience replay, Rolnick et al. 2019,
-arXiv 1811.11682; rehearsal on generated data, Shin et al. 2017, arXiv 1705.08690).
+part of each batch (half, in expectation, unless the experiment says otherwise) is drawn from the
+other sites' releases in their natural proportions, the rest from the site's real training images
+(experience replay, Rolnick et al. 2019, arXiv 1811.11682; rehearsal on generated data, Shin et al.
+2017, arXiv 1705.08690).
 
 Shapes: C channels, Z slices, H height, W width.
 """
@@ -20,7 +21,7 @@ from hyfree_ray.stage import Context, stage
 from hyfree_ray.stages.data import Cases
 
 
-@stage(version=2, private=("cases",))
+@stage(version=3, private=("cases",))
 def prepare_replay(
     context: Context,
     *,
@@ -30,6 +31,7 @@ def prepare_replay(
     general: Path,
     caps: Mapping[str, Any],
     releases_of: Sequence[str],
+    share: float,
     federation: str,
     round_number: int,
     **releases: Path,
@@ -44,6 +46,7 @@ def prepare_replay(
         general: the general model.
         caps: the budget's, on nnU-Net's plan.
         releases_of: sites whose releases are replayed, in order.
+        share: of the synthetic images in what is drawn.
         federation: what releases were made for.
         round_number: the round.
         releases: `release_<position in releases_of>`.
@@ -71,8 +74,8 @@ def prepare_replay(
     )
     use_on_volumes(context.out, slice_axis_of(cases))
     training = [case.name for case, part in real if part == "train"]
-    balanced = half_and_half(training, [case.name for case in synthetic])
-    write_splits(context.out, [Split(train=balanced, val=validation)])
+    drawn = in_proportion(training, [case.name for case in synthetic], share)
+    write_splits(context.out, [Split(train=drawn, val=validation)])
     remove_tree(context.out / "slices")
     return {
         "patch_size": list(plan.patch_size),
@@ -82,13 +85,18 @@ def prepare_replay(
     }
 
 
-def half_and_half(real: Sequence[str], synthetic: Sequence[str]) -> list[str]:
-    """Both kinds equally often: the fewer ones are repeated, each as often to within one."""
-    count = max(len(real), len(synthetic))
+def in_proportion(real: Sequence[str], synthetic: Sequence[str], share: float) -> list[str]:
+    """Names repeated until `share` of them are synthetic.
+
+    Within a kind each is repeated as often, to within one. Every name is there at least once; without synthetic ones the real ones are.
+    """
+    if not synthetic:
+        return list(real)
+    count = max(len(real) / (1 - share), len(synthetic) / share)
     return [
         name
-        for kind in (real, synthetic)
-        for name in itertools.islice(itertools.cycle(kind), count)
+        for kind, part in ((real, 1 - share), (synthetic, share))
+        for name in itertools.islice(itertools.cycle(kind), round(count * part))
     ]
 
 
