@@ -43,10 +43,8 @@ def sites(store: Path, name: str | None) -> Iterator[tuple[str, GeneratorView, l
 
 def measures_of(view: GeneratorView, model: Path) -> list[Measure]:
     """As `synthesise` has them."""
-    window_C = (view.low_C, view.high_C)
-    embed = load_embedder("nnunet", model=model, weights=None, window_C=window_C, device="cpu")
-    features = Features(embed=lambda images_NCHW: embed(view.physical(images_NCHW)))
-    return [features, Correlation(), Structure()]
+    embed = load_embedder("nnunet", model=model, weights=None, view=view, device="cpu")
+    return [Features(embed=embed), Correlation(), Structure()]
 
 
 def rejected(
