@@ -331,15 +331,11 @@ def connect(address: str, cpus: int | None = None) -> None:
     try:
         ray.init(address=address, **common)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        if type(error).__name__ == "AuthenticationError":  # not in Ray before 2.52
-            raise HyfreeError(
-                f"--ray {address}: the cluster asks for another token; set RAY_AUTH_MODE=token and "
-                "its token as RAY_AUTH_TOKEN, or in ~/.ray/auth_token"
-            ) from error
         first = " ".join(str(error).split())[:160]
         raise HyfreeError(
             f"--ray {address}: no Ray cluster answers there ({first}); start one with "
-            "'ray start --head', or take --ray local"
+            "'ray start --head', set its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN=...), or take "
+            "--ray local"
         ) from error
 
 

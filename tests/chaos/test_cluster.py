@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from hyfree_ray.runners.ray import RayParty, connect, disconnect
 from tests.chaos import toys
-from tests.chaos.on_ray import attempt_at, attempts, calm, federate, table, workers_run_toys
+from tests.chaos.on_ray import attempt_at, attempts, calm, table, workers_run_toys
 
 
 @pytest.fixture
@@ -92,7 +92,8 @@ def test_79_a_wrong_token_or_none_is_one_line_within_a_minute(tmp_path: Path) ->
             )
             assert time.monotonic() - begun < 60
             assert done.returncode == 2, done.stderr
-            assert "the cluster asks for another token" in done.stderr.splitlines()[-1]
+            assert done.stderr.splitlines()[-1].startswith("error: --ray 127.0.0.1:")
+            assert "set its token (RAY_AUTH_MODE=token" in done.stderr.splitlines()[-1]
             assert "a" * 32 not in done.stderr
             assert not store.exists()
     finally:
@@ -129,26 +130,3 @@ def test_11_messages_that_are_lost_between_processes_change_nothing(
         finally:
             disconnect()
     assert injected > 5
-
-
-@pytest.mark.chaos
-def test_14_an_object_store_that_is_too_small_for_the_models_holds_up_nobody(
-    undisturbed: bytes, tmp_path: Path
-) -> None:
-    """Ten models of 16 MiB in a store of 80: Ray puts them on the disk."""
-    with workers_run_toys(**{toys.BALLAST_MIB: "16"}):
-        ray.init(
-            address="local",
-            num_cpus=4,
-            object_store_memory=80 << 20,
-            include_dashboard=False,
-            log_to_driver=False,
-        )
-        try:
-            store = tmp_path / "store"
-            asyncio.run(asyncio.wait_for(federate(store, calm), 300))
-        finally:
-            disconnect()
-    assert (store / "table.csv").read_bytes() == undisturbed
-    models = list(store.glob("sites/*/received/*/*/model/ballast"))
-    assert sum(file.stat().st_size for file in models) > 80 << 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,17 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.resources import Execution
 from hyfree_ray.rules import Rules
-from hyfree_ray.runners.planning import plan
 from hyfree_ray.runners.ray import RayParty, connect, disconnect
 from hyfree_ray.runners.ray_train import RayTrainLaunch
-from hyfree_ray.schedule import Outlook, ticket_of
 from tests.chaos import toys
 from tests.chaos.on_ray import (
     attempt_at,
     attempts,
-    calm,
     federate,
     kill_actor,
     table,
@@ -73,27 +68,6 @@ def test_01_a_worker_is_killed_in_any_other_stage(
         os.kill(await attempt_at(store, f"sites/*/stages/{stage}-*"), signal.SIGKILL)
 
     assert table(tmp_path / "store", disturb) == undisturbed
-
-
-@pytest.mark.chaos
-def test_trainings_that_give_way_again_and_again_end_with_the_same_table(
-    undisturbed: bytes, tmp_path: Path, dice: random.Random
-) -> None:
-    """No chain is what it is: whoever comes may be more urgent than whoever is there."""
-    steps = plan(toys.toy_simulation(), tmp_path / "planned").steps
-    outlooks = {
-        ticket_of(step.owner, step.key): Outlook(seconds=1.0, chain=dice.uniform(100, 1000))
-        for step in steps
-    }
-
-    store = tmp_path / "store"
-    asyncio.run(federate(store, calm, Execution(outlooks=outlooks, segment_s=0.0)))
-    assert (store / "table.csv").read_bytes() == undisturbed
-    again = [len(file.read_text().splitlines()) - 1 for file in store.glob("**/attempts.jsonl")]
-    assert sum(again) > 3
-    for stage in ("train_generator", "train_segmenter"):
-        for file in store.glob(f"**/{stage}-*/metrics.jsonl"):
-            assert len(file.read_text().splitlines()) == toys.STEPS  # no step was done twice
 
 
 @pytest.mark.chaos
