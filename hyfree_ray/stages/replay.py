@@ -88,7 +88,8 @@ def prepare_replay(
 def in_proportion(real: Sequence[str], synthetic: Sequence[str], share: float) -> list[str]:
     """Names repeated until `share` of them are synthetic.
 
-    Within a kind each is repeated as often, to within one. Every name is there at least once; without synthetic ones the real ones are.
+    Within a kind each is repeated as often, to within one. Every name is there at least once;
+    without synthetic ones the real ones are.
     """
     if not synthetic:
         return list(real)
