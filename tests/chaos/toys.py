@@ -56,6 +56,7 @@ _SHOWN: dict[str, Any] = {
     "strides": [[1, 1]],
     "batch_size": 2,
     "mean": 0.5,
+    "flag": None,
 }
 """What the protocol and the observer read of any stage's result."""
 
