@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
-from hyfree_ray.files import replacing
 
 SIGNATURE_FILE = "manifest.sig"
 """64 bytes beside the manifest."""
@@ -25,15 +24,19 @@ KEY_BYTES = 32
 
 
 def signing_key(path: Path) -> Ed25519PrivateKey:
-    """The key in this file, which nobody but its owner can read; made where there is none."""
+    """The key in this file, which nobody but its owner can read; made where there is none.
+
+    Of several that come at the same time one makes it and all read the same.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = os.umask(0o077)
-        try:
-            with replacing(path) as file:
-                file.write(Ed25519PrivateKey.generate().private_bytes_raw())
-        finally:
-            os.umask(before)
+        # Made with mode 600. A link, unlike a rename, never takes the place of a file.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp") as file:
+            file.write(Ed25519PrivateKey.generate().private_bytes_raw())
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, path)
     return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
 
 
