@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from hyfree_ray.runners.ray import RayParty, connect, disconnect
 from tests.chaos import toys
-from tests.chaos.on_ray import attempt_at, attempts, calm, table, workers_run_toys
+from tests.chaos.on_ray import attempt_at, attempts, calm, federate, table, workers_run_toys
 
 
 @pytest.fixture
@@ -130,3 +130,26 @@ def test_11_messages_that_are_lost_between_processes_change_nothing(
         finally:
             disconnect()
     assert injected > 5
+
+
+@pytest.mark.chaos
+def test_14_an_object_store_that_is_too_small_for_the_models_holds_up_nobody(
+    undisturbed: bytes, tmp_path: Path
+) -> None:
+    """Ten models of 16 MiB in a store of 80: Ray puts them on the disk."""
+    with workers_run_toys(**{toys.BALLAST_MIB: "16"}):
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=80 << 20,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
+        try:
+            store = tmp_path / "store"
+            asyncio.run(asyncio.wait_for(federate(store, calm), 300))
+        finally:
+            disconnect()
+    assert (store / "table.csv").read_bytes() == undisturbed
+    models = list(store.glob("sites/*/received/*/*/model/ballast"))
+    assert sum(file.stat().st_size for file in models) > 80 << 20

@@ -41,6 +41,9 @@ STEPS = 4
 STEP_S = "TOY_STEP_S"
 """Environment variable: seconds that a step takes. Workers of a cluster inherit it."""
 
+BALLAST_MIB = "TOY_BALLAST_MIB"
+"""Environment variable: MiB of ballast in each model."""
+
 _TRAININGS = ("train_generator", "train_segmenter", "synthesise", "train_general")
 
 _SHOWN: dict[str, Any] = {
@@ -87,6 +90,9 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     for file in ("toy.json", "model/toy.json"):
         (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(json.dumps(value))
+    ballast = int(os.environ.get(BALLAST_MIB, "0"))
+    if ballast:
+        (out / "model" / "ballast").write_bytes(os.urandom(ballast << 20))
     if name == "release":
         _write_release(out, value, arguments)
     for picture in ("samples.png", "nearest_pairs.png"):
