@@ -14,7 +14,21 @@ from hyfree_ray.commands.check import check_data
 from hyfree_ray.commands.doctor import doctor
 from hyfree_ray.commands.import_data import import_data
 from hyfree_ray.commands.model import export_model, predict
-from hyfree_ray.commands.options import EXIT_CODES, FORMAT, STORE
+from hyfree_ray.commands.options import (
+    BUDGET,
+    CONFIG,
+    DATA,
+    DEVICE,
+    EXIT_CODES,
+    FOLD,
+    FORMAT,
+    GENERATOR,
+    PARTITION,
+    RAY,
+    SEED,
+    SET,
+    STORE,
+)
 from hyfree_ray.commands.pool import pool
 from hyfree_ray.commands.site import site
 from hyfree_ray.commands.store import store
@@ -80,50 +94,24 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
 @click.option(
     "--sites", type=click.IntRange(1), help="Hospitals; 5 phantom ones where no data are given."
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="An nnU-Net raw data set with a sites.csv (case,site,patient).",
-)
-@click.option(
-    "--partition",
-    "how",
-    metavar="HOW",
-    default="natural",
-    show_default=True,
-    help="natural (sites.csv), random, size-skew, dirichlet or column:NAME; by patient.",
-)
-@click.option("--config", type=click.Path(path_type=Path), help="YAML with experiment fields.")
-@click.option(
-    "--budget",
-    type=click.Choice(["smoke", "small", "paper"]),
-    help="How much is computed. Default: small on a CPU, paper on a GPU.",
-)
-@click.option(
-    "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
-)
+@DATA
+@PARTITION
+@CONFIG
+@BUDGET
+@GENERATOR
 @click.option(
     "--settings",
     metavar="NAME,...",
     callback=_settings,
     help=f"What to train beside the protocol, for comparison: {', '.join(SETTINGS)}.",
 )
-@click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
+@FOLD
 @click.option("--folds", metavar="A-B", help="A run for each test fold, e.g. 0-4, and a summary.")
-@click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0.")
+@SEED
 @STORE
-@click.option(
-    "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
-)
+@RAY
+@DEVICE
+@SET
 @click.option(
     "--min-sites",
     type=click.IntRange(1),

@@ -16,7 +16,7 @@ from hyfree_ray.cli import main
 from hyfree_ray.cohort import read_cohort, survey
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.phantom import draw_phantom_site
-from tests.test_cohort import edit_csv, edit_json, make, write
+from tests.raw_data import edit_csv, edit_json, make, write
 
 
 def call(*arguments: str | Path) -> Result:

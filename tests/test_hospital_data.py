@@ -17,7 +17,7 @@ from hyfree_ray.config import read_yaml
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.png_structure import png_fault
 from hyfree_ray.simulation import sites_of
-from tests.test_cohort import GREY, edit_csv, edit_json, make, refusal, write
+from tests.raw_data import GREY, edit_csv, edit_json, make, refusal, write
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -200,28 +200,6 @@ def test_names_with_control_characters_cannot_draw_on_the_screen(tmp_path: Path)
     path = root / f"imagesTr/{names[0]}_0000.png"
     path.rename(path.with_name("\x1b[31m_0000.png"))
     assert r"\x1b[31m_0000.png: no label" in refusal(root)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"channel_names": {"0": None}}, "the name 'None' of a channel or label is not a text"),
-        ({"channel_names": {"0": "a\nb"}}, r"'a\\nb' .* cannot be printed"),
-        ({"labels": {"background": 0, "": 1, "organ": 2}}, "the name '' of a channel or label"),
-        (
-            {"labels": {"background": 0, **{f"l{k}": k for k in range(1, 300)}}},
-            "300 label values; at most 256",
-        ),
-        ({"overwrite_image_reader_writer": "os.system"}, "'os.system', .* to NaturalImage2DIO"),
-        ({"overwrite_image_reader_writer": ["SimpleITKIO"]}, "to NaturalImage2DIO"),
-    ],
-)
-def test_a_dataset_json_that_a_later_stage_would_stumble_over_is_refused_first(
-    tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
-    root, _ = make(tmp_path / "x")
-    edit_json(root, **changes)
-    assert re.search(said, refusal(root))
 
 
 def test_channels_have_the_order_of_their_files(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hyfree_ray.simulation import sites_of
 from hyfree_ray.site import SiteParty
 from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare
-from tests.test_cohort import make, write
+from tests.raw_data import make, write
 
 CAPS = {"working_size": 32, "base_features": 4, "max_features": 8, "batch_size": 4}
 

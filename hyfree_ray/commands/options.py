@@ -33,22 +33,49 @@ DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 
-_EXPERIMENT = (
-    click.option("--config", type=click.Path(path_type=Path), help="YAML with experiment fields."),
-    click.option(
-        "--budget",
-        type=click.Choice(["smoke", "small", "paper"]),
-        help="How much is computed. Default: small on a CPU, paper on a GPU.",
-    ),
-    click.option(
-        "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
-    ),
-    click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0."),
-    click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0."),
-    click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
-    ),
+RAY = click.option(
+    "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
 )
+
+DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="An nnU-Net raw data set with a sites.csv (case,site,patient). Default: phantom sites.",
+)
+
+PARTITION = click.option(
+    "--partition",
+    "how",
+    metavar="HOW",
+    default="natural",
+    show_default=True,
+    help="natural (sites.csv), random, size-skew, dirichlet or column:NAME; by patient. Where it "
+    "needs a number of sites: that of --sites, or the largest of them.",
+)
+
+CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path), help="YAML with experiment fields."
+)
+
+BUDGET = click.option(
+    "--budget",
+    type=click.Choice(["smoke", "small", "paper"]),
+    help="How much is computed. Default: small on a CPU, paper on a GPU.",
+)
+
+GENERATOR = click.option(
+    "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
+)
+
+FOLD = click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
+
+SEED = click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0.")
+
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
+)
+
+_EXPERIMENT = (CONFIG, BUDGET, GENERATOR, FOLD, SEED, SET)
 
 
 def experiment_options(command: Command) -> Command:

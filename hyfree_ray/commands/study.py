@@ -8,11 +8,20 @@ from typing import Any
 
 import click
 
-from hyfree_ray.commands.options import DEVICE, EXIT_CODES, FORMAT, STORE
-
-_RAY = click.option(
-    "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
+from hyfree_ray.commands.options import (
+    BUDGET,
+    CONFIG,
+    DATA,
+    DEVICE,
+    EXIT_CODES,
+    FORMAT,
+    GENERATOR,
+    PARTITION,
+    RAY,
+    SET,
+    STORE,
 )
+
 _PARALLEL = click.option(
     "--parallel",
     type=click.IntRange(1),
@@ -35,27 +44,14 @@ _PARALLEL = click.option(
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1."
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="As of simulate. Default: phantom sites."
-)
-@click.option(
-    "--partition",
-    "how",
-    metavar="HOW",
-    default="natural",
-    show_default=True,
-    help="As of simulate; where it needs a number of sites, into the largest of --sites.",
-)
-@click.option("--config", type=click.Path(path_type=Path), help="YAML with experiment fields.")
-@click.option("--budget", type=click.Choice(["smoke", "small", "paper"]), help="As of simulate.")
-@click.option(
-    "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
-)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
-)
+@DATA
+@PARTITION
+@CONFIG
+@BUDGET
+@GENERATOR
+@SET
 @STORE
-@_RAY
+@RAY
 @DEVICE
 @_PARALLEL
 @FORMAT
@@ -86,7 +82,7 @@ def scale(**options: Any) -> None:
 @click.command(epilog=EXIT_CODES)
 @click.argument("file", type=click.Path(path_type=Path))
 @STORE
-@_RAY
+@RAY
 @_PARALLEL
 @FORMAT
 def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) -> None:

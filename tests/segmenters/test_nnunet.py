@@ -259,9 +259,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
 
 def test_a_lucky_first_epoch_is_not_the_one_that_is_kept() -> None:
     pseudo_dice = PseudoDice(epochs=8)
-    kept = [
-        pseudo_dice.is_best(k, d) for k, d in enumerate([0.9, 0.4, 0.5, 0.6, 0.6, 0.7, 0.7, 0.1])
-    ]
+    kept = [pseudo_dice.take(k, d) for k, d in enumerate([0.9, 0.4, 0.5, 0.6, 0.6, 0.7, 0.7, 0.1])]
     assert kept == [False] * 4 + [True, True, True, False]
     assert pseudo_dice.best_epoch == 6
 
@@ -270,14 +268,14 @@ def test_the_moving_average_starts_without_bias_and_passes_over_epochs_without_f
     pseudo_dice = PseudoDice(epochs=4)
     assert pseudo_dice.average == 0.0
     for epoch, dice in enumerate([float("nan"), 0.6, float("nan"), 0.6]):
-        pseudo_dice.is_best(epoch, dice)
+        pseudo_dice.take(epoch, dice)
         assert pseudo_dice.average == pytest.approx(0.6 if epoch else 0.0)
     assert pseudo_dice.best_epoch == 3
 
 
 def test_without_any_foreground_the_last_epoch_is_kept() -> None:
     pseudo_dice = PseudoDice(epochs=2)
-    assert [pseudo_dice.is_best(k, float("nan")) for k in range(2)] == [False, True]
+    assert [pseudo_dice.take(k, float("nan")) for k in range(2)] == [False, True]
 
 
 def test_another_seed_is_another_network(prepared: Path, trained: Path, tmp_path: Path) -> None:

@@ -75,8 +75,11 @@ class PseudoDice:
         """In [0, 1]; 0 before any validation batch had foreground."""
         return self.sum / self.weight if self.weight else 0.0
 
-    def is_best(self, epoch: int, value: float) -> bool:
-        """Take in an epoch; NaN, an epoch without any foreground, leaves the average as it was."""
+    def take(self, epoch: int, value: float) -> bool:
+        """Take an epoch in; whether its weights are the best so far.
+
+        NaN, an epoch without any foreground, leaves the average as it was.
+        """
         if np.isfinite(value):
             self.sum = self.DECAY * self.sum + (1 - self.DECAY) * value
             self.weight = self.DECAY * self.weight + (1 - self.DECAY)
@@ -234,7 +237,7 @@ class ResumableTrainer(nnUNetTrainer):
             for name in ("train_losses", "val_losses", "mean_fg_dice")
         }
         pseudo_dice = latest["mean_fg_dice"]
-        if self.pseudo_dice.is_best(self.current_epoch, pseudo_dice):
+        if self.pseudo_dice.take(self.current_epoch, pseudo_dice):
             self.best_weights = {
                 name: tensor.detach().cpu().clone()
                 for name, tensor in self.bare_network().state_dict().items()
