@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError, ReleaseError
@@ -29,6 +28,7 @@ from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release
 from hyfree_ray.store import RECORD, write_json
 from tests.cards import card
+from tests.discs import write_discs
 
 LABELS = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
 """Not in the order of the alphabet, which JSON with sorted keys would bring them into."""
@@ -39,26 +39,14 @@ SCHEDULE = Schedule(epochs=3, iterations=40, validation_iterations=2)
 
 def draw(root: Path) -> Path:
     """Six patients of discs with a bright core; a stripe was not annotated."""
-    for folder in ("imagesTr", "labelsTr"):
-        (root / folder).mkdir(parents=True)
-    lines = ["case,site,patient"]
-    for index in range(12):
-        rng = np.random.default_rng(index)
-        rows_HW, columns_HW = np.mgrid[:40, :30]
-        far_HW = np.hypot(rows_HW - 20 - rng.uniform(-4, 4), columns_HW - 14)
-        label_HW = (far_HW < 10).astype(np.uint8) + (far_HW < 5)
-        pixels_HW = 50 + 40.0 * label_HW + rng.normal(0, 5, label_HW.shape)
+
+    def values(disc_HW: np.ndarray, core_HW: np.ndarray) -> np.ndarray:
+        label_HW = disc_HW.astype(np.uint8) + core_HW
         label_HW[:, -5:] = 3
-        for name, array in (
-            (f"imagesTr/d{index:02d}_0000", pixels_HW.astype(np.float32)),
-            (f"labelsTr/d{index:02d}", label_HW),
-        ):
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(root / f"{name}.nii.gz"))
-        lines.append(f"d{index:02d},a,p{index // 2}")
-    (root / "sites.csv").write_text("\n".join(lines))
+        return label_HW
+
     dataset = {"channel_names": {"0": "MR"}, "labels": LABELS, "regions_class_order": ORDER}
-    (root / "dataset.json").write_text(json.dumps({**dataset, "file_ending": ".nii.gz"}))
-    return root
+    return write_discs(root, {**dataset, "file_ending": ".nii.gz"}, patients=6, values=values)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from click.testing import CliRunner
 
 from hyfree_ray.cohort import read_cohort
@@ -37,6 +36,7 @@ from hyfree_ray.stages.pooling import check_release, pool_releases, read_release
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.store import Parcel, digest_of
 from tests.cards import card
+from tests.discs import write_discs
 
 CAPS = {"working_size": 32, "base_features": 4, "max_features": 16, "batch_size": 6}
 
@@ -53,25 +53,12 @@ def dataset_of(labels: dict[str, Any], order: list[int] | None = None) -> dict[s
 
 def draw(root: Path, labels: dict[str, Any]) -> Path:
     """Five patients of a liver with a brighter tumour, in the values that `labels` gives them."""
-    for folder in ("imagesTr", "labelsTr"):
-        (root / folder).mkdir(parents=True)
-    lines = ["case,site,patient"]
-    for index in range(10):
-        rng = np.random.default_rng(index)
-        rows_HW, columns_HW = np.mgrid[:40, :30]
-        far_HW = np.hypot(rows_HW - 20 - rng.uniform(-4, 4), columns_HW - 14)
-        liver_HW, tumour_HW = far_HW < 11, far_HW < 6
-        pixels_HW = 50 + 40.0 * liver_HW + 60 * tumour_HW + rng.normal(0, 5, far_HW.shape)
-        label_HW = np.where(tumour_HW, labels["tumour"], labels["liver"] * liver_HW)
-        for name, array in (
-            (f"imagesTr/d{index:02d}_0000", pixels_HW.astype(np.float32)),
-            (f"labelsTr/d{index:02d}", label_HW.astype(np.uint8)),
-        ):
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(root / f"{name}.nii.gz"))
-        lines.append(f"d{index:02d},a,p{index // 2}")
-    (root / "sites.csv").write_text("\n".join(lines))
-    (root / "dataset.json").write_text(json.dumps({**dataset_of(labels), "name": "Livers"}))
-    return root
+    return write_discs(
+        root,
+        {**dataset_of(labels), "name": "Livers"},
+        patients=5,
+        values=lambda liver, tumour: np.where(tumour, labels["tumour"], labels["liver"] * liver),
+    )
 
 
 @pytest.fixture(scope="module")
