@@ -65,6 +65,11 @@ class Contrast:
     """The paper's test: the same one-sided, over all folds, after Bonferroni's correction."""
 
     @property
+    def unchanged(self) -> bool:
+        """Both are the same model: the difference is nought, and so is its interval."""
+        return self.difference == 0 and {self.low, self.high} <= {None, 0.0}
+
+    @property
     def verdict(self) -> Verdict:
         """What the interval allows to say, and never more."""
         if self.low is None or self.high is None:
@@ -80,6 +85,8 @@ class Contrast:
         """The verdict in words: of the method where there are seeds enough, else of these runs."""
         if self.difference is None:
             return self.reason
+        if self.unchanged:
+            return "no change"
         lasting = self.seeds >= LEAST_SEEDS
         if self.verdict == "helped":
             return "helps" if lasting else "helped"

@@ -265,6 +265,8 @@ def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.grid(axis="x")
             axis.set_axisbelow(True)
+    for axis in axes.ravel():
+        axis.locator_params(axis="x", nbins=5)
     for axis in axes[-1]:
         axis.set_xlabel("difference of Dice, 95 % interval")
     return figure

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.answers import attack_in_words
 from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
 from hyfree_ray.progress import Progress, Watchdog
@@ -221,6 +222,7 @@ class Observer:
             for row in scored["rows"]:
                 found[row["outcome"]] += 1
         least = self.simulation.experiment.min_label_agreement
+        derived = self.derived()
         sites = [
             SiteOutcome(
                 site=name,
@@ -232,6 +234,7 @@ class Observer:
                 chosen=outcome.chosen.get(name, ""),
                 label_agreement=told.get("label_agreement"),
                 replayed=told.get("label_agreement", least) >= least,
+                attack=attack_in_words(derived.get(name, {}).get("audit")),
             )
             for name, told in outcome.sites.items()
         ]

@@ -113,6 +113,11 @@ def read_card(values: Mapping[str, Any]) -> PrivacyCard:
         raise ValueError(f"{ascii(where)[1:-1]}: {first['msg'].lower()}") from error
 
 
+def strongest_attack(attacks: Attacks) -> Attack | None:
+    """The attack that is furthest over its control; None where none was measured."""
+    return max((one for _, one in attacks.by_name()), key=lambda one: one.excess, default=None)
+
+
 def in_words(card: PrivacyCard) -> list[str]:
     """The card as lines for people."""
     lines = [

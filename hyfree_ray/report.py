@@ -17,18 +17,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hyfree_ray import figures
+from hyfree_ray.answers import CONTROL, answers
 from hyfree_ray.contrasts import Contrast
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.finished import Finished, Point
 from hyfree_ray.pooled import Pooled, pool_runs
 from hyfree_ray.report_parts import Table, of_run, table
-from hyfree_ray.results import CONTRASTS, patient_means, site_mean
-from hyfree_ray.results_table import TESTS, p_value
+from hyfree_ray.results import SiteOutcome, patient_means, site_mean
+from hyfree_ray.results_table import TESTED, TESTS, p_value
 from hyfree_ray.scores import ScoreRow
 from hyfree_ray.timeline import critical_path, last_session, read_timeline
 
 REPORT = "report.html"
+HEADLINES = tuple((regime, CONTROL) for regime in ("chosen", "personalised", "finetuned"))
+"""What is said of all sites together before anything else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ def write_report(
     pooled = pool_runs(runs)
     pictures = [sheet for folder in real for sheet in _audit(folder)]
     statistics = _statistics(pooled, [row for run in runs for row in run.rows])
+    outcomes = [SiteOutcome(**site["outcome"]) for run in runs for site in run.described["sites"]]
     charts = {figure.name: figure for figure in statistics["figures"]}
     scaling = None
     if curve:
@@ -86,6 +90,7 @@ def write_report(
         _write(out / part["config_name"], part["config"].encode())
     html = _template().render(
         **statistics["page"],
+        **_by_site(outcomes, pooled.contrasts),
         scaling=scaling,
         runs=parts,
         real=pictures,
@@ -139,7 +144,13 @@ def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
     page: dict[str, Any] = {"forest": None}
     page |= {name: sources(figure) for name, figure in charts.items()}
     page |= {
-        "answers": [_answer(one) for one in known if one.site is None and _primary(one)],
+        "answers": [
+            _answer(one)
+            for tested in TESTED
+            for pair in HEADLINES
+            for one in known
+            if one.site is None and one.tested == tested and (one.first, one.second) == pair
+        ],
         "caveat": pooled.caveat,
         "tests": TESTS,
         "layouts": [_layout(pooled, metric) for metric in ("dice", "hd95")],
@@ -148,8 +159,27 @@ def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
     return {"figures": tuple(charts.values()), "page": page}
 
 
-def _primary(one: Contrast) -> bool:
-    return (one.first, one.second) in CONTRASTS[:2]
+def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> dict[str, Any]:
+    """What each site asks: what it would get, and at what risk."""
+    adopted, found = answers(outcomes, contrasts)
+    how = ", chosen by its validation cases" if adopted == "chosen" else ""
+    gains = [
+        ["-" if c is None else c.said if c.unchanged else c.words for c in (one.own, one.foreign)]
+        for one in found
+    ]
+    return {
+        "by_site": table(
+            ["site", "shares", "would keep", "at home", "at the other sites", "attack"],
+            [
+                [one.site, one.shares, one.keeps, *gain, one.attack]
+                for one, gain in zip(found, gains, strict=True)
+            ],
+            texts=range(1, 6),
+        ),
+        "by_site_note": f"The model that each site would keep{how}: Dice against {CONTROL}, its "
+        "own training for as many steps. Attack: how well membership in the training images can "
+        "be told from the shared ones, AUC (0.5: not at all), beside a control on strangers.",
+    }
 
 
 def _pairs(contrasts: Iterable[Contrast]) -> list[tuple[str, str]]:
@@ -218,7 +248,7 @@ def _contrasts(pooled: Pooled, pair: tuple[str, str]) -> Table:
             "own" if one.tested == "own" else "others",
             one.interval,
             str(one.patients),
-            "–" if one.effect is None else f"{one.effect:+.2f}",
+            "-" if one.effect is None else f"{one.effect:+.2f}",
             *(p_value(p) for p in (one.p, one.p_holm, one.p_paper)),
             one.said,
         ]

@@ -63,6 +63,8 @@ class SiteOutcome:
     """Dice of its labels with a model trained on the other releases; None where none was asked."""
     replayed: bool = True
     """Whether that is enough for its release to be replayed."""
+    attack: str = ""
+    """The strongest membership attack on its samples, in words; empty where there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)

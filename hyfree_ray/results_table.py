@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.answers import CONTROL, answers
 from hyfree_ray.contrasts import LEAST_PATIENTS, Contrast
 from hyfree_ray.results import Score, Summary, Tested
 from hyfree_ray.scores import NSD_TOLERANCE_MM
@@ -51,6 +52,7 @@ class _Tables:
             title = f"Dice of {first} minus {second}"
             yield contrast_table(title, rows, summary.caveat, tests=tests)
         yield _surface(summary)
+        yield _answers(summary)
         yield Text("\n".join(_notes(summary)), style="dim")
 
 
@@ -138,6 +140,27 @@ def contrast_table(title: str, contrasts: Sequence[Contrast], caveat: str, *, te
     return table
 
 
+def _answers(summary: Summary) -> Table:
+    """What a hospital came to see, last, where a terminal leaves it in view."""
+    adopted, found = answers([site.outcome for site in summary.sites], summary.contrasts)
+    how = " (chosen by its validation cases)" if adopted == "chosen" else ""
+    table = _table(f"Would sharing help? What each site would keep{how}, Dice against {CONTROL}")
+    table.add_column("keeps", no_wrap=True)
+    for name in ("at home", "elsewhere", "attack on release"):
+        table.add_column(name)
+    for one in found:
+        cells = [_gain(contrast) for contrast in (one.own, one.foreign)]
+        table.add_row(Text(one.site), Text(one.keeps), *cells, Text(one.attack))
+    return table
+
+
+def _gain(contrast: Contrast | None) -> Text:
+    if contrast is None:
+        return Text("-")
+    words = contrast.said if contrast.unchanged else contrast.words
+    return Text(words, style=STYLE[contrast.verdict])
+
+
 IN_WORDS = {"own": "own", "foreign": "others"}
 
 
@@ -202,9 +225,6 @@ def _notes(summary: Summary) -> Iterable[str]:
     ]
     if agreement:
         yield f"Labels agree with a model trained on the others', Dice: {', '.join(agreement)}."
-    chosen = [f"{s.outcome.site} {s.outcome.chosen}" for s in summary.sites if s.outcome.chosen]
-    if chosen:
-        yield f"Chosen by validation cases: {', '.join(chosen)}."
     if any(one.difference is not None and one.reason for one in summary.contrasts):
         yield f"No interval is given under {LEAST_PATIENTS} test patients."
     if any(one.p is not None for one in summary.contrasts):

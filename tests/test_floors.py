@@ -20,7 +20,7 @@ FLOORS = (
         "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
-        "regimes", "results", "results_table", "finished", "published", "pooled",
+        "regimes", "answers", "results", "results_table", "finished", "published", "pooled",
         "pooled_table", "timeline",
     ),
     (
