@@ -49,7 +49,7 @@ def faults(card: PrivacyCard, gate: Gate) -> list[str]:
                 f"(fewer than {least:.1%})"
             )
     for name, attack in card.attacks.by_name():
-        if attack.over_control and attack.excess > gate.max_auc_over_control + 1e-9:
+        if attack.counts and attack.excess > gate.max_auc_over_control + 1e-9:
             found.append(_told(name, attack, gate))
     nearer = card.nearer_to_training
     if nearer is not None and nearer > gate.max_nearer_to_training:

@@ -93,6 +93,42 @@ def nearest_pairs(
     _save(figure, path)
 
 
+def distance_histogram(
+    path: Path,
+    released_N: npt.NDArray[Any],
+    held_out_M: npt.NDArray[Any],
+    threshold: float,
+) -> None:
+    """Write a PNG of distances to the nearest training image: released and held-out images.
+
+    Where nothing is memorised the two lie alike. Distances tell membership: it stays at the site.
+
+    Args:
+        released_N: of the synthetic images, in features.
+        held_out_M: of real images of other patients; may be empty.
+        threshold: the paper's, below which an image counts as memorised.
+    """
+    figure = Figure(figsize=(7.0, 3.2), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    both = np.concatenate([released_N, held_out_M, [threshold]])
+    edges = np.linspace(both.min(), both.max() + 1e-9, 41).tolist()
+    shown = (
+        (released_N, _COLOURS[0], f"{len(released_N)} synthetic images"),
+        (held_out_M, _COLOURS[1], f"{len(held_out_M)} held-out real images"),
+    )
+    for values, colour, label in shown:
+        if len(values):
+            weights = np.full(len(values), 1 / len(values))
+            axis.hist(values, edges, weights=weights, color=colour, alpha=0.6, label=label)
+    axis.axvline(threshold, color="black", linewidth=1.0, label="the paper's threshold")
+    axis.set_xlabel("distance to the nearest training image, in features")
+    axis.set_ylabel("share of the images")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
 def _displayed(images_NCHW: _Images, window_of: Sequence[_Images]) -> tuple[_Images, str]:
     """Images as NHWC in [0, 1], of one or three channels, and what the title has to say of it.
 

@@ -37,9 +37,17 @@ class Attack(_Strict):
     """The control's interval holds 0.5, as it should: there is nothing to find in it."""
 
     @property
+    def counts(self) -> bool:
+        """It beats its control; chance, where the control is invalid and excuses nothing."""
+        return self.over_control if self.control_valid else self.interval[0] > 0.5
+
+    @property
     def excess(self) -> float:
-        """AUC over the control's; which half of a control is called one is chance."""
-        return self.auc - 0.5 - abs(self.control - 0.5)
+        """AUC over the control's, or over 0.5 where the control is invalid.
+
+        Which half of a control is called one is chance.
+        """
+        return self.auc - 0.5 - (abs(self.control - 0.5) if self.control_valid else 0.0)
 
 
 class Attacks(_Strict):
@@ -89,7 +97,7 @@ class PrivacyCard(_Strict):
     """Recall of all detectors for training images planted among samples."""
     attacks: Attacks
     nearer_to_training: Share | None
-    """Of the images, nearer to a training than to a held-out one; None: too few held out."""
+    """Of the images, nearer to a training than to one of as many held-out ones; None: too few."""
     thresholds: Annotated[dict[Literal["ours", "paper"], Rejects], Field(max_length=2)]
     """Ours, and the paper's (half of the patients against the other half, features alone)."""
 

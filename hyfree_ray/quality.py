@@ -8,9 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import nhypergeom
 
 NEIGHBOURS = 5
 """k of density and coverage (Naeem et al. 2020 take 5)."""
+NEAR = 0.1
+"""Share of the held-out images that make out what is near to the training images."""
+CHANCE = 0.05
+"""Probability below which so many near samples are no chance."""
+_LEAST = 1e-6  # of a distance that something is divided by
 
 
 def kid(one_NF: np.ndarray, other_MF: np.ndarray) -> float:
@@ -51,33 +57,62 @@ class SnapshotScore:
 
     kid: float
     """Against held-out real images."""
-    shortfall: float
-    """How much nearer to training images its samples lie than held-out images do: 0 not at all,
-    1 on top of them."""
+    near: float
+    """Share of its samples that lie nearer to training images than all but `NEAR` of the held-out
+    ones do (see `score_snapshot`)."""
+    copies: bool
+    """That share is beyond chance."""
 
 
 def score_snapshot(
-    sample_NF: np.ndarray, held_out_MF: np.ndarray, training_KF: np.ndarray
+    sample_NF: np.ndarray,
+    held_out_MF: np.ndarray,
+    training_KF: np.ndarray,
+    patients_M: np.ndarray,
 ) -> SnapshotScore:
-    """Score a snapshot by its samples. Quartiles, so that a few copies among many samples count."""
-    sample_N = distances(sample_NF, training_KF).min(axis=1)
-    held_out_M = distances(held_out_MF, training_KF).min(axis=1)
-    level = np.percentile(held_out_M, 25)
-    shortfall = 1 - np.percentile(sample_N, 25) / level if level > 0 else 0.0
-    return SnapshotScore(kid=kid(sample_NF, held_out_MF), shortfall=float(np.clip(shortfall, 0, 1)))
+    """Score a snapshot by its samples.
+
+    What counts is the distance to the nearest training image over that to the nearest held-out
+    one: copies are near to the former alone, blurred or plain samples to both. Held-out images
+    have such a ratio too, with those of other patients. How many samples have a lower one than the
+    r-th lowest of them is distributed like draws from an urn if samples are as new as they are
+    (the precedence test: Nelson 1963); it looks at the near end alone, so that copies among honest
+    samples count, and allows for how few images there are of either.
+
+    Args:
+        sample_NF: features of the samples.
+        held_out_MF: of real images of other patients.
+        training_KF: of the training images.
+        patients_M: whose image each held-out one is; at least two patients.
+    """
+    among_MM = distances(held_out_MF, held_out_MF)
+    among_MM[patients_M[:, None] == patients_M] = np.inf
+    to_training_N = distances(sample_NF, training_KF).min(axis=1)
+    ratio_N = to_training_N / np.maximum(distances(sample_NF, held_out_MF).min(axis=1), _LEAST)
+    to_training_M = distances(held_out_MF, training_KF).min(axis=1)
+    ratio_M = np.sort(to_training_M / np.maximum(among_MM.min(axis=1), _LEAST))
+    count_N, count_M = len(ratio_N), len(ratio_M)
+    rank = max(1, int(NEAR * count_M))
+    nearer = int((ratio_N < ratio_M[rank - 1]).sum())
+    by_chance = nhypergeom.sf(nearer - 1, count_N + count_M, count_N, rank)
+    return SnapshotScore(
+        kid=kid(sample_NF, held_out_MF),
+        near=nearer / count_N,
+        copies=bool(by_chance < CHANCE),
+    )
 
 
 def best_snapshot(scores: list[SnapshotScore]) -> int:
-    """Index of the snapshot with the lowest KID plus what it pays for lying too near.
+    """Index of the snapshot with the lowest KID of those that do not copy.
 
     The reference chose by FID against the very images that were trained on, which favours
-    copies. Here a snapshot pays its shortfall times the span of all KIDs, so that one whose
-    samples are copies comes no better than the worst; of equals the one farther away is taken.
+    copies. Here a snapshot that copies beyond chance is out, however good it looks; where all do,
+    the one that copies least is taken, and the filter behind it decides.
     """
-    kids = [score.kid for score in scores]
-    span = max(kids) - min(kids)
-    totals = [(score.kid + score.shortfall * span, score.shortfall) for score in scores]
-    return totals.index(min(totals))
+    honest = [k for k, score in enumerate(scores) if not score.copies]
+    if honest:
+        return min(honest, key=lambda k: scores[k].kid)
+    return min(range(len(scores)), key=lambda k: (scores[k].near, scores[k].kid))
 
 
 def density_and_coverage(sample_NF: np.ndarray, real_MF: np.ndarray) -> tuple[float, float]:

@@ -106,8 +106,7 @@ class SiteParty(Party):
         """Train a generator and a segmenter on real data; sample, filter, audit, label, release."""
         learned = await self._learn()
         samples = await self._synthesise(learned, quota(self.site, self.experiment.budget))
-        if samples.record is not None and not self.runner.planning:
-            keep_for_the_site(self.store.root / "audit", self.site, samples)
+        self._keep(samples)
         released = await self._release(learned, samples)
         return Contribution(learned=learned, samples=samples, release=released)
 
@@ -116,7 +115,7 @@ class SiteParty(Party):
         if self._audit_broke:
             return None
         try:
-            return await self.run(
+            found = await self.run(
                 audit,
                 samples=samples,
                 segmenter=learned.segmenter,
@@ -132,6 +131,12 @@ class SiteParty(Party):
             log.warning("%s; until it is mended, %s releases nothing", error, self.name)
             self._audit_broke = True
             return None
+        self._keep(found)
+        return found
+
+    def _keep(self, made: Artifact) -> None:
+        if made.record is not None and not self.runner.planning:
+            keep_for_the_site(self.store.root / "audit", self.site, made)
 
     async def _prepare(self) -> Artifact:
         """Plan nnU-Net on the site's own cases and preprocess them."""

@@ -49,8 +49,8 @@ class Site:
         if self.training_images >= FEW_IMAGES:
             return None
         return (
-            f"{self.name} has {self.training_images} training images; under {FEW_IMAGES} a "
-            "generator mostly copies: its release is likely to be withheld"
+            f"{self.name} has {self.training_images} training images; of fewer than {FEW_IMAGES} a "
+            "generator copies once each was shown some hundred times: its release may be withheld"
         )
 
 
@@ -102,10 +102,10 @@ async def raw_data(party: Party, site: Site) -> Artifact:
     return Artifact(stage=RAW_DATA, key=site.key, path=site.folder, record={})
 
 
-def keep_for_the_site(folder: Path, site: Site, samples: Artifact) -> None:
-    """Put what only the site may see where its people look: pictures, names of indices."""
+def keep_for_the_site(folder: Path, site: Site, made: Artifact) -> None:
+    """Put what only the site may see where its people look: a stage's pictures, cases' names."""
     folder.mkdir(exist_ok=True)
-    picture = folder / f"nearest_pairs-{samples.key[:8]}.png"
-    shutil.copyfile(samples.path / "nearest_pairs.png", picture)
+    for picture in sorted(made.path.glob("*.png")):
+        shutil.copyfile(picture, folder / f"{picture.stem}-{made.key[:8]}.png")
     names = {case["index"]: case["name"] for case in site.cases}
     write_json(folder / f"cases-{site.key[:8]}.json", names)

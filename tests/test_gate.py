@@ -57,6 +57,17 @@ def test_an_attack_counts_only_over_its_control() -> None:
     assert of(attacks=attacks(auc=0.7, control=0.42, over=True))
 
 
+def test_a_control_that_is_invalid_excuses_nothing() -> None:
+    """An attack beside a broken control is judged against chance: the gate fails closed."""
+    broken = {"control_valid": False, "control": 0.75, "control_interval": [0.6, 0.9]}
+    clear = {**attack(auc=0.7), **broken, "interval": [0.6, 0.8]}
+    doubtful = {**attack(auc=0.7), **broken, "interval": [0.45, 0.8]}
+    (fault,) = of(attacks={"measurable": True, "nearest": clear})
+    assert "AUC 0.70" in fault
+    assert of(attacks={"measurable": True, "nearest": doubtful}) == []
+    assert of(attacks={"measurable": True, "nearest": {**clear, "control_valid": True}}) == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [

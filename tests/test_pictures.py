@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from hyfree_ray.pictures import _COLOURS, contact_sheet, nearest_pairs
+from hyfree_ray.pictures import _COLOURS, contact_sheet, distance_histogram, nearest_pairs
 
 
 def corner(rows: int = 4, channels: int = 1, dtype: type = np.uint8) -> Any:
@@ -109,3 +109,16 @@ def test_pairs_are_two_rows_of_equal_windows(tmp_path: Path) -> None:
     picture = pixels(tmp_path / "pairs.png").mean(-1)
     # The synthetic images are half as bright, and have to look so beside the real ones.
     assert ((picture > 100) & (picture < 140)).sum() > 1000
+
+
+def test_distances_of_released_and_held_out_images_are_drawn_beside_the_threshold(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    released_N, held_out_M = rng.normal(0.6, 0.1, 300), rng.normal(0.62, 0.1, 40)
+    distance_histogram(tmp_path / "both.png", released_N, held_out_M, 0.4)
+    distance_histogram(tmp_path / "alone.png", released_N, held_out_M[:0], 0.4)
+    both, alone = (pixels(tmp_path / f"{name}.png") for name in ("both", "alone"))
+    assert both.shape == alone.shape
+    assert both.std() > 10
+    assert (both != alone).any()

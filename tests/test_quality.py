@@ -52,23 +52,58 @@ def test_kid_is_the_double_sum_of_its_definition() -> None:
     assert kid(x / np.sqrt(3), y / np.sqrt(3)) == pytest.approx(expected)
 
 
+def scored(samples: np.ndarray, seed: int = 0, held_out: int = 30) -> SnapshotScore:
+    training, others = features(93, 1000 + 2 * seed), features(held_out, 1001 + 2 * seed)
+    return score_snapshot(samples, others, training, np.arange(held_out) // 2)
+
+
 def test_a_snapshot_that_copies_cannot_win() -> None:
-    training, held_out = features(100, 0), features(40, 1)
-    honest = score_snapshot(features(80, 2, 0.8), held_out, training)
-    copies = score_snapshot(training[:80], held_out, training)
-    early = score_snapshot(features(80, 3, 3.0), held_out, training)
-    assert copies.shortfall == 1
+    honest, early = scored(features(80, 2, 0.8)), scored(features(80, 3, 3.0))
+    copies = scored(features(93, 1000)[:80])
+    assert (honest.copies, copies.copies, early.copies) == (False, True, False)
+    assert copies.near == 1
     assert copies.kid < honest.kid  # by KID alone the copies would win
     assert best_snapshot([early, honest, copies]) == 1
 
 
-def test_copies_lose_even_to_the_worst_honest_snapshot() -> None:
-    scores = [SnapshotScore(kid=0.4, shortfall=0.0), SnapshotScore(kid=0.01, shortfall=1.0)]
-    assert best_snapshot(scores) == 0
+def test_plain_samples_are_no_copies() -> None:
+    """What a generator makes early is near to everything, and to training images no more."""
+    middle = features(4000, 5).mean(axis=0)
+    found = []
+    for seed in range(20):
+        plain = 0.5 * middle + 0.5 * features(40, seed)
+        found.append(scored(plain / np.linalg.norm(plain, axis=1, keepdims=True), seed).copies)
+    assert np.mean(found) <= 0.2
 
 
-def test_copies_lose_where_kids_are_below_zero_too() -> None:
-    scores = [SnapshotScore(kid=-0.02, shortfall=1.0), SnapshotScore(kid=-0.01, shortfall=0.0)]
+@pytest.mark.parametrize(("copied", "caught"), [(0.25, 0.8), (0.5, 1.0)])
+def test_a_share_of_near_copies_is_enough(copied: float, caught: float) -> None:
+    """Not quite exact ones, among honest samples, as few as a choice looks at."""
+    found = []
+    for seed in range(40):
+        count = round(copied * 40)
+        noise = np.random.default_rng(seed).normal(0, 0.03, (count, 24))
+        near = features(93, 1000 + 2 * seed)[:count] + noise
+        near /= np.linalg.norm(near, axis=1, keepdims=True)
+        found.append(scored(np.concatenate([near, features(40 - count, seed)]), seed).copies)
+    assert np.mean(found) >= caught
+
+
+def test_honest_snapshots_are_seldom_put_out() -> None:
+    found = [scored(features(40, seed), seed).copies for seed in range(200)]
+    assert np.mean(found) <= 0.08
+
+
+@pytest.mark.parametrize(("kid_of_copies", "kid_of_honest"), [(0.01, 0.4), (-0.02, -0.01)])
+def test_copies_lose_even_to_the_worst_honest_snapshot(
+    kid_of_copies: float, kid_of_honest: float
+) -> None:
+    copies = SnapshotScore(kid=kid_of_copies, near=0.4, copies=True)
+    assert best_snapshot([SnapshotScore(kid=kid_of_honest, near=0.1, copies=False), copies]) == 0
+
+
+def test_where_all_copy_the_one_that_does_so_least_is_taken() -> None:
+    scores = [SnapshotScore(kid=0.0, near=share, copies=True) for share in (0.9, 0.4, 0.6)]
     assert best_snapshot(scores) == 1
 
 

@@ -17,7 +17,7 @@ from hyfree_ray.generator_view import GeneratorView
 from hyfree_ray.privacy.detectors import Embed
 from hyfree_ray.privacy.membership import Group, membership
 from hyfree_ray.privacy.sampling import restore
-from hyfree_ray.privacy.thresholds import half_against_half, ratios
+from hyfree_ray.privacy.thresholds import half_against_half, nearer_to_training, ratios
 from hyfree_ray.privacy_card import UNION, Attacks, PrivacyCard, Rejects, coarse
 from hyfree_ray.quality import distances
 from hyfree_ray.seeds import seed_of
@@ -78,6 +78,17 @@ class Audit:
     """The same of held-out images."""
     ratio_N: np.ndarray | None
     """That distance over the one to the nearest held-out image; None: too few held out."""
+    training: int
+    """Training images."""
+
+    @property
+    def nearer_to_training(self) -> float | None:
+        """Share of the released images nearer to training than to as many held-out images."""
+        if self.ratio_N is None:
+            return None
+        return nearer_to_training(
+            self.ratio_N, training=self.training, held_out=len(self.nearest_M)
+        )
 
     def numbers(self) -> dict[str, Any]:
         """JSON that stays at the site: distances tell membership."""
@@ -105,7 +116,7 @@ def audit_samples(
         view: the site's images: training ones, of two patients at least, and held-out ones.
         embed: images in [-1, 1] to features of length 1.
         percentile: of the paper's threshold.
-        seed: of halves, resamples and equal numbers.
+        seed: of halves and resamples.
         limit: how long it may take.
 
     Raises:
@@ -126,9 +137,8 @@ def audit_samples(
         ),
         nearest_N=distances(sample_NF, training_KF).min(axis=1),
         nearest_M=distances(held_out_MF, training_KF).min(axis=1),
-        ratio_N=ratios(sample_NF, training_KF, held_out_MF, seed=seed_of(seed, "nearer"))
-        if enough
-        else None,
+        ratio_N=ratios(sample_NF, training_KF, held_out_MF) if enough else None,
+        training=len(training_KF),
     )
 
 
@@ -146,7 +156,7 @@ def _rounded(found: Mapping[str, Any]) -> Attacks:
 
 
 def privacy_card(
-    audit: Audit, filtered: Mapping[str, Any], *, generator: str, images_shown: int, training: int
+    audit: Audit, filtered: Mapping[str, Any], *, generator: str, images_shown: int
 ) -> PrivacyCard:
     """The card of the images that were audited.
 
@@ -155,10 +165,9 @@ def privacy_card(
         filtered: what the stage `synthesise` returned.
         generator: the backend.
         images_shown: length of its training.
-        training: images that it was trained on.
     """
     held_out = filtered["held_out_rejected_share"]
-    paper = audit.paper_threshold
+    paper, nearer = audit.paper_threshold, audit.nearer_to_training
     self_test = {
         alteration: {name: round(share, 2) for name, share in recall.items()}
         for alteration, recall in filtered["self_test"].items()
@@ -166,7 +175,7 @@ def privacy_card(
     return PrivacyCard(
         generator=generator,
         images_shown=images_shown,
-        training_images=training,
+        training_images=audit.training,
         images=filtered["accepted"],
         embedder=filtered["embedder"],
         detectors=list(filtered["rejected_by"]),
@@ -175,9 +184,7 @@ def privacy_card(
         self_test=self_test,
         planted_leaks={name: self_test[name][UNION] for name in PLANTED},
         attacks=audit.attacks,
-        nearer_to_training=None
-        if audit.ratio_N is None
-        else coarse(float((audit.ratio_N < 1).mean())),
+        nearer_to_training=None if nearer is None else coarse(nearer),
         thresholds={
             # What was released has passed ours.
             "ours": Rejects(

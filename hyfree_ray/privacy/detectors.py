@@ -47,15 +47,16 @@ def lattice(height: int, width: int) -> Steps:
 
 
 def variants(images_NCHW: np.ndarray, steps: Steps) -> Iterator[np.ndarray]:
-    """The images, mirrored on either axis, each of these shifted by each of `steps`.
+    """The images, mirrored on either axis and on both, each of these shifted by each of `steps`.
 
     Yields:
-        3 x len(steps) arrays of the input's shape; the first is the input where the first step
+        4 x len(steps) arrays of the input's shape; the first is the input where the first step
         is (0, 0). Shifts repeat the edge.
     """
     pad = ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT))
     height, width = images_NCHW.shape[2:]
-    for mirrored in (images_NCHW, images_NCHW[..., ::-1], images_NCHW[..., ::-1, :]):
+    for rows, columns in itertools.product((1, -1), repeat=2):
+        mirrored = images_NCHW[..., ::rows, ::columns]
         padded = np.pad(mirrored, pad, mode="edge")
         for down, right in steps:
             top, left = SHIFT - down, SHIFT - right

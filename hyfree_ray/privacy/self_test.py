@@ -101,8 +101,12 @@ def cropped(images_NCHW: np.ndarray, share: float) -> np.ndarray:
 ALTERATIONS: Mapping[str, Alter] = {
     "exact": lambda images, rng: images,
     "mirrored": lambda images, rng: images[..., ::-1],
+    "mirrored upside down": lambda images, rng: images[..., ::-1, :],
+    "turned by 180 degrees": lambda images, rng: images[..., ::-1, ::-1],
     "shifted by 2 pixels": lambda images, rng: shifted(images, 2, -2),
     "brightness +10 %": lambda images, rng: images + 0.2,
+    "brightness -10 %": lambda images, rng: images - 0.2,
+    "contrast +10 %": lambda images, rng: images * 1.1,
     "contrast -10 %": lambda images, rng: images * 0.9,
     "noise of 2 %": lambda images, rng: images + rng.normal(0, 0.04, images.shape),
     "JPEG quality 50": lambda images, rng: jpeg(images),

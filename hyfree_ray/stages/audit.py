@@ -13,10 +13,11 @@ SECONDS = 3600.0
 """An audit that takes longer is given up, and nothing is released."""
 
 AUDIT_FILE = "distances.json"
+HISTOGRAM = "distances.png"
 """Numbers that stay at the site: distances to training images tell membership."""
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def audit(
     context: Context,
     *,
@@ -39,6 +40,7 @@ def audit(
 
     from hyfree_ray.gate import Gate, faults
     from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.pictures import distance_histogram
     from hyfree_ray.privacy.audit import TimeLimit, audit_samples, privacy_card
     from hyfree_ray.privacy.embedders import load_embedder
 
@@ -63,12 +65,14 @@ def audit(
         limit=TimeLimit(seconds=SECONDS),
     )
     (context.out / AUDIT_FILE).write_text(json.dumps(found.numbers()))
+    distance_histogram(
+        context.out / HISTOGRAM, found.nearest_N, found.nearest_M, found.paper_threshold
+    )
     card = privacy_card(
         found,
         filtered,
         generator=generator,
         images_shown=images_shown,
-        training=int(view.training_N.sum()),
     )
     failed = faults(card, Gate(**gate))
     if failed:

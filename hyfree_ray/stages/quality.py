@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.stage import Context, read_result, stage, stage_record
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def samples_a_snapshot(backend: str, images_shown: int, snapshots: int) -> int:
     return max(8, min(MOST_SAMPLES, count))
 
 
-@stage(version=2, device=True)
+@stage(version=3, device=True)
 def choose_snapshot(
     context: Context,
     *,
@@ -51,17 +52,25 @@ def choose_snapshot(
     seed: int,
     embedder_weights: Path | None = None,
 ) -> dict[str, Any]:
-    """Choose the EMA snapshot by KID to held-out images, with a price on lying too near."""
+    """Choose the EMA snapshot by KID to held-out images, of those that do not copy."""
     import time
+
+    import numpy as np
 
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.quality import best_snapshot
 
     view = GeneratorView.load(prepared / "view.npz")
-    names = sorted(file.name for file in (generator / "snapshots").iterdir())
-    held_out = int((~view.training_N).sum())
-    if held_out < FEWEST_HELD_OUT or len(names) == 1:
+    names = read_result(generator)["snapshots"]
+    freed = [name for name in names if not (generator / "snapshots" / name).is_file()]
+    if freed:
+        raise HyfreeError(
+            f"{generator}: the snapshots {', '.join(freed)} were freed, so that none can be chosen "
+            "anew; remove this folder to train the generator again"
+        )
+    held_out, patients = (~view.training_N).sum(), len(np.unique(view.patients_N[~view.training_N]))
+    if held_out < FEWEST_HELD_OUT or patients == 1 or len(names) == 1:
         reason = f"{held_out} held-out images tell no snapshots apart: the last one"
         return {"snapshot": names[-1], "reason": reason, "samples": 0}
     begun = time.monotonic()
@@ -83,14 +92,23 @@ def choose_snapshot(
         context.progress(len(scores), len(names), {"kid": score.kid, "images_shown": shown})
     return {
         "snapshot": names[best_snapshot(scores)],
-        "reason": "lowest KID to held-out images, nearness to training images priced in",
+        "reason": _reason(scores),
         "kid": [score.kid for score in scores],
         # Distances to training images tell membership: no finer than a twentieth.
-        "shortfall": [round(score.shortfall * 20) / 20 for score in scores],
+        "near": [round(score.near * 20) / 20 for score in scores],
         "samples": count,
         "seconds": round(time.monotonic() - begun, 2),
         "training_seconds": round(stage_record(generator)["seconds"], 2),
     }
+
+
+def _reason(scores: Sequence[SnapshotScore]) -> str:
+    copying = sum(score.copies for score in scores)
+    if copying == len(scores):
+        return "each of them copies training images: the one that does so least"
+    if copying:
+        return f"lowest KID to held-out images, without {copying} that copy training images"
+    return "lowest KID to held-out images; none copies training images"
 
 
 def _draw(
@@ -123,8 +141,9 @@ def _scores(
 
     real_NF = embed(view.images_NCHW)
     held_out_MF, training_KF = real_NF[~view.training_N], real_NF[view.training_N]
+    patients_M = view.patients_N[~view.training_N]
     for name in names:
-        yield name, score_snapshot(embed(draw(name)), held_out_MF, training_KF)
+        yield name, score_snapshot(embed(draw(name)), held_out_MF, training_KF, patients_M)
 
 
 @stage(version=3, device=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hyfree_ray.release import ReleaseMetadata
 
 
-@stage(version=5, device=True)
+@stage(version=6, device=True)
 def synthesise(
     context: Context,
     *,

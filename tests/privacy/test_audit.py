@@ -69,7 +69,7 @@ def audited(sampler: Sampler, quota: int = 200) -> tuple[PrivacyCard | None, str
         "self_test": self_test(rule, real, seed=2),
         "held_out_rejected_share": float(held_out.copied_N.mean()),
     }
-    card = privacy_card(found, filtered, generator="flow", images_shown=80, training=TRAINING)
+    card = privacy_card(found, filtered, generator="flow", images_shown=80)
     return card, "; ".join(faults(card, Gate())), found
 
 

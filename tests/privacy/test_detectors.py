@@ -32,10 +32,11 @@ def measure(name: str) -> Measure:
 def test_variants_are_the_mirrored_and_shifted_images() -> None:
     real = images(2, 1, channels=2)
     found = list(variants(real, CROSS))
-    assert len(found) == 15
+    assert len(found) == 20
     np.testing.assert_array_equal(found[0], real)
     np.testing.assert_array_equal(found[5], real[..., ::-1])
     np.testing.assert_array_equal(found[10], real[..., ::-1, :])
+    np.testing.assert_array_equal(found[15], real[..., ::-1, ::-1])
     up, down, left, right = found[1:5]
     np.testing.assert_array_equal(up[:, :, :-SHIFT], real[:, :, SHIFT:])
     np.testing.assert_array_equal(down[:, :, SHIFT:], real[:, :, :-SHIFT])
