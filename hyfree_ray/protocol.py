@@ -114,7 +114,7 @@ class _Run:
         scores = [found for found in await self._settled(self.scoring) if found is not None]
         choices = await self._settled(self.choices.values())
         chosen = {n: c for n, c in zip(self.choices, choices, strict=True) if c is not None}
-        scores += _scores_of_chosen(scores, chosen)
+        scores += scores_of_chosen(scores, chosen)
         if self.agreement is not None:
             for name, dice in (await self.agreement).items():
                 self.outcomes[name] = {**self.outcomes[name], "label_agreement": dice}
@@ -268,7 +268,7 @@ class _Run:
                 self._score(regime, POOL, self.oracle.call("model", regime, shared))
 
 
-def _scores_of_chosen(
+def scores_of_chosen(
     scores: Iterable[Mapping[str, Any]], chosen: Mapping[str, str]
 ) -> list[Mapping[str, Any]]:
     """What each site's choice scored, under a name of its own."""

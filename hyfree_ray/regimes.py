@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 PROTOCOL = ("local", "local2x", "general", "finetuned")
@@ -46,3 +47,19 @@ ORACLE_SETTINGS = (*MIXES, "fedavg")
 
 REGIMES = (*PROTOCOL, "personalised", "chosen", *SETTINGS[1:])
 """The order of columns."""
+
+CANDIDATES = ("personalised", "finetuned", "local2x")
+"""What a site chooses from, in the order in which it should travel best."""
+
+MAY_LOSE_AT_HOME = 0.005
+"""Dice that a model which travels better may lose to `local2x` on a site's validation cases."""
+
+
+def kept(dice: Mapping[str, float]) -> str:
+    """What a site keeps: the model that should travel best, unless it is worse at home.
+
+    Args:
+        dice: of each candidate, on the site's own validation cases.
+    """
+    least = dice["local2x"] - MAY_LOSE_AT_HOME
+    return next(regime for regime in CANDIDATES if dice[regime] >= least)

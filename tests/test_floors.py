@@ -29,7 +29,8 @@ FLOORS = (
     ),
     (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
-        "site", "pool", "oracle", "protocol", "simulation", "calibration", "trials", "studies",
+        "site", "pool", "oracle", "protocol", "simulation", "shared_files", "calibration", "trials",
+        "studies",
     ),
     ("progress", "dropouts", "schedule", "slots", "resources", "costs", "observer", "tracking"),
     ("runners",),

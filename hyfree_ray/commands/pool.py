@@ -16,6 +16,7 @@ from hyfree_ray.errors import HyfreeError, ReleaseError
 
 if TYPE_CHECKING:
     from hyfree_ray.pool import PoolParty
+    from hyfree_ray.site_value import Shared
     from hyfree_ray.store import Parcel
 
 
@@ -42,8 +43,11 @@ def train(releases: tuple[Path, ...], out: Path, store: Path, device: str, **set
 
     The task is that of the first good release. A hospital's key is taken as its own the first
     time; compare the printed fingerprint with the hospital's. Another key later is refused.
+
+    OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
     from hyfree_ray.parcel_files import read_parcel, write_parcel
+    from hyfree_ray.shared_files import RELEASES, write_shared
     from hyfree_ray.store import open_root
 
     parcels = [read_parcel(folder) for folder in sorted(releases)]
@@ -52,8 +56,24 @@ def train(releases: tuple[Path, ...], out: Path, store: Path, device: str, **set
     members = asyncio.run(_take_in(party, sorted(releases), parcels))
     if not members:
         raise HyfreeError("fewer than two good releases make no general model; nothing is written")
-    write_parcel(out, asyncio.run(party.general(members)))
+    general, shared = asyncio.run(_hand_out(party, members))
+    write_parcel(out, general)
     click.echo(f"general model of {', '.join(members)} written to {out}")
+    if shared is not None:
+        write_shared(out / RELEASES, shared, general)
+        click.echo(f"for replay: {', '.join(shared.sites) or 'none'}, in {out / RELEASES}")
+
+
+async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parcel, Shared | None]:
+    """The general model and, where sites are to personalise it, the releases for replay."""
+    general = await party.general(members)
+    if "personalised" not in party.experiment.settings:
+        return general, None
+    shared = await party.share_for_replay(members)
+    for site, dice in (await party.agreement(members)).items():
+        left_out = "" if site in shared.sites else "; not for replay"
+        click.echo(f"{site}: its labels agree with the others' (Dice {dice:.2f}){left_out}")
+    return general, shared
 
 
 def _check_senders(parcels: Sequence[Parcel]) -> None:

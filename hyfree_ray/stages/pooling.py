@@ -14,8 +14,10 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.stage import Context, stage
 
 if TYPE_CHECKING:
+    from hyfree_ray.gate import Gate
     from hyfree_ray.label_sets import Painted
     from hyfree_ray.release import Release, ReleaseMetadata
+    from hyfree_ray.release_guard import Handed
 
 VALIDATION_SHARE = 0.2
 VALIDATION_MOST = 2500
@@ -44,29 +46,14 @@ def check_release(
     Raises:
         ReleaseError: the rule that it breaks.
     """
-    from hyfree_ray.errors import ReleaseError
-    from hyfree_ray.gate import Gate, check_card
-    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.gate import Gate
     from hyfree_ray.label_shift import label_shift
     from hyfree_ray.pictures import contact_sheet
-    from hyfree_ray.release import read_release
     from hyfree_ray.release_guard import Handed, check_release_file
 
-    check_release_file(
-        Handed(folder=release, site=site, experiment=federation, round_number=round_number)
-    )
-    found = read_release(release, site=site, experiment=federation, round_number=round_number)
-    channels = tuple(dataset["channel_names"].values())
-    if found.metadata.channel_names != channels:
-        raise ReleaseError(
-            site,
-            "task",
-            f"channels {found.metadata.channel_names} are those of another task; this one has"
-            f" {channels}",
-        )
-    if differences := Painted.of(dataset).differences(painted_in(found.metadata)):
-        raise ReleaseError(site, "task", f"its labels are those of another task: {differences}")
-    check_card(found, Gate(**gate))
+    handed = Handed(folder=release, site=site, experiment=federation, round_number=round_number)
+    check_release_file(handed)
+    found = read_for_task(handed, dataset, Gate(**gate))
     contact_sheet(
         context.out / "samples.png",
         found.images_NCHW[:24],
@@ -83,6 +70,44 @@ def check_release(
         "bytes": found.manifest.bytes,
         "card": found.metadata.card,
     }
+
+
+def read_for_task(handed: Handed, dataset: Mapping[str, Any], gate: Gate) -> Release:
+    """Read a release that another process has read to the end, and hold it to the task.
+
+    Args:
+        handed: the release, and what is known of it.
+        dataset: the task's channels and labels.
+        gate: what its privacy card is held against.
+
+    Raises:
+        ReleaseError: the rule that it breaks.
+    """
+    from hyfree_ray.errors import ReleaseError
+    from hyfree_ray.gate import check_card
+    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.release import read_release
+
+    found = read_release(
+        handed.folder,
+        site=handed.site,
+        experiment=handed.experiment,
+        round_number=handed.round_number,
+    )
+    channels = tuple(dataset["channel_names"].values())
+    if found.metadata.channel_names != channels:
+        raise ReleaseError(
+            handed.site,
+            "task",
+            f"channels {found.metadata.channel_names} are those of another task; this one has"
+            f" {channels}",
+        )
+    if differences := Painted.of(dataset).differences(painted_in(found.metadata)):
+        raise ReleaseError(
+            handed.site, "task", f"its labels are those of another task: {differences}"
+        )
+    check_card(found, gate)
+    return found
 
 
 MOST_COMPARED = 200
