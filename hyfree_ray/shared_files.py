@@ -52,8 +52,8 @@ def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
     for site, parcel in zip(shared.sites, shared.parcels, strict=True):
         write_parcel(fresh / site, parcel)
     fresh.mkdir(parents=True, exist_ok=True)
-    hashes = {s: p.sha256 for s, p in zip(shared.sites, shared.parcels, strict=True)}
-    write_json(fresh / LIST_FILE, {"general": general.key, "releases": hashes})
+    listed = {s: _described(p) for s, p in zip(shared.sites, shared.parcels, strict=True)}
+    write_json(fresh / LIST_FILE, {"general": general.key, "releases": listed})
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
@@ -86,8 +86,12 @@ def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
     return Shared(sites=tuple(others), parcels=tuple(parcels))
 
 
+def _described(parcel: Parcel) -> dict[str, str]:
+    return {"key": parcel.key, "sha256": parcel.sha256}
+
+
 def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
-    """By site, the hash of what was handed out."""
+    """By site, what `_described` says of the parcel."""
     try:
         text = bytes(read_untrusted(folder / LIST_FILE, most=_MOST_JSON)).decode()
         described = StrictObject.parse(text, ("general", "releases"))
@@ -104,9 +108,10 @@ def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
     return listed
 
 
-def _read_one(folder: Path, site: str, sha256: Any) -> Parcel:
+def _read_one(folder: Path, site: str, described: Any) -> Parcel:
     parcel = read_parcel(folder / site)
-    if (parcel.sender, parcel.stage, parcel.sha256) != (POOL, "release", sha256):
+    listed = _described(parcel) == described
+    if not listed or (parcel.sender, parcel.stage) != (POOL, "release"):
         raise ReleaseError(
             site, "sha256", f"{folder / site} is not what the pool handed out; copy it again"
         )

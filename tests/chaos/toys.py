@@ -281,7 +281,7 @@ def _run(
     }
     running = protocol.simulate(parties, settings=settings, rules=rules, told=say)
     outcome = asyncio.run(running)
-    say(json.dumps({"round": outcome.round, "sites": outcome.sites}))
+    say(json.dumps({"round": outcome.round, "sites": outcome.sites, "chosen": outcome.chosen}))
     write_results(Path(table), score_rows(simulation, outcome))
 
 
