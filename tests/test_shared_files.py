@@ -118,7 +118,7 @@ def test_no_release_comes_in_under_anothers_name_least_of_all_the_sites_own(
     [
         ("", "not a pool's folder of releases"),
         ('{"general": "b"}', "not a pool's folder of releases (1 keys missing"),
-        ({"../site-2": "c" * 64}, "not a pool's folder of releases (sites.csv: site name"),
+        ({"../site-2": "c" * 64}, "not a pool's folder of releases (site name"),
         ({"": "c" * 64}, "not a pool's folder of releases (releases is not a text"),
         ({"a\nb": "c" * 64}, "not a pool's folder of releases (releases has characters"),
         ({"SITE-1": "c" * 64}, "differ only in case"),

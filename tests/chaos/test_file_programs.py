@@ -149,6 +149,10 @@ def test_without_releases_there_is_the_papers_model_alone(
     assert "finetuned written to" in program("site", "personalise", *given, *out)
     elsewhere = ("--releases", tmp_path / "elsewhere")
     assert "it chooses" in program("site", "personalise", *given, *elsewhere, *out)
+    release = ("--general", root / "alpha" / "release")
+    assert "not a general model" in program("site", "personalise", *home, *release, *out, code=2)
+    table = ("--out", tmp_path / "scores.csv")
+    assert "name it by --general" in program("site", "score", *home, *elsewhere, *table, code=2)
 
 
 def test_the_pool_hands_out_what_may_be_replayed_and_says_what_may_not(
@@ -209,7 +213,7 @@ def test_with_real_trainings_too(tmp_path: Path) -> None:
     shortest = {
         "unet.epochs": 2,
         "unet.finetune_epochs": 2,
-        "unet.iterations": 6,
+        "unet.iterations": 24,
         "generator.min_images_shown": 64,
         "synthesis.max_images": 6,
     }
