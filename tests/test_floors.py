@@ -31,7 +31,10 @@ FLOORS = (
         "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
         "site", "pool", "oracle", "protocol", "simulation", "calibration", "trials", "studies",
     ),
-    ("progress", "dropouts", "schedule", "slots", "resources", "costs", "observer", "tracking"),
+    (
+        "progress", "dropouts", "shortfalls", "schedule", "slots", "resources", "costs", "observer",
+        "tracking",
+    ),
     ("runners",),
     ("commands", "cli"),
 )  # fmt: skip
