@@ -172,8 +172,8 @@ def grouped(trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Group
     """Points of the curve, in the order of the trials.
 
     Patients are the unit. Seeds and draws are sources of noise of their own: pools of one seed
-    share their sites' networks, and one draw is the same sites in every seed. A sentence about the
-    method still needs as many seeds as ever.
+    share their sites' networks, and one draw is the same sites in every seed. Where every subset
+    was drawn, that is none. A sentence about the method still needs as many seeds as ever.
 
     Args:
         runs: by the trials' names.
@@ -199,6 +199,8 @@ def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> 
     found = [runs[trial.name] for trial in trials]
     of_run = with_own_patients(found)
     trainings = sorted({(run.seed, trial.draw) for trial, run in zip(trials, found, strict=True)})
+    draws = len({trial.draw for trial in trials})
+    every = draws == math.comb(len(found[0].sites), trials[0].sites)
     if "contributors" not in trials[0].values:  # a grid's draws are its combinations
         trainings = sorted({(run.seed, 0) for run in found})
     rows = [
@@ -206,12 +208,13 @@ def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> 
         for trial, run in zip(trials, found, strict=True)
         for row in of_run[run.name]
     ]
-    contrasts = contrasts_of(rows, found[0].sites, seed=0, trainings=dict(enumerate(trainings)))
+    noise = {column: (seed, 0 if every else draw) for column, (seed, draw) in enumerate(trainings)}
+    contrasts = contrasts_of(rows, found[0].sites, seed=0, trainings=noise)
     seeds = len({run.seed for run in found})
     return Group(
         name=name,
         sites=trials[0].sites,
-        draws=len({trial.draw for trial in trials}),
+        draws=draws,
         contrasts=tuple(replace(one, seeds=seeds) for one in contrasts if one.site is None),
     )
 
