@@ -318,18 +318,12 @@ class Observer:
             if record["stage"] == "train_generator":
                 found[record["owner"]]["generator"] = record["result"]["derivation"]
             of_card = record["stage"] in {"choose_snapshot", "audit", "quality_card"}
-            if of_card and not self._beside_the_release(record):
+            if of_card and of_the_release(record, self.entries, self._quota(record["owner"])):
                 found[record["owner"]][record["stage"]] = record["result"]
         return {owner: found[owner] for owner in sorted(found)}
 
-    def _beside_the_release(self, record: Mapping[str, Any]) -> bool:
-        """Whether an audit is of the further samples of own-syn, which never leave the site."""
-        samples = self.entries.get((record["owner"], record["inputs"].get("samples", "")))
-        if record["stage"] != "audit" or samples is None:
-            return False
-        site = self.simulation.sites[record["owner"]]
-        wanted = quota(site, self.simulation.experiment.budget)
-        return int(samples["record"]["params"]["quota"]) != wanted
+    def _quota(self, owner: str) -> int:
+        return quota(self.simulation.sites[owner], self.simulation.experiment.budget)
 
     def timeline(self) -> list[dict[str, Any]]:
         """Chrome's trace format: one complete event a stage, one process row a party."""
@@ -394,6 +388,22 @@ def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]
     tracking.hand("finish", summary, table, [*files, *samples])
     if tracking.close():
         (folder / MARKER).touch()
+
+
+def of_the_release(
+    record: Mapping[str, Any], entries: Mapping[tuple[str, str], Mapping[str, Any]], wanted: int
+) -> bool:
+    """Whether a finding is of what a site releases: own-syn audits further samples, which stay.
+
+    Args:
+        record: of a stage of the site.
+        entries: finished stages of the run, by owner and key.
+        wanted: images that the site's release is to have.
+    """
+    if record["stage"] != "audit":
+        return True
+    samples = entries.get((record["owner"], record["inputs"]["samples"]))
+    return samples is None or samples["record"]["params"]["quota"] == wanted
 
 
 def what_for(entry: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> str:
