@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hyfree_ray.errors import HyfreeError, StageError
-from hyfree_ray.regimes import MIXES, ORACLE_SETTINGS
+from hyfree_ray.regimes import LEAVE_ONE_OUT, MIXES, ORACLE_SETTINGS
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import ORACLE, POOL
 
@@ -257,9 +257,9 @@ class _Run:
             if "own-syn" in self.settings:
                 self._score("own-syn", name, self.sites[name].call("model", "own-syn"))
             others = {other: key for other, key in members.items() if other != name}
-            if "leave-one-out" in self.settings and len(others) > 1:
+            if LEAVE_ONE_OUT in self.settings and others:
                 model = self.pool.call("general", others)
-                self._score("leave-one-out", name, model, at=[name])
+                self._score(LEAVE_ONE_OUT, name, model, at=[name])
         if self.oracle is None:
             return
         shared = self.pool.call("share", members)

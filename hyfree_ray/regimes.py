@@ -8,6 +8,9 @@ from typing import Literal, get_args
 PROTOCOL = ("local", "local2x", "general", "finetuned")
 """The paper's protocol, with its control."""
 
+CONTROL = "local2x"
+"""What a site has without sharing, after as many steps."""
+
 Setting = Literal[
     "personalised",
     "real-all",
@@ -28,10 +31,15 @@ SETTINGS: tuple[Setting, ...] = get_args(Setting)
 - `real-all`: all sites' real data in one place, the ceiling;
 - `syn`: the release of one site alone;
 - `own-syn`: a general model from twice the site's own release only, then fine-tuned;
-- `leave-one-out`: the general model without a site's release, at that site;
+- `leave-one-out`: the general model without a site's release, at that site, which is foreign to it;
 - `mix-P`: P % synthetic and the rest real images of all sites, as many as there are real ones;
 - `fedavg`: nnU-Net by federated averaging, on real-all's plan.
 """
+
+LEAVE_ONE_OUT = "leave-one-out"
+"""Its `train_site` is the site that was left out, which is also the one that it is tested at."""
+THE_OTHERS = "(the others)"
+"""Whose model it is, in tables of models and test sites; no site can be called so."""
 
 MIXES = {
     "real-all": 0.0,
