@@ -230,7 +230,7 @@ def test_further_settings_and_what_they_lack_are_in_the_report(
     more = replace(run, rows=(*run.rows, *left_out), described=described)
     text = " ".join(read(write_report([more], tmp_path)).text.split())
     assert "Dice of further settings minus local2x, over all sites" in text
-    assert "leave-one-out (the others)" in text
+    assert "leave-one-out(the others)" in text  # a row of the layout
     assert f"{note}." in text
 
 

@@ -53,6 +53,7 @@ _SHOWN: dict[str, Any] = {
     "rejection_rate": 0.25,
     "images": 3,
     "training_images": 3,
+    "synthetic": 3,
     "snapshot": "1.safetensors",
     "derivation": ["a toy"],
     "patch_size": [32, 24],
