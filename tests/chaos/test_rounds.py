@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hyfree_ray.cli import main
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.rules import Disturbance, parse_rules
 from hyfree_ray.scores import read_results
+from tests.chaos import toys
 from tests.chaos.conftest import Start
 
 DROPPED = {"site-2": Disturbance(drops=("train_generator",))}
@@ -48,6 +50,38 @@ def test_03_a_site_that_fails_is_named_and_the_others_go_on(start: Start, tmp_pa
     assert rounds(store) == [["site-1", "site-3"]]
     tested = {row.test_site for row in read_results(store / "table.csv")}
     assert tested == {"site-1", "site-3"}
+
+
+def broken(store: str, breaks: str) -> None:
+    os.environ[toys.BREAKS] = breaks
+    toys.federate(store, min_sites=2)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "told", "seen"),
+    [
+        ("site-2@prepare", "prepare: ValueError", "error.txt"),
+        ("site-2@prepare@refuses", "HyfreeError; what it says stays at the site", "DOE_JANE"),
+        ("site-2@prepare_for_general", "prepare_for_general: ValueError", "error.txt"),
+    ],
+)
+def test_03_why_a_site_failed_is_seen_where_it_failed_and_nowhere_else(
+    start: Start, tmp_path: Path, breaks: str, told: str, seen: str
+) -> None:
+    """Case 91: neither a path nor a file's name reaches the pool or the run's summary."""
+    store = tmp_path / "store"
+    process = start(store, str(store), breaks, program=broken)
+    process.join()
+    said = Path(f"{store}.log").read_text()
+    assert process.exitcode == 0, said
+    assert seen in said
+    sites = json.loads(said.splitlines()[-1])["sites"]
+    assert (sites["site-2"]["outcome"], sites["site-2"]["reason"]) == ("failed", told)
+    kept = [file for file in (store / "pool").rglob("*") if file.is_file()]
+    assert any(file.name == "1.json" for file in kept)
+    for file in kept:
+        content = file.read_bytes()
+        assert not any(word in content for word in (b"DOE_JANE", b"error.txt", b"/sites/")), file
 
 
 @pytest.mark.chaos

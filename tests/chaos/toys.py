@@ -29,6 +29,7 @@ import numpy as np
 
 from hyfree_ray import protocol, stages
 from hyfree_ray.config import Experiment, resolve_experiment
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.release import ReleaseMetadata, write_release
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
@@ -43,6 +44,9 @@ STEP_S = "TOY_STEP_S"
 
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model."""
+
+BREAKS = "TOY_BREAKS"
+"""Environment variable: `OWNER@STAGE`, or `OWNER@STAGE@refuses` where the stage says why."""
 
 _TRAININGS = ("train_generator", "train_segmenter", "synthesise", "train_general")
 
@@ -77,6 +81,9 @@ def install() -> None:
 def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     """Stands for the stage `name`."""
     out = context.out
+    if os.environ.get(BREAKS, "").split("@")[:2] == [context.owner, name]:
+        refuses = os.environ[BREAKS].endswith("@refuses")
+        raise (HyfreeError if refuses else ValueError)(f"{out}/imagesTr/DOE_JANE_1961.png is odd")
     inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
     start = digest_of([name, params, inputs])
