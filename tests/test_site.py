@@ -49,15 +49,17 @@ def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(
         return handed, await site.model("local2x")
 
     handed, control = asyncio.run(protocol())
-    assert handed.files == {}
+    assert sorted(handed.files) == ["withheld.json", "withheld.sig"]
     assert handed.result["outcome"] == "withheld"
     assert "without one nothing is released" in handed.result["reason"]
     assert control.stage == "train_segmenter"
     assert not {"release", "quality_card"} & set(runner.ran)
     assert runner.ran.count("audit") == 1  # it is not tried again and again
     pool = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    pool.trust("site-1", site.public_key())
     taken = asyncio.run(pool.take("site-1", handed))
     assert (taken["outcome"], taken["images"]) == ("withheld", 0)
+    assert (taken["reason"], taken["rejection_rate"]) == (handed.result["reason"], 0.1)
 
 
 def test_the_same_command_tries_a_broken_audit_again(

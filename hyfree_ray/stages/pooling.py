@@ -22,7 +22,7 @@ VALIDATION_MOST = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part (METHOD section 4)."""
 
 
-@stage(version=4)
+@stage(version=5)
 def check_release(
     context: Context,
     *,
@@ -48,14 +48,20 @@ def check_release(
     from hyfree_ray.gate import Gate, check_card
     from hyfree_ray.label_sets import Painted
     from hyfree_ray.label_shift import label_shift
+    from hyfree_ray.manifest import read_manifest
     from hyfree_ray.pictures import contact_sheet
     from hyfree_ray.release import read_release
     from hyfree_ray.release_guard import Handed, check_release_file
 
-    check_release_file(
-        Handed(folder=release, site=site, experiment=federation, round_number=round_number)
-    )
-    found = read_release(release, site=site, experiment=federation, round_number=round_number)
+    # Read once: both processes hold the file to the hash that is in this one.
+    known: dict[str, Any] = {
+        "site": site,
+        "experiment": federation,
+        "round_number": round_number,
+        "manifest": read_manifest(release, site=site),
+    }
+    check_release_file(Handed(folder=release, **known))
+    found = read_release(release, **known)
     channels = tuple(dataset["channel_names"].values())
     if found.metadata.channel_names != channels:
         raise ReleaseError(
@@ -66,7 +72,7 @@ def check_release(
         )
     if differences := Painted.of(dataset).differences(painted_in(found.metadata)):
         raise ReleaseError(site, "task", f"its labels are those of another task: {differences}")
-    check_card(found, Gate(**gate))
+    card = check_card(found, Gate(**gate))
     contact_sheet(
         context.out / "samples.png",
         found.images_NCHW[:24],
@@ -77,6 +83,7 @@ def check_release(
     shift = label_shift(found.images_NCHW, found.labels_NHW)
     return {
         "flag": shift.in_words() if shift.flagged else None,
+        "rejection_rate": card.rejection_rate,
         "images": found.manifest.rows,
         "sha256": found.manifest.sha256,
         "nonce": found.manifest.nonce,

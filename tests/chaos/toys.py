@@ -179,8 +179,8 @@ def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
     write_release(
         out,
         metadata,
-        random.integers(0, 256, (3, 1, 20, 28), dtype=np.uint8),
-        random.integers(0, 2, (3, 20, 28), dtype=np.uint8),
+        random.integers(0, 256, (5, 1, 20, 28), dtype=np.uint8),
+        random.integers(0, 2, (5, 20, 28), dtype=np.uint8),
         experiment=arguments["federation"],
         round_number=arguments["round_number"],
         nonce="n",
