@@ -80,6 +80,12 @@ class HandedIn:
     public_key: bytes
     """What the folder says its site signs with; empty where it says nothing."""
 
+    @property
+    def small(self) -> Parcel:
+        """The parcel with what was read of it."""
+        files = {name: c for name, c in self.parcel.files.items() if name in _SMALL_FILES}
+        return replace(self.parcel, files=files)
+
     def whole(self) -> Parcel:
         """The parcel with the release's file, once its manifest's signature was checked.
 

@@ -208,6 +208,9 @@ def test_bad_folders_are_refused_each_by_name_and_the_others_are_trained_on(
     assert kept.keys() == named
     assert len(named) == 8
     assert all(kept[site].startswith(f"{site}: release refused (") for site in named)
+    arrows = list(tmp_path.glob("store/pool/quarantine/*/release.arrow"))
+    assert arrows
+    assert all(file.stat().st_size > 1000 for file in arrows)  # what was not read is not there
     assert not list(tmp_path.rglob("store/**/evil.pth"))
 
 

@@ -122,7 +122,7 @@ def _signed(handed: Sequence[HandedIn], root: Path, keys: Path | None) -> list[H
             check_signed(site, one.parcel, key)
             _check_alone(site, [other.parcel.sender for other in signed])
         except ReleaseError as error:
-            quarantine(root, site, one.parcel, str(error))
+            quarantine(root, site, one.small, str(error))
             click.echo(str(error))
         else:
             trusted.learn(site, key)
@@ -258,7 +258,7 @@ async def _take_in(
         try:
             outcome = await party.take(site, one.whole())
         except ReleaseError as error:
-            outcome = party.refuse(site, one.parcel, error)
+            outcome = party.refuse(site, one.small, error)
         known = party.trusted.key_of(site) or b""
         click.echo(
             {
