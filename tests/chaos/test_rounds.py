@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -82,6 +83,45 @@ def test_03_why_a_site_failed_is_seen_where_it_failed_and_nowhere_else(
     for file in kept:
         content = file.read_bytes()
         assert not any(word in content for word in (b"DOE_JANE", b"error.txt", b"/sites/")), file
+
+
+def withholding(store: str) -> None:
+    """A run in which site-2 withholds; then what the same command would say of it."""
+    os.environ[toys.WITHHOLDS] = "site-2"
+    toys.federate(store)
+    from hyfree_ray.runners.planning import plan
+
+    simulation = toys.toy_simulation()
+    plain = simulation.experiment.model_copy(update={"settings": ()})  # as `federate` asks
+    planned = plan(dataclasses.replace(simulation, experiment=plain), Path(store))
+    asked = {name: dict(told) for name, told in planned.outcome.sites.items()}
+    toys.say(json.dumps({"missing": [step.name for step in planned.missing], "sites": asked}))
+
+
+def test_a_site_that_withholds_says_so_signed_and_gets_the_general_model(
+    start: Start, tmp_path: Path
+) -> None:
+    """Case 94: with the reason; and it is the same when the command is given again."""
+    store = tmp_path / "store"
+    process = start(store, str(store), program=withholding)
+    process.join()
+    said = Path(f"{store}.log").read_text()
+    assert process.exitcode == 0, said
+    first, again = (json.loads(line) for line in said.splitlines()[-2:])
+    told = first["sites"]["site-2"]
+    assert (told["outcome"], told["reason"], told["rejection_rate"]) == (
+        "withheld",
+        "its gate is closed",
+        0.25,
+    )
+    assert rounds(store) == [["site-1", "site-3"]]
+    rows = read_results(store / "table.csv")
+    own = {row.regime for row in rows if row.train_site == "site-2"}
+    assert {"local", "local2x", "finetuned"} <= own
+    (notice,) = store.glob("pool/received/site-2/release-*/withheld.json")
+    assert json.loads(notice.read_text())["reason"] == "its gate is closed"
+    assert again["missing"] == []
+    assert again["sites"] == first["sites"]
 
 
 @pytest.mark.chaos

@@ -48,6 +48,9 @@ BALLAST_MIB = "TOY_BALLAST_MIB"
 BREAKS = "TOY_BREAKS"
 """Environment variable: `OWNER@STAGE`, or `OWNER@STAGE@refuses` where the stage says why."""
 
+WITHHOLDS = "TOY_WITHHOLDS"
+"""Environment variable: the site whose gate is closed."""
+
 _TRAININGS = ("train_generator", "train_segmenter", "synthesise", "train_general")
 
 _SHOWN: dict[str, Any] = {
@@ -84,6 +87,8 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     if os.environ.get(BREAKS, "").split("@")[:2] == [context.owner, name]:
         refuses = os.environ[BREAKS].endswith("@refuses")
         raise (HyfreeError if refuses else ValueError)(f"{out}/imagesTr/DOE_JANE_1961.png is odd")
+    if name == "release" and os.environ.get(WITHHOLDS) == context.owner:
+        return {**_SHOWN, "outcome": "withheld", "reason": "its gate is closed", "images": 0}
     inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
     start = digest_of([name, params, inputs])
