@@ -9,10 +9,9 @@ from typing import Any
 
 from hyfree_ray.contrasts import Contrast
 from hyfree_ray.privacy_card import read_card, strongest_attack
+from hyfree_ray.regimes import CONTROL
 from hyfree_ray.results import SiteOutcome
 
-CONTROL = "local2x"
-"""What a site has without sharing, after as many steps."""
 _ADOPTED = ("chosen", "finetuned")
 """The model that a site would take home: its own choice, or what the paper's protocol makes."""
 

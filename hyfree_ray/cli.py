@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from hyfree_ray.commands.options import (
     RAY,
     SEED,
     SET,
+    SETTINGS,
     STORE,
 )
 from hyfree_ray.commands.pool import pool
@@ -35,7 +35,6 @@ from hyfree_ray.commands.store import store
 from hyfree_ray.commands.study import scale, study
 from hyfree_ray.commands.track import track
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.regimes import SETTINGS
 
 
 class _Group(click.Group):
@@ -78,18 +77,6 @@ for command in (
     main.add_command(command)
 
 
-def _settings(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:
-    """`a,b` as a tuple of known settings; None where the option was not given."""
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
-        if name not in SETTINGS:
-            nearest = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.0)[0]
-            raise HyfreeError(f"--settings {name}: no such setting; did you mean {nearest!r}?")
-    return names
-
-
 @main.command(epilog=EXIT_CODES)
 @click.option(
     "--sites", type=click.IntRange(1), help="Hospitals; 5 phantom ones where no data are given."
@@ -99,12 +86,7 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
 @CONFIG
 @BUDGET
 @GENERATOR
-@click.option(
-    "--settings",
-    metavar="NAME,...",
-    callback=_settings,
-    help=f"What to train beside the protocol, for comparison: {', '.join(SETTINGS)}.",
-)
+@SETTINGS
 @FOLD
 @click.option("--folds", metavar="A-B", help="A run for each test fold, e.g. 0-4, and a summary.")
 @SEED

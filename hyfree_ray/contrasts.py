@@ -7,6 +7,7 @@ they were independent. Legend: P patients, S seeds of the training, R resamples.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,6 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap, norm, rankdata, wilcoxon
+
+from hyfree_ray.uncertainty import CONFIDENCE, POWER, Noise, noise_of
 
 Verdict = Literal["helped", "did not", "no harm", "cannot tell"]
 
@@ -25,14 +28,16 @@ NO_HARM = 0.01
 """Dice: where the interval excludes a greater loss, a model may be said not to hurt."""
 MOST_NEEDED = 10_000
 """Numbers of patients beyond this are not worth telling apart."""
+MOST_SEEDS = 100
+"""Nor are numbers of seeds."""
 RESAMPLES = 10_000
-_CONFIDENCE = 0.95
-_POWER = 0.8
 _BATCH = 500  # resamples at a time, so that memory does not grow with the number of patients
 
 _Values = npt.NDArray[np.float64]
 Strata = Sequence[_Values]
 """For every test site the paired differences, (P,) or (P, S); NaN where a patient lacks a seed."""
+Factors = Sequence[Sequence[int]]
+"""For every source of training noise, seeds first, a label a column: (S,) each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +53,17 @@ class Contrast:
     """None where one of the two was not scored."""
     low: float | None
     high: float | None
-    """The 95 % percentile interval of a bootstrap over patients, and over seeds where there are."""
+    """The 95 % interval, over patients and, of several, over seeds (see `interval`)."""
     patients: int
     reason: str
     """Why there is no interval; empty where there is one."""
     seeds: int = 1
     needed: int | None = None
-    """Patients with which a difference of this size would be seen four times in five."""
+    """Patients with which a difference of this size would be seen four times in five; None where
+    no number of them would do."""
+    seeds_needed: int | None = None
+    """Seeds with which it would be seen in the patients that there are, where more patients would
+    not do; None where neither would."""
     effect: float | None = None
     """Rank-biserial correlation of the pairs (Kerby 2014): from -1, all lost, to 1, all gained."""
     p: float | None = None
@@ -99,10 +108,15 @@ class Contrast:
         return self._cannot_tell()
 
     def _cannot_tell(self) -> str:
-        if self.needed is None:
+        if self.needed is not None:
+            told = self.needed <= MOST_NEEDED
+            about = f"about {self.needed:,}" if told else f"over {MOST_NEEDED:,}"
+            return f"cannot tell with {self.patients} patients: {about} would be needed"
+        if self.reason or self.seeds < 2:
             return f"cannot tell ({self.reason or f'{self.patients} patients'})"
-        about = f"about {self.needed:,}" if self.needed <= MOST_NEEDED else f"over {MOST_NEEDED:,}"
-        return f"cannot tell with {self.patients} patients: {about} would be needed"
+        wanted = "more of both" if self.seeds_needed is None else f"about {self.seeds_needed} seeds"
+        there = f"{self.patients} patients and {self.seeds} seeds"
+        return f"cannot tell with {there}: {wanted} would be needed"
 
     @property
     def interval(self) -> str:
@@ -132,13 +146,14 @@ def contrast(
     strata: Strata,
     *,
     seed: int,
+    factors: Factors | None = None,
 ) -> Contrast:
     """Mean paired difference with its interval and its test.
 
     Args:
-        strata: the estimate is the unweighted mean of the test sites' means; patients are drawn
-            again within their site.
-        seed: of the resampling.
+        strata: the estimate is the unweighted mean of the test sites' means.
+        seed: of the resampling, where there is one.
+        factors: what the columns of the strata share; None: each is a seed.
     """
     strata = [_by_seed(stratum) for stratum in strata if len(stratum)]
     patients = sum(len(stratum) for stratum in strata)
@@ -161,13 +176,14 @@ def contrast(
         found,
         difference=float(np.mean([mean_P.mean() for mean_P in means])),
         seeds=int(seen_S.sum()),
-        needed=patients_needed(means),
     )
+    if min(len(mean_P) for mean_P in means) < 2:
+        few = patients < LEAST_PATIENTS
+        return replace(found, reason=f"{patients} patients" if few else "a site with 1 patient")
+    found = _with_needed(found, strata, factors)
     if patients < LEAST_PATIENTS:
         return replace(found, reason=f"{patients} patients")
-    if min(len(mean_P) for mean_P in means) < 2:
-        return replace(found, reason="a site with 1 patient")
-    low, high = interval(strata, seed)
+    low, high = interval(strata, seed, factors)
     pairs = np.concatenate(means)
     return replace(
         found,
@@ -194,76 +210,47 @@ def corrected(contrasts: Iterable[Contrast]) -> tuple[Contrast, ...]:
     return tuple(found)
 
 
-def interval(strata: Strata, seed: int) -> tuple[float, float]:
-    """Stratified percentile bootstrap of the unweighted mean of the strata's means.
+def interval(strata: Strata, seed: int, factors: Factors | None = None) -> tuple[float, float]:
+    """The 95 % interval of the unweighted mean of the strata's means.
 
-    With one seed patients are drawn again (Efron 1979), with more also seeds, crossed with them
-    (the pigeonhole bootstrap, Owen 2007): an interval over three seeds covers the noise of
-    training as far as three seeds show it. Tried on drawn numbers (30 patients, noise of training
-    as large as two fifths of that between patients) it holds the truth in 88 % with three seeds,
-    in 92 % with five.
+    With one seed the stratified percentile bootstrap over patients (Efron 1979). With more the
+    mean plus and minus what `uncertainty.Noise` reaches: percentiles over so few seeds are too
+    narrow, however these are drawn again. Tried on drawn numbers, patients with all seeds, with
+    one seed each and in between, training noise from none to a multiple of the patients': it holds
+    the truth in 95 to 99 % with three seeds and five, in 94 to 99 % with two, which tell so little
+    of training noise that it is several times as wide.
 
     Args:
         strata: two patients or more each.
+        seed: of the resampling, where there is one.
+        factors: what the columns of the strata share; None: each is a seed.
     """
     strata = [_by_seed(stratum) for stratum in strata]
-    if strata[0].shape[1] > 1:
-        return _crossed(strata, seed)
+    noise = _noise(strata, factors)
+    if noise.trainings:
+        reach = noise.reach((1 + CONFIDENCE) / 2)
+        middle = float(np.mean([np.nanmean(stratum_PS, axis=1).mean() for stratum_PS in strata]))
+        return middle - reach, middle + reach
 
     def statistic(*samples: _Values, axis: int) -> _Values:
         means: _Values = np.mean([sample.mean(axis) for sample in samples], axis=0)
         return means
 
     found = bootstrap(
-        tuple(stratum_PS[:, 0] for stratum_PS in strata),
+        tuple(np.nanmean(stratum_PS, axis=1) for stratum_PS in strata),
         statistic,
         n_resamples=RESAMPLES,
         batch=_BATCH,
         vectorized=True,
-        confidence_level=_CONFIDENCE,
+        confidence_level=CONFIDENCE,
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)
 
 
-def _crossed(strata: Strata, seed: int) -> tuple[float, float]:
-    random = np.random.default_rng(seed)
-    seeds = strata[0].shape[1]
-    drawn: list[_Values] = []
-    for _ in range(RESAMPLES // _BATCH):
-        # The same seeds at all sites: what one training did to them is not independent.
-        times_RS = random.multinomial(seeds, np.full(seeds, 1 / seeds), _BATCH).astype(float)
-        means_KR = np.stack([_resampled(x_PS, times_RS, random) for x_PS in strata])
-        whole_R = np.isfinite(means_KR).all(axis=0)  # else a site has none of the seeds drawn
-        drawn.append(means_KR[:, whole_R].mean(axis=0))
-    tail = 100 * (1 - _CONFIDENCE) / 2
-    low, high = np.percentile(np.concatenate(drawn), [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def _resampled(values_PS: _Values, times_RS: _Values, random: np.random.Generator) -> _Values:
-    """Means of one site, (R,): its patients drawn again, each the mean over the seeds drawn.
-
-    A patient that has none of the seeds drawn is left out; NaN where that is everybody.
-    """
-    patients = len(values_PS)
-    times_RP = random.multinomial(patients, np.full(patients, 1 / patients), len(times_RS))
-    known_PS = np.isfinite(values_PS)
-    seeds_RP = times_RS @ known_PS.T
-    sums_RP = times_RS @ np.where(known_PS, values_PS, 0.0).T
-    means_RP = np.divide(sums_RP, seeds_RP, out=np.zeros_like(sums_RP), where=seeds_RP > 0)
-    weights_RP = times_RP * (seeds_RP > 0)
-    weight_R = weights_RP.sum(axis=1)
-    total_R = (weights_RP * means_RP).sum(axis=1)
-    mean_R: _Values = np.divide(
-        total_R, weight_R, out=np.full(len(weight_R), np.nan), where=weight_R > 0
-    )
-    return mean_R
-
-
 def patients_needed(means: Strata) -> int | None:
-    """Test patients, spread over the sites as now, with which the difference would be seen.
+    """Test patients, spread over the sites as now, with which one seed's difference would be seen.
 
     Four times in five the 95 % interval then excludes zero, if the difference and its spread
     between patients are what they are here (normal approximation). None: the spread is unknown.
@@ -278,12 +265,42 @@ def patients_needed(means: Strata) -> int | None:
     patients = sum(len(mean_P) for mean_P in means)
     if variance == 0.0:
         return None
-    wanted = float(norm.ppf((1 + _CONFIDENCE) / 2) + norm.ppf(_POWER))
+    wanted = float(norm.ppf((1 + CONFIDENCE) / 2) + norm.ppf(POWER))
     needed: float = patients * wanted**2 * variance / max(difference**2, 1e-12)
     if needed > MOST_NEEDED:
         return MOST_NEEDED + 1
-    step = int(10 ** max(0, math.floor(math.log10(needed)) - 1))  # two digits: it is an estimate
-    return max(LEAST_PATIENTS, math.ceil(needed / step) * step)
+    return _two_digits(needed)
+
+
+def _with_needed(found: Contrast, strata: Strata, factors: Factors | None) -> Contrast:
+    """How many patients would show the difference, or, where none would, how many seeds."""
+    noise = _noise(strata, factors)
+    if not noise.trainings:
+        means = [np.nanmean(stratum_PS, axis=1) for stratum_PS in strata]
+        return replace(found, needed=patients_needed(means))
+    assert found.difference is not None
+    difference, patients = found.difference, found.patients
+
+    def shown(number: int) -> bool:
+        return noise.with_patients(number / patients).shows(difference)
+
+    if shown(MOST_NEEDED):
+        numbers = range(LEAST_PATIENTS, MOST_NEEDED + 1)
+        return replace(found, needed=_two_digits(numbers[bisect_left(numbers, True, key=shown)]))
+    if factors is not None and len(set(factors[0])) < 2:
+        return found  # what is known of training noise is not of seeds
+    seeds = range(2, MOST_SEEDS + 1)
+    more = (number for number in seeds if noise.with_levels(number).shows(difference))
+    return replace(found, seeds_needed=next(more, None))
+
+
+def _noise(strata: Strata, factors: Factors | None) -> Noise:
+    return noise_of(strata, [range(strata[0].shape[1])] if factors is None else factors)
+
+
+def _two_digits(number: float) -> int:
+    step = int(10 ** max(0, math.floor(math.log10(number)) - 1))  # it is an estimate
+    return max(LEAST_PATIENTS, math.ceil(number / step) * step)
 
 
 def rank_biserial(differences_P: _Values) -> float:

@@ -355,24 +355,47 @@ def curve(
     """How something grows with the number of sites.
 
     Args:
-        series: by name: number of sites, value, and its interval where there is one.
+        series: by name, `WHAT, own` or `WHAT, others`: number of sites, value, and its interval
+            where there is one.
         label: what the values are.
     """
-    figure = _figure(3.4)
-    axis = figure.subplots()
-    axis.axhline(0.0, color=theme.text, linewidth=0.8)
-    colours = (theme.own, theme.foreign, theme.good, theme.bad)
-    for k, (name, points) in enumerate(series.items()):
-        colour = colours[k % len(colours)]
-        sizes, values = [p[0] for p in points], [p[1] for p in points]
-        axis.plot(sizes, values, "o-", color=colour, label=name)
-        known = [(p[0], p[2], p[3]) for p in points if p[2] is not None and p[3] is not None]
-        for size, low, high in known:
-            shift = size + (k - (len(series) - 1) / 2) * 0.06
-            axis.plot([shift, shift], [low, high], color=colour, linewidth=1.2)
-    axis.set_xticks(sorted({p[0] for points in series.values() for p in points}))
-    axis.set_xlabel("sites whose releases are pooled")
-    axis.set_ylabel(label)
-    axis.grid(axis="y")
-    axis.legend()
+    figure = _figure(3.6)
+    parts = [name.rpartition(", ") for name in series]
+    sides, names = ([*dict.fromkeys(part[k] for part in parts)] for k in (2, 0))
+    sizes = sorted({point[0] for points in series.values() for point in points})
+    axes = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
+    for axis, side in zip(axes, sides, strict=True):
+        axis.axhline(0.0, color=theme.text, linewidth=0.8)
+        for k, name in enumerate(names):
+            found = series.get(f"{name}, {side}" if name else side, ())
+            _line(axis, theme, found, (k, len(names)), name or side)
+        axis.set_title(_TESTED_ON.get(side, ""))
+        axis.set_xticks(sizes)
+        axis.set_xlabel("sites whose releases are pooled")
+        axis.grid(axis="y")
+        axis.set_axisbelow(True)
+    axes[0].set_ylabel(label)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     return figure
+
+
+_TESTED_ON = {"own": "tested at home", "others": "tested at the other sites"}
+
+
+def _line(
+    axis: Any,
+    theme: Theme,
+    points: Sequence[tuple[int, float, float | None, float | None]],
+    place: tuple[int, int],
+    name: str,
+) -> None:
+    """One line of a curve; `place`: which of how many it is, whose intervals stand apart."""
+    which, among = place
+    colours = (theme.own, theme.foreign, theme.good, theme.bad)
+    colour = colours[which % len(colours)]
+    shifted = [point[0] + (which - (among - 1) / 2) * 0.06 for point in points]
+    axis.plot(shifted, [point[1] for point in points], "o-", color=colour, label=name)
+    for middle, (_, _, low, high) in zip(shifted, points, strict=True):
+        if low is not None and high is not None:
+            axis.plot([middle, middle], [low, high], color=colour, linewidth=1.2)

@@ -47,6 +47,16 @@ class Finished:
         """Their names, sorted."""
         return tuple(site["outcome"]["site"] for site in self.described["sites"])
 
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """Sites whose releases were pooled."""
+        return tuple(self.described.get("contributors", self.sites))
+
+    @property
+    def partition(self) -> str:
+        """How patients were dealt out to sites; empty in a run of an earlier version."""
+        return str(self.described.get("partition", {}).get("how", ""))
+
     def data_of(self, site: str) -> str:
         """Hash of a site's cases, whatever the fold: equal in two runs on the same patients.
 

@@ -24,8 +24,9 @@ from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
 from hyfree_ray.scores import POOL, write_results
+from hyfree_ray.shortfalls import shortfalls
 from hyfree_ray.simulation import Simulation, score_rows
-from hyfree_ray.site_value import Site
+from hyfree_ray.site_value import Site, quota
 from hyfree_ray.stage import installed_versions
 from hyfree_ray.store import digest_of, write_json
 
@@ -244,6 +245,13 @@ class Observer:
             counts=counts,
             outcomes=sites,
             seed=self.simulation.experiment.seed,
+            notes=shortfalls(
+                self.simulation.sites,
+                self.simulation.experiment.settings,
+                self.simulation.contributors,
+                outcome,
+                (entry["record"] for entry in self.entries.values()),
+            ),
         )
 
     def describe(self, summary: Summary) -> dict[str, Any]:
@@ -252,6 +260,7 @@ class Observer:
             **summary.to_json(),
             "cohort": self.simulation.cohort,
             "data": {name: _data_key(site) for name, site in self.simulation.sites.items()},
+            "partition": {"how": self.simulation.partition, "sites": len(self.simulation.sites)},
             "contributors": list(self.simulation.contributors or self.simulation.sites),
             "experiment_key": self.simulation.key,
             "experiment": self.simulation.experiment.model_dump(
@@ -308,9 +317,13 @@ class Observer:
                 found[record["owner"]][record["stage"]] = record["result"]
             if record["stage"] == "train_generator":
                 found[record["owner"]]["generator"] = record["result"]["derivation"]
-            if record["stage"] in {"choose_snapshot", "audit", "quality_card"}:
+            of_card = record["stage"] in {"choose_snapshot", "audit", "quality_card"}
+            if of_card and of_the_release(record, self.entries, self._quota(record["owner"])):
                 found[record["owner"]][record["stage"]] = record["result"]
         return {owner: found[owner] for owner in sorted(found)}
+
+    def _quota(self, owner: str) -> int:
+        return quota(self.simulation.sites[owner], self.simulation.experiment.budget)
 
     def timeline(self) -> list[dict[str, Any]]:
         """Chrome's trace format: one complete event a stage, one process row a party."""
@@ -375,6 +388,22 @@ def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]
     tracking.hand("finish", summary, table, [*files, *samples])
     if tracking.close():
         (folder / MARKER).touch()
+
+
+def of_the_release(
+    record: Mapping[str, Any], entries: Mapping[tuple[str, str], Mapping[str, Any]], wanted: int
+) -> bool:
+    """Whether a finding is of what a site releases: own-syn audits further samples, which stay.
+
+    Args:
+        record: of a stage of the site.
+        entries: finished stages of the run, by owner and key.
+        wanted: images that the site's release is to have.
+    """
+    if record["stage"] != "audit":
+        return True
+    samples = entries.get((record["owner"], record["inputs"]["samples"]))
+    return samples is None or samples["record"]["params"]["quota"] == wanted
 
 
 def what_for(entry: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> str:

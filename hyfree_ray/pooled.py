@@ -15,8 +15,9 @@ from typing import Any
 from hyfree_ray.contrasts import LEAST_SEEDS, Contrast
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.finished import Finished
+from hyfree_ray.regimes import LEAVE_ONE_OUT, THE_OTHERS
 from hyfree_ray.results import FEW_SEEDS, contrasts_of, in_order, patient_means, site_mean
-from hyfree_ray.scores import ScoreRow
+from hyfree_ray.scores import POOL, ScoreRow
 
 ONE_SEED = "one seed; training noise not included"
 TWO_RUNS = "two runs; training noise not included"
@@ -44,6 +45,8 @@ class Pooled:
 
     runs: tuple[str, ...]
     cohort: str
+    partition: str
+    """How patients were dealt out to sites; empty where the runs do not tell."""
     sites: tuple[str, ...]
     regimes: tuple[str, ...]
     folds: tuple[int, ...]
@@ -52,12 +55,15 @@ class Pooled:
     """By metric."""
     contrasts: tuple[Contrast, ...]
     caveat: str
+    notes: tuple[str, ...]
+    """What the runs lack of the settings that were asked for, each with the run's name."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
             "runs": list(self.runs),
             "cohort": self.cohort,
+            "partition": self.partition,
             "sites": list(self.sites),
             "regimes": list(self.regimes),
             "folds": list(self.folds),
@@ -67,6 +73,7 @@ class Pooled:
                 {**vars(one), "verdict": one.verdict, "words": one.words} for one in self.contrasts
             ],
             "caveat": self.caveat,
+            "notes": list(self.notes),
         }
 
 
@@ -91,12 +98,18 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
                 f"{one.name} and {other.name} are both of fold {one.fold} and seed {one.seed}; "
                 "leave one out"
             )
+        if one.seed == other.seed and (apart := _other_patients(one, other)):
+            raise HyfreeError(
+                f"{one.name} and {other.name} are of seed {one.seed} and other patients at "
+                f"{', '.join(apart)}: folds of one data set and partition are pooled"
+            )
     rows = [row for of_run in with_own_patients(runs).values() for row in of_run]
     regimes = in_order({row.regime for row in rows})
     seeds = tuple(sorted({run.seed for run in runs}))
     return Pooled(
         runs=tuple(run.name for run in runs),
         cohort=str(first.described["cohort"]),
+        partition=first.partition,
         sites=first.sites,
         regimes=regimes,
         folds=tuple(sorted({run.fold for run in runs})),
@@ -104,7 +117,18 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         cells={metric: _cells(rows, regimes, metric) for metric in ("dice", "hd95")},
         contrasts=contrasts_of(rows, first.sites, seed=0),
         caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < LEAST_SEEDS else "",
+        notes=tuple(
+            f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())
+        ),
     )
+
+
+def _other_patients(one: Finished, other: Finished) -> list[str]:
+    """Sites of both whose patients are not the same; runs of earlier versions do not tell."""
+    if "data" not in one.described or "data" not in other.described:
+        return []
+    shared = [site for site in one.sites if site in other.sites]
+    return [site for site in shared if one.data_of(site) != other.data_of(site)]
 
 
 def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
@@ -133,7 +157,7 @@ def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
         replace(row, regime=f"{mark}:{row.regime}", seed=0)
         for mark, run in (("first", one), ("second", other))
         for row in run.rows
-        if row.test_site in sites
+        if row.test_site in sites and row.train_site in {*sites, POOL}
     ]
     pairs = [(f"first:{regime}", f"second:{regime}") for regime in in_order(shared)]
     return contrasts_of(labelled, tuple(sites), seed=0, pairs=pairs)
@@ -142,6 +166,8 @@ def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
 def differing_settings(one: Finished, other: Finished) -> dict[str, tuple[Any, Any]]:
     """Settings in which two runs differ, with both values; `sites` and `cohort` included."""
     first, second = _settings(one), _settings(other)
+    if one.partition and other.partition:  # runs of earlier versions do not tell
+        first["partition"], second["partition"] = one.partition, other.partition
     return {
         name: (first.get(name), second.get(name))
         for name in sorted(first.keys() | second.keys())
@@ -150,7 +176,11 @@ def differing_settings(one: Finished, other: Finished) -> dict[str, tuple[Any, A
 
 
 def _settings(run: Finished) -> dict[str, Any]:
-    found: dict[str, Any] = {"cohort": run.described["cohort"], "sites": list(run.sites)}
+    found: dict[str, Any] = {
+        "cohort": run.described["cohort"],
+        "sites": list(run.sites),
+        "contributors": list(run.contributors),
+    }
 
     def walk(values: Mapping[str, Any], prefix: str) -> None:
         for name, value in values.items():
@@ -192,8 +222,9 @@ def _cells(rows: Sequence[ScoreRow], regimes: Sequence[str], metric: str) -> tup
     by_fold: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for fold in sorted({row.fold for row in rows}):
         of_fold = [row for row in rows if row.fold == fold and row.metric == metric]
-        for model, patients in patient_means(of_fold).items():
-            by_fold[model].append(site_mean(patients))
+        for (regime, train, test), patients in patient_means(of_fold).items():
+            owner = THE_OTHERS if regime == LEAVE_ONE_OUT else train
+            by_fold[regime, owner, test].append(site_mean(patients))
     return tuple(
         Cell(
             regime=model[0],

@@ -13,8 +13,15 @@ from rich.text import Text
 
 from hyfree_ray.contrasts import Contrast
 from hyfree_ray.pooled import TWO_RUNS, Cell, Pooled
-from hyfree_ray.published import SOURCE, published_for
-from hyfree_ray.results_table import TESTS, TESTS_FROM_WIDTH, contrast_table
+from hyfree_ray.published import published_for
+from hyfree_ray.regimes import LEAVE_ONE_OUT
+from hyfree_ray.results_table import (
+    LEFT_OUT,
+    TESTS,
+    TESTS_FROM_WIDTH,
+    contrast_table,
+    contrast_tables,
+)
 
 _SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
 _GAP = 2
@@ -49,16 +56,9 @@ class _Pooled:
         for metric, cells in pooled.cells.items():
             for part in _parts(cells, pooled.sites, width):
                 yield _layout(pooled, metric, part)
-        pairs = dict.fromkeys((c.first, c.second) for c in pooled.contrasts)
-        for first, second in pairs:
-            rows = [c for c in pooled.contrasts if (c.first, c.second) == (first, second)]
-            yield contrast_table(
-                f"Dice of {first} minus {second}",
-                rows,
-                pooled.caveat,
-                tests=width >= TESTS_FROM_WIDTH,
-            )
-        yield Text(TESTS, style="dim")
+        yield from contrast_tables(pooled.contrasts, pooled.caveat, width)
+        notes = [*pooled.notes, *([LEFT_OUT] if LEAVE_ONE_OUT in pooled.regimes else []), TESTS]
+        yield Text("\n".join(notes), style="dim")
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,12 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
     for regime, train in models:
         table.add_column(Text(f"{regime}\n{train}"), justify="right", no_wrap=True)
     found = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
+    published = published_for(pooled.cohort, pooled.sites, pooled.partition)
     known = {
         (regime, train, test): Cell(
             regime=regime, train_site=train, test_site=test, mean=mean, sd=sd, folds=5
         )
-        for (regime, train, test), (mean, sd) in published_for(pooled.sites).items()
+        for (regime, train, test), (mean, sd) in published.dice.items()
         if metric == "dice"
     }
     for site in pooled.sites:
@@ -144,7 +145,7 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
                 *(Text("") if c is None else _cell(c, scale, own=False) for c in theirs),
             )
     if known:
-        table.caption = Text(SOURCE)
+        table.caption = Text(published.source)
         table.caption_justify = "left"
     return table
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hyfree_ray.errors import HyfreeError, StageError
-from hyfree_ray.regimes import MIXES, ORACLE_SETTINGS
+from hyfree_ray.regimes import LEAVE_ONE_OUT, MIXES, ORACLE_SETTINGS
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import ORACLE, POOL
 
@@ -114,7 +114,7 @@ class _Run:
         scores = [found for found in await self._settled(self.scoring) if found is not None]
         choices = await self._settled(self.choices.values())
         chosen = {n: c for n, c in zip(self.choices, choices, strict=True) if c is not None}
-        scores += _scores_of_chosen(scores, chosen)
+        scores += scores_of_chosen(scores, chosen)
         if self.agreement is not None:
             for name, dice in (await self.agreement).items():
                 self.outcomes[name] = {**self.outcomes[name], "label_agreement": dice}
@@ -259,9 +259,9 @@ class _Run:
             if "own-syn" in self.settings:
                 self._score("own-syn", name, self.sites[name].call("model", "own-syn"))
             others = {other: key for other, key in members.items() if other != name}
-            if "leave-one-out" in self.settings and len(others) > 1:
+            if LEAVE_ONE_OUT in self.settings and others:
                 model = self.pool.call("general", others)
-                self._score("leave-one-out", name, model, at=[name])
+                self._score(LEAVE_ONE_OUT, name, model, at=[name])
         if self.oracle is None:
             return
         shared = self.pool.call("share", members)
@@ -270,7 +270,7 @@ class _Run:
                 self._score(regime, POOL, self.oracle.call("model", regime, shared))
 
 
-def _scores_of_chosen(
+def scores_of_chosen(
     scores: Iterable[Mapping[str, Any]], chosen: Mapping[str, str]
 ) -> list[Mapping[str, Any]]:
     """What each site's choice scored, under a name of its own."""

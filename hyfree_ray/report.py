@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,15 +17,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hyfree_ray import figures
-from hyfree_ray.answers import CONTROL, answers
+from hyfree_ray.answers import answers
 from hyfree_ray.contrasts import Contrast
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.finished import Finished, Point
 from hyfree_ray.pooled import Pooled, pool_runs
+from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
 from hyfree_ray.report_parts import Table, of_run, table
-from hyfree_ray.results import SiteOutcome, patient_means, site_mean
-from hyfree_ray.results_table import TESTED, TESTS, p_value
+from hyfree_ray.results import BY_SITE, SiteOutcome, patient_means, site_mean
+from hyfree_ray.results_table import LEFT_OUT, TESTED, TESTS, covered, further, p_value
 from hyfree_ray.scores import ScoreRow
 from hyfree_ray.timeline import critical_path, last_session, read_timeline
 
@@ -139,8 +140,8 @@ def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
             lambda theme: figures.matrices(theme, means, pooled.regimes, pooled.sites),
         ),
     }
-    if known:
-        charts["forest"] = figures.drawn("contrasts", lambda theme: figures.forest(theme, known))
+    if by_site := [one for one in known if one.first in BY_SITE]:
+        charts["forest"] = figures.drawn("contrasts", lambda theme: figures.forest(theme, by_site))
     page: dict[str, Any] = {"forest": None}
     page |= {name: sources(figure) for name, figure in charts.items()}
     page |= {
@@ -151,10 +152,10 @@ def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
             for one in known
             if one.site is None and one.tested == tested and (one.first, one.second) == pair
         ],
-        "caveat": pooled.caveat,
-        "tests": TESTS,
+        "covered": covered(known, pooled.caveat),
+        "tests": f"{TESTS} {LEFT_OUT}" if LEAVE_ONE_OUT in pooled.regimes else TESTS,
         "layouts": [_layout(pooled, metric) for metric in ("dice", "hd95")],
-        "contrasts": [_contrasts(pooled, pair) for pair in _pairs(known)],
+        "contrasts": _contrast_tables(known),
     }
     return {"figures": tuple(charts.values()), "page": page}
 
@@ -182,10 +183,6 @@ def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> 
     }
 
 
-def _pairs(contrasts: Iterable[Contrast]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((one.first, one.second) for one in contrasts))
-
-
 def _answer(one: Contrast) -> dict[str, str]:
     where = "at home" if one.tested == "own" else "at the other sites"
     return {
@@ -200,12 +197,16 @@ def _by_patient(
     rows: Iterable[ScoreRow], sites: Sequence[str]
 ) -> tuple[dict[tuple[str, str, str], list[float]], dict[tuple[str, str, str], float]]:
     """Dice of patients for the box plots, and its mean for the matrix."""
-    by_model = patient_means(row for row in rows if row.metric == "dice")
+    by_model = patient_means(
+        replace(row, train_site=THE_OTHERS) if row.regime == LEAVE_ONE_OUT else row
+        for row in rows
+        if row.metric == "dice"
+    )
     found: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for (regime, train, test), patients in by_model.items():
-        side = "foreign" if train in sites and train != test else "own"
+        side = "foreign" if train in {*sites, THE_OTHERS} - {test} else "own"
         for patient, by_seed in patients.items():
             found[regime, test, side][patient].append(fmean(by_seed.values()))
     boxes = {
@@ -240,11 +241,24 @@ def _layout(pooled: Pooled, metric: str) -> Table:
     )
 
 
-def _contrasts(pooled: Pooled, pair: tuple[str, str]) -> Table:
-    rows = [one for one in pooled.contrasts if (one.first, one.second) == pair]
+def _contrast_tables(contrasts: Sequence[Contrast]) -> list[Table]:
+    """As in the terminal: by site, and of further settings over all sites."""
+    found = []
+    for first, second in dict.fromkeys((one.first, one.second) for one in contrasts):
+        if first in BY_SITE:
+            rows = [one for one in contrasts if (one.first, one.second) == (first, second)]
+            names = ["all sites" if one.site is None else one.site for one in rows]
+            found.append(_contrasts(f"Dice of {first} minus {second}", "site", names, rows))
+    if rows := further(contrasts):
+        title = f"Dice of further settings minus {CONTROL}, over all sites"
+        found.append(_contrasts(title, "setting", [one.first for one in rows], rows))
+    return found
+
+
+def _contrasts(title: str, of: str, names: Sequence[str], rows: Sequence[Contrast]) -> Table:
     cells = [
         [
-            "all sites" if one.site is None else one.site,
+            name,
             "own" if one.tested == "own" else "others",
             one.interval,
             str(one.patients),
@@ -252,13 +266,13 @@ def _contrasts(pooled: Pooled, pair: tuple[str, str]) -> Table:
             *(p_value(p) for p in (one.p, one.p_holm, one.p_paper)),
             one.said,
         ]
-        for one in rows
+        for name, one in zip(names, rows, strict=True)
     ]
-    names = ["site", "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
+    columns = [of, "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
     return table(
-        [*names, "p, 1-sided", "in words"],
+        [*columns, "p, 1-sided", "in words"],
         cells,
-        caption=f"Dice of {pair[0]} minus {pair[1]}",
+        caption=title,
         texts={1, 8},
         marks=[one.verdict.replace(" ", "-") for one in rows],
     )

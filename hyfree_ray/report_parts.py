@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from hyfree_ray.finished import Finished
-from hyfree_ray.regimes import MIXES
+from hyfree_ray.partitions import COLUMN, NATURAL
+from hyfree_ray.regimes import LEAVE_ONE_OUT, MIXES
 
 NONE = "–"
 
@@ -25,7 +26,7 @@ _AFTER_RELEASING = {
     "finetuned": ("train_general", "prepare_for_general", "finetuned"),
     "personalised": ("train_general", "prepare_replay", "personalised"),
     "syn": ("syn general",),
-    "leave-one-out": ("leave-one-out general",),
+    LEAVE_ONE_OUT: ("leave-one-out general",),
     **{regime: (regime,) for regime, share in MIXES.items() if share},
 }
 _ALONE = {"fedavg": ("train_fedavg",)}
@@ -78,6 +79,7 @@ def of_run(run: Finished) -> dict[str, Any]:
         "name": run.name,
         "outcomes": outcomes(run),
         "missing": missing(run),
+        "notes": tuple(described.get("notes", ())),
         "cards": cards(run),
         "compute": compute(described["compute"]),
         "worth": worth(run),
@@ -219,6 +221,8 @@ def device_hours(run: Finished, regime: str) -> float | None:
             return None
         labeller = run.described["experiment"]["labeller"]
         needed = {*_RELEASING, labeller, *_AFTER_RELEASING[regime]}
+        if regime == LEAVE_ONE_OUT and "leave-one-out general" not in seconds:
+            needed.add("syn general")  # of two releases the other one is left
     else:
         needed = {*_ALONE.get(regime, (regime,))}
         if needed.isdisjoint(seconds):
@@ -279,8 +283,14 @@ def command(run: Finished, config: str) -> str:
     """The command that makes this run, as far as its records tell."""
     cohort, pooled = run.described["cohort"], run.described.get("contributors", run.sites)
     words = ["hyfree-ray", "simulate"]
-    phantom = cohort == "Phantom"
-    words += ["--sites", str(len(run.sites))] if phantom else ["--data", f"DIR/{cohort}"]
+    number = ["--sites", str(len(run.sites))]
+    if cohort == "Phantom":
+        words += number
+    else:
+        words += ["--data", f"DIR/{cohort}"]
+        if run.partition not in {"", NATURAL}:
+            words += ["--partition", run.partition]
+            words += [] if run.partition.startswith(COLUMN) else number
     if len(pooled) < len(run.sites):
         words += ["--contributors", ",".join(pooled)]
     return shlex.join([*words, "--config", config])

@@ -17,20 +17,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hyfree_ray.contrasts import Contrast, Strata, contrast, corrected
-from hyfree_ray.regimes import PROTOCOL, REGIMES
-from hyfree_ray.scores import MEASURED, ScoreRow
+from hyfree_ray.contrasts import Contrast, Factors, Strata, contrast, corrected
+from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, PROTOCOL, REGIMES
+from hyfree_ray.scores import MEASURED, POOL, ScoreRow
 from hyfree_ray.seeds import seed_of
 
-CONTRASTS = (
-    ("finetuned", "local2x"),
-    ("general", "local2x"),
-    ("personalised", "local2x"),
-    ("chosen", "local2x"),
-    ("real-all", "local2x"),
+BY_SITE = ("finetuned", "general", "personalised", "chosen", "real-all")
+"""Regimes whose contrasts are printed site by site; those of other settings over all sites."""
+CONTRASTS = tuple(
+    (regime, CONTROL)
+    for regime in dict.fromkeys((*BY_SITE, *REGIMES))
+    if regime not in {"local", CONTROL}
 )
-"""The first is the primary one: local2x has seen as many steps as general and fine-tuning. The
-later ones are made where they were asked for."""
+"""The first is the primary one: the control has seen as many steps as general and fine-tuning.
+Those of settings are made where they were asked for."""
 ONE_RUN = "this run; training noise not included"
 FEW_SEEDS = "two seeds: training noise is hardly known"
 
@@ -107,6 +107,8 @@ class Summary:
     contrasts: tuple[Contrast, ...]
     caveat: str
     """What no interval here covers; empty if there is nothing to add."""
+    notes: tuple[str, ...] = ()
+    """What of the settings that were asked for is not there, or not as it was asked for."""
 
     def score(self, regime: str, tested: Tested) -> Score | None:
         """A regime's mean over the sites."""
@@ -140,6 +142,7 @@ class Summary:
                 for one in values["contrasts"]
             ),
             caveat=values["caveat"],
+            notes=tuple(values.get("notes", ())),
         )
 
 
@@ -150,6 +153,7 @@ def summarise(
     counts: Counts,
     outcomes: Sequence[SiteOutcome],
     seed: int,
+    notes: Sequence[str] = (),
 ) -> Summary:
     """Build the summary of a run.
 
@@ -159,6 +163,7 @@ def summarise(
             reference alike have no row, so the rows do not tell.
         outcomes: one a site.
         seed: of the bootstrap.
+        notes: to be printed below the tables.
     """
     rows = list(rows)
     outcomes = sorted(outcomes, key=lambda outcome: outcome.site)
@@ -176,6 +181,7 @@ def summarise(
         overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
         contrasts=_contrasts(table, contrasted(regimes), seed),
         caveat={0: ONE_RUN, 1: ONE_RUN, 2: FEW_SEEDS}.get(len(seeds), ""),
+        notes=tuple(notes),
     )
 
 
@@ -199,6 +205,8 @@ class _Table:
 
     def _score(self, regime: str, site: str, tested: Tested) -> Score:
         tests = (site,) if tested == "own" else self.foreign(site)
+        if _left_out(regime):
+            tests = () if tested == "own" else (site,)
         counts: dict[str, int] = defaultdict(int)
         for test in tests:
             for outcome, number in self._of_model(self.counts, regime, site, test).items():
@@ -213,10 +221,12 @@ class _Table:
         }
         return Score(regime=regime, tested=tested, counts=dict(counts), **measured)
 
-    def differences(self, first: str, second: str, site: str, test: str) -> _Patients:
-        """Of the patients and seeds that both models have a score of."""
-        one = self._of_model(self.means["dice"], first, site, test)
-        other = self._of_model(self.means["dice"], second, site, test)
+    def differences(self, first: str, second: str, owner: str, test: str) -> _Patients:
+        """Of the patients and seeds that both of a site's models have a score of."""
+        one, other = (
+            self._of_model(self.means["dice"], name, test if _left_out(name) else owner, test)
+            for name in (first, second)
+        )
         both = {
             patient: {s: one[patient][s] - other[patient][s] for s in one[patient].keys() & seeds}
             for patient, seeds in sorted(other.items())
@@ -228,14 +238,7 @@ class _Table:
         self, values: Mapping[_Model, Mapping[Any, Any]], regime: str, site: str, test: str
     ) -> Mapping[Any, Any]:
         """What a site's model of this regime, or the one that belongs to no site, got on a test."""
-        if found := values.get((regime, site, test)):
-            return found
-        shared = (
-            found
-            for (name, owner, tested), found in values.items()
-            if (name, tested) == (regime, test) and owner not in self.sites
-        )
-        return next(shared, {})
+        return values.get((regime, site, test)) or values.get((regime, POOL, test), {})
 
 
 def patient_means(rows: Iterable[ScoreRow]) -> dict[_Model, _Patients]:
@@ -275,6 +278,7 @@ def contrasts_of(
     *,
     seed: int,
     pairs: Sequence[tuple[str, str]] | None = None,
+    trainings: Mapping[int, tuple[int, ...]] | None = None,
 ) -> tuple[Contrast, ...]:
     """The contrasts of rows of one run or more.
 
@@ -283,33 +287,44 @@ def contrasts_of(
         sites: whose models and test cases.
         seed: of the bootstrap.
         pairs: of regimes; None for those of `contrasted`.
+        trainings: what the rows' seeds stand for, a label for each source of training noise;
+            None: for themselves.
     """
     pairs = contrasted(in_order({row.regime for row in rows})) if pairs is None else pairs
-    return _contrasts(_Table(rows, {}, sites), pairs, seed)
+    table = _Table(rows, {}, sites)
+    if trainings is None:
+        return _contrasts(table, pairs, seed)
+    factors = zip(*(trainings[column] for column in table.seeds), strict=True)
+    return _contrasts(table, pairs, seed, list(factors))
 
 
-def _contrasts(table: _Table, pairs: Iterable[tuple[str, str]], seed: int) -> tuple[Contrast, ...]:
-    families = (corrected(_of_pair(table, first, second, seed)) for first, second in pairs)
+def _contrasts(
+    table: _Table, pairs: Iterable[tuple[str, str]], seed: int, factors: Factors | None = None
+) -> tuple[Contrast, ...]:
+    families = (corrected(_of_pair(table, first, second, seed, factors)) for first, second in pairs)
     return tuple(one for family in families for one in family)
 
 
-def _of_pair(table: _Table, first: str, second: str, seed: int) -> Iterable[Contrast]:
+def _of_pair(
+    table: _Table, first: str, second: str, seed: int, factors: Factors | None
+) -> Iterable[Contrast]:
     for site in (*table.sites, None):
-        for tested in _TESTED:
+        for tested in ("foreign",) if _left_out(first) else _TESTED:
             strata = _strata(table, first, second, site, tested)
             one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
-            yield contrast(first, second, site, tested, strata, seed=one_seed)
+            yield contrast(first, second, site, tested, strata, seed=one_seed, factors=factors)
 
 
 def _strata(table: _Table, first: str, second: str, site: str | None, tested: str) -> Strata:
     """For every test site, one paired difference a patient and seed, (P, S)."""
-    tests = table.sites if site is None else (site,) if tested == "own" else table.foreign(site)
+    at_home = tested == "own" or _left_out(first)
+    tests = table.sites if site is None else (site,) if at_home else table.foreign(site)
     strata = []
     for test in tests:
-        if site is not None:
-            owners: tuple[str, ...] = (site,)
+        if site is None or _left_out(first):
+            owners: tuple[str, ...] = (test,) if tested == "own" else table.foreign(test)
         else:
-            owners = (test,) if tested == "own" else table.foreign(test)
+            owners = (site,)
         models = [table.differences(first, second, owner, test) for owner in owners]
         models = [model for model in models if model]
         # A patient that several sites' models were tested on is drawn once for all of them.
@@ -323,6 +338,11 @@ def _strata(table: _Table, first: str, second: str, site: str | None, tested: st
 def _over_models(models: Sequence[_Patients], patient: int, seed: int) -> float:
     """A patient's difference in a seed, as the mean over the models; NaN where one lacks it."""
     return fmean(model[patient].get(seed, math.nan) for model in models)
+
+
+def _left_out(regime: str) -> bool:
+    """Whether a regime's models are named after the one site that they know nothing of."""
+    return regime.rpartition(":")[2] == LEAVE_ONE_OUT
 
 
 def _pairs(regimes: Sequence[str]) -> list[tuple[str, Tested]]:

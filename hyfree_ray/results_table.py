@@ -12,9 +12,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from hyfree_ray.answers import CONTROL, answers
+from hyfree_ray.answers import answers
 from hyfree_ray.contrasts import LEAST_PATIENTS, Contrast
-from hyfree_ray.results import Score, Summary, Tested
+from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT
+from hyfree_ray.results import BY_SITE, Score, Summary, Tested
 from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 FILE_WIDTH = 140
@@ -26,10 +27,17 @@ TESTS_FROM_WIDTH = 96
 STYLE = {"helped": "green", "did not": "red", "no harm": "", "cannot tell": ""}
 
 TESTS = (
-    "effect: rank-biserial correlation; p: Wilcoxon signed-rank by patient, two-sided, Holm's "
-    "correction over the table; 1-sided: the paper's test, Bonferroni's correction."
+    "difference: every test site weighs the same. effect and p are of all patients together, of "
+    "whom a large site has more, each the mean of their seeds: training noise is not in them. "
+    "effect: rank-biserial correlation; p: Wilcoxon signed-rank, two-sided, Holm's correction over "
+    "the sites and tests of the two regimes; 1-sided: the paper's test, Bonferroni's correction."
 )
 """What the columns of a contrast table are."""
+LEFT_OUT = (
+    "leave-one-out: the general model without a site's release, at that site; minus the control "
+    "models of the other sites there."
+)
+"""What its line is, where every other one is of a site's own models."""
 
 
 def render_table(summary: Summary) -> RenderableType:
@@ -46,11 +54,7 @@ class _Tables:
         across = max(1, (options.max_width - _OTHER_WIDTH) // _REGIME_WIDTH)
         for start in range(0, len(summary.regimes), across):
             yield _dice(summary, summary.regimes[start : start + across])
-        tests = options.max_width >= TESTS_FROM_WIDTH
-        for first, second in dict.fromkeys((c.first, c.second) for c in summary.contrasts):
-            rows = [c for c in summary.contrasts if (c.first, c.second) == (first, second)]
-            title = f"Dice of {first} minus {second}"
-            yield contrast_table(title, rows, summary.caveat, tests=tests)
+        yield from contrast_tables(summary.contrasts, summary.caveat, options.max_width)
         yield _surface(summary)
         yield _answers(summary)
         yield Text("\n".join(_notes(summary)), style="dim")
@@ -107,18 +111,50 @@ def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
     return table
 
 
-def contrast_table(title: str, contrasts: Sequence[Contrast], caveat: str, *, tests: bool) -> Table:
+def contrast_tables(contrasts: Sequence[Contrast], caveat: str, width: int) -> Iterable[Table]:
+    """A table for two regimes, site by site; one of all further settings, over all sites."""
+    tests = width >= TESTS_FROM_WIDTH
+    for first, second in dict.fromkeys((c.first, c.second) for c in contrasts):
+        if first in BY_SITE:
+            rows = [c for c in contrasts if (c.first, c.second) == (first, second)]
+            yield contrast_table(f"Dice of {first} minus {second}", rows, caveat, tests=tests)
+    if rows := further(contrasts):
+        title = f"Dice of further settings minus {CONTROL}, over all sites"
+        table = contrast_table(title, rows, caveat, tests=tests, names=[c.first for c in rows])
+        table.columns[0].header = "setting"
+        yield table
+
+
+def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
+    """What the intervals of contrasts are over, and what they do not cover."""
+    seeds = max((one.seeds for one in contrasts), default=1)
+    over = "test patients" if seeds < 2 else f"test patients and {seeds} seeds"
+    return "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
+
+
+def further(contrasts: Iterable[Contrast]) -> list[Contrast]:
+    """Over all sites, of the settings that have no table of their own."""
+    return [one for one in contrasts if one.first not in BY_SITE and one.site is None]
+
+
+def contrast_table(
+    title: str,
+    contrasts: Sequence[Contrast],
+    caveat: str,
+    *,
+    tests: bool,
+    names: Sequence[str] | None = None,
+) -> Table:
     """A line a contrast: the difference, its interval, and what they allow to say.
 
     Args:
-        contrasts: of two regimes, sites in the order of the lines, all sites last.
+        contrasts: in the order of the lines; of two regimes all sites come last.
         caveat: what no interval covers.
         tests: whether there is room for effect sizes and p-values.
+        names: of the lines; None: the sites'.
     """
-    seeds = max((one.seeds for one in contrasts), default=1)
-    over = "test patients" if seeds < 2 else f"test patients and {seeds} seeds"
-    covered = "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
-    table = _table(f"{title}\n[{covered}]")
+    names = names or ["all sites" if one.site is None else one.site for one in contrasts]
+    table = _table(f"{title}\n[{covered(contrasts, caveat)}]")
     table.add_column("tested on", no_wrap=True)
     table.add_column("difference", no_wrap=True)
     if tests:
@@ -126,9 +162,8 @@ def contrast_table(title: str, contrasts: Sequence[Contrast], caveat: str, *, te
             table.add_column(name, justify="right", no_wrap=True)
     table.add_column("in words", min_width=14)
     before = None
-    for one in contrasts:
-        name = "all sites" if one.site is None else one.site
-        if one.site is None and name != before:
+    for name, one in zip(names, contrasts, strict=True):
+        if name == "all sites" != before:
             table.add_section()
         numbers = [one.interval]
         if tests:
@@ -182,12 +217,14 @@ def _surface(summary: Summary) -> Table:
     table.add_column("tested on", no_wrap=True)
     for name in ("HD95", "NSD", "volume", "missed", "made up"):
         table.add_column(name, justify="right", no_wrap=True)
+    before = None
     for regime in summary.regimes:
         for tested in TESTED:
             score = summary.score(regime, tested)
-            if score is not None:
-                first = Text(regime if tested == "own" else "")
+            if score is not None and score.dice is not None:
+                first = Text("" if regime == before else regime)
                 table.add_row(first, IN_WORDS[tested], *_measured(score))
+                before = regime
     return table
 
 
@@ -225,6 +262,9 @@ def _notes(summary: Summary) -> Iterable[str]:
     ]
     if agreement:
         yield f"Labels agree with a model trained on the others', Dice: {', '.join(agreement)}."
+    yield from summary.notes
+    if LEAVE_ONE_OUT in summary.regimes:
+        yield LEFT_OUT
     if any(one.difference is not None and one.reason for one in summary.contrasts):
         yield f"No interval is given under {LEAST_PATIENTS} test patients."
     if any(one.p is not None for one in summary.contrasts):

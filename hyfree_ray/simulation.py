@@ -14,6 +14,7 @@ from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.manifest import key_of
 from hyfree_ray.oracle import OracleParty
+from hyfree_ray.partitions import NATURAL
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.regimes import ORACLE_SETTINGS
@@ -33,6 +34,8 @@ class Simulation:
     cohort: str
     sites: Mapping[str, Site]
     experiment: Experiment
+    partition: str = NATURAL
+    """How patients were dealt out to the sites; their keys tell it from other ways."""
     contributors: tuple[str, ...] = ()
     """Sites whose releases are pooled; empty: all."""
     reasons: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from hyfree_ray.config import Experiment
 from hyfree_ray.errors import StageError
 from hyfree_ray.manifest import MANIFEST_FILE
 from hyfree_ray.party import Party, Runner
+from hyfree_ray.regimes import CANDIDATES, kept
 from hyfree_ray.scores import mean_over_patients
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import signing_key
@@ -66,13 +67,6 @@ EXPORTS = {"release": ("release.arrow", "manifest.json")}
 
 SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
 """In a simulation a site's models are also scored at the other sites."""
-
-
-CANDIDATES = ("personalised", "finetuned", "local2x")
-"""What a site chooses from, in the order in which it should travel best."""
-
-MAY_LOSE_AT_HOME = 0.005
-"""Dice that a model which travels better may lose to `local2x` on a site's validation cases."""
 
 
 class SiteParty(Party):
@@ -369,18 +363,17 @@ class SiteParty(Party):
         return await self.personalise(received, shared)
 
     async def choose(self, general: Parcel, shared: Shared) -> str:
-        """What the site keeps, by its own validation cases: the test set is not looked at.
+        """The regime that the site keeps."""
+        return kept(await self.compare_at_home(general, shared))
 
-        The model that should travel best, unless it is worse at home than `local2x`.
-        """
-        dice = {
+    async def compare_at_home(self, general: Parcel, shared: Shared) -> dict[str, float]:
+        """Dice of what the site may keep, on its validation cases: no test case is looked at."""
+        return {
             regime: mean_over_patients(
                 await self._score_part("val", regime, await self._model(regime, general, shared))
             )
             for regime in CANDIDATES
         }
-        least = dice["local2x"] - MAY_LOSE_AT_HOME
-        return next(regime for regime in CANDIDATES if dice[regime] >= least)
 
     async def score(self, regime: str, train_site: str, model: Parcel | None) -> dict[str, Any]:
         """Score a model on this site's test cases: numbers, with patients and cases as indices."""

@@ -27,6 +27,8 @@ from hyfree_ray.trials import Trial
 
 SIMULATE_OPTIONS = ("sites", "data", "partition", "config", "budget", "generator", "settings")
 """Options of `simulate` that a study's file may name for all of its trials."""
+_VARIED = ("sites", "budget", "generator")
+"""Those that may be in its grid, beside fields of the experiment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,8 @@ def grid_trials(path: Path) -> list[Trial]:
     """The trials of a study's file: every combination of its grid.
 
     The file is YAML: `simulate`, options that all trials share, and `grid`, fields of the
-    experiment (with dots) or `sites`, each with a list of values.
+    experiment (with dots), `sites`, `budget` (by name) or `generator`, each with a list of values.
+    A `config` and `data` are looked for beside the file.
 
     Raises:
         HyfreeError: a key that is not known, a value that does not fit; before anything runs.
@@ -133,16 +136,21 @@ def grid_trials(path: Path) -> list[Trial]:
 def _grid_trial(
     path: Path, draw: int, shared: Mapping[str, Any], values: Mapping[str, Any]
 ) -> Trial:
-    overrides = [f"{name}={_as_yaml(value)}" for name, value in values.items() if name != "sites"]
-    named = {**shared, **({"sites": values["sites"]} if "sites" in values else {})}
+    fields = {name: value for name, value in values.items() if name not in _VARIED}
+    overrides = [f"{name}={_as_yaml(value)}" for name, value in fields.items()]
+    named = {**shared, **{name: values[name] for name in _VARIED if name in values}}
     if isinstance(named.get("settings"), list):
         named["settings"] = ",".join(named["settings"])
-    file = named.get("config")
+    for name in ("config", "data"):
+        if name in named:  # trials run in a folder of their own
+            named[name] = (path.parent / str(named[name])).absolute()
+    if not isinstance(named.get("budget"), str | None):
+        raise HyfreeError(f"{path}: budget: {named['budget']!r} is not a budget's name")
     experiment, _ = resolve_experiment(
         budget=named.get("budget"),
         generator=named.get("generator"),
         device="cpu",
-        file=None if file is None else path.parent / file,
+        file=named.get("config"),
         overrides=overrides,
     )
     sites = named.get("sites", experiment.budget.phantom_sites)
@@ -163,8 +171,9 @@ def _as_yaml(value: Any) -> str:
 def grouped(trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Group]:
     """Points of the curve, in the order of the trials.
 
-    Patients are the unit: draws and seeds are crossed with them, and a sentence about the method
-    still needs as many seeds as ever.
+    Patients are the unit. Seeds and draws are sources of noise of their own: pools of one seed
+    share their sites' networks, and one draw is the same sites in every seed. Where every subset
+    was drawn, that is none. A sentence about the method still needs as many seeds as ever.
 
     Args:
         runs: by the trials' names.
@@ -190,6 +199,8 @@ def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> 
     found = [runs[trial.name] for trial in trials]
     of_run = with_own_patients(found)
     trainings = sorted({(run.seed, trial.draw) for trial, run in zip(trials, found, strict=True)})
+    draws = len({trial.draw for trial in trials})
+    every = draws == math.comb(len(found[0].sites), trials[0].sites)
     if "contributors" not in trials[0].values:  # a grid's draws are its combinations
         trainings = sorted({(run.seed, 0) for run in found})
     rows = [
@@ -197,12 +208,13 @@ def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> 
         for trial, run in zip(trials, found, strict=True)
         for row in of_run[run.name]
     ]
-    contrasts = contrasts_of(rows, found[0].sites, seed=0)
+    noise = {column: (seed, 0 if every else draw) for column, (seed, draw) in enumerate(trainings)}
+    contrasts = contrasts_of(rows, found[0].sites, seed=0, trainings=noise)
     seeds = len({run.seed for run in found})
     return Group(
         name=name,
         sites=trials[0].sites,
-        draws=len({trial.draw for trial in trials}),
+        draws=draws,
         contrasts=tuple(replace(one, seeds=seeds) for one in contrasts if one.site is None),
     )
 
@@ -228,11 +240,12 @@ def curve_points(groups: Iterable[Group]) -> dict[str, list[Point]]:
     series: dict[str, list[Point]] = {}
     for group in groups:
         for one in group.contrasts:
-            if one.difference is not None and (one.first, one.second) in _CURVES:
+            if one.difference is not None and one.first in _CURVES:
                 where = "own" if one.tested == "own" else "others"
                 points = series.setdefault(f"{one.first} minus {one.second}, {where}", [])
                 points.append((group.sites, one.difference, one.low, one.high))
     return series
 
 
-_CURVES = (("finetuned", "local2x"), ("general", "local2x"))
+_CURVES = ("general", "finetuned", "personalised", "chosen")
+"""Regimes that the number of sites is of interest for; `real-all` and others do not change."""

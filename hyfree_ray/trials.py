@@ -109,9 +109,10 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
         if options.get(name) is not None
         for part in (f"--{_OPTIONS.get(name, name)}", str(options[name]))
     ]
-    for name in ("settings", "contributors"):
-        if options.get(name):
-            passed += [f"--{name}", ",".join(options[name])]
+    if options.get("settings") is not None:  # none at all are not the default ones
+        passed += ["--settings", ",".join(options["settings"])]
+    if options.get("contributors"):
+        passed += ["--contributors", ",".join(options["contributors"])]
     for name in ("overrides", "withdraw", "drop", "slow"):
         for value in options.get(name, ()):
             passed += [f"--{_OPTIONS.get(name, name)}", value]

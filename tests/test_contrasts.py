@@ -127,6 +127,69 @@ def test_the_number_of_patients_needed_is_the_one_that_would_have_shown_it() -> 
     assert 0.7 < shown / 200 < 0.9
 
 
+def drawn(
+    random: np.random.Generator, seeds: int, training: float, patients: float, apart: bool
+) -> list[np.ndarray]:
+    """No difference but noise at two uneven sites: of trainings (half of it the sites' own), of
+    patients and of neither. `apart`: each seed has patients of its own, as drawn sites have."""
+    strata = []
+    shared_S = random.normal(0, training / np.sqrt(2), seeds)
+    for count in (14, 26):
+        of_site_S = shared_S + random.normal(0, training / np.sqrt(2), seeds)
+        number = count * seeds if apart else count
+        values_PS = random.normal(0, patients, (number, 1)) + of_site_S
+        values_PS += random.normal(0, 0.02, (number, seeds))
+        if apart:
+            values_PS[np.arange(number)[:, None] % seeds != np.arange(seeds)] = np.nan
+        strata.append(values_PS)
+    return strata
+
+
+def tried(
+    seeds: int, training: float, patients: float, apart: bool = False
+) -> tuple[float, float, float]:
+    """How often the interval holds the truth, lies above it, and how wide it mostly is."""
+    random = np.random.default_rng(17)
+    found = np.array(
+        [interval(drawn(random, seeds, training, patients, apart), 0) for _ in range(600)]
+    )
+    low, high = found.T
+    held = float(((low <= 0) & (high >= 0)).mean())
+    return held, float((low > 0).mean()), float(np.median(high - low))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("training", "patients"), [(0.02, 0.05), (0.03, 0.05), (0.03, 0.02)])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_with_training_noise_the_interval_holds_the_truth_19_times_in_20(
+    seeds: int, training: float, patients: float, apart: bool
+) -> None:
+    held, helps, _ = tried(seeds, training, patients, apart)
+    assert 0.92 <= held <= 0.98
+    assert helps < 0.04
+
+
+def test_two_seeds_are_honest_by_being_wide() -> None:
+    held, helps, width = tried(2, 0.02, 0.05)
+    assert held >= 0.92
+    assert helps < 0.04
+    assert width > 2 * tried(3, 0.02, 0.05)[2]
+
+
+def test_what_trainings_share_beside_the_seed_is_noise_too() -> None:
+    """Three random pools under each of two seeds: six trainings, but not six independent ones."""
+    random = np.random.default_rng(4)
+    factors = [(0, 0, 0, 1, 1, 1), (0, 1, 2, 0, 1, 2)]
+    held = {"six seeds": 0, "seeds and pools": 0}
+    for _ in range(400):
+        training_C = np.repeat(random.normal(0, 0.02, 2), 3) + np.tile(random.normal(0, 0.02, 3), 2)
+        values_PC = random.normal(0, 0.05, (40, 1)) + training_C + random.normal(0, 0.02, (40, 6))
+        for name, known in (("six seeds", None), ("seeds and pools", factors)):
+            low, high = interval([values_PC], 0, known)
+            held[name] += low <= 0 <= high
+    assert held["six seeds"] / 400 < 0.9 < 0.92 <= held["seeds and pools"] / 400
+
+
 def test_seeds_are_not_independent_patients() -> None:
     """What one training did to all patients is seen once a seed, however many they are."""
     random = np.random.default_rng(3)
@@ -139,11 +202,48 @@ def test_seeds_are_not_independent_patients() -> None:
     assert (found.patients, found.seeds, found.verdict) == (80, 3, "cannot tell")
 
 
+def test_where_seeds_disagree_more_patients_are_not_what_is_needed() -> None:
+    random = np.random.default_rng(0)
+
+    def said(shift_S: list[float], spread: float, mean: float) -> str:
+        noise_PS = random.normal(0, spread, (40, 1)) + random.normal(0, 0.01, (40, len(shift_S)))
+        noise_PS -= noise_PS.mean(axis=0)
+        return contrast("a", "b", None, "own", [mean + np.array(shift_S) + noise_PS], seed=0).said
+
+    assert said([0.05, -0.05, 0.0], 0.02, 0.02) == (
+        "cannot tell with 40 patients and 3 seeds: about 59 seeds would be needed"
+    )
+    assert said([0.05, -0.05], 0.02, 0.0001) == (
+        "cannot tell with 40 patients and 2 seeds: more of both would be needed"
+    )
+    found = said([0.001, -0.001, 0.0], 0.2, 0.02)
+    assert found.startswith("cannot tell with 40 patients: about")
+    assert int(found.split()[-4].replace(",", "")) == pytest.approx(
+        40 * ((1.96 + 0.84) * 0.2 / np.sqrt(40) / 0.02) ** 2, rel=0.25
+    )
+
+
+def test_the_seeds_needed_are_those_that_would_have_shown_it() -> None:
+    random = np.random.default_rng(5)
+    values_PS = random.normal(0, 0.03, (60, 1)) + np.array([0.045, -0.015, 0.015, 0.03, 0.0])
+    values_PS += 0.02 - values_PS.mean()
+    found = contrast("a", "b", None, "own", [values_PS], seed=0)
+    assert found.needed is None
+    assert found.seeds_needed is not None
+    shown = 0
+    for _ in range(200):
+        again_PS = random.normal(0.02, 0.03, (60, 1)) + random.normal(
+            0, values_PS.mean(axis=0).std(ddof=1), found.seeds_needed
+        )
+        shown += interval([again_PS], 0)[0] > 0
+    assert 0.7 < shown / 200 < 0.93
+
+
 def test_equal_seeds_leave_the_interval_over_patients() -> None:
-    values_P = normal(0.02, 30)
+    values_P = normal(0.02, 300)
     one = interval([values_P], seed=0)
     three = interval([np.repeat(values_P[:, None], 3, axis=1)], seed=0)
-    assert three == pytest.approx(one, abs=0.001)
+    assert three == pytest.approx(one, abs=0.0005)
 
 
 def test_a_patient_that_lacks_a_seed_still_counts_once() -> None:

@@ -20,8 +20,8 @@ FLOORS = (
         "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
-        "manifest", "withheld", "regimes", "answers", "results", "results_table", "finished",
-        "published", "pooled", "pooled_table", "timeline",
+        "manifest", "withheld", "uncertainty", "regimes", "answers", "results", "results_table",
+        "finished", "published", "pooled", "pooled_table", "timeline",
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
@@ -29,10 +29,13 @@ FLOORS = (
     ),
     (
         "rules", "store", "trust", "quarantine", "parcel_files", "stage", "config", "stages",
-        "party", "site_value", "site", "pool", "oracle", "protocol", "simulation", "calibration",
-        "trials", "studies",
+        "party", "site_value", "site", "pool", "oracle", "protocol", "simulation", "shared_files",
+        "calibration", "trials", "studies",
     ),
-    ("progress", "dropouts", "schedule", "slots", "resources", "costs", "observer", "tracking"),
+    (
+        "progress", "dropouts", "shortfalls", "schedule", "slots", "resources", "costs", "observer",
+        "tracking",
+    ),
     ("runners",),
     ("commands", "cli"),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyfree_ray.observer import what_for
+from hyfree_ray.observer import of_the_release, what_for
 
 
 def entry(stage: str, key: str, owner: str = "pool", **record: object) -> dict:
@@ -29,3 +29,17 @@ def test_a_general_model_is_told_from_those_of_other_settings() -> None:
     assert what_for(own, everything) == "own-syn general"
     assert what_for(entry("synthesise", "s"), everything) == "synthesise"
     assert what_for(trained["all"], [trained["all"]]) == "train_general"
+
+
+def test_the_card_that_is_shown_is_that_of_the_samples_that_left() -> None:
+    """own-syn draws twice as many and audits them too, before or after."""
+    made = [
+        entry("synthesise", "once", "a", params={"quota": 40}),
+        entry("synthesise", "twice", "a", params={"quota": 80}),
+        entry("audit", "of-once", "a", inputs={"samples": "once"}),
+        entry("audit", "of-twice", "a", inputs={"samples": "twice"}),
+        entry("quality_card", "card", "a", inputs={"samples": "once"}),
+    ]
+    entries = {(one["record"]["owner"], one["record"]["key"]): one for one in made}
+    told = [one["record"]["key"] for one in made[2:] if of_the_release(one["record"], entries, 40)]
+    assert told == ["of-once", "card"]

@@ -17,6 +17,7 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.finished import Finished, find_run, read_finished
 from hyfree_ray.pooled import compare_runs, pool_runs
 from hyfree_ray.pooled_table import render_pooled
+from hyfree_ray.published import published_for
 from hyfree_ray.results import SiteOutcome, summarise
 from hyfree_ray.results_table import table_text
 from hyfree_ray.scores import POOL, ScoreRow, write_results
@@ -146,6 +147,44 @@ def test_runs_that_differ_otherwise_are_not_pooled(tmp_path: Path) -> None:
         pool_runs([one, one])
 
 
+def test_one_seed_with_other_patients_is_not_pooled(tmp_path: Path) -> None:
+    """As two partitions of one data set are, or a data set that has changed between the folds."""
+    one = finished(tmp_path, 0)
+    other = finished(tmp_path, 1, data={"north": "north-dealt-anew", "south": "south-cases"})
+    with pytest.raises(HyfreeError, match="of seed 0 and other patients at north"):
+        pool_runs([one, other])
+    apart = replaced(finished(tmp_path, 2), contributors=["north"])
+    with pytest.raises(HyfreeError, match="differ in contributors"):
+        pool_runs([one, apart])
+    dealt = [
+        replaced(finished(tmp_path / how, seed, seed), partition={"how": how, "sites": 2})
+        for seed, how in enumerate(("random", "dirichlet"))
+    ]
+    with pytest.raises(HyfreeError, match="differ in partition"):
+        pool_runs(dealt)
+    earlier = dataclasses.replace(
+        other, described={k: v for k, v in other.described.items() if k != "data"}
+    )
+    assert pool_runs([one, earlier]).folds == (0, 1)
+
+
+def replaced(run: Finished, **more: Any) -> Finished:
+    return dataclasses.replace(run, described={**run.described, **more})
+
+
+def test_a_missing_model_is_not_replaced_by_another_sites(tmp_path: Path) -> None:
+    """A site's model that one run lacks: its comparison is left out, whoever else was there."""
+    one, other = finished(tmp_path, extra=0.05), finished(tmp_path, warmup=0.2)
+    third = [dataclasses.replace(row, train_site="west", value=0.1) for row in one.rows]
+    without = tuple(
+        row for row in one.rows if (row.regime, row.train_site) != ("finetuned", "north")
+    )
+    wider = dataclasses.replace(one, rows=(*without, *third))
+    found = {(c.first, c.site, c.tested): c for c in compare_runs(wider, other)}
+    assert found["first:finetuned", "north", "own"].difference is None
+    assert found["first:finetuned", "south", "own"].difference == pytest.approx(0.05, abs=1e-6)
+
+
 def test_a_comparison_is_between_the_same_patients(tmp_path: Path) -> None:
     one, other = finished(tmp_path, extra=0.05), finished(tmp_path, warmup=0.2)
     found = {(c.first, c.site, c.tested): c for c in compare_runs(one, other)}
@@ -189,6 +228,18 @@ def test_the_papers_figures_stand_below_those_of_its_cohorts_and_no_others(tmp_p
     below = [lines[k + 1].split() for k, line in enumerate(lines) if line.startswith(" Kvasir")]
     assert below[0] == ["published", "89.7±1.4", "69.3±2.5", "87.7±1.4", "90.3±1.4", "82.7±3.4"]
     assert sum("published" in line for line in lines) == 2 + 1  # the source; no HD95 is published
+
+
+def test_the_papers_lung_stands_below_two_random_sites_of_its_cohort() -> None:
+    lung = published_for("QaTa-COV19", ("site-1", "site-2"), "random")
+    assert lung.dice["finetuned", "site-2", "site-1"] == (0.763, 0.017)
+    assert "6,307 images" in lung.source
+    for cohort, sites, how in (
+        ("QaTa-COV19", ("site-1", "site-2"), "dirichlet"),
+        ("QaTa-COV19", ("site-1", "site-2", "site-3"), "random"),
+        ("Other", ("site-1", "site-2"), "random"),
+    ):
+        assert not published_for(cohort, sites, how).dice
 
 
 def call(*arguments: str | Path) -> Any:

@@ -18,7 +18,7 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.finished import Finished, read_finished
 from hyfree_ray.pictures import contact_sheet
 from hyfree_ray.report import write_report
-from hyfree_ray.report_parts import device_hours
+from hyfree_ray.report_parts import command, device_hours
 from tests.test_pooled import call, finished
 
 EVIL = "<script>alert(1)</script>&$x^2$"
@@ -204,6 +204,34 @@ def test_device_hours_count_what_a_regime_stands_on(run: Finished) -> None:
     assert device_hours(run, "general") == pytest.approx(0.03)
     assert device_hours(run, "finetuned") == pytest.approx(0.04)
     assert device_hours(run, "real-all") is None
+
+
+def test_the_command_deals_patients_out_as_the_run_did(run: Finished) -> None:
+    def told(how: str) -> str:
+        described = {**run.described, "cohort": "Lung", "partition": {"how": how, "sites": 2}}
+        return command(replace(run, described=described), "e.yaml")
+
+    start = "hyfree-ray simulate --data DIR/Lung "
+    assert told("random") == f"{start}--partition random --sites 2 --config e.yaml"
+    assert told("column:scanner") == f"{start}--partition column:scanner --config e.yaml"
+    assert told("natural") == f"{start}--config e.yaml"
+
+
+def test_further_settings_and_what_they_lack_are_in_the_report(
+    run: Finished, tmp_path: Path
+) -> None:
+    left_out = [
+        replace(row, regime="leave-one-out")
+        for row in run.rows
+        if row.regime == "local2x" and row.train_site == row.test_site
+    ]
+    note = "south: no own-syn: it has no release"
+    described = {**run.described, "notes": [note]}
+    more = replace(run, rows=(*run.rows, *left_out), described=described)
+    text = " ".join(read(write_report([more], tmp_path)).text.split())
+    assert "Dice of further settings minus local2x, over all sites" in text
+    assert "leave-one-out (the others)" in text
+    assert f"{note}." in text
 
 
 def with_more(run: Finished, stages: Iterable[str], **more: object) -> Finished:

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hyfree_ray.results import FEW_SEEDS, ONE_RUN, Counts, SiteOutcome, Summary, summarise
+from hyfree_ray.results import (
+    FEW_SEEDS,
+    ONE_RUN,
+    Counts,
+    SiteOutcome,
+    Summary,
+    contrasts_of,
+    summarise,
+)
+from hyfree_ray.results_table import table_text
 from hyfree_ray.scores import POOL, ScoreRow
 
 SITES = ("a", "b", "c")
@@ -188,3 +197,81 @@ def test_the_summary_survives_json_and_has_no_nan() -> None:
         assert Summary.from_json(json.loads(text)).to_json() == found.to_json()
     assert {"verdict", "words"} <= set(found.to_json()["contrasts"][0])
     assert found.to_json()["sites"][2]["outcome"]["reason"] == "copies"
+
+
+def with_settings() -> list[ScoreRow]:
+    """A run with settings: the model without a site is .05 better there than the others' own."""
+    rows = list(whole_run())
+    for one in rows[:]:
+        if (one.regime, one.test_site) == ("local2x", one.train_site):
+            foreign = [
+                other.value
+                for other in rows
+                if (other.regime, other.test_site, other.patient)
+                == ("local2x", one.test_site, one.patient)
+                and other.train_site != one.train_site
+            ]
+            left_out = float(np.mean(foreign)) + 0.05
+            rows.append(dataclasses.replace(one, regime="leave-one-out", value=left_out))
+        if one.regime == "general":
+            rows.append(dataclasses.replace(one, regime="mix-50", value=one.value + 0.1))
+    return rows
+
+
+def test_what_knows_nothing_of_a_site_is_foreign_to_it() -> None:
+    rows = with_settings()
+    found = summary(rows)
+    at_a = np.mean([r.value for r in rows if (r.regime, r.test_site) == ("leave-one-out", "a")])
+    assert dice(found, "a", "leave-one-out", "own") is None
+    assert dice(found, "a", "leave-one-out", "foreign") == pytest.approx(at_a)
+    compared = [one for one in found.contrasts if one.first == "leave-one-out"]
+    assert [(one.site, one.tested) for one in compared] == [
+        (site, "foreign") for site in (*SITES, None)
+    ]
+    assert [one.patients for one in compared] == [12, 15, 21, 48]
+    for one in compared:
+        assert one.difference == pytest.approx(0.05)
+        assert one.said == "helped"
+
+
+def test_every_setting_that_was_asked_for_is_compared_with_the_control() -> None:
+    found = summary(with_settings())
+    assert {one.first for one in found.contrasts} == {
+        *("finetuned", "general", "leave-one-out", "mix-50")
+    }
+    mixed = {(one.site, one.tested): one for one in found.contrasts if one.first == "mix-50"}
+    assert mixed[None, "foreign"].said == mixed["b", "own"].said == "helped"
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_further_settings_stand_in_one_table_over_all_sites(width: int) -> None:
+    note = "c: no own-syn: it has no release"
+    found = dataclasses.replace(summary(with_settings()), notes=(note,))
+    text = table_text(found, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    _, further = text.split("Dice of further settings minus local2x, over all sites")
+    lines = [line.split("+")[0].split() for line in further.splitlines() if " helped" in line]
+    assert lines[:3] == [["leave-one-out", "others"], ["mix-50", "own"], ["others"]]
+    plain = " ".join(text.split())
+    assert note in plain
+    assert "without a site's release, at that site; minus the control models" in plain
+    assert "every test site weighs the same" in plain
+
+
+def test_another_sites_model_is_nobodys_in_its_place() -> None:
+    rows = [row("finetuned", "c", "a", patient, 0, 0.4) for patient in range(12)]
+    rows += [row("local2x", "a", "a", patient, 0, 0.6) for patient in range(12)]
+    for found in (
+        summary(rows).contrasts,
+        contrasts_of(rows, ("a", "b"), seed=0),  # c is no site of these
+    ):
+        (one,) = (c for c in found if (c.first, c.site, c.tested) == ("finetuned", "a", "own"))
+        assert one.difference is None
+
+
+def test_a_summary_of_an_earlier_version_is_read() -> None:
+    told = summary(with_settings()).to_json()
+    del told["notes"]
+    for one in told["contrasts"]:
+        del one["seeds_needed"]
+    assert Summary.from_json(told) == Summary.from_json(summary(with_settings()).to_json())

@@ -205,6 +205,17 @@ def test_settings_add_models_and_change_no_key_of_the_protocol(
     }
 
 
+def test_of_two_releases_the_other_one_is_left(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    found = plan(with_settings(phantom_simulation(2), "leave-one-out"), tmp_path)
+    assert [
+        (score["train_site"], score["test_site"])
+        for score in found.outcome.scores
+        if score["regime"] == "leave-one-out"
+    ] == [("site-1", "site-1"), ("site-2", "site-2")]
+
+
 def with_settings(simulation: Simulation, *settings: str) -> Simulation:
     experiment = simulation.experiment.model_copy(update={"settings": settings})
     return replace(simulation, experiment=experiment)

@@ -7,12 +7,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from hyfree_ray import trials
 from hyfree_ray.cli import main
+from hyfree_ray.commands import study_runs
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.finished import Finished
 from hyfree_ray.scores import COLUMNS
@@ -80,9 +82,28 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert found[-1].values == {"sites": 3, "budget.synthesis.per_real": 4.0, "seed": 1}
 
 
+def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("warmup: 0.2\n")
+    path = study(
+        tmp_path,
+        "simulate: {config: my.yaml, data: Dataset001_X}\n"
+        "grid: {budget: [smoke, small], generator: [flow], seed: [0]}\n",
+    )
+    found = grid_trials(path)
+    assert [trial.options for trial in found] == [
+        (
+            *("--config", str(tmp_path / "my.yaml"), "--data", str(tmp_path / "Dataset001_X")),
+            *("--budget", budget, "--generator", "flow", "--set", "seed=0"),
+        )
+        for budget in ("smoke", "small")
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
+        ("grid: {budget: [tiny]}", "no budget is called 'tiny'"),
+        ("grid: {budget: [{unet: 3}]}", "is not a budget's name"),
         ("grid: {budget.synthesis.per_reel: [1]}", "did you mean 'budget.synthesis.per_real'"),
         ("grid: {fold: [7]}", "fold: input should be less than or equal to 4"),
         ("grid: {seed: 3}", "seed: write a list"),
@@ -106,7 +127,7 @@ def test_a_study_that_is_wrong_is_refused_before_anything_runs(
 def made(tmp_path: Path) -> tuple[list[Trial], dict[str, Finished]]:
     """Two sites pooled in two draws, three seeds; more of them gain more."""
     found, runs = [], {}
-    for size, draw, extra in ((2, 0, 0.0), (2, 1, 0.01), (3, 0, 0.05)):
+    for size, draw, extra in ((2, 0, 0.0), (2, 1, 0.002), (3, 0, 0.05)):
         for seed in range(3):
             name = f"{size}-{draw}-{seed}"
             values = {"fold": 0, "seed": seed, "contributors": ["x"]}
@@ -120,14 +141,33 @@ def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
     few, many = grouped(*made(tmp_path))
     assert (few.name, few.sites, few.draws) == ("2 sites", 2, 2)
     assert (many.name, many.sites, many.draws) == ("3 sites", 3, 1)
-    for group, extra in ((few, 0.005), (many, 0.05)):
+    for group, extra in ((few, 0.001), (many, 0.05)):
         (one,) = (c for c in group.contrasts if (c.first, c.tested) == ("finetuned", "foreign"))
         assert one.difference == pytest.approx(GAIN + extra, abs=0.012)
         assert one.patients == sum(-(-count // 5) for count in SITES.values())
         assert (one.seeds, one.said) == (3, "helps")
+    assert {name.split()[0] for name in curve_points([few, many])} == {"finetuned", "general"}
     points = curve_points([few, many])["finetuned minus local2x, others"]
     assert [size for size, *_ in points] == [2, 3]
     assert points[1][1] > points[0][1]
+
+
+def test_a_curve_has_all_that_ran_and_that_the_pool_changes(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    for name, run in runs.items():
+        more = [
+            replace(row, regime=regime)
+            for row in run.rows
+            if row.regime == "finetuned"
+            for regime in ("personalised", "chosen", "mix-50")
+        ]
+        runs[name] = replace(run, rows=(*run.rows, *more))
+    groups = grouped(found, runs)
+    assert "mix-50" in {one.first for group in groups for one in group.contrasts}
+    regimes = ("finetuned", "general", "personalised", "chosen")
+    assert list(curve_points(groups)) == [
+        f"{regime} minus local2x, {side}" for regime in regimes for side in ("own", "others")
+    ]
 
 
 def test_the_table_of_a_study_has_the_columns_of_results_behind_its_own(tmp_path: Path) -> None:
@@ -165,6 +205,26 @@ def test_numbers_are_ranges_and_lists() -> None:
 def test_options_are_passed_on_as_they_were_typed() -> None:
     options = {"sites": 3, "data": None, "settings": ("syn",), "overrides": ("warmup=0.2",)}
     assert as_arguments(options) == ["--sites", "3", "--settings", "syn", "--set", "warmup=0.2"]
+
+
+def test_no_settings_are_not_the_default_ones() -> None:
+    assert as_arguments({"settings": ()}) == ["--settings", ""]
+    assert as_arguments({"settings": None, "contributors": ()}) == []
+
+
+def test_a_scaling_studys_settings_are_its_trials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    passed: dict[str, Any] = {}
+    monkeypatch.setattr(study_runs, "run_scale", lambda **options: passed.update(options) or 0)
+    call("scale", "--sites", "2,3", "--settings", "personalised", "--config", "my.yaml")
+    assert passed["passed"] == [
+        *("--config", str(Path("my.yaml").absolute()), "--device", "auto"),
+        *("--settings", "personalised"),
+    ]
+    refused = call("scale", "--sites", "2,3", "--settings", "real")
+    assert refused.exit_code == 2
+    assert "did you mean 'real-all'" in refused.output
 
 
 def test_folds_are_not_given_twice(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from hyfree_ray import regimes
+from hyfree_ray.errors import HyfreeError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,6 +69,27 @@ BUDGET = click.option(
 
 GENERATOR = click.option(
     "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
+)
+
+
+def _settings(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:
+    """`a,b` as a tuple of known settings; None where the option was not given."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in regimes.SETTINGS:
+            nearest = difflib.get_close_matches(name, regimes.SETTINGS, n=1, cutoff=0.0)[0]
+            raise HyfreeError(f"--settings {name}: no such setting; did you mean {nearest!r}?")
+    return names
+
+
+SETTINGS = click.option(
+    "--settings",
+    metavar="NAME,...",
+    callback=_settings,
+    help="What to train beside the protocol, for comparison; '' for nothing: "
+    f"{', '.join(regimes.SETTINGS)}.",
 )
 
 FOLD = click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hyfree_ray.parcel_files import HandedIn
     from hyfree_ray.pool import PoolParty
     from hyfree_ray.release import ReleaseMetadata
+    from hyfree_ray.site_value import Shared
+    from hyfree_ray.store import Parcel
     from hyfree_ray.trust import Trust
 
 
@@ -59,9 +61,12 @@ def train(
     Without --keys a hospital's key is taken as its own the first time: compare the fingerprint
     with the one that the hospital was shown. A release that is refused is kept in the store's
     pool/quarantine, and the others go on.
+
+    OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
     from hyfree_ray.parcel_files import write_parcel
     from hyfree_ray.scores import POOL
+    from hyfree_ray.shared_files import RELEASES, write_shared
     from hyfree_ray.store import open_root
 
     experiment, device = _experiment(device, settings)
@@ -72,8 +77,24 @@ def train(
     members = asyncio.run(_take_in(party, signed, described))
     if not members:
         raise HyfreeError("fewer than two good releases make no general model; nothing is written")
-    write_parcel(out, asyncio.run(party.general(members)))
+    general, shared = asyncio.run(_hand_out(party, members))
+    write_parcel(out, general)
     click.echo(f"general model of {', '.join(members)} written to {out}")
+    if shared is not None:
+        write_shared(out / RELEASES, shared, general)
+        click.echo(f"for replay: {', '.join(shared.sites) or 'none'}, in {out / RELEASES}")
+
+
+async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parcel, Shared | None]:
+    """The general model and, where sites are to personalise it, the releases for replay."""
+    general = await party.general(members)
+    if "personalised" not in party.experiment.settings:
+        return general, None
+    shared = await party.share_for_replay(members)
+    for site, dice in (await party.agreement(members)).items():
+        left_out = "" if site in shared.sites else "; not for replay"
+        click.echo(f"{site}: its labels agree with the others' (Dice {dice:.2f}){left_out}")
+    return general, shared
 
 
 def _experiment(device: str, settings: dict[str, Any]) -> tuple[Experiment, str]:

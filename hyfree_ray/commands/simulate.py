@@ -131,6 +131,7 @@ def _simulate(
             cohort=cohort,
             sites=found,
             experiment=experiment,
+            partition=how,
             contributors=_contributors(contributors, found),
             reasons=tuple(reasons),
         )

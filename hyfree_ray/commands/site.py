@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.regimes import CANDIDATES, kept
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation
     from hyfree_ray.site import SiteParty
+    from hyfree_ray.site_value import Shared
+    from hyfree_ray.store import Parcel
 
 log = logging.getLogger("hyfree_ray")
 
@@ -59,8 +63,6 @@ def _site_options(command: Any) -> Any:
 )
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release."""
-    from dataclasses import replace
-
     from hyfree_ray.parcel_files import write_parcel
     from hyfree_ray.signing import PUBLIC_KEY_FILE, fingerprint
 
@@ -77,19 +79,88 @@ def contribute(out: Path, **options: Any) -> None:
         click.echo(f"{party.name}: {parcel.result['images']} synthetic images written to {out}")
 
 
+_RELEASES = click.option(
+    "--releases",
+    type=click.Path(path_type=Path),
+    help="What the pool handed out for replay. Default: GENERAL/releases, where it is there.",
+)
+
+
 @site.command(epilog=EXIT_CODES)
 @_site_options
 @click.option("--general", type=click.Path(path_type=Path), required=True)
+@_RELEASES
+@click.option(
+    "--keep",
+    type=click.Choice(CANDIDATES),
+    help="The model to write. Default: the hospital's choice; without releases finetuned.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def personalise(general: Path, out: Path, **options: Any) -> None:
-    """Fine-tune the general model on the hospital's own images, and write the model to OUT."""
-    from hyfree_ray.parcel_files import read_parcel, write_parcel
+def personalise(
+    general: Path, releases: Path | None, keep: str | None, out: Path, **options: Any
+) -> None:
+    """Fine-tune the general model on the hospital's own images, and write the model to OUT.
+
+    With the pool's releases it is also fine-tuned with replay of the other hospitals', and the
+    hospital chooses by its own validation cases: personalised, else finetuned, unless it is over
+    .005 Dice worse there than local2x, which is trained as long without the others.
+    """
+    from hyfree_ray.parcel_files import write_parcel
 
     party, _ = open_site(**options)
-    model = asyncio.run(party.model("finetuned", read_parcel(general)))
+    pooled = _read_pooled(general, releases, party)
+    if pooled.shared is None and keep == "personalised":
+        raise HyfreeError(
+            f"--keep personalised: {general} has no releases; name them by --releases"
+        )
+    regime, model = asyncio.run(_personalised(party, pooled, keep))
+    write_parcel(out, replace(model, result={**model.result, "regime": regime}))
+    click.echo(f"{party.name}: {regime} written to {out}; see 'hyfree-ray predict --help'")
+
+
+async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> tuple[str, Parcel]:
+    """The regime that the site keeps, and its model. Says what it was chosen by."""
+    chosen = "finetuned"
+    if pooled.shared is None:
+        click.echo(f"{party.name}: no releases to replay: finetuned, without a choice")
+    else:
+        replayed = ", ".join(pooled.shared.sites) or "nobody"
+        click.echo(f"{party.name}: releases checked, for replay: {replayed}")
+        dice = await party.compare_at_home(pooled.general, pooled.shared)
+        chosen = kept(dice)
+        told = ", ".join(f"{regime} {dice[regime]:.3f}" for regime in reversed(CANDIDATES))
+        click.echo(f"{party.name}: Dice on its validation cases: {told}; it chooses {chosen}")
+    regime = keep or chosen
+    model = await party.model(regime, pooled.general, pooled.shared)
     assert model is not None
-    write_parcel(out, model)
-    click.echo(f"{party.name}: model written to {out}; see 'hyfree-ray predict --help'")
+    return regime, model
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pooled:
+    """What came from the pool."""
+
+    general: Parcel
+    shared: Shared | None
+
+
+def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Pooled:
+    """What came from the pool, checked.
+
+    Raises:
+        HyfreeError: `general` is something else, or a release is not good.
+    """
+    from hyfree_ray.parcel_files import read_parcel
+    from hyfree_ray.scores import POOL
+    from hyfree_ray.shared_files import RELEASES, read_shared
+
+    parcel = read_parcel(general)
+    if (parcel.sender, parcel.stage) != (POOL, "train_general"):
+        raise HyfreeError(f"{general}: not a general model; name what 'pool train' wrote")
+    beside = general / RELEASES
+    folder = releases or (beside if beside.exists() else None)
+    shared = None if folder is None else read_shared(folder, parcel, party)
+    return _Pooled(general=parcel, shared=shared)
 
 
 @site.command(epilog=EXIT_CODES)
@@ -99,40 +170,51 @@ def personalise(general: Path, out: Path, **options: Any) -> None:
     type=click.Path(path_type=Path),
     help="The pool's model; without it the hospital's own two are scored.",
 )
+@_RELEASES
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="CSV with a row for each test case, label and metric.",
 )
-def score(general: Path | None, out: Path, **options: Any) -> None:
+def score(general: Path | None, releases: Path | None, out: Path, **options: Any) -> None:
     """Score the hospital's models on its own test cases: what sharing gave it."""
-    from hyfree_ray.parcel_files import read_parcel
-    from hyfree_ray.protocol import Outcome
+    from hyfree_ray.protocol import Outcome, scores_of_chosen
     from hyfree_ray.scores import write_results
     from hyfree_ray.simulation import score_rows
 
+    if general is None and releases is not None:
+        raise HyfreeError("--releases: of which model? name it by --general")
     party, simulation = open_site(**options)
-    parcel = None if general is None else read_parcel(general)
-    scores = asyncio.run(_scores(party, parcel))
-    outcome = Outcome(sites={}, scores=tuple(scores), general=general is not None, chosen={})
+    pooled = None if general is None else _read_pooled(general, releases, party)
+    scores, chosen = asyncio.run(_scores(party, pooled))
+    scores += scores_of_chosen(scores, chosen)
+    outcome = Outcome(sites={}, scores=tuple(scores), general=pooled is not None, chosen=chosen)
     write_results(out, score_rows(simulation, outcome))
     for found in scores:
         measured = [row["dice"] for row in found["rows"] if row["dice"] is not None]
         mean = f"{sum(measured) / len(measured):.3f}" if measured else "nothing to measure"
-        click.echo(f"{found['regime']:<12} mean Dice {mean}")
+        which = f" ({chosen[party.name]})" if found["regime"] == "chosen" else ""
+        click.echo(f"{found['regime']:<12} mean Dice {mean}{which}")
     click.echo(f"case by case: {out}")
 
 
-async def _scores(party: SiteParty, general: Any) -> list[Mapping[str, Any]]:
-    """Every regime that the site can have, in the order of the table."""
+async def _scores(
+    party: SiteParty, pooled: _Pooled | None
+) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+    """Every regime that the site can have, in the order of the table; and what it chooses."""
     from hyfree_ray.scores import POOL
 
+    chosen = {}
     models = {regime: (party.name, await party.model(regime)) for regime in ("local", "local2x")}
-    if general is not None:
-        models["general"] = (POOL, general)
-        models["finetuned"] = (party.name, await party.model("finetuned", general))
-    return [await party.score(regime, *model) for regime, model in models.items()]
+    if pooled is not None:
+        models["general"] = (POOL, pooled.general)
+        models["finetuned"] = (party.name, await party.model("finetuned", pooled.general))
+        if pooled.shared is not None:
+            given = (pooled.general, pooled.shared)
+            models["personalised"] = (party.name, await party.model("personalised", *given))
+            chosen[party.name] = await party.choose(*given)
+    return [await party.score(regime, *model) for regime, model in models.items()], chosen
 
 
 def open_site(

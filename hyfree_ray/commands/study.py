@@ -19,6 +19,7 @@ from hyfree_ray.commands.options import (
     PARTITION,
     RAY,
     SET,
+    SETTINGS,
     STORE,
 )
 
@@ -49,6 +50,7 @@ _PARALLEL = click.option(
 @CONFIG
 @BUDGET
 @GENERATOR
+@SETTINGS
 @SET
 @STORE
 @RAY
@@ -65,11 +67,14 @@ def scale(**options: Any) -> None:
     Examples:
       hyfree-ray scale --sites 2,4,8
       hyfree-ray scale --sites 2,4,8 --repeats 2 --folds 0-4 --seeds 3
+      hyfree-ray scale --sites 2,4,8 --settings personalised
       hyfree-ray scale --data Dataset301_LungCXR --partition random --sites 2,4,8
     """
     from hyfree_ray.commands.study_runs import run_scale
     from hyfree_ray.trials import as_arguments
 
+    for name in ("data", "config"):  # trials run in a folder of their own
+        options[name] = options[name] and options[name].absolute()
     passed = as_arguments({**options, "sites": None, "data": None, "how": None})
     named = ("sites", "repeats", "folds", "seeds", "data", "how", "store", "ray", "parallel")
     sys.exit(
@@ -92,7 +97,7 @@ def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) 
       simulate:                          # options of simulate, for all
         sites: 5
         budget: small
-      grid:                              # fields of the experiment, or sites
+      grid:                              # fields of the experiment, sites, budget
         budget.synthesis.per_real: [1, 4, 20]
         seed: [0, 1, 2]
 

@@ -14,8 +14,10 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.stage import Context, stage
 
 if TYPE_CHECKING:
+    from hyfree_ray.gate import Gate
     from hyfree_ray.label_sets import Painted
     from hyfree_ray.release import Release, ReleaseMetadata
+    from hyfree_ray.release_guard import Handed
 
 VALIDATION_SHARE = 0.2
 VALIDATION_MOST = 2500
@@ -44,35 +46,22 @@ def check_release(
     Raises:
         ReleaseError: the rule that it breaks.
     """
-    from hyfree_ray.errors import ReleaseError
-    from hyfree_ray.gate import Gate, check_card
-    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.gate import Gate
     from hyfree_ray.label_shift import label_shift
     from hyfree_ray.manifest import read_manifest
     from hyfree_ray.pictures import contact_sheet
-    from hyfree_ray.release import read_release
     from hyfree_ray.release_guard import Handed, check_release_file
 
-    # Read once: both processes hold the file to the hash that is in this one.
-    known: dict[str, Any] = {
-        "site": site,
-        "experiment": federation,
-        "round_number": round_number,
-        "manifest": read_manifest(release, site=site),
-    }
-    check_release_file(Handed(folder=release, **known))
-    found = read_release(release, **known)
-    channels = tuple(dataset["channel_names"].values())
-    if found.metadata.channel_names != channels:
-        raise ReleaseError(
-            site,
-            "task",
-            f"channels {found.metadata.channel_names} are those of another task; this one has"
-            f" {channels}",
-        )
-    if differences := Painted.of(dataset).differences(painted_in(found.metadata)):
-        raise ReleaseError(site, "task", f"its labels are those of another task: {differences}")
-    card = check_card(found, Gate(**gate))
+    handed = Handed(
+        folder=release,
+        site=site,
+        experiment=federation,
+        round_number=round_number,
+        # Read once: both processes hold the file to the hash that is in this one.
+        manifest=read_manifest(release, site=site),
+    )
+    check_release_file(handed)
+    found = read_for_task(handed, dataset, Gate(**gate))
     contact_sheet(
         context.out / "samples.png",
         found.images_NCHW[:24],
@@ -83,13 +72,52 @@ def check_release(
     shift = label_shift(found.images_NCHW, found.labels_NHW)
     return {
         "flag": shift.in_words() if shift.flagged else None,
-        "rejection_rate": card.rejection_rate,
+        "rejection_rate": float(found.metadata.card["rejection_rate"]),
         "images": found.manifest.rows,
         "sha256": found.manifest.sha256,
         "nonce": found.manifest.nonce,
         "bytes": found.manifest.bytes,
         "card": found.metadata.card,
     }
+
+
+def read_for_task(handed: Handed, dataset: Mapping[str, Any], gate: Gate) -> Release:
+    """Read a release that another process has read to the end, and hold it to the task.
+
+    Args:
+        handed: the release, and what is known of it.
+        dataset: the task's channels and labels.
+        gate: what its privacy card is held against.
+
+    Raises:
+        ReleaseError: the rule that it breaks.
+    """
+    from hyfree_ray.errors import ReleaseError
+    from hyfree_ray.gate import check_card
+    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.release import read_release
+
+    found = read_release(
+        handed.folder,
+        site=handed.site,
+        experiment=handed.experiment,
+        round_number=handed.round_number,
+        manifest=handed.manifest,
+    )
+    channels = tuple(dataset["channel_names"].values())
+    if found.metadata.channel_names != channels:
+        raise ReleaseError(
+            handed.site,
+            "task",
+            f"channels {found.metadata.channel_names} are those of another task; this one has"
+            f" {channels}",
+        )
+    if differences := Painted.of(dataset).differences(painted_in(found.metadata)):
+        raise ReleaseError(
+            handed.site, "task", f"its labels are those of another task: {differences}"
+        )
+    check_card(found, gate)
+    return found
 
 
 MOST_COMPARED = 200

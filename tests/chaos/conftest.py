@@ -96,10 +96,14 @@ def dice() -> random.Random:
 
 @pytest.fixture
 def program(start: Start, tmp_path: Path) -> Program:
+    return program_with_toys(start, tmp_path)
+
+
+def program_with_toys(start: Start, folder: Path) -> Program:
     """Runs a command with toys, in a process of its own; gives back what it printed."""
 
     def run(*arguments: Any, code: int = 0) -> str:
-        log = tmp_path / "program"
+        log = folder / "program"
         Path(f"{log}.log").unlink(missing_ok=True)
         process = start(log, *(str(a) for a in arguments), program=toys.program)
         process.join()

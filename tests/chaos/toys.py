@@ -35,6 +35,7 @@ from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
 from hyfree_ray.stage import Context, Stage, execute
 from hyfree_ray.store import Artifact, digest_of
+from tests.cards import card
 
 STEPS = 4
 """Checkpoints of a training."""
@@ -179,7 +180,7 @@ def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
         slice_axis=0,
         scale=(1.0,),
         offset=(0.0,),
-        card={},
+        card=card(images=3),
     )
     write_release(
         out,
@@ -241,7 +242,8 @@ def federate_on(data: str, store: str, table: str) -> None:
 
     cohort = read_cohort(Path(data))
     sites = sites_of(cohort, 0)
-    _run(Simulation(cohort=cohort.name, sites=sites, experiment=toy_experiment()), store, table)
+    simulation = Simulation(cohort=cohort.name, sites=sites, experiment=toy_experiment())
+    _run(simulation, store, table, settings=("personalised",))
 
 
 def federate(store: str, die_after: int | None = None, **rules: Any) -> None:
@@ -262,6 +264,7 @@ def _run(
     table: str,
     die_after: int | None = None,
     rules: Rules | None = None,
+    settings: Sequence[str] = (),
 ) -> None:
     from hyfree_ray.runners.disturbed import disturbed
     from hyfree_ray.runners.local import LocalParty, LocalRunner
@@ -288,8 +291,9 @@ def _run(
         )
         for name in simulation.party_names
     }
-    outcome = asyncio.run(protocol.simulate(parties, rules=rules, told=say))
-    say(json.dumps({"round": outcome.round, "sites": outcome.sites}))
+    running = protocol.simulate(parties, settings=settings, rules=rules, told=say)
+    outcome = asyncio.run(running)
+    say(json.dumps({"round": outcome.round, "sites": outcome.sites, "chosen": outcome.chosen}))
     write_results(Path(table), score_rows(simulation, outcome))
 
 

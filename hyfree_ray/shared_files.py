@@ -1,0 +1,143 @@
+"""Releases on their way down, as folders: what the centre hands out for replay, and how it is read.
+
+releases/
+  releases.json        written last: whose they are, and of which general model
+  SITE/                the release as a parcel of the pool's
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.cohort_tables import check_site_names
+from hyfree_ray.errors import HyfreeError, ReleaseError
+from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.parcel_files import read_parcel, write_parcel
+from hyfree_ray.release import RELEASE_FILE
+from hyfree_ray.release_guard import Handed, check_releases
+from hyfree_ray.scores import POOL
+from hyfree_ray.site import ROUND, SiteParty
+from hyfree_ray.site_value import Shared
+from hyfree_ray.stages.pooling import read_for_task
+from hyfree_ray.store import Parcel, remove_tree, write_json
+from hyfree_ray.strict_json import StrictObject, checked_name
+
+RELEASES = "releases"
+"""The folder's name beside a general model."""
+
+LIST_FILE = "releases.json"
+
+_MOST_JSON = 1 << 20
+
+
+def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
+    """Write releases that may be replayed, in the place of those of an older general model.
+
+    Args:
+        folder: of these releases alone.
+        shared: the releases.
+        general: the model that was trained on them.
+
+    Raises:
+        HyfreeError: the folder holds something else.
+    """
+    if folder.exists() and not (folder / LIST_FILE).is_file():
+        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
+    fresh, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    for leftover in (fresh, old):
+        remove_tree(leftover)
+    for site, parcel in zip(shared.sites, shared.parcels, strict=True):
+        write_parcel(fresh / site, parcel)
+    fresh.mkdir(parents=True, exist_ok=True)
+    listed = {s: _described(p) for s, p in zip(shared.sites, shared.parcels, strict=True)}
+    write_json(fresh / LIST_FILE, {"general": general.key, "releases": listed})
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    remove_tree(old)
+
+
+def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
+    """Read what was handed out, for a site that trusts neither the pool nor what carried it.
+
+    The site's own release is left where it is. Another one is taken as the pool takes it: a process
+    of its own reads it first, then its hashes, task and privacy card are checked here.
+
+    Args:
+        folder: what `write_shared` wrote, somewhere else.
+        general: the model that is to be fine-tuned.
+        party: the site.
+
+    Raises:
+        ReleaseError: the rule that a release breaks.
+        HyfreeError: no such folder, an incomplete one, or one of another general model.
+    """
+    listed = _read_list(folder, general)
+    try:
+        check_site_names({party.name, *listed})
+    except HyfreeError as error:
+        raise _torn(folder, str(error).removeprefix("sites.csv: ")) from error
+    others = sorted(set(listed) - {party.name})
+    parcels = [_read_one(folder, site, listed[site]) for site in others]
+    _check(folder, others, parcels, party)
+    return Shared(sites=tuple(others), parcels=tuple(parcels))
+
+
+def _described(parcel: Parcel) -> dict[str, str]:
+    return {"key": parcel.key, "sha256": parcel.sha256}
+
+
+def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
+    """By site, what `_described` says of the parcel."""
+    try:
+        text = bytes(read_untrusted(folder / LIST_FILE, most=_MOST_JSON)).decode()
+        described = StrictObject.parse(text, ("general", "releases"))
+        key, listed = described.digest("general"), described.free("releases")
+        for site in listed:
+            checked_name("releases", site)
+    except (UntrustedFileError, ValueError) as error:
+        raise _torn(folder, str(error)) from error
+    if key != general.key:
+        raise HyfreeError(
+            f"{folder}: the releases of another general model ({key[:8]}, not {general.key[:8]}); "
+            "copy both from one 'pool train'"
+        )
+    return listed
+
+
+def _read_one(folder: Path, site: str, described: Any) -> Parcel:
+    parcel = read_parcel(folder / site)
+    listed = _described(parcel) == described
+    if not listed or (parcel.sender, parcel.stage) != (POOL, "release"):
+        raise ReleaseError(
+            site, "sha256", f"{folder / site} is not what the pool handed out; copy it again"
+        )
+    return parcel
+
+
+def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party: SiteParty) -> None:
+    """As `check_release` does at the pool; nothing is in the site's store before.
+
+    Raises:
+        ReleaseError: the rule that the first bad one breaks.
+    """
+    handed = [
+        Handed(folder=folder / site, site=site, experiment=party.federation, round_number=ROUND)
+        for site in sites
+    ]
+    for error in check_releases(handed):
+        if error is not None:
+            raise error
+    for one, parcel in zip(handed, parcels, strict=True):
+        found = read_for_task(one, party.site.dataset, party.experiment.gate)
+        if hashlib.sha256(parcel.files[RELEASE_FILE]).hexdigest() != found.manifest.sha256:
+            raise ReleaseError(one.site, "sha256", "the file changed while it was read")
+
+
+def _torn(folder: Path, reason: str) -> HyfreeError:
+    return HyfreeError(
+        f"{folder}: not a pool's folder of releases ({reason}); copy it again, all of it"
+    )
