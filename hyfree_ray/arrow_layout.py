@@ -143,7 +143,10 @@ def read_layout(
     """Read what an Arrow IPC file declares, without trusting any of it.
 
     Refused: anything compressed, big-endian, with dictionaries, with metadata where ours has
-    none, and any byte between the declared parts, so that nothing travels beside the rows.
+    none, and any byte between the declared parts. Within the footer and the description of a
+    batch, bytes that nothing points to are not looked for: a flatbuffer may have gaps, and as much
+    as these limits may hide there. So it is a bound on what travels beside the rows, not a proof
+    that nothing does.
 
     Args:
         file: the whole file.

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.manifest import FEWEST_ROWS
 
 
 class _Strict(BaseModel):
@@ -64,7 +65,7 @@ class SynthesisBudget(_Strict):
 
     per_real: float = Field(gt=0)
     """Synthetic images for each real training image; the paper: 10."""
-    max_images: int | None = Field(ge=1)
+    max_images: int | None = Field(ge=FEWEST_ROWS)
     """Synthetic images a site at most."""
 
 

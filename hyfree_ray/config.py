@@ -74,8 +74,8 @@ class Experiment(BaseModel):
     """What is trained beside the paper's protocol, for comparison."""
     budget: Budget
 
-    def federation(self, cohort: str, dataset: Mapping[str, Any]) -> str:
-        """What releases are made for: the joint task, whoever takes part in it.
+    def task(self, cohort: str, dataset: Mapping[str, Any]) -> str:
+        """The joint task, whoever takes part in it: the first half of what releases are made for.
 
         Labels are known by their names: sites may number them each in its own way, and leave
         pixels out by `ignore` or not.
@@ -83,6 +83,20 @@ class Experiment(BaseModel):
         labels = Painted.of(dataset).numbered_by_name()
         task = {"channels": dataset["channel_names"], "labels": labels}
         return digest_of(["federation", cohort, task, self.seed, self.fold])[:32]
+
+    def recipe(self, versions: Sequence[int]) -> str:
+        """How releases are made: the second half. All that changes one is in it, and is signed.
+
+        Not what a hospital's own machine decides: the precision, and the embedder that it has
+        weights for, which stands on the privacy card.
+
+        Args:
+            versions: of the stages that make a release.
+        """
+        settings = self.model_dump(mode="json", exclude=_NOT_IN_A_RECIPE)
+        if self.labeller == "local2x":
+            settings["labeller_epochs"] = self.budget.unet.epochs + self.budget.unet.finetune_epochs
+        return digest_of(["recipe", settings, list(versions)])[:32]
 
     def key(self, cohort: str, site_keys: Mapping[str, str]) -> str:
         """Identity of the experiment: settings and the data of all sites."""
@@ -95,6 +109,20 @@ _NOT_SETTINGS: dict[str, Any] = {
     "budget": {"generator_backend", "generator_reason", "phantom_sites"},
 }
 """What `auto` was resolved by, and a path: the resolved values are in the key."""
+
+_NOT_IN_A_RECIPE: dict[str, Any] = {
+    **dict.fromkeys(("seed", "fold"), True),  # of the task
+    **dict.fromkeys(("precision", "embedder", "embedder_weights"), True),  # of a machine
+    # Of what comes after the releases.
+    **dict.fromkeys(("settings", "warmup", "replay_share"), True),
+    **dict.fromkeys(("min_label_agreement", "general_workers"), True),
+    "budget": {
+        "generator_backend": True,
+        "generator_reason": True,
+        "phantom_sites": True,
+        "unet": {"finetune_epochs"},
+    },
+}
 
 
 class Runtime(BaseModel):

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-_CHUNK = 1 << 22
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -39,10 +37,10 @@ class UntrustedFileError(ValueError):
         self.rule = rule
 
 
-def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> bytearray:
+def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> bytes:
     """All bytes of a file that somebody else put there, through one descriptor, never waiting.
 
-    They are copied: a file that is only mapped can still be changed after it was checked.
+    They are copied, once: a file that is only mapped can still be changed after it was checked.
 
     Args:
         most: a file with more bytes is not read.
@@ -69,12 +67,10 @@ def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> byt
             raise UntrustedFileError("too-large", f"{path.name} has {size} bytes, over {most}")
         if expected not in (None, size):
             raise UntrustedFileError("bytes", f"{path.name} has {size} bytes, not {expected}")
-        content = bytearray(size)
-        view, done = memoryview(content), 0
-        while done < size and (count := os.readv(descriptor, [view[done : done + _CHUNK]])):
-            done += count
-        if done != size or os.read(descriptor, 1):
-            raise UntrustedFileError("bytes", f"{path.name} changed while it was read")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(size)
+            if len(content) != size or file.read(1):
+                raise UntrustedFileError("bytes", f"{path.name} changed while it was read")
     finally:
         os.close(descriptor)
     return content

@@ -1,9 +1,10 @@
 """A guard against mistakes: a stage opens the files of its own party and no other's.
 
-A hook (`sys.addaudithook`, PEP 578) sees each file that Python code of this process opens and each
-folder that it lists, and refuses what a stage has no business with. It is no sandbox and no
-protection against an attacker on the same account: what a C library opens by itself it does not
-see (readers that do so ask `check_path` first), nor what another process opens.
+A hook (`sys.addaudithook`, PEP 578) sees each file that Python code opens and each folder that it
+lists, in the stage's thread and in what copies its context, and refuses what a stage has no
+business with. It is no sandbox and no protection against an attacker on the same account: it does
+not see a rename or a removal, a thread that a library starts without that context, what a C library
+opens by itself (readers that do so ask `check_path` first), nor what another process opens.
 """
 
 from __future__ import annotations

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.errors import HyfreeError, ReleaseError
 from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.manifest import MANIFEST_FILE, Limits, parse_manifest
+from hyfree_ray.release import RELEASE_FILE
+from hyfree_ray.signing import KEY_BYTES, PUBLIC_KEY_FILE, SIGNATURE_BYTES, SIGNATURE_FILE
 from hyfree_ray.store import Parcel, check_parcel, write_bytes, write_json
 from hyfree_ray.strict_json import StrictObject
+from hyfree_ray.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 
 PARCEL_FILE = "parcel.json"
 """Written last: sender, stage, key, result, and the names of the other files."""
 
 _KEYS = ("sender", "stage", "key", "result", "files")
 _MOST_JSON = 4 << 20
-_MOST_BYTES = 64 << 30
+_MOST_BYTES = 8 << 30
+"""Of all files of a parcel together."""
 _MOST_FILES = 100
+
+_SMALL_FILES = {
+    MANIFEST_FILE: Limits().manifest_bytes,
+    NOTICE_FILE: Limits().manifest_bytes,
+    SIGNATURE_FILE: SIGNATURE_BYTES,
+    NOTICE_SIGNATURE_FILE: SIGNATURE_BYTES,
+    PUBLIC_KEY_FILE: KEY_BYTES,
+}
+"""What is read of a release before its signature is checked, and at most how much."""
 
 
 def write_parcel(folder: Path, parcel: Parcel) -> None:
@@ -25,10 +40,11 @@ def write_parcel(folder: Path, parcel: Parcel) -> None:
         HyfreeError: the folder holds something else.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        before = read_parcel(folder) if (folder / PARCEL_FILE).is_file() else None
+        before = _described(folder) if (folder / PARCEL_FILE).is_file() else None
         if before is None or (before.sender, before.stage) != (parcel.sender, parcel.stage):
             raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
-        (folder / PARCEL_FILE).unlink()
+        for name in (PARCEL_FILE, *before.files):
+            (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in parcel.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +59,73 @@ def read_parcel(folder: Path) -> Parcel:
     Raises:
         HyfreeError: no parcel, an incomplete one, or one whose names would leave the folder.
     """
+    described = _described(folder)
+    files: dict[str, bytes] = {}
+    try:
+        for name in described.files:
+            left = _MOST_BYTES - sum(map(len, files.values()))
+            files[name] = read_untrusted(folder / name, most=left)
+    except UntrustedFileError as error:
+        raise _torn(folder, error) from error
+    return replace(described, files=files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandedIn:
+    """A release as it came in, of which only what is small was read."""
+
+    folder: Path
+    parcel: Parcel
+    """With its files' names; those that are not small, or that no release has, are empty."""
+    public_key: bytes
+    """What the folder says its site signs with; empty where it says nothing."""
+
+    @property
+    def small(self) -> Parcel:
+        """The parcel with what was read of it."""
+        files = {name: c for name, c in self.parcel.files.items() if name in _SMALL_FILES}
+        return replace(self.parcel, files=files)
+
+    def whole(self) -> Parcel:
+        """The parcel with the release's file, once its manifest's signature was checked.
+
+        Raises:
+            ReleaseError: there is no such file, or one of another size than the manifest says.
+        """
+        site, files = self.parcel.sender, self.parcel.files
+        if RELEASE_FILE not in files:
+            return self.parcel
+        manifest = parse_manifest(files[MANIFEST_FILE], site=site)
+        most = Limits().file_bytes
+        try:
+            file = read_untrusted(self.folder / RELEASE_FILE, most=most, expected=manifest.bytes)
+        except UntrustedFileError as error:
+            raise ReleaseError(site, error.rule, str(error)) from error
+        return replace(self.parcel, files={**files, RELEASE_FILE: file})
+
+
+def read_handed_in(folder: Path) -> HandedIn:
+    """Read what is small of a release that somebody else has put into a folder.
+
+    Raises:
+        HyfreeError: as `read_parcel`.
+    """
+    described = _described(folder)
+    try:
+        small = {
+            name: read_untrusted(folder / name, most=_SMALL_FILES[name])
+            for name in described.files
+            if name in _SMALL_FILES
+        }
+    except UntrustedFileError as error:
+        raise _torn(folder, error) from error
+    public_key = small.pop(PUBLIC_KEY_FILE, b"")
+    files = {name: b"" for name in described.files if name != PUBLIC_KEY_FILE} | small
+    return HandedIn(folder=folder, parcel=replace(described, files=files), public_key=public_key)
+
+
+def _described(folder: Path) -> Parcel:
+    """A parcel with its files' names alone."""
     try:
         text = bytes(read_untrusted(folder / PARCEL_FILE, most=_MOST_JSON)).decode()
         described = StrictObject.parse(text, _KEYS)
@@ -56,10 +139,13 @@ def read_parcel(folder: Path) -> Parcel:
             files=dict.fromkeys(names, b""),
             result=described.free("result"),
         )
-        check_parcel(parcel)
-        files = {name: bytes(read_untrusted(folder / name, most=_MOST_BYTES)) for name in names}
     except (UntrustedFileError, ValueError) as error:
-        raise HyfreeError(
-            f"{folder}: not a whole parcel ({error}); copy the sender's folder again, all of it"
-        ) from error
-    return Parcel(**{**vars(parcel), "files": files})
+        raise _torn(folder, error) from error
+    check_parcel(parcel)
+    return parcel
+
+
+def _torn(folder: Path, error: ValueError) -> HyfreeError:
+    return HyfreeError(
+        f"{folder}: not a whole parcel ({error}); copy the sender's folder again, all of it"
+    )

@@ -6,17 +6,17 @@ import glob
 import json
 from asyncio import gather
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError, PrivacyError, ReleaseError, TooFewSitesError
 from hyfree_ray.party import Party, Runner
-from hyfree_ray.release import MANIFEST_FILE
+from hyfree_ray.quarantine import quarantine
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import POOL
 from hyfree_ray.seeds import seed_of
-from hyfree_ray.signing import SIGNATURE_FILE, is_signed_by
 from hyfree_ray.site import RELEASE_VERSIONS, ROUND
 from hyfree_ray.site_value import Shared
 from hyfree_ray.stages.pooling import check_release, label_agreement, pool_releases
@@ -26,10 +26,12 @@ from hyfree_ray.store import (
     Artifact,
     Parcel,
     digest_of,
-    write_bytes,
+    remove_tree,
     write_json,
     write_once,
 )
+from hyfree_ray.trust import Trust
+from hyfree_ray.withheld import NOTICE_FILE, read_notice
 
 EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
 """All that the centre hands out: general models, and releases on their way down."""
@@ -63,6 +65,7 @@ class PoolParty(Party):
         self.federation = federation
         self.dataset = dict(dataset)
         self.experiment = experiment
+        self.trusted = Trust(root)
         self.round = root / "rounds" / digest_of([key, RELEASE_VERSIONS])[:16]
         self._taken: dict[str, dict[str, Any]] = {}
         self._gone: set[str] = set()
@@ -70,29 +73,11 @@ class PoolParty(Party):
     def trust(self, site: str, public_key: bytes) -> None:
         """Learn the key that a site signs with, from whoever runs the federation."""
         if not self.runner.planning:
-            self.store.root.joinpath("trusted").mkdir(parents=True, exist_ok=True)
-            write_bytes(self.store.root / "trusted" / site, public_key)
-
-    def _check_signature(self, site: str, parcel: Parcel) -> None:
-        """Refuse what this site has not signed, before any of it is parsed or kept.
-
-        Raises:
-            ReleaseError: rule `signature`.
-        """
-        if parcel.sender != site or parcel.stage != "release":
-            raise ReleaseError(site, "site", "another party's parcel was handed in")
-        manifest = parcel.files.get(MANIFEST_FILE, b"")
-        signature = parcel.files.get(SIGNATURE_FILE)
-        known = self.store.root / "trusted" / site
-        if not known.is_file():
-            raise ReleaseError(site, "signature", "the pool has no public key of this site")
-        if signature is None:
-            raise ReleaseError(site, "signature", "the manifest is not signed")
-        if not is_signed_by(known.read_bytes(), manifest, signature):
-            raise ReleaseError(site, "signature", "the manifest is not signed by this site's key")
+            self.trusted.learn(site, public_key)
 
     async def take(self, site: str, parcel: Parcel) -> dict[str, Any]:
-        """Take one site's release in, or note that it withheld. What is wrong is refused.
+        """Take one site's release in, or note that it withheld. What is wrong is refused and kept
+        in quarantine. Only what the site has signed is believed.
 
         Returns:
             outcome (released, withheld or refused), reason, rejection_rate, images, flag (what is
@@ -104,13 +89,18 @@ class PoolParty(Party):
             "checked": None,
             "images": 0,
             "flag": None,
+            "rejection_rate": None,
         }
-        entry |= _told(parcel)
-        if entry["outcome"] != "withheld":
-            try:
-                entry |= await self._check(site, parcel)
-            except (ReleaseError, PrivacyError) as error:
-                entry |= {"outcome": "refused", "reason": str(error)}
+        try:
+            if not self.runner.planning:
+                self.trusted.check(site, parcel)
+            signed = replace(parcel, result={})
+            if NOTICE_FILE in parcel.files:
+                entry |= self._note(site, signed)
+            else:
+                entry |= await self._check(site, signed)
+        except (ReleaseError, PrivacyError) as error:
+            entry |= self.refuse(site, parcel, error)
         first = self.taken(site)
         if entry["outcome"] == "released" or first is None or first["release"] is None:
             self._keep(site, entry)
@@ -124,9 +114,43 @@ class PoolParty(Party):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, entry)
 
+    def refuse(self, site: str, parcel: Parcel, error: HyfreeError) -> dict[str, Any]:
+        """Put a parcel into quarantine, and away from where releases lie unless it is one of them.
+
+        Returns:
+            outcome and reason.
+        """
+        told = {"outcome": "refused", "reason": str(error)}
+        if self.runner.planning:
+            return told
+        quarantine(self.store.root, site, parcel, str(error))
+        received = self.store.received(parcel.stage, parcel.key, site)
+        here = received.record is not None and received.record["sha256"] == parcel.sha256
+        if here and not self._is_held(site, parcel):
+            remove_tree(received.path)
+        return told
+
+    def _is_held(self, site: str, parcel: Parcel) -> bool:
+        """Whether a round of any experiment has this release."""
+        taken = self.store.root.glob(f"rounds/*/in/{glob.escape(site)}.json")
+        return any(json.loads(file.read_text())["release"] == parcel.key for file in taken)
+
+    def _note(self, site: str, parcel: Parcel) -> dict[str, Any]:
+        """That a site withholds."""
+        notice = read_notice(
+            parcel.files[NOTICE_FILE],
+            site=site,
+            experiment=self.federation,
+            round_number=ROUND,
+        )
+        self.receive(parcel)
+        return {
+            "outcome": "withheld",
+            "reason": notice.reason,
+            "rejection_rate": notice.rejection_rate,
+        }
+
     async def _check(self, site: str, parcel: Parcel) -> dict[str, Any]:
-        if not self.runner.planning:
-            self._check_signature(site, parcel)
         received = self.receive(parcel)
         checked = await self.run(
             check_release,
@@ -137,11 +161,12 @@ class PoolParty(Party):
             round_number=ROUND,
             gate=self.experiment.gate.model_dump(),
         )
-        entry = {"outcome": "released", "reason": None, "images": 0}
+        entry: dict[str, Any] = {"outcome": "released", "reason": None}
         entry |= {"release": received.key, "checked": checked.key}
         if checked.record is not None:
             self._admit(site, checked.result)
-            entry |= {name: checked.result[name] for name in ("images", "sha256", "flag")}
+            told = ("images", "sha256", "flag", "rejection_rate")
+            entry |= {name: checked.result[name] for name in told}
         return entry
 
     def _admit(self, site: str, checked: Mapping[str, Any]) -> None:
@@ -351,23 +376,6 @@ class PoolParty(Party):
             return None
         checked = self.store.find_key("check_release", entry["checked"])
         return None if checked.record is None else (checked.path / "samples.png").read_bytes()
-
-
-def _told(parcel: Parcel) -> dict[str, Any]:
-    """What a site says became of its release: of known form, whoever sent it."""
-    rate, reason = parcel.result.get("rejection_rate"), parcel.result.get("reason")
-    known = isinstance(rate, float) and 0 <= rate <= 1
-    withheld = parcel.result.get("outcome") == "withheld"
-    return {
-        "outcome": "withheld" if withheld else "released",
-        "reason": _one_line(reason) if withheld else None,
-        "rejection_rate": rate if known else None,
-    }
-
-
-def _one_line(reason: object) -> str:
-    text = reason if isinstance(reason, str) else "no reason given"
-    return (text if text.isprintable() else ascii(text))[:500]
 
 
 def _enough(closed: Mapping[str, Any]) -> dict[str, Any]:

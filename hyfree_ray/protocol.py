@@ -186,12 +186,14 @@ class _Run:
             cause = _cause_of(error)
             if not self.rules.tolerant or not isinstance(cause, (HyfreeError, StageError)):
                 raise
-            self._leave_out(name, "failed", _reason_of(cause))
+            self._leave_out(name, "failed", _reason_of(cause), in_full=cause)
 
-    def _leave_out(self, name: str, outcome: str, reason: str) -> None:
+    def _leave_out(
+        self, name: str, outcome: str, reason: str, in_full: BaseException | None = None
+    ) -> None:
         self.sites.pop(name, None)
         self.outcomes[name] = _without_release(outcome, reason)
-        self.told(_in_words(name, self.outcomes[name]))
+        self.told(_in_words(name, self.outcomes[name], in_full))
 
     def _left_out(self) -> dict[str, Mapping[str, Any]]:
         late = {"failed", "late"}
@@ -209,7 +211,7 @@ class _Run:
                     reason = _reason_of(cause)
                     told = {**self.outcomes[cause.owner], "outcome": "failed", "reason": reason}
                     self.outcomes[cause.owner] = told
-                    self.told(_in_words(cause.owner, told))
+                    self.told(_in_words(cause.owner, told, cause))
             elif cause is not None:
                 raise cause
             settled.append(None if cause is not None else found)
@@ -294,14 +296,20 @@ def _cause_of(error: BaseException) -> BaseException:
 
 
 def _reason_of(error: BaseException) -> str:
+    """What others are told, the pool and the run's summary: the stage and the kind of error.
+
+    An error's own text may name a file, and with it a patient: it is for this terminal alone.
+    """
     if isinstance(error, StageError):
-        return f"{error.stage}: {error.reason} (see {error.log})"
-    return str(error)
+        return f"{error.stage}: {error.reason}"
+    return f"{type(error).__name__}; what it says stays at the site"
 
 
-def _in_words(name: str, outcome: Mapping[str, Any]) -> str:
+def _in_words(name: str, outcome: Mapping[str, Any], in_full: BaseException | None = None) -> str:
     if outcome["outcome"] == "released":
         flag = f"; look at it: {outcome['flag']}" if outcome.get("flag") else ""
         return f"{name}: released {outcome['images']} synthetic images{flag}"
     kind = "FAILED" if outcome["outcome"] == "failed" else outcome["outcome"]
-    return f"{name}: {kind}: {outcome['reason']}"
+    if isinstance(in_full, StageError):
+        return f"{name}: {kind}: {outcome['reason']} (see {in_full.log})"
+    return f"{name}: {kind}: {outcome['reason'] if in_full is None else in_full}"

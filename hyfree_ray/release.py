@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,29 +17,24 @@ import numpy.typing as npt
 
 from hyfree_ray.arrow_layout import LayoutError
 from hyfree_ray.errors import ReleaseError
-from hyfree_ray.files import UntrustedFileError, read_untrusted, replacing
+from hyfree_ray.files import read_untrusted, replacing
+from hyfree_ray.manifest import (
+    MANIFEST_FILE,
+    RELEASE_VERSION,
+    Limits,
+    Manifest,
+    canonical,
+    check_manifest,
+    check_rows,
+    quoted,
+    read_manifest,
+    refusing,
+)
 from hyfree_ray.release_arrow import Pixels, declared, read_pixels, write_arrow
 from hyfree_ray.strict_json import StrictObject
 
-RELEASE_VERSION = 2
 RELEASE_FILE = "release.arrow"
-MANIFEST_FILE = "manifest.json"
 _CHUNK = 1 << 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the pool takes from a site at most. Stated up front, checked before anything is read."""
-
-    file_bytes: int = 8 << 30
-    manifest_bytes: int = 64 << 10
-    metadata_bytes: int = 256 << 10
-    """Of the JSON in the schema, the privacy card included."""
-    rows: int = 500_000
-    channels: int = 64
-    side: int = 8192
-    """Pixels along height and along width."""
-    highest_label: int = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +61,7 @@ class ReleaseMetadata:
     empty where labels are no regions."""
 
     def to_json(self) -> str:
-        return _canonical(dataclasses.asdict(self))
+        return canonical(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> ReleaseMetadata:
@@ -110,42 +102,6 @@ def _check_regions(metadata: ReleaseMetadata) -> None:
         or any(not classes or not values.issuperset(classes) for _, classes in metadata.regions)
     ):
         raise ValueError("regions are not made of the labels")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What the file must be, read before the file is."""
-
-    version: int = RELEASE_VERSION
-    site: str
-    experiment: str
-    """Key of the experiment that the release was made for."""
-    round: int
-    nonce: str
-    """Differs between any two releases, so that an old one cannot be handed in again."""
-    rows: int
-    sha256: str
-    """Of the Arrow file's bytes, in hexadecimal digits."""
-    bytes: int
-
-    def to_json(self) -> str:
-        """Canonical: equal manifests have equal bytes, which is what a signature is made over."""
-        return _canonical(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Parse strictly, as `ReleaseMetadata.from_json`."""
-        read = StrictObject.parse(text, [field.name for field in dataclasses.fields(cls)])
-        return cls(
-            version=read.integer("version", least=RELEASE_VERSION, most=RELEASE_VERSION),
-            site=read.name("site"),
-            experiment=read.name("experiment"),
-            round=read.integer("round", least=0, most=1 << 31),
-            nonce=read.name("nonce"),
-            rows=read.integer("rows", least=0, most=1 << 40),
-            sha256=read.digest("sha256"),
-            bytes=read.integer("bytes", least=0, most=1 << 50),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +166,7 @@ def write_release(
     Raises:
         ReleaseError: where the pool would refuse it (see `read_release`).
     """
-    with _refusing(metadata.site, "metadata"):
+    with refusing(metadata.site, "metadata"):
         metadata = ReleaseMetadata.from_json(metadata.to_json())
     _check_pixels(metadata, images_NCHW, labels_NHW, Limits())
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +192,13 @@ def write_release(
 
 
 def read_release(
-    folder: Path, *, site: str, experiment: str, round_number: int, limits: Limits | None = None
+    folder: Path,
+    *,
+    site: str,
+    experiment: str,
+    round_number: int,
+    manifest: Manifest | None = None,
+    limits: Limits | None = None,
 ) -> Release:
     """Read a release as the pool does: as something that may have been made to do harm.
 
@@ -248,18 +210,19 @@ def read_release(
         site: who handed it in, as the pool knows it.
         experiment: key of the experiment that is running.
         round_number: the round that is open.
+        manifest: as it was read before, with its signature perhaps, so that the file is held to
+            the very same; None: the folder's is read.
 
     Raises:
         ReleaseError: with the rule that was broken. The rules: `missing`, `not-a-file`,
             `too-large`, `manifest`, `site`, `experiment`, `round`, `bytes`, `sha256`, `magic`,
             `layout`, `endianness`, `compressed`, `schema`, `metadata`, `rows`, `nulls`, `shape`,
-            `labels`, `duplicates`, `arrow`.
+            `values`, `labels`, `duplicates`, `arrow`.
     """
     limits = limits or Limits()
-    manifest = read_manifest(
-        folder, site=site, experiment=experiment, round_number=round_number, limits=limits
-    )
-    with _refusing(site, "layout"):
+    manifest = manifest or read_manifest(folder, site=site, limits=limits)
+    check_manifest(manifest, site, experiment, round_number, limits)
+    with refusing(site, "layout"):
         path, most = folder / RELEASE_FILE, limits.file_bytes
         file = memoryview(read_untrusted(path, most=most, expected=manifest.bytes))
         if hashlib.sha256(file).hexdigest() != manifest.sha256:
@@ -267,60 +230,16 @@ def read_release(
         found = declared(file, most_rows=manifest.rows, metadata_bytes=limits.metadata_bytes)
         if found.rows != manifest.rows:
             raise LayoutError("rows", f"{found.rows} rows, the manifest says {manifest.rows}")
-    with _refusing(site, "metadata"):
+    with refusing(site, "metadata"):
         metadata = ReleaseMetadata.from_json(found.metadata.decode())
     if metadata.site != site:
-        raise ReleaseError(site, "site", f"made by {_quoted(metadata.site)}")
-    with _refusing(site, "arrow"):
+        raise ReleaseError(site, "site", f"made by {quoted(metadata.site)}")
+    with refusing(site, "arrow"):
         images_NCHW, labels_NHW = read_pixels(file, manifest.rows)
     _check_pixels(metadata, images_NCHW, labels_NHW, limits)
     return Release(
         manifest=manifest, metadata=metadata, images_NCHW=images_NCHW, labels_NHW=labels_NHW
     )
-
-
-def read_manifest(
-    folder: Path, *, site: str, experiment: str, round_number: int, limits: Limits | None = None
-) -> Manifest:
-    """Read the manifest of a release and check that it is this site's, for this round.
-
-    Raises:
-        ReleaseError: see `read_release`.
-    """
-    limits = limits or Limits()
-    manifest = read_manifest_alone(folder, site=site, limits=limits)
-    if manifest.site != site:
-        raise ReleaseError(site, "site", f"made by {_quoted(manifest.site)}")
-    if manifest.experiment != experiment:
-        made_for = _quoted(manifest.experiment)
-        raise ReleaseError(
-            site,
-            "experiment",
-            f"made for {made_for}, this is {experiment}: the parties' --seed, --fold, data set"
-            " name, channels or structures differ",
-        )
-    if manifest.round != round_number:
-        rounds = f"made for round {manifest.round}, this is round {round_number}"
-        raise ReleaseError(site, "round", rounds)
-    if not 0 < manifest.rows <= limits.rows:
-        raise ReleaseError(site, "rows", f"{manifest.rows} rows; 1 to {limits.rows} are taken")
-    return manifest
-
-
-def read_manifest_alone(
-    folder: Path, *, site: str = "release", limits: Limits | None = None
-) -> Manifest:
-    """Read the manifest of a release strictly, and believe what it says of who, what for and when.
-
-    Args:
-        site: who handed it in, named in errors; by hand, that is not known.
-
-    Raises:
-        ReleaseError: see `read_release`.
-    """
-    with _refusing(site, "manifest"):
-        text = read_untrusted(folder / MANIFEST_FILE, most=(limits or Limits()).manifest_bytes)
-        return Manifest.from_json(text.decode())
 
 
 def _check_pixels(
@@ -337,13 +256,13 @@ def _check_pixels(
         kinds = f"images of {images_NCHW.dtype}, labels of {labels_NHW.dtype}"
         raise ReleaseError(site, "shape", f"{kinds}; uint8 or uint16, and uint8, are taken")
     rows, channels, height, width = shape
-    if not 0 < rows <= limits.rows:
-        raise ReleaseError(site, "rows", f"{rows} rows; 1 to {limits.rows} are taken")
+    check_rows(site, rows, limits)
     if channels != len(metadata.channel_names) or channels > limits.channels:
         names = len(metadata.channel_names)
         raise ReleaseError(site, "shape", f"{channels} channels, {names} channel names")
     if not (0 < height <= limits.side and 0 < width <= limits.side):
         raise ReleaseError(site, "shape", f"images of {height}x{width} pixels")
+    _check_values(metadata, (height, width), int(np.iinfo(images_NCHW.dtype).max), limits)
     highest, found = max(metadata.label_names.values()), int(labels_NHW.max())
     if found > highest or highest > limits.highest_label:
         raise ReleaseError(site, "labels", f"a label of {found}; the highest declared: {highest}")
@@ -352,21 +271,27 @@ def _check_pixels(
         raise ReleaseError(site, "duplicates", f"{repeated} images are copies of others in it")
 
 
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False, indent=1) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """Somebody else's text, short and on one line, so that it can stand in a message or a log."""
-    return ascii(text[:80])
-
-
-@contextmanager
-def _refusing(site: str, rule: str) -> Iterator[None]:
-    """Turn whatever is wrong inside into a ReleaseError; `rule` where the fault names none."""
-    try:
-        yield
-    except (LayoutError, UntrustedFileError) as error:
-        raise ReleaseError(site, error.rule, str(error)) from error
-    except ValueError as error:
-        raise ReleaseError(site, rule, str(error)) from error
+def _check_values(
+    metadata: ReleaseMetadata, size: tuple[int, int], levels: int, limits: Limits
+) -> None:
+    """Whether physical values and spacings are such as nnU-Net can be planned and trained on."""
+    least, most = limits.spacing
+    for spacing, pixels in zip(metadata.spacing, size, strict=True):
+        if not least <= spacing <= most or spacing * pixels > limits.extent:
+            raise ReleaseError(
+                metadata.site,
+                "values",
+                f"{pixels} pixels {spacing:g} mm apart; {least:g} to {most:g} mm and, in all, "
+                f"{limits.extent:g} mm are taken",
+            )
+    with np.errstate(over="ignore"):
+        low_C = np.asarray(metadata.offset, np.float32)
+        high_C = np.asarray(metadata.scale, np.float32) * np.float32(levels) + low_C
+    # Written so that what is no number fails too.
+    if not ((low_C < high_C) & (np.maximum(-low_C, high_C) < limits.magnitude)).all():
+        raise ReleaseError(
+            metadata.site,
+            "values",
+            f"scale and offset of a channel give values that float32 does not tell apart, or that "
+            f"are not under {limits.magnitude:g}; give the images other units",
+        )

@@ -21,7 +21,8 @@ from typing import Any
 
 import hyfree_ray
 from hyfree_ray.errors import ReleaseError
-from hyfree_ray.release import RELEASE_FILE, Limits, read_release
+from hyfree_ray.manifest import Limits, Manifest
+from hyfree_ray.release import RELEASE_FILE, read_release
 
 _READY = b"ready"
 """The child's first line: from here on, what ends it is a release's doing."""
@@ -38,6 +39,8 @@ class Handed:
     site: str
     experiment: str
     round_number: int
+    manifest: Manifest | None = None
+    """As it was read before: the child holds the file to the very same. None: it reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +198,14 @@ def _child() -> None:
 
 
 def _verdict(task: dict[str, Any]) -> list[str] | None:
+    given = task["manifest"]
     try:
         read_release(
             Path(task["folder"]),
             site=task["site"],
             experiment=task["experiment"],
             round_number=task["round_number"],
+            manifest=None if given is None else Manifest(**given),
         )
     except ReleaseError as error:
         return [error.rule, error.message]

@@ -15,6 +15,7 @@ from typing import Any
 from hyfree_ray.cohort_tables import check_site_names
 from hyfree_ray.errors import HyfreeError, ReleaseError
 from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
 from hyfree_ray.parcel_files import read_parcel, write_parcel
 from hyfree_ray.release import RELEASE_FILE
 from hyfree_ray.release_guard import Handed, check_releases
@@ -125,15 +126,22 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
         ReleaseError: the rule that the first bad one breaks.
     """
     handed = [
-        Handed(folder=folder / site, site=site, experiment=party.federation, round_number=ROUND)
-        for site in sites
+        Handed(
+            folder=folder / site,
+            site=site,
+            experiment=party.federation,
+            round_number=ROUND,
+            manifest=parse_manifest(parcel.files.get(MANIFEST_FILE, b""), site=site),
+        )
+        for site, parcel in zip(sites, parcels, strict=True)
     ]
     for error in check_releases(handed):
         if error is not None:
             raise error
     for one, parcel in zip(handed, parcels, strict=True):
         found = read_for_task(one, party.site.dataset, party.experiment.gate)
-        if hashlib.sha256(parcel.files[RELEASE_FILE]).hexdigest() != found.manifest.sha256:
+        file = parcel.files.get(RELEASE_FILE, b"")
+        if hashlib.sha256(file).hexdigest() != found.manifest.sha256:
             raise ReleaseError(one.site, "sha256", "the file changed while it was read")
 
 

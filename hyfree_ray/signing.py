@@ -7,6 +7,7 @@ the hash of the release's file, so one signature stands for both.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -16,6 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 SIGNATURE_FILE = "manifest.sig"
 """64 bytes beside the manifest."""
+
+PUBLIC_KEY_FILE = "public.key"
+"""Beside a release: what its site says that it signs with."""
 
 SIGNATURE_BYTES = 64
 
@@ -38,6 +42,11 @@ def signing_key(path: Path) -> Ed25519PrivateKey:
             with contextlib.suppress(FileExistsError):
                 os.link(file.name, path)
     return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+
+
+def fingerprint(public_key: bytes) -> str:
+    """A key as 16 hexadecimal digits, for people to compare."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
 
 
 def is_signed_by(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from asyncio import gather
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import StageError
+from hyfree_ray.manifest import MANIFEST_FILE
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.regimes import CANDIDATES, kept
-from hyfree_ray.release import MANIFEST_FILE
 from hyfree_ray.scores import mean_over_patients
 from hyfree_ray.seeds import seed_of
-from hyfree_ray.signing import SIGNATURE_FILE, signing_key
+from hyfree_ray.signing import signing_key
 from hyfree_ray.site_value import (
     Contribution,
     Learned,
@@ -34,7 +33,9 @@ from hyfree_ray.stages.replay import prepare_replay
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
 from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
-from hyfree_ray.store import Artifact, Parcel, file_digest
+from hyfree_ray.store import Artifact, Parcel, digest_of, file_digest
+from hyfree_ray.trust import sign
+from hyfree_ray.withheld import NOTICE_FILE, Notice
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("hyfree_ray")
 
 ROUND = 1
+"""Of all releases: a pool's later rounds take the same ones in, or those of other experiments."""
+
+AUDIT_BROKE = "its audit broke or took too long, and without one nothing is released"
 
 RELEASE_VERSIONS = tuple(
     one.version
@@ -208,25 +212,28 @@ class SiteParty(Party):
         return learned.segmenter if self.experiment.labeller == "local" else await self.control()
 
     async def hand_in(self) -> Parcel:
-        """The release, signed, on its way to the pool; empty where the site withholds it."""
+        """The release, signed, on its way to the pool; or, signed, that the site withholds it."""
         done = await self.contribute()
         if done.release is None:
-            return self._nothing(done.samples)
+            return self._withhold(AUDIT_BROKE, done.samples.result["rejection_rate"])
         parcel = self.export(done.release)
-        if MANIFEST_FILE not in parcel.files or self.runner.planning:
-            return parcel
-        signature = self._key().sign(parcel.files[MANIFEST_FILE])
-        return replace(parcel, files={**parcel.files, SIGNATURE_FILE: signature})
+        if done.release.record is not None and MANIFEST_FILE not in parcel.files:
+            return self._withhold(parcel.result["reason"], parcel.result["rejection_rate"])
+        return self._signed(parcel, MANIFEST_FILE)
 
-    def _nothing(self, samples: Artifact) -> Parcel:
-        """What is handed in instead of a release whose audit broke."""
-        result = {
-            "outcome": "withheld",
-            "reason": "its audit broke or took too long, and without one nothing is released",
-            "rejection_rate": samples.result["rejection_rate"],
-            "images": 0,
-        }
-        return Parcel(sender=self.name, stage="release", key=samples.key, files={}, result=result)
+    def _withhold(self, reason: str, rate: float | None) -> Parcel:
+        """What is handed in instead of a release: that there is none, and why."""
+        notice = Notice.of(self.name, self.federation, ROUND, reason, rate).to_json()
+        result = {"outcome": "withheld", "reason": reason, "rejection_rate": rate, "images": 0}
+        files = {NOTICE_FILE: notice.encode()}
+        parcel = Parcel(
+            sender=self.name, stage="release", key=digest_of(notice), files=files, result=result
+        )
+        return self._signed(parcel, NOTICE_FILE)
+
+    def _signed(self, parcel: Parcel, statement: str) -> Parcel:
+        """With the site's signature; while planning, as it is."""
+        return parcel if self.runner.planning else sign(parcel, statement, self._key())
 
     def public_key(self) -> bytes:
         """What the pool knows this site's signatures by; empty while planning."""

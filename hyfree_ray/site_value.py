@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.budget import Budget
+from hyfree_ray.manifest import FEWEST_ROWS
 from hyfree_ray.party import Party
 from hyfree_ray.stages.data import draw_phantom
 from hyfree_ray.store import RAW_DATA, Artifact, Parcel, write_json
@@ -90,7 +91,7 @@ def images_shown(site: Site, budget: Budget) -> int:
 
 def quota(site: Site, budget: Budget) -> int:
     """Images that the site would release (METHOD: ten for each training image)."""
-    wanted = max(1, round(budget.synthesis.per_real * site.training_images))
+    wanted = max(FEWEST_ROWS, round(budget.synthesis.per_real * site.training_images))
     return min(wanted, budget.synthesis.max_images or wanted)
 
 

@@ -245,7 +245,13 @@ class Store:
 
 
 def check_parcel(parcel: Parcel) -> None:
-    """Refuse names that are not those of a party, a stage, a key and files below a folder."""
+    """Refuse names that are not those of a party, a stage, a key and files below a folder.
+
+    A file's name is spelt as its path is, none is hidden, ours, or a folder of another.
+
+    Raises:
+        PrivacyError: a name that is not.
+    """
     sender = parcel.sender
     named = sender not in {"", ".", ".."} and not set(sender) & set("/\\\0")
     short = all(
@@ -255,7 +261,9 @@ def check_parcel(parcel: Parcel) -> None:
     ) and all(len(name) <= 4 * _LONGEST_NAME for name in parcel.files)
     keyed = re.fullmatch("[0-9a-f]{64}", parcel.key) is not None
     inside = all(
-        not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+        all(part and not part.startswith(".") and "\0" not in part for part in name.split("/"))
+        and name.split("/")[0] != RECORD
+        and not any(other.startswith(f"{name}/") for other in parcel.files)
         for name in parcel.files
     )
     if not (named and keyed and inside and short and parcel.stage.isidentifier()):

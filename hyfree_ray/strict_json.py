@@ -55,6 +55,20 @@ class StrictObject:
     def name(self, key: str) -> str:
         return checked_name(key, self.values[key])
 
+    def text(self, key: str, *, longest: int) -> str:
+        """As a name, but longer."""
+        return checked_name(key, self.values[key], longest=longest)
+
+    def share(self, key: str) -> float | None:
+        """A number from 0 to 1, or null."""
+        value = self.values[key]
+        if value is None:
+            return None
+        number = _number(key, value, positive=False)
+        if not 0 <= number <= 1:
+            raise ValueError(f"{key} is not a number from 0 to 1")
+        return number
+
     def names(self, key: str) -> tuple[str, ...]:
         return tuple(checked_name(key, value) for value in self._list(key))
 
@@ -103,10 +117,10 @@ class StrictObject:
         return value
 
 
-def checked_name(key: str, value: Any) -> str:
+def checked_name(key: str, value: Any, *, longest: int = _LONGEST_NAME) -> str:
     """A text that may be a name: short, on one line, without control characters."""
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_NAME:
-        raise ValueError(f"{key} is not a text of 1 to {_LONGEST_NAME} characters")
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise ValueError(f"{key} is not a text of 1 to {longest} characters")
     if not value.isprintable():
         raise ValueError(f"{key} has characters that cannot be printed")
     return value

@@ -125,9 +125,38 @@ def test_the_key_follows_settings_and_data_but_not_the_order_of_sites() -> None:
 def test_a_release_is_made_for_the_task_whoever_takes_part() -> None:
     dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}}
     shorter = resolve("budget.unet.epochs=2")
-    assert resolve().federation("p", dataset) == shorter.federation("p", dataset)
+    assert resolve().task("p", dataset) == shorter.task("p", dataset)
     other = {**dataset, "labels": {"background": 0, "lesion": 1}}
-    assert resolve().federation("p", dataset) != resolve().federation("p", other)
+    assert resolve().task("p", dataset) != resolve().task("p", other)
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        "generator=stylegan2", "mirror=true", "threshold_percentile=1.0", "labeller=local2x",
+        "gate.max_rejection_rate=0.9", "gate.max_auc_over_control=0.2", "budget.unet.epochs=2",
+        "budget.generator.min_images_shown=9", "budget.synthesis.per_real=3.0",
+        "budget.plan.working_size=48",
+    ],
+)  # fmt: skip
+def test_a_release_is_signed_for_every_setting_that_it_is_made_by(signed: str) -> None:
+    """Case 37: one that was made otherwise is refused, however well it is signed."""
+    assert resolve(signed).recipe([1, 2]) != resolve().recipe([1, 2])
+    assert resolve().recipe([1, 3]) != resolve().recipe([1, 2])
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        "precision=bf16", "embedder=openclip", "warmup=0.5", "settings=[syn]", "replay_share=0.2",
+        "budget.unet.finetune_epochs=2", "budget.phantom_sites=9", "general_workers=2", "seed=4",
+        "min_label_agreement=0.5",
+    ],
+)  # fmt: skip
+def test_what_makes_no_release_or_is_a_machines_own_is_not_signed(free: str) -> None:
+    assert resolve(free).recipe([1]) == resolve().recipe([1])
+    steps = [resolve("labeller=local2x", f"budget.unet.finetune_epochs={n}") for n in (2, 3)]
+    assert steps[0].recipe([1]) != steps[1].recipe([1])
 
 
 def test_resolving_does_not_import_torch() -> None:

@@ -20,17 +20,17 @@ FLOORS = (
         "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
         "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
         "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
-        "uncertainty", "regimes", "answers", "results", "results_table", "finished", "published",
-        "pooled", "pooled_table", "timeline",
+        "manifest", "withheld", "uncertainty", "regimes", "answers", "results", "results_table",
+        "finished", "published", "pooled", "pooled_table", "timeline",
     ),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
         "pictures", "quality", "labelling", "figures", "report_parts", "report",
     ),
     (
-        "rules", "store", "parcel_files", "stage", "config", "stages", "party", "site_value",
-        "site", "pool", "oracle", "protocol", "simulation", "shared_files", "calibration", "trials",
-        "studies",
+        "rules", "store", "trust", "quarantine", "parcel_files", "stage", "config", "stages",
+        "party", "site_value", "site", "pool", "oracle", "protocol", "simulation", "shared_files",
+        "calibration", "trials", "studies",
     ),
     (
         "progress", "dropouts", "shortfalls", "schedule", "slots", "resources", "costs", "observer",

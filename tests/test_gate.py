@@ -10,8 +10,9 @@ import pytest
 
 from hyfree_ray.errors import ReleaseError
 from hyfree_ray.gate import Gate, check_card, faults
+from hyfree_ray.manifest import Manifest
 from hyfree_ray.privacy_card import PrivacyCard, in_words, read_card
-from hyfree_ray.release import Manifest, Release, ReleaseMetadata
+from hyfree_ray.release import Release, ReleaseMetadata
 from tests.cards import attack, card
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.generator_view import GeneratorView, stored_bits
 from hyfree_ray.labelling import content_box
+from hyfree_ray.manifest import Manifest
 from hyfree_ray.privacy.sampling import levels_of, quantise, restore
-from hyfree_ray.release import Manifest, Release, ReleaseMetadata
+from hyfree_ray.release import Release, ReleaseMetadata
 from hyfree_ray.simulation import sites_of
 from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare

@@ -16,8 +16,9 @@ from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.gate import Gate
 from hyfree_ray.label_sets import Painted, with_values
+from hyfree_ray.manifest import MANIFEST_FILE, key_of
 from hyfree_ray.parcel_files import write_parcel
-from hyfree_ray.release import MANIFEST_FILE, RELEASE_FILE, ReleaseMetadata, write_release
+from hyfree_ray.release import RELEASE_FILE, ReleaseMetadata, write_release
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment, read_label
 from hyfree_ray.segmenters.nnunet.model import load_weights
 from hyfree_ray.segmenters.nnunet.train import (
@@ -29,6 +30,7 @@ from hyfree_ray.segmenters.nnunet.train import (
 )
 from hyfree_ray.signing import signing_key
 from hyfree_ray.simulation import sites_of
+from hyfree_ray.site import RELEASE_VERSIONS
 from hyfree_ray.site_value import Site
 from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare, prepare_for_general
@@ -256,7 +258,7 @@ def test_releases_are_pooled_in_the_values_of_the_first(tmp_path: Path, tasks: A
 
 def test_a_federation_is_of_structures_not_of_their_values() -> None:
     def key(labels: dict[str, Any], order: list[int] | None = None) -> str:
-        return experiment().federation("Livers", dataset_of(labels, order))
+        return experiment().task("Livers", dataset_of(labels, order))
 
     assert key(PLAIN) == key(SWAPPED)
     assert key(*REGIONS) == key(*OTHER_REGIONS)
@@ -317,7 +319,8 @@ def test_the_pool_names_the_structures_that_a_hospital_labels_otherwise(tmp_path
     folders = []
     cyst = {"background": 0, "liver": 1, "cyst": 2}
     for site, labels in (("alpha", PLAIN), ("gamma", cyst)):
-        federation = experiment().federation("Livers", dataset_of(labels))
+        task = experiment().task("Livers", dataset_of(labels))
+        federation = key_of(task, experiment().recipe(RELEASE_VERSIONS))
         made = release(tmp_path / "made", site, (labels, None), federation)
         key = signing_key(tmp_path / site)
         files = {name: (made / name).read_bytes() for name in (RELEASE_FILE, MANIFEST_FILE)}
@@ -325,8 +328,9 @@ def test_the_pool_names_the_structures_that_a_hospital_labels_otherwise(tmp_path
         files["public.key"] = key.public_key().public_bytes_raw()
         result = {"outcome": "released", "reason": None, "rejection_rate": 0.1, "images": 6}
         folders.append(tmp_path / "in" / site)
-        key_of = digest_of(site)
-        parcel = Parcel(sender=site, stage="release", key=key_of, files=files, result=result)
+        parcel = Parcel(
+            sender=site, stage="release", key=digest_of(site), files=files, result=result
+        )
         write_parcel(folders[-1], parcel)
     options = ("--budget", "smoke", "--generator", "flow", "--device", "cpu")
     asked = [*options, "--set", "precision=fp32", "--store", str(tmp_path / "store")]

@@ -14,14 +14,8 @@ import pytest
 from hyfree_ray import release as module
 from hyfree_ray import release_arrow
 from hyfree_ray.errors import ReleaseError
-from hyfree_ray.release import (
-    RELEASE_VERSION,
-    Limits,
-    Manifest,
-    ReleaseMetadata,
-    repeated_rows,
-    write_release,
-)
+from hyfree_ray.manifest import RELEASE_VERSION, Limits, Manifest
+from hyfree_ray.release import ReleaseMetadata, repeated_rows, write_release
 from tests.release_files import (
     EXPERIMENT,
     METADATA,
@@ -122,7 +116,7 @@ def test_a_site_learns_before_writing_what_the_pool_would_refuse(tmp_path: Path)
     with pytest.raises(ReleaseError, match="labels"):
         write_release(tmp_path, METADATA, images_NCHW, labels_NHW + np.uint8(7), **known)
     with pytest.raises(ReleaseError, match="duplicates"):
-        write_release(tmp_path, METADATA, images_NCHW[[0, 1, 0]], labels_NHW[:3], **known)
+        write_release(tmp_path, METADATA, images_NCHW[[0, 1, 0, 2, 3]], labels_NHW, **known)
     with pytest.raises(ReleaseError, match="shape"):
         write_release(tmp_path, METADATA, images_NCHW.swapaxes(2, 3), labels_NHW, **known)
     broken = dataclasses.replace(METADATA, scale=(1.0, float("nan")))

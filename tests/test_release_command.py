@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
-from hyfree_ray.signing import signing_key
+from hyfree_ray.commands import release as by_hand
+from hyfree_ray.signing import is_signed_by, signing_key
 from tests.cards import card
 from tests.release_files import METADATA, described, pixels, put, write
 
@@ -78,6 +79,28 @@ def test_a_signature_is_checked_by_hand_before_anything_is_read(
     (folder / "manifest.sig").write_bytes(key.sign(manifest))
     (folder / "manifest.json").write_bytes(b"[" * 100_000)
     assert "(signature)" in call("check", folder, "--key", public).output
+
+
+def test_what_is_called_signed_is_what_was_signed_also_where_files_are_swapped_meanwhile(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 54: manifest and file are exchanged for another good release, once it was verified."""
+    key = signing_key(tmp_path / "keys" / "mine")
+    (tmp_path / "public.key").write_bytes(key.public_key().public_bytes_raw())
+    (folder / "manifest.sig").write_bytes(key.sign((folder / "manifest.json").read_bytes()))
+    put(tmp_path / "other", described(spacing=[3.0, 3.0]))
+
+    def then_swapped(*signed: bytes) -> bool:
+        found = is_signed_by(*signed)
+        for name in ("manifest.json", "release.arrow"):
+            (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
+        return found
+
+    monkeypatch.setattr(by_hand, "is_signed_by", then_swapped)
+    result = call("check", folder, "--key", tmp_path / "public.key")
+    assert result.exit_code == 2
+    assert "refused (" in result.output
+    assert "signed by this key" not in result.output
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"x" * 31, "31 bytes"), (None, "public.key")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import time
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from hyfree_ray.errors import ReleaseError
+from hyfree_ray.manifest import read_manifest
 from hyfree_ray.release_guard import ChildLimits, Handed, check_release_file, check_releases
-from tests.release_files import EXPERIMENT, ROUND, SITE, arrow, put, read, write
+from tests.release_files import EXPERIMENT, ROUND, SITE, arrow, described, put, read, write
 
 HOSTILE = """
 import os, signal, sys, time
@@ -57,6 +59,19 @@ def test_good_releases_pass_and_bad_ones_are_refused_as_in_this_process(tmp_path
     with pytest.raises(ReleaseError) as here:
         read(tmp_path / "text")
     assert str(errors[1]) == str(here.value)
+
+
+def test_the_child_holds_the_file_to_the_manifest_that_was_read_before(tmp_path: Path) -> None:
+    """Case 54: the folder's own may have been exchanged meanwhile, with the file."""
+    write(tmp_path / "first")
+    before = dataclasses.replace(
+        handed(tmp_path / "first"), manifest=read_manifest(tmp_path / "first")
+    )
+    put(tmp_path / "first", described(spacing=[3.0, 3.0]))
+    assert rules(check_releases([handed(tmp_path / "first"), before])) in (
+        [None, "sha256"],
+        [None, "bytes"],
+    )
 
 
 def test_whatever_ends_the_child_refuses_that_release_and_the_others_are_checked(

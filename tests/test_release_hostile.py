@@ -16,9 +16,7 @@ import pyarrow as pa
 import pytest
 
 from hyfree_ray.errors import ReleaseError
-from hyfree_ray.release import (
-    RELEASE_VERSION,
-)
+from hyfree_ray.manifest import RELEASE_VERSION
 from tests.release_files import (
     METADATA,
     arrow,
@@ -360,12 +358,55 @@ def test_copies_among_the_images_are_refused(tmp_path: Path) -> None:
     assert refused(put(tmp_path, arrow(columns))) == "duplicates"
 
 
-def test_an_empty_release_is_refused_and_one_row_is_read(tmp_path: Path) -> None:
-    """Case 51."""
-    columns = {name: column[:0] for name, column in ours().items()}
-    assert refused(put(tmp_path, arrow(columns), rows=1)) == "layout"
-    write(tmp_path / "one", rows=1)
-    assert len(read(tmp_path / "one").images_NCHW) == 1
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_a_release_of_too_few_rows_is_refused_whatever_its_manifest_says(
+    tmp_path: Path, rows: int
+) -> None:
+    """Case 51: of fewer than five the pool could not validate on a fifth."""
+    columns = {name: column[:rows] for name, column in ours().items()}
+    assert refused(put(tmp_path / "lying", arrow(columns), rows=5)) in ("layout", "rows")
+    assert refused(put(tmp_path / "true", arrow(columns), rows=rows)) == "rows"
+    write(tmp_path / "enough", rows=5)
+    assert len(read(tmp_path / "enough").images_NCHW) == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spacing": [1e6, 1e6]},
+        {"spacing": [0.8, 1e-6]},
+        {"spacing": [0.8, 1e6]},
+        {"scale": [1e300, 1.0]},
+        {"scale": [1e30, 1.0]},
+        {"scale": [0.5, 1e-300]},
+        {"scale": [1e5, 1.0]},
+        {"offset": [1e308, 0.0]},
+        {"offset": [0.0, -1e7]},
+        {"offset": [9e6, 0.0], "scale": [1e-4, 1.0]},
+    ],
+    ids=str,
+)
+def test_spacings_and_values_that_would_wreck_a_training_are_refused(
+    tmp_path: Path, changes: dict[str, list[float]]
+) -> None:
+    """Case 63: what is finite in 64 bits is not always in 32, and a kilometre is no pixel."""
+    assert refused(put(tmp_path, described(**changes))) == "values"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spacing": [0.00025, 0.00025]},
+        {"spacing": [10.0, 1.0]},
+        {"scale": [1e-3, 3e4], "offset": [-1e3, -5e6]},
+    ],
+    ids=str,
+)
+def test_units_that_hospitals_have_are_taken(
+    tmp_path: Path, changes: dict[str, list[float]]
+) -> None:
+    """Microscopes, thick slices, and counts of a PET scanner."""
+    assert np.isfinite(read(put(tmp_path, described(**changes))).physical()).all()
 
 
 def test_bytes_beside_the_rows_are_refused(tmp_path: Path) -> None:

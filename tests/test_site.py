@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from hyfree_ray.errors import StageError
 from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.simulation import Simulation
+from hyfree_ray.site_value import quota
 from hyfree_ray.stage import Stage
 from hyfree_ray.store import RECORD, Call, write_json
 
@@ -49,15 +51,30 @@ def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(
         return handed, await site.model("local2x")
 
     handed, control = asyncio.run(protocol())
-    assert handed.files == {}
+    assert sorted(handed.files) == ["withheld.json", "withheld.sig"]
     assert handed.result["outcome"] == "withheld"
     assert "without one nothing is released" in handed.result["reason"]
     assert control.stage == "train_segmenter"
     assert not {"release", "quality_card"} & set(runner.ran)
     assert runner.ran.count("audit") == 1  # it is not tried again and again
     pool = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    pool.trust("site-1", site.public_key())
     taken = asyncio.run(pool.take("site-1", handed))
     assert (taken["outcome"], taken["images"]) == ("withheld", 0)
+    assert (taken["reason"], taken["rejection_rate"]) == (handed.result["reason"], 0.1)
+
+
+def test_a_site_of_few_images_releases_as_many_as_a_pool_takes(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    """A fifth of a release validates; one that is too small for that would be refused."""
+    simulation = phantom_simulation(1)
+    site = simulation.sites["site-1"]
+    few = dataclasses.replace(site, cases=tuple(site.part("train")[:2]))
+    budget = simulation.experiment.budget
+    assert budget.synthesis.per_real * few.training_images < 5
+    assert quota(few, budget) == 5
+    assert quota(site, budget) > 5
 
 
 def test_the_same_command_tries_a_broken_audit_again(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options
-from hyfree_ray.commands.site import PUBLIC_KEY_FILE
 from hyfree_ray.errors import HyfreeError, ReleaseError
 
 if TYPE_CHECKING:
+    from hyfree_ray.config import Experiment
+    from hyfree_ray.parcel_files import HandedIn
     from hyfree_ray.pool import PoolParty
+    from hyfree_ray.release import ReleaseMetadata
     from hyfree_ray.site_value import Shared
     from hyfree_ray.store import Parcel
+    from hyfree_ray.trust import Trust
 
 
 @click.group(epilog=EXIT_CODES)
@@ -26,7 +29,7 @@ def pool() -> None:
 
     \b
     Example:
-      hyfree-ray pool train releases/* --out general
+      hyfree-ray pool train releases/* --keys keys --out general
     """
 
 
@@ -35,25 +38,43 @@ def pool() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the general model."
 )
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of NAME.key, the public.key that each hospital gave you by another way than its "
+    "release. Nobody else is taken in.",
+)
 @experiment_options
 @STORE
 @DEVICE
-def train(releases: tuple[Path, ...], out: Path, store: Path, device: str, **settings: Any) -> None:
+def train(
+    releases: tuple[Path, ...],
+    out: Path,
+    keys: Path | None,
+    store: Path,
+    device: str,
+    **settings: Any,
+) -> None:
     """Check releases as hostile input and train the general model on those that are good.
 
-    The task is that of the first good release. A hospital's key is taken as its own the first
-    time; compare the printed fingerprint with the hospital's. Another key later is refused.
+    Signatures are checked first; the task is that of most releases that are signed and good.
+    Without --keys a hospital's key is taken as its own the first time: compare the fingerprint
+    with the one that the hospital was shown. A release that is refused is kept in the store's
+    pool/quarantine, and the others go on.
 
     OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
-    from hyfree_ray.parcel_files import read_parcel, write_parcel
+    from hyfree_ray.parcel_files import write_parcel
+    from hyfree_ray.scores import POOL
     from hyfree_ray.shared_files import RELEASES, write_shared
     from hyfree_ray.store import open_root
 
-    parcels = [read_parcel(folder) for folder in sorted(releases)]
-    _check_senders(parcels)
-    party = _open_pool(sorted(releases), parcels, open_root(store.absolute()), device, settings)
-    members = asyncio.run(_take_in(party, sorted(releases), parcels))
+    experiment, device = _experiment(device, settings)
+    root = open_root(store.absolute()) / POOL
+    handed = _read(sorted(releases))
+    signed = _signed(handed, root, keys)
+    party, described = _open_pool(signed, experiment, root, device)
+    members = asyncio.run(_take_in(party, signed, described))
     if not members:
         raise HyfreeError("fewer than two good releases make no general model; nothing is written")
     general, shared = asyncio.run(_hand_out(party, members))
@@ -76,29 +97,9 @@ async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parce
     return general, shared
 
 
-def _check_senders(parcels: Sequence[Parcel]) -> None:
-    from hyfree_ray.cohort_tables import check_site_names
-
-    names = [parcel.sender for parcel in parcels]
-    check_site_names(names)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise HyfreeError(f"{twice[0]}: two releases of one site; name the one that is meant")
-
-
-def _open_pool(
-    folders: Sequence[Path],
-    parcels: Sequence[Parcel],
-    store: Path,
-    device: str,
-    settings: dict[str, Any],
-) -> PoolParty:
+def _experiment(device: str, settings: dict[str, Any]) -> tuple[Experiment, str]:
     from hyfree_ray.config import find_device, resolve_experiment
     from hyfree_ray.log import set_up_logging
-    from hyfree_ray.pool import PoolParty
-    from hyfree_ray.runners.local import LocalRunner
-    from hyfree_ray.scores import POOL
-    from hyfree_ray.store import digest_of
 
     set_up_logging("text")
     device = find_device() if device == "auto" else device
@@ -108,87 +109,197 @@ def _open_pool(
         overrides=settings.pop("overrides"),
         **settings,
     )
-    federation, dataset = _task(folders)
-    # Each set of releases is a round of its own: more releases later are another model.
-    keys = {parcel.sender: parcel.key for parcel in parcels}
-    key = digest_of([experiment.key(federation, keys), "files"])
-    return PoolParty(key, federation, dataset, experiment, store / POOL, LocalRunner(device))
+    return experiment, device
 
 
-def _task(folders: Sequence[Path]) -> tuple[str, Mapping[str, Any]]:
-    """Federation, channels and labels: those of the first release that is one."""
-    from hyfree_ray.commands.release import read_checked
-    from hyfree_ray.release import RELEASE_FILE
-    from hyfree_ray.stages.pooling import painted_in
+def _read(folders: Sequence[Path]) -> list[HandedIn]:
+    """What is small of each release. What is none is said, and the others go on."""
+    from hyfree_ray.cohort_tables import check_site_names
+    from hyfree_ray.parcel_files import read_handed_in
 
+    found: list[HandedIn] = []
     for folder in folders:
-        if (folder / RELEASE_FILE).is_file():
-            try:
-                release = read_checked(folder)
-            except ReleaseError:
-                continue  # it will be refused by name
-            channels = {str(i): name for i, name in enumerate(release.metadata.channel_names)}
-            labels = painted_in(release.metadata).dataset()
-            return release.manifest.experiment, {"channel_names": channels, **labels}
-    raise HyfreeError("none of these folders holds a good release; see 'hyfree-ray release check'")
+        try:
+            one = read_handed_in(folder)
+            check_site_names({one.parcel.sender})
+        except HyfreeError as error:
+            click.echo(f"refused: {error}")
+        else:
+            found.append(one)
+    return found
+
+
+def _signed(handed: Sequence[HandedIn], root: Path, keys: Path | None) -> list[HandedIn]:
+    """What is signed by who sent it; nothing is parsed for it. The rest is kept in quarantine."""
+    from hyfree_ray.quarantine import quarantine
+    from hyfree_ray.trust import Trust, check_signed
+
+    trusted = Trust(root)
+    signed: list[HandedIn] = []
+    for one in handed:
+        site, known = one.parcel.sender, trusted.key_of(one.parcel.sender)
+        try:
+            key = _key_from(keys, site) if keys else _key_beside(one, handed, known, trusted)
+            check_signed(site, one.parcel, key)
+            _check_alone(site, [other.parcel.sender for other in signed])
+        except ReleaseError as error:
+            quarantine(root, site, one.small, str(error))
+            click.echo(str(error))
+        else:
+            trusted.learn(site, key)
+            signed.append(one)
+    return signed
+
+
+def _key_from(keys: Path, site: str) -> bytes:
+    """A site's key as whoever runs the federation got it."""
+    from hyfree_ray.commands.release import read_public_key
+
+    file = keys / f"{site}.key"
+    if not file.exists():
+        raise ReleaseError(site, "signature", f"--keys has no {file.name}")
+    return read_public_key(file, "--keys")
+
+
+def _key_beside(
+    one: HandedIn, handed: Sequence[HandedIn], known: bytes | None, trusted: Trust
+) -> bytes:
+    """A site's key as it came with its release: believed once, and held to ever after.
+
+    Raises:
+        ReleaseError: it is not the one that the site had; or two folders say that they are a site
+            of which none is known.
+    """
+    site = one.parcel.sender
+    if known is not None and known != one.public_key:
+        raise ReleaseError(
+            site,
+            "signature",
+            "its key is not the one it had; ask the hospital, and only if it has a new key remove "
+            f"{trusted.folder / site}",
+        )
+    claims = {other.public_key for other in handed if other.parcel.sender == site}
+    if known is None and len(claims) > 1:
+        said = "two folders with different keys say they are this site; ask it, and see --keys"
+        raise ReleaseError(site, "signature", said)
+    return one.public_key
+
+
+def _check_alone(site: str, others: Sequence[str]) -> None:
+    from hyfree_ray.cohort_tables import check_site_names
+
+    if site in others:
+        raise ReleaseError(site, "second", "two releases of one site; name the one that is meant")
+    try:
+        check_site_names({*others, site})
+    except HyfreeError as error:
+        raise ReleaseError(site, "site", str(error)) from error
+
+
+def _open_pool(
+    signed: Sequence[HandedIn], experiment: Experiment, root: Path, device: str
+) -> tuple[PoolParty, dict[str, ReleaseMetadata]]:
+    """The centre's program for the task of most of these; and what each says its images are."""
+    from hyfree_ray.pool import PoolParty
+    from hyfree_ray.runners.local import LocalRunner
+    from hyfree_ray.store import digest_of
+
+    described = _read_all(signed)
+    federation, dataset = _task(described, experiment)
+    # Each set of releases is a round of its own: more releases later are another model.
+    keys = {one.parcel.sender: one.parcel.key for one in signed}
+    key = digest_of([experiment.key(federation, keys), "files"])
+    party = PoolParty(key, federation, dataset, experiment, root, LocalRunner(device))
+    return party, {site: metadata for site, (_, metadata) in described.items()}
+
+
+def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadata]]:
+    """By site, what each good release was made for, and its metadata."""
+    from hyfree_ray.commands.release import read_checked
+    from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
+
+    found, bad = {}, []
+    for one in signed:
+        site, text = one.parcel.sender, one.parcel.files.get(MANIFEST_FILE)
+        if text is None:
+            bad.append(f"{site}: withheld")
+            continue
+        try:
+            manifest = parse_manifest(text, site=site)
+            found[site] = (manifest.experiment, read_checked(one.folder, manifest).metadata)
+        except ReleaseError as error:
+            bad.append(str(error))
+    if not found:
+        for line in bad:
+            click.echo(line)
+        raise HyfreeError("none of these releases is signed and good; nothing is written")
+    return found
+
+
+def _task(
+    described: Mapping[str, tuple[str, ReleaseMetadata]], experiment: Experiment
+) -> tuple[str, Mapping[str, Any]]:
+    """Federation, channels and labels: those of most good releases made by our settings.
+
+    A site can lie about its own release, and makes itself alone another task by it.
+
+    Raises:
+        HyfreeError: there is none.
+    """
+    from hyfree_ray.manifest import recipe_in
+    from hyfree_ray.site import RELEASE_VERSIONS
+    from hyfree_ray.stages.pooling import painted_in
+    from hyfree_ray.store import digest_of
+
+    votes: Counter[str] = Counter()
+    tasks: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    recipe = experiment.recipe(RELEASE_VERSIONS)
+    for federation, metadata in described.values():
+        if recipe_in(federation) == recipe:
+            painted = painted_in(metadata)
+            channels = {str(i): name for i, name in enumerate(metadata.channel_names)}
+            vote = digest_of([federation, channels, painted.numbered_by_name()])
+            votes[vote] += 1
+            tasks.setdefault(vote, (federation, {"channel_names": channels, **painted.dataset()}))
+    if not votes:
+        raise HyfreeError(
+            "none of these releases was made by this command's settings: give the same --budget, "
+            "--generator, --config and --set to all parties, of one version of hyfree-ray"
+        )
+    return tasks[votes.most_common(1)[0][0]]
 
 
 async def _take_in(
-    party: PoolParty, folders: Sequence[Path], parcels: Sequence[Parcel]
+    party: PoolParty, signed: Sequence[HandedIn], described: Mapping[str, ReleaseMetadata]
 ) -> dict[str, str]:
-    for folder, parcel in zip(folders, parcels, strict=True):
-        fingerprint = _trust(party, parcel)
-        outcome = await party.take(parcel.sender, _without_key(parcel))
-        words = {
-            "released": f"taken: {outcome['images']} images, key {fingerprint}",
-            "withheld": f"withheld: {outcome['reason']}",
-            "refused": f"{outcome['reason']}{_other_structures(folder, parcel, outcome, party)}",
-        }[outcome["outcome"]]
-        click.echo(f"{parcel.sender}: {words}")
-    releases: dict[str, str] = party.close([parcel.sender for parcel in parcels])["releases"]
+    from hyfree_ray.signing import fingerprint
+
+    for one in signed:
+        site = one.parcel.sender
+        try:
+            outcome = await party.take(site, one.whole())
+        except ReleaseError as error:
+            outcome = party.refuse(site, one.small, error)
+        known = party.trusted.key_of(site) or b""
+        click.echo(
+            {
+                "released": f"{site}: taken: {outcome.get('images')} images, "
+                f"key {fingerprint(known)}",
+                "withheld": f"{site}: withheld: {outcome['reason']}",
+                "refused": f"{outcome['reason']}{_other_structures(site, described, party)}",
+            }[outcome["outcome"]]
+        )
+    taken = [one.parcel.sender for one in signed if party.taken(one.parcel.sender) is not None]
+    releases: dict[str, str] = party.close(taken)["releases"]
     return releases
 
 
-def _other_structures(
-    folder: Path, parcel: Parcel, outcome: Mapping[str, Any], party: PoolParty
-) -> str:
-    """What a release for another task labels otherwise; empty where it was refused for else."""
-    from hyfree_ray.commands.release import read_checked
+def _other_structures(site: str, described: Mapping[str, ReleaseMetadata], party: PoolParty) -> str:
+    """What a release for another task labels otherwise; empty where that is not why."""
     from hyfree_ray.label_sets import Painted
     from hyfree_ray.stages.pooling import painted_in
 
-    # Only what this site has signed is read any further.
-    reason = str(outcome["reason"])
-    if not reason.startswith(str(ReleaseError(parcel.sender, "experiment", ""))):
+    if site not in described:
         return ""
-    try:
-        metadata = read_checked(folder).metadata
-    except ReleaseError:
-        return ""
-    differences = Painted.of(party.dataset).differences(painted_in(metadata))
+    differences = Painted.of(party.dataset).differences(painted_in(described[site]))
     return f"; it {differences}" if differences else ""
-
-
-def _without_key(parcel: Parcel) -> Parcel:
-    """As it was signed and as it crosses in a simulation."""
-    from dataclasses import replace
-
-    files = {name: c for name, c in parcel.files.items() if name != PUBLIC_KEY_FILE}
-    return replace(parcel, files=files)
-
-
-def _trust(party: PoolParty, parcel: Parcel) -> str:
-    """Take a site's key as its own the first time. Returns its fingerprint.
-
-    Raises:
-        HyfreeError: the site had another key before.
-    """
-    key = parcel.files.get(PUBLIC_KEY_FILE, b"")
-    known = party.store.root / "trusted" / parcel.sender
-    if known.is_file() and known.read_bytes() != key:
-        raise HyfreeError(
-            f"{parcel.sender}: its key is not the one it had; ask the hospital, and only if it "
-            f"has a new key remove {known}"
-        )
-    party.trust(parcel.sender, key)
-    return hashlib.sha256(key).hexdigest()[:16]

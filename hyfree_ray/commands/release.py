@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hyfree_ray.errors import HyfreeError, ReleaseError
 from hyfree_ray.files import UntrustedFileError, read_untrusted
 from hyfree_ray.gate import Gate, check_card
+from hyfree_ray.manifest import MANIFEST_FILE, Limits, Manifest, parse_manifest, read_manifest
 from hyfree_ray.privacy_card import in_words, read_card
-from hyfree_ray.release import (
-    MANIFEST_FILE,
-    RELEASE_FILE,
-    Limits,
-    Manifest,
-    Release,
-    read_manifest_alone,
-    read_release,
-)
-from hyfree_ray.release_guard import Handed, check_releases
+from hyfree_ray.release import RELEASE_FILE, Release, read_release
+from hyfree_ray.release_guard import Handed, check_release_file
 from hyfree_ray.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 
 
@@ -31,24 +25,21 @@ def run_check(files: Sequence[Path], key: Path | None = None) -> int:
         files: releases.
         key: file with the public key of the site that they are all of; None: not looked at.
     """
-    public = None if key is None else _public_key(key)
-    folders = [_folder(file) for file in files]
-    unsigned = [None if public is None else _unsigned(folder, public) for folder in folders]
-    signed = [folder for folder, error in zip(folders, unsigned, strict=True) if error is None]
-    checked = iter(_errors(signed))
+    public = None if key is None else read_public_key(key, "--key")
     refused = False
-    for file, folder, wrong in zip(files, folders, unsigned, strict=True):
-        error = wrong or next(checked) or _below_gate(folder)
-        if error is None:
-            manifest = read_manifest_alone(folder)
+    for file, folder in [(file, _folder(file)) for file in files]:
+        try:
+            manifest = _manifest(folder, public)
+            check_card(read_checked(folder, manifest), Gate())
+        except ReleaseError as error:
+            refused = True
+            click.echo(f"{_shown(file)}: refused ({error.rule}): {error.message}")
+        else:
             click.echo(
                 f"{_shown(file)}: good: {manifest.rows} images of {_shown(manifest.site)}, "
                 f"round {manifest.round}, sha256 {manifest.sha256[:12]}, "
                 f"{'signature not looked at' if public is None else 'signed by this key'}"
             )
-        else:
-            refused = True
-            click.echo(f"{_shown(file)}: refused ({error.rule}): {error.message}")
     return 2 if refused else 0
 
 
@@ -87,43 +78,45 @@ def run_export(file: Path, target: str, out: Path) -> None:
     click.echo(f"{len(release.images_NCHW)} images written to {out}")
 
 
-def _public_key(file: Path) -> bytes:
+def read_public_key(file: Path, option: str) -> bytes:
+    """A site's public key.
+
+    Args:
+        file: that holds it.
+        option: by which it was named.
+
+    Raises:
+        HyfreeError: it holds none.
+    """
     try:
-        content = bytes(read_untrusted(file, most=SIGNATURE_BYTES))
+        content = read_untrusted(file, most=SIGNATURE_BYTES)
     except UntrustedFileError as error:
-        raise HyfreeError(f"--key {_shown(file)}: {error}; name a site's public.key") from error
+        raise HyfreeError(f"{option} {_shown(file)}: {error}; name a site's public.key") from error
     if len(content) != KEY_BYTES:
-        raise HyfreeError(f"--key {_shown(file)}: {len(content)} bytes, a key has {KEY_BYTES}")
+        raise HyfreeError(f"{option} {_shown(file)}: {len(content)} bytes, a key has {KEY_BYTES}")
     return content
 
 
-def _unsigned(folder: Path, public: bytes) -> ReleaseError | None:
-    """Whether somebody else, or nobody, signed the manifest: seen before any of it is parsed."""
+def _manifest(folder: Path, public: bytes | None) -> Manifest:
+    """The manifest as it is now; all that follows is held to these very bytes.
+
+    Args:
+        folder: of the release.
+        public: the key that must have signed it, which is seen before any of it is parsed.
+
+    Raises:
+        ReleaseError: rule `signature` where somebody else, or nobody, did; or what is wrong.
+    """
+    if public is None:
+        return read_manifest(folder)
     try:
-        signature = bytes(read_untrusted(folder / SIGNATURE_FILE, most=SIGNATURE_BYTES))
-        manifest = bytes(read_untrusted(folder / MANIFEST_FILE, most=Limits().manifest_bytes))
+        text = read_untrusted(folder / MANIFEST_FILE, most=Limits().manifest_bytes)
+        signature = read_untrusted(folder / SIGNATURE_FILE, most=SIGNATURE_BYTES)
     except UntrustedFileError as error:
-        return ReleaseError("release", "signature", str(error))
-    if is_signed_by(public, manifest, signature):
-        return None
-    return ReleaseError("release", "signature", "the manifest is not signed by this key")
-
-
-def _below_gate(folder: Path) -> ReleaseError | None:
-    """What the default gate says of a release that is good otherwise."""
-    manifest = read_manifest_alone(folder)
-    known = _as_it_says(folder, manifest)
-    try:
-        release = read_release(
-            folder,
-            site=known.site,
-            experiment=known.experiment,
-            round_number=known.round_number,
-        )
-        check_card(release, Gate())
-    except ReleaseError as error:
-        return error
-    return None
+        raise ReleaseError("release", "signature", str(error)) from error
+    if not is_signed_by(public, text, signature):
+        raise ReleaseError("release", "signature", "the manifest is not signed by this key")
+    return parse_manifest(text)
 
 
 def _folder(file: Path) -> Path:
@@ -138,42 +131,31 @@ def _folder(file: Path) -> Path:
     return file.parent
 
 
-def _errors(folders: Sequence[Path]) -> list[ReleaseError | None]:
-    """Why each is refused. By hand nothing is known of who sent it: the manifest is believed."""
-    found: list[ReleaseError | None] = []
-    handed = []
-    for folder in folders:
-        try:
-            handed.append(_as_it_says(folder, read_manifest_alone(folder)))
-            found.append(None)
-        except ReleaseError as error:
-            found.append(error)
-    checked = iter(check_releases(handed))
-    return [next(checked) if error is None else error for error in found]
+def read_checked(file: Path, manifest: Manifest | None = None) -> Release:
+    """A release that a process of its own has checked before this one reads it.
 
+    By hand nothing is known of who sent it: the manifest is believed.
 
-def _as_it_says(folder: Path, manifest: Manifest) -> Handed:
-    return Handed(
-        folder=folder,
-        site=manifest.site,
-        experiment=manifest.experiment,
-        round_number=manifest.round,
-    )
+    Args:
+        file: the release, or its folder.
+        manifest: as it was read before; None: it is read now.
 
-
-def read_checked(file: Path) -> Release:
-    """A release that a process of its own has checked before this one reads it."""
+    Raises:
+        ReleaseError: why it is refused.
+    """
     folder = _folder(file)
-    (error,) = _errors([folder])
-    if error is not None:
-        raise error
-    manifest = read_manifest_alone(folder)
-    return read_release(
-        folder,
-        site=manifest.site,
-        experiment=manifest.experiment,
-        round_number=manifest.round,
-    )
+    known = _as_it_says(manifest or read_manifest(folder))
+    check_release_file(Handed(folder=folder, **known))
+    return read_release(folder, **known)
+
+
+def _as_it_says(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "site": manifest.site,
+        "experiment": manifest.experiment,
+        "round_number": manifest.round,
+        "manifest": manifest,
+    }
 
 
 def _shown(name: Path | str) -> str:

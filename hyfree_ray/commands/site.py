@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hyfree_ray")
 
-PUBLIC_KEY_FILE = "public.key"
-"""Beside a release: what the pool will know this site's signatures by."""
-
 
 @click.group(epilog=EXIT_CODES)
 def site() -> None:
@@ -67,13 +64,15 @@ def _site_options(command: Any) -> Any:
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release."""
     from hyfree_ray.parcel_files import write_parcel
+    from hyfree_ray.signing import PUBLIC_KEY_FILE, fingerprint
 
     party, simulation = open_site(**options)
     if few := simulation.sites[party.name].too_few:
         log.warning(few)
     parcel = asyncio.run(party.hand_in())
-    public = {PUBLIC_KEY_FILE: party.public_key()}
-    write_parcel(out, replace(parcel, files={**parcel.files, **public}))
+    key = party.public_key()
+    write_parcel(out, replace(parcel, files={**parcel.files, PUBLIC_KEY_FILE: key}))
+    click.echo(f"{party.name}: signed with the key {fingerprint(key)}")
     if parcel.result["outcome"] == "withheld":
         click.echo(f"{party.name}: withheld: {parcel.result['reason']}; {out} says so to the pool")
     else:

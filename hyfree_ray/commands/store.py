@@ -13,6 +13,9 @@ import click
 from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.errors import HyfreeError
 
+QUARANTINED = Path("pool", "quarantine")
+"""In a store; each folder there says why in its `reason.txt`."""
+
 
 @click.group(epilog=EXIT_CODES)
 def store() -> None:
@@ -66,6 +69,10 @@ def ls(store: Path) -> None:
         click.echo(f"{party:<16} {stage:<22} {numbers}")
     held, free = (sum(row[place] for row in rows.values()) for place in (2, 3))
     click.echo(f"{len(rows)} kinds of stages, {_mib(held)} MiB, of which gc can free {_mib(free)}")
+    refused = _quarantined(store)
+    if refused:
+        held = size([file for folder in refused for file in files(folder)])
+        click.echo(f"{len(refused)} refused releases in {store / QUARANTINED}, {_mib(held)} MiB")
 
 
 @store.command(epilog=EXIT_CODES)
@@ -75,10 +82,11 @@ def ls(store: Path) -> None:
     is_flag=True,
     help="Also snapshots of generators that were not chosen: to choose anew is to train anew.",
 )
+@click.option("--quarantine", is_flag=True, help="Also releases that the pool has refused.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
-def gc(store: Path, snapshots: bool, dry_run: bool) -> None:
+def gc(store: Path, snapshots: bool, quarantine: bool, dry_run: bool) -> None:
     """Free checkpoints of finished trainings. No table changes and nothing is run again."""
-    from hyfree_ray.store import locked
+    from hyfree_ray.store import locked, remove_tree
 
     chosen = _chosen(store) if snapshots else {}
     freed = count = 0
@@ -91,6 +99,11 @@ def gc(store: Path, snapshots: bool, dry_run: bool) -> None:
             with locked(kept.folder):
                 for file in doomed:
                     file.unlink(missing_ok=True)
+    for folder in _quarantined(store) if quarantine else []:
+        doomed = files(folder)
+        freed, count = freed + size(doomed), count + len(doomed)
+        if not dry_run:
+            remove_tree(folder)
     click.echo(f"{'would free' if dry_run else 'freed'} {_mib(freed)} MiB in {count} files")
 
 
@@ -110,6 +123,11 @@ def _all(store: Path) -> Iterator[Kept]:
                 folder=folder,
                 done=(folder / "record.json").is_file(),
             )
+
+
+def _quarantined(store: Path) -> list[Path]:
+    """One folder for each release that was refused."""
+    return sorted((store / QUARANTINED).glob("*/"))
 
 
 def _chosen(store: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ VALIDATION_MOST = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part (METHOD section 4)."""
 
 
-@stage(version=4)
+@stage(version=5)
 def check_release(
     context: Context,
     *,
@@ -48,10 +48,18 @@ def check_release(
     """
     from hyfree_ray.gate import Gate
     from hyfree_ray.label_shift import label_shift
+    from hyfree_ray.manifest import read_manifest
     from hyfree_ray.pictures import contact_sheet
     from hyfree_ray.release_guard import Handed, check_release_file
 
-    handed = Handed(folder=release, site=site, experiment=federation, round_number=round_number)
+    handed = Handed(
+        folder=release,
+        site=site,
+        experiment=federation,
+        round_number=round_number,
+        # Read once: both processes hold the file to the hash that is in this one.
+        manifest=read_manifest(release, site=site),
+    )
     check_release_file(handed)
     found = read_for_task(handed, dataset, Gate(**gate))
     contact_sheet(
@@ -64,6 +72,7 @@ def check_release(
     shift = label_shift(found.images_NCHW, found.labels_NHW)
     return {
         "flag": shift.in_words() if shift.flagged else None,
+        "rejection_rate": float(found.metadata.card["rejection_rate"]),
         "images": found.manifest.rows,
         "sha256": found.manifest.sha256,
         "nonce": found.manifest.nonce,
@@ -93,6 +102,7 @@ def read_for_task(handed: Handed, dataset: Mapping[str, Any], gate: Gate) -> Rel
         site=handed.site,
         experiment=handed.experiment,
         round_number=handed.round_number,
+        manifest=handed.manifest,
     )
     channels = tuple(dataset["channel_names"].values())
     if found.metadata.channel_names != channels:

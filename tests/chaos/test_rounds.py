@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hyfree_ray.cli import main
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.rules import Disturbance, parse_rules
 from hyfree_ray.scores import read_results
+from tests.chaos import toys
 from tests.chaos.conftest import Start
 
 DROPPED = {"site-2": Disturbance(drops=("train_generator",))}
@@ -48,6 +51,77 @@ def test_03_a_site_that_fails_is_named_and_the_others_go_on(start: Start, tmp_pa
     assert rounds(store) == [["site-1", "site-3"]]
     tested = {row.test_site for row in read_results(store / "table.csv")}
     assert tested == {"site-1", "site-3"}
+
+
+def broken(store: str, breaks: str) -> None:
+    os.environ[toys.BREAKS] = breaks
+    toys.federate(store, min_sites=2)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "told", "seen"),
+    [
+        ("site-2@prepare", "prepare: ValueError", "error.txt"),
+        ("site-2@prepare@refuses", "HyfreeError; what it says stays at the site", "DOE_JANE"),
+        ("site-2@prepare_for_general", "prepare_for_general: ValueError", "error.txt"),
+    ],
+)
+def test_03_why_a_site_failed_is_seen_where_it_failed_and_nowhere_else(
+    start: Start, tmp_path: Path, breaks: str, told: str, seen: str
+) -> None:
+    """Case 91: neither a path nor a file's name reaches the pool or the run's summary."""
+    store = tmp_path / "store"
+    process = start(store, str(store), breaks, program=broken)
+    process.join()
+    said = Path(f"{store}.log").read_text()
+    assert process.exitcode == 0, said
+    assert seen in said
+    sites = json.loads(said.splitlines()[-1])["sites"]
+    assert (sites["site-2"]["outcome"], sites["site-2"]["reason"]) == ("failed", told)
+    kept = [file for file in (store / "pool").rglob("*") if file.is_file()]
+    assert any(file.name == "1.json" for file in kept)
+    for file in kept:
+        content = file.read_bytes()
+        assert not any(word in content for word in (b"DOE_JANE", b"error.txt", b"/sites/")), file
+
+
+def withholding(store: str) -> None:
+    """A run in which site-2 withholds; then what the same command would say of it."""
+    os.environ[toys.WITHHOLDS] = "site-2"
+    toys.federate(store)
+    from hyfree_ray.runners.planning import plan
+
+    simulation = toys.toy_simulation()
+    plain = simulation.experiment.model_copy(update={"settings": ()})  # as `federate` asks
+    planned = plan(dataclasses.replace(simulation, experiment=plain), Path(store))
+    asked = {name: dict(told) for name, told in planned.outcome.sites.items()}
+    toys.say(json.dumps({"missing": [step.name for step in planned.missing], "sites": asked}))
+
+
+def test_a_site_that_withholds_says_so_signed_and_gets_the_general_model(
+    start: Start, tmp_path: Path
+) -> None:
+    """Case 94: with the reason; and it is the same when the command is given again."""
+    store = tmp_path / "store"
+    process = start(store, str(store), program=withholding)
+    process.join()
+    said = Path(f"{store}.log").read_text()
+    assert process.exitcode == 0, said
+    first, again = (json.loads(line) for line in said.splitlines()[-2:])
+    told = first["sites"]["site-2"]
+    assert (told["outcome"], told["reason"], told["rejection_rate"]) == (
+        "withheld",
+        "its gate is closed",
+        0.25,
+    )
+    assert rounds(store) == [["site-1", "site-3"]]
+    rows = read_results(store / "table.csv")
+    own = {row.regime for row in rows if row.train_site == "site-2"}
+    assert {"local", "local2x", "finetuned"} <= own
+    (notice,) = store.glob("pool/received/site-2/release-*/withheld.json")
+    assert json.loads(notice.read_text())["reason"] == "its gate is closed"
+    assert again["missing"] == []
+    assert again["sites"] == first["sites"]
 
 
 @pytest.mark.chaos

@@ -29,6 +29,7 @@ import numpy as np
 
 from hyfree_ray import protocol, stages
 from hyfree_ray.config import Experiment, resolve_experiment
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.release import ReleaseMetadata, write_release
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
@@ -44,6 +45,12 @@ STEP_S = "TOY_STEP_S"
 
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model."""
+
+BREAKS = "TOY_BREAKS"
+"""Environment variable: `OWNER@STAGE`, or `OWNER@STAGE@refuses` where the stage says why."""
+
+WITHHOLDS = "TOY_WITHHOLDS"
+"""Environment variable: the site whose gate is closed."""
 
 _TRAININGS = ("train_generator", "train_segmenter", "synthesise", "train_general")
 
@@ -79,6 +86,11 @@ def install() -> None:
 def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     """Stands for the stage `name`."""
     out = context.out
+    if os.environ.get(BREAKS, "").split("@")[:2] == [context.owner, name]:
+        refuses = os.environ[BREAKS].endswith("@refuses")
+        raise (HyfreeError if refuses else ValueError)(f"{out}/imagesTr/DOE_JANE_1961.png is odd")
+    if name == "release" and os.environ.get(WITHHOLDS) == context.owner:
+        return {**_SHOWN, "outcome": "withheld", "reason": "its gate is closed", "images": 0}
     inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
     start = digest_of([name, params, inputs])
@@ -169,13 +181,13 @@ def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
         slice_axis=0,
         scale=(1.0,),
         offset=(0.0,),
-        card=card(images=3),
+        card=card(images=5),
     )
     write_release(
         out,
         metadata,
-        random.integers(0, 256, (3, 1, 20, 28), dtype=np.uint8),
-        random.integers(0, 2, (3, 20, 28), dtype=np.uint8),
+        random.integers(0, 256, (5, 1, 20, 28), dtype=np.uint8),
+        random.integers(0, 2, (5, 20, 28), dtype=np.uint8),
         experiment=arguments["federation"],
         round_number=arguments["round_number"],
         nonce="n",
