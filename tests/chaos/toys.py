@@ -58,7 +58,7 @@ _SHOWN: dict[str, Any] = {
     "outcome": "released",
     "reason": None,
     "rejection_rate": 0.25,
-    "images": 3,
+    "images": 5,
     "training_images": 3,
     "snapshot": "1.safetensors",
     "derivation": ["a toy"],
@@ -180,7 +180,7 @@ def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
         slice_axis=0,
         scale=(1.0,),
         offset=(0.0,),
-        card=card(images=3),
+        card=card(images=5),
     )
     write_release(
         out,
