@@ -138,7 +138,7 @@ def test_03_a_site_that_fails_after_the_pool_has_closed_keeps_what_it_has(
     drops = {"site-2": Disturbance(drops=("finetuned",))}
     found = run(start, tmp_path / "store", min_sites=2, disturbances=drops)
     assert found["sites"]["site-2"]["outcome"] == "failed"
-    assert found["sites"]["site-2"]["images"] == 3
+    assert found["sites"]["site-2"]["images"] == 5
     rows = read_results(tmp_path / "store" / "table.csv")
     own = {row.regime for row in rows if row.train_site == "site-2"}
     assert own == {"local", "local2x"}

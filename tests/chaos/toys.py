@@ -58,7 +58,7 @@ _SHOWN: dict[str, Any] = {
     "outcome": "released",
     "reason": None,
     "rejection_rate": 0.25,
-    "images": 3,
+    "images": 5,
     "training_images": 3,
     "synthetic": 3,
     "snapshot": "1.safetensors",
