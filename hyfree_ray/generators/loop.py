@@ -115,7 +115,8 @@ class _Batches:
     def __call__(self, step: int, random: torch.Generator) -> Tensor:
         first = step * self._batch_size
         index = torch.tensor([self._index(first + i) for i in range(self._batch_size)])
-        batch_NCHW = self._images_NCHW[index.to(self._images_NCHW.device)]
+        # Without waiting for what the device still does.
+        batch_NCHW = self._images_NCHW[index.to(self._images_NCHW.device, non_blocking=True)]
         if not self._mirror:
             return batch_NCHW
         turned = torch.rand(len(index), 1, 1, 1, generator=random, device=batch_NCHW.device) < 0.5
