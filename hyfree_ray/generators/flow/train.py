@@ -94,17 +94,18 @@ class FlowLearner:
         return F.pad(images_NCHW, sides, mode="replicate")
 
     def loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        """Mean squared error of the velocity (Liu et al. 2022, equation 1).
-
-        t is uniform, one draw from each of N equal parts of [0, 1], which makes the sum over a
-        batch less random (Kingma et al. 2021, arXiv 2107.00630, appendix I.1). A logit-normal t,
-        as large image models take, gave worse images here at equal cost.
-        """
-        count, device = len(images_NCHW), images_NCHW.device
+        """Mean squared error of the velocity (Liu et al. 2022, equation 1)."""
         noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
-        draw_N = torch.rand(count, generator=random, device=device)
-        time_N = (torch.arange(count, device=device) + draw_N) / count
-        return self._error(images_NCHW, noise_NCHW, time_N)
+        return self._error(images_NCHW, noise_NCHW, self.times(len(images_NCHW), random))
+
+    def times(self, count: int, random: torch.Generator) -> Tensor:
+        """Times_N to learn at: uniform, one draw from each of N equal parts of [0, 1].
+
+        Which makes the sum over a batch less random (Kingma et al. 2021, arXiv 2107.00630,
+        appendix I.1). `benchmarks/flow.py --training` compares it with a logit-normal draw.
+        """
+        draw_N = torch.rand(count, generator=random, device=random.device)
+        return (torch.arange(count, device=random.device) + draw_N) / count
 
     def _squared_error(self, images_NCHW: Tensor, noise_NCHW: Tensor, time_N: Tensor) -> Tensor:
         line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N[:, None, None, None])
