@@ -2,11 +2,14 @@
 
     python benchmarks/generator.py [--quick] [--width 128] [--threads 1] [--device cuda]
 
+Needs torch, numpy and pyarrow; in a checkout the package itself need not be installed.
 The direct formulation has a weight for each sample in a grouped convolution, contiguous float32
 tensors, strided depthwise filters, a loop over parameters for Adam and the average. It gives the
 same numbers (checked first) and stands for what such code usually looks like. Both are timed in
 turn, so that a change of the machine's speed hits both, and one thread by its CPU
-seconds. N images, C channels, H, W, I in, O out.
+seconds. On CUDA both backends are timed compiled, where that works, and eager.
+
+N images, C channels, H, W, I in, O out.
 """
 
 from __future__ import annotations
@@ -27,23 +30,32 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout, not installed
+
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.generator_plan import GeneratorPlan, Size
+from hyfree_ray.generators import SAMPLE_BATCH
 from hyfree_ray.generators.average import Average, keep_share
+from hyfree_ray.generators.cuda import COMPILE_FROM
 from hyfree_ray.generators.flow.train import BACKEND as FLOW
-from hyfree_ray.generators.loop import compute_of
+from hyfree_ray.generators.protocol import Backend, Learner, compute_of
 from hyfree_ray.generators.stylegan2 import loss, ops
 from hyfree_ray.generators.stylegan2.train import (
     BACKEND,
     BATCH_SIZE,
-    COMPILE_FROM,
     LEARNING_RATE,
     StyleGan2Learner,
 )
 from hyfree_ray.unet_plan import UNetPlan
+
+WARM_UP = 2
+"""Rounds that are not counted."""
+LAZY = math.lcm(loss.PATH_EVERY, loss.R1_EVERY)
+"""Steps after which each part of StyleGAN2's step has come up as often as it is due."""
 
 PUBLISHED = {
     128: "StyleGAN2-ADA on one V100, 128x128: 12.8-13.7 s/kimg",
@@ -141,12 +153,11 @@ class _PlainAverage(Average):
 class Phases:
     """The four parts of a learner's step, and how often each is due."""
 
-    def __init__(self, plan: GeneratorPlan, *, precision: str, device: str, direct: bool) -> None:
-        compute = compute_of(device, precision)
+    def __init__(self, plan: GeneratorPlan, *, precision: str, direct: bool) -> None:
         torch.manual_seed(0)
         self.direct = direct
-        # A training long enough to be compiled, where that is done.
-        self.learner = learner = StyleGan2Learner(plan, compute, images_shown=COMPILE_FROM)
+        compute = compute_of("cpu", precision)
+        self.learner = learner = StyleGan2Learner(plan, compute, images_shown=1)
         if direct:
             for module in (learner.generator, learner.discriminator):
                 for parameter in module.parameters():
@@ -156,15 +167,13 @@ class Phases:
                 learner.discriminator, learner._discriminator_adam
             )
             learner._average = _PlainAverage(learner.generator)
-        self.random = torch.Generator(compute.device).manual_seed(0)
+        random = torch.Generator().manual_seed(0)
         images = torch.rand(BATCH_SIZE, plan.channels, *plan.patch_size) * 2 - 1
-        self.images = images.to(compute.device)
-        random = self.random
         self.parts: dict[str, tuple[float, Callable[[], object]]] = {
             "generator": (1.0, lambda: learner._generator_step(random)),
             "path length": (1 / loss.PATH_EVERY, lambda: learner._path_step(random)),
-            "discriminator": (1.0, lambda: learner._discriminator_step(self.images, random)),
-            "r1": (1 / loss.R1_EVERY, lambda: learner._r1_step(self.images, random)),
+            "discriminator": (1.0, lambda: learner._discriminator_step(images, random)),
+            "r1": (1 / loss.R1_EVERY, lambda: learner._r1_step(images, random)),
             "average": (1.0, lambda: learner._average.update(10_000, BATCH_SIZE)),
         }
 
@@ -172,14 +181,12 @@ class Phases:
         """One run of each part."""
         found = {}
         for name, (_, part) in self.parts.items():
-            _synchronise(self.images.device)
             start = _now()
             if self.direct:
                 with direct_operations():
                     part()
             else:
                 part()
-            _synchronise(self.images.device)
             found[name] = _now() - start
         return found
 
@@ -213,7 +220,7 @@ def _synchronise(device: torch.device) -> None:
 
 def _check_equal(plan: GeneratorPlan) -> float:
     """Largest difference between the two formulations' images, over the images' scale."""
-    ours = Phases(plan, precision="fp32", device="cpu", direct=False).learner.generator
+    ours = Phases(plan, precision="fp32", direct=False).learner.generator
     latents = torch.randn(4, plan.latent_size)
     noises = [torch.randn(4, 1, *size) for size in ours.synthesis.noise_sizes]
     with torch.no_grad():
@@ -223,19 +230,17 @@ def _check_equal(plan: GeneratorPlan) -> float:
     return float((fast - slow).abs().max() / slow.abs().max())
 
 
-def _peak(dtype: torch.dtype, channels: int, device: str) -> float:
+def _peak(dtype: torch.dtype, channels: int) -> float:
     """FLOP/s of a 3x3 convolution at 64x64, channels_last: what the machine can do at best."""
     layout = torch.channels_last
-    x = torch.randn(8, channels, 64, 64, device=device, dtype=dtype).to(memory_format=layout)
-    weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
+    x = torch.randn(8, channels, 64, 64, dtype=dtype).to(memory_format=layout)
+    weight = torch.randn(channels, channels, 3, 3, dtype=dtype)
     weight = weight.to(memory_format=layout)
     best = math.inf
     with torch.no_grad():
         for _ in range(12):
-            _synchronise(x.device)
             start = _now()
             F.conv2d(x, weight, padding=1)
-            _synchronise(x.device)
             best = min(best, _now() - start)
     return 2 * 9 * channels**2 * 8 * 64 * 64 / best
 
@@ -271,9 +276,9 @@ def compare(size: Size, width: int, rounds: int) -> None:
     print(f"plan: {size[0]}x{size[1]}, width {width}, batch {BATCH_SIZE}, rate {LEARNING_RATE}")
     print(f"largest difference between the formulations: {_check_equal(plan):.1e}")
     variants = {
-        "direct fp32": Phases(plan, precision="fp32", device="cpu", direct=True),
-        "ours fp32": Phases(plan, precision="fp32", device="cpu", direct=False),
-        "ours bf16": Phases(plan, precision="bf16", device="cpu", direct=False),
+        "direct fp32": Phases(plan, precision="fp32", direct=True),
+        "ours fp32": Phases(plan, precision="fp32", direct=False),
+        "ours bf16": Phases(plan, precision="bf16", direct=False),
     }
     times: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
@@ -285,7 +290,7 @@ def compare(size: Size, width: int, rounds: int) -> None:
     operations = variants["ours fp32"].operations()
     utilisation = {}
     for name, dtype in (("ours fp32", torch.float32), ("ours bf16", torch.bfloat16)):
-        utilisation[name] = operations / iteration[name] / _peak(dtype, width, "cpu")
+        utilisation[name] = operations / iteration[name] / _peak(dtype, width)
     for name, seconds in iteration.items():
         line = f"{name}: {seconds * 1e3:.0f} ms an iteration, {seconds * 125:.1f} s/kimg, "
         line += f"{iteration['direct fp32'] / seconds:.2f}x, {operations / seconds / 1e9:.0f} GF/s"
@@ -293,51 +298,91 @@ def compare(size: Size, width: int, rounds: int) -> None:
             line += f", {utilisation[name]:.0%} of the convolution peak"
         print(line)
     ratio = iteration["direct fp32"] / iteration["ours bf16"]
-    weights = variants["ours bf16"].learner.averaged()
-    sampler = BACKEND.sampler(plan, compute_of("cpu", "bf16"), weights)
-    alone, together = (_images_per_second(sampler, batch, 64) for batch in (1, 16))
-    plain = BACKEND.sampler(plan, compute_of("cpu", "fp32"), weights)
-    with direct_operations():
-        direct = _images_per_second(plain, 1, 32)
-    print(
-        f"stylegan2 sampling, images/s: {together:.0f} in batches of 16, {alone:.0f} one by one, "
-        f"{direct:.0f} one by one in the direct form"
-    )
+    rates = _sampling(plan, variants["ours bf16"].learner.averaged())
     _flow(size)
     print(f"arrow: {_arrow_milliseconds(size):.3f} ms an image")
     # The default schedule has all of the algorithm's passes: the two ratios are one.
     print(
         f"ratio_same={ratio:.2f} ratio_default={ratio:.2f} "
-        f"utilisation={utilisation['ours bf16']:.2f} sampling_ratio={together / direct:.2f}"
+        f"utilisation={utilisation['ours bf16']:.2f} "
+        f"sampling_ratio={rates['batches'] / rates['one by one']:.2f}"
     )
+
+
+def _sampling(plan: GeneratorPlan, weights: dict[str, Tensor]) -> dict[str, float]:
+    """Images per second, printed with what batches gain over one by one, ours and the direct."""
+    ours = BACKEND.sampler(plan, compute_of("cpu", "bf16"), weights)
+    plain = BACKEND.sampler(plan, compute_of("cpu", "fp32"), weights)
+    rates = {
+        "batches": _images_per_second(ours, SAMPLE_BATCH, 64),
+        "one by one": _images_per_second(ours, 1, 32),
+    }
+    with direct_operations():
+        rates["direct"] = _images_per_second(plain, 1, 32)
+    line = f"stylegan2 sampling, images/s: {rates['batches']:.0f} in batches of {SAMPLE_BATCH}"
+    for name, words in (
+        ("one by one", "one by one, ours in bf16 as the batches are"),
+        ("direct", "one by one in the direct form, fp32"),
+    ):
+        line += f"; {rates[name]:.0f} {words} ({rates['batches'] / rates[name]:.2f}x)"
+    print(line)
+    return rates
+
+
+def _pace(learner: Learner, images_NCHW: Tensor, rounds: int, steps: int) -> float:
+    """Seconds a step: the median of so many rounds, each of so many steps without a wait."""
+    random, seconds = torch.Generator(images_NCHW.device).manual_seed(0), []
+    for first in range(0, (rounds + WARM_UP) * steps, steps):
+        _synchronise(images_NCHW.device)
+        start = _now()
+        for step in range(first, first + steps):
+            learner.step(images_NCHW, step, random)
+        _synchronise(images_NCHW.device)
+        seconds.append((_now() - start) / steps)
+    return statistics.median(seconds[WARM_UP:])
+
+
+def _batch(learner: Learner, plan: GeneratorPlan, device: torch.device) -> Tensor:
+    images = torch.rand(learner.batch_size, plan.channels, *plan.patch_size, device=device)
+    return learner.prepare(images * 2 - 1)
 
 
 def _flow(size: Size) -> None:
     plan, compute = plan_of(size, 64), compute_of("cpu", "bf16")
     learner = FLOW.learner(plan, compute, images_shown=10_000)
-    images = learner.prepare(torch.rand(learner.batch_size, 1, *size) * 2 - 1)
-    random, seconds = torch.Generator().manual_seed(0), []
-    for step in range(12):
-        start = _now()
-        learner.step(images, step, random)
-        seconds.append(_now() - start)
-    cost = statistics.median(seconds[2:]) / learner.batch_size * 1e3
-    rate = _images_per_second(FLOW.sampler(plan, compute, learner.averaged()), 16, 64)
+    cost = _pace(learner, _batch(learner, plan, compute.device), 10, 1) / learner.batch_size * 1e3
+    rate = _images_per_second(FLOW.sampler(plan, compute, learner.averaged()), SAMPLE_BATCH, 64)
     print(f"flow, width 64, bf16: {cost:.1f} s/kimg, {rate:.0f} images/s")
 
 
 def accelerator(device: str, rounds: int) -> None:
-    """Seconds for 1000 images at full width, beside published figures."""
+    """Seconds for 1000 images at full width, compiled and eager, beside published figures."""
     for side, published in PUBLISHED.items():
-        phases = Phases(
-            plan_of((side, side), 512, levels=int(math.log2(side)) - 2),
-            precision="bf16",
-            device=device,
-            direct=False,
-        )
-        times = [phases.seconds() for _ in range(rounds + 5)][5:]
-        cost = phases.iteration(times) * 1e3 / BATCH_SIZE
-        print(f"{side}x{side}, full width, bf16: {cost:.1f} s/kimg ({published})")
+        print(f"{side}x{side}, one channel, bf16 ({published})")
+        for name, backend, width in (("stylegan2", BACKEND, 512), ("flow", FLOW, 256)):
+            plan = plan_of((side, side), width, levels=int(math.log2(side)) - 2)
+            for compiled in (True, False):
+                _accelerated(f"{name}, width {width}", backend, plan, device, rounds, compiled)
+
+
+def _accelerated(
+    name: str, backend: Backend, plan: GeneratorPlan, device: str, rounds: int, compiled: bool
+) -> None:
+    """Print one backend's cost; `compiled` asks for it, what was done is printed."""
+    compute = compute_of(device, "bf16")
+    torch.manual_seed(0)
+    skipped = counters["inductor"]["cudagraph_skips"]
+    learner = backend.learner(plan, compute, images_shown=COMPILE_FROM if compiled else 1)
+    pace = _pace(learner, _batch(learner, plan, compute.device), rounds, LAZY)
+    skipped = counters["inductor"]["cudagraph_skips"] - skipped
+    how = "compiled" if learner.compiled else "eager"
+    if compiled and not learner.compiled:
+        how += ", for compiling FAILED (the reason is above)"
+    if skipped:
+        how += f", {skipped} CUDA graphs left out"
+    rate = _images_per_second(backend.sampler(plan, compute, learner.averaged()), SAMPLE_BATCH, 256)
+    cost = pace / learner.batch_size * 1e3
+    print(f"  {name}, {how}: {cost:.2f} s/kimg, {rate:.0f} images/s sampled", flush=True)
 
 
 def main() -> None:

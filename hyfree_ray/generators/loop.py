@@ -24,15 +24,13 @@ from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.generator_plan import GeneratorPlan
-from hyfree_ray.generators.protocol import Backend, Compute, Learner
+from hyfree_ray.generators.protocol import Backend, Learner, compute_of
 from hyfree_ray.seeds import seed_of
 
 INTERVALS = 30
 """Checkpoints a training: its first and last thirtieth cost as much to lose."""
 PROGRESS_EVERY = 5.0
 """Seconds between two reports."""
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Saved = Callable[[int, int], None]
@@ -48,23 +46,6 @@ class Settings:
     precision: str
     mirror: bool
     snapshots: int
-
-
-def compute_of(device: str, precision: str) -> Compute:
-    """Check the two names.
-
-    Raises:
-        HyfreeError: an unknown device or precision.
-    """
-    if precision not in _DTYPES:
-        raise HyfreeError(f"precision {precision!r} is unknown; take one of {', '.join(_DTYPES)}")
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise HyfreeError(f"device {device!r} is unknown; take cpu or cuda:0") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise HyfreeError(f"device {device!r} was asked for, but torch finds no GPU; take cpu")
-    return Compute(device=where, dtype=_DTYPES[precision])
 
 
 def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> None:
@@ -115,7 +96,8 @@ class _Batches:
     def __call__(self, step: int, random: torch.Generator) -> Tensor:
         first = step * self._batch_size
         index = torch.tensor([self._index(first + i) for i in range(self._batch_size)])
-        batch_NCHW = self._images_NCHW[index.to(self._images_NCHW.device)]
+        # Without waiting for what the device still does.
+        batch_NCHW = self._images_NCHW[index.to(self._images_NCHW.device, non_blocking=True)]
         if not self._mirror:
             return batch_NCHW
         turned = torch.rand(len(index), 1, 1, 1, generator=random, device=batch_NCHW.device) < 0.5

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.generator_plan import GeneratorPlan
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +24,29 @@ class Compute:
     """Of the activations; float32 or bfloat16."""
 
 
+def compute_of(device: str, precision: str) -> Compute:
+    """Check the two names.
+
+    Raises:
+        HyfreeError: an unknown device or precision.
+    """
+    if precision not in _DTYPES:
+        raise HyfreeError(f"precision {precision!r} is unknown; take one of {', '.join(_DTYPES)}")
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise HyfreeError(f"device {device!r} is unknown; take cpu or cuda:0") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise HyfreeError(f"device {device!r} was asked for, but torch finds no GPU; take cpu")
+    return Compute(device=where, dtype=_DTYPES[precision])
+
+
 class Learner(Protocol):
     """A network in training."""
 
     batch_size: int
+    compiled: bool
+    """Whether its main phases run compiled code."""
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
         """The data set as batches are taken from it; called once."""

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from hyfree_ray.generators.average import keep_share
+from hyfree_ray.generators.average import Average, keep_share
 from hyfree_ray.generators.stylegan2 import loss
 from hyfree_ray.generators.stylegan2.augment import augment
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator
@@ -122,3 +122,24 @@ def test_the_average_has_its_half_life_and_its_ramp_up():
     assert math.isclose(keep_share(late, batch) ** (10_000 / batch), 0.5)
     assert math.isclose(keep_share(1000, batch), 0.5 ** (8 / 50))
     assert keep_share(8, batch) < 1e-5
+
+
+def test_the_average_follows_its_formula_step_by_step():
+    torch.manual_seed(0)
+    module, batch = torch.nn.Linear(3, 2), 8
+    average = Average(module)
+    expected = {name: value.detach().double() for name, value in module.named_parameters()}
+    for step in range(1, 41):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        before = {name: value.detach().clone() for name, value in module.named_parameters()}
+        average.update(step * batch, batch)
+        kept = 0.5 ** (batch / min(10_000, 0.05 * step * batch))
+        for name, value in module.named_parameters():
+            assert torch.equal(value, before[name]), "the module itself is left alone"
+            expected[name] = kept * expected[name] + (1 - kept) * value.detach().double()
+    assert average.weights.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float((value - before[name]).abs().max()) > 0.1, "it lags behind"
+        torch.testing.assert_close(average.weights[name].double(), value, rtol=1e-5, atol=1e-6)

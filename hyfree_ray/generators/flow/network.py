@@ -50,6 +50,19 @@ def _normalise(x_NCHW: Tensor) -> Tensor:
     return F.group_norm(x_NCHW, max(1, x_NCHW.shape[1] // _GROUP))
 
 
+def _enlarge(x_NCHW: Tensor, size: Size) -> Tensor:
+    """Nearest neighbours, by a whole factor along each axis.
+
+    Compiled, as a broadcast: torch 2.13's compiler loses the other form's gradient in bfloat16.
+    """
+    if not torch.compiler.is_compiling():
+        return F.interpolate(x_NCHW, size)
+    count, channels, height, width = x_NCHW.shape
+    rows, columns = size[0] // height, size[1] // width
+    wide_NCHSWS = x_NCHW[:, :, :, None, :, None].expand(-1, -1, -1, rows, -1, columns)
+    return wide_NCHSWS.reshape(count, channels, *size)
+
+
 class _Block(nn.Module):
     """A residual block whose second normalisation is scaled and shifted by the time.
 
@@ -132,7 +145,8 @@ class VelocityNet(nn.Module):
             if level < len(self.ups):
                 small_NCHW = self.ups[level](h_NCHW)
                 skip_NCHW = skips.pop()
-                h_NCHW = skip_NCHW + F.interpolate(small_NCHW, skip_NCHW.shape[2:])
+                height, width = skip_NCHW.shape[2:]
+                h_NCHW = skip_NCHW + _enlarge(small_NCHW, (height, width))
             h_NCHW = self.up_blocks[level](h_NCHW, *next(modulations))
         out_NCHW = self.leave(F.silu(_normalise(h_NCHW)))
         return F.pixel_shuffle(out_NCHW, self._unshuffle)

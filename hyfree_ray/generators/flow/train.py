@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from hyfree_ray.generator_plan import GeneratorPlan
 from hyfree_ray.generators.average import Average
+from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
 from hyfree_ray.generators.flow.network import VelocityNet
 from hyfree_ray.generators.protocol import Compute
 
@@ -49,10 +50,41 @@ class FlowLearner:
         self._compute = compute
         self._images_shown = images_shown
         self.network = VelocityNet(plan).to(compute.device)
+        self._error: Callable[..., Tensor] = self._squared_error
         self._average = Average(self.network)
         self._optimiser = torch.optim.Adam(
             self.network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True
         )
+        self.compiled = False
+        tune(compute.device)
+        if compute.device.type == "cuda" and images_shown >= COMPILE_FROM:
+            # As CUDA graphs: the network is small, and starting its kernels would take longest.
+            self.compile("inductor", mode="reduce-overhead")
+
+    def compile(self, backend: str | Callable[..., Any], mode: str | None = None) -> None:
+        """Compile the loss, network and all, or leave it as it is if that fails.
+
+        Args:
+            backend: torch.compile's; compiled code need not give an eager training's last bits.
+            mode: torch.compile's.
+        """
+
+        def compile_error() -> None:
+            self._error = torch.compile(
+                self._squared_error, backend=backend, mode=mode, fullgraph=True, dynamic=False
+            )
+
+        self.compiled = compiled_like_eager(
+            compile_error, [self._rehearse], list(self.network.parameters())
+        )
+        if not self.compiled:
+            self._error = self._squared_error
+
+    def _rehearse(self, seed: int) -> Tensor:
+        random = torch.Generator(self._compute.device).manual_seed(seed)
+        shape = (self.batch_size, self._plan.channels, *self._plan.padded_size)
+        images_NCHW = torch.rand(shape, generator=random, device=self._compute.device)
+        return self.loss(images_NCHW, random)
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
         """Padded to the padded size with the edge's values, so that the margin continues it."""
@@ -62,16 +94,20 @@ class FlowLearner:
         return F.pad(images_NCHW, sides, mode="replicate")
 
     def loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        """Mean squared error of the velocity (Liu et al. 2022, equation 1).
-
-        t is uniform, one draw from each of N equal parts of [0, 1], which makes the sum over a
-        batch less random (Kingma et al. 2021, arXiv 2107.00630, appendix I.1). A logit-normal t,
-        as large image models take, gave worse images here at equal cost.
-        """
-        count, device = len(images_NCHW), images_NCHW.device
+        """Mean squared error of the velocity (Liu et al. 2022, equation 1)."""
         noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
-        draw_N = torch.rand(count, generator=random, device=device)
-        time_N = (torch.arange(count, device=device) + draw_N) / count
+        return self._error(images_NCHW, noise_NCHW, self.times(len(images_NCHW), random))
+
+    def times(self, count: int, random: torch.Generator) -> Tensor:
+        """Times_N to learn at: uniform, one draw from each of N equal parts of [0, 1].
+
+        Which makes the sum over a batch less random (Kingma et al. 2021, arXiv 2107.00630,
+        appendix I.1). `benchmarks/flow.py --training` compares it with a logit-normal draw.
+        """
+        draw_N = torch.rand(count, generator=random, device=random.device)
+        return (torch.arange(count, device=random.device) + draw_N) / count
+
+    def _squared_error(self, images_NCHW: Tensor, noise_NCHW: Tensor, time_N: Tensor) -> Tensor:
         line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N[:, None, None, None])
         velocity_NCHW = self.network(line_NCHW.to(self._compute.dtype), time_N)
         return F.mse_loss(velocity_NCHW.float(), images_NCHW - noise_NCHW)
@@ -81,12 +117,13 @@ class FlowLearner:
         shown = (step + 1) * self.batch_size
         for group in self._optimiser.param_groups:
             group["lr"] = rate_at(min(1.0, shown / self._images_shown))
-        loss = self.loss(images_NCHW, random)
         self._optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(images_NCHW, random)
         loss.backward()
         self._optimiser.step()
         self._average.update(shown, self.batch_size)
-        return {"loss": loss.detach()}
+        # A copy: the next replay of a CUDA graph writes where this one did.
+        return {"loss": loss.detach().clone()}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, their average, Adam's moments."""
@@ -136,6 +173,7 @@ class FlowSampler:
     """Follows the velocity from noise to an image."""
 
     def __init__(self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]) -> None:
+        tune(compute.device)
         self._plan = plan
         self._compute = compute
         self._network = VelocityNet(plan).to(compute.device)

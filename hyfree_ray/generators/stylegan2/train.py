@@ -5,8 +5,6 @@ Karras et al. 2020 (arXiv 1912.04958) with DiffAugment (Zhao et al. 2020, arXiv 
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from hyfree_ray.generator_plan import GeneratorPlan
 from hyfree_ray.generators.average import Average
+from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
 from hyfree_ray.generators.protocol import Compute
 from hyfree_ray.generators.stylegan2 import loss
 from hyfree_ray.generators.stylegan2.augment import augment
@@ -27,10 +26,6 @@ MIXING = 0.9
 """Share of images whose layers follow two latents (style mixing)."""
 PATH_SHRINK = 2
 """The path length is measured on this fraction of a batch (appendix B)."""
-COMPILE_FROM = 100_000
-"""Images shown from which minutes of compiling are taken to pay, on CUDA."""
-
-_log = logging.getLogger(__name__)
 
 
 def lazy_adam(module: nn.Module, every: int) -> torch.optim.Adam:
@@ -62,10 +57,10 @@ class StyleGan2Learner:
         self._generator_adam = lazy_adam(self.generator, loss.PATH_EVERY)
         self._discriminator_adam = lazy_adam(self.discriminator, loss.R1_EVERY)
         self._path_mean = torch.zeros((), device=device)
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            if images_shown >= COMPILE_FROM:
-                self.compile("inductor")
+        self.compiled = False
+        tune(device)
+        if device.type == "cuda" and images_shown >= COMPILE_FROM:
+            self.compile("inductor")
 
     def compile(self, backend: str | Callable[..., Any]) -> None:
         """Compile the networks for the two main phases, or leave them as they are if that fails.
@@ -75,24 +70,30 @@ class StyleGan2Learner:
         Args:
             backend: torch.compile's; compiled code need not give an eager training's last bits.
         """
-        self._paint = torch.compile(self.generator.synthesis, backend=backend, dynamic=False)
-        self._judge = torch.compile(self.discriminator, backend=backend, dynamic=False)
-        random = torch.Generator(self._device).manual_seed(0)
-        shape = (self.batch_size, self._plan.channels, *self._plan.patch_size)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the compiler's, of its own ways
-                # Compiling waits for the first call, and for backward's until that is called.
-                self._generator_loss(random).backward()
-                blank_NCHW = torch.zeros(shape, device=self._device)
-                self._discriminator_loss(blank_NCHW, random).backward()
-        except Exception as error:  # whatever a compiler, or the lack of one, raises
-            reason = " ".join(str(error).split())[:200]
-            _log.warning("torch.compile failed, training goes on without it: %s", reason)
+        self.compiled = compiled_like_eager(
+            lambda: self._compile_networks(backend),
+            [self._rehearse_generator, self._rehearse_discriminator],
+            [*self.generator.parameters(), *self.discriminator.parameters()],
+        )
+        if not self.compiled:
             self._paint, self._judge = self.generator.synthesis, self.discriminator
         self.discriminator.requires_grad_(True)
-        self.generator.zero_grad(set_to_none=True)
-        self.discriminator.zero_grad(set_to_none=True)
+
+    def _compile_networks(self, backend: str | Callable[..., Any]) -> None:
+        # No CUDA graphs: the discriminator runs twice before its backward pass, and their memory
+        # is that of the run before.
+        settings: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
+        self._paint = torch.compile(self.generator.synthesis, **settings)
+        self._judge = torch.compile(self.discriminator, **settings)
+
+    def _rehearse_generator(self, seed: int) -> Tensor:
+        return self._generator_loss(torch.Generator(self._device).manual_seed(seed))
+
+    def _rehearse_discriminator(self, seed: int) -> Tensor:
+        random = torch.Generator(self._device).manual_seed(seed)
+        shape = (self.batch_size, self._plan.channels, *self._plan.patch_size)
+        images_NCHW = torch.rand(shape, generator=random, device=self._device)
+        return self._discriminator_loss(images_NCHW, random)
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
         """As they are; the discriminator pads."""
@@ -206,6 +207,7 @@ class StyleGan2Sampler:
     """A trained generator, without truncation (psi 1)."""
 
     def __init__(self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]) -> None:
+        tune(compute.device)
         self._latent, self._device = plan.latent_size, compute.device
         self._generator = Generator(plan, compute.dtype).to(compute.device)
         self._generator.load_state_dict(weights)

@@ -1,0 +1,69 @@
+"""The benchmarks run, from a checkout too, and end with the line that scripts read."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from hyfree_ray.generators.flow.train import BACKEND as FLOW
+from hyfree_ray.generators.stylegan2.train import BACKEND as STYLEGAN2
+from tests.generators.plans import tiny_plan
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(*arguments: str, cwd: Path) -> list[str]:
+    """The lines of a benchmark in an interpreter that has the libraries, but not the package."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = sysconfig.get_path("purelib")
+    script, *rest = arguments
+    done = subprocess.run(  # -S: installed by a link, the package would be found
+        [sys.executable, "-S", str(BENCHMARKS / script), *rest],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_generators_benchmark_ends_with_its_four_ratios(tmp_path: Path) -> None:
+    lines = run("generator.py", "--quick", "--size", "24", "20", "--width", "8", cwd=tmp_path)
+    number = r"(\d+\.\d\d)"
+    last = re.fullmatch(
+        rf"ratio_same={number} ratio_default={number} "
+        rf"utilisation={number} sampling_ratio={number}",
+        lines[-1],
+    )
+    assert last is not None, lines[-1]
+    ratio = {name: float(value) for name, value in re.findall(r"(\w+)=(\S+)", lines[-1])}
+    # In batches over one by one, both ours in one precision; the direct form's is said beside it.
+    (sampling,) = (line for line in lines if line.startswith("stylegan2 sampling"))
+    together, alone, direct = (float(rate) for rate in re.findall(r"(\d+) (?:in b|one)", sampling))
+    assert ratio["sampling_ratio"] == pytest.approx(together / alone, rel=0.02)
+    assert f"({ratio['sampling_ratio']:.2f}x); {direct:.0f} one by one in the direct" in sampling
+    assert f"{ratio['ratio_same']:.2f}x" in "".join(line for line in lines if "ours bf16" in line)
+    difference = next(line for line in lines if line.startswith("largest difference"))
+    assert float(difference.split()[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("backend", [STYLEGAN2, FLOW])
+def test_what_was_to_be_compiled_and_was_not_is_said(
+    backend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import generator
+
+    for compiled in (True, False):
+        generator._accelerated("tiny", backend, tiny_plan(), "cpu", 1, compiled)
+    wanted, eager = capsys.readouterr().out.splitlines()
+    assert wanted.startswith("  tiny, eager, for compiling FAILED")
+    assert eager.startswith("  tiny, eager: ")
+    assert re.search(r": \d+\.\d\d s/kimg, \d+ images/s sampled$", eager)
