@@ -104,7 +104,10 @@ class Canaries:
         """Whether a part of a picture is a real image, of any size, outlined in colours or not."""
         colour_HW = np.ptp(cell_HWC, axis=2) > 40
         drawn_HW = colour_HW & (colour_HW.mean() < 0.5)
+        tall = cell_HWC.shape[0] / cell_HWC.shape[1]
         for (height, width), real_MP in self._real.items():
+            if abs(np.log(tall * width / height)) > 0.15:
+                continue  # of other proportions
             grey_P = _resized(cell_HWC.mean(axis=2), height, width)
             kept_P = _resized(drawn_HW.astype(float), height, width) < 0.05
             colours_CP = [
@@ -124,7 +127,7 @@ class Canaries:
             height, width = array.shape[-2:]
             plane_MP = array.reshape(-1, height * width).astype(float)
             found.setdefault((height, width), []).append(plane_MP)
-        return {size: np.concatenate(parts) for size, parts in found.items()}
+        return {size: np.concatenate(parts).astype(np.float32) for size, parts in found.items()}
 
 
 def _most_alike(shown_NP: np.ndarray, real_MP: np.ndarray) -> float:
