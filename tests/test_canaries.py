@@ -122,7 +122,7 @@ def test_the_scan_finds_copies_and_near_copies_among_others(
     rng = np.random.default_rng(0)
     for real_NCHW in canaries.real_NCHW:
         real = real_NCHW[3:4]
-        fresh = rng.integers(0, 256, (3, *real.shape[1:]), dtype=np.uint8)
+        fresh = rng.integers(0, 256, (6, *real.shape[1:]), dtype=np.uint8)
         near = np.clip(real.astype(int) + rng.integers(-3, 4, real.shape), 0, 255).astype(np.uint8)
         assert canaries.found(write(fresh, tmp_path)) == []
         for planted in (real, near):
