@@ -1,28 +1,30 @@
 """What must never cross a border, collected from the sites of a run, and a scan for it.
 
-Shapes: N, M images, C channels, H height, W width.
+Shapes: N, M images or planes of them, C channels, H height, W width, P pixels.
 """
 
 from __future__ import annotations
 
-import io
+import csv
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import SimpleITK as sitk
+from PIL import Image
 
 from hyfree_ray.generator_view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise
+from tests.unpacking import arrays, cells, layers, picture, planes
 
-NEAR = 4.0
-"""Mean difference, in levels of 255, under which an image is a near copy."""
+NEAR = 0.98
+"""Correlation with a real image from which another one is a near copy of it, in any units."""
 
 ROWS = 8
 """Rows of a real image, in a row, that are searched for."""
@@ -35,60 +37,121 @@ class Canaries:
     bytes_: Mapping[str, tuple[bytes, ...]]
     real_NCHW: tuple[np.ndarray, ...]
     """uint8, as a release would store them; one array a site."""
+    raw_HW: tuple[np.ndarray, ...]
+    """As they came, in their own units and sizes."""
 
     @classmethod
-    def of(cls, sites: Path) -> Canaries:
-        """Those of a store's folder `sites`."""
+    def of(cls, sites: Path, *folders: Path) -> Canaries:
+        """Those of a store's folder `sites`, and of raw data sets elsewhere."""
         views = [
             GeneratorView.load(path) for path in sorted(sites.glob("*/stages/prepare-*/view.npz"))
         ]
         real = tuple(quantise(view.images_NCHW) for view in views)
-        names = {
-            name
-            for file in sites.glob("*/audit/cases-*.json")
-            for name in json.loads(file.read_text()).values()
-        }
+        raw_data = (*sorted(sites.glob("*/stages/draw_phantom-*")), *folders)
+        raw = tuple(
+            sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+            for folder in raw_data
+            for file in sorted(folder.glob("imagesTr/*.nii.gz"))
+        )
+        rows = [row for folder in raw_data for row in _table(folder / "sites.csv")]
         numbers = list(_distances(sites))
         assert views
-        assert names
+        assert rows
         assert len(numbers) > 50
         return cls(
             bytes_={
-                "case": tuple(name.encode() for name in sorted(names)),
-                "path": (str(sites).encode(), b"imagesTr", b"labelsTr", b"/stages/"),
+                "case": tuple(sorted({row["case"].encode() for row in rows})),
+                "patient": tuple(sorted({row["patient"].encode() for row in rows})),
+                "path": (
+                    *(str(folder).encode() for folder in (sites, *folders)),
+                    *(b"imagesTr", b"labelsTr", b"/stages/"),
+                ),
                 "distance": tuple(
                     spelt
                     for number in numbers
                     for spelt in (repr(number)[:12].encode(), struct.pack("<d", number))
                 ),
-                "pixels": tuple(_pixels(real, views, sites)),
+                "pixels": (*_pixels(real, views), *_raw_pixels(raw)),
                 "pickle": (b"data.pkl", b"numpy._core.multiarray", b"torch._utils"),
             },
             real_NCHW=real,
+            raw_HW=raw,
         )
 
-    def found(self, content: bytes, *, but: tuple[str, ...] = ()) -> list[str]:
+    def found(self, content: bytes, *, but: Sequence[str] = ()) -> list[str]:
         """Kinds of canaries that are in there, `copy` for an image like a real one."""
-        kinds = [
-            kind
-            for kind, canaries in self.bytes_.items()
-            if kind not in but and any(canary in content for canary in canaries)
-        ]
-        return kinds + (["copy"] if self._is_copy(content) else [])
+        kinds: dict[str, None] = {}
+        for layer in layers(content):
+            for kind, canaries in self.bytes_.items():
+                if kind not in but and any(canary in layer for canary in canaries):
+                    kinds[kind] = None
+            if self._holds_a_copy(layer):
+                kinds["copy"] = None
+        return list(kinds)
 
-    def _is_copy(self, content: bytes) -> bool:
-        if not content.startswith(b"ARROW1"):
-            return False
-        with pa.ipc.open_file(io.BytesIO(content)) as reader:
-            table = reader.read_all().combine_chunks()
-        images_NCHW = table["image"].chunk(0).to_numpy_ndarray().astype(float)
-        for real_MCHW in self.real_NCHW:
-            if real_MCHW.shape[1:] != images_NCHW.shape[1:]:
-                continue
-            for image_CHW in images_NCHW:
-                if np.abs(real_MCHW - image_CHW).mean(axis=(1, 2, 3)).min() < NEAR:
-                    return True
+    def _holds_a_copy(self, content: bytes) -> bool:
+        shown_HWC = picture(content)
+        if shown_HWC is not None and any(map(self._shows_a_copy, cells(shown_HWC))):
+            return True
+        found = list(arrays(content))
+        return any(
+            _most_alike(planes(array, size).reshape(-1, size[0] * size[1]), real_MP) > NEAR
+            for size, real_MP in self._real.items()
+            for array in found
+        )
+
+    def _shows_a_copy(self, cell_HWC: np.ndarray) -> bool:
+        """Whether a part of a picture is a real image, of any size, outlined in colours or not."""
+        colour_HW = np.ptp(cell_HWC, axis=2) > 40
+        drawn_HW = colour_HW & (colour_HW.mean() < 0.5)
+        tall = cell_HWC.shape[0] / cell_HWC.shape[1]
+        for (height, width), real_MP in self._real.items():
+            if abs(np.log(tall * width / height)) > 0.15:
+                continue  # of other proportions
+            grey_P = _resized(cell_HWC.mean(axis=2), height, width)
+            kept_P = _resized(drawn_HW.astype(float), height, width) < 0.05
+            colours_CP = [
+                _resized(cell_HWC[..., colour], height, width)
+                for colour in range(cell_HWC.shape[2])
+            ]
+            shown_NP = np.stack([grey_P, *colours_CP])[:, kept_P]
+            if kept_P.mean() > 0.4 and _most_alike(shown_NP, real_MP[:, kept_P]) > NEAR:
+                return True
         return False
+
+    @cached_property
+    def _real(self) -> dict[tuple[int, int], np.ndarray]:
+        """real_MP: every plane of every real image, by its size."""
+        found: dict[tuple[int, int], list[np.ndarray]] = {}
+        for array in (*self.real_NCHW, *self.raw_HW):
+            height, width = array.shape[-2:]
+            plane_MP = array.reshape(-1, height * width).astype(float)
+            found.setdefault((height, width), []).append(plane_MP)
+        return {size: np.concatenate(parts).astype(np.float32) for size, parts in found.items()}
+
+
+def _most_alike(shown_NP: np.ndarray, real_MP: np.ndarray) -> float:
+    """The highest correlation of any with any; 0 where none is left."""
+    standard = []
+    for plane_KP in (shown_NP, real_MP):
+        plane_KP = np.nan_to_num(plane_KP, posinf=0, neginf=0)
+        centred_KP = plane_KP - plane_KP.mean(axis=1, keepdims=True)
+        length_K = np.linalg.norm(centred_KP, axis=1)
+        kept_K = length_K > 1e-6 * np.abs(plane_KP).max(axis=1, initial=1)
+        standard.append(centred_KP[kept_K] / length_K[kept_K, None])
+    return float((standard[0] @ standard[1].T).max(initial=0.0))
+
+
+def _resized(plane_HW: np.ndarray, height: int, width: int) -> np.ndarray:
+    """plane_P of that size."""
+    image = Image.fromarray(plane_HW.astype(np.float32))
+    smaller = image.resize((width, height), Image.Resampling.BOX)
+    return np.asarray(smaller, float).reshape(-1)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _distances(sites: Path) -> Iterator[float]:
@@ -108,10 +171,8 @@ def _distances(sites: Path) -> Iterator[float]:
                     yield number
 
 
-def _pixels(
-    real: tuple[np.ndarray, ...], views: list[GeneratorView], sites: Path
-) -> Iterator[bytes]:
-    """Some rows of each real image, as the generator sees them, stores them, and as they came."""
+def _pixels(real: tuple[np.ndarray, ...], views: list[GeneratorView]) -> Iterator[bytes]:
+    """Some rows of each real image, as the generator sees them, and as it stores them."""
     for stored_NCHW, view in zip(real, views, strict=True):
         physical_NCHW = view.physical(view.images_NCHW)
         for stored, shown, physical in zip(
@@ -121,10 +182,14 @@ def _pixels(
             rows = (0, slice(middle - ROWS // 2, middle + ROWS // 2))
             if len(np.unique(stored[rows])) > 8:
                 yield from (part[rows].tobytes() for part in (stored, shown, physical))
-    for path in sorted(sites.glob("*/stages/draw_phantom-*/imagesTr/*.nii.gz"))[::5]:
-        image_HW = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def _raw_pixels(raw: tuple[np.ndarray, ...]) -> Iterator[bytes]:
+    """A row of some images as they came."""
+    for image_HW in raw[::5]:
         row = image_HW[len(image_HW) // 2]
-        yield from (row.tobytes(), row.astype(np.float32).tobytes())
+        if len(np.unique(row)) > 8:
+            yield from (row.tobytes(), row.astype(np.float32).tobytes())
 
 
 def is_pickle(content: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -127,3 +128,17 @@ def described(**changes: Any) -> bytes:
     """A file whose metadata differs."""
     values = json.loads(METADATA.to_json()) | changes
     return arrow(metadata={b"hyfree": json.dumps(values).encode()})
+
+
+def release_of(images_NCHW: Any, folder: Path) -> bytes:
+    """The file of a release of these images, of one channel, without labels."""
+    write_release(
+        folder,
+        dataclasses.replace(METADATA, channel_names=("T1",), scale=(1.0,), offset=(0.0,)),
+        images_NCHW,
+        np.zeros((len(images_NCHW), *images_NCHW.shape[2:]), np.uint8),
+        experiment=EXPERIMENT,
+        round_number=ROUND,
+        nonce="n",
+    )
+    return (folder / "release.arrow").read_bytes()

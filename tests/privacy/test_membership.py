@@ -44,14 +44,38 @@ def test_a_generator_that_copies_is_found_over_its_control(attack: str) -> None:
 
 @pytest.mark.parametrize("attack", ["nearest", "density"])
 def test_where_nothing_leaks_an_attack_is_not_over_its_control(attack: str) -> None:
-    """Case 88."""
+    """Case 88: nor is there anything in the control."""
     found = [
         membership(features(800, 50 + seed), group(150, 70 + seed), group(120, 90 + seed), seed=0)
         for seed in range(8)
     ]
-    aucs = [one[attack]["auc"] for one in found]
-    assert abs(np.mean(aucs) - 0.5) < 0.05
+    for number in ("auc", "control"):
+        assert abs(np.mean([one[attack][number] for one in found]) - 0.5) < 0.05, number
+    assert all(abs(one[attack]["control"] - 0.5) < 0.2 for one in found)
     assert sum(one[attack]["over_control"] for one in found) <= 1
+    assert sum(not one[attack]["control_valid"] for one in found) <= 2
+
+
+class Unshuffled(np.random.Generator):
+    """Splits patients in the order in which they came, which is not by chance."""
+
+    def permutation(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(x)
+
+
+@pytest.mark.parametrize("attack", ["nearest", "density"])
+def test_a_control_whose_halves_differ_is_marked_invalid(attack: str) -> None:
+    """Case 88: samples that are near to held-out patients of one half of the control only."""
+    members, others = group(150, 1), group(120, 2)
+    third_quarter = slice(60, 90)
+    samples = near(others.features_KF[third_quarter], 1500, 3, 0.05)
+    split = Unshuffled(np.random.PCG64(0))
+    found = membership(samples, members, others, seed=split)[attack]  # type: ignore[arg-type]
+    low, high = found["control_interval"]
+    assert not found["control_valid"]
+    assert high < 0.5 or low > 0.5
+    assert not found["over_control"]
+    assert membership(samples, members, others, seed=0)[attack]["control_valid"]  # by chance
 
 
 def test_too_few_patients_give_words_instead_of_a_number() -> None:
