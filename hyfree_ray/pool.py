@@ -26,6 +26,7 @@ from hyfree_ray.store import (
     Artifact,
     Parcel,
     digest_of,
+    locked,
     write_bytes,
     write_json,
     write_once,
@@ -64,6 +65,8 @@ class PoolParty(Party):
         self.dataset = dict(dataset)
         self.experiment = experiment
         self.round = root / "rounds" / digest_of([key, RELEASE_VERSIONS])[:16]
+        # For good: of every experiment on this task, whatever its seed, fold or budget.
+        self.withdrawals = root / "withdrawn" / f"{digest_of(self.dataset)[:16]}.json"
         self._taken: dict[str, dict[str, Any]] = {}
         self._gone: set[str] = set()
 
@@ -247,17 +250,16 @@ class PoolParty(Party):
         return float(before + seconds)
 
     def withdraw(self, sites: Sequence[str]) -> list[str]:
-        """Note that sites have withdrawn. Returns all that ever did."""
-        found = sorted({*self._withdrawn(), *sites})
+        """Note that sites have withdrawn. Returns all that ever did, in any experiment."""
+        self._gone |= set(sites)
         if sites and not self.runner.planning:
-            self.round.mkdir(parents=True, exist_ok=True)
-            write_json(self.round / "withdrawn.json", found)
-        self._gone = set(found)
-        return found
+            with locked(self.withdrawals.parent):
+                write_json(self.withdrawals, sorted(self._withdrawn()))
+        return sorted(self._withdrawn())
 
     def _withdrawn(self) -> set[str]:
-        path = self.round / "withdrawn.json"
-        return self._gone | (set(json.loads(path.read_text())) if path.exists() else set())
+        there = self.withdrawals.exists()
+        return self._gone | (set(json.loads(self.withdrawals.read_text())) if there else set())
 
     def touched_by(self, site: str) -> list[str]:
         """Keys of the general models, of all rounds, that were trained on a site's releases."""

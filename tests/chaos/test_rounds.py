@@ -120,19 +120,36 @@ def test_29_below_min_sites_no_model_is_made(start: Start, tmp_path: Path) -> No
 def test_36_a_site_withdraws_and_the_models_that_knew_it_are_named(
     start: Start, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    run(start, store)
+    store, compared = tmp_path / "store", {"settings": ("real-all", "mix-50")}
+    run(start, store, **compared)
     (general,) = (f.name[-20:] for f in store.glob("pool/stages/train_general-*"))
-    found = run(start, store, withdraw=("site-3",))
+    with_it = {read_inputs(file) for file in store.glob("oracle/stages/prepare_*/record.json")}
+    found = run(start, store, **compared, withdraw=("site-3",))
     assert found["sites"]["site-3"]["outcome"] == "withdrawn"
     assert found["round"] == 2
     assert rounds(store)[1] == ["site-1", "site-2"]
     assert f"site-3 had a part in the general model {general[:8]}" in found["said"]
     for site in ("site-1", "site-2"):
         assert f"site-3 had a part in {site}'s finetuned model" in found["said"]
+    # What compares by the real data of all is made anew without it too, and is named.
+    for regime in ("real-all", "mix-50"):
+        assert f"site-3 had a part in the comparison {regime} model" in found["said"]
+    files = store.glob("oracle/stages/prepare_*/record.json")
+    anew = {read_inputs(file) for file in files} - with_it
+    assert anew == {("data_0", "data_1"), ("data_0", "data_1", "release_0", "release_1")}
     again = run(start, store)  # for good
     assert again["sites"]["site-3"]["outcome"] == "withdrawn"
     assert rounds(store)[1:] == [["site-1", "site-2"]]
+    other = run(start, store, seed=1)  # of every experiment
+    assert other["sites"]["site-3"]["outcome"] == "withdrawn"
+    assert "site-3: withdrawn: the site has withdrawn" in other["said"]
+    assert sorted(rounds(store)) == 2 * [["site-1", "site-2"]] + [["site-1", "site-2", "site-3"]]
+    assert len(list(store.glob("sites/site-3/stages/train_generator-*"))) == 1
+
+
+def read_inputs(file: Path) -> tuple[str, ...]:
+    """The names of a stage's inputs."""
+    return tuple(sorted(json.loads(file.read_text())["inputs"]))
 
 
 OPTIONS: dict[str, Any] = {

@@ -232,16 +232,27 @@ def federate_on(data: str, store: str, table: str) -> None:
     _run(Simulation(cohort=cohort.name, sites=sites, experiment=toy_experiment()), store, table)
 
 
-def federate(store: str, die_after: int | None = None, **rules: Any) -> None:
+def federate(
+    store: str,
+    die_after: int | None = None,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    **rules: Any,
+) -> None:
     """A whole run in this process, and its table as `table.csv` in the store.
 
     Args:
         store: the store's root.
         die_after: SIGKILL this process when so many stages were run.
+        settings: what is trained beside the protocol.
+        seed: of the experiment.
         rules: fields of `Rules`.
     """
     install()
-    _run(toy_simulation(), store, f"{store}/table.csv", die_after, Rules(**rules))
+    simulation = toy_simulation()
+    experiment = simulation.experiment.model_copy(update={"seed": seed})
+    simulation = dataclasses.replace(simulation, experiment=experiment)
+    _run(simulation, store, f"{store}/table.csv", die_after, Rules(**rules), settings)
 
 
 def _run(
@@ -250,6 +261,7 @@ def _run(
     table: str,
     die_after: int | None = None,
     rules: Rules | None = None,
+    settings: Sequence[str] = (),
 ) -> None:
     from hyfree_ray.runners.disturbed import disturbed
     from hyfree_ray.runners.local import LocalParty, LocalRunner
@@ -276,7 +288,7 @@ def _run(
         )
         for name in simulation.party_names
     }
-    outcome = asyncio.run(protocol.simulate(parties, rules=rules, told=say))
+    outcome = asyncio.run(protocol.simulate(parties, settings=settings, rules=rules, told=say))
     say(json.dumps({"round": outcome.round, "sites": outcome.sites}))
     write_results(Path(table), score_rows(simulation, outcome))
 
