@@ -166,7 +166,7 @@ def _calibrated(simulation: Simulation, planned: Planned, runtime: Runtime) -> d
 
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
-    from hyfree_ray.runners.ray import connect, disconnect
+    from hyfree_ray.runners.ray_cluster import connect, disconnect
 
     connect(address)
     signal.signal(signal.SIGTERM, _terminated)  # Ray puts its own in place
@@ -185,7 +185,7 @@ def _device(asked: str, ray: str) -> Any:
         return asked
     if ray in {"local", "off"}:
         return find_device()
-    from hyfree_ray.runners.ray import cluster_device
+    from hyfree_ray.runners.ray_cluster import cluster_device
 
     return cluster_device()
 
@@ -285,12 +285,8 @@ def _run_on_ray(
     observer: Observer,
     execution: Execution,
 ) -> None:
-    from hyfree_ray.runners.ray import (
-        cause_of,
-        check_resources,
-        start_parties,
-        while_the_head_answers,
-    )
+    from hyfree_ray.runners.ray import cause_of, start_parties
+    from hyfree_ray.runners.ray_cluster import check_resources, while_the_head_answers
 
     seconds = expected_seconds(
         planned.steps, pace_of(runtime.store, runtime.device), runtime.device

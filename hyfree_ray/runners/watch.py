@@ -22,6 +22,12 @@ LONGER = 20
 """Times its longest silence so far."""
 
 
+def here(folder: Path) -> bool:
+    """Whether the newest attempt at a stage was made on this machine."""
+    attempt = last_attempt(folder)
+    return attempt is not None and attempt.get("host") == platform.node()
+
+
 def end_if_hung(folder: Path, owner: str, *, hung_s: float = HUNG_S) -> bool:
     """SIGKILL the process of a stage that fell silent, if it is on this machine.
 

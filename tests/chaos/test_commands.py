@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
+from hyfree_ray.commands.doctor import available_gib
 from tests.chaos.conftest import Program
 
 RUN = ("simulate", "--budget", "smoke", "--device", "cpu", "--ray", "off")
@@ -96,7 +97,14 @@ def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> Non
     well = CliRunner().invoke(main, ["doctor", "--store", str(tmp_path / "new")])
     assert well.exit_code == 0, well.output
     assert re.search(r"ok +torch +\d", well.output)
+    assert re.search(r"ok +memory +\d+\.\d GiB available", well.output)
+    assert re.search(r"ok +ports", well.output)
     assert not (tmp_path / "new").exists()
+
+
+def test_memory_is_what_processes_can_get_and_not_what_lies_idle() -> None:
+    said = "MemTotal: 25165824 kB\nMemFree: 1048576 kB\nMemAvailable: 20971520 kB\n"
+    assert available_gib(said) == 20
 
 
 def test_the_doctor_examines_a_cluster_that_is_not_there(tmp_path: Path) -> None:

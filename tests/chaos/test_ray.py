@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.rules import Rules
-from hyfree_ray.runners.ray import RayParty, connect, disconnect
+from hyfree_ray.runners.ray import RayParty
+from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from tests.chaos import toys
 from tests.chaos.on_ray import (
