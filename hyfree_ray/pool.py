@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import time
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,10 @@ EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest
 
 FEWEST_RELEASES = 2
 """Below this a general model would only be another site's."""
+
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Monotonic clocks of processes agree while this is the same."""
 
 
 class PoolParty(Party):
@@ -238,16 +243,22 @@ class PoolParty(Party):
     def waited(self, seconds: float, next_round: bool) -> float:
         """Add to the time that the open round has waited, and tell it: it outlives the driver.
 
-        It is counted by drivers' monotonic clocks; 0 where no round is open.
+        It is counted by drivers' monotonic clocks; 0 where no round is open. Of two drivers that
+        wait at the same time, on machines that were started once, each second counts once.
         """
         last = self._last_round()["round"]
         if (last and not next_round) or self.runner.planning:
             return 0.0
         path = self.round / f"{last + 1}.clock.json"
-        before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"seconds": before + seconds})
-        return float(before + seconds)
+        with locked(self.round):
+            clock = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0}
+            now, boot = time.monotonic(), BOOT_ID.read_text().strip()
+            if clock.get("boot") == boot:
+                seconds = min(seconds, now - clock["at"])
+            if seconds > 0 or not path.exists():
+                clock = {"seconds": clock["seconds"] + seconds, "at": now, "boot": boot}
+                write_json(path, clock)
+        return float(clock["seconds"])
 
     def withdraw(self, sites: Sequence[str]) -> list[str]:
         """Note that sites have withdrawn. Returns all that ever did, in any experiment."""

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options
+from hyfree_ray.commands.options import (
+    DEVICE,
+    EXIT_CODES,
+    STORE,
+    experiment_options,
+    in_a_folder,
+)
 from hyfree_ray.errors import HyfreeError
 
 if TYPE_CHECKING:
@@ -104,6 +110,7 @@ def personalise(general: Path, out: Path, **options: Any) -> None:
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
+    callback=in_a_folder,
     help="CSV with a row for each test case, label and metric.",
 )
 def score(general: Path | None, out: Path, **options: Any) -> None:

@@ -27,7 +27,7 @@ from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.ray_cluster import pin_of, worker_needs
 from hyfree_ray.runners.ray_gate import Place, Question, machines, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
-from hyfree_ray.runners.watch import HUNG_S, end_if_hung, here
+from hyfree_ray.runners.watch import HUNG_S, Watch, here
 from hyfree_ray.schedule import ticket_of
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.site import SiteParty
@@ -118,9 +118,9 @@ class RayRunner:
 
     async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> Any:
         """Wait for a stage; end its process where it hangs, so that Ray starts it again."""
-        waiting = asyncio.ensure_future(work)
+        waiting, watch = asyncio.ensure_future(work), Watch(folder, owner, self.hung_s)
         while not (await asyncio.wait({waiting}, timeout=self.hung_s / 4))[0]:
-            end_if_hung(folder, owner, hung_s=self.hung_s)
+            watch.end_if_hung()
         return await waiting
 
     async def _run(

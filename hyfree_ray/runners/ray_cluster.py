@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from hyfree_ray.errors import ClusterError, HyfreeError
 from hyfree_ray.party import Step
-from hyfree_ray.resources import Execution, Resources, resources_of
+from hyfree_ray.resources import Execution, Resources, never_starts, resources_of
 from hyfree_ray.runners.ray_gate import machines
 from hyfree_ray.scores import POOL
 from hyfree_ray.slots import in_words, places, unmet
@@ -173,10 +173,7 @@ def check_resources(
         needs = resources.needs(on_gpu=device == "cuda" and step.device)
         lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
         if lacking is not None:
-            raise HyfreeError(
-                f"{step.owner}: {step.name} can never start: it {lacking}; lower its resources in "
-                "the configuration or add a machine"
-            )
+            raise never_starts(step, lacking)
 
 
 def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:

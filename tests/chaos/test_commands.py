@@ -82,6 +82,25 @@ def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:
         assert result.output.count("\n") == 1
 
 
+def test_snapshots_that_an_experiment_has_chosen_are_kept(tmp_path: Path) -> None:
+    """Two experiments chose different ones of the same generator."""
+    (tmp_path / "store.json").write_text('{"store_version": 1}')
+    stages, key = tmp_path / "sites" / "site-1" / "stages", "a" * 64
+    generator = stages / f"train_generator-{key[:20]}"
+    (generator / "snapshots").mkdir(parents=True)
+    (generator / "record.json").write_text(json.dumps({"key": key}))
+    for number in range(1, 5):
+        (generator / "snapshots" / f"{number}.safetensors").write_text("weights")
+    for folder, chosen in (("b" * 20, 1), ("c" * 20, 3)):
+        record = {"inputs": {"generator": key}, "result": {"snapshot": f"{chosen}.safetensors"}}
+        (stages / f"choose_snapshot-{folder}").mkdir()
+        (stages / f"choose_snapshot-{folder}" / "record.json").write_text(json.dumps(record))
+    arguments = ["store", "gc", "--snapshots", "--store", str(tmp_path)]
+    assert "in 2 files" in CliRunner().invoke(main, arguments).output
+    left = sorted(file.name for file in (generator / "snapshots").iterdir())
+    assert left == ["1.safetensors", "3.safetensors"]
+
+
 def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
     thesis = tmp_path / "thesis"
     thesis.mkdir()

@@ -201,3 +201,25 @@ def test_the_command_line_knows_them(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "--withdraw site-9" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "said"),
+    [
+        (("--drop", "site-2@train_generater"), "", "did you mean 'train_generator'?"),
+        (("--drop", "site-2@lokal2x"), "", "did you mean 'local2x'?"),
+        ((), "resources: {site-22: {cpus: 1}}", "resources.site-22: no such site; did you mean"),
+        ((), "resources: {default: {cpus: 5000}}", "can never start: it needs 5000 CPU, the most"),
+        ((), "resources: {pool: {memory_gib: 1e6}}", "needs 1e+06 GiB of memory"),
+    ],
+)
+def test_what_nothing_is_called_and_what_can_never_start_is_said_by_a_dry_run_too(
+    tmp_path: Path, options: tuple[str, ...], config: str, said: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(config or "{}")
+    arguments = ["simulate", "--sites", "3", "--store", str(tmp_path / "s"), "--dry-run"]
+    more = ["--min-sites", "2", "--config", str(tmp_path / "c.yaml"), *options]
+    result = CliRunner().invoke(main, [*arguments, *more])
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert not (tmp_path / "s").exists()

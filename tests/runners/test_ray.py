@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import pickle
@@ -37,6 +36,7 @@ from hyfree_ray.simulation import Simulation
 from hyfree_ray.stage import METRICS, Context, attempts, execute, read_metrics, stage
 from hyfree_ray.stages.training import train_general
 from hyfree_ray.store import Artifact, Store
+from tests.processes import descendants
 
 
 @stage(version=1)
@@ -126,7 +126,7 @@ def test_workers_of_the_general_model_have_room_where_the_pool_is_pinned_and_now
 @pytest.mark.usefixtures("cluster")
 def test_80_a_cluster_of_our_own_listens_on_this_machine_alone() -> None:
     """Sockets are those of this process and of all that it has started."""
-    family = _descendants(os.getpid())
+    family = descendants(os.getpid())
     found = ports(lambda pid, _: pid in family)
     assert {"gcs_server", "raylet"} <= {port.process for port in found}
     assert len(found) >= 5
@@ -138,19 +138,6 @@ def test_80_a_cluster_of_our_own_listens_on_this_machine_alone() -> None:
         here = {port.number: port.loopback for port in ports(lambda pid, _: pid == os.getpid())}
         assert here[outside.getsockname()[1]] is False
         assert here[inside.getsockname()[1]] is True
-
-
-def _descendants(root: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            pid, rest = file.read_text().split(" (", 1)
-            children.setdefault(int(rest.rsplit(") ", 1)[1].split()[1]), []).append(int(pid))
-    found, left = set(), [root]
-    while left:
-        found.add(left[-1])
-        left += children.get(left.pop(), [])
-    return found
 
 
 @pytest.mark.usefixtures("cluster")
