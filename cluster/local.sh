@@ -6,6 +6,8 @@ port=${PORT:-6399}
 export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}
 export RAY_AUTH_TOKEN
+# Where memory runs out Ray ends stages, and no more of them than it has to.
+export RAY_max_kill_memory_buffer_bytes=0
 
 nodes=
 # Not `ray stop`: that would end every Ray on this machine.
