@@ -174,7 +174,7 @@ def execute(
         GaveWay: its place was `wanted`; called again, it goes on from its checkpoint.
     """
     target = find_stage(module, call.stage)
-    with locked(folder):
+    with _named(owner, call, folder), locked(folder):
         record = read_record(folder, call.key)
         if record is not None:
             return record
@@ -202,6 +202,15 @@ def execute(
         }
         write_json(folder / RECORD, record)
     return record
+
+
+@contextlib.contextmanager
+def _named(owner: str, call: Call, folder: Path) -> Iterator[None]:
+    """A full or read-only disk, where it is not the stage that meets it but what is kept of it."""
+    try:
+        yield
+    except OSError as error:
+        raise StageError(owner, call.stage, reason_of(error), str(folder)) from error
 
 
 def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:

@@ -171,8 +171,8 @@ while not os.path.exists(f"{root}/checkpointed"):
     time.sleep(0.02)
 """,
 }
-"""Stand-ins for the scheduler's commands, for `ray symmetric-run` (which, when it is done, ends every
-Ray of a machine) and for a run, which is told to end once."""
+"""Stand-ins for the scheduler's commands, for `ray symmetric-run` (which ends every Ray of a
+machine when it is done) and for a run, which is told to end once."""
 
 
 def test_a_slurm_job_whose_time_is_up_is_queued_again_and_goes_on(tmp_path: Path) -> None:

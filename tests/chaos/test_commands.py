@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from hyfree_ray.cli import main
 from hyfree_ray.commands.doctor import available_gib
+from tests.chaos import toys
 from tests.chaos.conftest import Program
 
 RUN = ("simulate", "--budget", "smoke", "--device", "cpu", "--ray", "off")
@@ -72,6 +73,41 @@ def test_a_run_says_what_a_dropout_and_a_straggler_cost(program: Program, tmp_pa
     assert "report.html" in said
     page = (tmp_path / "report" / "report.html").read_text()
     assert "What it cost that sites were missing" in page
+
+
+@pytest.mark.chaos
+def test_83_what_is_secret_stays_in_the_environment_the_configuration_and_the_trace(
+    tmp_path: Path,
+) -> None:
+    """A token in the environment, a comment in the configuration, a case's name in an error."""
+    store, config = tmp_path / "store", tmp_path / "c.yaml"
+    secrets = {name: f"canary-{name}-5f1c" for name in ("token", "comment", "case", "variable")}
+    config.write_text(f"# {secrets['comment']}\nseed: 3\n")
+    environment = {
+        "RAY_AUTH_TOKEN": secrets["token"],
+        "HOSPITAL_PASSWORD": secrets["variable"],
+        toys.BREAK: f"release@site-2: cannot read {secrets['case']}",
+    }
+    given = ["--sites", "3", "--min-sites", "2", "--config", str(config), "--store", str(store)]
+    said = ""
+    for arguments in ([*RUN, *given], ["report", "--store", str(store), "--out", str(tmp_path)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.chaos.toys", *arguments],
+            env={**os.environ, **environment},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        said += (done.stdout + done.stderr).decode()
+    assert "site-2: FAILED: release: ValueError" in said
+    traces = list(store.glob("sites/site-2/stages/release-*/error.txt"))
+    assert secrets["case"] in traces[0].read_text()
+    told = [file for file in tmp_path.rglob("*") if file.is_file()]
+    told = [file for file in told if file not in (config, *traces)]
+    assert {"mlflow.db", "report.html", "summary.json"} <= {file.name for file in told}
+    for secret in secrets.values():
+        assert secret not in said
+        assert not [file for file in told if secret.encode() in file.read_bytes()]
 
 
 def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:

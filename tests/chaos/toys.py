@@ -21,7 +21,7 @@ import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.release import ReleaseMetadata, write_release
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
-from hyfree_ray.stage import Context, Stage, execute
+from hyfree_ray.stage import Context, Stage, execute, stage
 from hyfree_ray.store import Artifact, digest_of
 
 STEPS = 4
@@ -40,6 +40,9 @@ STEPS = 4
 
 STEP_S = "TOY_STEP_S"
 """Environment variable: seconds that a step takes. Workers of a cluster inherit it."""
+
+BREAK = "TOY_BREAK"
+"""Environment variable: STAGE@OWNER: text; that party's stage breaks with this text."""
 
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model."""
@@ -77,6 +80,9 @@ def install() -> None:
 def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     """Stands for the stage `name`."""
     out = context.out
+    where, _, said = os.environ.get(BREAK, "").partition(": ")
+    if where == f"{name}@{context.owner}":
+        raise ValueError(said)
     inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
     start = digest_of([name, params, inputs])
@@ -156,7 +162,7 @@ def _value_of(folder: Path) -> str:
     return "raw data"
 
 
-def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
+def _write_release(out: Path, value: str, arguments: Mapping[str, Any], images: int = 3) -> None:
     """A release that would pass every check, of noise."""
     random = np.random.default_rng(int(value[:8], 16))
     metadata = ReleaseMetadata(
@@ -172,8 +178,8 @@ def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
     write_release(
         out,
         metadata,
-        random.integers(0, 256, (3, 1, 20, 28), dtype=np.uint8),
-        random.integers(0, 2, (3, 20, 28), dtype=np.uint8),
+        random.integers(0, 256, (images, 1, 20, 28), dtype=np.uint8),
+        random.integers(0, 2, (images, 20, 28), dtype=np.uint8),
         experiment=arguments["federation"],
         round_number=arguments["round_number"],
         nonce="n",
@@ -316,6 +322,23 @@ def train_once(folder: str, jumps: Sequence[float] = ()) -> None:
         seed=1,
     )
     execute(train_generator.module, call, Path(folder), owner="site-1", device="cpu")
+
+
+@stage(version=1)
+def write_much(context: Context, *, what: str) -> dict[str, Any]:
+    """A release of over 50,000 bytes, or a result of as many."""
+    if what == "record":
+        return {"numbers": list(range(15_000))}
+    dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}}
+    about = {"site": "site-1", "dataset": dataset, "federation": "f", "round_number": 1}
+    _write_release(context.out, "1" * 64, about, images=90)
+    return {}
+
+
+def keep_much(folder: str, what: str) -> None:
+    """A stage that writes much, as a runner calls it."""
+    call = write_much.call(what=what)
+    execute(write_much.module, call, Path(folder), owner="site-1", device="cpu")
 
 
 if __name__ == "__main__":
