@@ -121,7 +121,7 @@ def _simulate(
         cost = estimate(simulation, planned.steps, runtime.store, runtime.device, tried)
         announce(simulation, planned, cost, runtime, output)
         if dry_run:
-            print_plan(planned, cost, output)
+            print_plan(planned, cost, execution.resources, runtime.device, output)
             return 0
         open_root(runtime.store)
         summary = _run_or_leave(simulation, planned, runtime, execution)

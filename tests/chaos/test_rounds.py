@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,17 @@ def test_what_nothing_is_called_and_what_can_never_start_is_said_by_a_dry_run_to
     assert result.exit_code == 2, result.output
     assert said in result.output
     assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_says_what_stages_take_and_what_the_disk_has_to_hold(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("resources: {site-2: {cpus: 1.5, memory_gib: 2}}")
+    arguments = ["simulate", "--sites", "2", "--store", str(tmp_path / "s"), "--dry-run"]
+    given = [*arguments, "--config", str(tmp_path / "c.yaml"), "--device", "cpu"]
+    text = CliRunner().invoke(main, given).output
+    assert "site-1: a stage takes 1 CPU\n" in text
+    assert "site-2: a stage takes 1.5 CPU, 2 GiB of memory\n" in text
+    assert re.search(r"it would take about \d+ MiB of disk", text)
+    told = json.loads(CliRunner().invoke(main, [*given, "--format", "json"]).stdout)
+    assert 0 < told["expected"]["disk_gib"] < 2
+    (takes,) = {json.dumps(s["takes"]) for s in told["steps"] if s["owner"] == "site-2"}
+    assert json.loads(takes) == {"CPU": 1.5, "memory": 2 * 2**30}
