@@ -39,7 +39,7 @@ def ends_at_signals() -> Iterator[None]:
         click.echo(f"terminated; {GO_ON}", err=True)
         leave(143)
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 

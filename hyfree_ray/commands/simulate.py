@@ -140,9 +140,10 @@ def _check(
         memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         check_machine(planned.steps, execution.resources, os.cpu_count() or 1, memory_gib)
     elif runtime.ray != "off":
-        from hyfree_ray.runners.ray_cluster import check_resources
+        from hyfree_ray.runners.ray_cluster import check_resources, check_rounds_are_seen
 
         check_resources(runtime.device, experiment.general_workers, planned.steps, execution)
+        check_rounds_are_seen(runtime.store / POOL / "rounds", execution.rules)
 
 
 def _stages(planned: Planned, owner: str) -> list[str]:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from ray.exceptions import RayError
 from hyfree_ray.errors import ClusterError, HyfreeError
 from hyfree_ray.party import Step
 from hyfree_ray.resources import Execution, Resources, never_starts, resources_of
+from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray_gate import machines
 from hyfree_ray.scores import POOL
 from hyfree_ray.slots import in_words, places, unmet
@@ -180,6 +182,27 @@ def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) ->
     """What each worker of a distributed training takes: its party's, and of GPUs a whole one."""
     gpu = {"GPU": 1.0} if device == "cuda" else {}
     return {**resources.needs(on_gpu=False), **gpu, **pin}
+
+
+def check_rounds_are_seen(rounds: Path, rules: Rules) -> None:
+    """Which round comes next is looked up where this process is, in the pool's store.
+
+    Args:
+        rounds: their folder, as this process would see it.
+        rules: the run's.
+
+    Raises:
+        HyfreeError: rounds are asked for, the pool is pinned to another machine, and its store is
+            not to be seen from here.
+    """
+    pin = pin_of(POOL)
+    if not pin or rounds.is_dir() or ray.get_runtime_context().get_node_id() in machines(pin):
+        return
+    if rules.next_round or rules.withdraw:
+        raise HyfreeError(
+            f"--next-round and --withdraw: {rounds} is not to be seen from here; give the command "
+            "on the machine that declares site:pool"
+        )
 
 
 def pin_of(name: str) -> dict[str, float]:

@@ -23,11 +23,18 @@ from safetensors.torch import load_file
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
 from hyfree_ray.listening import ports
 from hyfree_ray.resources import Execution, Resources
+from hyfree_ray.rules import Rules
 from hyfree_ray.runners import ray as ray_runner
 from hyfree_ray.runners import ray_cluster
 from hyfree_ray.runners.planning import plan
 from hyfree_ray.runners.ray import RayParty, RayRunner, all_cpus, cause_of, start_parties
-from hyfree_ray.runners.ray_cluster import check_resources, connect, disconnect, pin_of
+from hyfree_ray.runners.ray_cluster import (
+    check_resources,
+    check_rounds_are_seen,
+    connect,
+    disconnect,
+    pin_of,
+)
 from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.schedule import Outlook, ticket_of
@@ -138,6 +145,20 @@ def test_80_a_cluster_of_our_own_listens_on_this_machine_alone() -> None:
         here = {port.number: port.loopback for port in ports(lambda pid, _: pid == os.getpid())}
         assert here[outside.getsockname()[1]] is False
         assert here[inside.getsockname()[1]] is True
+
+
+@pytest.mark.usefixtures("cluster")
+def test_rounds_that_lie_on_another_machine_are_not_counted_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds, later = tmp_path / "pool" / "rounds", Rules(min_sites=2, next_round=True)
+    check_rounds_are_seen(rounds, later)  # nobody says where the pool is
+    monkeypatch.setattr(ray_cluster, "pin_of", lambda name: {f"site:{name}": 0.001})
+    with pytest.raises(HyfreeError, match="give the command on the machine that declares site:po"):
+        check_rounds_are_seen(rounds, later)
+    check_rounds_are_seen(rounds, Rules())
+    rounds.mkdir(parents=True)
+    check_rounds_are_seen(rounds, later)
 
 
 @pytest.mark.usefixtures("cluster")
