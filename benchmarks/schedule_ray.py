@@ -26,7 +26,8 @@ from pathlib import Path
 import naps
 from schedule import CHECKPOINTS, RESUME_H, Task, bound, chains, federation, policy
 
-from hyfree_ray.runners.ray import RayRunner, connect, disconnect
+from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.schedule import Outlook, ticket_of
 from hyfree_ray.slots import SEGMENT_S

@@ -5,19 +5,34 @@
 #SBATCH --exclusive
 #SBATCH --gpus-per-node=4
 #SBATCH --time=48:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
-# Pre-empted or out of time, the job is requeued and goes on from the store.
+# Pre-empted, or where a node fails, Slurm itself queues the job again. Where its time is up it does
+# not: two minutes before, it tells this script, which does. Either way the job goes on from the store.
 set -eu
 . "${HYFREE_VENV:-$HOME/hyfree-ray/.venv}/bin/activate"
 : "${HYFREE_STORE:=$SCRATCH/hyfree-store}"
 export HYFREE_STORE RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN
+# Where memory runs out Ray ends stages, and no more of them than it has to.
+export RAY_max_kill_memory_buffer_bytes=0
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=6379
+
+again() {
+  trap '' USR1
+  kill -TERM "$step" 2>/dev/null || true
+  wait "$step" || true
+  scontrol requeue "$SLURM_JOB_ID"
+  exit 143
+}
+trap again USR1
+
 # Starts Ray on every node of the job, runs the command on the first, and stops Ray after it.
-exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
   ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
-  hyfree-ray simulate --ray "$head:$port" "$@"
+  hyfree-ray simulate --ray "$head:$port" "$@" &
+step=$!
+wait "$step"

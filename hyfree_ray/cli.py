@@ -11,6 +11,7 @@ import click
 from hyfree_ray import __version__
 from hyfree_ray.commands.check import check_data
 from hyfree_ray.commands.doctor import doctor
+from hyfree_ray.commands.ending import ends_at_signals
 from hyfree_ray.commands.import_data import import_data
 from hyfree_ray.commands.model import export_model, predict
 from hyfree_ray.commands.options import (
@@ -34,18 +35,22 @@ from hyfree_ray.commands.site import site
 from hyfree_ray.commands.store import store
 from hyfree_ray.commands.study import scale, study
 from hyfree_ray.commands.track import track
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.errors import HyfreeError, StageError
 
 
 class _Group(click.Group):
-    """Prints users' mistakes as one line and exits with 2."""
+    """Says what went wrong in one line, and ends with the exit code that says it too."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().main(*args, **kwargs)
-        except HyfreeError as error:
+        except (HyfreeError, StageError) as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with ends_at_signals():
+            return super().invoke(ctx)
 
 
 @click.group(cls=_Group, epilog=EXIT_CODES)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MEBIBYTES_A_MODEL = 600
 """Weights, momentum and the best weights of nnU-Net at full width, two checkpoints."""
 
+FULL_FEATURES = 512
+"""The most that nnU-Net's plan gives a 2D stage: with its square the weights grow."""
+
 _TRAININGS = ("train_generator", "train_segmenter", "train_general", "train_fedavg")
 
 
@@ -30,7 +33,7 @@ class Cost:
     least_hours: float
     """The longest chain of stages: no number of devices is faster."""
     disk_gib: float
-    """At full width."""
+    """Of trainings' checkpoints and models; releases and predictions are small beside them."""
     device: str
     full_width: bool
     records: int
@@ -72,9 +75,24 @@ class Cost:
         earlier = [f"{self.records} earlier trainings"] if self.records else []
         source = " and ".join(earlier + tried) or "published figures"
         return (
-            f"expected, by {source}: {self.device_hours:.2g} hours of one device, at least "
-            f"{self.least_hours:.2g} hours on any number of them"
+            f"expected, by {source}: {_hours(self.device_hours)} of one device, at least "
+            f"{_hours(self.least_hours)} on any number of them"
         )
+
+    @property
+    def disk(self) -> str:
+        """What it will take of the disk, in words."""
+        if self.disk_gib >= 1:
+            return f"about {self.disk_gib:,.0f} GiB of disk"
+        return f"about {max(1, round(self.disk_gib * 1024)):,} MiB of disk"
+
+
+def _hours(hours: float) -> str:
+    """So that it reads well: minutes under two hours, no `1 hours`."""
+    if hours < 2:
+        minutes = max(1, round(hours * 60))
+        return f"{minutes} minute{'s' * (minutes > 1)}"
+    return f"{hours:,.1f} hours" if hours < 10 else f"{hours:,.0f} hours"
 
 
 def estimate(
@@ -98,12 +116,14 @@ def estimate(
     seconds = expected_seconds(steps, added | pace, device)
     chains = [outlook.chain for outlook in outlooks(steps, seconds).values()]
     missing = [step for step in steps if not step.done]
+    caps = simulation.experiment.budget.plan
+    width = 1.0 if caps.max_features is None else min(1.0, caps.max_features / FULL_FEATURES)
     models = sum(1 + (s.stage == "train_generator") for s in missing if s.stage in _TRAININGS)
     return Cost(
         seconds=seconds,
         device_hours=sum(seconds[step.key] for step in missing if step.device) / 3600,
         least_hours=max(chains, default=0.0) / 3600,
-        disk_gib=models * MEBIBYTES_A_MODEL / 1024,
+        disk_gib=models * MEBIBYTES_A_MODEL * width**2 / 1024,
         device=device,
         full_width=simulation.experiment.budget.plan.base_features is None,
         records=sum(pace[stage][1] for stage in _TRAININGS if stage in pace),

@@ -55,6 +55,8 @@ class StageError(Exception):
         log: file with the traceback, at the owner.
     """
 
+    exit_code = 1
+
     def __init__(self, owner: str, stage: str, reason: str, log: str) -> None:
         super().__init__(owner, stage, reason, log)
         self.owner = owner

@@ -112,7 +112,8 @@ def fit_into_patch(
     top, left = (patch[0] - height) // 2, (patch[1] - width) // 2
     placed = np.zeros((len(resized), *patch), np.float32)
     box = (slice(top, top + height), slice(left, left + width))
-    placed[(slice(None), *box)] = resized
+    inside = (slice(None), *box)
+    placed[inside] = resized
     return placed, box, (target / scale, target / scale)
 
 

@@ -7,7 +7,7 @@ on mixtures of real and synthetic ones, and by federated averaging. No site's pr
 from __future__ import annotations
 
 from asyncio import gather
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hyfree_ray.regimes import MIXES
 from hyfree_ray.scores import ORACLE
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.site import ROUND
-from hyfree_ray.site_value import Shared, Site, raw_data
+from hyfree_ray.site_value import Shared, Site, raw_data, raw_key
 from hyfree_ray.stages.comparison import prepare_mixture, prepare_together, train_fedavg
 from hyfree_ray.stages.training import train_segmenter
 from hyfree_ray.store import Artifact, Parcel
@@ -49,15 +49,17 @@ class OracleParty(Party):
         self.experiment = experiment
         self.federation = federation
 
-    async def model(self, regime: str, shared: Shared) -> Parcel:
+    async def model(self, regime: str, shared: Shared, sites: Collection[str]) -> Parcel:
         """Train one of the comparisons, for as many steps as `local2x`.
 
         Args:
             regime: `real-all`, a mixture, or `fedavg`.
             shared: what the pool took in; only mixtures read it.
+            sites: whose real data it may read: all but those that have withdrawn.
         """
         share = MIXES.get(regime, 0.0)
-        prepared = await (self._mixture(share, shared) if share else self._together())
+        real = await self._real(sites)
+        prepared = await (self._mixture(share, shared, real) if share else self._together(real))
         unet = self.experiment.budget.unet
         lengths: dict[str, Any] = {
             "prepared": prepared,
@@ -71,16 +73,20 @@ class OracleParty(Party):
             return self.export(await self.run(train_fedavg, **lengths))
         return self.export(await self.run(train_segmenter, role=regime, warmup=0.0, **lengths))
 
-    async def _together(self) -> Artifact:
-        """All training and validation cases, under one plan made on them."""
-        return await self.run(prepare_together, **await self._real())
+    def touched_by(self, site: str, keys: Collection[str]) -> list[str]:
+        """The oracle's models, in words, of a site's real data, or of what has one of the keys."""
+        return self.touched({raw_key(self.sites[site]), *keys})
 
-    async def _mixture(self, share: float, shared: Shared) -> Artifact:
+    async def _together(self, real: Mapping[str, Any]) -> Artifact:
+        """All training and validation cases, under one plan made on them."""
+        return await self.run(prepare_together, **real)
+
+    async def _mixture(self, share: float, shared: Shared, real: Mapping[str, Any]) -> Artifact:
         """`share` synthetic and the rest real images, as many as there are real ones."""
         received = [self.receive(parcel) for parcel in shared.parcels]
         return await self.run(
             prepare_mixture,
-            **await self._real(),
+            **real,
             synthetic_share=share,
             releases_of=list(shared.sites),
             federation=self.federation,
@@ -89,11 +95,12 @@ class OracleParty(Party):
             **{f"release_{position}": found for position, found in enumerate(received)},
         )
 
-    async def _real(self) -> dict[str, Any]:
-        data = await gather(*(raw_data(self, site) for site in self.sites.values()))
+    async def _real(self, names: Collection[str]) -> dict[str, Any]:
+        sites = [site for name, site in self.sites.items() if name in names]
+        data = await gather(*(raw_data(self, site) for site in sites))
         return {
-            "cases": [site.part("train", "val") for site in self.sites.values()],
-            "dataset": next(iter(self.sites.values())).dataset,
+            "cases": [site.part("train", "val") for site in sites],
+            "dataset": sites[0].dataset,
             "caps": self.experiment.budget.plan.model_dump(),
             **{f"data_{position}": found for position, found in enumerate(data)},
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import time
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from hyfree_ray.store import (
     Artifact,
     Parcel,
     digest_of,
+    locked,
     remove_tree,
     write_json,
     write_once,
@@ -38,6 +40,10 @@ EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest
 
 FEWEST_RELEASES = 2
 """Below this a general model would only be another site's."""
+
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Monotonic clocks of processes agree while this is the same."""
 
 
 class PoolParty(Party):
@@ -67,6 +73,8 @@ class PoolParty(Party):
         self.experiment = experiment
         self.trusted = Trust(root)
         self.round = root / "rounds" / digest_of([key, RELEASE_VERSIONS])[:16]
+        # For good: of every experiment on this task, whatever its seed, fold or budget.
+        self.withdrawals = root / "withdrawn" / f"{digest_of(self.dataset)[:16]}.json"
         self._taken: dict[str, dict[str, Any]] = {}
         self._gone: set[str] = set()
 
@@ -260,29 +268,34 @@ class PoolParty(Party):
     def waited(self, seconds: float, next_round: bool) -> float:
         """Add to the time that the open round has waited, and tell it: it outlives the driver.
 
-        It is counted by drivers' monotonic clocks; 0 where no round is open.
+        It is counted by drivers' monotonic clocks; 0 where no round is open. Of two drivers that
+        wait at the same time, on machines that were started once, each second counts once.
         """
         last = self._last_round()["round"]
         if (last and not next_round) or self.runner.planning:
             return 0.0
         path = self.round / f"{last + 1}.clock.json"
-        before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"seconds": before + seconds})
-        return float(before + seconds)
+        with locked(self.round):
+            clock = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0}
+            now, boot = time.monotonic(), BOOT_ID.read_text().strip()
+            if clock.get("boot") == boot:
+                seconds = min(seconds, now - clock["at"])
+            if seconds > 0 or not path.exists():
+                clock = {"seconds": clock["seconds"] + seconds, "at": now, "boot": boot}
+                write_json(path, clock)
+        return float(clock["seconds"])
 
     def withdraw(self, sites: Sequence[str]) -> list[str]:
-        """Note that sites have withdrawn. Returns all that ever did."""
-        found = sorted({*self._withdrawn(), *sites})
+        """Note that sites have withdrawn. Returns all that ever did, in any experiment."""
+        self._gone |= set(sites)
         if sites and not self.runner.planning:
-            self.round.mkdir(parents=True, exist_ok=True)
-            write_json(self.round / "withdrawn.json", found)
-        self._gone = set(found)
-        return found
+            with locked(self.withdrawals.parent):
+                write_json(self.withdrawals, sorted(self._withdrawn()))
+        return sorted(self._withdrawn())
 
     def _withdrawn(self) -> set[str]:
-        path = self.round / "withdrawn.json"
-        return self._gone | (set(json.loads(path.read_text())) if path.exists() else set())
+        there = self.withdrawals.exists()
+        return self._gone | (set(json.loads(self.withdrawals.read_text())) if there else set())
 
     def touched_by(self, site: str) -> list[str]:
         """Keys of the general models, of all rounds, that were trained on a site's releases."""

@@ -84,6 +84,8 @@ class _Run:
         self.pool = parties[POOL]
         self.oracle = parties.get(ORACLE)
         self.sites = {name: p for name, p in parties.items() if name not in {POOL, ORACLE}}
+        self.real = set(self.sites)
+        """Whose real data the oracle may read."""
         self.settings = settings
         self.rules = rules
         self.contributors = frozenset(contributors or self.sites)
@@ -135,13 +137,18 @@ class _Run:
             if name not in self.sites:
                 continue
             self.outcomes[name] = _without_release("withdrawn", "the site has withdrawn")
+            self.told(_in_words(name, self.outcomes[name]))
             del self.sites[name]
+            self.real.discard(name)
             touched = await self.pool.call("touched_by", name)
             for other, site in self.sites.items():
                 for model in await site.call("touched", touched):
                     self.told(f"{name} had a part in {other}'s {model}")
             for key in touched:
                 self.told(f"{name} had a part in the general model {key[:8]}")
+            if self.oracle is not None:
+                for model in await self.oracle.call("touched_by", name, touched):
+                    self.told(f"{name} had a part in the comparison {model}")
 
     async def _until_in(self) -> None:
         """Wait for the releases: of all sites, or of those that are in at the deadline.
@@ -264,12 +271,12 @@ class _Run:
             if LEAVE_ONE_OUT in self.settings and others:
                 model = self.pool.call("general", others)
                 self._score(LEAVE_ONE_OUT, name, model, at=[name])
-        if self.oracle is None:
+        if self.oracle is None or not self.real:
             return
-        shared = self.pool.call("share", members)
+        shared, real = self.pool.call("share", members), sorted(self.real)
         for regime in ORACLE_SETTINGS:
             if regime in self.settings and (members or not MIXES.get(regime)):
-                self._score(regime, POOL, self.oracle.call("model", regime, shared))
+                self._score(regime, POOL, self.oracle.call("model", regime, shared, real))
 
 
 def scores_of_chosen(

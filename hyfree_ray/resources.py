@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hyfree_ray.config import read_yaml
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.party import Step
 from hyfree_ray.rules import Rules
 from hyfree_ray.schedule import Outlook
-from hyfree_ray.slots import SEGMENT_S
+from hyfree_ray.scores import ORACLE, POOL
+from hyfree_ray.slots import SEGMENT_S, unmet
 
 DEFAULT = "default"
 """The entry for all sites that have none of their own."""
@@ -56,6 +59,42 @@ def read_resources(config: Path | None) -> dict[str, Resources]:
     if not isinstance(found, Mapping):
         raise HyfreeError(f"{config}: resources is a mapping of sites to cpus, gpus, memory_gib")
     return {str(name): _entry(str(name), values) for name, values in found.items()}
+
+
+def check_parties(resources: Mapping[str, Resources], sites: Collection[str]) -> None:
+    """Refuse resources of who takes no part.
+
+    Raises:
+        HyfreeError: the first such entry; the nearest name is named.
+    """
+    known = [DEFAULT, POOL, ORACLE, *sites]
+    for name in resources:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise HyfreeError(f"resources.{name}: no such site; did you mean {nearest!r}?")
+
+
+def check_machine(
+    steps: Iterable[Step], resources: Mapping[str, Resources], cpus: float, memory_gib: float
+) -> None:
+    """Refuse what this machine, alone, could never start. GPUs are looked at when Ray is there.
+
+    Raises:
+        HyfreeError: the first stage, and what it lacks.
+    """
+    here = {"CPU": cpus, "memory": memory_gib * 2**30}
+    for step in steps:
+        lacking = unmet(resources_of(step.owner, resources).needs(on_gpu=False), [here])
+        if lacking is not None and not step.done:
+            raise never_starts(step, lacking)
+
+
+def never_starts(step: Step, lacking: str) -> HyfreeError:
+    """A stage that would wait for ever, and for what."""
+    return HyfreeError(
+        f"{step.owner}: {step.name} can never start: it {lacking}; lower its resources in the "
+        "configuration or add a machine"
+    )
 
 
 def _entry(name: str, values: Any) -> Resources:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from hyfree_ray.errors import HyfreeError
 
@@ -85,6 +86,26 @@ def parse_rules(
         withdraw=tuple(withdraw),
         disturbances=disturbances,
     )
+
+
+def check_drops(rules: Rules, stages: Mapping[str, Collection[str]]) -> None:
+    """Refuse a stage at which nobody could drop out.
+
+    Args:
+        rules: the run's.
+        stages: by site, the stages and roles that it has.
+
+    Raises:
+        HyfreeError: the site has none of that name; the nearest is named.
+    """
+    for site, disturbance in rules.disturbances.items():
+        for stage in disturbance.drops:
+            if stage not in stages[site]:
+                nearest = get_close_matches(stage, stages[site], n=1, cutoff=0.0)
+                raise HyfreeError(
+                    f"--drop {site}@{stage}: the site has no such stage; did you mean "
+                    f"{nearest[0]!r}?"
+                )
 
 
 def _seconds(text: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from hyfree_ray.site import RELEASE_VERSIONS, SiteParty
 from hyfree_ray.site_value import Site
 from hyfree_ray.slices import generator_slices, slice_axis
 from hyfree_ray.store import digest_of
+
+log = logging.getLogger("hyfree_ray")
 
 REGIONS_KEY = "regions_class_order"
 
@@ -190,12 +194,18 @@ def _slices_of(case: Case, axis: int) -> dict[str, int]:
 
 
 def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreRow]:
-    """The outcome's scores as rows of `results.csv`."""
+    """The outcome's scores as rows of `results.csv`; what is no number is left out, and named."""
     rows = []
     for scored in outcome.scores:
         for row in scored["rows"]:
             for metric in MEASURED:
                 if row[metric] is None:
+                    continue
+                if not math.isfinite(row[metric]):
+                    log.warning(
+                        f"{scored['test_site']}: {metric} of {row['label']} under "
+                        f"{scored['regime']} is not a number; it is left out"
+                    )
                     continue
                 rows.append(
                     ScoreRow(

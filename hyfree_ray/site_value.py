@@ -103,6 +103,11 @@ async def raw_data(party: Party, site: Site) -> Artifact:
     return Artifact(stage=RAW_DATA, key=site.key, path=site.folder, record={})
 
 
+def raw_key(site: Site) -> str:
+    """The key of what `raw_data` gives, without drawing anything."""
+    return site.key if site.phantom is None else draw_phantom.call(**site.phantom).key
+
+
 def keep_for_the_site(folder: Path, site: Site, made: Artifact) -> None:
     """Put what only the site may see where its people look: a stage's pictures, cases' names."""
     folder.mkdir(exist_ok=True)

@@ -177,14 +177,18 @@ class Slots:
             if held.machine == machine and ticket != without
         )
 
-    def _places(self, needs: Needs) -> float:
+    def _places(self, needs: Needs) -> int:
         """How many stages like this one the machines hold at the same time, at least one."""
-        amounts = {name: amount for name, amount in needs.items() if amount > 0}
-        found = (
-            min(math.floor(has.get(name, 0.0) / amount) for name, amount in amounts.items())
-            for has in self.machines.values()
-        )
-        return max(1, sum(found))
+        return max(1, places(needs, list(self.machines.values())))
+
+
+def places(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many of these machines, each with what it has in all, hold at the same time."""
+    amounts = {name: amount for name, amount in needs.items() if amount > 0}
+    return sum(
+        min(math.floor(has.get(name, 0.0) / amount) for name, amount in amounts.items())
+        for has in nodes
+    )
 
 
 def unmet(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> str | None:
@@ -206,6 +210,12 @@ def unmet(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> str | None:
     text = "; ".join(lacking) or "all of it on one machine"
     where = f" on the machine of {pins[0]}" if pins else ""
     return f"needs {text}{where}"
+
+
+def in_words(needs: Needs) -> str:
+    """Amounts and what of; not where."""
+    amounts = needs.items()
+    return ", ".join(_amount(name, a) for name, a in amounts if not name.startswith("site:"))
 
 
 def _amount(name: str, amount: float) -> str:

@@ -174,7 +174,7 @@ def execute(
         GaveWay: its place was `wanted`; called again, it goes on from its checkpoint.
     """
     target = find_stage(module, call.stage)
-    with locked(folder):
+    with _named(owner, call, folder), locked(folder):
         record = read_record(folder, call.key)
         if record is not None:
             return record
@@ -202,6 +202,15 @@ def execute(
         }
         write_json(folder / RECORD, record)
     return record
+
+
+@contextlib.contextmanager
+def _named(owner: str, call: Call, folder: Path) -> Iterator[None]:
+    """A full or read-only disk, where it is not the stage that meets it but what is kept of it."""
+    try:
+        yield
+    except OSError as error:
+        raise StageError(owner, call.stage, reason_of(error), str(folder)) from error
 
 
 def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
@@ -309,8 +318,18 @@ def stage_record(folder: Path) -> dict[str, Any]:
 
 
 def _append_attempt(folder: Path, started: float) -> None:
-    attempt = {"started": started, "pid": os.getpid(), "host": platform.node()}
+    pid = os.getpid()
+    attempt = {"started": started, "pid": pid, "born": born(pid), "host": platform.node()}
     _append_line(folder / ATTEMPTS, attempt)
+
+
+def born(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did: with its number it is known by this."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return None
+    return int(fields[19])
 
 
 def _append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -343,7 +362,7 @@ def attempts(folder: Path) -> list[float]:
 
 
 def last_attempt(folder: Path) -> dict[str, Any] | None:
-    """The newest attempt: started (seconds since 1970), pid, host; None before the first."""
+    """The newest attempt: started (seconds since 1970), pid, born, host; None before the first."""
     found = [entry for entry in _lines(folder / ATTEMPTS) if "started" in entry]
     return found[-1] if found else None
 

@@ -57,8 +57,11 @@ def digest_of(value: Any) -> str:
 @functools.cache
 def file_digest(path: Path) -> str:
     """sha256 (64 hex digits) of a file's content, read once a process."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,7 +13,10 @@ import hyfree_ray
 ROOT = Path(hyfree_ray.__file__).parent
 
 FLOORS = (
-    ("errors", "log", "seeds", "files", "strict_json", "guard", "png_structure", "foreign_plan"),
+    (
+        "errors", "log", "seeds", "files", "strict_json", "guard", "listening", "png_structure",
+        "foreign_plan",
+    ),
     (
         "cohort", "cohort_checks", "cohort_summary", "cohort_tables", "image_facts", "importers",
         "label_sets", "label_shift",

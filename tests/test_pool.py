@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hyfree_ray import pool as pool_module
 from hyfree_ray import quarantine as module
 from hyfree_ray.cli import main
 from hyfree_ray.gate import Gate
@@ -468,3 +470,25 @@ def test_who_was_in_is_written_once_and_not_by_order_of_arrival(
     assert pool.close(["site-1", "site-2", "site-3"]) == first
     (written,) = (tmp_path / "store").glob("pool/rounds/*/1.json")
     assert list(json.loads(written.read_text())["releases"]) == ["site-1", "site-2"]
+
+
+def test_two_drivers_that_wait_at_the_same_time_count_each_second_once(
+    simulation: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [5000.0]
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    both = [simulation.pool_party(tmp_path / "store", LocalRunner("cpu")) for _ in range(2)]
+    for one in both:
+        assert one.waited(0.0, False) == 0
+    for _ in range(4):
+        now[0] += 5
+        told = [one.waited(5.0, False) for one in both]
+    assert told == [20, 20]
+    now[0] += 3600  # nobody runs
+    again = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    assert again.waited(0.0, False) == 20
+    now[0] += 5
+    assert again.waited(5.0, False) == 25
+    (clock,) = (tmp_path / "store").glob("pool/rounds/*/1.clock.json")
+    clock.write_text(json.dumps({"seconds": 25.0, "at": 9e9, "boot": "before it was started anew"}))
+    assert again.waited(5.0, False) == 30

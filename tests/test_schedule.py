@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,8 @@ def test_earlier_runs_tell_how_long_it_will_take(
     cost = estimate(simulation, steps, tmp_path / "store", "cpu")
     assert "by 3 earlier trainings" in cost.by_records
     assert 0 < cost.least_hours < cost.device_hours
+    for hours, words in ((0.001, "1 minute "), (1.0, "60 minutes "), (2.5, "2.5 hours ")):
+        assert f": {words}of one device" in dataclasses.replace(cost, device_hours=hours).by_records
     assert calibrated.device_hours == pytest.approx(cost.device_hours)
     slow = dict.fromkeys(tried, 1e6)  # where records tell, they are believed
     assert estimate(simulation, steps, tmp_path / "store", "cpu", slow) == cost

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hyfree_ray.cohort import Cohort
 from hyfree_ray.config import Experiment
+from hyfree_ray.protocol import Outcome
 from hyfree_ray.regimes import REGIMES, SETTINGS
 from hyfree_ray.runners.planning import PlanningRunner, plan
 from hyfree_ray.scores import ORACLE
-from hyfree_ray.simulation import Simulation, sites_of
+from hyfree_ray.simulation import Simulation, score_rows, sites_of
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Shared
 from hyfree_ray.stage import Stage
@@ -306,3 +310,23 @@ def test_the_root_key_follows_the_content_of_the_data(
     before, after = sites_of(cohort, smoke.fold), sites_of(changed, smoke.fold)
     assert before["CVC"].key != after["CVC"].key
     assert before["Kvasir"].key == after["Kvasir"].key
+
+
+def test_scores_of_a_site_that_are_not_numbers_are_left_out_and_named(
+    phantom_simulation: Callable[[int], Simulation], caplog: pytest.LogCaptureFixture
+) -> None:
+    def scored(site: str, dice: float | None) -> dict[str, Any]:
+        row = {"patient": 0, "case": 3, "label": "organ", "dice": dice, "hd95": 2.0}
+        rows = [{**row, "nsd": 0.5, "volume_error": None}]
+        return {"test_site": site, "regime": "local", "train_site": site, "rows": rows}
+
+    values = (("site-1", 0.5), ("site-2", math.nan), ("site-3", math.inf), ("site-4", None))
+    found = Outcome(sites={}, scores=tuple(scored(*v) for v in values), general=False, chosen={})
+    rows = score_rows(phantom_simulation(2), found)
+    assert [(r.test_site, r.value) for r in rows if r.metric == "dice"] == [("site-1", 0.5)]
+    assert {r.test_site for r in rows if r.metric == "hd95"} == {name for name, _ in values}
+    said = [record.message for record in caplog.records]
+    assert said == [
+        f"{site}: dice of organ under local is not a number; it is left out"
+        for site in ("site-2", "site-3")
+    ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +176,19 @@ def test_what_can_never_be_scheduled_is_named(needs: dict[str, float], said: str
     nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0, "site:a": 1.0, "memory": 2.0**34}]
     found = unmet(needs, nodes)
     assert found is None if said is None else said in str(found)
+
+
+@pytest.mark.parametrize(("sites", "devices"), [(2, 1), (2, 2), (4, 4), (8, 2), (8, 8), (16, 4)])
+def test_the_order_is_within_a_twentieth_of_what_no_order_beats(sites: int, devices: int) -> None:
+    """With stages of the paper's lengths and sites log-normal in size, on a virtual clock."""
+    file = Path(__file__).parents[1] / "benchmarks" / "schedule.py"
+    spec = importlib.util.spec_from_file_location("schedule_benchmark", file)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark  # dataclasses look their module up
+    spec.loader.exec_module(benchmark)
+    for seed in range(3):
+        tasks = benchmark.federation(sites, seed)
+        hours, _ = benchmark.policy(tasks, devices)
+        assert 1 <= hours / benchmark.bound(tasks, devices) + 1e-9 <= 1.05

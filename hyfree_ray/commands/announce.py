@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 
 import click
 
@@ -11,10 +12,12 @@ from hyfree_ray.config import Runtime
 from hyfree_ray.costs import Cost
 from hyfree_ray.party import Step
 from hyfree_ray.progress import IN_WORDS, clock
+from hyfree_ray.resources import Resources, resources_of
 from hyfree_ray.runners.planning import Planned
 from hyfree_ray.schedule import OTHER_SECONDS
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.site_value import images_shown, quota
+from hyfree_ray.slots import in_words
 
 log = logging.getLogger("hyfree_ray")
 
@@ -61,33 +64,52 @@ def _derived(simulation: Simulation) -> list[str]:
     return lines
 
 
-def print_plan(planned: Planned, cost: Cost, output: str) -> None:
-    """Print all stages by owner, what is done, and what is expected of the rest."""
+def print_plan(
+    planned: Planned, cost: Cost, resources: Mapping[str, Resources], device: str, output: str
+) -> None:
+    """Print all stages by owner, what is done, and what is expected of the rest.
+
+    Args:
+        planned: the run.
+        cost: what is expected of it.
+        resources: what parties' stages take, by party and `default`.
+        device: "cpu" or "cuda".
+        output: "text" or "json".
+    """
     if output == "json":
         described = [
             {
                 **{"owner": s.owner, "stage": s.name, "key": s.key},
                 **{"done": s.done, "device": s.device},
+                "takes": resources_of(s.owner, resources).needs(
+                    on_gpu=device == "cuda" and s.device
+                ),
                 "expected_seconds": cost.seconds[s.key] if cost.grounded else None,
             }
             for s in planned.steps
         ]
-        expected = {"device_hours": cost.device_hours, "least_hours": cost.least_hours}
+        expected = {
+            "device_hours": cost.device_hours,
+            "least_hours": cost.least_hours,
+            "disk_gib": cost.disk_gib,
+        }
         click.echo(json.dumps({"steps": described, "expected": expected}, indent=1))
         return
     by_owner: dict[str, list[Step]] = {}
     for step in planned.steps:
         by_owner.setdefault(step.owner, []).append(step)
     for owner, steps in by_owner.items():
-        click.echo(owner)
+        each = in_words(resources_of(owner, resources).needs(on_gpu=device == "cuda"))
+        click.echo(f"{owner}: a stage takes {each}")
         kinds: dict[tuple[str, bool, bool], list[Step]] = {}
         for step in steps:
             kinds.setdefault((step.name, step.device, step.done), []).append(step)
-        for (name, device, done), same in kinds.items():
+        for (name, on_device, done), same in kinds.items():
             times = f" x{len(same)}" if len(same) > 1 else ""
-            needs = "device" if device else "cpu"
+            needs = "device" if on_device else "cpu"
             told = cost.grounded and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
             takes = clock(sum(cost.seconds[s.key] for s in same)) if told else ""
             state = "done" if done else f"to run  {takes:>8}".rstrip()
             click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
     click.echo(cost.by_records)
+    click.echo(f"it would take {cost.disk}")

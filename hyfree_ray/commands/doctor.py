@@ -45,7 +45,7 @@ def doctor(store: Path, address: str | None, config: Path | None) -> None:
     """
     wrong = 0
     checks = (_versions(), _machine(), _store(store.absolute()), _configuration(config))
-    for check in (*checks, _cluster(address)):
+    for check in (*checks, _ports(), _cluster(address)):
         for finding in check:
             wrong += bool(finding.mend)
             click.echo(f"{'WRONG' if finding.mend else 'ok':<6}{finding.what:<16}{finding.found}")
@@ -82,12 +82,18 @@ def _machine() -> Iterator[Finding]:
         if visible and device == "cpu"
         else "",
     )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
+    memory = available_gib(Path("/proc/meminfo").read_text())
     yield Finding(
         what="memory",
-        found=f"{memory:.1f} GiB free, {os.cpu_count()} cores",
+        found=f"{memory:.1f} GiB available, {os.cpu_count()} cores",
         mend="" if memory >= LEAST_MEMORY_GIB else f"free {LEAST_MEMORY_GIB:g} GiB",
     )
+
+
+def available_gib(meminfo: str) -> float:
+    """Memory that processes can get, GiB: what is free, and what the cache gives back."""
+    fields = {line.partition(":")[0]: line.split() for line in meminfo.splitlines()}
+    return int(fields["MemAvailable"][1]) / 2**20
 
 
 def _store(store: Path) -> Iterator[Finding]:
@@ -145,23 +151,39 @@ def _configuration(config: Path | None) -> Iterator[Finding]:
     )
 
 
+def _ports() -> Iterator[Finding]:
+    from hyfree_ray.listening import rays_ports
+
+    found = rays_ports()
+    for what, loopback in (("ports, to all", False), ("ports, to here", True)):
+        named = [f"{port.process} {port.number}" for port in found if port.loopback is loopback]
+        if named:
+            yield Finding(what=what, found=", ".join(named))
+    if not found:
+        yield Finding(what="ports", found="no Ray runs on this machine")
+
+
 def _cluster(address: str | None) -> Iterator[Finding]:
     if address is None:
         return
-    from hyfree_ray.runners.ray import connect, disconnect
+    from hyfree_ray.runners.ray_cluster import asks_for_token, connect, disconnect
     from hyfree_ray.runners.ray_gate import machines
 
-    token = os.environ.get("RAY_AUTH_MODE") == "token"
-    yield Finding(
-        what="token",
-        found="Ray asks for one" if token else "RAY_AUTH_MODE is not 'token'",
-        mend="" if token else "set it on every node, or keep Ray's ports in a private network",
-    )
     try:
         connect(address)
     except HyfreeError as error:
         yield Finding(what="ray", found=str(error), mend="start the cluster, or mend the address")
         return
+    asked = asks_for_token(address)
+    yield Finding(
+        what="token",
+        found={
+            True: "the cluster turns away who has none",
+            False: "the cluster lets in who has none: whoever reaches its ports can run programs",
+            None: "whether the cluster asks for one cannot be told",
+        }[asked],
+        mend="start every node with RAY_AUTH_MODE=token and one token" if asked is False else "",
+    )
     try:
         for number, has in enumerate(machines().values(), start=1):
             sites = [name for name in sorted(has) if name.startswith("site:")]

@@ -18,7 +18,7 @@ DEFAULT_STORE = Path("hyfree-store")
 
 EXIT_CODES = """\b
 Exit codes: 0 done; 1 something broke; 2 bad input, said in one line;
-3 too few sites; 130 interrupted. To go on, give the same command again."""
+3 too few sites; 130 interrupted; 143 terminated. To go on, give the same command again."""
 
 STORE = click.option(
     "--store",
@@ -99,6 +99,18 @@ SEED = click.option("--seed", type=click.IntRange(0), help="Of everything. Defau
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
 )
+
+
+def in_a_folder(_context: object, _parameter: object, path: Path) -> Path:
+    """A file's path, where its folder is there: found out before anything is computed.
+
+    Raises:
+        HyfreeError: it is not.
+    """
+    if not path.absolute().parent.is_dir():
+        raise HyfreeError(f"--out {path}: {path.parent} is no folder; make it first")
+    return path
+
 
 _EXPERIMENT = (CONFIG, BUDGET, GENERATOR, FOLD, SEED, SET)
 

@@ -8,8 +8,6 @@ import json
 import logging
 import os
 import shlex
-import signal
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.cohort_summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
+from hyfree_ray.commands.ending import leave, take_sigterm
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
@@ -32,10 +31,10 @@ from hyfree_ray.partitions import NATURAL, partition
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, Progress, clock
-from hyfree_ray.resources import Execution, read_resources
+from hyfree_ray.resources import Execution, check_machine, check_parties, read_resources
 from hyfree_ray.results import Summary
 from hyfree_ray.results_table import render_table, wide_console
-from hyfree_ray.rules import Rules, parse_rules
+from hyfree_ray.rules import Rules, check_drops, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
@@ -46,27 +45,14 @@ from hyfree_ray.store import open_root
 
 log = logging.getLogger("hyfree_ray")
 
-GO_ON = "nothing is lost: to go on, give the same command again"
-
 
 def run_simulate(**options: Any) -> int:
     """Run the command; see `simulate` for the options. Returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         return _simulate(**options)
     except _FailedError as failed:
         click.echo(f"error: {failed.__cause__}", err=True)
-        code = failed.code
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; {GO_ON}", err=True)
-        code = 130
-    except _TerminatedError:
-        click.echo(f"terminated; {GO_ON}", err=True)
-        code = 143
-    # A stage may still be running in a thread of this process; stages are made to be killed.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        leave(failed.code)
 
 
 class _FailedError(Exception):
@@ -75,14 +61,6 @@ class _FailedError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM: a scheduler wants the machine back."""
-
-
-def _terminated(*_: object) -> None:
-    raise _TerminatedError
 
 
 def _simulate(
@@ -138,17 +116,41 @@ def _simulate(
         rules = parse_rules(sites=list(found), **rule_options)
         execution = Execution(rules=rules, resources=read_resources(config))
         planned = plan(simulation, runtime.store, rules)
+        _check(planned, execution, runtime, experiment)
         simulation = replace(simulation, round=planned.outcome.round)
         tried = _calibrated(simulation, planned, runtime) if calibrate else {}
         cost = estimate(simulation, planned.steps, runtime.store, runtime.device, tried)
         announce(simulation, planned, cost, runtime, output)
         if dry_run:
-            print_plan(planned, cost, output)
+            print_plan(planned, cost, execution.resources, runtime.device, output)
             return 0
         open_root(runtime.store)
         summary = _run_or_leave(simulation, planned, runtime, execution)
     _print_results(summary, simulation, runtime, output)
     return 0
+
+
+def _check(
+    planned: Planned, execution: Execution, runtime: Runtime, experiment: Experiment
+) -> None:
+    """Refuse names that nothing has, and what could never start, before anything does."""
+    names = {site: _stages(planned, site) for site in execution.rules.disturbances}
+    check_drops(execution.rules, names)
+    check_parties(execution.resources, [party.name for party in planned.parties])
+    if runtime.ray == "local":
+        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        check_machine(planned.steps, execution.resources, os.cpu_count() or 1, memory_gib)
+    elif runtime.ray != "off":
+        from hyfree_ray.runners.ray_cluster import check_resources, check_rounds_are_seen
+
+        check_resources(runtime.device, experiment.general_workers, planned.steps, execution)
+        check_rounds_are_seen(runtime.store / POOL / "rounds", execution.rules)
+
+
+def _stages(planned: Planned, owner: str) -> list[str]:
+    """All that a party is to do, by the names of stages and of the roles that they have."""
+    own = [step for step in planned.steps if step.owner == owner]
+    return sorted({name for step in own for name in (step.name, step.stage)})
 
 
 def _calibrated(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, float]:
@@ -167,10 +169,10 @@ def _calibrated(simulation: Simulation, planned: Planned, runtime: Runtime) -> d
 
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
-    from hyfree_ray.runners.ray import connect, disconnect
+    from hyfree_ray.runners.ray_cluster import connect, disconnect
 
     connect(address)
-    signal.signal(signal.SIGTERM, _terminated)  # Ray puts its own in place
+    take_sigterm()  # Ray puts its own in place
     try:
         yield
     except ClusterError:
@@ -186,7 +188,7 @@ def _device(asked: str, ray: str) -> Any:
         return asked
     if ray in {"local", "off"}:
         return find_device()
-    from hyfree_ray.runners.ray import cluster_device
+    from hyfree_ray.runners.ray_cluster import cluster_device
 
     return cluster_device()
 
@@ -286,12 +288,8 @@ def _run_on_ray(
     observer: Observer,
     execution: Execution,
 ) -> None:
-    from hyfree_ray.runners.ray import (
-        cause_of,
-        check_resources,
-        start_parties,
-        while_the_head_answers,
-    )
+    from hyfree_ray.runners.ray import cause_of, start_parties
+    from hyfree_ray.runners.ray_cluster import check_resources, while_the_head_answers
 
     seconds = expected_seconds(
         planned.steps, pace_of(runtime.store, runtime.device), runtime.device

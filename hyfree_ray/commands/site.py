@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options
+from hyfree_ray.commands.options import (
+    DEVICE,
+    EXIT_CODES,
+    STORE,
+    experiment_options,
+    in_a_folder,
+)
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.regimes import CANDIDATES, kept
 
@@ -175,6 +181,7 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
+    callback=in_a_folder,
     help="CSV with a row for each test case, label and metric.",
 )
 def score(general: Path | None, releases: Path | None, out: Path, **options: Any) -> None:

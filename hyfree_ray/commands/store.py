@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,12 @@ class Kept:
         """What only an unfinished training needs."""
         return files(self.folder / "checkpoints") if self.done else []
 
-    def unchosen(self, chosen: dict[str, str]) -> list[Path]:
-        """Snapshots of a generator that its site did not choose."""
+    def unchosen(self, chosen: Mapping[str, set[str]]) -> list[Path]:
+        """Snapshots of a generator that its site chose in no experiment."""
         if self.stage != "train_generator" or self.folder.name not in chosen:
             return []
         keep = chosen[self.folder.name]
-        return [file for file in files(self.folder / "snapshots") if file.name != keep]
+        return [file for file in files(self.folder / "snapshots") if file.name not in keep]
 
 
 @store.command(epilog=EXIT_CODES)
@@ -130,15 +130,15 @@ def _quarantined(store: Path) -> list[Path]:
     return sorted((store / QUARANTINED).glob("*/"))
 
 
-def _chosen(store: Path) -> dict[str, str]:
-    """By folder of a generator, the snapshot that was chosen of it."""
-    found = {}
+def _chosen(store: Path) -> dict[str, set[str]]:
+    """By folder of a generator, the snapshots that experiments have chosen of it."""
+    found: dict[str, set[str]] = defaultdict(set)
     for kept in _all(store):
         if kept.stage == "choose_snapshot" and kept.done:
             record = json.loads((kept.folder / "record.json").read_text())
             generator = f"train_generator-{record['inputs']['generator'][:20]}"
-            found[generator] = record["result"]["snapshot"]
-    return found
+            found[generator].add(record["result"]["snapshot"])
+    return dict(found)
 
 
 def files(folder: Path) -> list[Path]:

@@ -123,7 +123,7 @@ def _run_phase(trials: Sequence[Trial], place: Place, ray: str, parallel: int | 
         for trial in trials:
             place.run(trial, "off")
         return
-    from hyfree_ray.runners.ray import connect, disconnect
+    from hyfree_ray.runners.ray_cluster import connect, disconnect
     from hyfree_ray.runners.ray_tune import run_trials
 
     connect(ray)

@@ -8,42 +8,37 @@ GPU each stage gets a fresh process, which gives the device's memory back when i
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from hyfree_ray.config import Experiment
-from hyfree_ray.errors import ClusterError, HyfreeError, StageError
+from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.oracle import OracleParty
-from hyfree_ray.party import Party, Step
+from hyfree_ray.party import Party
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.resources import Execution, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
+from hyfree_ray.runners.ray_cluster import pin_of, worker_needs
 from hyfree_ray.runners.ray_gate import Place, Question, machines, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
-from hyfree_ray.runners.watch import HUNG_S, end_if_hung
+from hyfree_ray.runners.watch import HUNG_S, Watch, here
 from hyfree_ray.schedule import ticket_of
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
-from hyfree_ray.slots import unmet
 from hyfree_ray.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
 from hyfree_ray.store import Call
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation  # reads images: no party's process needs that
 
-PIN = "site:{}"
-"""Custom resource that pins a party to its machine, where a cluster declares it."""
-
-HEAD_S = 3.0
-"""How often the head of the cluster is asked whether it is there."""
+VMSTAT = Path("/proc/vmstat")
 
 RESTARTS = 3
 """Times that a stage whose process died is started again; it goes on from its checkpoint."""
@@ -55,12 +50,12 @@ def _run_stage(
     folder: str,
     owner: str,
     device: str,
-    pin: dict[str, float],
+    each: dict[str, float],
     question: Question | None,
 ) -> bool:
     """Run one call in this worker process. False: it gave way, and has to go on later."""
-    # Ray Train's workers hold the devices of a distributed stage, its task holds none.
-    launch = RayTrainLaunch(device, pin)
+    # Ray Train's workers hold what `each` takes of a distributed stage, its task holds nothing.
+    launch = RayTrainLaunch(device, each)
     try:
         execute(
             module, call, Path(folder), owner=owner, device=device, launch=launch, wanted=question
@@ -123,9 +118,9 @@ class RayRunner:
 
     async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> Any:
         """Wait for a stage; end its process where it hangs, so that Ray starts it again."""
-        waiting = asyncio.ensure_future(work)
+        waiting, watch = asyncio.ensure_future(work), Watch(folder, owner, self.hung_s)
         while not (await asyncio.wait({waiting}, timeout=self.hung_s / 4))[0]:
-            end_if_hung(folder, owner, hung_s=self.hung_s)
+            watch.end_if_hung()
         return await waiting
 
     async def _run(
@@ -133,7 +128,7 @@ class RayRunner:
     ) -> None:
         needs = self.place.needs(stage, self.device)
         if alone:
-            needs["CPU"] = max(has.get("CPU", 0.0) for has in machines(self.pin).values())
+            needs["CPU"] = all_cpus({**needs, **self.pin}, list(machines().values()))
         done, ticket = False, ticket_of(owner, call.key)
         while not done:
             await self.place.enter(ticket, {**needs, **self.pin})
@@ -157,21 +152,50 @@ class RayRunner:
             max_retries=RESTARTS,
         )
         question = self.place.question(ticket_of(owner, call.key))
+        killed = kernel_kills()
         try:
-            work = task.remote(
-                stage.module, call, str(folder), owner, self.device, self.pin, question
-            )
+            each = worker_needs(self.place.resources, self.device, self.pin)
+            work = task.remote(stage.module, call, str(folder), owner, self.device, each, question)
             return bool(await self._watched(work, folder, owner))
         except RayTaskError as error:
             raise cause_of(error) from None
         except RayError as error:
             # The process died, again and again: out of memory, or a node that is gone.
-            reason = type(error).__name__
+            by_kernel = here(folder) and kernel_kills() > killed
+            reason = reason_of_death(error, by_kernel=by_kernel)
             raise StageError(owner, stage.name, reason, str(folder / "log.txt")) from error
 
 
+def all_cpus(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> float:
+    """The most CPUs of a machine that has all else that is needed; those needed where none has."""
+    fit = [has for has in nodes if all(has.get(name, 0.0) >= a for name, a in needs.items())]
+    return max((has["CPU"] for has in fit), default=needs["CPU"])
+
+
+def kernel_kills() -> int:
+    """Processes of this machine that its kernel has killed for their memory since it started."""
+    try:
+        lines = VMSTAT.read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def reason_of_death(error: RayError, *, by_kernel: bool) -> str:
+    """Why a stage's process is gone, in words.
+
+    Args:
+        error: what Ray says.
+        by_kernel: the kernel has killed somebody for memory on the stage's machine meanwhile.
+    """
+    if isinstance(error, OutOfMemoryError):
+        figures = re.search(r"was ([\d.]+ ?GB used / [\d.]+ ?GB)", str(error))
+        return f"{OUT_OF_MEMORY}, ended by Ray" + (f" at {figures[1]}" if figures else "")
+    return f"{OUT_OF_MEMORY}, killed by the kernel" if by_kernel else type(error).__name__
+
+
 def _is_out_of_memory(error: StageError) -> bool:
-    """Noticed by the stage itself, or by Ray's memory monitor or torch, which call it the same."""
+    """Noticed by Ray's memory monitor, the kernel, the stage itself, or torch (by its name)."""
     return error.reason.startswith((OUT_OF_MEMORY, "OutOfMemoryError"))
 
 
@@ -248,13 +272,6 @@ class OracleActor(_PartyProcess):
         self.party = OracleParty(sites, experiment, federation, Path(root), runner)
 
 
-def pin_of(name: str) -> dict[str, float]:
-    """The custom resource that keeps a party on its machine, where the cluster declares it."""
-    resource = PIN.format(name)
-    # A thousandth: the resource says where, not how many stages fit there.
-    return {resource: 0.001} if resource in ray.cluster_resources() else {}
-
-
 class RayParty:
     """Handle of a party's actor.
 
@@ -306,112 +323,3 @@ def start_parties(
             actor = SiteActor.options(**options).remote(known, *rest, execution.rules)
         parties[name] = RayParty(actor, needed=(gate, outlooks, known))
     return parties
-
-
-def connect(address: str, cpus: int | None = None) -> None:
-    """Start Ray on this machine ("local"), or join a running cluster.
-
-    Raises:
-        HyfreeError: nothing answers at the address.
-    """
-    common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray would start what its memory monitor killed again and again; we do it once, alone.
-    os.environ.setdefault("RAY_task_oom_retries", "0")
-    if address == "local":
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
-        return
-    _knock(address)
-    try:
-        ray.init(address=address, **common)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        first = " ".join(str(error).split())[:160]
-        raise HyfreeError(
-            f"--ray {address}: no Ray cluster answers there ({first}); start one with "
-            "'ray start --head', set its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN=...), or take "
-            "--ray local"
-        ) from error
-
-
-def _knock(address: str, patience_s: float = 5.0) -> None:
-    """Ray itself retries an address where nobody listens for a minute."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=patience_s).close()
-    except OSError as error:
-        raise HyfreeError(
-            f"--ray {address}: no Ray cluster answers there ({error.strerror or error}); start one "
-            "with 'ray start --head', or take --ray local"
-        ) from error
-
-
-async def while_the_head_answers(work: Awaitable[Any]) -> None:
-    """Wait for the work, or until the cluster's head has not answered for a while.
-
-    Ray by itself waits for a minute and then ends the process without a word.
-
-    Raises:
-        ClusterError: the head is gone.
-    """
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    working, failures = asyncio.ensure_future(work), 0
-    while not (await asyncio.wait({working}, timeout=HEAD_S))[0]:
-        try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), HEAD_S)
-            writer.close()
-            failures = 0
-        except (OSError, asyncio.TimeoutError):
-            failures += 1
-        if failures == 3:
-            raise ClusterError(
-                "the head of the Ray cluster does not answer any more; nothing is lost: start it "
-                "again where it was not ours, and give the same command again"
-            )
-    await working
-
-
-def cluster_device() -> str:
-    """ "cuda" where the connected cluster has GPUs."""
-    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
-
-
-def disconnect() -> None:
-    """Leave the cluster; stop it if this process started it."""
-    ray.shutdown()
-
-
-def check_resources(
-    device: str, workers: int, steps: Sequence[Step] = (), execution: Execution | None = None
-) -> None:
-    """Compare what the stages ask for with what the cluster has, before anything is pending.
-
-    Raises:
-        HyfreeError: the first stage that could never start, and what it lacks.
-    """
-    execution, has = execution or Execution(), ray.cluster_resources()
-    kind = "GPU" if device == "cuda" else "CPU"
-    if has.get(kind, 0) < workers:
-        raise HyfreeError(
-            f"the cluster has {has.get(kind, 0):g} {kind}s, the general model wants {workers} "
-            "workers; lower general_workers or add machines"
-        )
-    nodes = list(machines().values())
-    for step in steps:
-        if step.done:
-            continue
-        resources = resources_of(step.owner, execution.resources)
-        needs = resources.needs(on_gpu=device == "cuda" and step.device)
-        lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
-        if lacking is not None:
-            raise HyfreeError(
-                f"{step.owner}: {step.name} can never start: it {lacking}; lower its resources in "
-                "the configuration or add a machine"
-            )

@@ -21,12 +21,12 @@ class RayTrainLaunch:
 
     Args:
         device: "cpu" or "cuda".
-        resources: what each worker takes besides a CPU or a GPU (a node's custom resource).
+        each: what each worker takes: CPU, GPU, memory (bytes), a node's custom resource.
     """
 
-    def __init__(self, device: str, resources: Mapping[str, float]) -> None:
+    def __init__(self, device: str, each: Mapping[str, float]) -> None:
         self.device = device
-        self.resources = dict(resources)
+        self.each = {"CPU": 1.0, **each}
 
     def __call__(
         self, function: Callable[..., Any], arguments: Mapping[str, Any], workers: int, out: Path
@@ -50,7 +50,7 @@ class RayTrainLaunch:
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=gpu,
-                resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {}), **self.resources},
+                resources_per_worker=self.each,
             ),
             run_config=RunConfig(
                 name="ray",

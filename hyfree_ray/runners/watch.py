@@ -11,7 +11,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from hyfree_ray.stage import last_attempt, read_metrics
+from hyfree_ray.stage import METRICS, born, last_attempt, read_metrics
 
 log = logging.getLogger("hyfree_ray")
 
@@ -22,26 +22,60 @@ LONGER = 20
 """Times its longest silence so far."""
 
 
-def end_if_hung(folder: Path, owner: str, *, hung_s: float = HUNG_S) -> bool:
-    """SIGKILL the process of a stage that fell silent, if it is on this machine.
-
-    Whoever started it starts it again; it goes on from its checkpoint. A stage that never reports
-    is left alone: nothing tells it from one that computes.
-
-    Returns:
-        Whether it was killed.
-    """
+def here(folder: Path) -> bool:
+    """Whether the newest attempt at a stage was made on this machine."""
     attempt = last_attempt(folder)
-    if attempt is None or attempt.get("host") != platform.node():
-        return False
-    times = [entry["time"] for entry in read_metrics(folder) if entry["time"] >= attempt["started"]]
-    if len(times) < 2:
-        return False
-    longest = max(after - before for before, after in pairwise(times))
-    silence = time.time() - times[-1]
-    if silence < max(hung_s, LONGER * longest):
-        return False
-    log.warning(f"{owner}: {folder.name} was silent for {silence:.0f} s; it is started again")
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(int(attempt["pid"]), signal.SIGKILL)
-    return True
+    return attempt is not None and attempt.get("host") == platform.node()
+
+
+class Watch:
+    """Looks at a stage now and then, and ends its process where it has fallen silent.
+
+    Silence is measured from look to look by a clock that does not jump: what a stage writes down
+    is of a clock that may.
+
+    Args:
+        folder: the stage's.
+        owner: its party.
+        hung_s: the shortest silence that counts, seconds.
+    """
+
+    def __init__(self, folder: Path, owner: str, hung_s: float = HUNG_S) -> None:
+        self.folder = folder
+        self.owner = owner
+        self.hung_s = hung_s
+        self._seen: tuple[float, int] | None = None
+        self._since = time.monotonic()
+
+    def end_if_hung(self) -> bool:
+        """SIGKILL the process of the stage if it fell silent and is on this machine.
+
+        Whoever started it starts it again; it goes on from its checkpoint. A stage that never
+        reports is left alone: nothing tells it from one that computes.
+
+        Returns:
+            Whether it was killed.
+        """
+        attempt = last_attempt(self.folder)
+        if attempt is None or not here(self.folder):
+            return False
+        written = self.folder / METRICS
+        sign = (attempt["started"], written.stat().st_size if written.exists() else 0)
+        if sign != self._seen:
+            self._seen, self._since = sign, time.monotonic()
+            return False
+        curve = read_metrics(self.folder)
+        times = [entry["time"] for entry in curve if entry["time"] >= attempt["started"]]
+        silence = time.monotonic() - self._since
+        longest = max((after - before for before, after in pairwise(times)), default=None)
+        if longest is None or silence < max(self.hung_s, LONGER * longest):
+            return False
+        pid = int(attempt["pid"])
+        if attempt.get("born") != born(pid):
+            return False  # it has ended, and its number is another process's
+        log.warning(
+            f"{self.owner}: {self.folder.name} was silent for {silence:.0f} s; it is started again"
+        )
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        return True

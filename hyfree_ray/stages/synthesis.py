@@ -253,8 +253,8 @@ def _label(
     pairs = zip(stored_NCHW, physical_NCHW, strict=True)
     for done, (stored_CHW, physical_CHW) in enumerate(pairs, start=1):
         box = content_box(stored_CHW)
-        inside_CHW = physical_CHW[(slice(None), *box)]
-        labels_NHW[done - 1][box] = network.segment_slice(inside_CHW, spacing)
+        inside = (slice(None), *box)
+        labels_NHW[done - 1][box] = network.segment_slice(physical_CHW[inside], spacing)
         if done % 32 == 0 or done == len(stored_NCHW):
             context.progress(done, len(stored_NCHW), {})
     return labels_NHW

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from hyfree_ray.runners.ray import RayParty, connect, disconnect
+from hyfree_ray.commands.doctor import available_gib
+from hyfree_ray.errors import StageError
+from hyfree_ray.runners.ray import RayParty, RayRunner
+from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.stage import Context, stage
 from tests.chaos import toys
 from tests.chaos.on_ray import attempt_at, attempts, calm, federate, table, workers_run_toys
 
@@ -61,24 +68,62 @@ def test_09_a_lost_machine_is_waited_for_by_who_is_pinned_to_it_and_left_by_the_
     assert len(nodes) == 2  # the machine before, and what took its place
 
 
-@pytest.mark.chaos
-def test_79_a_wrong_token_or_none_is_one_line_within_a_minute(tmp_path: Path) -> None:
-    port = "6431"
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32, "HOME": str(tmp_path)}
+@contextmanager
+def head(port: str, **environment: str) -> Iterator[None]:
+    """A head that was started by hand."""
     ray_command = str(Path(sys.executable).parent / "ray")
     start = [ray_command, "start", "--head", "--block", "--port", port, "--num-cpus", "1"]
-    head = subprocess.Popen(
+    process = subprocess.Popen(
         [*start, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"],
-        env={**os.environ, **token},
+        env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
         status = [ray_command, "status", "--address", f"127.0.0.1:{port}"]
         deadline = time.monotonic() + 90
-        while subprocess.run(status, env={**os.environ, **token}, capture_output=True).returncode:
+        while subprocess.run(
+            status, env={**os.environ, **environment}, capture_output=True
+        ).returncode:
             assert time.monotonic() < deadline
             time.sleep(1)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_80_the_doctor_comes_without_a_token_and_lists_rays_ports(
+    tmp_path: Path, mode: str
+) -> None:
+    token = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "a" * 32, "HOME": str(tmp_path)}
+    port = {"token": "6433", "disabled": "6434"}[mode]
+    with head(port, **token):
+        command = [sys.executable, "-m", "hyfree_ray.cli", "doctor", "--store", str(tmp_path / "s")]
+        done = subprocess.run(
+            [*command, "--ray", f"127.0.0.1:{port}"],
+            env={**os.environ, **token, "RAY_AUTH_MODE": "token"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert re.search(rf"ports, to \w+ .*gcs_server {port}", done.stdout), done.stdout
+    assert re.search(r"ports, to \w+ .*raylet \d+", done.stdout)
+    if mode == "token":
+        assert "ok    token           the cluster turns away who has none" in done.stdout
+    else:
+        assert "WRONG token           the cluster lets in who has none" in done.stdout
+        assert "start every node with RAY_AUTH_MODE=token" in done.stdout
+        assert done.returncode == 1
+
+
+@pytest.mark.chaos
+def test_79_a_wrong_token_or_none_is_one_line_within_a_minute(tmp_path: Path) -> None:
+    port = "6431"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32, "HOME": str(tmp_path)}
+    with head(port, **token):
         for wrong in ({"RAY_AUTH_TOKEN": "b" * 32}, {"RAY_AUTH_MODE": "disabled"}):
             store = tmp_path / "store"
             command = [sys.executable, "-m", "hyfree_ray.cli", "simulate", "--store", str(store)]
@@ -96,9 +141,6 @@ def test_79_a_wrong_token_or_none_is_one_line_within_a_minute(tmp_path: Path) ->
             assert "set its token (RAY_AUTH_MODE=token" in done.stderr.splitlines()[-1]
             assert "a" * 32 not in done.stderr
             assert not store.exists()
-    finally:
-        head.terminate()
-        head.wait()
 
 
 RPC = "grpc_client"
@@ -130,6 +172,57 @@ def test_11_messages_that_are_lost_between_processes_change_nothing(
         finally:
             disconnect()
     assert injected > 5
+
+
+@stage(version=1)
+def devour(context: Context, *, number: int) -> dict[str, Any]:
+    """Takes memory, a hundred MiB at a time, until it is ended."""
+    taken = []
+    while len(taken) < 80:
+        taken.append(np.ones(100 << 20, np.uint8))
+        time.sleep(0.05)
+    return {"number": number}
+
+
+@pytest.mark.chaos
+def test_13_a_stage_that_a_cluster_ends_for_memory_is_tried_once_more_and_then_named(
+    tmp_path: Path,
+) -> None:
+    """A cluster that somebody else has started: by itself Ray would try for ever."""
+    meminfo = Path("/proc/meminfo").read_text()
+    total = int(meminfo.split("MemTotal:")[1].split()[0]) / 2**20
+    most = (total - available_gib(meminfo) + 2.0) / total
+    limits = {
+        "RAY_memory_usage_threshold": f"{most:.4f}",
+        "RAY_memory_monitor_refresh_ms": "500",
+        "RAY_max_kill_memory_buffer_bytes": "0",  # as in cluster/
+    }
+    patch = pytest.MonkeyPatch()
+    patch.delenv("RAY_task_oom_retries", raising=False)
+    with workers_run_toys(**limits):
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        try:
+            connect(found.address)
+            outcome = ray.get(_Owner.remote().run.remote(str(tmp_path)), timeout=200)
+        finally:
+            disconnect()
+            found.shutdown()
+            patch.undo()
+    assert re.search(r"out of memory, also alone .*ended by Ray at [\d.]+GB used", outcome)
+    assert attempts(tmp_path, "stage") == 2
+
+
+@ray.remote(num_cpus=0)
+class _Owner:
+    """Owns a stage, as a party's process does."""
+
+    async def run(self, folder: str) -> str:
+        call = devour.call(number=1)
+        try:
+            await RayRunner("cpu", {}).run(devour, call, Path(folder) / "stage", "site-1")
+        except StageError as error:
+            return str(error)
+        return "nothing happened"
 
 
 @pytest.mark.chaos

@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
+from hyfree_ray.commands.doctor import available_gib
+from tests.chaos import toys
 from tests.chaos.conftest import Program
 
 RUN = ("simulate", "--budget", "smoke", "--device", "cpu", "--ray", "off")
@@ -73,12 +75,66 @@ def test_a_run_says_what_a_dropout_and_a_straggler_cost(program: Program, tmp_pa
     assert "What it cost that sites were missing" in page
 
 
+@pytest.mark.chaos
+def test_83_what_is_secret_stays_in_the_environment_the_configuration_and_the_trace(
+    tmp_path: Path,
+) -> None:
+    """A token in the environment, a comment in the configuration, a case's name in an error."""
+    store, config = tmp_path / "store", tmp_path / "c.yaml"
+    secrets = {name: f"canary-{name}-5f1c" for name in ("token", "comment", "case", "variable")}
+    config.write_text(f"# {secrets['comment']}\nseed: 3\n")
+    environment = {
+        "RAY_AUTH_TOKEN": secrets["token"],
+        "HOSPITAL_PASSWORD": secrets["variable"],
+        toys.BREAK: f"release@site-2: cannot read {secrets['case']}",
+    }
+    given = ["--sites", "3", "--min-sites", "2", "--config", str(config), "--store", str(store)]
+    said = ""
+    for arguments in ([*RUN, *given], ["report", "--store", str(store), "--out", str(tmp_path)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.chaos.toys", *arguments],
+            env={**os.environ, **environment},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        said += (done.stdout + done.stderr).decode()
+    assert "site-2: FAILED: release: ValueError" in said
+    traces = list(store.glob("sites/site-2/stages/release-*/error.txt"))
+    assert secrets["case"] in traces[0].read_text()
+    told = [file for file in tmp_path.rglob("*") if file.is_file()]
+    told = [file for file in told if file not in (config, *traces)]
+    assert {"mlflow.db", "report.html", "summary.json"} <= {file.name for file in told}
+    for secret in secrets.values():
+        assert secret not in said
+        assert not [file for file in told if secret.encode() in file.read_bytes()]
+
+
 def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:
     for arguments in (["track", "Phantom-0"], ["store", "ls"], ["store", "gc"]):
         result = CliRunner().invoke(main, [*arguments, "--store", str(tmp_path)])
         assert result.exit_code == 2
         assert result.output.startswith("error: ")
         assert result.output.count("\n") == 1
+
+
+def test_snapshots_that_an_experiment_has_chosen_are_kept(tmp_path: Path) -> None:
+    """Two experiments chose different ones of the same generator."""
+    (tmp_path / "store.json").write_text('{"store_version": 1}')
+    stages, key = tmp_path / "sites" / "site-1" / "stages", "a" * 64
+    generator = stages / f"train_generator-{key[:20]}"
+    (generator / "snapshots").mkdir(parents=True)
+    (generator / "record.json").write_text(json.dumps({"key": key}))
+    for number in range(1, 5):
+        (generator / "snapshots" / f"{number}.safetensors").write_text("weights")
+    for folder, chosen in (("b" * 20, 1), ("c" * 20, 3)):
+        record = {"inputs": {"generator": key}, "result": {"snapshot": f"{chosen}.safetensors"}}
+        (stages / f"choose_snapshot-{folder}").mkdir()
+        (stages / f"choose_snapshot-{folder}" / "record.json").write_text(json.dumps(record))
+    arguments = ["store", "gc", "--snapshots", "--store", str(tmp_path)]
+    assert "in 2 files" in CliRunner().invoke(main, arguments).output
+    left = sorted(file.name for file in (generator / "snapshots").iterdir())
+    assert left == ["1.safetensors", "3.safetensors"]
 
 
 def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
@@ -96,7 +152,14 @@ def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> Non
     well = CliRunner().invoke(main, ["doctor", "--store", str(tmp_path / "new")])
     assert well.exit_code == 0, well.output
     assert re.search(r"ok +torch +\d", well.output)
+    assert re.search(r"ok +memory +\d+\.\d GiB available", well.output)
+    assert re.search(r"ok +ports", well.output)
     assert not (tmp_path / "new").exists()
+
+
+def test_memory_is_what_processes_can_get_and_not_what_lies_idle() -> None:
+    said = "MemTotal: 25165824 kB\nMemFree: 1048576 kB\nMemAvailable: 20971520 kB\n"
+    assert available_gib(said) == 20
 
 
 def test_the_doctor_examines_a_cluster_that_is_not_there(tmp_path: Path) -> None:

@@ -148,6 +148,25 @@ def test_19_20_a_full_disk_leaves_no_final_file_and_the_run_goes_on_when_there_i
     assert finish(start, store) == undisturbed
 
 
+@pytest.mark.parametrize(("what", "file"), [("release", "release.arrow"), ("record", RECORD)])
+def test_19_a_disk_that_is_full_while_a_release_or_a_record_is_written_leaves_none(
+    start: Start, tmp_path: Path, what: str, file: str
+) -> None:
+    log, folder = tmp_path / "run", tmp_path / "stage"
+    process = start(log, str(folder), what, program=toys.keep_much, largest_file=20_000)
+    process.join()
+    assert process.exitcode == 1
+    said = Path(f"{log}.log").read_text().splitlines()[-1]
+    assert "site-1: the stage write_much failed: OSError: File too large" in said
+    assert not (folder / file).exists()
+    assert not (folder / RECORD).exists()
+    process = start(log, str(folder), what, program=toys.keep_much)
+    process.join()
+    assert process.exitcode == 0
+    assert (folder / file).stat().st_size > 50_000
+    assert (folder / RECORD).exists()
+
+
 def test_18_two_drivers_on_one_store_share_the_work_and_agree(
     start: Start, undisturbed: bytes, tmp_path: Path
 ) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.rules import Rules
-from hyfree_ray.runners.ray import RayParty, connect, disconnect
+from hyfree_ray.runners.ray import RayParty
+from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_train import RayTrainLaunch
+from hyfree_ray.stage import METRICS
 from tests.chaos import toys
 from tests.chaos.on_ray import (
     attempt_at,
@@ -114,10 +116,13 @@ def test_04_a_worker_of_the_general_training_is_killed(tmp_path: Path, rank: int
         values.append((folder / "value").read_text())
     assert values[0] == values[1]
     assert (tmp_path / "killed" / "was-killed").exists()
+    # From its checkpoint: from the start there would be two steps more than are needed.
+    steps = len((tmp_path / "killed" / METRICS).read_text().splitlines())
+    assert toys.STEPS <= steps <= toys.STEPS + 1
 
 
 def _kill_rank(folder: Path, rank: int) -> None:
-    while not list((folder / "checkpoints").glob("*1.sha256")):
+    while not list((folder / "checkpoints").glob("*2.sha256")):
         time.sleep(0.01)
     os.kill(int((folder / f"rank-{rank}.pid").read_text()), signal.SIGKILL)
     (folder / "was-killed").touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -194,19 +195,36 @@ def test_29_below_min_sites_no_model_is_made(start: Start, tmp_path: Path) -> No
 def test_36_a_site_withdraws_and_the_models_that_knew_it_are_named(
     start: Start, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    run(start, store)
+    store, compared = tmp_path / "store", {"settings": ("real-all", "mix-50")}
+    run(start, store, **compared)
     (general,) = (f.name[-20:] for f in store.glob("pool/stages/train_general-*"))
-    found = run(start, store, withdraw=("site-3",))
+    with_it = {read_inputs(file) for file in store.glob("oracle/stages/prepare_*/record.json")}
+    found = run(start, store, **compared, withdraw=("site-3",))
     assert found["sites"]["site-3"]["outcome"] == "withdrawn"
     assert found["round"] == 2
     assert rounds(store)[1] == ["site-1", "site-2"]
     assert f"site-3 had a part in the general model {general[:8]}" in found["said"]
     for site in ("site-1", "site-2"):
         assert f"site-3 had a part in {site}'s finetuned model" in found["said"]
+    # What compares by the real data of all is made anew without it too, and is named.
+    for regime in ("real-all", "mix-50"):
+        assert f"site-3 had a part in the comparison {regime} model" in found["said"]
+    files = store.glob("oracle/stages/prepare_*/record.json")
+    anew = {read_inputs(file) for file in files} - with_it
+    assert anew == {("data_0", "data_1"), ("data_0", "data_1", "release_0", "release_1")}
     again = run(start, store)  # for good
     assert again["sites"]["site-3"]["outcome"] == "withdrawn"
     assert rounds(store)[1:] == [["site-1", "site-2"]]
+    other = run(start, store, seed=1)  # of every experiment
+    assert other["sites"]["site-3"]["outcome"] == "withdrawn"
+    assert "site-3: withdrawn: the site has withdrawn" in other["said"]
+    assert sorted(rounds(store)) == 2 * [["site-1", "site-2"]] + [["site-1", "site-2", "site-3"]]
+    assert len(list(store.glob("sites/site-3/stages/train_generator-*"))) == 1
+
+
+def read_inputs(file: Path) -> tuple[str, ...]:
+    """The names of a stage's inputs."""
+    return tuple(sorted(json.loads(file.read_text())["inputs"]))
 
 
 OPTIONS: dict[str, Any] = {
@@ -258,3 +276,39 @@ def test_the_command_line_knows_them(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "--withdraw site-9" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "said"),
+    [
+        (("--drop", "site-2@train_generater"), "", "did you mean 'train_generator'?"),
+        (("--drop", "site-2@lokal2x"), "", "did you mean 'local2x'?"),
+        ((), "resources: {site-22: {cpus: 1}}", "resources.site-22: no such site; did you mean"),
+        ((), "resources: {default: {cpus: 5000}}", "can never start: it needs 5000 CPU, the most"),
+        ((), "resources: {pool: {memory_gib: 1e6}}", "needs 1e+06 GiB of memory"),
+    ],
+)
+def test_what_nothing_is_called_and_what_can_never_start_is_said_by_a_dry_run_too(
+    tmp_path: Path, options: tuple[str, ...], config: str, said: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(config or "{}")
+    arguments = ["simulate", "--sites", "3", "--store", str(tmp_path / "s"), "--dry-run"]
+    more = ["--min-sites", "2", "--config", str(tmp_path / "c.yaml"), *options]
+    result = CliRunner().invoke(main, [*arguments, *more])
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_says_what_stages_take_and_what_the_disk_has_to_hold(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("resources: {site-2: {cpus: 1.5, memory_gib: 2}}")
+    arguments = ["simulate", "--sites", "2", "--store", str(tmp_path / "s"), "--dry-run"]
+    given = [*arguments, "--config", str(tmp_path / "c.yaml"), "--device", "cpu"]
+    text = CliRunner().invoke(main, given).output
+    assert "site-1: a stage takes 1 CPU\n" in text
+    assert "site-2: a stage takes 1.5 CPU, 2 GiB of memory\n" in text
+    assert re.search(r"it would take about \d+ MiB of disk", text)
+    told = json.loads(CliRunner().invoke(main, [*given, "--format", "json"]).stdout)
+    assert 0 < told["expected"]["disk_gib"] < 2
+    (takes,) = {json.dumps(s["takes"]) for s in told["steps"] if s["owner"] == "site-2"}
+    assert json.loads(takes) == {"CPU": 1.5, "memory": 2 * 2**30}

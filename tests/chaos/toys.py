@@ -21,7 +21,7 @@ import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.release import ReleaseMetadata, write_release
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
-from hyfree_ray.stage import Context, Stage, execute
+from hyfree_ray.stage import Context, Stage, execute, stage
 from hyfree_ray.store import Artifact, digest_of
 from tests.cards import card
 
@@ -42,6 +42,9 @@ STEPS = 4
 
 STEP_S = "TOY_STEP_S"
 """Environment variable: seconds that a step takes. Workers of a cluster inherit it."""
+
+BREAK = "TOY_BREAK"
+"""Environment variable: STAGE@OWNER: text; that party's stage breaks with this text."""
 
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model."""
@@ -91,6 +94,9 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
         raise (HyfreeError if refuses else ValueError)(f"{out}/imagesTr/DOE_JANE_1961.png is odd")
     if name == "release" and os.environ.get(WITHHOLDS) == context.owner:
         return {**_SHOWN, "outcome": "withheld", "reason": "its gate is closed", "images": 0}
+    where, _, said = os.environ.get(BREAK, "").partition(": ")
+    if where == f"{name}@{context.owner}":
+        raise ValueError(said)
     inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
     start = digest_of([name, params, inputs])
@@ -170,7 +176,7 @@ def _value_of(folder: Path) -> str:
     return "raw data"
 
 
-def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
+def _write_release(out: Path, value: str, arguments: Mapping[str, Any], images: int = 5) -> None:
     """A release that would pass every check, of noise."""
     random = np.random.default_rng(int(value[:8], 16))
     metadata = ReleaseMetadata(
@@ -181,13 +187,13 @@ def _write_release(out: Path, value: str, arguments: dict[str, Any]) -> None:
         slice_axis=0,
         scale=(1.0,),
         offset=(0.0,),
-        card=card(images=5),
+        card=card(images=images),
     )
     write_release(
         out,
         metadata,
-        random.integers(0, 256, (5, 1, 20, 28), dtype=np.uint8),
-        random.integers(0, 2, (5, 20, 28), dtype=np.uint8),
+        random.integers(0, 256, (images, 1, 20, 28), dtype=np.uint8),
+        random.integers(0, 2, (images, 20, 28), dtype=np.uint8),
         experiment=arguments["federation"],
         round_number=arguments["round_number"],
         nonce="n",
@@ -247,16 +253,27 @@ def federate_on(data: str, store: str, table: str) -> None:
     _run(simulation, store, table, settings=("personalised",))
 
 
-def federate(store: str, die_after: int | None = None, **rules: Any) -> None:
+def federate(
+    store: str,
+    die_after: int | None = None,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    **rules: Any,
+) -> None:
     """A whole run in this process, and its table as `table.csv` in the store.
 
     Args:
         store: the store's root.
         die_after: SIGKILL this process when so many stages were run.
+        settings: what is trained beside the protocol.
+        seed: of the experiment.
         rules: fields of `Rules`.
     """
     install()
-    _run(toy_simulation(), store, f"{store}/table.csv", die_after, Rules(**rules))
+    simulation = toy_simulation()
+    experiment = simulation.experiment.model_copy(update={"seed": seed})
+    simulation = dataclasses.replace(simulation, experiment=experiment)
+    _run(simulation, store, f"{store}/table.csv", die_after, Rules(**rules), settings)
 
 
 def _run(
@@ -321,6 +338,23 @@ def train_once(folder: str, jumps: Sequence[float] = ()) -> None:
         seed=1,
     )
     execute(train_generator.module, call, Path(folder), owner="site-1", device="cpu")
+
+
+@stage(version=1)
+def write_much(context: Context, *, what: str) -> dict[str, Any]:
+    """A release of over 50,000 bytes, or a result of as many."""
+    if what == "record":
+        return {"numbers": list(range(15_000))}
+    dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}}
+    about = {"site": "site-1", "dataset": dataset, "federation": "f", "round_number": 1}
+    _write_release(context.out, "1" * 64, about, images=90)
+    return {}
+
+
+def keep_much(folder: str, what: str) -> None:
+    """A stage that writes much, as a runner calls it."""
+    call = write_much.call(what=what)
+    execute(write_much.module, call, Path(folder), owner="site-1", device="cpu")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,17 +21,19 @@ import torch
 from safetensors.torch import load_file
 
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
+from hyfree_ray.listening import ports
 from hyfree_ray.resources import Execution, Resources
+from hyfree_ray.rules import Rules
+from hyfree_ray.runners import ray as ray_runner
+from hyfree_ray.runners import ray_cluster
 from hyfree_ray.runners.planning import plan
-from hyfree_ray.runners.ray import (
-    RayParty,
-    RayRunner,
-    cause_of,
+from hyfree_ray.runners.ray import RayParty, RayRunner, all_cpus, cause_of, start_parties
+from hyfree_ray.runners.ray_cluster import (
     check_resources,
+    check_rounds_are_seen,
     connect,
     disconnect,
     pin_of,
-    start_parties,
 )
 from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
@@ -40,6 +43,7 @@ from hyfree_ray.simulation import Simulation
 from hyfree_ray.stage import METRICS, Context, attempts, execute, read_metrics, stage
 from hyfree_ray.stages.training import train_general
 from hyfree_ray.store import Artifact, Store
+from tests.processes import descendants
 
 
 @stage(version=1)
@@ -103,10 +107,58 @@ def test_a_stage_whose_process_died_is_run_again(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_more_workers_than_the_cluster_has_are_refused_before_anything_starts() -> None:
-    with pytest.raises(HyfreeError, match="the cluster has 2 CPUs, the general model wants 3"):
+    with pytest.raises(HyfreeError, match="wants 3 workers of 1 CPU each, there is room for 2;"):
         check_resources("cpu", 3)
-    with pytest.raises(HyfreeError, match="0 GPUs"):
+    with pytest.raises(HyfreeError, match=r"wants 1 workers of 1 CPU, 1 GPU each, .* room for 0;"):
         check_resources("cuda", 1)
+
+
+def test_workers_of_the_general_model_have_room_where_the_pool_is_pinned_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = {"head": {"CPU": 4.0, "site:pool": 1.0}, "other": {"CPU": 8.0}}
+    total = {"CPU": 12.0, "site:pool": 1.0}
+    monkeypatch.setattr(ray_cluster, "machines", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+    check_resources("cpu", 4)
+    with pytest.raises(HyfreeError, match="room for 4 on the machine of site:pool"):
+        check_resources("cpu", 6)
+    two = Execution(resources={"pool": Resources(cpus=2, memory_gib=1)})
+    monkeypatch.setattr(ray_cluster, "machines", lambda: {"head": {**nodes["head"], "memory": 9e9}})
+    check_resources("cpu", 2, (), two)
+    with pytest.raises(HyfreeError, match=r"3 workers of 2 CPU, 1 GiB of memory each, .* for 2 on"):
+        check_resources("cpu", 3, (), two)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_80_a_cluster_of_our_own_listens_on_this_machine_alone() -> None:
+    """Sockets are those of this process and of all that it has started."""
+    family = descendants(os.getpid())
+    found = ports(lambda pid, _: pid in family)
+    assert {"gcs_server", "raylet"} <= {port.process for port in found}
+    assert len(found) >= 5
+    assert not [port for port in found if not port.loopback]
+    with socket.socket() as outside, socket.socket() as inside:
+        for opened, address in ((outside, "0.0.0.0"), (inside, "127.0.0.1")):
+            opened.bind((address, 0))
+            opened.listen()
+        here = {port.number: port.loopback for port in ports(lambda pid, _: pid == os.getpid())}
+        assert here[outside.getsockname()[1]] is False
+        assert here[inside.getsockname()[1]] is True
+
+
+@pytest.mark.usefixtures("cluster")
+def test_rounds_that_lie_on_another_machine_are_not_counted_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds, later = tmp_path / "pool" / "rounds", Rules(min_sites=2, next_round=True)
+    check_rounds_are_seen(rounds, later)  # nobody says where the pool is
+    monkeypatch.setattr(ray_cluster, "pin_of", lambda name: {f"site:{name}": 0.001})
+    with pytest.raises(HyfreeError, match="give the command on the machine that declares site:po"):
+        check_rounds_are_seen(rounds, later)
+    check_rounds_are_seen(rounds, Rules())
+    rounds.mkdir(parents=True)
+    check_rounds_are_seen(rounds, later)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -248,6 +300,34 @@ def test_a_stage_that_is_out_of_memory_is_tried_once_more_and_then_named(tmp_pat
     assert run(hungry, tmp_path, meals=1).result == {"attempts": 2}
     with pytest.raises(StageError, match=r"out of memory, also alone .* at \d+ MiB"):
         run(hungry, tmp_path, meals=9)
+
+
+@stage(version=1)
+def shot_for_memory(context: Context, *, vmstat: str) -> dict[str, Any]:
+    """Dies as it would if the kernel had run out of memory, unless it is alone."""
+    if ray.get_runtime_context().get_assigned_resources()["CPU"] < 2:
+        Path(vmstat).write_text(f"pgfault 7\noom_kill {len(attempts(context.out))}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"attempts": len(attempts(context.out))}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_13_a_stage_that_the_kernel_killed_for_memory_has_its_machine_for_itself_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("oom_kill 0\n")
+    monkeypatch.setattr(ray_runner, "VMSTAT", vmstat)
+    monkeypatch.setattr(ray_runner, "RESTARTS", 1)
+    assert run(shot_for_memory, tmp_path, vmstat=str(vmstat)).result == {"attempts": 3}
+
+
+def test_13_who_is_to_be_alone_asks_for_all_cpus_of_a_machine_that_has_the_rest() -> None:
+    head, worker = {"CPU": 64.0}, {"CPU": 16.0, "GPU": 1.0, "site:site-1": 1.0}
+    assert all_cpus({"CPU": 1.0}, [head, worker]) == 64
+    assert all_cpus({"CPU": 1.0, "GPU": 1.0}, [head, worker]) == 16
+    assert all_cpus({"CPU": 1.0, "site:site-1": 0.001}, [head, worker]) == 16
+    assert all_cpus({"CPU": 2.0, "GPU": 1.0}, [head]) == 2  # its machine is away: as it was
 
 
 @stage(version=1)

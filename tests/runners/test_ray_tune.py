@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.runners.ray import connect, disconnect
+from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_tune import run_trials
 from hyfree_ray.trials import Place, Trial, TrialError
 

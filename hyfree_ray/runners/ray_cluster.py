@@ -1,0 +1,212 @@
+"""The cluster: started or joined, left, asked what it has and whether it is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray.exceptions import RayError
+
+from hyfree_ray.errors import ClusterError, HyfreeError
+from hyfree_ray.party import Step
+from hyfree_ray.resources import Execution, Resources, never_starts, resources_of
+from hyfree_ray.rules import Rules
+from hyfree_ray.runners.ray_gate import machines
+from hyfree_ray.scores import POOL
+from hyfree_ray.slots import in_words, places, unmet
+
+PIN = "site:{}"
+"""Custom resource that pins a party to its machine, where a cluster declares it."""
+
+ONCE = {"RAY_task_oom_retries": "0"}
+"""Ray would start what its memory monitor killed again and again; we do it once, alone. A stage is
+still Ray's to start again otherwise: it ends such before any that are not."""
+
+HEAD_S = 3.0
+"""How often the head of the cluster is asked whether it is there."""
+
+
+def connect(address: str, cpus: int | None = None) -> None:
+    """Start Ray on this machine ("local"), or join a running cluster.
+
+    Raises:
+        HyfreeError: nothing answers at the address.
+    """
+    common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.update(ONCE)
+    if address == "local":
+        # Ray would end more than it has to, the parties' processes among them.
+        os.environ.setdefault("RAY_max_kill_memory_buffer_bytes", "0")
+        with _on_loopback():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+        return
+    _knock(address)
+    try:
+        # Parties own stages: what they are started with decides, not this process.
+        ray.init(address=address, runtime_env={"env_vars": ONCE}, **common)
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise HyfreeError(
+            f"--ray {address}: no Ray cluster answers there ({first}); start one with "
+            "'ray start --head', set its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN=...), or take "
+            "--ray local"
+        ) from error
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray's processes are of 127.0.0.1, and listen there alone, as they do on other systems.
+
+    It would take the machine's outer address, also where it is given this one, and listen on all.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _knock(address: str, patience_s: float = 5.0) -> None:
+    """Ray itself retries an address where nobody listens for a minute."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=patience_s).close()
+    except OSError as error:
+        raise HyfreeError(
+            f"--ray {address}: no Ray cluster answers there ({error.strerror or error}); start one "
+            "with 'ray start --head', or take --ray local"
+        ) from error
+
+
+_WITHOUT_TOKEN = """\
+import sys
+from ray._raylet import GcsClient
+GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
+"""
+
+
+def asks_for_token(address: str) -> bool | None:
+    """Whether the cluster turns away who comes without a token: one is asked, without one.
+
+    Returns:
+        None where it cannot be told.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TOKEN, address],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return False
+    return True if "InvalidAuthToken" in done.stderr else None
+
+
+async def while_the_head_answers(work: Awaitable[Any]) -> None:
+    """Wait for the work, or until the cluster's head has not answered for a while.
+
+    Ray by itself waits for a minute and then ends the process without a word.
+
+    Raises:
+        ClusterError: the head is gone.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    working, failures = asyncio.ensure_future(work), 0
+    while not (await asyncio.wait({working}, timeout=HEAD_S))[0]:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), HEAD_S)
+            writer.close()
+            failures = 0
+        except (OSError, asyncio.TimeoutError):
+            failures += 1
+        if failures == 3:
+            raise ClusterError(
+                "the head of the Ray cluster does not answer any more; nothing is lost: start it "
+                "again where it was not ours, and give the same command again"
+            )
+    await working
+
+
+def cluster_device() -> str:
+    """ "cuda" where the connected cluster has GPUs."""
+    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def disconnect() -> None:
+    """Leave the cluster; stop it if this process started it."""
+    ray.shutdown()
+
+
+def check_resources(
+    device: str, workers: int, steps: Sequence[Step] = (), execution: Execution | None = None
+) -> None:
+    """Compare what the stages ask for with what the cluster has, before anything is pending.
+
+    Raises:
+        HyfreeError: the first stage that could never start, and what it lacks.
+    """
+    execution, nodes = execution or Execution(), list(machines().values())
+    one = worker_needs(resources_of(POOL, execution.resources), device, pin_of(POOL))
+    room = places(one, nodes)
+    if room < workers:
+        where = " on the machine of site:pool" if pin_of(POOL) else ""
+        raise HyfreeError(
+            f"the general model wants {workers} workers of {in_words(one)} each, there is room for "
+            f"{room}{where}; lower general_workers or add machines"
+        )
+    for step in steps:
+        if step.done:
+            continue
+        resources = resources_of(step.owner, execution.resources)
+        needs = resources.needs(on_gpu=device == "cuda" and step.device)
+        lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
+        if lacking is not None:
+            raise never_starts(step, lacking)
+
+
+def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:
+    """What each worker of a distributed training takes: its party's, and of GPUs a whole one."""
+    gpu = {"GPU": 1.0} if device == "cuda" else {}
+    return {**resources.needs(on_gpu=False), **gpu, **pin}
+
+
+def check_rounds_are_seen(rounds: Path, rules: Rules) -> None:
+    """Which round comes next is looked up where this process is, in the pool's store.
+
+    Args:
+        rounds: their folder, as this process would see it.
+        rules: the run's.
+
+    Raises:
+        HyfreeError: rounds are asked for, the pool is pinned to another machine, and its store is
+            not to be seen from here.
+    """
+    pin = pin_of(POOL)
+    if not pin or rounds.is_dir() or ray.get_runtime_context().get_node_id() in machines(pin):
+        return
+    if rules.next_round or rules.withdraw:
+        raise HyfreeError(
+            f"--next-round and --withdraw: {rounds} is not to be seen from here; give the command "
+            "on the machine that declares site:pool"
+        )
+
+
+def pin_of(name: str) -> dict[str, float]:
+    """The custom resource that keeps a party on its machine, where the cluster declares it."""
+    resource = PIN.format(name)
+    # A thousandth: the resource says where, not how many stages fit there.
+    return {resource: 0.001} if resource in ray.cluster_resources() else {}

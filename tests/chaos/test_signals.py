@@ -1,0 +1,123 @@
+"""Commands that are told to end; the numbers are those of docs/FAULTS.md."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyfree_ray.stage import METRICS
+from tests.chaos import toys
+from tests.chaos.conftest import Program, Start
+from tests.chaos.hospitals import write_hospitals
+from tests.processes import descendants
+
+SMOKE = ("--budget", "smoke", "--generator", "flow", "--device", "cpu", "--set", "precision=fp32")
+STAGE = "**/stages/train_generator-*"
+
+
+def command_of(kind: str, root: Path) -> tuple[str, ...]:
+    if kind == "simulate":
+        return ("simulate", *SMOKE, "--ray", "off", "--settings", "", "--store", str(root / "s"))
+    _, own = write_hospitals(root)
+    at = ("--data", str(own["alpha"]), "--site", "alpha", "--store", str(root / "s"))
+    return ("site", "contribute", *at, *SMOKE, "--out", str(root / "release"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "code"),
+    [
+        ("contribute", signal.SIGINT, 130),
+        ("simulate", signal.SIGTERM, 143),
+        pytest.param("contribute", signal.SIGTERM, 143, marks=pytest.mark.chaos),
+        pytest.param("simulate", signal.SIGINT, 130, marks=pytest.mark.chaos),
+    ],
+)
+def test_07_08_a_training_that_is_told_to_end_does_so_and_loses_one_interval_at_most(
+    start: Start, program: Program, tmp_path: Path, kind: str, number: int, code: int
+) -> None:
+    """The signal comes after the second checkpoint, within a step of ten seconds."""
+    command, log = command_of(kind, tmp_path), tmp_path / "run"
+    process = start(log, *command, program=toys.program, step_s=0.2)
+    wait_for(tmp_path / "s", f"{STAGE}/checkpoints/*2.sha256", process)
+    begun = time.monotonic()
+    os.kill(process.pid, number)
+    process.join(20)
+    assert process.exitcode == code
+    assert time.monotonic() - begun < 10
+    said = Path(f"{log}.log").read_text()
+    assert "nothing is lost: to go on, give the same command again" in said
+    assert "Traceback" not in said
+    program(*command)
+    (metrics,) = list((tmp_path / "s").glob(f"{STAGE}/{METRICS}"))[:1]
+    assert toys.STEPS <= len(metrics.read_text().splitlines()) <= toys.STEPS + 1
+
+
+def wait_for(store: Path, pattern: str, process: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not list(store.glob(pattern)):
+        assert time.monotonic() < deadline
+        assert process.exitcode is None
+        time.sleep(0.01)
+
+
+@pytest.mark.chaos
+def test_07_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(tmp_path: Path) -> None:
+    """On Ray, with its processes."""
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
+    process = subprocess.Popen(
+        [*command, "--store", str(store), "--device", "cpu"],
+        env={**os.environ, toys.STEP_S: "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(store.glob("**/checkpoints/*.sha256")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = descendants(process.pid)
+    assert len(family) > 5
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 130, errors
+    assert "give the same command again" in errors
+    while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() - begun < 20, left
+        time.sleep(0.1)
+
+
+def test_a_stage_that_breaks_in_a_program_on_files_is_one_line(
+    start: Start, tmp_path: Path
+) -> None:
+    command, log = command_of("contribute", tmp_path), tmp_path / "run"
+    process = start(log, *command, program=toys.program, largest_file=20_000)
+    process.join()
+    assert process.exitcode == 1
+    said = Path(f"{log}.log").read_text()
+    assert "error: alpha: the stage train_" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "release").exists()
+
+
+def test_where_scores_cannot_be_written_is_said_before_anything_is_computed(
+    program: Program, tmp_path: Path
+) -> None:
+    _, own = write_hospitals(tmp_path)
+    at = ("--data", own["alpha"], "--site", "alpha", "--store", tmp_path / "s")
+    said = program("site", "score", *at, *SMOKE, "--out", tmp_path / "x" / "y.csv", code=2)
+    assert "is no folder; make it first" in said
+    assert not (tmp_path / "s").exists()
