@@ -35,7 +35,8 @@ from hyfree_ray.progress import Progress
 from hyfree_ray.regimes import ORACLE_SETTINGS
 from hyfree_ray.release import read_release
 from hyfree_ray.rules import Rules
-from hyfree_ray.runners.ray import RayParty, connect, disconnect, start_parties
+from hyfree_ray.runners.ray import RayParty, start_parties
+from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.site_value import Shared, Site
