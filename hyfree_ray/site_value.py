@@ -51,7 +51,7 @@ class Site:
             return None
         return (
             f"{self.name} has {self.training_images} training images; of fewer than {FEW_IMAGES} a "
-            "generator copies once each was shown some hundred times: its release may be withheld"
+            "generator that is trained for long copies: its release may be withheld"
         )
 
 
