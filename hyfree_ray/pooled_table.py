@@ -24,7 +24,10 @@ from hyfree_ray.results_table import (
 )
 
 _SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
-_GAP = 2
+_GAP = 3
+_FIRST = "tested on"
+_WIDEST_SITE = 24
+"""Longer names are folded."""
 
 
 def render_pooled(pooled: Pooled) -> RenderableType:
@@ -92,7 +95,7 @@ def _parts(
     cells: Sequence[Cell], sites: Sequence[str], width: int
 ) -> Iterable[list[tuple[str, str]]]:
     """Models that fit side by side."""
-    left = max(len(site) for site in sites)
+    left = _left(sites) + _GAP
     part: list[tuple[str, str]] = []
     used = left
     for model in _models(cells):
@@ -104,6 +107,10 @@ def _parts(
         used += wide
     if part:
         yield part
+
+
+def _left(sites: Sequence[str]) -> int:
+    return min(_WIDEST_SITE, max(len(_FIRST), *(len(site) for site in sites)))
 
 
 def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> Table:
@@ -120,7 +127,7 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("tested on", overflow="fold")
+    table.add_column(_FIRST, overflow="fold", min_width=_left(pooled.sites))
     for regime, train in models:
         table.add_column(Text(f"{regime}\n{train}"), justify="right", no_wrap=True)
     found = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
