@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +58,29 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.join()
+
+
+@pytest.fixture
+def training_on_ray(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run on Ray in a session of its own, which has written a checkpoint."""
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
+    process = subprocess.Popen(
+        [*command, "--store", str(store), "--device", "cpu"],
+        env={**os.environ, toys.STEP_S: "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(store.glob("**/checkpoints/*.sha256")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with process:  # which closes its pipes and waits
+        yield process
+        process.kill()
 
 
 def _child(

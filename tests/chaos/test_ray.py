@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -129,20 +128,10 @@ def _kill_rank(folder: Path, rank: int) -> None:
 
 
 @pytest.mark.chaos
-def test_10_a_head_that_is_killed_ends_the_run_soon_and_with_how_to_go_on(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
-    process = subprocess.Popen(
-        [*command, "--store", str(store), "--device", "cpu"],
-        env={**os.environ, toys.STEP_S: "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not list(store.glob("**/checkpoints/*.sha256")):
-        assert process.poll() is None
-        time.sleep(0.05)
+def test_10_a_head_that_is_killed_ends_the_run_soon_and_with_how_to_go_on(
+    training_on_ray: subprocess.Popen[str],
+) -> None:
+    process = training_on_ray
     for name in ("gcs_server", "raylet"):
         _kill_children(process.pid, name)
     begun = time.monotonic()

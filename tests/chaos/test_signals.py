@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -68,23 +67,11 @@ def wait_for(store: Path, pattern: str, process: Any) -> None:
 
 
 @pytest.mark.chaos
-def test_07_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(tmp_path: Path) -> None:
+def test_07_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(
+    training_on_ray: subprocess.Popen[str],
+) -> None:
     """On Ray, with its processes."""
-    store = tmp_path / "store"
-    command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
-    process = subprocess.Popen(
-        [*command, "--store", str(store), "--device", "cpu"],
-        env={**os.environ, toys.STEP_S: "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(store.glob("**/checkpoints/*.sha256")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = training_on_ray
     family = descendants(process.pid)
     assert len(family) > 5
     process.send_signal(signal.SIGINT)
