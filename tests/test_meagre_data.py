@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
 from hyfree_ray.cohort import read_cohort
+from hyfree_ray.errors import HyfreeError
 from hyfree_ray.generator_view import GeneratorView
 from hyfree_ray.observer import plan_in_words
 from hyfree_ray.simulation import sites_of
@@ -76,7 +77,7 @@ def test_a_hospital_of_few_images_is_told_before_it_trains(
     root, _ = make(tmp_path / "data")
 
     async def stop(_: SiteParty) -> None:
-        raise KeyboardInterrupt
+        raise HyfreeError("it went on")
 
     monkeypatch.setattr(SiteParty, "hand_in", stop)
     options = ("--data", root, "--site", "north", "--out", tmp_path / "out")
