@@ -58,7 +58,7 @@ class Experiment(BaseModel):
     """What a release's privacy card has to say, at its site and at the pool."""
     labeller: Literal["local", "local2x"] = "local"
     """Which of its own networks a site labels its release with; the paper: `local`."""
-    replay_share: float = Field(default=0.5, gt=0, lt=1)
+    replay_share: float = Field(default=0.25, gt=0, lt=1)
     """Of what `personalised` is fine-tuned on, the share of synthetic images; the rest is real."""
     min_label_agreement: float = Field(default=0.0, ge=0, le=1)
     """Dice of a release's labels with a model trained on the other releases; one below it is not

@@ -26,7 +26,7 @@ Setting = Literal[
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 """What can be trained and scored beside the paper's protocol:
 
-- `personalised`: fine-tuned with replay, half of each batch the others' synthetic images; and
+- `personalised`: fine-tuned with replay, a quarter of each batch the others' synthetic images; and
   `chosen`, what each site would keep by its validation cases;
 - `real-all`: all sites' real data in one place, the ceiling;
 - `syn`: the release of one site alone;

@@ -1,7 +1,7 @@
 """A site's real cases and the pool's synthetic ones, prepared for fine-tuning that does not forget.
 
 Fine-tuning on real images alone overwrites what the general model knew of other sites. With replay
-part of each batch (half, in expectation, unless the experiment says otherwise) is drawn from the
+part of each batch (a quarter, in expectation, by default: docs/RESULTS.md) is drawn from the
 other sites' releases in their natural proportions, the rest from the site's real training images
 (experience replay, Rolnick et al. 2019, arXiv 1811.11682; rehearsal on generated data, Shin et al.
 2017, arXiv 1705.08690).

@@ -67,6 +67,27 @@ async def attempt_at(store: Path, pattern: str, least: int = 1) -> int:
     raise AssertionError(f"no {pattern} in {store}")
 
 
+async def attempt_of_another(store: Path, pattern: str, known: set[Path]) -> tuple[int, Path]:
+    """Wait until a stage that is none of the known ones is being run: its process and folder."""
+    for _ in range(6000):
+        for folder in set(store.glob(pattern)) - known:
+            file = folder / "attempts.jsonl"
+            lines = file.read_text().splitlines() if file.exists() else []
+            if lines and not (folder / RECORD).exists():
+                return int(json.loads(lines[-1])["pid"]), folder
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"no other {pattern} in {store}")
+
+
+async def finished(store: Path, pattern: str) -> None:
+    """Wait until such a stage has been done."""
+    for _ in range(6000):
+        if list(store.glob(f"{pattern}/{RECORD}")):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"no {pattern} is done in {store}")
+
+
 async def kill_actor(party: RayParty) -> None:
     pid = await party.actor.__ray_call__.remote(lambda _: os.getpid())
     os.kill(pid, signal.SIGKILL)

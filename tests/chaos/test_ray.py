@@ -22,8 +22,10 @@ from hyfree_ray.stage import METRICS
 from tests.chaos import toys
 from tests.chaos.on_ray import (
     attempt_at,
+    attempt_of_another,
     attempts,
     federate,
+    finished,
     kill_actor,
     table,
     workers_run_toys,
@@ -69,6 +71,23 @@ def test_01_a_worker_is_killed_in_any_other_stage(
         os.kill(await attempt_at(store, f"sites/*/stages/{stage}-*"), signal.SIGKILL)
 
     assert table(tmp_path / "store", disturb) == undisturbed
+
+
+@pytest.mark.chaos
+def test_01_a_worker_is_killed_while_it_fine_tunes(undisturbed: bytes, tmp_path: Path) -> None:
+    async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
+        # What a site begins to train once there is a general model is that one, fine-tuned.
+        await finished(store, "pool/stages/train_general-*")
+        before = set(store.glob("sites/site-1/stages/train_segmenter-*"))
+        pid, folder = await attempt_of_another(
+            store, "sites/site-1/stages/train_segmenter-*", before
+        )
+        os.kill(pid, signal.SIGKILL)
+        killed.append(folder)
+
+    killed: list[Path] = []
+    assert table(tmp_path / "store", disturb) == undisturbed
+    assert len((killed[0] / "attempts.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.chaos
@@ -128,8 +147,8 @@ def _kill_rank(folder: Path, rank: int) -> None:
 
 
 @pytest.mark.chaos
-def test_10_a_head_that_is_killed_ends_the_run_soon_and_with_how_to_go_on(
-    training_on_ray: subprocess.Popen[str],
+def test_10_a_head_that_is_killed_ends_the_run_soon_and_the_same_command_ends_it_well(
+    training_on_ray: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     process = training_on_ray
     for name in ("gcs_server", "raylet"):
@@ -139,6 +158,14 @@ def test_10_a_head_that_is_killed_ends_the_run_soon_and_with_how_to_go_on(
     assert time.monotonic() - begun < 60
     assert process.returncode != 0
     assert "give the same command again" in errors
+    again, apart = list(process.args), tmp_path / "apart"
+    undisturbed = [str(apart) if part == str(tmp_path / "store") else part for part in again]
+    for command in (again, undisturbed):
+        subprocess.run(command, env={**os.environ, toys.STEP_S: "0.002"}, check=True)
+    found, expected = (
+        next(store.glob("runs/*/results.csv")) for store in (tmp_path / "store", apart)
+    )
+    assert found.read_bytes() == expected.read_bytes()
 
 
 def _kill_children(parent: int, name: str) -> None:

@@ -55,16 +55,16 @@ def test_03_a_site_that_fails_is_named_and_the_others_go_on(start: Start, tmp_pa
 
 
 def broken(store: str, breaks: str) -> None:
-    os.environ[toys.BREAKS] = breaks
+    os.environ[toys.BREAK] = f"{breaks} {store}/imagesTr/DOE_JANE_1961.png is odd"
     toys.federate(store, min_sites=2)
 
 
 @pytest.mark.parametrize(
     ("breaks", "told", "seen"),
     [
-        ("site-2@prepare", "prepare: ValueError", "error.txt"),
-        ("site-2@prepare@refuses", "HyfreeError; what it says stays at the site", "DOE_JANE"),
-        ("site-2@prepare_for_general", "prepare_for_general: ValueError", "error.txt"),
+        ("prepare@site-2:", "prepare: ValueError", "error.txt"),
+        ("prepare@site-2!", "HyfreeError; what it says stays at the site", "DOE_JANE"),
+        ("prepare_for_general@site-2:", "prepare_for_general: ValueError", "error.txt"),
     ],
 )
 def test_03_why_a_site_failed_is_seen_where_it_failed_and_nowhere_else(

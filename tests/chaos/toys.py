@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import signal
 import sys
 import time
@@ -44,13 +45,11 @@ STEP_S = "TOY_STEP_S"
 """Environment variable: seconds that a step takes. Workers of a cluster inherit it."""
 
 BREAK = "TOY_BREAK"
-"""Environment variable: STAGE@OWNER: text; that party's stage breaks with this text."""
+"""Environment variable: STAGE@OWNER: text; that party's stage breaks with this text. With ! for
+the colon it refuses, which is an error that a user can mend."""
 
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model."""
-
-BREAKS = "TOY_BREAKS"
-"""Environment variable: `OWNER@STAGE`, or `OWNER@STAGE@refuses` where the stage says why."""
 
 WITHHOLDS = "TOY_WITHHOLDS"
 """Environment variable: the site whose gate is closed."""
@@ -89,14 +88,11 @@ def install() -> None:
 def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     """Stands for the stage `name`."""
     out = context.out
-    if os.environ.get(BREAKS, "").split("@")[:2] == [context.owner, name]:
-        refuses = os.environ[BREAKS].endswith("@refuses")
-        raise (HyfreeError if refuses else ValueError)(f"{out}/imagesTr/DOE_JANE_1961.png is odd")
     if name == "release" and os.environ.get(WITHHOLDS) == context.owner:
         return {**_SHOWN, "outcome": "withheld", "reason": "its gate is closed", "images": 0}
-    where, _, said = os.environ.get(BREAK, "").partition(": ")
-    if where == f"{name}@{context.owner}":
-        raise ValueError(said)
+    asked = re.match(r"(\S+)([:!]) (.+)", os.environ.get(BREAK, ""))
+    if asked and asked[1] == f"{name}@{context.owner}":
+        raise (HyfreeError if asked[2] == "!" else ValueError)(asked[3])
     inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
     start = digest_of([name, params, inputs])
