@@ -15,20 +15,13 @@ from hyfree_ray.commands.ending import ends_at_signals
 from hyfree_ray.commands.import_data import import_data
 from hyfree_ray.commands.model import export_model, predict
 from hyfree_ray.commands.options import (
-    BUDGET,
-    CONFIG,
-    DATA,
-    DEVICE,
     EXIT_CODES,
     FOLD,
     FORMAT,
-    GENERATOR,
-    PARTITION,
-    RAY,
     SEED,
-    SET,
-    SETTINGS,
     STORE,
+    runtime_options,
+    simulated_options,
 )
 from hyfree_ray.commands.pool import pool
 from hyfree_ray.commands.site import site
@@ -86,19 +79,11 @@ for command in (
 @click.option(
     "--sites", type=click.IntRange(1), help="Hospitals; 5 phantom ones where no data are given."
 )
-@DATA
-@PARTITION
-@CONFIG
-@BUDGET
-@GENERATOR
-@SETTINGS
+@simulated_options
 @FOLD
 @click.option("--folds", metavar="A-B", help="A run for each test fold, e.g. 0-4, and a summary.")
 @SEED
-@STORE
-@RAY
-@DEVICE
-@SET
+@runtime_options
 @click.option(
     "--min-sites",
     type=click.IntRange(1),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hyfree_ray.arrow_layout import LayoutError
 from hyfree_ray.errors import ReleaseError
@@ -92,25 +92,33 @@ def recipe_in(key: str) -> str:
     return key.partition("-")[2]
 
 
-def check_manifest(
-    manifest: Manifest, site: str, experiment: str, round_number: int, limits: Limits
-) -> None:
-    """Whether a release is this site's, and for this round."""
-    if manifest.site != site:
-        raise ReleaseError(site, "site", f"made by {quoted(manifest.site)}")
-    check_experiment(site, manifest.experiment, experiment)
-    if manifest.round != round_number:
-        rounds = f"made for round {manifest.round}, this is round {round_number}"
-        raise ReleaseError(site, "round", rounds)
-    check_rows(site, manifest.rows, limits)
+class Signed(Protocol):
+    """What a site signs says who it is, and what for and when it was made."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def experiment(self) -> str: ...
+    @property
+    def round(self) -> int: ...
 
 
-def check_experiment(site: str, made_for: str, experiment: str) -> None:
-    """Whether what a site signed was made for this experiment.
+def check_made_for(signed: Signed, *, site: str, experiment: str, round_number: int) -> None:
+    """Whether what a site signed is this site's, for this experiment and round.
 
     Raises:
-        ReleaseError: rule `experiment`, with what the parties have to agree on.
+        ReleaseError: rule `site`, `experiment` or `round`.
     """
+    if signed.site != site:
+        raise ReleaseError(site, "site", f"made by {quoted(signed.site)}")
+    _check_experiment(site, signed.experiment, experiment)
+    if signed.round != round_number:
+        rounds = f"made for round {signed.round}, this is round {round_number}"
+        raise ReleaseError(site, "round", rounds)
+
+
+def _check_experiment(site: str, made_for: str, experiment: str) -> None:
+    """Refuse with what the parties have to agree on."""
     if made_for == experiment:
         return
     task, recipe = experiment.partition("-")[0], recipe_in(experiment)

@@ -24,7 +24,7 @@ from hyfree_ray.manifest import (
     Limits,
     Manifest,
     canonical,
-    check_manifest,
+    check_made_for,
     check_rows,
     quoted,
     read_manifest,
@@ -221,7 +221,8 @@ def read_release(
     """
     limits = limits or Limits()
     manifest = manifest or read_manifest(folder, site=site, limits=limits)
-    check_manifest(manifest, site, experiment, round_number, limits)
+    check_made_for(manifest, site=site, experiment=experiment, round_number=round_number)
+    check_rows(site, manifest.rows, limits)
     with refusing(site, "layout"):
         path, most = folder / RELEASE_FILE, limits.file_bytes
         file = memoryview(read_untrusted(path, most=most, expected=manifest.bytes))

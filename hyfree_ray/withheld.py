@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from hyfree_ray.errors import ReleaseError
-from hyfree_ray.manifest import canonical, check_experiment, quoted, refusing
+from hyfree_ray.manifest import canonical, check_made_for, refusing
 from hyfree_ray.strict_json import StrictObject
 
 NOTICE_FILE = "withheld.json"
@@ -63,10 +62,5 @@ def read_notice(text: bytes, *, site: str, experiment: str, round_number: int) -
             reason=read.text("reason", longest=_LONGEST_REASON),
             rejection_rate=read.share("rejection_rate"),
         )
-    if notice.site != site:
-        raise ReleaseError(site, "site", f"made by {quoted(notice.site)}")
-    check_experiment(site, notice.experiment, experiment)
-    if notice.round != round_number:
-        rounds = f"made for round {notice.round}, this is round {round_number}"
-        raise ReleaseError(site, "round", rounds)
+    check_made_for(notice, site=site, experiment=experiment, round_number=round_number)
     return notice

@@ -11,8 +11,11 @@ import pytest
 from hyfree_ray.cohort import Cohort, read_cohort
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
+from hyfree_ray.pool import PoolParty
+from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.simulation import Simulation, sites_of
 from tests.command import simulate
+from tests.handed_in import key_of
 
 REAL_DATA = Path(os.environ.get("HYFREE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Folder with real nnU-Net raw data sets; tests that need one skip where it is absent."""
@@ -54,6 +57,21 @@ def phantom_simulation(tmp_path: Path, smoke: Experiment) -> Callable[[int], Sim
         return Simulation(cohort=cohort.name, sites=found, experiment=smoke)
 
     return make
+
+
+@pytest.fixture
+def simulation(phantom_simulation: Callable[[int], Simulation]) -> Simulation:
+    """Three phantom sites."""
+    return phantom_simulation(3)
+
+
+@pytest.fixture
+def pool(simulation: Simulation, tmp_path: Path) -> PoolParty:
+    """Their pool, which knows their keys."""
+    party = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
+    for site in simulation.sites:
+        party.trust(site, key_of(tmp_path, site).public_key().public_bytes_raw())
+    return party
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,9 @@ from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Shared
 from hyfree_ray.store import Parcel
 from tests.cards import card
-from tests.test_pool import parcel
+from tests.handed_in import parcel
 
 GENERAL = Parcel(sender=POOL, stage="train_general", key="a" * 64, files={}, result={})
-
-
-@pytest.fixture
-def simulation(phantom_simulation: Callable[[int], Simulation]) -> Simulation:
-    return phantom_simulation(3)
 
 
 @pytest.fixture

@@ -112,11 +112,22 @@ def in_a_folder(_context: object, _parameter: object, path: Path) -> Path:
     return path
 
 
-_EXPERIMENT = (CONFIG, BUDGET, GENERATOR, FOLD, SEED, SET)
+def _all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options as one decorator, shown by `--help` in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def experiment_options(command: Command) -> Command:
-    """The options that resolve to an `Experiment`: the same at all parties of a federation."""
-    for option in reversed(_EXPERIMENT):
-        command = option(command)
-    return command
+experiment_options = _all_of(CONFIG, BUDGET, GENERATOR, FOLD, SEED, SET)
+"""The options that resolve to an `Experiment`: the same at all parties of a federation."""
+
+simulated_options = _all_of(DATA, PARTITION, CONFIG, BUDGET, GENERATOR, SETTINGS, SET)
+"""What is simulated, but for the number of sites, the folds and the seeds."""
+
+runtime_options = _all_of(STORE, RAY, DEVICE)
+"""Where it is kept and where it runs: in no result."""

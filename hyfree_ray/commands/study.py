@@ -9,18 +9,12 @@ from typing import Any
 import click
 
 from hyfree_ray.commands.options import (
-    BUDGET,
-    CONFIG,
-    DATA,
-    DEVICE,
     EXIT_CODES,
     FORMAT,
-    GENERATOR,
-    PARTITION,
     RAY,
-    SET,
-    SETTINGS,
     STORE,
+    runtime_options,
+    simulated_options,
 )
 
 _PARALLEL = click.option(
@@ -45,16 +39,8 @@ _PARALLEL = click.option(
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds 0 to N-1."
 )
-@DATA
-@PARTITION
-@CONFIG
-@BUDGET
-@GENERATOR
-@SETTINGS
-@SET
-@STORE
-@RAY
-@DEVICE
+@simulated_options
+@runtime_options
 @_PARALLEL
 @FORMAT
 def scale(**options: Any) -> None:
