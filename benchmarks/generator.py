@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -115,6 +115,13 @@ def _direct_to_image(x_NCHW: Tensor, weight_OI: Tensor, style_NI: Tensor) -> Ten
     return out.reshape(count, -1, height, width)
 
 
+def _direct_blur(x_NCHW: Tensor, stride: Size, padding: Sequence[int]) -> Tensor:
+    if stride == (1, 1):
+        return x_NCHW
+    taps = _taps(x_NCHW, stride)
+    return F.conv2d(x_NCHW, taps, padding=tuple(padding), groups=x_NCHW.shape[1])
+
+
 def _direct_downsample(x_NCHW: Tensor, stride: Size) -> Tensor:
     padding = (stride[0] - 1, stride[1] - 1)
     return F.conv2d(x_NCHW, _taps(x_NCHW, stride), None, stride, padding, groups=x_NCHW.shape[1])
@@ -131,6 +138,7 @@ def direct_operations() -> Iterator[None]:
         ops,
         modulated_convolution=_direct_modulated,
         to_image=_direct_to_image,
+        blur=_direct_blur,
         downsample=_direct_downsample,
         from_image=_direct_from_image,
     ):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage, signal
 from torch.nn import functional as F
+from torch.profiler import profile
 
 from hyfree_ray.generators.stylegan2 import ops
 
@@ -57,6 +58,41 @@ def test_the_blur_is_scipys_correlation():
     ours = ops.blur(torch.from_numpy(image), (2, 2), (1, 1)).numpy()[0, 0]
     expected = ndimage.correlate(image[0, 0], _filter((2, 2)), mode="constant", origin=0)
     np.testing.assert_allclose(ours, expected[1:, 1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("stride", STRIDES)
+def test_the_blurs_gradients_are_the_depthwise_convolutions(stride, kernel):
+    # As the discriminator pads it for a kernel; 7 is wider than a filter.
+    padding = tuple((2 * s + kernel - 3) // 2 for s in stride)
+    random = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, 11, 14, dtype=torch.double, generator=random, requires_grad=True)
+    taps = torch.from_numpy(_filter(stride)).expand(3, 1, -1, -1)
+    expected = F.conv2d(image, taps, padding=padding, groups=3)
+    ours = ops.blur(image, stride, padding)
+    torch.testing.assert_close(ours, expected, atol=1e-7, rtol=0)
+    slope = torch.randn(expected.shape, dtype=torch.double, generator=random, requires_grad=True)
+    change = torch.randn(image.shape, dtype=torch.double, generator=random)
+    found = []
+    for out in (ours, expected):
+        (first,) = torch.autograd.grad((out * slope).sum(), image, create_graph=True)
+        (second,) = torch.autograd.grad((first * change).sum(), slope)
+        found.append((first, second))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_a_gradient_of_the_blurs_gradient_does_not_go_through_the_channels_one_by_one():
+    def convolutions(channels):
+        image = torch.randn(2, channels, 8, 10, requires_grad=True)
+        with profile() as seen:
+            out = ops.blur(image, (2, 2), (2, 2)).square().sum()
+            (slope,) = torch.autograd.grad(out, image, create_graph=True)
+            slope.square().sum().backward()
+        names = {"aten::convolution", "aten::convolution_backward"}
+        return sum(event.count for event in seen.key_averages() if event.key in names)
+
+    assert convolutions(16) == convolutions(4)
 
 
 def _direct(x, weight, style, stride):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,12 +49,38 @@ def _filter(channels: int, stride: Size, dtype: torch.dtype, device: torch.devic
         return (rows[:, None] * columns).to(dtype).expand(channels, 1, -1, -1).contiguous()
 
 
+class _Blur(torch.autograd.Function):
+    """The low-pass filter, whose derivatives of any order are the filter again.
+
+    Its taps are symmetric and constant. A depthwise convolution does not know that: a gradient of
+    its gradient goes through the channels one by one, for the taps' sake.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_NCHW: Tensor, stride: Size, padding: Size) -> Tensor:
+        ctx.stride, ctx.padding = stride, padding
+        taps = _filter(x_NCHW.shape[1], stride, x_NCHW.dtype, x_NCHW.device)
+        # A gradient may come in the other layout, in which this takes four times as long.
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x_NCHW, taps, padding=padding, groups=x_NCHW.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        (slope_NCHW,) = slopes
+        # What is around the input, and less than nothing where it was padded by over the taps.
+        around = [3 * (s - 1) - pixels for s, pixels in zip(ctx.stride, ctx.padding, strict=True)]
+        top, left = (max(0, -pixels) for pixels in around)
+        height, width = slope_NCHW.shape[2:]
+        slope_NCHW = slope_NCHW[:, :, top : height - top, left : width - left]
+        return blur(slope_NCHW, ctx.stride, [max(0, pixels) for pixels in around]), None, None
+
+
 def blur(x_NCHW: Tensor, stride: Size, padding: Sequence[int]) -> Tensor:
     """Low-pass filter, zeros beyond the edge, one depthwise convolution."""
     if stride == (1, 1):
         return x_NCHW
-    taps = _filter(x_NCHW.shape[1], stride, x_NCHW.dtype, x_NCHW.device)
-    return F.conv2d(x_NCHW, taps, padding=tuple(padding), groups=x_NCHW.shape[1])
+    out_NCHW: Tensor = _Blur.apply(x_NCHW, stride, tuple(padding))
+    return out_NCHW
 
 
 def downsample(x_NCHW: Tensor, stride: Size) -> Tensor:
