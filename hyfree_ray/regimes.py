@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import stdev
 from typing import Literal, get_args
+
+from hyfree_ray.scores import mean_over_patients
 
 PROTOCOL = ("local", "local2x", "general", "finetuned")
 """The paper's protocol, with its control."""
@@ -63,11 +67,25 @@ MAY_LOSE_AT_HOME = 0.005
 """Dice that a model which travels better may lose to `local2x` on a site's validation cases."""
 
 
-def kept(dice: Mapping[str, float]) -> str:
+def kept(dice: Mapping[str, Mapping[int, float]]) -> str:
     """What a site keeps: the model that should travel best, unless it is worse at home.
 
+    Worse is by over `MAY_LOSE_AT_HOME`, or where a few patients cannot tell so little, by over a
+    standard error of the difference (Breiman et al. 1984, Classification and Regression Trees,
+    section 3.4.3: the simplest within one standard error of the best).
+
     Args:
-        dice: of each candidate, on the site's own validation cases.
+        dice: of each candidate, by patient of the site's own validation cases.
     """
-    least = dice["local2x"] - MAY_LOSE_AT_HOME
-    return next(regime for regime in CANDIDATES if dice[regime] >= least)
+    return next(
+        regime
+        for regime in CANDIDATES
+        if mean_over_patients(dice[regime]) - mean_over_patients(dice["local2x"])
+        >= -max(MAY_LOSE_AT_HOME, _standard_error(dice[regime], dice["local2x"]))
+    )
+
+
+def _standard_error(dice: Mapping[int, float], control: Mapping[int, float]) -> float:
+    """Of the mean difference between patients; 0 where there are too few to tell."""
+    apart = [dice[patient] - control[patient] for patient in dice.keys() & control.keys()]
+    return stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0

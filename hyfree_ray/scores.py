@@ -123,11 +123,17 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def mean_over_patients(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Dice: case = mean of labels, then patients; 0 where nothing was measured."""
+def dice_by_patient(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Dice: case = mean of labels, patient = mean of cases; who has nothing measured is not in."""
     cases: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["dice"] is not None:
             cases[row["patient"]][row["case"]].append(row["dice"])
-    patients = [fmean(map(fmean, of_patient.values())) for of_patient in cases.values()]
-    return fmean(patients) if patients else 0.0
+    return {
+        patient: fmean(map(fmean, of_patient.values())) for patient, of_patient in cases.items()
+    }
+
+
+def mean_over_patients(dice: Mapping[int, float]) -> float:
+    """0 where nothing was measured."""
+    return fmean(dice.values()) if dice else 0.0

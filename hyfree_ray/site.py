@@ -12,7 +12,7 @@ from hyfree_ray.errors import StageError
 from hyfree_ray.manifest import MANIFEST_FILE
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.regimes import CANDIDATES, kept
-from hyfree_ray.scores import mean_over_patients
+from hyfree_ray.scores import dice_by_patient
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.signing import signing_key
 from hyfree_ray.site_value import (
@@ -370,10 +370,10 @@ class SiteParty(Party):
         """The regime that the site keeps."""
         return kept(await self.compare_at_home(general, shared))
 
-    async def compare_at_home(self, general: Parcel, shared: Shared) -> dict[str, float]:
-        """Dice of what the site may keep, on its validation cases: no test case is looked at."""
+    async def compare_at_home(self, general: Parcel, shared: Shared) -> dict[str, dict[int, float]]:
+        """Dice of what the site may keep, by patient of its validation cases: no test case."""
         return {
-            regime: mean_over_patients(
+            regime: dice_by_patient(
                 await self._score_part("val", regime, await self._model(regime, general, shared))
             )
             for regime in CANDIDATES

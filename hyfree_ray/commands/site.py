@@ -20,6 +20,7 @@ from hyfree_ray.commands.options import (
 )
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.regimes import CANDIDATES, kept
+from hyfree_ray.scores import mean_over_patients
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation
@@ -108,8 +109,9 @@ def personalise(
     """Fine-tune the general model on the hospital's own images, and write the model to OUT.
 
     With the pool's releases it is also fine-tuned with replay of the other hospitals', and the
-    hospital chooses by its own validation cases: personalised, else finetuned, unless it is over
-    .005 Dice worse there than local2x, which is trained as long without the others.
+    hospital chooses by its own validation cases: personalised, else finetuned, unless it is worse
+    there than local2x, which is trained as long without the others, by over .005 Dice and over
+    a standard error.
     """
     from hyfree_ray.parcel_files import write_parcel
 
@@ -134,7 +136,9 @@ async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> 
         click.echo(f"{party.name}: releases checked, for replay: {replayed}")
         dice = await party.compare_at_home(pooled.general, pooled.shared)
         chosen = kept(dice)
-        told = ", ".join(f"{regime} {dice[regime]:.3f}" for regime in reversed(CANDIDATES))
+        told = ", ".join(
+            f"{regime} {mean_over_patients(dice[regime]):.3f}" for regime in reversed(CANDIDATES)
+        )
         click.echo(f"{party.name}: Dice on its validation cases: {told}; it chooses {chosen}")
     regime = keep or chosen
     model = await party.model(regime, pooled.general, pooled.shared)
