@@ -26,8 +26,8 @@ class Answer:
     shares: str
     """How many images, or why there are none."""
     keeps: str
-    """The regime whose model it would keep by its validation cases, without a choice the one that it
-    has; of several runs how often each. "-": none."""
+    """The regime whose model it would keep by its validation cases, without a choice the adopted
+    one; of several runs how often each. "-": none."""
     own: Contrast | None
     """The kept model against the control on the site's own test cases; None: not compared."""
     foreign: Contrast | None
@@ -94,4 +94,4 @@ def attack_in_words(audited: Mapping[str, Any] | None) -> str:
     found = strongest_attack(attacks)
     if found is None:
         return "not measurable"
-    return f"AUC {found.auc:.2f}, control {found.control:.2f}"
+    return f"AUC {found.auc:.2f}, {found.beside}"

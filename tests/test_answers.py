@@ -132,6 +132,10 @@ def test_the_strongest_attack_is_told_beside_its_control() -> None:
         "density": attack(0.6, 0.38),
     }
     assert attack_in_words({"card": card(attacks=attacks)}) == "AUC 0.52, control 0.49"
+    # Over chance, where the control is broken, and then said to be.
+    attacks["nearest"] = {**attack(0.7, 0.75), "control_valid": False}
+    told = "AUC 0.70, control 0.75, which is invalid"
+    assert attack_in_words({"card": card(attacks=attacks)}) == told
     few = {"measurable": False, "reason": "12 patients", "nearest": None, "density": None}
     assert attack_in_words({"card": card(attacks=few)}) == "not measurable"
     assert attack_in_words({"card": None}) == ""
