@@ -12,6 +12,7 @@ from hyfree_ray.contrasts import (
     rank_biserial,
     signed,
 )
+from hyfree_ray.uncertainty import noise_of
 
 
 def normal(mean: float, count: int, seed: int = 0) -> np.ndarray:
@@ -128,13 +129,18 @@ def test_the_number_of_patients_needed_is_the_one_that_would_have_shown_it() -> 
 
 
 def drawn(
-    random: np.random.Generator, seeds: int, training: float, patients: float, apart: bool
+    random: np.random.Generator,
+    seeds: int,
+    training: float,
+    patients: float,
+    apart: bool,
+    counts: tuple[int, ...] = (14, 26),
 ) -> list[np.ndarray]:
     """No difference but noise at two uneven sites: of trainings (half of it the sites' own), of
     patients and of neither. `apart`: each seed has patients of its own, as drawn sites have."""
     strata = []
     shared_S = random.normal(0, training / np.sqrt(2), seeds)
-    for count in (14, 26):
+    for count in counts:
         of_site_S = shared_S + random.normal(0, training / np.sqrt(2), seeds)
         number = count * seeds if apart else count
         values_PS = random.normal(0, patients, (number, 1)) + of_site_S
@@ -237,6 +243,52 @@ def test_the_seeds_needed_are_those_that_would_have_shown_it() -> None:
         )
         shown += interval([again_PS], 0)[0] > 0
     assert 0.7 < shown / 200 < 0.93
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("training", [0.0, 0.03])
+def test_more_seeds_take_away_their_own_noise_and_not_the_patients(
+    training: float, apart: bool
+) -> None:
+    """What three seeds foretell of twelve, on as many patients in all: tried on numbers drawn."""
+    random = np.random.default_rng(8)
+
+    def of_seeds(seeds: int) -> list[np.ndarray]:
+        each = seeds if apart else 1
+        return drawn(random, seeds, training, 0.05, apart, (48 // each, 72 // each))
+
+    foretold = []
+    for _ in range(400):
+        noise = noise_of(of_seeds(3), [range(3)]).with_levels(12)
+        (trainings,) = noise.trainings
+        foretold.append(noise.patients.variance - trainings.of_patients + trainings.variance)
+    means = [
+        np.mean([np.nanmean(x_PS, axis=1).mean() for x_PS in of_seeds(12)]) for _ in range(800)
+    ]
+    assert np.mean(foretold) == pytest.approx(np.var(means), rel=0.25)
+
+
+def test_the_seeds_needed_are_enough_where_each_has_its_own_of_as_many_patients() -> None:
+    random = np.random.default_rng(6)
+
+    def own(means_S: np.ndarray, count: int) -> np.ndarray:
+        """(P, S): patients of one seed each."""
+        values_PS = np.full((count, len(means_S)), np.nan)
+        seed_P = np.arange(count) % len(means_S)
+        values_PS[np.arange(count), seed_P] = means_S[seed_P] + random.normal(0, 0.05, count)
+        return values_PS
+
+    seen_S = 0.02 + np.array([0.05, -0.05, 0.02, -0.02, 0.0])
+    values_PS = own(seen_S, 100)
+    values_PS += seen_S - np.nanmean(values_PS, axis=0)
+    found = contrast("a", "b", None, "own", [values_PS], seed=0)
+    assert found.needed is None
+    assert found.seeds_needed is not None
+    shown = 0
+    for _ in range(200):
+        means_S = random.normal(0.02, 0.0354, found.seeds_needed)
+        shown += interval([own(means_S, 100)], 0)[0] > 0
+    assert 0.7 < shown / 200 < 0.95, found.seeds_needed
 
 
 def test_equal_seeds_leave_the_interval_over_patients() -> None:
