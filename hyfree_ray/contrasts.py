@@ -129,8 +129,10 @@ class Contrast:
 
     @property
     def words(self) -> str:
-        """The numbers and the words, in one line."""
-        return self.said if self.difference is None else f"{self.interval} {self.said}"
+        """The numbers and the words, in one line; where nothing changed there are no numbers."""
+        if self.difference is None or self.unchanged:
+            return self.said
+        return f"{self.interval} {self.said}"
 
 
 def signed(value: float) -> str:

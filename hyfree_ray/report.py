@@ -25,8 +25,8 @@ from hyfree_ray.finished import Finished, Point
 from hyfree_ray.pooled import Pooled, pool_runs
 from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
 from hyfree_ray.report_parts import Table, of_run, table
-from hyfree_ray.results import BY_SITE, SiteOutcome, patient_means, site_mean
-from hyfree_ray.results_table import LEFT_OUT, TESTED, TESTS, covered, further, p_value
+from hyfree_ray.results import BY_SITE, IN_WORDS, TESTED, SiteOutcome, patient_means, site_mean
+from hyfree_ray.results_table import LEFT_OUT, TESTS, covered, further, p_value
 from hyfree_ray.scores import ScoreRow
 from hyfree_ray.timeline import critical_path, last_session, read_timeline
 
@@ -164,10 +164,7 @@ def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> 
     """What each site asks: what it would get, and at what risk."""
     adopted, found = answers(outcomes, contrasts)
     how = ", chosen by its validation cases" if adopted == "chosen" else ""
-    gains = [
-        ["-" if c is None else c.said if c.unchanged else c.words for c in (one.own, one.foreign)]
-        for one in found
-    ]
+    gains = [["-" if c is None else c.words for c in (one.own, one.foreign)] for one in found]
     return {
         "by_site": table(
             ["site", "shares", "would keep", "at home", "at the other sites", "attack"],
@@ -259,7 +256,7 @@ def _contrasts(title: str, of: str, names: Sequence[str], rows: Sequence[Contras
     cells = [
         [
             name,
-            "own" if one.tested == "own" else "others",
+            IN_WORDS[one.tested],
             one.interval,
             str(one.patients),
             "-" if one.effect is None else f"{one.effect:+.2f}",

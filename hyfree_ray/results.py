@@ -35,6 +35,9 @@ ONE_RUN = "this run; training noise not included"
 FEW_SEEDS = "two seeds: training noise is hardly known"
 
 Tested = Literal["own", "foreign"]
+TESTED: tuple[Tested, ...] = ("own", "foreign")
+IN_WORDS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
+"""Whose test cases, as tables and curves name them."""
 Counts = Mapping[tuple[str, str, str], Mapping[str, int]]
 """(regime, train site, test site) to outcome (see metrics.py) to how many."""
 _Model = tuple[str, str, str]
@@ -309,7 +312,7 @@ def _of_pair(
     table: _Table, first: str, second: str, seed: int, factors: Factors | None
 ) -> Iterable[Contrast]:
     for site in (*table.sites, None):
-        for tested in ("foreign",) if _left_out(first) else _TESTED:
+        for tested in ("foreign",) if _left_out(first) else TESTED:
             strata = _strata(table, first, second, site, tested)
             one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
             yield contrast(first, second, site, tested, strata, seed=one_seed, factors=factors)
@@ -346,10 +349,7 @@ def _left_out(regime: str) -> bool:
 
 
 def _pairs(regimes: Sequence[str]) -> list[tuple[str, Tested]]:
-    return [(regime, tested) for regime in regimes for tested in _TESTED]
-
-
-_TESTED: tuple[Tested, ...] = ("own", "foreign")
+    return [(regime, tested) for regime in regimes for tested in TESTED]
 
 
 def _overall(sites: Sequence[SiteSummary], regime: str, tested: Tested) -> Score:

@@ -15,7 +15,7 @@ from rich.text import Text
 from hyfree_ray.answers import answers
 from hyfree_ray.contrasts import LEAST_PATIENTS, Contrast
 from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT
-from hyfree_ray.results import BY_SITE, Score, Summary, Tested
+from hyfree_ray.results import BY_SITE, IN_WORDS, TESTED, Score, Summary
 from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 FILE_WIDTH = 140
@@ -192,11 +192,7 @@ def _answers(summary: Summary) -> Table:
 def _gain(contrast: Contrast | None) -> Text:
     if contrast is None:
         return Text("-")
-    words = contrast.said if contrast.unchanged else contrast.words
-    return Text(words, style=STYLE[contrast.verdict])
-
-
-IN_WORDS = {"own": "own", "foreign": "others"}
+    return Text(contrast.words, style=STYLE[contrast.verdict])
 
 
 def p_value(value: float | None) -> str:
@@ -226,9 +222,6 @@ def _surface(summary: Summary) -> Table:
                 table.add_row(first, IN_WORDS[tested], *_measured(score))
                 before = regime
     return table
-
-
-TESTED: tuple[Tested, ...] = ("own", "foreign")
 
 
 def _measured(score: Score) -> list[str]:

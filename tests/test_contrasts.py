@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -342,6 +344,13 @@ def test_an_interval_that_touches_zero_does_not_help() -> None:
         reason="",
     )
     assert same.verdict == "no harm"
+
+
+@pytest.mark.parametrize("bound", [0.0, None])
+def test_where_nothing_changed_there_are_no_numbers(bound: float | None) -> None:
+    same = replace(made(1, 0.0, 0.0, 0.0), low=bound, high=bound)
+    assert same.words == same.said == "no change"
+    assert replace(same, difference=0.001).words.startswith("+.001 ")
 
 
 @pytest.mark.parametrize(
