@@ -18,9 +18,9 @@ from hyfree_ray.regimes import LEAVE_ONE_OUT
 from hyfree_ray.results_table import (
     LEFT_OUT,
     TESTS,
-    TESTS_FROM_WIDTH,
     contrast_table,
     contrast_tables,
+    rows_by_site,
 )
 
 _SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
@@ -78,8 +78,7 @@ class _Comparison:
         for regime in dict.fromkeys(one.first for one in self.contrasts):
             rows = [one for one in self.contrasts if one.first == regime]
             title = f"Dice of {regime.removeprefix('first:')}: the first run minus the second"
-            tests = options.max_width >= TESTS_FROM_WIDTH
-            yield contrast_table(title, rows, TWO_RUNS, tests=tests)
+            yield contrast_table(rows_by_site(title, rows), TWO_RUNS, options.max_width)
         yield Text(TESTS, style="dim")
 
 

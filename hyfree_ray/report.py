@@ -26,7 +26,7 @@ from hyfree_ray.pooled import Pooled, pool_runs
 from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
 from hyfree_ray.report_parts import Table, of_run, table
 from hyfree_ray.results import BY_SITE, IN_WORDS, TESTED, SiteOutcome, patient_means, site_mean
-from hyfree_ray.results_table import LEFT_OUT, TESTS, covered, further, p_value
+from hyfree_ray.results_table import LEFT_OUT, TESTS, ContrastRows, contrast_rows, covered, p_value
 from hyfree_ray.scores import ScoreRow
 from hyfree_ray.timeline import critical_path, last_session, read_timeline
 
@@ -155,7 +155,7 @@ def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
         "covered": covered(known, pooled.caveat),
         "tests": f"{TESTS} {LEFT_OUT}" if LEAVE_ONE_OUT in pooled.regimes else TESTS,
         "layouts": [_layout(pooled, metric) for metric in ("dice", "hd95")],
-        "contrasts": _contrast_tables(known),
+        "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],
     }
     return {"figures": tuple(charts.values()), "page": page}
 
@@ -238,21 +238,8 @@ def _layout(pooled: Pooled, metric: str) -> Table:
     )
 
 
-def _contrast_tables(contrasts: Sequence[Contrast]) -> list[Table]:
-    """As in the terminal: by site, and of further settings over all sites."""
-    found = []
-    for first, second in dict.fromkeys((one.first, one.second) for one in contrasts):
-        if first in BY_SITE:
-            rows = [one for one in contrasts if (one.first, one.second) == (first, second)]
-            names = ["all sites" if one.site is None else one.site for one in rows]
-            found.append(_contrasts(f"Dice of {first} minus {second}", "site", names, rows))
-    if rows := further(contrasts):
-        title = f"Dice of further settings minus {CONTROL}, over all sites"
-        found.append(_contrasts(title, "setting", [one.first for one in rows], rows))
-    return found
-
-
-def _contrasts(title: str, of: str, names: Sequence[str], rows: Sequence[Contrast]) -> Table:
+def _contrasts(shown: ContrastRows) -> Table:
+    """As in the terminal, with the numbers of patients and both corrections beside them."""
     cells = [
         [
             name,
@@ -263,15 +250,15 @@ def _contrasts(title: str, of: str, names: Sequence[str], rows: Sequence[Contras
             *(p_value(p) for p in (one.p, one.p_holm, one.p_paper)),
             one.said,
         ]
-        for name, one in zip(names, rows, strict=True)
+        for name, one in zip(shown.names, shown.contrasts, strict=True)
     ]
-    columns = [of, "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
+    columns = [shown.header, "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
     return table(
         [*columns, "p, 1-sided", "in words"],
         cells,
-        caption=title,
+        caption=shown.title,
         texts={1, 8},
-        marks=[one.verdict.replace(" ", "-") for one in rows],
+        marks=[one.verdict.replace(" ", "-") for one in shown.contrasts],
     )
 
 

@@ -24,6 +24,7 @@ FILE_WIDTH = 140
 _REGIME_WIDTH, _OTHER_WIDTH = 14, 36
 TESTS_FROM_WIDTH = 96
 """Columns from which on effect sizes and p-values are shown."""
+_ALL = "all sites"
 STYLE = {"helped": "green", "did not": "red", "no harm": "", "cannot tell": ""}
 
 TESTS = (
@@ -107,22 +108,47 @@ def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
     means = [
         _both(summary.score(regime, "own"), summary.score(regime, "foreign")) for regime in regimes
     ]
-    table.add_row("all sites", str(images), "", *means)
+    table.add_row(_ALL, str(images), "", *means)
     return table
 
 
-def contrast_tables(contrasts: Sequence[Contrast], caveat: str, width: int) -> Iterable[Table]:
-    """A table for two regimes, site by site; one of all further settings, over all sites."""
-    tests = width >= TESTS_FROM_WIDTH
+@dataclass(frozen=True, kw_only=True)
+class ContrastRows:
+    """What a table of contrasts shows, wherever it is shown."""
+
+    title: str
+    header: str
+    """Of the names."""
+    names: tuple[str, ...]
+    """Of the lines."""
+    contrasts: tuple[Contrast, ...]
+
+
+def contrast_rows(contrasts: Sequence[Contrast]) -> Iterable[ContrastRows]:
+    """Two regimes site by site, all sites last; then all further settings over all sites."""
     for first, second in dict.fromkeys((c.first, c.second) for c in contrasts):
         if first in BY_SITE:
             rows = [c for c in contrasts if (c.first, c.second) == (first, second)]
-            yield contrast_table(f"Dice of {first} minus {second}", rows, caveat, tests=tests)
-    if rows := further(contrasts):
-        title = f"Dice of further settings minus {CONTROL}, over all sites"
-        table = contrast_table(title, rows, caveat, tests=tests, names=[c.first for c in rows])
-        table.columns[0].header = "setting"
-        yield table
+            yield rows_by_site(f"Dice of {first} minus {second}", rows)
+    if further := [c for c in contrasts if c.first not in BY_SITE and c.site is None]:
+        yield ContrastRows(
+            title=f"Dice of further settings minus {CONTROL}, over all sites",
+            header="setting",
+            names=tuple(one.first for one in further),
+            contrasts=tuple(further),
+        )
+
+
+def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
+    """Of two regimes."""
+    names = tuple(_ALL if one.site is None else one.site for one in contrasts)
+    return ContrastRows(title=title, header="site", names=names, contrasts=tuple(contrasts))
+
+
+def contrast_tables(contrasts: Sequence[Contrast], caveat: str, width: int) -> Iterable[Table]:
+    """The tables of `contrast_rows` for the width that there is."""
+    for shown in contrast_rows(contrasts):
+        yield contrast_table(shown, caveat, width)
 
 
 def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
@@ -132,29 +158,16 @@ def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
     return "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
 
 
-def further(contrasts: Iterable[Contrast]) -> list[Contrast]:
-    """Over all sites, of the settings that have no table of their own."""
-    return [one for one in contrasts if one.first not in BY_SITE and one.site is None]
-
-
-def contrast_table(
-    title: str,
-    contrasts: Sequence[Contrast],
-    caveat: str,
-    *,
-    tests: bool,
-    names: Sequence[str] | None = None,
-) -> Table:
+def contrast_table(shown: ContrastRows, caveat: str, width: int) -> Table:
     """A line a contrast: the difference, its interval, and what they allow to say.
 
     Args:
-        contrasts: in the order of the lines; of two regimes all sites come last.
         caveat: what no interval covers.
-        tests: whether there is room for effect sizes and p-values.
-        names: of the lines; None: the sites'.
+        width: characters; from `TESTS_FROM_WIDTH` on with effect sizes and p-values.
     """
-    names = names or ["all sites" if one.site is None else one.site for one in contrasts]
-    table = _table(f"{title}\n[{covered(contrasts, caveat)}]")
+    tests = width >= TESTS_FROM_WIDTH
+    table = _table(f"{shown.title}\n[{covered(shown.contrasts, caveat)}]")
+    table.columns[0].header = shown.header
     table.add_column("tested on", no_wrap=True)
     table.add_column("difference", no_wrap=True)
     if tests:
@@ -162,8 +175,8 @@ def contrast_table(
             table.add_column(name, justify="right", no_wrap=True)
     table.add_column("in words", min_width=14)
     before = None
-    for name, one in zip(names, contrasts, strict=True):
-        if name == "all sites" != before:
+    for name, one in zip(shown.names, shown.contrasts, strict=True):
+        if name == _ALL != before:
             table.add_section()
         numbers = [one.interval]
         if tests:
@@ -208,7 +221,7 @@ def _surface(summary: Summary) -> Table:
         f"HD95 in mm, surface Dice at {NSD_TOLERANCE_MM:g} mm (NSD), volume error (of the mean "
         "volume);\na missed or made-up mask counts as the diagonal, 0 and 2"
     )
-    table.columns[0].header = "all sites"
+    table.columns[0].header = _ALL
     table.columns[0].no_wrap = True
     table.add_column("tested on", no_wrap=True)
     for name in ("HD95", "NSD", "volume", "missed", "made up"):
