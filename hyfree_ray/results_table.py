@@ -55,7 +55,8 @@ class _Tables:
         across = max(1, (options.max_width - _OTHER_WIDTH) // _REGIME_WIDTH)
         for start in range(0, len(summary.regimes), across):
             yield _dice(summary, summary.regimes[start : start + across])
-        yield from contrast_tables(summary.contrasts, summary.caveat, options.max_width)
+        tables = contrast_rows(summary.contrasts)
+        yield from contrast_tables(tables, summary.caveat, options.max_width)
         yield _surface(summary)
         yield _answers(summary)
         yield Text("\n".join(_notes(summary)), style="dim")
@@ -145,10 +146,21 @@ def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
     return ContrastRows(title=title, header="site", names=names, contrasts=tuple(contrasts))
 
 
-def contrast_tables(contrasts: Sequence[Contrast], caveat: str, width: int) -> Iterable[Table]:
-    """The tables of `contrast_rows` for the width that there is."""
-    for shown in contrast_rows(contrasts):
-        yield contrast_table(shown, caveat, width)
+def contrast_tables(
+    shown: Iterable[ContrastRows], caveat: str, width: int
+) -> Iterable[RenderableType]:
+    """What the intervals cover, once, and below it the tables.
+
+    Args:
+        caveat: what no interval covers.
+        width: characters; from `TESTS_FROM_WIDTH` on with effect sizes and p-values.
+    """
+    tables = list(shown)
+    if tables:
+        everything = [one for rows in tables for one in rows.contrasts]
+        yield Text(f"Differences, each with its {covered(everything, caveat)}\n", style="bold")
+    for rows in tables:
+        yield _contrast_table(rows, tests=width >= TESTS_FROM_WIDTH)
 
 
 def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
@@ -158,15 +170,9 @@ def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
     return "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
 
 
-def contrast_table(shown: ContrastRows, caveat: str, width: int) -> Table:
-    """A line a contrast: the difference, its interval, and what they allow to say.
-
-    Args:
-        caveat: what no interval covers.
-        width: characters; from `TESTS_FROM_WIDTH` on with effect sizes and p-values.
-    """
-    tests = width >= TESTS_FROM_WIDTH
-    table = _table(f"{shown.title}\n[{covered(shown.contrasts, caveat)}]")
+def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
+    """A line a contrast: the difference, its interval, and what they allow to say."""
+    table = _table(shown.title)
     table.columns[0].header = shown.header
     table.add_column("tested on", no_wrap=True)
     table.add_column("difference", no_wrap=True)
