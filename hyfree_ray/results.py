@@ -32,7 +32,6 @@ CONTRASTS = tuple(
 """The first is the primary one: the control has seen as many steps as general and fine-tuning.
 Those of settings are made where they were asked for."""
 ONE_RUN = "this run; training noise not included"
-FEW_SEEDS = "two seeds: training noise is hardly known"
 
 Tested = Literal["own", "foreign"]
 TESTED: tuple[Tested, ...] = ("own", "foreign")
@@ -161,7 +160,7 @@ def summarise(
     """Build the summary of a run.
 
     Args:
-        rows: of one run; several seeds of a case are averaged.
+        rows: of one run, which has one seed.
         counts: how many masks had which outcome. Cases that are empty in prediction and
             reference alike have no row, so the rows do not tell.
         outcomes: one a site.
@@ -176,14 +175,13 @@ def summarise(
         SiteSummary(outcome=outcome, scores=table.scores(regimes, outcome.site))
         for outcome in outcomes
     )
-    seeds = {row.seed for row in rows}
     return Summary(
         run=run,
         regimes=regimes,
         sites=sites,
         overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
         contrasts=_contrasts(table, contrasted(regimes), seed),
-        caveat={0: ONE_RUN, 1: ONE_RUN, 2: FEW_SEEDS}.get(len(seeds), ""),
+        caveat=ONE_RUN,
         notes=tuple(notes),
     )
 

@@ -128,6 +128,15 @@ def test_folds_add_patients_and_seeds_do_not(tmp_path: Path) -> None:
     assert (fewer.seeds, fewer.said) == (1, "helped")
 
 
+def test_the_caveat_is_of_how_many_seeds_there_are(tmp_path: Path) -> None:
+    runs = [finished(tmp_path, 0, seed) for seed in range(3)]
+    assert [pool_runs(runs[:count]).caveat for count in (1, 2, 3)] == [
+        "one seed; training noise not included",
+        "two seeds: training noise is hardly known",
+        "",
+    ]
+
+
 def test_another_drawing_of_a_site_has_other_patients(tmp_path: Path) -> None:
     same = [finished(tmp_path / "a", 0, seed) for seed in (0, 1)]
     other = [
