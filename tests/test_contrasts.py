@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t as students_t
 
 from hyfree_ray.contrasts import (
     Contrast,
     contrast,
     corrected,
     interval,
-    patients_needed,
     rank_biserial,
     signed,
 )
@@ -117,17 +117,43 @@ def test_a_sentence_about_the_method_needs_three_seeds() -> None:
     assert unclear.said == "cannot tell with 30 patients: about 120 would be needed"
 
 
-def test_the_number_of_patients_needed_is_the_one_that_would_have_shown_it() -> None:
-    """Four times in five: tried on patients drawn anew."""
+def spread(mean: float, count: int, sd: float = 0.05) -> np.ndarray:
+    """Patients of just this mean and spread."""
+    values_P = normal(0.0, count)
+    return mean + sd * (values_P - values_P.mean()) / values_P.std(ddof=1)
+
+
+@pytest.mark.parametrize(("mean", "about"), [(0.02, 50), (0.04, 14)])
+def test_the_number_of_patients_needed_is_the_one_that_would_have_shown_it(
+    mean: float, about: int
+) -> None:
+    """Four times in five: tried on patients drawn anew. Of few, Student's t asks for more."""
     random = np.random.default_rng(1)
-    needed = patients_needed([random.normal(0.02, 0.05, 4000)])
+    needed = contrast("a", "b", "s", "own", [spread(mean, 400)], seed=0).needed
     assert needed is not None
-    assert needed == pytest.approx((1.96 + 0.8416) ** 2 * (0.05 / 0.02) ** 2, abs=6)
+    assert needed == pytest.approx(about, abs=3)
     shown = 0
-    for _ in range(200):
-        drawn = random.normal(0.02, 0.05, needed)
-        shown += drawn.mean() - 1.96 * drawn.std(ddof=1) / np.sqrt(needed) > 0
-    assert 0.7 < shown / 200 < 0.9
+    for _ in range(400):
+        drawn_P = random.normal(mean, 0.05, needed)
+        reach = students_t.ppf(0.975, needed - 1) * drawn_P.std(ddof=1) / np.sqrt(needed)
+        shown += drawn_P.mean() - reach > 0
+    assert 0.72 < shown / 400 < 0.9
+
+
+def test_one_seed_and_seeds_that_agree_need_the_same_patients() -> None:
+    values_P = spread(0.005, 12)
+    one = contrast("a", "b", "s", "own", [values_P], seed=0)
+    two = contrast("a", "b", "s", "own", [np.repeat(values_P[:, None], 2, axis=1)], seed=0)
+    assert one.needed == two.needed
+    assert one.needed is not None
+    assert one.needed == pytest.approx(790, abs=30)
+
+
+def test_a_difference_that_no_number_of_patients_would_show_is_over_the_most() -> None:
+    found = contrast("a", "b", "s", "own", [spread(0.0001, 12)], seed=0)
+    assert found.said == "cannot tell with 12 patients: over 10,000 would be needed"
+    alike = contrast("a", "b", "s", "own", [np.full(4, 0.5)], seed=0)
+    assert alike.said == "cannot tell (4 patients)"
 
 
 def drawn(
