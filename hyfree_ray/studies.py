@@ -248,4 +248,4 @@ def curve_points(groups: Iterable[Group]) -> dict[str, list[Point]]:
 
 
 _CURVES = ("general", "finetuned", "personalised", "chosen")
-"""Regimes that the number of sites is of interest for; `real-all` and others do not change."""
+"""Regimes whose curves are drawn; those of further settings are in the table."""
