@@ -97,7 +97,7 @@ class Distances:
         held_MF = features(held_out_NCHW)
         self._centre_F, self._scale_F = held_MF.mean(0), held_MF.std(0)
         self._scale_F = np.maximum(self._scale_F, LEAST_SPREAD)
-        self._held_MF = self._standard(held_out_NCHW)
+        self._held_MF = (held_MF - self._centre_F) / self._scale_F
 
     def _standard(self, images_NCHW: np.ndarray) -> np.ndarray:
         standard_NF: np.ndarray = (features(images_NCHW) - self._centre_F) / self._scale_F

@@ -14,6 +14,8 @@ from hyfree_ray.results import SiteOutcome
 
 _ADOPTED = ("chosen", "finetuned")
 """The model that a site would take home: its own choice, or what the paper's protocol makes."""
+_IN_THE_ROUND = {"released", "withheld", "refused"}
+"""Outcomes of sites that get the general model, whether or not they shared something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class Answer:
     shares: str
     """How many images, or why there are none."""
     keeps: str
-    """The regime whose model it would keep by its validation cases; of several runs how often."""
+    """The regime whose model it would keep by its validation cases, without a choice the adopted
+    one; of several runs how often each. "-": none."""
     own: Contrast | None
     """The kept model against the control on the site's own test cases; None: not compared."""
     foreign: Contrast | None
@@ -52,18 +55,23 @@ def answers(
         for one in contrasts
         if (one.first, one.second) == (adopted, CONTROL) and one.difference is not None
     }
-    unchosen = adopted if found else "-"
+    made = {site for site, tested in found if tested == "own" and adopted != "chosen"}
     return adopted, tuple(
         Answer(
             site=site,
             shares=_each(_shares(outcome) for outcome in of_site),
-            keeps=_each(outcome.chosen or unchosen for outcome in of_site),
+            keeps=_each(_keeps(outcome, adopted if site in made else "-") for outcome in of_site),
             own=found.get((site, "own")),
             foreign=found.get((site, "foreign")),
             attack=_each(outcome.attack or "-" for outcome in of_site),
         )
         for site, of_site in by_site.items()
     )
+
+
+def _keeps(outcome: SiteOutcome, unchosen: str) -> str:
+    """Its choice, or what it has without one: nothing, where it was not in the round."""
+    return outcome.chosen or (unchosen if outcome.outcome in _IN_THE_ROUND else "-")
 
 
 def _shares(outcome: SiteOutcome) -> str:
@@ -86,4 +94,4 @@ def attack_in_words(audited: Mapping[str, Any] | None) -> str:
     found = strongest_attack(attacks)
     if found is None:
         return "not measurable"
-    return f"AUC {found.auc:.2f}, control {found.control:.2f}"
+    return f"AUC {found.auc:.2f}, {found.beside}"

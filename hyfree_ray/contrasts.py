@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import bootstrap, norm, rankdata, wilcoxon
+from scipy.stats import bootstrap, rankdata, wilcoxon
 
-from hyfree_ray.uncertainty import CONFIDENCE, POWER, Noise, noise_of
+from hyfree_ray.uncertainty import CONFIDENCE, Noise, noise_of
 
 Verdict = Literal["helped", "did not", "no harm", "cannot tell"]
 
@@ -129,8 +129,10 @@ class Contrast:
 
     @property
     def words(self) -> str:
-        """The numbers and the words, in one line."""
-        return self.said if self.difference is None else f"{self.interval} {self.said}"
+        """The numbers and the words, in one line; where nothing changed there are no numbers."""
+        if self.difference is None or self.unchanged:
+            return self.said
+        return f"{self.interval} {self.said}"
 
 
 def signed(value: float) -> str:
@@ -249,35 +251,15 @@ def interval(strata: Strata, seed: int, factors: Factors | None = None) -> tuple
     return float(found.low), float(found.high)
 
 
-def patients_needed(means: Strata) -> int | None:
-    """Test patients, spread over the sites as now, with which one seed's difference would be seen.
-
-    Four times in five the 95 % interval then excludes zero, if the difference and its spread
-    between patients are what they are here (normal approximation). None: the spread is unknown.
-
-    Args:
-        means: for every site one difference a patient, (P,).
-    """
-    if min(len(mean_P) for mean_P in means) < 2:
-        return None
-    variance = sum(float(mean_P.var(ddof=1)) / len(mean_P) for mean_P in means) / len(means) ** 2
-    difference = float(np.mean([mean_P.mean() for mean_P in means]))
-    patients = sum(len(mean_P) for mean_P in means)
-    if variance == 0.0:
-        return None
-    wanted = float(norm.ppf((1 + CONFIDENCE) / 2) + norm.ppf(POWER))
-    needed: float = patients * wanted**2 * variance / max(difference**2, 1e-12)
-    if needed > MOST_NEEDED:
-        return MOST_NEEDED + 1
-    return _two_digits(needed)
-
-
 def _with_needed(found: Contrast, strata: Strata, factors: Factors | None) -> Contrast:
-    """How many patients would show the difference, or, where none would, how many seeds."""
+    """How many patients would show the difference, or, where none would, how many seeds.
+
+    Test patients, spread over the sites as now: four times in five the 95 % interval then excludes
+    zero, if the difference and all that moves it are what they are here.
+    """
     noise = _noise(strata, factors)
-    if not noise.trainings:
-        means = [np.nanmean(stratum_PS, axis=1) for stratum_PS in strata]
-        return replace(found, needed=patients_needed(means))
+    if not noise.trainings and noise.patients.variance == 0.0:
+        return found  # how patients differ is not known
     assert found.difference is not None
     difference, patients = found.difference, found.patients
 
@@ -287,6 +269,8 @@ def _with_needed(found: Contrast, strata: Strata, factors: Factors | None) -> Co
     if shown(MOST_NEEDED):
         numbers = range(LEAST_PATIENTS, MOST_NEEDED + 1)
         return replace(found, needed=_two_digits(numbers[bisect_left(numbers, True, key=shown)]))
+    if not noise.trainings:
+        return replace(found, needed=MOST_NEEDED + 1)
     if factors is not None and len(set(factors[0])) < 2:
         return found  # what is known of training noise is not of seeds
     seeds = range(2, MOST_SEEDS + 1)
@@ -298,7 +282,7 @@ def _noise(strata: Strata, factors: Factors | None) -> Noise:
     return noise_of(strata, [range(strata[0].shape[1])] if factors is None else factors)
 
 
-def _two_digits(number: float) -> int:
+def _two_digits(number: int) -> int:
     step = int(10 ** max(0, math.floor(math.log10(number)) - 1))  # it is an estimate
     return max(LEAST_PATIENTS, math.ceil(number / step) * step)
 

@@ -25,7 +25,8 @@ class Gate(BaseModel):
     min_recall_mirrored: float = Field(default=0.979, ge=0, le=1)
     """The same, mirrored; the default is what the paper reports for its detector."""
     max_auc_over_control: float = Field(default=0.05, ge=0, le=0.5)
-    """By how much a membership attack that beats its control may do so, in AUC."""
+    """By how much a membership attack that beats its control may do so, in AUC; chance takes the
+    place of a control that is invalid."""
     max_nearer_to_training: float = Field(default=0.75, ge=0, le=1)
     """Of the released, nearer to a training than to a held-out image; 0.5 is chance."""
 
@@ -81,7 +82,8 @@ def check_card(release: Release, gate: Gate) -> PrivacyCard:
 
 
 def _told(name: str, attack: Attack, gate: Gate) -> str:
+    bar = "it" if attack.control_valid else "chance"
     return (
         f"the membership attack '{name}' tells training images apart (AUC {attack.auc:.2f}, "
-        f"control {attack.control:.2f}; more than {gate.max_auc_over_control:.2f} over it)"
+        f"{attack.beside}; more than {gate.max_auc_over_control:.2f} over {bar})"
     )

@@ -16,10 +16,11 @@ from hyfree_ray.contrasts import LEAST_SEEDS, Contrast
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.finished import Finished
 from hyfree_ray.regimes import LEAVE_ONE_OUT, THE_OTHERS
-from hyfree_ray.results import FEW_SEEDS, contrasts_of, in_order, patient_means, site_mean
+from hyfree_ray.results import contrasts_of, in_order, patient_means, site_mean
 from hyfree_ray.scores import POOL, ScoreRow
 
 ONE_SEED = "one seed; training noise not included"
+FEW_SEEDS = "two seeds: training noise is hardly known"
 TWO_RUNS = "two runs; training noise not included"
 
 _VARIES = {"seed", "fold"}

@@ -18,9 +18,10 @@ from hyfree_ray.regimes import LEAVE_ONE_OUT
 from hyfree_ray.results_table import (
     LEFT_OUT,
     TESTS,
-    TESTS_FROM_WIDTH,
-    contrast_table,
+    ContrastRows,
+    contrast_rows,
     contrast_tables,
+    rows_by_site,
 )
 
 _SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
@@ -59,7 +60,7 @@ class _Pooled:
         for metric, cells in pooled.cells.items():
             for part in _parts(cells, pooled.sites, width):
                 yield _layout(pooled, metric, part)
-        yield from contrast_tables(pooled.contrasts, pooled.caveat, width)
+        yield from contrast_tables(contrast_rows(pooled.contrasts), pooled.caveat, width)
         notes = [*pooled.notes, *([LEFT_OUT] if LEAVE_ONE_OUT in pooled.regimes else []), TESTS]
         yield Text("\n".join(notes), style="dim")
 
@@ -75,12 +76,13 @@ class _Comparison:
         yield Text(f"{self.one} minus {self.other}", style="bold")
         for name, (first, second) in self.settings.items():
             yield Text(f"  {name}: {first} against {second}")
-        for regime in dict.fromkeys(one.first for one in self.contrasts):
-            rows = [one for one in self.contrasts if one.first == regime]
-            title = f"Dice of {regime.removeprefix('first:')}: the first run minus the second"
-            tests = options.max_width >= TESTS_FROM_WIDTH
-            yield contrast_table(title, rows, TWO_RUNS, tests=tests)
+        yield from contrast_tables(self._by_regime(), TWO_RUNS, options.max_width)
         yield Text(TESTS, style="dim")
+
+    def _by_regime(self) -> Iterable[ContrastRows]:
+        for regime in dict.fromkeys(one.first for one in self.contrasts):
+            title = f"Dice of {regime.removeprefix('first:')}: the first run minus the second"
+            yield rows_by_site(title, [one for one in self.contrasts if one.first == regime])
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -49,6 +49,11 @@ class Attack(_Strict):
         """
         return self.auc - 0.5 - (abs(self.control - 0.5) if self.control_valid else 0.0)
 
+    @property
+    def beside(self) -> str:
+        """The control as it is printed beside the attack, with what is to be thought of it."""
+        return f"control {self.control:.2f}{'' if self.control_valid else ', which is invalid'}"
+
 
 class Attacks(_Strict):
     """What attacks on membership found, or why that cannot be told."""
@@ -122,7 +127,10 @@ def read_card(values: Mapping[str, Any]) -> PrivacyCard:
 
 
 def strongest_attack(attacks: Attacks) -> Attack | None:
-    """The attack that is furthest over its control; None where none was measured."""
+    """The attack that is furthest over its control, or over chance where that is invalid.
+
+    None where none was measured.
+    """
     return max((one for _, one in attacks.by_name()), key=lambda one: one.excess, default=None)
 
 
@@ -140,10 +148,9 @@ def in_words(card: PrivacyCard) -> list[str]:
         lines.append(f"membership attacks: {card.attacks.reason}")
     for name, attack in card.attacks.by_name():
         low, high = attack.interval
-        doubt = "" if attack.control_valid else "; the control is invalid"
         lines.append(
             f"membership attack '{name}': AUC {attack.auc:.2f} [{low:.2f}, {high:.2f}], "
-            f"control {attack.control:.2f}{doubt}"
+            f"{attack.beside}"
         )
     if card.nearer_to_training is not None:
         lines.append(

@@ -25,8 +25,8 @@ from hyfree_ray.finished import Finished, Point
 from hyfree_ray.pooled import Pooled, pool_runs
 from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
 from hyfree_ray.report_parts import Table, of_run, table
-from hyfree_ray.results import BY_SITE, SiteOutcome, patient_means, site_mean
-from hyfree_ray.results_table import LEFT_OUT, TESTED, TESTS, covered, further, p_value
+from hyfree_ray.results import BY_SITE, IN_WORDS, TESTED, SiteOutcome, patient_means, site_mean
+from hyfree_ray.results_table import LEFT_OUT, TESTS, ContrastRows, contrast_rows, covered, p_value
 from hyfree_ray.scores import ScoreRow
 from hyfree_ray.timeline import critical_path, last_session, read_timeline
 
@@ -155,7 +155,7 @@ def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
         "covered": covered(known, pooled.caveat),
         "tests": f"{TESTS} {LEFT_OUT}" if LEAVE_ONE_OUT in pooled.regimes else TESTS,
         "layouts": [_layout(pooled, metric) for metric in ("dice", "hd95")],
-        "contrasts": _contrast_tables(known),
+        "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],
     }
     return {"figures": tuple(charts.values()), "page": page}
 
@@ -164,10 +164,7 @@ def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> 
     """What each site asks: what it would get, and at what risk."""
     adopted, found = answers(outcomes, contrasts)
     how = ", chosen by its validation cases" if adopted == "chosen" else ""
-    gains = [
-        ["-" if c is None else c.said if c.unchanged else c.words for c in (one.own, one.foreign)]
-        for one in found
-    ]
+    gains = [["-" if c is None else c.words for c in (one.own, one.foreign)] for one in found]
     return {
         "by_site": table(
             ["site", "shares", "would keep", "at home", "at the other sites", "attack"],
@@ -241,40 +238,27 @@ def _layout(pooled: Pooled, metric: str) -> Table:
     )
 
 
-def _contrast_tables(contrasts: Sequence[Contrast]) -> list[Table]:
-    """As in the terminal: by site, and of further settings over all sites."""
-    found = []
-    for first, second in dict.fromkeys((one.first, one.second) for one in contrasts):
-        if first in BY_SITE:
-            rows = [one for one in contrasts if (one.first, one.second) == (first, second)]
-            names = ["all sites" if one.site is None else one.site for one in rows]
-            found.append(_contrasts(f"Dice of {first} minus {second}", "site", names, rows))
-    if rows := further(contrasts):
-        title = f"Dice of further settings minus {CONTROL}, over all sites"
-        found.append(_contrasts(title, "setting", [one.first for one in rows], rows))
-    return found
-
-
-def _contrasts(title: str, of: str, names: Sequence[str], rows: Sequence[Contrast]) -> Table:
+def _contrasts(shown: ContrastRows) -> Table:
+    """As in the terminal, with the numbers of patients and both corrections beside them."""
     cells = [
         [
             name,
-            "own" if one.tested == "own" else "others",
+            IN_WORDS[one.tested],
             one.interval,
             str(one.patients),
             "-" if one.effect is None else f"{one.effect:+.2f}",
             *(p_value(p) for p in (one.p, one.p_holm, one.p_paper)),
             one.said,
         ]
-        for name, one in zip(names, rows, strict=True)
+        for name, one in zip(shown.names, shown.contrasts, strict=True)
     ]
-    columns = [of, "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
+    columns = [shown.header, "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
     return table(
         [*columns, "p, 1-sided", "in words"],
         cells,
-        caption=title,
+        caption=shown.title,
         texts={1, 8},
-        marks=[one.verdict.replace(" ", "-") for one in rows],
+        marks=[one.verdict.replace(" ", "-") for one in shown.contrasts],
     )
 
 

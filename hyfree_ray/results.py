@@ -32,9 +32,11 @@ CONTRASTS = tuple(
 """The first is the primary one: the control has seen as many steps as general and fine-tuning.
 Those of settings are made where they were asked for."""
 ONE_RUN = "this run; training noise not included"
-FEW_SEEDS = "two seeds: training noise is hardly known"
 
 Tested = Literal["own", "foreign"]
+TESTED: tuple[Tested, ...] = ("own", "foreign")
+IN_WORDS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
+"""Whose test cases, as tables and curves name them."""
 Counts = Mapping[tuple[str, str, str], Mapping[str, int]]
 """(regime, train site, test site) to outcome (see metrics.py) to how many."""
 _Model = tuple[str, str, str]
@@ -158,7 +160,7 @@ def summarise(
     """Build the summary of a run.
 
     Args:
-        rows: of one run; several seeds of a case are averaged.
+        rows: of one run, which has one seed.
         counts: how many masks had which outcome. Cases that are empty in prediction and
             reference alike have no row, so the rows do not tell.
         outcomes: one a site.
@@ -173,14 +175,13 @@ def summarise(
         SiteSummary(outcome=outcome, scores=table.scores(regimes, outcome.site))
         for outcome in outcomes
     )
-    seeds = {row.seed for row in rows}
     return Summary(
         run=run,
         regimes=regimes,
         sites=sites,
         overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
         contrasts=_contrasts(table, contrasted(regimes), seed),
-        caveat={0: ONE_RUN, 1: ONE_RUN, 2: FEW_SEEDS}.get(len(seeds), ""),
+        caveat=ONE_RUN,
         notes=tuple(notes),
     )
 
@@ -309,7 +310,7 @@ def _of_pair(
     table: _Table, first: str, second: str, seed: int, factors: Factors | None
 ) -> Iterable[Contrast]:
     for site in (*table.sites, None):
-        for tested in ("foreign",) if _left_out(first) else _TESTED:
+        for tested in ("foreign",) if _left_out(first) else TESTED:
             strata = _strata(table, first, second, site, tested)
             one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
             yield contrast(first, second, site, tested, strata, seed=one_seed, factors=factors)
@@ -346,10 +347,7 @@ def _left_out(regime: str) -> bool:
 
 
 def _pairs(regimes: Sequence[str]) -> list[tuple[str, Tested]]:
-    return [(regime, tested) for regime in regimes for tested in _TESTED]
-
-
-_TESTED: tuple[Tested, ...] = ("own", "foreign")
+    return [(regime, tested) for regime in regimes for tested in TESTED]
 
 
 def _overall(sites: Sequence[SiteSummary], regime: str, tested: Tested) -> Score:

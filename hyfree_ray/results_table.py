@@ -15,7 +15,7 @@ from rich.text import Text
 from hyfree_ray.answers import answers
 from hyfree_ray.contrasts import LEAST_PATIENTS, Contrast
 from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT
-from hyfree_ray.results import BY_SITE, Score, Summary, Tested
+from hyfree_ray.results import BY_SITE, IN_WORDS, TESTED, Score, Summary
 from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 FILE_WIDTH = 140
@@ -24,6 +24,7 @@ FILE_WIDTH = 140
 _REGIME_WIDTH, _OTHER_WIDTH = 14, 36
 TESTS_FROM_WIDTH = 96
 """Columns from which on effect sizes and p-values are shown."""
+_ALL = "all sites"
 STYLE = {"helped": "green", "did not": "red", "no harm": "", "cannot tell": ""}
 
 TESTS = (
@@ -54,7 +55,8 @@ class _Tables:
         across = max(1, (options.max_width - _OTHER_WIDTH) // _REGIME_WIDTH)
         for start in range(0, len(summary.regimes), across):
             yield _dice(summary, summary.regimes[start : start + across])
-        yield from contrast_tables(summary.contrasts, summary.caveat, options.max_width)
+        tables = contrast_rows(summary.contrasts)
+        yield from contrast_tables(tables, summary.caveat, options.max_width)
         yield _surface(summary)
         yield _answers(summary)
         yield Text("\n".join(_notes(summary)), style="dim")
@@ -107,22 +109,58 @@ def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
     means = [
         _both(summary.score(regime, "own"), summary.score(regime, "foreign")) for regime in regimes
     ]
-    table.add_row("all sites", str(images), "", *means)
+    table.add_row(_ALL, str(images), "", *means)
     return table
 
 
-def contrast_tables(contrasts: Sequence[Contrast], caveat: str, width: int) -> Iterable[Table]:
-    """A table for two regimes, site by site; one of all further settings, over all sites."""
-    tests = width >= TESTS_FROM_WIDTH
+@dataclass(frozen=True, kw_only=True)
+class ContrastRows:
+    """What a table of contrasts shows, wherever it is shown."""
+
+    title: str
+    header: str
+    """Of the names."""
+    names: tuple[str, ...]
+    """Of the lines."""
+    contrasts: tuple[Contrast, ...]
+
+
+def contrast_rows(contrasts: Sequence[Contrast]) -> Iterable[ContrastRows]:
+    """Two regimes site by site, all sites last; then all further settings over all sites."""
     for first, second in dict.fromkeys((c.first, c.second) for c in contrasts):
         if first in BY_SITE:
             rows = [c for c in contrasts if (c.first, c.second) == (first, second)]
-            yield contrast_table(f"Dice of {first} minus {second}", rows, caveat, tests=tests)
-    if rows := further(contrasts):
-        title = f"Dice of further settings minus {CONTROL}, over all sites"
-        table = contrast_table(title, rows, caveat, tests=tests, names=[c.first for c in rows])
-        table.columns[0].header = "setting"
-        yield table
+            yield rows_by_site(f"Dice of {first} minus {second}", rows)
+    if further := [c for c in contrasts if c.first not in BY_SITE and c.site is None]:
+        yield ContrastRows(
+            title=f"Dice of further settings minus {CONTROL}, over all sites",
+            header="setting",
+            names=tuple(one.first for one in further),
+            contrasts=tuple(further),
+        )
+
+
+def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
+    """Of two regimes."""
+    names = tuple(_ALL if one.site is None else one.site for one in contrasts)
+    return ContrastRows(title=title, header="site", names=names, contrasts=tuple(contrasts))
+
+
+def contrast_tables(
+    shown: Iterable[ContrastRows], caveat: str, width: int
+) -> Iterable[RenderableType]:
+    """What the intervals cover, once, and below it the tables.
+
+    Args:
+        caveat: what no interval covers.
+        width: characters; from `TESTS_FROM_WIDTH` on with effect sizes and p-values.
+    """
+    tables = list(shown)
+    if tables:
+        everything = [one for rows in tables for one in rows.contrasts]
+        yield Text(f"Differences, each with its {covered(everything, caveat)}\n", style="bold")
+    for rows in tables:
+        yield _contrast_table(rows, tests=width >= TESTS_FROM_WIDTH)
 
 
 def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
@@ -132,29 +170,10 @@ def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
     return "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
 
 
-def further(contrasts: Iterable[Contrast]) -> list[Contrast]:
-    """Over all sites, of the settings that have no table of their own."""
-    return [one for one in contrasts if one.first not in BY_SITE and one.site is None]
-
-
-def contrast_table(
-    title: str,
-    contrasts: Sequence[Contrast],
-    caveat: str,
-    *,
-    tests: bool,
-    names: Sequence[str] | None = None,
-) -> Table:
-    """A line a contrast: the difference, its interval, and what they allow to say.
-
-    Args:
-        contrasts: in the order of the lines; of two regimes all sites come last.
-        caveat: what no interval covers.
-        tests: whether there is room for effect sizes and p-values.
-        names: of the lines; None: the sites'.
-    """
-    names = names or ["all sites" if one.site is None else one.site for one in contrasts]
-    table = _table(f"{title}\n[{covered(contrasts, caveat)}]")
+def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
+    """A line a contrast: the difference, its interval, and what they allow to say."""
+    table = _table(shown.title)
+    table.columns[0].header = shown.header
     table.add_column("tested on", no_wrap=True)
     table.add_column("difference", no_wrap=True)
     if tests:
@@ -162,8 +181,8 @@ def contrast_table(
             table.add_column(name, justify="right", no_wrap=True)
     table.add_column("in words", min_width=14)
     before = None
-    for name, one in zip(names, contrasts, strict=True):
-        if name == "all sites" != before:
+    for name, one in zip(shown.names, shown.contrasts, strict=True):
+        if name == _ALL != before:
             table.add_section()
         numbers = [one.interval]
         if tests:
@@ -192,11 +211,7 @@ def _answers(summary: Summary) -> Table:
 def _gain(contrast: Contrast | None) -> Text:
     if contrast is None:
         return Text("-")
-    words = contrast.said if contrast.unchanged else contrast.words
-    return Text(words, style=STYLE[contrast.verdict])
-
-
-IN_WORDS = {"own": "own", "foreign": "others"}
+    return Text(contrast.words, style=STYLE[contrast.verdict])
 
 
 def p_value(value: float | None) -> str:
@@ -212,7 +227,7 @@ def _surface(summary: Summary) -> Table:
         f"HD95 in mm, surface Dice at {NSD_TOLERANCE_MM:g} mm (NSD), volume error (of the mean "
         "volume);\na missed or made-up mask counts as the diagonal, 0 and 2"
     )
-    table.columns[0].header = "all sites"
+    table.columns[0].header = _ALL
     table.columns[0].no_wrap = True
     table.add_column("tested on", no_wrap=True)
     for name in ("HD95", "NSD", "volume", "missed", "made up"):
@@ -226,9 +241,6 @@ def _surface(summary: Summary) -> Table:
                 table.add_row(first, IN_WORDS[tested], *_measured(score))
                 before = regime
     return table
-
-
-TESTED: tuple[Tested, ...] = ("own", "foreign")
 
 
 def _measured(score: Score) -> list[str]:

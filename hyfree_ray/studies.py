@@ -20,7 +20,7 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.finished import Finished, Point
 from hyfree_ray.pooled import with_own_patients
-from hyfree_ray.results import contrasts_of
+from hyfree_ray.results import IN_WORDS, contrasts_of
 from hyfree_ray.scores import COLUMNS, csv_text
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.trials import Trial
@@ -241,11 +241,11 @@ def curve_points(groups: Iterable[Group]) -> dict[str, list[Point]]:
     for group in groups:
         for one in group.contrasts:
             if one.difference is not None and one.first in _CURVES:
-                where = "own" if one.tested == "own" else "others"
-                points = series.setdefault(f"{one.first} minus {one.second}, {where}", [])
+                name = f"{one.first} minus {one.second}, {IN_WORDS[one.tested]}"
+                points = series.setdefault(name, [])
                 points.append((group.sites, one.difference, one.low, one.high))
     return series
 
 
 _CURVES = ("general", "finetuned", "personalised", "chosen")
-"""Regimes that the number of sites is of interest for; `real-all` and others do not change."""
+"""Regimes whose curves are drawn; those of further settings are in the table."""

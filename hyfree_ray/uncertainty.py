@@ -82,10 +82,15 @@ class Noise:
         return Noise(patients=patients, trainings=trainings)
 
     def with_levels(self, number: int) -> Noise:
-        """As many levels of the first factor, on the same patients."""
+        """As many levels of the first factor, on the same patients.
+
+        Where each level has patients of its own it then has fewer of them: what these do to the
+        mean stays as it is.
+        """
         first, *others = self.trainings
         times = number / (first.freedom + 1)
-        more = replace(first, variance=first.variance / times, freedom=number - 1)
+        of_trainings = max(0.0, first.variance - first.of_patients)
+        more = replace(first, variance=of_trainings / times + first.of_patients, freedom=number - 1)
         return replace(self, trainings=(more, *others))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
+from typing import Any
+
+import pytest
 
 from hyfree_ray.answers import Answer, answers, attack_in_words
 from hyfree_ray.results import SiteOutcome, summarise
@@ -63,6 +66,51 @@ def test_without_a_general_model_nothing_is_kept() -> None:
     )
 
 
+GONE = ("failed", "late", "withdrawn")
+
+
+@pytest.mark.parametrize("outcome", GONE)
+@pytest.mark.parametrize("adopted", ["chosen", "finetuned"])
+def test_a_site_that_is_not_in_the_round_keeps_nothing(adopted: str, outcome: Any) -> None:
+    """It has no model but its own, and no line may name one that is no model at all."""
+    rows = [one for one in whole_run() if (one.regime, one.train_site) != ("finetuned", "c")]
+    outcomes = [*OUTCOMES[:2], replace(OUTCOMES[2], outcome=outcome)]
+    if adopted == "chosen":
+        rows += [replace(one, regime="chosen") for one in rows if one.regime == "finetuned"]
+        outcomes[:2] = [replace(one, chosen="finetuned") for one in outcomes[:2]]
+    found = summarise("r", rows, counts={}, outcomes=outcomes, seed=0)
+    spoken_of, told = answers(outcomes, found.contrasts)
+    assert spoken_of == adopted
+    assert [(one.site, one.keeps) for one in told] == [
+        ("a", "finetuned"),
+        ("b", "finetuned"),
+        ("c", "-"),
+    ]
+    assert (told[2].own, told[2].foreign) == (None, None)
+
+
+@pytest.mark.parametrize("outcome", GONE)
+def test_of_several_runs_a_site_keeps_a_model_in_those_that_it_was_in(outcome: Any) -> None:
+    found = summarise("r", whole_run(), counts={}, outcomes=OUTCOMES, seed=0)
+    outcomes = [OUTCOMES[0], replace(OUTCOMES[0], outcome=outcome), OUTCOMES[0]]
+    _, told = answers(outcomes, found.contrasts)
+    assert told[0].keeps == "finetuned (2x), -"
+
+
+def test_a_choice_that_was_not_made_is_no_regime() -> None:
+    """Others chose; what this one would keep is not known, and it was not compared."""
+    rows = list(whole_run())
+    rows += [
+        replace(one, regime="chosen")
+        for one in rows
+        if one.regime == "finetuned" and one.train_site != "b"
+    ]
+    outcomes = [replace(one, chosen="" if one.site == "b" else "finetuned") for one in OUTCOMES]
+    found = summarise("r", rows, counts={}, outcomes=outcomes, seed=0)
+    _, told = answers(outcomes, found.contrasts)
+    assert [one.keeps for one in told] == ["finetuned", "-", "finetuned"]
+
+
 def test_several_runs_say_how_often_what_was_kept() -> None:
     found = summarise("r", whole_run(), counts={}, outcomes=OUTCOMES, seed=0)
     outcomes = [
@@ -84,6 +132,10 @@ def test_the_strongest_attack_is_told_beside_its_control() -> None:
         "density": attack(0.6, 0.38),
     }
     assert attack_in_words({"card": card(attacks=attacks)}) == "AUC 0.52, control 0.49"
+    # Over chance, where the control is broken, and then said to be.
+    attacks["nearest"] = {**attack(0.7, 0.75), "control_valid": False}
+    told = "AUC 0.70, control 0.75, which is invalid"
+    assert attack_in_words({"card": card(attacks=attacks)}) == told
     few = {"measurable": False, "reason": "12 patients", "nearest": None, "density": None}
     assert attack_in_words({"card": card(attacks=few)}) == "not measurable"
     assert attack_in_words({"card": None}) == ""

@@ -1,13 +1,15 @@
-"""The benchmarks run, from a checkout too, and end with the line that scripts read."""
+"""The generators' benchmarks run, from a checkout too, and end with the line that scripts read."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,3 +69,48 @@ def test_what_was_to_be_compiled_and_was_not_is_said(
     assert wanted.startswith("  tiny, eager, for compiling FAILED")
     assert eager.startswith("  tiny, eager: ")
     assert re.search(r": \d+\.\d\d s/kimg, \d+ images/s sampled$", eager)
+
+
+@pytest.fixture
+def flow(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The flow's benchmark with a narrow network of few non-square images."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import flow
+
+    for name, value in {"PATCH": (16, 24), "WIDTH": 8, "TRAINING_IMAGES": 24, "BATCH": 4}.items():
+        monkeypatch.setattr(flow, name, value)
+    return flow
+
+
+SHORT = argparse.Namespace(kimg=0.16, samples=24, paths=3, precision="fp32", seed=0)
+
+
+def test_the_flows_solvers_are_compared_on_the_same_noise(
+    flow: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow.compare_solvers(SHORT, flow.Data(1, held_out=24))
+    header, *rows, real, nearer, last = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["solver", "evaluations"]
+    told = {row[:10].strip(): row[10:].split() for row in rows}
+    assert {name: int(row[0]) for name, row in told.items()} == {
+        **{"ours": 10, "Euler, 10": 10, "Euler, 25": 25}
+    }
+    errors = {name: float(row[1]) for name, row in told.items()}
+    assert errors["Euler, 10"] > errors["Euler, 25"] > errors["ours"] > 0
+    assert real.startswith("real")
+    assert nearer.endswith("of 3 images")
+    ratio = re.fullmatch(r"path_ratio=(\S+) frechet_ratio=\d+\.\d\d kid_difference=\S+", last)
+    assert ratio is not None, last
+    assert 0 < float(ratio[1]) < 1
+
+
+def test_each_setting_of_the_flows_training_takes_hold_and_is_taken_back(
+    flow: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner = flow.flow.FlowLearner
+    before = (flow.flow.LEARNING_RATE, learner.times, learner.batch_size)
+    flow.compare_settings(SHORT, flow.Data(1, held_out=24))
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row[21:] for row in rows] == list(flow.SETTINGS)
+    assert len({row[:21] for row in rows}) == len(flow.SETTINGS)
+    assert (flow.flow.LEARNING_RATE, learner.times, learner.batch_size) == before

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.stats import t as students_t
 
 from hyfree_ray.contrasts import (
     Contrast,
     contrast,
     corrected,
     interval,
-    patients_needed,
     rank_biserial,
     signed,
 )
+from hyfree_ray.uncertainty import noise_of
 
 
 def normal(mean: float, count: int, seed: int = 0) -> np.ndarray:
@@ -114,27 +117,58 @@ def test_a_sentence_about_the_method_needs_three_seeds() -> None:
     assert unclear.said == "cannot tell with 30 patients: about 120 would be needed"
 
 
-def test_the_number_of_patients_needed_is_the_one_that_would_have_shown_it() -> None:
-    """Four times in five: tried on patients drawn anew."""
+def spread(mean: float, count: int, sd: float = 0.05) -> np.ndarray:
+    """Patients of just this mean and spread."""
+    values_P = normal(0.0, count)
+    return mean + sd * (values_P - values_P.mean()) / values_P.std(ddof=1)
+
+
+@pytest.mark.parametrize(("mean", "about"), [(0.02, 50), (0.04, 14)])
+def test_the_number_of_patients_needed_is_the_one_that_would_have_shown_it(
+    mean: float, about: int
+) -> None:
+    """Four times in five: tried on patients drawn anew. Of few, Student's t asks for more."""
     random = np.random.default_rng(1)
-    needed = patients_needed([random.normal(0.02, 0.05, 4000)])
+    needed = contrast("a", "b", "s", "own", [spread(mean, 400)], seed=0).needed
     assert needed is not None
-    assert needed == pytest.approx((1.96 + 0.8416) ** 2 * (0.05 / 0.02) ** 2, abs=6)
+    assert needed == pytest.approx(about, abs=3)
     shown = 0
-    for _ in range(200):
-        drawn = random.normal(0.02, 0.05, needed)
-        shown += drawn.mean() - 1.96 * drawn.std(ddof=1) / np.sqrt(needed) > 0
-    assert 0.7 < shown / 200 < 0.9
+    for _ in range(400):
+        drawn_P = random.normal(mean, 0.05, needed)
+        reach = students_t.ppf(0.975, needed - 1) * drawn_P.std(ddof=1) / np.sqrt(needed)
+        shown += drawn_P.mean() - reach > 0
+    assert 0.72 < shown / 400 < 0.9
+
+
+def test_one_seed_and_seeds_that_agree_need_the_same_patients() -> None:
+    values_P = spread(0.005, 12)
+    one = contrast("a", "b", "s", "own", [values_P], seed=0)
+    two = contrast("a", "b", "s", "own", [np.repeat(values_P[:, None], 2, axis=1)], seed=0)
+    assert one.needed == two.needed
+    assert one.needed is not None
+    assert one.needed == pytest.approx(790, abs=30)
+
+
+def test_a_difference_that_no_number_of_patients_would_show_is_over_the_most() -> None:
+    found = contrast("a", "b", "s", "own", [spread(0.0001, 12)], seed=0)
+    assert found.said == "cannot tell with 12 patients: over 10,000 would be needed"
+    alike = contrast("a", "b", "s", "own", [np.full(4, 0.5)], seed=0)
+    assert alike.said == "cannot tell (4 patients)"
 
 
 def drawn(
-    random: np.random.Generator, seeds: int, training: float, patients: float, apart: bool
+    random: np.random.Generator,
+    seeds: int,
+    training: float,
+    patients: float,
+    apart: bool,
+    counts: tuple[int, ...] = (14, 26),
 ) -> list[np.ndarray]:
     """No difference but noise at two uneven sites: of trainings (half of it the sites' own), of
     patients and of neither. `apart`: each seed has patients of its own, as drawn sites have."""
     strata = []
     shared_S = random.normal(0, training / np.sqrt(2), seeds)
-    for count in (14, 26):
+    for count in counts:
         of_site_S = shared_S + random.normal(0, training / np.sqrt(2), seeds)
         number = count * seeds if apart else count
         values_PS = random.normal(0, patients, (number, 1)) + of_site_S
@@ -239,6 +273,52 @@ def test_the_seeds_needed_are_those_that_would_have_shown_it() -> None:
     assert 0.7 < shown / 200 < 0.93
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("training", [0.0, 0.03])
+def test_more_seeds_take_away_their_own_noise_and_not_the_patients(
+    training: float, apart: bool
+) -> None:
+    """What three seeds foretell of twelve, on as many patients in all: tried on numbers drawn."""
+    random = np.random.default_rng(8)
+
+    def of_seeds(seeds: int) -> list[np.ndarray]:
+        each = seeds if apart else 1
+        return drawn(random, seeds, training, 0.05, apart, (48 // each, 72 // each))
+
+    foretold = []
+    for _ in range(400):
+        noise = noise_of(of_seeds(3), [range(3)]).with_levels(12)
+        (trainings,) = noise.trainings
+        foretold.append(noise.patients.variance - trainings.of_patients + trainings.variance)
+    means = [
+        np.mean([np.nanmean(x_PS, axis=1).mean() for x_PS in of_seeds(12)]) for _ in range(800)
+    ]
+    assert np.mean(foretold) == pytest.approx(np.var(means), rel=0.25)
+
+
+def test_the_seeds_needed_are_enough_where_each_has_its_own_of_as_many_patients() -> None:
+    random = np.random.default_rng(6)
+
+    def own(means_S: np.ndarray, count: int) -> np.ndarray:
+        """(P, S): patients of one seed each."""
+        values_PS = np.full((count, len(means_S)), np.nan)
+        seed_P = np.arange(count) % len(means_S)
+        values_PS[np.arange(count), seed_P] = means_S[seed_P] + random.normal(0, 0.05, count)
+        return values_PS
+
+    seen_S = 0.02 + np.array([0.05, -0.05, 0.02, -0.02, 0.0])
+    values_PS = own(seen_S, 100)
+    values_PS += seen_S - np.nanmean(values_PS, axis=0)
+    found = contrast("a", "b", None, "own", [values_PS], seed=0)
+    assert found.needed is None
+    assert found.seeds_needed is not None
+    shown = 0
+    for _ in range(200):
+        means_S = random.normal(0.02, 0.0354, found.seeds_needed)
+        shown += interval([own(means_S, 100)], 0)[0] > 0
+    assert 0.7 < shown / 200 < 0.95, found.seeds_needed
+
+
 def test_equal_seeds_leave_the_interval_over_patients() -> None:
     values_P = normal(0.02, 300)
     one = interval([values_P], seed=0)
@@ -290,6 +370,13 @@ def test_an_interval_that_touches_zero_does_not_help() -> None:
         reason="",
     )
     assert same.verdict == "no harm"
+
+
+@pytest.mark.parametrize("bound", [0.0, None])
+def test_where_nothing_changed_there_are_no_numbers(bound: float | None) -> None:
+    same = replace(made(1, 0.0, 0.0, 0.0), low=bound, high=bound)
+    assert same.words == same.said == "no change"
+    assert replace(same, difference=0.001).words.startswith("+.001 ")
 
 
 @pytest.mark.parametrize(

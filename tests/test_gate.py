@@ -40,7 +40,10 @@ def test_a_good_card_passes_and_so_does_one_that_cannot_tell() -> None:
         ({"rejection_rate": 0.51}, "51% of the samples look like copies"),
         ({"self_test": recall(0.98)}, "stops 98% of exact copies"),
         ({"self_test": {"exact": {"any": 1.0}}}, "stops 0% of mirrored copies"),
-        ({"attacks": attacks(auc=0.62, control=0.5, over=True)}, "AUC 0.62, control 0.50"),
+        (
+            {"attacks": attacks(auc=0.62, control=0.5, over=True)},
+            "AUC 0.62, control 0.50; more than 0.05 over it",
+        ),
         ({"nearer_to_training": 0.8}, "80% of the images are nearer to a training image"),
     ],
 )
@@ -64,7 +67,8 @@ def test_a_control_that_is_invalid_excuses_nothing() -> None:
     clear = {**attack(auc=0.7), **broken, "interval": [0.6, 0.8]}
     doubtful = {**attack(auc=0.7), **broken, "interval": [0.45, 0.8]}
     (fault,) = of(attacks={"measurable": True, "nearest": clear})
-    assert "AUC 0.70" in fault
+    told = "AUC 0.70, control 0.75, which is invalid; more than 0.05 over chance"
+    assert told in fault
     assert of(attacks={"measurable": True, "nearest": doubtful}) == []
     assert of(attacks={"measurable": True, "nearest": {**clear, "control_valid": True}}) == []
 
@@ -152,3 +156,6 @@ def test_a_card_in_words_says_what_it_is_not_and_what_was_attacked() -> None:
     assert "Not a declaration of anonymity" in text
     assert "membership attack 'nearest': AUC 0.52 [0.40, 0.90], control 0.49" in text
     assert "70% blended 80:20" in text
+    broken = {"measurable": True, "nearest": {**attack(0.6, 0.72), "control_valid": False}}
+    text = "\n".join(in_words(PrivacyCard.model_validate(card(attacks=broken))))
+    assert "AUC 0.60 [0.40, 0.90], control 0.72, which is invalid" in text

@@ -118,7 +118,12 @@ def test_distances_of_released_and_held_out_images_are_drawn_beside_the_threshol
     released_N, held_out_M = rng.normal(0.6, 0.1, 300), rng.normal(0.62, 0.1, 40)
     distance_histogram(tmp_path / "both.png", released_N, held_out_M, 0.4)
     distance_histogram(tmp_path / "alone.png", released_N, held_out_M[:0], 0.4)
-    both, alone = (pixels(tmp_path / f"{name}.png") for name in ("both", "alone"))
-    assert both.shape == alone.shape
-    assert both.std() > 10
+    # Two thresholds inside the range that is drawn anyway: the line moves, and nothing else.
+    distance_histogram(tmp_path / "moved.png", released_N, held_out_M, 0.5)
+    both, alone, moved = (pixels(tmp_path / f"{name}.png") for name in ("both", "alone", "moved"))
+    assert both.shape == alone.shape == moved.shape
     assert (both != alone).any()
+    changed_HW = (both != moved).any(-1)
+    columns = np.flatnonzero(changed_HW.any(0))
+    assert 2 <= len(columns) <= 8
+    assert changed_HW.any(1).mean() > 0.7

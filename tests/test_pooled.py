@@ -128,6 +128,15 @@ def test_folds_add_patients_and_seeds_do_not(tmp_path: Path) -> None:
     assert (fewer.seeds, fewer.said) == (1, "helped")
 
 
+def test_the_caveat_is_of_how_many_seeds_there_are(tmp_path: Path) -> None:
+    runs = [finished(tmp_path, 0, seed) for seed in range(3)]
+    assert [pool_runs(runs[:count]).caveat for count in (1, 2, 3)] == [
+        "one seed; training noise not included",
+        "two seeds: training noise is hardly known",
+        "",
+    ]
+
+
 def test_another_drawing_of_a_site_has_other_patients(tmp_path: Path) -> None:
     same = [finished(tmp_path / "a", 0, seed) for seed in (0, 1)]
     other = [
@@ -207,7 +216,7 @@ def test_the_papers_layout_fits_the_terminal(tmp_path: Path, width: int) -> None
     assert max(len(line) for line in text.splitlines()) <= width
     assert "mean ± sd over 2 folds" in " ".join(text.split())
     assert "finetuned" in text
-    assert "one seed; training noise not included" in " ".join(text.split())
+    assert " ".join(text.split()).count("one seed; training noise not included") == 1
 
 
 def test_the_papers_figures_stand_below_those_of_its_cohorts_and_no_others(tmp_path: Path) -> None:
@@ -258,6 +267,7 @@ def test_the_command_prints_one_run_many_and_a_comparison(tmp_path: Path) -> Non
     compared = call("results", "--compare", names[0], other.name, *store)
     assert compared.exit_code == 0
     assert "warmup: None against 0.2" in compared.output
+    assert compared.output.count("two runs; training noise not included") == 1
     lines = call("results", *names, *store, "--format", "csv").output.splitlines()
     assert len(lines) == 1 + sum(len(run.rows) for run in runs)
     alone = call("results", "--compare", names[0], *store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from hyfree_ray.quality import (
     kid,
     score_snapshot,
 )
-from hyfree_ray.stages.quality import _draw, samples_a_snapshot
+from hyfree_ray.stage import Context
+from hyfree_ray.stages.quality import _draw, choose_snapshot, samples_a_snapshot
 from tests.generators.test_training import _train
 
 
@@ -121,6 +123,50 @@ def test_the_choice_stays_within_its_share_of_the_training() -> None:
         count = samples_a_snapshot(backend, 20_000, 4)
         assert 4 * count * sample <= 0.05 * 20_000 * train
         assert count >= 8
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "patients_M", "reason"),
+    [
+        (1, np.arange(60) % 7, "there is one snapshot"),
+        (3, np.zeros(60), "held-out images of one patient tell no copies: the last snapshot"),
+        (3, np.arange(19), "19 held-out images tell no snapshots apart: the last one"),
+        (3, np.zeros(0), "0 held-out images tell no snapshots apart: the last one"),
+    ],
+)
+def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(
+    tmp_path: Path, snapshots: int, patients_M: np.ndarray, reason: str
+) -> None:
+    """Nothing is drawn and no embedder is loaded: the other folders are not even there."""
+    generator, prepared = tmp_path / "generator", tmp_path / "prepared"
+    names = [f"{100 * (k + 1):08d}.safetensors" for k in range(snapshots)]
+    for folder in (generator / "snapshots", prepared):
+        folder.mkdir(parents=True)
+    for name in names:
+        (generator / "snapshots" / name).touch()
+    (generator / "record.json").write_text(json.dumps({"result": {"snapshots": names}}))
+    training_N = np.arange(len(patients_M) + 5) < 5
+    np.savez(
+        prepared / "view.npz",
+        images=np.zeros((len(training_N), 1, 4, 6), np.float32),
+        patients=np.concatenate([np.full(5, 90), patients_M]).astype(np.int64),
+        training=training_N,
+        low=np.zeros(1),
+        high=np.ones(1),
+        spacing=np.ones(2),
+    )
+    found = choose_snapshot(
+        Context(out=tmp_path / "out", owner="a"),
+        generator=generator,
+        segmenter=tmp_path / "segmenter",
+        prepared=prepared,
+        backend="flow",
+        images_shown=1000,
+        embedder="nnunet",
+        precision="fp32",
+        seed=0,
+    )
+    assert found == {"snapshot": names[-1], "reason": reason, "samples": 0}
 
 
 def test_the_choice_looks_at_all_that_it_draws(

@@ -41,7 +41,9 @@ def test_the_words_and_the_caveat_stand_beside_the_numbers() -> None:
     assert "Dice of general minus local2x" in text
     assert re.search(r"\[\+\.\d{3}, \+\.\d{3}\] .* helped\n", text)
     assert re.search(r"\[-\.\d{3}, -\.\d{3}\] .* did not, it hurt\n", text)
-    assert text.count("this run; training noise not included") == 2
+    assert (
+        text.count("95 % interval over test patients; this run; training noise not included") == 1
+    )
     assert "cannot tell with 4 patients: about" in table_text(summary(patients=4), width=140)
     assert "No interval is given under 10 test patients." in table_text(summary(patients=4))
 

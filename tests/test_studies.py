@@ -152,7 +152,7 @@ def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
     assert points[1][1] > points[0][1]
 
 
-def test_a_curve_has_all_that_ran_and_that_the_pool_changes(tmp_path: Path) -> None:
+def test_further_settings_are_in_the_table_of_a_study_and_not_in_its_curve(tmp_path: Path) -> None:
     found, runs = made(tmp_path)
     for name, run in runs.items():
         more = [

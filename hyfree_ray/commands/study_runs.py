@@ -21,7 +21,8 @@ from hyfree_ray.finished import CURVE_FILE, Finished, read_finished
 from hyfree_ray.log import set_up_logging
 from hyfree_ray.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.phantom_sites import MAX_SITES
-from hyfree_ray.results_table import IN_WORDS, STYLE, TESTED, wide_console
+from hyfree_ray.results import IN_WORDS, TESTED
+from hyfree_ray.results_table import STYLE, wide_console
 from hyfree_ray.store import digest_of, open_root, write_json
 from hyfree_ray.studies import (
     Group,

@@ -55,8 +55,6 @@ def choose_snapshot(
     """Choose the EMA snapshot by KID to held-out images, of those that do not copy."""
     import time
 
-    import numpy as np
-
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.quality import best_snapshot
@@ -69,9 +67,7 @@ def choose_snapshot(
             f"{generator}: the snapshots {', '.join(freed)} were freed, so that none can be chosen "
             "anew; remove this folder to train the generator again"
         )
-    held_out, patients = (~view.training_N).sum(), len(np.unique(view.patients_N[~view.training_N]))
-    if held_out < FEWEST_HELD_OUT or patients == 1 or len(names) == 1:
-        reason = f"{held_out} held-out images tell no snapshots apart: the last one"
+    if reason := _no_choice(len(names), view.patients_N[~view.training_N]):
         return {"snapshot": names[-1], "reason": reason, "samples": 0}
     begun = time.monotonic()
     embed = load_embedder(
@@ -100,6 +96,21 @@ def choose_snapshot(
         "seconds": round(time.monotonic() - begun, 2),
         "training_seconds": round(stage_record(generator)["seconds"], 2),
     }
+
+
+def _no_choice(snapshots: int, patients_M: np.ndarray) -> str:
+    """Why the last snapshot is taken unseen; empty where there is something to choose by.
+
+    Args:
+        patients_M: whose image each held-out one is.
+    """
+    if snapshots == 1:
+        return "there is one snapshot"
+    if len(patients_M) < FEWEST_HELD_OUT:
+        return f"{len(patients_M)} held-out images tell no snapshots apart: the last one"
+    if (patients_M == patients_M[0]).all():
+        return "held-out images of one patient tell no copies: the last snapshot"
+    return ""
 
 
 def _reason(scores: Sequence[SnapshotScore]) -> str:
