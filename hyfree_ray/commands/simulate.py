@@ -124,7 +124,7 @@ def _simulate(
         if dry_run:
             print_plan(planned, cost, execution.resources, runtime.device, output)
             return 0
-        open_root(runtime.store)
+        _open_stores(simulation, planned, runtime)
         summary = _run_or_leave(simulation, planned, runtime, execution)
     _print_results(summary, simulation, runtime, output)
     return 0
@@ -237,6 +237,17 @@ def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ..
     if named and len(set(named)) < FEWEST_RELEASES:
         raise HyfreeError(f"--contributors: a pool needs {FEWEST_RELEASES} sites")
     return () if set(named) == set(sites) else tuple(sorted(set(named)))
+
+
+def _open_stores(simulation: Simulation, planned: Planned, runtime: Runtime) -> None:
+    """Open the store here, and where parties have machines of their own."""
+    open_root(runtime.store)
+    if runtime.ray in {"local", "off"} or not planned.missing:
+        return
+    from hyfree_ray.runners.ray_cluster import open_stores
+
+    folders = {name: site.folder for name, site in simulation.sites.items()}
+    open_stores(runtime.store, {POOL: None, **folders})
 
 
 def _run_or_leave(

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from hyfree_ray.errors import ClusterError, HyfreeError
 from hyfree_ray.party import Step
@@ -23,6 +23,7 @@ from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray_gate import machines
 from hyfree_ray.scores import POOL
 from hyfree_ray.slots import in_words, places, unmet
+from hyfree_ray.store import open_root
 
 PIN = "site:{}"
 """Custom resource that pins a party to its machine, where a cluster declares it."""
@@ -176,6 +177,38 @@ def check_resources(
         lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
         if lacking is not None:
             raise never_starts(step, lacking)
+
+
+def open_stores(store: Path, folders: Mapping[str, Path | None]) -> None:
+    """Open the store on the machine of each party that is pinned, before anything starts.
+
+    Args:
+        store: as it is called on every machine.
+        folders: by party, where its raw data have to be; None where it has none, or draws them.
+
+    Raises:
+        HyfreeError: a machine on which the store cannot be kept, or where the data are not.
+    """
+    looks = [
+        _open_store.options(resources=pin).remote(name, store, folder)
+        for name, folder in folders.items()
+        if (pin := pin_of(name))
+    ]
+    try:
+        ray.get(looks)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, HyfreeError) else error from None
+
+
+@ray.remote(num_cpus=0)
+def _open_store(party: str, store: Path, folder: Path | None) -> None:
+    where = f"on the machine of {PIN.format(party)}"
+    if folder is not None and not folder.is_dir():
+        raise HyfreeError(f"{folder} is not there {where}; copy that hospital's data to it")
+    try:
+        open_root(store)
+    except HyfreeError as error:
+        raise HyfreeError(f"{where}: {error}") from None
 
 
 def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:

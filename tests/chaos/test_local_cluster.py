@@ -155,6 +155,7 @@ def test_hospitals_whose_data_and_stores_are_seen_on_their_machine_alone_get_the
         assert not (stores[machine] / "pool").exists()
         assert sorted(home.name for home in (stores[machine] / "sites").iterdir()) == hospitals
         homes += (stores[machine] / "sites").iterdir()
+    assert all((store / "store.json").exists() for store in stores.values())
     assert not {"pool", "sites"} & {path.name for path in stores["driver"].iterdir()}
     assert_pinned(nodes_of(homes))
 

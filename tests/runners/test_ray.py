@@ -33,6 +33,7 @@ from hyfree_ray.runners.ray_cluster import (
     check_rounds_are_seen,
     connect,
     disconnect,
+    open_stores,
     pin_of,
 )
 from hyfree_ray.runners.ray_gate import Place, start_gate
@@ -42,7 +43,7 @@ from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.stage import METRICS, Context, attempts, execute, read_metrics, stage
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Artifact, Store
+from hyfree_ray.store import ROOT_FILE, Artifact, Store, open_root
 from tests.processes import descendants
 
 
@@ -159,6 +160,23 @@ def test_rounds_that_lie_on_another_machine_are_not_counted_from_here(
     check_rounds_are_seen(rounds, Rules())
     rounds.mkdir(parents=True)
     check_rounds_are_seen(rounds, later)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_is_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = next(name for name in ray.cluster_resources() if name.startswith("node:1"))
+    monkeypatch.setattr(ray_cluster, "pin_of", lambda name: {node: 0.001} if name != "b" else {})
+    store, data = tmp_path / "store", tmp_path / "data"
+    data.mkdir()
+    open_stores(store, {"pool": None, "a": data, "b": tmp_path / "elsewhere"})
+    assert open_root(store, create=False) == store
+    assert (store / ROOT_FILE).exists()
+    with pytest.raises(HyfreeError, match="is not there on the machine of site:c; copy that hosp"):
+        open_stores(store, {"c": tmp_path / "elsewhere"})
+    with pytest.raises(HyfreeError, match=r"on the machine of site:pool: .* not empty and not a"):
+        open_stores(tmp_path, {"pool": None})
 
 
 @pytest.mark.usefixtures("cluster")
