@@ -52,6 +52,12 @@ the colon it refuses, which is an error that a user can mend."""
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model."""
 
+LARGE_RELEASE = "TOY_LARGE_RELEASE"
+"""Environment variable: the site whose release is of `LARGE_IMAGES`."""
+
+LARGE_IMAGES = 10_000
+"""11 MB of noise."""
+
 WITHHOLDS = "TOY_WITHHOLDS"
 """Environment variable: the site whose gate is closed."""
 
@@ -115,7 +121,8 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     if ballast:
         (out / "model" / "ballast").write_bytes(os.urandom(ballast << 20))
     if name == "release":
-        _write_release(out, value, arguments)
+        large = os.environ.get(LARGE_RELEASE) == context.owner
+        _write_release(out, value, arguments, images=LARGE_IMAGES if large else 5)
     for picture in ("samples.png", "nearest_pairs.png"):
         (out / picture).write_bytes(b"\x89PNG")
     rows = _rows(value, params.get("cases", ())) if name == "score" else []
