@@ -7,14 +7,21 @@ is the runner's business.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Awaitable, Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hyfree_ray.errors import StageError
 from hyfree_ray.stage import Stage, attempts, read_metrics, seconds_spent
 from hyfree_ray.store import Artifact, Call, Parcel, Store
+
+log = logging.getLogger("hyfree_ray")
+
+MISSING = "what others were to get of it is missing"
+"""All that is told to another party."""
 
 
 class Runner(Protocol):
@@ -119,6 +126,28 @@ class Party:
             received = self.store.receive(parcel)
         self._received[parcel.key] = received
         return received
+
+    async def ready(self, method: str, *arguments: Any) -> None:
+        """Do all that a method needs. What breaks is told to whoever runs the parties."""
+        await self.call(method, *arguments)
+
+    async def hand_out(self, method: str, *arguments: Any) -> Any:
+        """A method's result, which other parties are called with.
+
+        Raises:
+            StageError: it is missing. Why is not told: an error's own text may name a case.
+        """
+        try:
+            return await self.call(method, *arguments)
+        except Exception as error:
+            log.warning("%s: %s", self.name, error)
+            what = " ".join([method, *(one for one in arguments if isinstance(one, str))])
+            raise StageError(self.name, what, MISSING, "that party's own store") from None
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method by its name."""
+        result = getattr(self, method)(*arguments)
+        return await result if isinstance(result, Awaitable) else result
 
     def touched(self, keys: Collection[str]) -> list[str]:
         """The party's own models, in words, that were made from what has one of these keys."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,5 +45,4 @@ class LocalParty:
 
     async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         ready = [await a if isinstance(a, asyncio.Future) else a for a in arguments]
-        result = getattr(self.party, method)(*ready)
-        return await result if isinstance(result, Awaitable) else result
+        return await self.party.call(method, *ready)

@@ -217,8 +217,7 @@ class _PartyProcess:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the party."""
-        result = getattr(self.party, method)(*arguments)
-        return await result if isinstance(result, Awaitable) else result
+        return await self.party.call(method, *arguments)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
