@@ -12,7 +12,7 @@ import SimpleITK as sitk
 CASES = {"alpha": (5, 2), "beta": (6, 1), "gamma": (7, 2)}
 """Patients, and slices of each."""
 
-SIX = {f"site-{number}": (4 + number, 1) for number in range(1, 7)}
+SIX = {f"site-{number}": (6 + number, 2) for number in range(1, 7)}
 """Hospitals of the names that the local cluster has machines for."""
 
 
