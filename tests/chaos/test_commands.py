@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hyfree_ray.cli import main
 from hyfree_ray.commands.doctor import available_gib
 from tests.chaos import toys
-from tests.chaos.conftest import Program
+from tests.chaos.conftest import Program, Start
 from tests.chaos.hospitals import write_hospitals
 
 RUN = ("simulate", "--budget", "smoke", "--device", "cpu", "--ray", "off")
@@ -54,6 +54,33 @@ def test_76_78_a_run_does_not_wait_for_mlflow_and_track_shows_it_from_nothing(
     assert not list(store.glob("**/checkpoints/*.pt"))
     assert "everything is done already" in program(*given)
     assert (folder / "results.csv").read_bytes() == before
+
+
+@pytest.mark.chaos
+def test_18_two_commands_at_once_share_the_work_the_runs_folder_and_mlflow(
+    start: Start, program: Program, tmp_path: Path
+) -> None:
+    store, apart = tmp_path / "store", tmp_path / "apart"
+    both = [
+        start(tmp_path / name, *RUN, "--store", str(store), program=toys.program)
+        for name in ("one", "other")
+    ]
+    for process in both:
+        process.join()
+    for name, process in zip(("one", "other"), both, strict=True):
+        said = (tmp_path / f"{name}.log").read_text()
+        assert process.exitcode == 0, said
+        assert "Traceback" not in said
+    tried = [len(file.read_text().splitlines()) for file in store.glob("**/attempts.jsonl")]
+    assert set(tried) == {1}
+    program(*RUN, "--store", apart)
+    (shared,), (alone,) = (root.glob("runs/*/results.csv") for root in (store, apart))
+    assert shared.read_bytes() == alone.read_bytes()
+    shown = []
+    for root in (store, apart):
+        with closing(sqlite3.connect(root / "mlflow.db")) as database:
+            shown.append(sorted(name for (name,) in database.execute("select name from runs")))
+    assert shown[0] == shown[1], "in MLflow too, nothing is there twice or missing"
 
 
 @pytest.mark.chaos
