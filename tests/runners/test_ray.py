@@ -117,6 +117,7 @@ def test_more_workers_than_the_cluster_has_are_refused_before_anything_starts() 
 def test_workers_of_the_general_model_have_room_where_the_pool_is_pinned_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Case 15."""
     nodes = {"head": {"CPU": 4.0, "site:pool": 1.0}, "other": {"CPU": 8.0}}
     total = {"CPU": 12.0, "site:pool": 1.0}
     monkeypatch.setattr(ray_cluster, "machines", lambda: nodes)
@@ -234,6 +235,7 @@ def test_a_party_with_many_cases_that_is_killed_is_there_again(
 
 
 def test_an_address_where_nobody_listens_is_one_line_within_seconds() -> None:
+    """Case 79."""
     with pytest.raises(HyfreeError, match=r"--ray 127\.0\.0\.1:9: no Ray cluster answers there"):
         connect("127.0.0.1:9")
 
@@ -290,6 +292,7 @@ def crash_once(*, out: str, device: str, report: Any) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_train_worker_that_dies_is_started_again(tmp_path: Path) -> None:
+    """Case 4."""
     RayTrainLaunch("cpu", {})(crash_once, {"out": str(tmp_path)}, 1, tmp_path)
     assert (tmp_path / "done").exists()
 
@@ -315,6 +318,7 @@ def hungry(context: Context, *, meals: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_stage_that_is_out_of_memory_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
+    """Case 13."""
     assert run(hungry, tmp_path, meals=1).result == {"attempts": 2}
     with pytest.raises(StageError, match=r"out of memory, also alone .* at \d+ MiB"):
         run(hungry, tmp_path, meals=9)
@@ -419,6 +423,7 @@ def stop_dead(context: Context, *, steps: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_stage_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
+    """Case 16."""
     call = stop_dead.call(steps=3)
     folder = tmp_path / "stage"
     asyncio.run(RayRunner("cpu", {}, hung_s=0.5).run(stop_dead, call, folder, "site-1"))
@@ -429,6 +434,7 @@ def test_a_stage_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
 def test_a_stage_that_can_never_start_is_named_with_what_it_lacks(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:
+    """Case 15."""
     steps = plan(phantom_simulation(2), tmp_path).steps
     check_resources("cpu", 1, steps)
     greedy = Execution(resources={"site-2": Resources(cpus=3)})
