@@ -37,6 +37,9 @@ class Runner(Protocol):
             HyfreeError: what the stage refused.
         """
 
+    def takes(self, stage: Stage, /) -> str:
+        """What a stage that has not begun waits for, in words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -71,7 +74,7 @@ class Party:
         self.runner = runner
         self.steps: list[Step] = []
         self._asked: dict[str, asyncio.Task[Artifact]] = {}
-        self._running: dict[str, tuple[str, Path, float]] = {}
+        self._running: dict[str, tuple[str, Path, float, str]] = {}
         self._broken: dict[str, Path] = {}
         self._received: dict[str, Artifact] = {}
 
@@ -98,7 +101,7 @@ class Party:
         )
         if found.record is not None or self.runner.planning:
             return found
-        self._running[call.key] = (name, found.path, time.time())
+        self._running[call.key] = (name, found.path, time.time(), self.runner.takes(stage))
         self._broken.pop(call.key, None)
         try:
             await self.runner.run(stage, call, found.path, self.name)
@@ -166,7 +169,7 @@ class Party:
         No paths and no names of cases: a stage's private parameters are not in its record.
         """
         running = []
-        for name, path, asked in list(self._running.values()):
+        for name, path, asked, takes in list(self._running.values()):
             curve = read_metrics(path)
             begun = [start for start in attempts(path) if start >= asked]
             signs = [entry["time"] for entry in curve if begun and entry["time"] >= begun[-1]]
@@ -176,6 +179,7 @@ class Party:
                     "first": curve[0] if curve else None,
                     "last": curve[-1] if curve else None,
                     "begun": bool(begun),
+                    "takes": takes,
                     "silent_s": time.time() - max([asked, *begun[-1:], *signs]),
                 }
             )
@@ -199,7 +203,7 @@ class Party:
             for key, artifact in self._received.items()
             if artifact.record is not None and key not in received
         ]
-        open_stages = [path for _, path, _ in self._running.values()] + [*self._broken.values()]
+        open_stages = [path for _, path, *_ in self._running.values()] + [*self._broken.values()]
         return {
             "owner": self.name,
             "running": running,

@@ -153,7 +153,7 @@ async def walked(run: Simulation, store: Path, clinic: Path) -> Walk:
     with Progress(run.party_names, 0, Console(quiet=True)) as progress:
         observer = Observer(run, store, progress)
         outcome = await protocol.simulate(wires, settings=settings, rules=Rules(min_sites=2))
-        await observer.poll(wires)
+        await observer.poll(wires, last=True)
         await observer.finish(outcome, wires[POOL])
     crossings = tuple(
         dataclasses.replace(

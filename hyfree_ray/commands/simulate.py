@@ -342,7 +342,7 @@ async def _observe(
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-    await observer.poll(parties)
+    await observer.poll(parties, last=True)
     await observer.finish(outcome, parties[POOL])
 
 

@@ -29,6 +29,10 @@ class LocalRunner:
 
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def takes(self, _stage: Stage, /) -> str:
+        """This process, which runs one after the other."""
+        return "its turn"
+
 
 class LocalParty:
     """Calls a party's methods as Ray's actors are called: at once, for a result that comes later.

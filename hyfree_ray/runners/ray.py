@@ -32,6 +32,7 @@ from hyfree_ray.schedule import ticket_of
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
+from hyfree_ray.slots import in_words
 from hyfree_ray.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
 from hyfree_ray.store import Call
 
@@ -115,6 +116,11 @@ class RayRunner:
                     raise
                 reason = f"{OUT_OF_MEMORY}, also alone on its machine ({again.reason})"
                 raise StageError(owner, stage.name, reason, again.log) from again
+
+    def takes(self, stage: Stage, /) -> str:
+        """Amounts by resource, and where."""
+        where = "".join(f" on the machine that declares {pin}" for pin in self.pin)
+        return in_words(self.place.needs(stage, self.device)) + where
 
     async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> Any:
         """Wait for a stage; end its process where it hangs, so that Ray starts it again."""

@@ -19,10 +19,15 @@ import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from rich.console import Console
 
+from hyfree_ray import asking, protocol
 from hyfree_ray.commands.doctor import available_gib
 from hyfree_ray.errors import StageError
-from hyfree_ray.runners.ray import RayParty, RayRunner
+from hyfree_ray.observer import Observer, read_summary
+from hyfree_ray.progress import Progress
+from hyfree_ray.rules import Rules
+from hyfree_ray.runners.ray import RayParty, RayRunner, start_parties
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.stage import Context, stage
 from tests.chaos import toys
@@ -77,6 +82,39 @@ def test_09_a_lost_machine_is_waited_for_by_who_is_pinned_to_it_and_left_by_the_
     files = store.glob("sites/site-1/stages/*/record.json")
     nodes = {json.loads(file.read_text())["result"]["node"] for file in files}
     assert len(nodes) == 2  # the machine before, and what took its place
+
+
+@pytest.mark.chaos
+def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_its_observer_ends(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The observer asks everybody how far they are, and one of them answers never again."""
+    monkeypatch.setattr(asking, "ANSWER_S", 1.0)
+    monkeypatch.setattr(asking, "LAST_ANSWER_S", 2.0)
+    lost = cluster.add_node(num_cpus=1, resources={"site:site-1": 1})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    simulation, store = toys.toy_simulation(), tmp_path / "store"
+    rules = Rules(min_sites=2, deadline_s=20.0)
+
+    async def through() -> dict[str, Any]:
+        parties = start_parties(simulation, store, "cpu")
+        with Progress(simulation.party_names, 0, Console(quiet=True)) as progress:
+            observer = Observer(simulation, store, progress)
+            watching = asyncio.ensure_future(observer.watch(parties))
+            running = asyncio.ensure_future(protocol.simulate(parties, rules=rules))
+            await attempt_at(store, "sites/site-1/stages/train_generator-*")
+            cluster.remove_node(lost, allow_graceful=False)
+            outcome = await running
+            watching.cancel()
+            await observer.poll(parties, last=True)
+            await observer.finish(outcome, parties["pool"])
+        for party in parties.values():
+            ray.kill(party.actor)
+        return read_summary(observer.folder)
+
+    summary = asyncio.run(asyncio.wait_for(through(), 120))
+    assert {site["site"]: site["outcome"] for site in summary["missing"]} == {"site-1": "late"}
 
 
 CHUNK = 1 << 20
