@@ -246,8 +246,7 @@ def _open_stores(simulation: Simulation, planned: Planned, runtime: Runtime) -> 
         return
     from hyfree_ray.runners.ray_cluster import open_stores
 
-    folders = {name: site.folder for name, site in simulation.sites.items()}
-    open_stores(runtime.store, {POOL: None, **folders})
+    open_stores(runtime.store, simulation.sites)
 
 
 def _run_or_leave(

@@ -22,6 +22,7 @@ from hyfree_ray.resources import Execution, Resources, never_starts, resources_o
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray_gate import machines
 from hyfree_ray.scores import POOL
+from hyfree_ray.site_value import Site
 from hyfree_ray.slots import in_words, places, unmet
 from hyfree_ray.store import open_root
 
@@ -179,19 +180,16 @@ def check_resources(
             raise never_starts(step, lacking)
 
 
-def open_stores(store: Path, folders: Mapping[str, Path | None]) -> None:
-    """Open the store on the machine of each party that is pinned, before anything starts.
-
-    Args:
-        store: as it is called on every machine.
-        folders: by party, where its raw data have to be; None where it has none, or draws them.
+def open_stores(store: Path, sites: Mapping[str, Site]) -> None:
+    """Open the store on the machine of each party that is pinned, before anything starts, and see
+    whether a hospital's data are on its own.
 
     Raises:
-        HyfreeError: a machine on which the store cannot be kept, or where the data are not.
+        HyfreeError: a machine on which the store cannot be kept, or where data are not.
     """
     looks = [
-        _open_store.options(resources=pin).remote(name, store, folder)
-        for name, folder in folders.items()
+        _open_store.options(resources=pin).remote(name, store, sites.get(name))
+        for name in (POOL, *sites)
         if (pin := pin_of(name))
     ]
     try:
@@ -201,10 +199,16 @@ def open_stores(store: Path, folders: Mapping[str, Path | None]) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _open_store(party: str, store: Path, folder: Path | None) -> None:
+def _open_store(party: str, store: Path, site: Site | None) -> None:
     where = f"on the machine of {PIN.format(party)}"
-    if folder is not None and not folder.is_dir():
-        raise HyfreeError(f"{folder} is not there {where}; copy that hospital's data to it")
+    if site is not None and site.folder is not None:
+        files = [name for case in site.cases for name in (*case["images"], case["label"])]
+        missing = sum(not (site.folder / name).is_file() for name in files)
+        if missing:
+            raise HyfreeError(
+                f"{site.folder}: {missing} of the {len(files)} files of {party} are not there "
+                f"{where}; copy that hospital's data to it"
+            )
     try:
         open_root(store)
     except HyfreeError as error:

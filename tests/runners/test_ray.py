@@ -20,6 +20,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
 from hyfree_ray.listening import ports
 from hyfree_ray.resources import Execution, Resources
@@ -40,10 +41,11 @@ from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.schedule import Outlook, ticket_of
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
-from hyfree_ray.simulation import Simulation
+from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.stage import METRICS, Context, attempts, execute, read_metrics, stage
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import ROOT_FILE, Artifact, Store, open_root
+from hyfree_ray.store import ROOT_FILE, Artifact, Store
+from tests.chaos.hospitals import write_data
 from tests.processes import descendants
 
 
@@ -169,15 +171,18 @@ def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_i
 ) -> None:
     node = next(name for name in ray.cluster_resources() if name.startswith("node:1"))
     monkeypatch.setattr(ray_cluster, "pin_of", lambda name: {node: 0.001} if name != "b" else {})
-    store, data = tmp_path / "store", tmp_path / "data"
-    data.mkdir()
-    open_stores(store, {"pool": None, "a": data, "b": tmp_path / "elsewhere"})
-    assert open_root(store, create=False) == store
+    write_data(tmp_path / "data", ["alpha"])
+    (site,) = sites_of(read_cohort(tmp_path / "data"), 0).values()
+    store, away = tmp_path / "store", replace(site, folder=tmp_path / "elsewhere")
+    open_stores(store, {"a": site, "b": away})
     assert (store / ROOT_FILE).exists()
-    with pytest.raises(HyfreeError, match="is not there on the machine of site:c; copy that hosp"):
-        open_stores(store, {"c": tmp_path / "elsewhere"})
+    (tmp_path / "data" / site.cases[0]["label"]).unlink()
+    for one, number in ((site, 1), (away, 20)):
+        said = rf"{number} of the 20 files of a are not there on the machine of site:a; copy"
+        with pytest.raises(HyfreeError, match=said):
+            open_stores(store, {"a": one})
     with pytest.raises(HyfreeError, match=r"on the machine of site:pool: .* not empty and not a"):
-        open_stores(tmp_path, {"pool": None})
+        open_stores(tmp_path, {})
 
 
 @pytest.mark.usefixtures("cluster")
