@@ -25,8 +25,9 @@ from hyfree_ray.commands.ending import leave, take_sigterm
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
+from hyfree_ray.finished import is_current
 from hyfree_ray.log import set_up_logging
-from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
+from hyfree_ray.observer import Observer, read_summary, time_table
 from hyfree_ray.partitions import NATURAL, partition
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.pool import FEWEST_RELEASES
@@ -257,9 +258,9 @@ def _run_or_leave(
 def _run(
     simulation: Simulation, planned: Planned, runtime: Runtime, execution: Execution
 ) -> dict[str, Any]:
-    """Run what is missing and write the run's folder; read it where nothing is missing."""
+    """Run what is missing and write the run's folder, unless this code has written it already."""
     folder = runtime.store / "runs" / simulation.run
-    if not planned.missing and (folder / MARKER).exists():
+    if not planned.missing and is_current(folder):
         return read_summary(folder)
     console, rules = Console(stderr=True), execution.rules
     with Progress(simulation.party_names, len(planned.steps), console) as progress:
