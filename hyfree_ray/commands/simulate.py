@@ -50,6 +50,9 @@ def run_simulate(**options: Any) -> int:
     """Run the command; see `simulate` for the options. Returns the exit code."""
     try:
         return _simulate(**options)
+    except ClusterError as error:
+        click.echo(f"error: {error}", err=True)
+        leave(error.exit_code)
     except _FailedError as failed:
         click.echo(f"error: {failed.__cause__}", err=True)
         leave(failed.code)
@@ -245,6 +248,8 @@ def _run_or_leave(
     """Run, and turn what fails on the way into an exit code."""
     try:
         return _run(simulation, planned, runtime, execution)
+    except ClusterError:
+        raise  # it is not the run that failed
     except HyfreeError as error:
         raise _FailedError(error.exit_code) from error
     except StageError as error:

@@ -1,0 +1,69 @@
+"""Programs on a cluster that others have started; the numbers are those of docs/FAULTS.md."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import toys
+from tests.chaos.on_ray import workers_run_toys
+from tests.chaos.test_cluster import head
+from tests.processes import descendants
+
+
+@contextmanager
+def working(store: Path, port: str, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """A command with toys on a cluster of this machine, once a training is under way."""
+    with subprocess.Popen(  # which closes its pipes and waits
+        [sys.executable, "-m", "tests.chaos.toys", *command, "--ray", f"127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(store.glob("**/checkpoints/*.sha256")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+        process.kill()
+
+
+def killed(name: str) -> int:
+    """Kill what this process has started, directly or not, under a name. How many they were."""
+    found = [
+        pid
+        for pid in descendants(os.getpid())
+        if Path(f"/proc/{pid}/comm").read_text().strip() == name
+    ]
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
+@pytest.mark.chaos
+def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_path: Path) -> None:
+    """There is nobody left to take leave of, which by itself Ray tries for a while."""
+    store, port = tmp_path / "store", "6436"
+    command = ("simulate", "--budget", "smoke", "--device", "cpu", "--store", str(store))
+    with (
+        workers_run_toys(**{toys.STEP_S: "1", "RAY_AUTH_MODE": "disabled"}),
+        head(port),
+        working(store, port, *command) as process,
+    ):
+        assert [killed(name) for name in ("gcs_server", "raylet")] == [1, 1]
+        begun = time.monotonic()
+        _, errors = process.communicate(timeout=120)
+        took = time.monotonic() - begun
+    assert process.returncode == 1
+    assert "error: the head of the Ray cluster does not answer any more" in errors
+    assert took < 30
