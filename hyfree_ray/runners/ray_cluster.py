@@ -98,14 +98,14 @@ GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
 """
 
 
-def asks_for_token(address: str) -> bool | None:
-    """Whether the cluster turns away who comes without a token: one is asked, without one.
+def asks_for_token() -> bool | None:
+    """Whether the connected cluster turns away who comes without a token: it is asked without one.
 
     Returns:
         None where it cannot be told.
     """
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TOKEN, address],
+        [sys.executable, "-c", _WITHOUT_TOKEN, ray.get_runtime_context().gcs_address],
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,

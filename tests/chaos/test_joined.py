@@ -67,3 +67,22 @@ def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_
     assert process.returncode == 1
     assert "error: the head of the Ray cluster does not answer any more" in errors
     assert took < 30
+
+
+@pytest.mark.chaos
+def test_80_the_doctor_asks_a_cluster_for_a_token_that_it_was_not_given_the_address_of(
+    tmp_path: Path,
+) -> None:
+    """`auto`, as the files in cluster/ say: Ray looks for it."""
+    port = "6437"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32, "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "hyfree_ray.cli", "doctor", "--ray", "auto"]
+    with head(port, **token):
+        done = subprocess.run(
+            [*command, "--store", str(tmp_path / "s")],
+            env={**os.environ, **token, "RAY_ADDRESS": f"127.0.0.1:{port}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert "ok    token           the cluster turns away who has none" in done.stdout, done.stdout
