@@ -80,7 +80,7 @@ def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
     try:
         check_site_names({party.name, *listed})
     except HyfreeError as error:
-        raise _torn(folder, str(error).removeprefix("sites.csv: ")) from error
+        raise _torn(folder, str(error)) from error
     others = sorted(set(listed) - {party.name})
     parcels = [_read_one(folder, site, listed[site]) for site in others]
     _check(folder, others, parcels, party)

@@ -176,7 +176,7 @@ def with_a_file_more(root: Path, site: str, made_for: str) -> str:
 
 def of_an_odd_name(root: Path, site: str, made_for: str) -> str:
     hand_in(root, f"-{site}", made_for)
-    return f"site name '-{site}' is not safe"
+    return f"refused: {root}/in/-{site}: site name '-{site}' is not safe"
 
 
 def of_a_name_that_is_taken(root: Path, site: str, made_for: str) -> str:
@@ -202,6 +202,7 @@ def test_bad_folders_are_refused_each_by_name_and_the_others_are_trained_on(
     done = train(tmp_path, *(tmp_path / "in").iterdir())
     assert done.exit_code == 0, done.output
     assert [line for line in said.values() if line not in done.output.replace("\n", "")] == []
+    assert "sites.csv" not in done.output  # the centre has none
     assert trained == [["Y", "Z"]]
     kept = quarantined(tmp_path)
     named = {line[: line.index(":")] for line in said.values() if ": release refused" in line}

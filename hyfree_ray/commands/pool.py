@@ -121,7 +121,7 @@ def _read(folders: Sequence[Path]) -> list[HandedIn]:
     for folder in folders:
         try:
             one = read_handed_in(folder)
-            check_site_names({one.parcel.sender})
+            check_site_names({one.parcel.sender}, str(folder))
         except HyfreeError as error:
             click.echo(f"refused: {error}")
         else:
