@@ -34,6 +34,16 @@ LIST_FILE = "releases.json"
 _MOST_JSON = 1 << 20
 
 
+def check_shared_out(folder: Path) -> None:
+    """See that releases can be handed out in a folder, also before there are any.
+
+    Raises:
+        HyfreeError: the folder holds something else.
+    """
+    if folder.exists() and not (folder / LIST_FILE).is_file():
+        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
+
+
 def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
     """Write releases that may be replayed, in the place of those of an older general model.
 
@@ -45,8 +55,7 @@ def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
     Raises:
         HyfreeError: the folder holds something else.
     """
-    if folder.exists() and not (folder / LIST_FILE).is_file():
-        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
+    check_shared_out(folder)
     fresh, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     for leftover in (fresh, old):
         remove_tree(leftover)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,29 @@ def test_a_site_that_withholds_is_named_and_the_others_go_on(
     done = train(tmp_path, *(tmp_path / "in").iterdir())
     assert "A: withheld: too small" in done.output
     assert trained == [["B", "C"]]
+
+
+# ---- what is written ----
+
+
+@pytest.mark.parametrize("where", ["general/notes.txt", "general/releases/notes.txt"])
+def test_a_folder_of_something_else_is_refused_before_anything_is_read(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]], where: str
+) -> None:
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    if "releases" in where:
+        assert train(tmp_path, *folders).exit_code == 0
+        shutil.rmtree(tmp_path / "general" / "releases")
+        shutil.rmtree(tmp_path / "store")
+        trained.clear()
+    (tmp_path / where).parent.mkdir(parents=True)
+    (tmp_path / where).write_text("mine")
+    done = train(tmp_path, *folders)
+    assert done.exit_code == 2
+    assert "is there already; name a new or an empty folder by --out" in done.output
+    assert trained == []
+    assert not (tmp_path / "store").exists()
+    assert (tmp_path / where).read_text() == "mine"
 
 
 # ---- whose key is whose ----

@@ -70,6 +70,7 @@ def train(
     from hyfree_ray.store import open_root
 
     experiment, device = _experiment(device, settings)
+    _check_out(out, experiment)
     root = open_root(store.absolute()) / POOL
     handed = _read(sorted(releases))
     signed = _signed(handed, root, keys)
@@ -83,6 +84,17 @@ def train(
     if shared is not None:
         write_shared(out / RELEASES, shared, general)
         click.echo(f"for replay: {', '.join(shared.sites) or 'none'}, in {out / RELEASES}")
+
+
+def _check_out(out: Path, experiment: Experiment) -> None:
+    """See that what is to be handed out can be written, before anything is trained."""
+    from hyfree_ray.parcel_files import check_out
+    from hyfree_ray.scores import POOL
+    from hyfree_ray.shared_files import RELEASES, check_shared_out
+
+    check_out(out, POOL, "train_general")
+    if "personalised" in experiment.settings:
+        check_shared_out(out / RELEASES)
 
 
 async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parcel, Shared | None]:

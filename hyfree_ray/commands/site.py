@@ -70,9 +70,10 @@ def _site_options(command: Any) -> Any:
 )
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release."""
-    from hyfree_ray.parcel_files import write_parcel
+    from hyfree_ray.parcel_files import check_out, write_parcel
     from hyfree_ray.signing import PUBLIC_KEY_FILE, fingerprint
 
+    check_out(out, options["name"], "release")
     party, simulation = open_site(**options)
     if few := simulation.sites[party.name].too_few:
         log.warning(few)
@@ -113,8 +114,9 @@ def personalise(
     there than local2x, which is trained as long without the others, by over .005 Dice and over
     a standard error.
     """
-    from hyfree_ray.parcel_files import write_parcel
+    from hyfree_ray.parcel_files import check_out, write_parcel
 
+    check_out(out, options["name"], "train_segmenter")
     party, _ = open_site(**options)
     pooled = _read_pooled(general, releases, party)
     if pooled.shared is None and keep == "personalised":

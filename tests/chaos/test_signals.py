@@ -108,3 +108,16 @@ def test_where_scores_cannot_be_written_is_said_before_anything_is_computed(
     said = program("site", "score", *at, *SMOKE, "--out", tmp_path / "x" / "y.csv", code=2)
     assert "is no folder; make it first" in said
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("command", [("contribute",), ("personalise", "--general", "nowhere")])
+def test_a_folder_that_is_not_free_is_said_before_anything_is_computed(
+    program: Program, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    _, own = write_hospitals(tmp_path)
+    at = ("--data", own["alpha"], "--site", "alpha", "--store", tmp_path / "s")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    said = program("site", *command, *at, *SMOKE, "--out", tmp_path / "full", code=2)
+    assert "is there already; name a new or an empty folder by --out" in said
+    assert not (tmp_path / "s").exists()
