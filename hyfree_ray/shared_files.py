@@ -70,6 +70,12 @@ def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
     remove_tree(old)
 
 
+def remove_shared(folder: Path) -> None:
+    """Remove the releases of an older general model, where there are any; nothing else."""
+    if (folder / LIST_FILE).is_file():
+        remove_tree(folder)
+
+
 def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
     """Read what was handed out, for a site that trusts neither the pool nor what carried it.
 

@@ -285,6 +285,18 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_read(
     assert (tmp_path / where).read_text() == "mine"
 
 
+def test_releases_of_an_older_model_do_not_stay_beside_one_that_is_not_replayed(
+    tmp_path: Path, smoke: Experiment
+) -> None:
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    handed_out = tmp_path / "general" / "releases"
+    assert f"in {handed_out}" in train(tmp_path, *folders).output.replace("\n", "")
+    assert (handed_out / "releases.json").is_file()
+    assert train(tmp_path, *folders, options=("--set", "settings=[]")).exit_code == 0
+    assert not handed_out.exists()
+    assert (tmp_path / "general" / "parcel.json").is_file()
+
+
 # ---- whose key is whose ----
 
 

@@ -66,7 +66,7 @@ def train(
     """
     from hyfree_ray.parcel_files import write_parcel
     from hyfree_ray.scores import POOL
-    from hyfree_ray.shared_files import RELEASES, write_shared
+    from hyfree_ray.shared_files import RELEASES, remove_shared, write_shared
     from hyfree_ray.store import open_root
 
     experiment, device = _experiment(device, settings)
@@ -84,6 +84,8 @@ def train(
     if shared is not None:
         write_shared(out / RELEASES, shared, general)
         click.echo(f"for replay: {', '.join(shared.sites) or 'none'}, in {out / RELEASES}")
+    else:
+        remove_shared(out / RELEASES)
 
 
 def _check_out(out: Path, experiment: Experiment) -> None:
