@@ -132,7 +132,7 @@ async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> 
     """The regime that the site keeps, and its model. Says what it was chosen by."""
     chosen = "finetuned"
     if pooled.shared is None:
-        click.echo(f"{party.name}: no releases to replay: finetuned, without a choice")
+        click.echo(f"{party.name}: no releases to replay: no choice")
     else:
         replayed = ", ".join(pooled.shared.sites) or "nobody"
         click.echo(f"{party.name}: releases checked, for replay: {replayed}")
