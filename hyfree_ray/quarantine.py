@@ -1,8 +1,10 @@
 """What the pool refused, kept apart from all that is used, for somebody to look at.
 
 quarantine/
-  SITE-HASH/           the files that a release has, as they came in; HASH is of the whole parcel
+  SITE-HASH/           those of a release's files that were read, as they came in; HASH is of these
     reason.txt         why it was refused, in one line
+
+The images of who has not signed, or of another size than was signed for, are not read from files.
 
 Anybody can hand in anything: the newest are kept, so many and of so many bytes.
 """

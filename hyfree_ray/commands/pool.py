@@ -60,7 +60,7 @@ def train(
     Signatures are checked first; the task is that of most releases that are signed and good.
     Without --keys a hospital's key is taken as its own the first time: compare the fingerprint
     with the one that the hospital was shown. A release that is refused is kept in the store's
-    pool/quarantine, and the others go on.
+    pool/quarantine (of who has not signed it, without its images), and the others go on.
 
     OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
