@@ -150,9 +150,9 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
         )
         for site, parcel in zip(sites, parcels, strict=True)
     ]
-    for error in check_releases(handed):
-        if error is not None:
-            raise error
+    for checked in check_releases(handed):
+        if isinstance(checked, ReleaseError):
+            raise checked
     for one, parcel in zip(handed, parcels, strict=True):
         found = read_for_task(one, party.site.dataset, party.experiment.gate)
         file = parcel.files.get(RELEASE_FILE, b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from hyfree_ray import manifest, release
 from hyfree_ray.cli import main
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
@@ -220,14 +222,14 @@ def test_a_release_that_nobody_signed_is_not_parsed(
     tmp_path: Path, smoke: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 53: neither its manifest nor its file, in no process."""
-    from hyfree_ray.commands import release as by_hand
 
     def never(*_: object) -> None:
         raise AssertionError("parsed")
 
     (hand_in(tmp_path, "A", federation(smoke)) / "manifest.sig").write_bytes(b"\0" * 64)
-    monkeypatch.setattr(by_hand, "check_release_file", never)
-    monkeypatch.setattr(by_hand, "read_release", never)
+    monkeypatch.setattr(manifest, "parse_manifest", never)
+    monkeypatch.setattr(subprocess, "Popen", never)
+    monkeypatch.setattr(release, "read_release", never)
     done = train(tmp_path, tmp_path / "in" / "A")
     assert done.exit_code == 2
     assert "A: release refused (signature)" in done.output
@@ -260,6 +262,26 @@ def test_a_site_that_withholds_is_named_and_the_others_go_on(
     done = train(tmp_path, *(tmp_path / "in").iterdir())
     assert "A: withheld: too small" in done.output
     assert trained == [["B", "C"]]
+
+
+def test_a_file_is_read_here_once_and_by_the_same_command_again_not_at_all(
+    tmp_path: Path, smoke: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have gigabytes; what it is for is told by the process that checks it."""
+    from hyfree_ray.commands import release as by_hand
+
+    honest, read = release.read_release, []
+
+    def counted(folder: Path, **known: Any) -> release.Release:
+        read.append(known["site"])
+        return honest(folder, **known)
+
+    for module in (release, by_hand):
+        monkeypatch.setattr(module, "read_release", counted)
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    for _ in range(2):
+        assert "B: taken: 6 images" in train(tmp_path, *folders).output
+        assert read == ["A", "B"]
 
 
 # ---- what is written ----

@@ -228,11 +228,14 @@ def _open_pool(
 
 
 def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadata]]:
-    """By site, what each good release was made for, and its metadata."""
-    from hyfree_ray.commands.release import read_checked
-    from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
+    """By site, what each good release was made for, and its metadata.
 
-    found, bad = {}, []
+    The files are read in another process alone: who is taken in is read here when it is.
+    """
+    from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
+    from hyfree_ray.release_guard import Handed, check_releases
+
+    handed, bad = [], []
     for one in signed:
         site, text = one.parcel.sender, one.parcel.files.get(MANIFEST_FILE)
         if text is None:
@@ -240,9 +243,24 @@ def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadat
             continue
         try:
             manifest = parse_manifest(text, site=site)
-            found[site] = (manifest.experiment, read_checked(one.folder, manifest).metadata)
         except ReleaseError as error:
             bad.append(str(error))
+        else:
+            handed.append(
+                Handed(
+                    folder=one.folder,
+                    site=site,
+                    experiment=manifest.experiment,
+                    round_number=manifest.round,
+                    manifest=manifest,
+                )
+            )
+    found = {}
+    for said, checked in zip(handed, check_releases(handed), strict=True):
+        if isinstance(checked, ReleaseError):
+            bad.append(str(checked))
+        else:
+            found[said.site] = (said.experiment, checked)
     if not found:
         for line in bad:
             click.echo(line)
