@@ -16,6 +16,9 @@ from pathlib import Path
 from hyfree_ray.store import Parcel, remove_tree, write_bytes
 from hyfree_ray.trust import HANDED_IN
 
+FOLDER = "quarantine"
+"""In the pool's own folder."""
+
 REASON_FILE = "reason.txt"
 
 MOST_KEPT = 50
@@ -31,7 +34,7 @@ def quarantine(root: Path, site: str, parcel: Parcel, reason: str) -> None:
         parcel: what was handed in; of its files only those with the names of a release's.
         reason: one line.
     """
-    folder = root / "quarantine" / f"{site}-{parcel.sha256[:16]}"
+    folder = root / FOLDER / f"{site}-{parcel.sha256[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     if parcel.bytes <= MOST_BYTES:
         for name in sorted(parcel.files.keys() & frozenset().union(*HANDED_IN)):

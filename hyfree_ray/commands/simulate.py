@@ -306,7 +306,8 @@ def _run_on_ray(
     )
     workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
-        check_resources(runtime.device, workers, planned.steps, execution)
+        if runtime.ray == "local":  # of another it was asked before
+            check_resources(runtime.device, workers, planned.steps, execution)
         parties = start_parties(simulation, runtime.store, runtime.device, execution)
         try:
             watched = _observe(observer, parties, execution.rules)

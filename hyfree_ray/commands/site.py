@@ -15,6 +15,7 @@ from hyfree_ray.commands.options import (
     DEVICE,
     EXIT_CODES,
     STORE,
+    all_of,
     experiment_options,
     in_a_folder,
 )
@@ -48,16 +49,13 @@ def site() -> None:
     """
 
 
-def _site_options(command: Any) -> Any:
-    for option in (
-        DEVICE,
-        STORE,
-        experiment_options,
-        click.option("--site", "name", required=True, help="The hospital's name in sites.csv."),
-        click.option("--data", type=click.Path(path_type=Path), required=True),
-    ):
-        command = option(command)
-    return command
+_site_options = all_of(
+    click.option("--data", type=click.Path(path_type=Path), required=True),
+    click.option("--site", "name", required=True, help="The hospital's name in sites.csv."),
+    experiment_options,
+    STORE,
+    DEVICE,
+)
 
 
 @site.command(epilog=EXIT_CODES)
