@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.exceptions import RayError
 
 from hyfree_ray.errors import ClusterError, HyfreeError
@@ -52,8 +52,9 @@ def connect(address: str, cpus: int | None = None) -> None:
         return
     _knock(address)
     try:
-        # Parties own stages: what they are started with decides, not this process.
-        ray.init(address=address, runtime_env={"env_vars": ONCE}, **common)
+        with _on_loopback() if _listens_here_alone(address) else contextlib.nullcontext():
+            # Parties own stages: what they are started with decides, not this process.
+            ray.init(address=address, runtime_env={"env_vars": ONCE}, **common)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         first = " ".join(str(error).split())[:160]
         raise HyfreeError(
@@ -75,6 +76,18 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _listens_here_alone(address: str) -> bool:
+    """Whether it is a cluster that `connect` has started: Ray looks for it at the outer address."""
+    host, _, port = address.rpartition(":")
+    if host not in {"127.0.0.1", "localhost"}:
+        return False
+    try:
+        socket.create_connection((services.get_node_ip_address(), int(port)), timeout=5).close()
+    except OSError:
+        return True
+    return False
 
 
 def _knock(address: str, patience_s: float = 5.0) -> None:

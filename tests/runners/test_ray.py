@@ -8,6 +8,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -70,6 +72,31 @@ def cluster() -> Iterator[None]:
     connect("local", cpus=2)
     yield
     disconnect()
+
+
+JOIN = """
+import sys
+from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.runners.ray_gate import machines
+connect(sys.argv[1])
+print(len(machines()))
+disconnect()
+"""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_process_of_ours_joins_the_cluster_that_listens_on_this_machine_alone() -> None:
+    """As the simulations of a study do."""
+    address = ray.get_runtime_context().gcs_address
+    assert address.startswith("127.0.0.1:")
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "1\n", done.stderr
 
 
 def run(stage_: Any, tmp_path: Path, **arguments: Any) -> Artifact:
