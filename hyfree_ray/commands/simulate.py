@@ -21,7 +21,7 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.cohort_summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
-from hyfree_ray.commands.ending import leave, take_sigterm
+from hyfree_ray.commands.ending import leave
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
@@ -175,7 +175,6 @@ def _connected(address: str) -> Iterator[None]:
     from hyfree_ray.runners.ray_cluster import connect, disconnect
 
     connect(address)
-    take_sigterm()  # Ray puts its own in place
     try:
         yield
     except ClusterError:

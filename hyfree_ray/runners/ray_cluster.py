@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,27 @@ HEAD_S = 3.0
 def connect(address: str, cpus: int | None = None) -> None:
     """Start Ray on this machine ("local"), or join a running cluster.
 
+    What this process does at SIGTERM stays as it was.
+
     Raises:
         HyfreeError: nothing answers at the address.
     """
+    with _own_sigterm():
+        _connect(address, cpus)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray would have it end this process without a word, with an exit code of Ray's."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _connect(address: str, cpus: int | None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update(ONCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,48 @@ def test_07_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(
     assert time.monotonic() - begun < 10
     assert process.returncode == 130, errors
     assert "give the same command again" in errors
+    while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() - begun < 20, left
+        time.sleep(0.1)
+
+
+STUDY = """
+simulate: {sites: 2, budget: smoke, generator: flow, settings: []}
+grid: {precision: [fp32], seed: [0], threshold_percentile: [1.0, 2.0]}
+"""
+"""Two simulations, one after the other: that of a phase, and then that of the next."""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_07_08_a_study_on_ray_that_is_told_to_end_does_so_and_leaves_nobody_behind(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    """Ray and Ray Tune have handlers of their own for both signals."""
+    (tmp_path / "study.yaml").write_text(STUDY)
+    command = [sys.executable, "-m", "tests.chaos.toys", "study", str(tmp_path / "study.yaml")]
+    with subprocess.Popen(
+        [*command, "--store", str(tmp_path / "s"), "--parallel", "1"],
+        env={**os.environ, toys.STEP_S: "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 180
+        while not list((tmp_path / "s").glob(f"{STAGE}/checkpoints/*.sha256")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        family = descendants(process.pid)
+        begun = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        took = time.monotonic() - begun
+    assert process.returncode == code, errors
+    assert took < 10
+    assert "nothing is lost: to go on, give the same command again" in errors
+    assert "Traceback" not in errors
     while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() - begun < 20, left
         time.sleep(0.1)

@@ -68,9 +68,11 @@ def fail(context: Context, *, how: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster() -> Iterator[Any]:
+    """What this process did at SIGTERM before it had one."""
+    before = signal.getsignal(signal.SIGTERM)
     connect("local", cpus=2)
-    yield
+    yield before
     disconnect()
 
 
@@ -97,6 +99,11 @@ def test_a_process_of_ours_joins_the_cluster_that_listens_on_this_machine_alone(
         check=False,
     )
     assert done.stdout == "1\n", done.stderr
+
+
+def test_a_process_with_a_cluster_ends_at_sigterm_as_it_did_before(cluster: Any) -> None:
+    """Cases 7 and 8: Ray by itself ends it with a code of Ray's."""
+    assert signal.getsignal(signal.SIGTERM) == cluster
 
 
 def run(stage_: Any, tmp_path: Path, **arguments: Any) -> Artifact:
