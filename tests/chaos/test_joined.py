@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tests.chaos import toys
 from tests.chaos.on_ray import workers_run_toys
 from tests.chaos.test_cluster import head
+from tests.chaos.test_signals import STUDY
 from tests.processes import descendants
 
 
@@ -67,6 +69,40 @@ def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_
     assert process.returncode == 1
     assert "error: the head of the Ray cluster does not answer any more" in errors
     assert took < 30
+
+
+@pytest.mark.chaos
+def test_08_a_study_on_a_cluster_of_others_that_is_told_to_end_leaves_no_simulation_behind(
+    tmp_path: Path,
+) -> None:
+    """Its simulations are started by processes of the cluster, which stays."""
+    (tmp_path / "study.yaml").write_text(STUDY)
+    store, port = tmp_path / "store", "6438"
+    command = ("study", str(tmp_path / "study.yaml"), "--store", str(store))
+    with (
+        workers_run_toys(**{toys.STEP_S: "1", "RAY_AUTH_MODE": "disabled"}),
+        head(port),
+        working(store, port, *command) as process,
+    ):
+        assert len(simulations(store)) == 1
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 143, errors
+        begun = time.monotonic()
+        while left := simulations(store):
+            assert time.monotonic() - begun < 20, left
+            time.sleep(0.1)
+
+
+def simulations(store: Path) -> list[str]:
+    """Processes of this machine that simulate on a store."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            arguments = file.read_bytes().decode(errors="replace").split("\0")
+            if "simulate" in arguments and str(store) in arguments:
+                found.append(file.parent.name)
+    return found
 
 
 @pytest.mark.chaos
