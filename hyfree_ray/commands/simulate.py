@@ -21,7 +21,7 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.cohort_summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
-from hyfree_ray.commands.ending import leave, take_sigterm
+from hyfree_ray.commands.ending import leave
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
@@ -51,6 +51,9 @@ def run_simulate(**options: Any) -> int:
     """Run the command; see `simulate` for the options. Returns the exit code."""
     try:
         return _simulate(**options)
+    except ClusterError as error:
+        click.echo(f"error: {error}", err=True)
+        leave(error.exit_code)
     except _FailedError as failed:
         click.echo(f"error: {failed.__cause__}", err=True)
         leave(failed.code)
@@ -173,7 +176,6 @@ def _connected(address: str) -> Iterator[None]:
     from hyfree_ray.runners.ray_cluster import connect, disconnect
 
     connect(address)
-    take_sigterm()  # Ray puts its own in place
     try:
         yield
     except ClusterError:
@@ -246,6 +248,8 @@ def _run_or_leave(
     """Run, and turn what fails on the way into an exit code."""
     try:
         return _run(simulation, planned, runtime, execution)
+    except ClusterError:
+        raise  # it is not the run that failed
     except HyfreeError as error:
         raise _FailedError(error.exit_code) from error
     except StageError as error:
@@ -302,7 +306,8 @@ def _run_on_ray(
     )
     workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
-        check_resources(runtime.device, workers, planned.steps, execution)
+        if runtime.ray == "local":  # of another it was asked before
+            check_resources(runtime.device, workers, planned.steps, execution)
         parties = start_parties(simulation, runtime.store, runtime.device, execution)
         try:
             watched = _observe(observer, parties, execution.rules)
