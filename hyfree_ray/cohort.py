@@ -233,7 +233,7 @@ class _Reading:
         self.rows = _tried(problems, lambda: read_sites_csv(self.root / "sites.csv"))
         if self.rows is not None:
             rows = self.rows
-            _tried(problems, lambda: check_site_names(row.site for row in rows))
+            _tried(problems, lambda: check_site_names((row.site for row in rows), "sites.csv"))
         return problems
 
     def _pair_files(self, ending: str) -> list[Problem]:

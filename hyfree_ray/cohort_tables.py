@@ -179,8 +179,17 @@ def read_sites_csv(path: Path) -> list[Row]:
     return rows
 
 
-def check_site_names(names: Iterable[str]) -> None:
-    """Sites become folders and resource names, so their names are held to what is safe as such."""
+def check_site_names(names: Iterable[str], where: str = "") -> None:
+    """Sites become folders and resource names, so their names are held to what is safe as such.
+
+    Args:
+        names: of sites that are to be together.
+        where: they are written, with which the message begins.
+
+    Raises:
+        HyfreeError: one is not safe, or two are as good as one.
+    """
+    written = f"{where}: " if where else ""
     known: dict[str, str] = {}
     for name in sorted(set(names)):
         letters = all(
@@ -191,17 +200,17 @@ def check_site_names(names: Iterable[str]) -> None:
         if not (letters and small and name[0].isalnum() and name[-1] != "." and ".." not in name):
             shown = ascii(name[:40]) + ("..." if len(name) > 40 else "")
             raise HyfreeError(
-                f"sites.csv: site name {shown} is not safe as a folder's name; use letters, digits,"
+                f"{written}site name {shown} is not safe as a folder's name; use letters, digits,"
                 f" '-', '_', '.' and spaces, a letter or digit first, {MAX_SITE_NAME_BYTES} bytes"
             )
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
         if folded in {POOL, ORACLE}:
             raise HyfreeError(
-                f"sites.csv: the site name {name!a} is taken by a party of our own; rename it"
+                f"{written}the site name {name!a} is taken by a party of our own; rename it"
             )
         if folded in known:
             raise HyfreeError(
-                f"sites.csv: site names {known[folded]!a} and {name!a} differ only in"
+                f"{written}site names {known[folded]!a} and {name!a} differ only in"
                 " case or Unicode form; write one name one way"
             )
         known[folded] = name

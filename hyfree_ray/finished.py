@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,38 @@ from hyfree_ray.scores import ScoreRow, read_results
 CURVE_FILE = "curve.json"
 """In a study's folder: contrasts by number of sites."""
 
+_SHOWN = "tracked"
+"""File in a run's folder: MLflow shows all of it. Its content is the code that wrote the folder."""
+
 Point = tuple[int, float, float | None, float | None]
 """Number of sites, difference, and its interval where there is one."""
+
+
+@cache
+def _code() -> str:
+    """Hash of this package's sources."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def mark_shown(folder: Path) -> None:
+    """Note that a run's folder is whole and that MLflow shows it."""
+    (folder / _SHOWN).write_text(_code())
+
+
+def mark_hidden(folder: Path) -> None:
+    """Take that back."""
+    (folder / _SHOWN).unlink(missing_ok=True)
+
+
+def is_shown(folder: Path) -> bool:
+    """Whether a run's folder is whole and MLflow shows it, whatever code wrote it."""
+    return (folder / _SHOWN).is_file()
+
+
+def is_current(folder: Path) -> bool:
+    """Whether it is also what this code would write from the same records, in the same words."""
+    return is_shown(folder) and (folder / _SHOWN).read_text() == _code()
 
 
 @dataclass(frozen=True, kw_only=True)

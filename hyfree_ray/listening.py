@@ -11,6 +11,13 @@ from pathlib import Path
 RAYS = re.compile(r"gcs_server|raylet|ray::.*")
 """Names of Ray's own processes and of its workers. The kernel cuts them after 15 characters."""
 
+_PROGRAMS = {
+    "ray::dashboard": re.compile(r".*/ray/dashboard/dashboard\.py"),
+    "ray::monitor": re.compile(r".*/ray/autoscaler/(_private|v2)/monitor\.py"),
+    "ray::client_server": re.compile(r"ray\.util\.client\.server"),
+}
+"""An argument of those of Ray's processes that have the interpreter's name."""
+
 _LISTEN = "0A"
 """State of a socket that waits for connections, in /proc/net/tcp."""
 
@@ -35,7 +42,7 @@ def ports(of: Callable[[int, str], bool]) -> list[Port]:
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            name = (folder / "comm").read_text().strip()
+            name = _name(folder)
             if of(int(folder.name), name):
                 for inode in _sockets(folder):
                     if inode in listening:
@@ -66,6 +73,14 @@ def _is_loopback(address: str) -> bool:
     return address == "0" * 24 + "01000000" or (
         (len(address) == 8 or mapped) and address.endswith("7F")
     )
+
+
+def _name(process: Path) -> str:
+    arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    for name, program in _PROGRAMS.items():
+        if any(program.fullmatch(argument) for argument in arguments):
+            return name
+    return (process / "comm").read_text().strip()
 
 
 def _sockets(process: Path) -> Iterator[str]:

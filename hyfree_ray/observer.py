@@ -20,6 +20,7 @@ from hyfree_ray.answers import attack_in_words
 from hyfree_ray.asking import Asking
 from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
+from hyfree_ray.finished import mark_shown
 from hyfree_ray.progress import Progress, Watchdog, plan_in_words
 from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
@@ -34,9 +35,6 @@ from hyfree_ray.store import digest_of, write_json
 log = logging.getLogger("hyfree_ray")
 
 POLL_S = 1.0
-
-MARKER = "tracked"
-"""File in a run's folder: MLflow shows all of it."""
 
 PATIENCE_S = 120.0
 """How long a finished run waits for MLflow to catch up before it ends without it."""
@@ -383,7 +381,7 @@ def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]
     samples = sorted((folder / "samples").iterdir())
     tracking.hand("finish", summary, table, [*files, *samples])
     if tracking.close():
-        (folder / MARKER).touch()
+        mark_shown(folder)
 
 
 def of_the_release(

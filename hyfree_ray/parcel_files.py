@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,18 +34,31 @@ _SMALL_FILES = {
 """What is read of a release before its signature is checked, and at most how much."""
 
 
+def check_out(folder: Path, sender: str, stage: str) -> Sequence[str]:
+    """See that a folder is free for a parcel, also before there is one.
+
+    Returns:
+        The files of the same sender's older parcel, which a newer one replaces.
+
+    Raises:
+        HyfreeError: the folder holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return ()
+    before = _described(folder) if (folder / PARCEL_FILE).is_file() else None
+    if before is None or (before.sender, before.stage) != (sender, stage):
+        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
+    return (PARCEL_FILE, *before.files)
+
+
 def write_parcel(folder: Path, parcel: Parcel) -> None:
     """Write a parcel into a folder of its own; the same sender's older one is replaced.
 
     Raises:
         HyfreeError: the folder holds something else.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        before = _described(folder) if (folder / PARCEL_FILE).is_file() else None
-        if before is None or (before.sender, before.stage) != (parcel.sender, parcel.stage):
-            raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
-        for name in (PARCEL_FILE, *before.files):
-            (folder / name).unlink(missing_ok=True)
+    for name in check_out(folder, parcel.sender, parcel.stage):
+        (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in parcel.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -167,7 +167,7 @@ def _by_column(cohort: Cohort, column: str) -> dict[str, tuple[Case, ...]]:
                 f" ({', '.join(sorted(set(cells.values())))}); a patient belongs to one site"
             )
         groups[cells[members[0].name]].extend(members)
-    check_site_names(groups)
+    check_site_names(groups, f"--partition {COLUMN}{column}")
     for site, members in sorted(groups.items()):
         patients = len({case.patient for case in members})
         if patients < FOLDS:

@@ -1,8 +1,10 @@
 """What the pool refused, kept apart from all that is used, for somebody to look at.
 
 quarantine/
-  SITE-HASH/           the files that a release has, as they came in; HASH is of the whole parcel
+  SITE-HASH/           those of a release's files that were read, as they came in; HASH is of these
     reason.txt         why it was refused, in one line
+
+The images of who has not signed, or of another size than was signed for, are not read from files.
 
 Anybody can hand in anything: the newest are kept, so many and of so many bytes.
 """
@@ -13,6 +15,9 @@ from pathlib import Path
 
 from hyfree_ray.store import Parcel, remove_tree, write_bytes
 from hyfree_ray.trust import HANDED_IN
+
+FOLDER = "quarantine"
+"""In the pool's own folder."""
 
 REASON_FILE = "reason.txt"
 
@@ -29,7 +34,7 @@ def quarantine(root: Path, site: str, parcel: Parcel, reason: str) -> None:
         parcel: what was handed in; of its files only those with the names of a release's.
         reason: one line.
     """
-    folder = root / "quarantine" / f"{site}-{parcel.sha256[:16]}"
+    folder = root / FOLDER / f"{site}-{parcel.sha256[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     if parcel.bytes <= MOST_BYTES:
         for name in sorted(parcel.files.keys() & frozenset().union(*HANDED_IN)):

@@ -22,7 +22,7 @@ from typing import Any
 import hyfree_ray
 from hyfree_ray.errors import ReleaseError
 from hyfree_ray.manifest import Limits, Manifest
-from hyfree_ray.release import RELEASE_FILE, read_release
+from hyfree_ray.release import RELEASE_FILE, ReleaseMetadata, read_release
 
 _READY = b"ready"
 """The child's first line: from here on, what ends it is a release's doing."""
@@ -64,21 +64,21 @@ class ChildLimits:
 
 def check_releases(
     handed: Sequence[Handed], limits: ChildLimits | None = None
-) -> list[ReleaseError | None]:
-    """Check releases as `read_release` does, out of this process: None for each that is good.
+) -> list[ReleaseMetadata | ReleaseError]:
+    """Check releases as `read_release` does, out of this process.
 
     One child checks them one after the other; where one of them ends it, another goes on.
 
     Returns:
-        For each release, why it is refused. Beside the rules of `read_release` there are `memory`
-        (it needs more than its size allows), `timeout` and `crash`.
+        For each release its metadata, or why it is refused. Beside the rules of `read_release`
+        there are `memory` (it needs more than its size allows), `timeout` and `crash`.
 
     Raises:
         ChildProcessError: the child did not get as far as to open a release, which is no site's
             fault: nothing is refused for it.
     """
     limits = limits or ChildLimits()
-    found: list[ReleaseError | None] = []
+    found: list[ReleaseMetadata | ReleaseError] = []
     while len(found) < len(handed):
         found += _one_child(handed[len(found) :], limits)
     return found
@@ -90,12 +90,14 @@ def check_release_file(handed: Handed, limits: ChildLimits | None = None) -> Non
     Raises:
         ReleaseError: see `check_releases`.
     """
-    (error,) = check_releases([handed], limits)
-    if error is not None:
-        raise error
+    (found,) = check_releases([handed], limits)
+    if isinstance(found, ReleaseError):
+        raise found
 
 
-def _one_child(handed: Sequence[Handed], limits: ChildLimits) -> list[ReleaseError | None]:
+def _one_child(
+    handed: Sequence[Handed], limits: ChildLimits
+) -> list[ReleaseMetadata | ReleaseError]:
     """The verdicts of one child; at least one, and the last may be on its own end."""
     tasks = []
     for one in handed:
@@ -135,12 +137,15 @@ def _one_child(handed: Sequence[Handed], limits: ChildLimits) -> list[ReleaseErr
     return verdicts
 
 
-def _verdicts(lines: Sequence[bytes], handed: Sequence[Handed]) -> list[ReleaseError | None]:
-    """One line a release: `null`, or the rule and the message."""
-    found: list[ReleaseError | None] = []
+def _verdicts(
+    lines: Sequence[bytes], handed: Sequence[Handed]
+) -> list[ReleaseMetadata | ReleaseError]:
+    """One line a release: its metadata, or the rule and the message."""
+    found: list[ReleaseMetadata | ReleaseError] = []
     for line, one in zip(lines, handed, strict=False):
         said = json.loads(line)
-        found.append(None if said is None else ReleaseError(one.site, *said))
+        good = isinstance(said, str)
+        found.append(ReleaseMetadata.from_json(said) if good else ReleaseError(one.site, *said))
     return found
 
 
@@ -197,10 +202,10 @@ def _child() -> None:
         print(json.dumps(_verdict(task)), flush=True)
 
 
-def _verdict(task: dict[str, Any]) -> list[str] | None:
+def _verdict(task: dict[str, Any]) -> str | list[str]:
     given = task["manifest"]
     try:
-        read_release(
+        found = read_release(
             Path(task["folder"]),
             site=task["site"],
             experiment=task["experiment"],
@@ -214,7 +219,7 @@ def _verdict(task: dict[str, Any]) -> list[str] | None:
     except Exception as error:
         # Not one of the faults that are expected of a file, so not one to rely on.
         return ["crash", f"checking it failed ({type(error).__name__})"]
-    return None
+    return found.metadata.to_json()
 
 
 def _die_with_parent() -> None:

@@ -34,6 +34,16 @@ LIST_FILE = "releases.json"
 _MOST_JSON = 1 << 20
 
 
+def check_shared_out(folder: Path) -> None:
+    """See that releases can be handed out in a folder, also before there are any.
+
+    Raises:
+        HyfreeError: the folder holds something else.
+    """
+    if folder.exists() and not (folder / LIST_FILE).is_file():
+        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
+
+
 def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
     """Write releases that may be replayed, in the place of those of an older general model.
 
@@ -45,8 +55,7 @@ def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
     Raises:
         HyfreeError: the folder holds something else.
     """
-    if folder.exists() and not (folder / LIST_FILE).is_file():
-        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
+    check_shared_out(folder)
     fresh, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     for leftover in (fresh, old):
         remove_tree(leftover)
@@ -59,6 +68,12 @@ def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
         folder.rename(old)
     fresh.rename(folder)
     remove_tree(old)
+
+
+def remove_shared(folder: Path) -> None:
+    """Remove the releases of an older general model, where there are any; nothing else."""
+    if (folder / LIST_FILE).is_file():
+        remove_tree(folder)
 
 
 def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
@@ -80,7 +95,7 @@ def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
     try:
         check_site_names({party.name, *listed})
     except HyfreeError as error:
-        raise _torn(folder, str(error).removeprefix("sites.csv: ")) from error
+        raise _torn(folder, str(error)) from error
     others = sorted(set(listed) - {party.name})
     parcels = [_read_one(folder, site, listed[site]) for site in others]
     _check(folder, others, parcels, party)
@@ -135,9 +150,9 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
         )
         for site, parcel in zip(sites, parcels, strict=True)
     ]
-    for error in check_releases(handed):
-        if error is not None:
-            raise error
+    for checked in check_releases(handed):
+        if isinstance(checked, ReleaseError):
+            raise checked
     for one, parcel in zip(handed, parcels, strict=True):
         found = read_for_task(one, party.site.dataset, party.experiment.gate)
         file = parcel.files.get(RELEASE_FILE, b"")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
+from hyfree_ray.errors import ClusterError, HyfreeError
 from hyfree_ray.phantom import draw_phantom_site
 
 
@@ -178,6 +180,41 @@ def test_a_ray_address_that_does_not_answer(tmp_path: Path) -> None:
     options = ("--ray", "127.0.0.1:9", "--store", tmp_path / "s")
     assert "no Ray cluster answers" in refused(call("simulate", *options))
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("ends_by", "code", "left"),
+    [
+        (ClusterError("the head is gone"), 1, []),
+        (HyfreeError("something else is wrong"), 2, ["left"]),
+        (KeyboardInterrupt(), 130, ["left"]),
+    ],
+)
+def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, ends_by: BaseException, code: int, left: list[str]
+) -> None:
+    """Ray tries for seconds to take leave of a head that does not answer."""
+    from hyfree_ray.commands import ending
+    from hyfree_ray.commands import simulate as command
+    from hyfree_ray.runners import ray_cluster
+
+    def run(*_: object) -> None:
+        raise ends_by
+
+    def simulate(**_: object) -> None:
+        with command._connected("head:6379"):
+            command._run_or_leave(*[None] * 4)
+
+    found: list[str] = []
+    monkeypatch.setattr(ray_cluster, "connect", lambda _: None)
+    monkeypatch.setattr(ray_cluster, "disconnect", lambda: found.append("left"))
+    monkeypatch.setattr(command, "_simulate", simulate)
+    monkeypatch.setattr(command, "_run", run)
+    for module in (command, ending):
+        monkeypatch.setattr(module, "leave", sys.exit)
+    done = call("simulate")
+    assert (done.exit_code, found) == (code, left), done.output
+    assert str(ends_by) in done.output
 
 
 def test_several_general_workers_want_ray(tmp_path: Path) -> None:

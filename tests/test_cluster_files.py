@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
+from hyfree_ray.regimes import ORACLE_SETTINGS
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 
@@ -59,7 +61,7 @@ def check_cluster(spec: dict[str, Any], claims: set[str]) -> list[dict[str, Any]
         pod = group["template"]["spec"]
         (container,), (volume,) = pod["containers"], pod["volumes"]
         assert container["resources"]["requests"] == container["resources"]["limits"]
-        assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"]]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"]}
         assert volume["persistentVolumeClaim"]["claimName"] in claims
     return groups
 
@@ -85,6 +87,21 @@ def test_the_raycluster_gives_each_hospital_a_pod_and_a_disk_of_its_own() -> Non
         for volume in group["template"]["spec"]["volumes"]
     ]
     assert len(set(disks)) == len(groups) == len(claims)
+
+
+def test_the_raycluster_can_run_the_command_that_it_gives() -> None:
+    """Its folders are mounted in every pod, and it trains on nobody else's images."""
+    text = (CLUSTER / "raycluster.yaml").read_text()
+    (command,) = re.findall(r"^# +(hyfree-ray simulate .*)$", text, re.M)
+    options = shlex.split(command)[2:]
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    *_, cluster = yaml.safe_load_all(text)
+    for group in (cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        mounted = {mount["mountPath"]: mount["subPath"] for mount in container["volumeMounts"]}
+        assert mounted.keys() == {given["--data"], given["--store"]}
+        assert len(set(mounted.values())) == 2  # a store is in a folder of its own
+    assert not set(given["--settings"].split(",")) & set(ORACLE_SETTINGS)
 
 
 def test_the_ray_up_file_is_accepted_by_rays_own_schema() -> None:

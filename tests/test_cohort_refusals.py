@@ -143,6 +143,7 @@ def test_site_names_that_are_unsafe_as_folders_are_refused(tmp_path: Path, name:
     root, _ = make(tmp_path / "x")
     edit_csv(root, ",south,", f",{name},")
     message = refusal(root)
+    assert message.startswith("sites.csv: site name ")
     assert "is not safe as a folder's name" in message
     assert message.isprintable()
 

@@ -87,6 +87,22 @@ def test_the_runs_folder_is_rebuilt_from_the_store(whole: tuple[Path, str], tmp_
         assert after[Path(name)] == before[Path(name)], name
 
 
+def test_a_folder_that_other_code_wrote_is_written_again_from_the_records(
+    whole: tuple[Path, str],
+) -> None:
+    store, _ = whole
+    (folder,) = (store / "runs").iterdir()
+    expected = (folder / "table.txt").read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)}
+    (folder / "table.txt").write_text("in other words")
+    (folder / "tracked").write_text("other code")
+    again = simulate(store)
+    assert again.returncode == 0, again.stderr
+    assert "everything is done already" in again.stdout
+    assert (folder / "table.txt").read_bytes() == expected
+    assert {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)} == before
+
+
 def test_the_same_command_again_runs_nothing_and_says_the_same(whole: tuple[Path, str]) -> None:
     store, printed = whole
     before = {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)}

@@ -122,11 +122,14 @@ def test_a_column_of_sites_csv_names_the_sites() -> None:
         ("column:scanner", 2, r"--sites 2: data has 3 column:scanner sites"),
         ("column:age", None, "no such cell for case p000_0; its further columns are: scanner, p"),
         ("column:part", None, "the patient of case p001_0 has several values .0, 1.; a patient"),
+        ("column:odd", None, "--partition column:odd: site name '-0' is not safe as a folder"),
         ("column:few", None, "few 0: 4 patients cannot fill 5 folds; take another column"),
     ],
 )
 def test_a_partition_that_cannot_be_made_is_refused(how: str, sites: int | None, said: str) -> None:
     whole = cohort(24, columns={"scanner": "s{}", "part": "{1}"})
+    if how == "column:odd":
+        whole = cohort(24, columns={"odd": "-{}"})
     if how == "column:few":
         whole = cohort(12, columns={"few": "few {}"})
     with pytest.raises(HyfreeError, match=said):

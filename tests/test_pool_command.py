@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from hyfree_ray import manifest, release
 from hyfree_ray.cli import main
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
@@ -176,7 +179,7 @@ def with_a_file_more(root: Path, site: str, made_for: str) -> str:
 
 def of_an_odd_name(root: Path, site: str, made_for: str) -> str:
     hand_in(root, f"-{site}", made_for)
-    return f"site name '-{site}' is not safe"
+    return f"refused: {root}/in/-{site}: site name '-{site}' is not safe"
 
 
 def of_a_name_that_is_taken(root: Path, site: str, made_for: str) -> str:
@@ -202,6 +205,7 @@ def test_bad_folders_are_refused_each_by_name_and_the_others_are_trained_on(
     done = train(tmp_path, *(tmp_path / "in").iterdir())
     assert done.exit_code == 0, done.output
     assert [line for line in said.values() if line not in done.output.replace("\n", "")] == []
+    assert "sites.csv" not in done.output  # the centre has none
     assert trained == [["Y", "Z"]]
     kept = quarantined(tmp_path)
     named = {line[: line.index(":")] for line in said.values() if ": release refused" in line}
@@ -218,14 +222,14 @@ def test_a_release_that_nobody_signed_is_not_parsed(
     tmp_path: Path, smoke: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 53: neither its manifest nor its file, in no process."""
-    from hyfree_ray.commands import release as by_hand
 
     def never(*_: object) -> None:
         raise AssertionError("parsed")
 
     (hand_in(tmp_path, "A", federation(smoke)) / "manifest.sig").write_bytes(b"\0" * 64)
-    monkeypatch.setattr(by_hand, "check_release_file", never)
-    monkeypatch.setattr(by_hand, "read_release", never)
+    monkeypatch.setattr(manifest, "parse_manifest", never)
+    monkeypatch.setattr(subprocess, "Popen", never)
+    monkeypatch.setattr(release, "read_release", never)
     done = train(tmp_path, tmp_path / "in" / "A")
     assert done.exit_code == 2
     assert "A: release refused (signature)" in done.output
@@ -258,6 +262,61 @@ def test_a_site_that_withholds_is_named_and_the_others_go_on(
     done = train(tmp_path, *(tmp_path / "in").iterdir())
     assert "A: withheld: too small" in done.output
     assert trained == [["B", "C"]]
+
+
+def test_a_file_is_read_here_once_and_by_the_same_command_again_not_at_all(
+    tmp_path: Path, smoke: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have gigabytes; what it is for is told by the process that checks it."""
+    from hyfree_ray.commands import release as by_hand
+
+    honest, read = release.read_release, []
+
+    def counted(folder: Path, **known: Any) -> release.Release:
+        read.append(known["site"])
+        return honest(folder, **known)
+
+    for module in (release, by_hand):
+        monkeypatch.setattr(module, "read_release", counted)
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    for _ in range(2):
+        assert "B: taken: 6 images" in train(tmp_path, *folders).output
+        assert read == ["A", "B"]
+
+
+# ---- what is written ----
+
+
+@pytest.mark.parametrize("where", ["general/notes.txt", "general/releases/notes.txt"])
+def test_a_folder_of_something_else_is_refused_before_anything_is_read(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]], where: str
+) -> None:
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    if "releases" in where:
+        assert train(tmp_path, *folders).exit_code == 0
+        shutil.rmtree(tmp_path / "general" / "releases")
+        shutil.rmtree(tmp_path / "store")
+        trained.clear()
+    (tmp_path / where).parent.mkdir(parents=True)
+    (tmp_path / where).write_text("mine")
+    done = train(tmp_path, *folders)
+    assert done.exit_code == 2
+    assert "is there already; name a new or an empty folder by --out" in done.output
+    assert trained == []
+    assert not (tmp_path / "store").exists()
+    assert (tmp_path / where).read_text() == "mine"
+
+
+def test_releases_of_an_older_model_do_not_stay_beside_one_that_is_not_replayed(
+    tmp_path: Path, smoke: Experiment
+) -> None:
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    handed_out = tmp_path / "general" / "releases"
+    assert f"in {handed_out}" in train(tmp_path, *folders).output.replace("\n", "")
+    assert (handed_out / "releases.json").is_file()
+    assert train(tmp_path, *folders, options=("--set", "settings=[]")).exit_code == 0
+    assert not handed_out.exists()
+    assert (tmp_path / "general" / "parcel.json").is_file()
 
 
 # ---- whose key is whose ----

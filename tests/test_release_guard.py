@@ -15,6 +15,7 @@ import pytest
 
 from hyfree_ray.errors import ReleaseError
 from hyfree_ray.manifest import read_manifest
+from hyfree_ray.release import ReleaseMetadata
 from hyfree_ray.release_guard import ChildLimits, Handed, check_release_file, check_releases
 from tests.release_files import EXPERIMENT, ROUND, SITE, arrow, described, put, read, write
 
@@ -45,8 +46,8 @@ def handed(folder: Path) -> Handed:
     return Handed(folder=folder, site=SITE, experiment=EXPERIMENT, round_number=ROUND)
 
 
-def rules(errors: list[ReleaseError | None]) -> list[str | None]:
-    return [None if error is None else error.rule for error in errors]
+def rules(found: list[ReleaseMetadata | ReleaseError]) -> list[str | None]:
+    return [one.rule if isinstance(one, ReleaseError) else None for one in found]
 
 
 def test_good_releases_pass_and_bad_ones_are_refused_as_in_this_process(tmp_path: Path) -> None:
@@ -59,6 +60,7 @@ def test_good_releases_pass_and_bad_ones_are_refused_as_in_this_process(tmp_path
     with pytest.raises(ReleaseError) as here:
         read(tmp_path / "text")
     assert str(errors[1]) == str(here.value)
+    assert errors[0] == errors[4] == read(tmp_path / "good").metadata
 
 
 def test_the_child_holds_the_file_to_the_manifest_that_was_read_before(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_whatever_ends_the_child_refuses_that_release_and_the_others_are_checked
         None, "crash", None, "memory", "timeout", "memory", "timeout", "crash", None,
     ]  # fmt: skip
     assert time.monotonic() - begun < 30
-    assert all("\n" not in str(error) for error in errors if error is not None)
+    assert all("\n" not in str(error) for error in errors if isinstance(error, ReleaseError))
 
 
 def test_a_child_that_cannot_start_is_no_reason_to_refuse(
@@ -132,7 +134,7 @@ def test_a_run_that_is_interrupted_does_not_refuse_the_release_it_was_checking(
         (child,) = guards_of(os.getpid())
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(child, number)
-        assert checking.result() == [None]
+        assert rules(checking.result()) == [None]
 
 
 def guards_of(parent: int) -> list[int]:
@@ -208,13 +210,13 @@ def test_mutations_are_refused_or_wholly_valid_and_never_end_the_child(
         put(tmp_path / f"{number:05d}", changed)
         for number, changed in enumerate(mutations(arrow(), count, seed))
     ]
-    found: list[ReleaseError | None] = []
+    found: list[ReleaseMetadata | ReleaseError] = []
     for start in range(0, count, 500):
         found += check_releases([handed(folder) for folder in folders[start : start + 500]])
     assert len(found) == count
     ended = {"crash", "memory", "timeout"}
-    assert not [str(error) for error in found if error is not None and error.rule in ended]
-    good = [folder for folder, error in zip(folders, found, strict=True) if error is None]
+    assert not ended & set(rules(found))
+    good = [folder for folder, rule in zip(folders, rules(found), strict=True) if rule is None]
     for folder in good:
         assert len(read(folder).images_NCHW) == 5
     assert len(good) < 0.6 * count  # most of the small file is description, not pixels

@@ -174,8 +174,18 @@ def _cluster(address: str | None) -> Iterator[Finding]:
     except HyfreeError as error:
         yield Finding(what="ray", found=str(error), mend="start the cluster, or mend the address")
         return
-    asked = asks_for_token(address)
-    yield Finding(
+    try:
+        yield _token(asks_for_token())
+        for number, has in enumerate(machines().values(), start=1):
+            sites = [name for name in sorted(has) if name.startswith("site:")]
+            amounts = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
+            yield Finding(what=f"machine {number}", found=", ".join([amounts, *sites]))
+    finally:
+        disconnect()
+
+
+def _token(asked: bool | None) -> Finding:
+    return Finding(
         what="token",
         found={
             True: "the cluster turns away who has none",
@@ -184,10 +194,3 @@ def _cluster(address: str | None) -> Iterator[Finding]:
         }[asked],
         mend="start every node with RAY_AUTH_MODE=token and one token" if asked is False else "",
     )
-    try:
-        for number, has in enumerate(machines().values(), start=1):
-            sites = [name for name in sorted(has) if name.startswith("site:")]
-            amounts = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
-            yield Finding(what=f"machine {number}", found=", ".join([amounts, *sites]))
-    finally:
-        disconnect()

@@ -15,31 +15,26 @@ import click
 GO_ON = "nothing is lost: to go on, give the same command again"
 
 
-class TerminatedError(BaseException):
-    """SIGTERM: a scheduler wants the machine back."""
-
-
-def take_sigterm() -> None:
-    """Have SIGTERM raise `TerminatedError`; again after a library has put its own handler there."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
-
-
 @contextlib.contextmanager
 def ends_at_signals() -> Iterator[None]:
     """Leave on Ctrl-C with 130 and on SIGTERM with 143, and say how to go on."""
+    told: list[object] = []
+
+    def terminated(*said: object) -> None:
+        told.append(said)
+        raise KeyboardInterrupt  # asyncio and Ray let it through, and nothing of our own
+
     before = signal.getsignal(signal.SIGTERM)
-    take_sigterm()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        signal.signal(signal.SIGTERM, terminated)
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"interrupted; {GO_ON}", err=True)
-        leave(130)
-    except TerminatedError:
-        click.echo(f"terminated; {GO_ON}", err=True)
-        leave(143)
+        click.echo(f"{'terminated' if told else 'interrupted'}; {GO_ON}", err=True)
+        leave(143 if told else 130)
     finally:
-        if before is not None and threading.current_thread() is threading.main_thread():
+        if before is not None and in_main_thread:
             signal.signal(signal.SIGTERM, before)
 
 
@@ -48,7 +43,3 @@ def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _terminated(*_: object) -> None:
-    raise TerminatedError

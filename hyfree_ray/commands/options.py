@@ -112,7 +112,7 @@ def in_a_folder(_context: object, _parameter: object, path: Path) -> Path:
     return path
 
 
-def _all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Options as one decorator, shown by `--help` in this order."""
 
     def decorate(command: Command) -> Command:
@@ -123,11 +123,11 @@ def _all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
     return decorate
 
 
-experiment_options = _all_of(CONFIG, BUDGET, GENERATOR, FOLD, SEED, SET)
+experiment_options = all_of(CONFIG, BUDGET, GENERATOR, FOLD, SEED, SET)
 """The options that resolve to an `Experiment`: the same at all parties of a federation."""
 
-simulated_options = _all_of(DATA, PARTITION, CONFIG, BUDGET, GENERATOR, SETTINGS, SET)
+simulated_options = all_of(DATA, PARTITION, CONFIG, BUDGET, GENERATOR, SETTINGS, SET)
 """What is simulated, but for the number of sites, the folds and the seeds."""
 
-runtime_options = _all_of(STORE, RAY, DEVICE)
+runtime_options = all_of(STORE, RAY, DEVICE)
 """Where it is kept and where it runs: in no result."""

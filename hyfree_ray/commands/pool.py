@@ -60,16 +60,17 @@ def train(
     Signatures are checked first; the task is that of most releases that are signed and good.
     Without --keys a hospital's key is taken as its own the first time: compare the fingerprint
     with the one that the hospital was shown. A release that is refused is kept in the store's
-    pool/quarantine, and the others go on.
+    pool/quarantine (of who has not signed it, without its images), and the others go on.
 
     OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
     from hyfree_ray.parcel_files import write_parcel
     from hyfree_ray.scores import POOL
-    from hyfree_ray.shared_files import RELEASES, write_shared
+    from hyfree_ray.shared_files import RELEASES, remove_shared, write_shared
     from hyfree_ray.store import open_root
 
     experiment, device = _experiment(device, settings)
+    _check_out(out, experiment)
     root = open_root(store.absolute()) / POOL
     handed = _read(sorted(releases))
     signed = _signed(handed, root, keys)
@@ -83,6 +84,19 @@ def train(
     if shared is not None:
         write_shared(out / RELEASES, shared, general)
         click.echo(f"for replay: {', '.join(shared.sites) or 'none'}, in {out / RELEASES}")
+    else:
+        remove_shared(out / RELEASES)
+
+
+def _check_out(out: Path, experiment: Experiment) -> None:
+    """See that what is to be handed out can be written, before anything is trained."""
+    from hyfree_ray.parcel_files import check_out
+    from hyfree_ray.scores import POOL
+    from hyfree_ray.shared_files import RELEASES, check_shared_out
+
+    check_out(out, POOL, "train_general")
+    if "personalised" in experiment.settings:
+        check_shared_out(out / RELEASES)
 
 
 async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parcel, Shared | None]:
@@ -121,7 +135,7 @@ def _read(folders: Sequence[Path]) -> list[HandedIn]:
     for folder in folders:
         try:
             one = read_handed_in(folder)
-            check_site_names({one.parcel.sender})
+            check_site_names({one.parcel.sender}, str(folder))
         except HyfreeError as error:
             click.echo(f"refused: {error}")
         else:
@@ -214,11 +228,14 @@ def _open_pool(
 
 
 def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadata]]:
-    """By site, what each good release was made for, and its metadata."""
-    from hyfree_ray.commands.release import read_checked
-    from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
+    """By site, what each good release was made for, and its metadata.
 
-    found, bad = {}, []
+    The files are read in another process alone: who is taken in is read here when it is.
+    """
+    from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
+    from hyfree_ray.release_guard import Handed, check_releases
+
+    handed, bad = [], []
     for one in signed:
         site, text = one.parcel.sender, one.parcel.files.get(MANIFEST_FILE)
         if text is None:
@@ -226,9 +243,24 @@ def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadat
             continue
         try:
             manifest = parse_manifest(text, site=site)
-            found[site] = (manifest.experiment, read_checked(one.folder, manifest).metadata)
         except ReleaseError as error:
             bad.append(str(error))
+        else:
+            handed.append(
+                Handed(
+                    folder=one.folder,
+                    site=site,
+                    experiment=manifest.experiment,
+                    round_number=manifest.round,
+                    manifest=manifest,
+                )
+            )
+    found = {}
+    for said, checked in zip(handed, check_releases(handed), strict=True):
+        if isinstance(checked, ReleaseError):
+            bad.append(str(checked))
+        else:
+            found[said.site] = (said.experiment, checked)
     if not found:
         for line in bad:
             click.echo(line)

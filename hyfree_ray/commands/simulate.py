@@ -21,12 +21,13 @@ from hyfree_ray.cohort import read_cohort
 from hyfree_ray.cohort_summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
-from hyfree_ray.commands.ending import leave, take_sigterm
+from hyfree_ray.commands.ending import leave
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
+from hyfree_ray.finished import is_current
 from hyfree_ray.log import set_up_logging
-from hyfree_ray.observer import MARKER, Observer, read_summary, time_table
+from hyfree_ray.observer import Observer, read_summary, time_table
 from hyfree_ray.partitions import NATURAL, partition
 from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.pool import FEWEST_RELEASES
@@ -50,6 +51,9 @@ def run_simulate(**options: Any) -> int:
     """Run the command; see `simulate` for the options. Returns the exit code."""
     try:
         return _simulate(**options)
+    except ClusterError as error:
+        click.echo(f"error: {error}", err=True)
+        leave(error.exit_code)
     except _FailedError as failed:
         click.echo(f"error: {failed.__cause__}", err=True)
         leave(failed.code)
@@ -172,7 +176,6 @@ def _connected(address: str) -> Iterator[None]:
     from hyfree_ray.runners.ray_cluster import connect, disconnect
 
     connect(address)
-    take_sigterm()  # Ray puts its own in place
     try:
         yield
     except ClusterError:
@@ -255,6 +258,8 @@ def _run_or_leave(
     """Run, and turn what fails on the way into an exit code."""
     try:
         return _run(simulation, planned, runtime, execution)
+    except ClusterError:
+        raise  # it is not the run that failed
     except HyfreeError as error:
         raise _FailedError(error.exit_code) from error
     except StageError as error:
@@ -267,9 +272,9 @@ def _run_or_leave(
 def _run(
     simulation: Simulation, planned: Planned, runtime: Runtime, execution: Execution
 ) -> dict[str, Any]:
-    """Run what is missing and write the run's folder; read it where nothing is missing."""
+    """Run what is missing and write the run's folder, unless this code has written it already."""
     folder = runtime.store / "runs" / simulation.run
-    if not planned.missing and (folder / MARKER).exists():
+    if not planned.missing and is_current(folder):
         return read_summary(folder)
     console, rules = Console(stderr=True), execution.rules
     with Progress(simulation.party_names, len(planned.steps), console) as progress:
@@ -311,7 +316,8 @@ def _run_on_ray(
     )
     workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
-        check_resources(runtime.device, workers, planned.steps, execution)
+        if runtime.ray == "local":  # of another it was asked before
+            check_resources(runtime.device, workers, planned.steps, execution)
         parties = start_parties(simulation, runtime.store, runtime.device, execution)
         try:
             watched = _observe(observer, parties, execution.rules)

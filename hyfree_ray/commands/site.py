@@ -15,6 +15,7 @@ from hyfree_ray.commands.options import (
     DEVICE,
     EXIT_CODES,
     STORE,
+    all_of,
     experiment_options,
     in_a_folder,
 )
@@ -48,16 +49,13 @@ def site() -> None:
     """
 
 
-def _site_options(command: Any) -> Any:
-    for option in (
-        DEVICE,
-        STORE,
-        experiment_options,
-        click.option("--site", "name", required=True, help="The hospital's name in sites.csv."),
-        click.option("--data", type=click.Path(path_type=Path), required=True),
-    ):
-        command = option(command)
-    return command
+_site_options = all_of(
+    click.option("--data", type=click.Path(path_type=Path), required=True),
+    click.option("--site", "name", required=True, help="The hospital's name in sites.csv."),
+    experiment_options,
+    STORE,
+    DEVICE,
+)
 
 
 @site.command(epilog=EXIT_CODES)
@@ -70,9 +68,10 @@ def _site_options(command: Any) -> Any:
 )
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release."""
-    from hyfree_ray.parcel_files import write_parcel
+    from hyfree_ray.parcel_files import check_out, write_parcel
     from hyfree_ray.signing import PUBLIC_KEY_FILE, fingerprint
 
+    check_out(out, options["name"], "release")
     party, simulation = open_site(**options)
     if few := simulation.sites[party.name].too_few:
         log.warning(few)
@@ -113,8 +112,9 @@ def personalise(
     there than local2x, which is trained as long without the others, by over .005 Dice and over
     a standard error.
     """
-    from hyfree_ray.parcel_files import write_parcel
+    from hyfree_ray.parcel_files import check_out, write_parcel
 
+    check_out(out, options["name"], "train_segmenter")
     party, _ = open_site(**options)
     pooled = _read_pooled(general, releases, party)
     if pooled.shared is None and keep == "personalised":
@@ -130,7 +130,7 @@ async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> 
     """The regime that the site keeps, and its model. Says what it was chosen by."""
     chosen = "finetuned"
     if pooled.shared is None:
-        click.echo(f"{party.name}: no releases to replay: finetuned, without a choice")
+        click.echo(f"{party.name}: no releases to replay: no choice")
     else:
         replayed = ", ".join(pooled.shared.sites) or "nobody"
         click.echo(f"{party.name}: releases checked, for replay: {replayed}")

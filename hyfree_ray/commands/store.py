@@ -13,9 +13,6 @@ import click
 from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.errors import HyfreeError
 
-QUARANTINED = Path("pool", "quarantine")
-"""In a store; each folder there says why in its `reason.txt`."""
-
 
 @click.group(epilog=EXIT_CODES)
 def store() -> None:
@@ -72,7 +69,7 @@ def ls(store: Path) -> None:
     refused = _quarantined(store)
     if refused:
         held = size([file for folder in refused for file in files(folder)])
-        click.echo(f"{len(refused)} refused releases in {store / QUARANTINED}, {_mib(held)} MiB")
+        click.echo(f"{len(refused)} refused releases in {refused[0].parent}, {_mib(held)} MiB")
 
 
 @store.command(epilog=EXIT_CODES)
@@ -126,8 +123,10 @@ def _all(store: Path) -> Iterator[Kept]:
 
 
 def _quarantined(store: Path) -> list[Path]:
-    """One folder for each release that was refused."""
-    return sorted((store / QUARANTINED).glob("*/"))
+    """One folder for each release that was refused, which says why in its `reason.txt`."""
+    from hyfree_ray.quarantine import FOLDER
+
+    return sorted((store / "pool" / FOLDER).glob("*/"))
 
 
 def _chosen(store: Path) -> dict[str, set[str]]:

@@ -21,7 +21,8 @@ def track(run: str, store: Path) -> None:
     Example:
       hyfree-ray track Phantom-01234567
     """
-    from hyfree_ray.observer import MARKER, read_summary
+    from hyfree_ray.finished import is_shown, mark_hidden
+    from hyfree_ray.observer import read_summary
     from hyfree_ray.tracking import database_uri
 
     folder = store.absolute() / "runs" / run
@@ -29,9 +30,9 @@ def track(run: str, store: Path) -> None:
         there = sorted(file.parent.name for file in (store / "runs").glob("*/summary.json"))
         names = ", ".join(there) or "none"
         raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
-    (folder / MARKER).unlink(missing_ok=True)
+    mark_hidden(folder)
     count = _track(store.absolute(), folder, read_summary(folder))
-    if not (folder / MARKER).exists():
+    if not is_shown(folder):
         raise HyfreeError(f"MLflow does not take it; is {store / 'mlflow.db'} locked or damaged?")
     click.echo(f"{run}: {count} stages shown in {database_uri(store)}")
 

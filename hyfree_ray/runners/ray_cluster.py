@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.exceptions import RayError, RayTaskError
 
 from hyfree_ray.errors import ClusterError, HyfreeError
@@ -40,9 +42,27 @@ HEAD_S = 3.0
 def connect(address: str, cpus: int | None = None) -> None:
     """Start Ray on this machine ("local"), or join a running cluster.
 
+    What this process does at SIGTERM stays as it was.
+
     Raises:
         HyfreeError: nothing answers at the address.
     """
+    with _own_sigterm():
+        _connect(address, cpus)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray would have it end this process without a word, with an exit code of Ray's."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _connect(address: str, cpus: int | None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update(ONCE)
@@ -54,8 +74,9 @@ def connect(address: str, cpus: int | None = None) -> None:
         return
     _knock(address)
     try:
-        # Parties own stages: what they are started with decides, not this process.
-        ray.init(address=address, runtime_env={"env_vars": ONCE}, **common)
+        with _on_loopback() if _listens_here_alone(address) else contextlib.nullcontext():
+            # Parties own stages: what they are started with decides, not this process.
+            ray.init(address=address, runtime_env={"env_vars": ONCE}, **common)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         first = " ".join(str(error).split())[:160]
         raise HyfreeError(
@@ -79,6 +100,18 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+def _listens_here_alone(address: str) -> bool:
+    """Whether it is a cluster that `connect` has started: Ray looks for it at the outer address."""
+    host, _, port = address.rpartition(":")
+    if host not in {"127.0.0.1", "localhost"}:
+        return False
+    try:
+        socket.create_connection((services.get_node_ip_address(), int(port)), timeout=5).close()
+    except OSError:
+        return True
+    return False
+
+
 def _knock(address: str, patience_s: float = 5.0) -> None:
     """Ray itself retries an address where nobody listens for a minute."""
     host, _, port = address.rpartition(":")
@@ -100,14 +133,14 @@ GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
 """
 
 
-def asks_for_token(address: str) -> bool | None:
-    """Whether the cluster turns away who comes without a token: one is asked, without one.
+def asks_for_token() -> bool | None:
+    """Whether the connected cluster turns away who comes without a token: it is asked without one.
 
     Returns:
         None where it cannot be told.
     """
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TOKEN, address],
+        [sys.executable, "-c", _WITHOUT_TOKEN, ray.get_runtime_context().gcs_address],
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,7 @@ def run_trials(trials: Sequence[Trial], place: Place, parallel: int | None = Non
     Raises:
         TrialError: a trial failed; the others were run to their end.
     """
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would go on after the first Ctrl-C
     has = ray.cluster_resources()
     devices = int(has.get("GPU", 0)) or int(has.get("CPU", 1))
     folder = place.folder / "tune"

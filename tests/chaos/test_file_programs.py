@@ -146,7 +146,12 @@ def test_without_releases_there_is_the_papers_model_alone(
     out = ("--out", tmp_path / "model")
     nothing = program("site", "personalise", *given, *out, "--keep", "personalised", code=2)
     assert "has no releases; name them by --releases" in nothing
-    assert "finetuned written to" in program("site", "personalise", *given, *out)
+    by_itself = program("site", "personalise", *given, *out)
+    assert "no releases to replay: no choice\n" in by_itself
+    assert "finetuned written to" in by_itself
+    kept = program("site", "personalise", *given, *out, "--keep", "local2x")
+    assert "local2x written to" in kept
+    assert "finetuned" not in kept
     elsewhere = ("--releases", tmp_path / "elsewhere")
     assert "it chooses" in program("site", "personalise", *given, *elsewhere, *out)
     release = ("--general", root / "alpha" / "release")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,48 @@ def test_07_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(
         time.sleep(0.1)
 
 
+STUDY = """
+simulate: {sites: 2, budget: smoke, generator: flow, settings: []}
+grid: {precision: [fp32], seed: [0], threshold_percentile: [1.0, 2.0]}
+"""
+"""Two simulations, one after the other: that of a phase, and then that of the next."""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_07_08_a_study_on_ray_that_is_told_to_end_does_so_and_leaves_nobody_behind(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    """Ray and Ray Tune have handlers of their own for both signals."""
+    (tmp_path / "study.yaml").write_text(STUDY)
+    command = [sys.executable, "-m", "tests.chaos.toys", "study", str(tmp_path / "study.yaml")]
+    with subprocess.Popen(
+        [*command, "--store", str(tmp_path / "s"), "--parallel", "1"],
+        env={**os.environ, toys.STEP_S: "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 180
+        while not list((tmp_path / "s").glob(f"{STAGE}/checkpoints/*.sha256")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        family = descendants(process.pid)
+        begun = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        took = time.monotonic() - begun
+    assert process.returncode == code, errors
+    assert took < 10
+    assert "nothing is lost: to go on, give the same command again" in errors
+    assert "Traceback" not in errors
+    while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() - begun < 20, left
+        time.sleep(0.1)
+
+
 def test_a_stage_that_breaks_in_a_program_on_files_is_one_line(
     start: Start, tmp_path: Path
 ) -> None:
@@ -107,4 +150,17 @@ def test_where_scores_cannot_be_written_is_said_before_anything_is_computed(
     at = ("--data", own["alpha"], "--site", "alpha", "--store", tmp_path / "s")
     said = program("site", "score", *at, *SMOKE, "--out", tmp_path / "x" / "y.csv", code=2)
     assert "is no folder; make it first" in said
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("command", [("contribute",), ("personalise", "--general", "nowhere")])
+def test_a_folder_that_is_not_free_is_said_before_anything_is_computed(
+    program: Program, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    _, own = write_hospitals(tmp_path)
+    at = ("--data", own["alpha"], "--site", "alpha", "--store", tmp_path / "s")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    said = program("site", *command, *at, *SMOKE, "--out", tmp_path / "full", code=2)
+    assert "is there already; name a new or an empty folder by --out" in said
     assert not (tmp_path / "s").exists()

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from hyfree_ray import protocol, stages
+from hyfree_ray import protocol, stages, trials
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.release import ReleaseMetadata, write_release
@@ -83,7 +83,9 @@ _SHOWN: dict[str, Any] = {
 
 
 def install() -> None:
-    """Put toys in the place of all stages. Before `site` and `pool` are imported."""
+    """Put toys in the place of all stages, those of a study's simulations too. Before `site` and
+    `pool` are imported."""
+    trials.PROGRAM = (sys.executable, "-m", "tests.chaos.toys")
     for found in pkgutil.iter_modules(stages.__path__):
         module = importlib.import_module(f"{stages.__name__}.{found.name}")
         for name, value in list(vars(module).items()):

@@ -8,6 +8,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -69,10 +71,42 @@ def fail(context: Context, *, how: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster() -> Iterator[Any]:
+    """What this process did at SIGTERM before it had one."""
+    before = signal.getsignal(signal.SIGTERM)
     connect("local", cpus=2)
-    yield
+    yield before
     disconnect()
+
+
+JOIN = """
+import sys
+from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.runners.ray_gate import machines
+connect(sys.argv[1])
+print(len(machines()))
+disconnect()
+"""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_process_of_ours_joins_the_cluster_that_listens_on_this_machine_alone() -> None:
+    """As the simulations of a study do."""
+    address = ray.get_runtime_context().gcs_address
+    assert address.startswith("127.0.0.1:")
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_a_process_with_a_cluster_ends_at_sigterm_as_it_did_before(cluster: Any) -> None:
+    """Cases 7 and 8: Ray by itself ends it with a code of Ray's."""
+    assert signal.getsignal(signal.SIGTERM) == cluster
 
 
 def run(stage_: Any, tmp_path: Path, **arguments: Any) -> Artifact:

@@ -1,0 +1,124 @@
+"""Programs on a cluster that others have started; the numbers are those of docs/FAULTS.md."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import toys
+from tests.chaos.on_ray import workers_run_toys
+from tests.chaos.test_cluster import head
+from tests.chaos.test_signals import STUDY
+from tests.processes import descendants
+
+
+@contextmanager
+def working(store: Path, port: str, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """A command with toys on a cluster of this machine, once a training is under way."""
+    with subprocess.Popen(  # which closes its pipes and waits
+        [sys.executable, "-m", "tests.chaos.toys", *command, "--ray", f"127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(store.glob("**/checkpoints/*.sha256")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+        process.kill()
+
+
+def killed(name: str) -> int:
+    """Kill what this process has started, directly or not, under a name. How many they were."""
+    found = [
+        pid
+        for pid in descendants(os.getpid())
+        if Path(f"/proc/{pid}/comm").read_text().strip() == name
+    ]
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
+@pytest.mark.chaos
+def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_path: Path) -> None:
+    """There is nobody left to take leave of, which by itself Ray tries for a while."""
+    store, port = tmp_path / "store", "6436"
+    command = ("simulate", "--budget", "smoke", "--device", "cpu", "--store", str(store))
+    with (
+        workers_run_toys(**{toys.STEP_S: "1", "RAY_AUTH_MODE": "disabled"}),
+        head(port),
+        working(store, port, *command) as process,
+    ):
+        assert [killed(name) for name in ("gcs_server", "raylet")] == [1, 1]
+        begun = time.monotonic()
+        _, errors = process.communicate(timeout=120)
+        took = time.monotonic() - begun
+    assert process.returncode == 1
+    assert "error: the head of the Ray cluster does not answer any more" in errors
+    assert took < 30
+
+
+@pytest.mark.chaos
+def test_08_a_study_on_a_cluster_of_others_that_is_told_to_end_leaves_no_simulation_behind(
+    tmp_path: Path,
+) -> None:
+    """Its simulations are started by processes of the cluster, which stays."""
+    (tmp_path / "study.yaml").write_text(STUDY)
+    store, port = tmp_path / "store", "6438"
+    command = ("study", str(tmp_path / "study.yaml"), "--store", str(store))
+    with (
+        workers_run_toys(**{toys.STEP_S: "1", "RAY_AUTH_MODE": "disabled"}),
+        head(port),
+        working(store, port, *command) as process,
+    ):
+        assert len(simulations(store)) == 1
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 143, errors
+        begun = time.monotonic()
+        while left := simulations(store):
+            assert time.monotonic() - begun < 20, left
+            time.sleep(0.1)
+
+
+def simulations(store: Path) -> list[str]:
+    """Processes of this machine that simulate on a store."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            arguments = file.read_bytes().decode(errors="replace").split("\0")
+            if "simulate" in arguments and str(store) in arguments:
+                found.append(file.parent.name)
+    return found
+
+
+@pytest.mark.chaos
+def test_80_the_doctor_asks_a_cluster_for_a_token_that_it_was_not_given_the_address_of(
+    tmp_path: Path,
+) -> None:
+    """`auto`, as the files in cluster/ say: Ray looks for it."""
+    port = "6437"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32, "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "hyfree_ray.cli", "doctor", "--ray", "auto"]
+    with head(port, **token):
+        done = subprocess.run(
+            [*command, "--store", str(tmp_path / "s")],
+            env={**os.environ, **token, "RAY_ADDRESS": f"127.0.0.1:{port}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert "ok    token           the cluster turns away who has none" in done.stdout, done.stdout
