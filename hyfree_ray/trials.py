@@ -58,6 +58,11 @@ class Place:
     folder: Path
     store: Path
 
+    @property
+    def logs(self) -> Path:
+        """What each trial says while it runs, a file a trial."""
+        return self.folder / "logs"
+
     def finished(self, trial: Trial) -> str | None:
         """The run that a trial ended in; None where it has yet to run with these options."""
         try:
@@ -78,9 +83,8 @@ class Place:
         Raises:
             TrialError: it failed; its log says more.
         """
-        log = self.folder / "logs" / f"{trial.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        described = run_command(self.command(trial, ray), log)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        described = run_command(self.command(trial, ray), self.logs / f"{trial.name}.log")
         done = self.folder / "trials" / f"{trial.name}.json"
         done.parent.mkdir(parents=True, exist_ok=True)
         write_json(done, {"options": list(trial.options), "run": described["run"]})

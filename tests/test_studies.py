@@ -255,6 +255,7 @@ def test_a_scaling_study_runs_and_is_read_again_without_running(toys: None, tmp_
     done = call(*command, "--store", tmp_path / "s")
     assert done.exit_code == 0, done.output
     assert "3 sites" in done.output
+    assert "(2 of 2)" in done.stderr
     assert "finetuned minus local2x" in done.output
     (folder,) = (tmp_path / "s" / "studies").iterdir()
     left = {"scaling.csv", "scaling.png", "scaling.svg", "curve.json"}

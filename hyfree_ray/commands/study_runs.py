@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,17 @@ def _run(
     click.echo(
         f"study {place.folder.name}: {len(trials)} simulations, {len(missing)} to run", err=True
     )
+    if missing:
+        click.echo(f"  each says in {place.logs} how far it is", err=True)
+    ended = []
+
+    def told(trial: Trial) -> None:
+        ended.append(trial)
+        click.echo(f"  {trial.name}: done ({len(ended)} of {len(missing)})", err=True)
+
     try:
         for phase in phases(missing) if missing else ():
-            _run_phase(phase, place, ray, parallel)
+            _run_phase(phase, place, ray, parallel, told)
     except TrialError as error:
         click.echo(f"error: {error}; to go on, give the same command again", err=True)
         return error.code
@@ -117,12 +125,19 @@ def _run(
     return 0
 
 
-def _run_phase(trials: Sequence[Trial], place: Place, ray: str, parallel: int | None) -> None:
+def _run_phase(
+    trials: Sequence[Trial],
+    place: Place,
+    ray: str,
+    parallel: int | None,
+    told: Callable[[Trial], None],
+) -> None:
     if not trials:
         return
     if ray == "off":
         for trial in trials:
             place.run(trial, "off")
+            told(trial)
         return
     from hyfree_ray.runners.ray_cluster import connect, disconnect
     from hyfree_ray.runners.ray_tune import run_trials
@@ -130,7 +145,7 @@ def _run_phase(trials: Sequence[Trial], place: Place, ray: str, parallel: int | 
     connect(ray)
     with contextlib.ExitStack() as stack:
         stack.callback(disconnect)
-        run_trials(trials, place, parallel)
+        run_trials(trials, place, parallel, told)
 
 
 def _finish(

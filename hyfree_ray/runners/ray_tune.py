@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -18,7 +17,24 @@ _HEAD = {"node:__internal_head__": 0.001}
 """A trial has to hold something: a trace of the head node, no CPU that its stages need."""
 
 
-def run_trials(trials: Sequence[Trial], place: Place, parallel: int | None = None) -> None:
+class _Ended(tune.Callback):
+    """Says which trials have ended well."""
+
+    def __init__(self, told: Callable[[Trial], None]) -> None:
+        self._told = told
+
+    def on_trial_complete(self, *_: Any, **told: Any) -> None:
+        trial = told["trial"]
+        if "run" in trial.last_result:
+            self._told(trial.config["trial"])
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    place: Place,
+    parallel: int | None = None,
+    told: Callable[[Trial], None] = lambda _: None,
+) -> None:
     """Run trials on the cluster that this process is connected to.
 
     A trial holds nothing itself: it is a driver, whose stages take CPUs and GPUs from the cluster.
@@ -28,6 +44,7 @@ def run_trials(trials: Sequence[Trial], place: Place, parallel: int | None = Non
         trials: what to run.
         place: where they are remembered.
         parallel: trials at a time; None: one a GPU, or one a CPU where there is none.
+        told: called with each trial that has ended well, as it ends.
 
     Raises:
         TrialError: a trial failed; the others were run to their end.
@@ -43,10 +60,14 @@ def run_trials(trials: Sequence[Trial], place: Place, parallel: int | None = Non
         ),
         param_space={"trial": tune.grid_search(list(trials))},
         tune_config=tune.TuneConfig(max_concurrent_trials=parallel or max(1, devices)),
-        run_config=tune.RunConfig(name="trials", storage_path=str(folder), verbose=0),
+        run_config=tune.RunConfig(
+            name="trials", storage_path=str(folder), verbose=0, callbacks=[_Ended(told)]
+        ),
     )
+    place.logs.mkdir(parents=True, exist_ok=True)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what Tune says of itself is no result
+        # What Tune says of itself is neither a result nor how far the study is.
+        with (place.logs / "tune.txt").open("a") as log, contextlib.redirect_stdout(log):
             results = tuner.fit()
     finally:
         remove_tree(folder)
@@ -62,7 +83,7 @@ def _run(config: dict[str, Any], place: Place, address: str) -> None:
     try:
         tune.report({"run": place.run(trial, address)})
     except TrialError as error:
-        said = f"{trial.name}: {error.message} (log: {place.folder / 'logs' / trial.name}.log)"
+        said = f"{trial.name}: {error.message} (log: {place.logs / trial.name}.log)"
         tune.report({"failed": {"code": error.code, "message": said}})
 
 

@@ -51,7 +51,9 @@ class ToyPlace(Place):
 def test_trials_run_once_and_are_remembered(cluster: None, tmp_path: Path) -> None:
     where = place(tmp_path)
     found = [toy(tmp_path, name) for name in ("one", "two", "three")]
-    run_trials(found, where)
+    told: list[Trial] = []
+    run_trials(found, where, told=told.append)
+    assert sorted(trial.name for trial in told) == ["one", "three", "two"]
     assert [where.finished(trial) for trial in found] == ["one", "two", "three"]
     assert sorted((tmp_path / "began").read_text().split()) == ["one", "three", "two"]
     assert not (where.folder / "tune").exists()
@@ -61,8 +63,9 @@ def test_trials_run_once_and_are_remembered(cluster: None, tmp_path: Path) -> No
 
 def test_a_trial_that_fails_is_named_and_the_others_end(cluster: None, tmp_path: Path) -> None:
     where = place(tmp_path)
-    found = [toy(tmp_path, name) for name in ("broken", "whole")]
+    found, told = [toy(tmp_path, name) for name in ("broken", "whole")], []
     with pytest.raises(TrialError, match=r"broken: error: something is wrong here \(log: "):
-        run_trials(found, where, parallel=1)
+        run_trials(found, where, parallel=1, told=told.append)
+    assert [trial.name for trial in told] == ["whole"]
     assert where.finished(found[0]) is None
     assert where.finished(found[1]) == "whole"
