@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.answers import attack_in_words
+from hyfree_ray.asking import Asking
 from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
 from hyfree_ray.finished import mark_shown
-from hyfree_ray.progress import Progress, Watchdog
+from hyfree_ray.progress import Progress, Watchdog, plan_in_words
 from hyfree_ray.protocol import Handle, Outcome
 from hyfree_ray.results import SiteOutcome, Summary, summarise
 from hyfree_ray.results_table import table_text
@@ -86,24 +87,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def plan_in_words(record: Mapping[str, Any]) -> list[str]:
-    """What nnU-Net planned for a party's images, and a warning where some are small for it."""
-    owner, result = record["owner"], record["result"]
-    patch, spacing = result["patch_size"], result["spacing"]
-    images = result.get("training_images", result.get("images"))
-    lines = [
-        f"{owner}: {images} images; nnU-Net's plan: patch {patch[0]}x{patch[1]}, "
-        f"spacing {spacing[0]:.2f}x{spacing[1]:.2f} mm, {len(result['strides'])} stages, "
-        f"batch {result['batch_size']}"
-    ]
-    if result.get("smaller_than_patch"):
-        lines.append(
-            f"{owner}: warning: {result['smaller_than_patch']} images are smaller than the patch; "
-            "they are padded with the lowest intensity"
-        )
-    return lines
-
-
 class Observer:
     """Watches one run and writes what it leaves.
 
@@ -122,13 +105,14 @@ class Observer:
         """By owner and key: two parties may have made the same."""
         self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
         """By receiver and key."""
-        self.told: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+        self.told = defaultdict[str, tuple[set[str], set[str]]](lambda: (set(), set()))
         """By party, the keys of entries and of parcels that it need not tell again."""
         described = simulation.experiment.model_dump(mode="json")
         self.tracking = Tracking(store, simulation.run, simulation.cohort, described)
         self.unfinished_s: dict[str, float] = {}
         self.said_generator = False
         self.watchdog = Watchdog()
+        self.asking = Asking()
 
     async def watch(self, parties: Mapping[str, Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -139,26 +123,38 @@ class Observer:
                 log.warning("progress is not shown for a while (%s)", type(error).__name__)
             await asyncio.sleep(POLL_S)
 
-    async def poll(self, parties: Mapping[str, Handle]) -> None:
-        """Ask each party once for what is new."""
-        for owner, party in parties.items():
-            finished, parcels = self.told[owner]
-            status = await party.call("status", frozenset(finished), frozenset(parcels))
-            fresh = [e for e in status["finished"] if e["record"]["key"] not in finished]
-            self.unfinished_s[owner] = status["unfinished_s"]
-            for entry in fresh:
-                self.entries[owner, entry["record"]["key"]] = entry
-                finished.add(entry["record"]["key"])
-                self._say_what_was_derived(entry)
-                # Scores are in the table; a release is shown with its picture, at the end.
-                if entry["name"] not in {"score", "release"}:
-                    self._track(entry, {})
-            for parcel in status["received"]:
-                self.received[owner, parcel["key"]] = parcel
-                parcels.add(parcel["key"])
-            self.progress.update({**status, "finished": fresh})
-            for line in self.watchdog.lines(status):
+    async def poll(self, parties: Mapping[str, Handle], *, last: bool = False) -> None:
+        """Ask each party for what is new; who does not answer soon is left for the next time.
+
+        Args:
+            parties: all.
+            last: the run is over; all that there is to tell is told now, or not at all.
+        """
+        answers, silent_s = await self.asking.ask(parties, self.told, last=last)
+        for owner in parties:
+            for line in self.watchdog.of_a_party(owner, silent_s.get(owner, 0.0)):
                 self.progress.tell(line)
+            if owner in answers:
+                self._take_in(owner, answers[owner].result())
+
+    def _take_in(self, owner: str, status: Mapping[str, Any]) -> None:
+        """Note and show what a party has told."""
+        finished, parcels = self.told[owner]
+        fresh = [e for e in status["finished"] if e["record"]["key"] not in finished]
+        self.unfinished_s[owner] = status["unfinished_s"]
+        for entry in fresh:
+            self.entries[owner, entry["record"]["key"]] = entry
+            finished.add(entry["record"]["key"])
+            self._say_what_was_derived(entry)
+            # Scores are in the table; a release is shown with its picture, at the end.
+            if entry["name"] not in {"score", "release"}:
+                self._track(entry, {})
+        for parcel in status["received"]:
+            self.received[owner, parcel["key"]] = parcel
+            parcels.add(parcel["key"])
+        self.progress.update({**status, "finished": fresh})
+        for line in self.watchdog.lines(status):
+            self.progress.tell(line)
 
     def _say_what_was_derived(self, entry: Mapping[str, Any]) -> None:
         """Print what followed from a site's data; a generator's steps once, they are rules."""

@@ -7,14 +7,21 @@ is the runner's business.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Awaitable, Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hyfree_ray.errors import StageError
 from hyfree_ray.stage import Stage, attempts, read_metrics, seconds_spent
 from hyfree_ray.store import Artifact, Call, Parcel, Store
+
+log = logging.getLogger("hyfree_ray")
+
+MISSING = "what others were to get of it is missing"
+"""All that is told to another party."""
 
 
 class Runner(Protocol):
@@ -29,6 +36,9 @@ class Runner(Protocol):
         Raises:
             HyfreeError: what the stage refused.
         """
+
+    def takes(self, stage: Stage, /) -> str:
+        """What a stage that has not begun waits for, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +74,7 @@ class Party:
         self.runner = runner
         self.steps: list[Step] = []
         self._asked: dict[str, asyncio.Task[Artifact]] = {}
-        self._running: dict[str, tuple[str, Path, float]] = {}
+        self._running: dict[str, tuple[str, Path, float, str]] = {}
         self._broken: dict[str, Path] = {}
         self._received: dict[str, Artifact] = {}
 
@@ -91,7 +101,7 @@ class Party:
         )
         if found.record is not None or self.runner.planning:
             return found
-        self._running[call.key] = (name, found.path, time.time())
+        self._running[call.key] = (name, found.path, time.time(), self.runner.takes(stage))
         self._broken.pop(call.key, None)
         try:
             await self.runner.run(stage, call, found.path, self.name)
@@ -120,6 +130,28 @@ class Party:
         self._received[parcel.key] = received
         return received
 
+    async def ready(self, method: str, *arguments: Any) -> None:
+        """Do all that a method needs. What breaks is told to whoever runs the parties."""
+        await self.call(method, *arguments)
+
+    async def hand_out(self, method: str, *arguments: Any) -> Any:
+        """A method's result, which other parties are called with.
+
+        Raises:
+            StageError: it is missing. Why is not told: an error's own text may name a case.
+        """
+        try:
+            return await self.call(method, *arguments)
+        except Exception as error:
+            log.warning("%s: %s", self.name, error)
+            what = " ".join([method, *(one for one in arguments if isinstance(one, str))])
+            raise StageError(self.name, what, MISSING, "that party's own store") from None
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method by its name."""
+        result = getattr(self, method)(*arguments)
+        return await result if isinstance(result, Awaitable) else result
+
     def touched(self, keys: Collection[str]) -> list[str]:
         """The party's own models, in words, that were made from what has one of these keys."""
         return [
@@ -137,7 +169,7 @@ class Party:
         No paths and no names of cases: a stage's private parameters are not in its record.
         """
         running = []
-        for name, path, asked in list(self._running.values()):
+        for name, path, asked, takes in list(self._running.values()):
             curve = read_metrics(path)
             begun = [start for start in attempts(path) if start >= asked]
             signs = [entry["time"] for entry in curve if begun and entry["time"] >= begun[-1]]
@@ -147,6 +179,7 @@ class Party:
                     "first": curve[0] if curve else None,
                     "last": curve[-1] if curve else None,
                     "begun": bool(begun),
+                    "takes": takes,
                     "silent_s": time.time() - max([asked, *begun[-1:], *signs]),
                 }
             )
@@ -170,7 +203,7 @@ class Party:
             for key, artifact in self._received.items()
             if artifact.record is not None and key not in received
         ]
-        open_stages = [path for _, path, _ in self._running.values()] + [*self._broken.values()]
+        open_stages = [path for _, path, *_ in self._running.values()] + [*self._broken.values()]
         return {
             "owner": self.name,
             "running": running,

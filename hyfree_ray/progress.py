@@ -66,6 +66,24 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def plan_in_words(record: Mapping[str, Any]) -> list[str]:
+    """What nnU-Net planned for a party's images, and a warning where some are small for it."""
+    owner, result = record["owner"], record["result"]
+    patch, spacing = result["patch_size"], result["spacing"]
+    images = result.get("training_images", result.get("images"))
+    lines = [
+        f"{owner}: {images} images; nnU-Net's plan: patch {patch[0]}x{patch[1]}, "
+        f"spacing {spacing[0]:.2f}x{spacing[1]:.2f} mm, {len(result['strides'])} stages, "
+        f"batch {result['batch_size']}"
+    ]
+    if result.get("smaller_than_patch"):
+        lines.append(
+            f"{owner}: warning: {result['smaller_than_patch']} images are smaller than the patch; "
+            "they are padded with the lowest intensity"
+        )
+    return lines
+
+
 STILL_S = 900.0
 """A stage that has reported nothing for so long is named."""
 
@@ -85,21 +103,32 @@ class Watchdog:
         for stage in sorted(status["running"], key=lambda stage: float(stage["silent_s"])):
             longest[stage["name"]] = stage
         for name, stage in longest.items():
-            about, silent_s = (status["owner"], name), stage["silent_s"]
-            if silent_s < STILL_S:
-                self.doublings.pop(about, None)
+            if not self._doubled((status["owner"], name), stage["silent_s"]):
                 continue
-            doublings = int(math.log2(silent_s / STILL_S))
-            if self.doublings.get(about, -1) >= doublings:
-                continue
-            self.doublings[about] = doublings
             why = (
                 "it was started and has not reported since"
                 if stage["begun"]
-                else "it waits for its turn, or for a machine that has what it needs"
+                else f"it waits for {stage['takes']}"
             )
-            words = IN_WORDS.get(name, name)
-            yield f"{status['owner']}: {words}: no progress for {clock(silent_s)}: {why}"
+            words, long = IN_WORDS.get(name, name), clock(stage["silent_s"])
+            yield f"{status['owner']}: {words}: no progress for {long}: {why}"
+
+    def of_a_party(self, owner: str, silent_s: float) -> Iterator[str]:
+        """What there is to say of a party that does not answer, or did at once: 0."""
+        if self._doubled((owner, ""), silent_s):
+            why = f"its machine (where one declares site:{owner}, that one) is away"
+            yield f"{owner}: no answer for {clock(silent_s)}: {why}, or its process starts anew"
+
+    def _doubled(self, about: tuple[str, str], silent_s: float) -> bool:
+        """Whether a silence is long enough to speak of it, again."""
+        if silent_s < STILL_S:
+            self.doublings.pop(about, None)
+            return False
+        doublings = int(math.log2(silent_s / STILL_S))
+        if self.doublings.get(about, -1) >= doublings:
+            return False
+        self.doublings[about] = doublings
+        return True
 
 
 class Progress:

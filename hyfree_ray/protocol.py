@@ -2,7 +2,8 @@
 
 A `Handle` is a party somewhere: in this process, or a Ray actor. A call gives a promise of its
 result, and a promise may be an argument of another call: parcels go from party to party without
-passing through here.
+passing through here. Errors do not: what breaks at a party breaks this program, and what others
+were to be called with then never reaches them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import gather
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +71,48 @@ async def simulate(
     return await _Run(parties, settings, rules or Rules(), contributors, told).through()
 
 
+class _Made:
+    """What a party makes for others, as soon as it can be made.
+
+    Others are called with it, or not at all: as an argument its error would go from party to party.
+
+    Args:
+        party: who makes it.
+        method: by which method.
+        arguments: of it; others' makings among them are waited for.
+    """
+
+    def __init__(self, party: Handle, method: str, *arguments: Any) -> None:
+        self._making = asyncio.ensure_future(self._make(party, method, arguments))
+
+    async def promise(self) -> Awaitable[Any]:
+        """The promise of it, kept already.
+
+        Raises:
+            Exception: what broke at its party, in full, for whoever runs the parties.
+        """
+        return await self._making
+
+    async def _make(self, party: Handle, method: str, arguments: Sequence[Any]) -> Awaitable[Any]:
+        given = await _kept(arguments)
+        await party.call("ready", method, *given)
+        return party.call("hand_out", method, *given)
+
+
+async def _kept(arguments: Iterable[Any]) -> list[Any]:
+    """Arguments as a party takes them: promises in the place of what others make."""
+    return [await one.promise() if isinstance(one, _Made) else one for one in arguments]
+
+
+def _call(party: Handle, method: str, *arguments: Any) -> asyncio.Task[Any]:
+    """Call a party with what others make, once they have made it."""
+
+    async def called() -> Any:
+        return await party.call(method, *await _kept(arguments))
+
+    return asyncio.ensure_future(called())
+
+
 class _Run:
     """One run: promises of models are scored at all sites as soon as they are kept."""
 
@@ -91,7 +134,7 @@ class _Run:
         self.contributors = frozenset(contributors or self.sites)
         self.told = told
         self.outcomes: dict[str, Mapping[str, Any]] = {}
-        self.controls: dict[str, Awaitable[Any]] = {}
+        self.controls: dict[str, _Made] = {}
         self.assessments: list[Awaitable[Any]] = []
         self.scoring: list[Awaitable[Any]] = []
         self.choices: dict[str, Awaitable[str]] = {}
@@ -110,7 +153,7 @@ class _Run:
             self.told(f"pool closed with {len(members)} releases: {', '.join(sorted(members))}")
             self._share(members)
         for name, site in self.sites.items():
-            self._score("local", name, site.call("model", "local"))
+            self._score("local", name, _Made(site, "model", "local"))
             self._score("local2x", name, self.controls[name])
         self._compare(members)
         scores = [found for found in await self._settled(self.scoring) if found is not None]
@@ -228,55 +271,53 @@ class _Run:
 
     async def _contribute(self, name: str) -> Mapping[str, Any]:
         site = self.sites[name]
-        # What breaks at the site ends here: as an argument its error would reach the pool.
-        await site.call("ready")
-        await self.pool.call("trust", name, site.call("public_key"))
-        outcome: Mapping[str, Any] = await self.pool.call("take", name, site.call("hand_in"))
+        handed_in = await _Made(site, "hand_in").promise()
+        await _call(self.pool, "trust", name, _Made(site, "public_key"))
+        outcome: Mapping[str, Any] = await self.pool.call("take", name, handed_in)
         self.told(_in_words(name, outcome))
         # While others finish and the pool trains, the site trains its control.
-        self.controls[name] = site.call("model", "local2x")
+        self.controls[name] = _Made(site, "model", "local2x")
         self.assessments.append(site.call("assess"))
         return outcome
 
-    def _score(
-        self, regime: str, train_site: str, model: Awaitable[Any], at: Iterable[str] = ()
-    ) -> None:
+    def _score(self, regime: str, train_site: str, model: _Made, at: Iterable[str] = ()) -> None:
         """Have a model scored at the named sites, or at all."""
         for name in at or self.sites:
-            self.scoring.append(self.sites[name].call("score", regime, train_site, model))
+            self.scoring.append(_call(self.sites[name], "score", regime, train_site, model))
 
     def _share(self, members: Mapping[str, str]) -> None:
         """The general model, and what sites make of it."""
-        general = self.pool.call("general", members)
+        general = _Made(self.pool, "general", members)
         self._score("general", POOL, general)
         for name, site in self.sites.items():
-            self._score("finetuned", name, site.call("model", "finetuned", general))
+            self._score("finetuned", name, _Made(site, "model", "finetuned", general))
         if "personalised" in self.settings:
             self.agreement = self.pool.call("agreement", members)
-            shared = self.pool.call("share_for_replay", members)
+            shared = _Made(self.pool, "share_for_replay", members)
             for name, site in self.sites.items():
-                model = site.call("model", "personalised", general, shared)
+                model = _Made(site, "model", "personalised", general, shared)
                 self._score("personalised", name, model)
-                self.choices[name] = site.call("choose", general, shared)
+                self.choices[name] = _call(site, "choose", general, shared)
 
     def _compare(self, members: Mapping[str, str]) -> None:
         """The settings that answer: compared with what?"""
         for name in sorted(members):
             if "syn" in self.settings:
                 alone = {name: members[name]}
-                self._score("syn", name, self.pool.call("general", alone))
+                self._score("syn", name, _Made(self.pool, "general", alone))
             if "own-syn" in self.settings:
-                self._score("own-syn", name, self.sites[name].call("model", "own-syn"))
+                self._score("own-syn", name, _Made(self.sites[name], "model", "own-syn"))
             others = {other: key for other, key in members.items() if other != name}
             if LEAVE_ONE_OUT in self.settings and others:
-                model = self.pool.call("general", others)
+                model = _Made(self.pool, "general", others)
                 self._score(LEAVE_ONE_OUT, name, model, at=[name])
         if self.oracle is None or not self.real:
             return
-        shared, real = self.pool.call("share", members), sorted(self.real)
+        shared, real = _Made(self.pool, "share", members), sorted(self.real)
         for regime in ORACLE_SETTINGS:
             if regime in self.settings and (members or not MIXES.get(regime)):
-                self._score(regime, POOL, self.oracle.call("model", regime, shared, real))
+                model = _Made(self.oracle, "model", regime, shared, real)
+                self._score(regime, POOL, model)
 
 
 def scores_of_chosen(

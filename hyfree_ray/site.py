@@ -108,10 +108,6 @@ class SiteParty(Party):
         released = await self._release(learned, samples)
         return Contribution(learned=learned, samples=samples, release=released)
 
-    async def ready(self) -> None:
-        """Do all that `hand_in` needs. What breaks is told to whoever runs the sites."""
-        await self.contribute()
-
     async def _audit(self, learned: Learned, samples: Artifact) -> Artifact | None:
         """Hold what would be released against the site's own gate. None: it did not answer."""
         if self._audit_broke:

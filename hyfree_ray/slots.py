@@ -41,11 +41,22 @@ _Kind = frozenset[tuple[str, float]]
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One asking for a place. Messages may come twice, or overtake each other."""
+
+    process: str
+    """Who asks: a party's process, by a name that no later one has."""
+    number: str
+    """Of all its askings."""
+
+
+@dataclass(frozen=True)
 class _Waiting:
     order: tuple[float, int]
     ticket: str
     needs: Needs
     gate: asyncio.Future[None]
+    turn: Turn | None
 
     def __lt__(self, other: _Waiting) -> bool:
         return self.order < other.order
@@ -56,6 +67,7 @@ class _Held:
     machine: str | None
     needs: Needs
     since: float
+    turn: Turn | None
 
 
 @dataclass(kw_only=True)
@@ -78,6 +90,8 @@ class Slots:
     """In order, by what they need: of those that need the same, only the first is ever looked at,
     for a run of many sites asks for thousands of stages at once."""
     _count: int = 0
+    _turns: dict[Turn, asyncio.Future[None]] = field(default_factory=dict)
+    """Of those that wait or hold."""
 
     def __post_init__(self) -> None:
         self._left = {ticket: outlook.seconds for ticket, outlook in self.outlooks.items()}
@@ -87,18 +101,31 @@ class Slots:
         self.machines = machines
         self._let_in()
 
-    async def acquire(self, ticket: str, needs: Needs) -> None:
-        """Wait until the stage may start: before all whose chains are shorter."""
+    async def acquire(self, ticket: str, needs: Needs, turn: Turn | None = None) -> None:
+        """Wait until the stage may start: before all whose chains are shorter.
+
+        Args:
+            ticket: of the stage.
+            needs: what it takes.
+            turn: which asking this is; heard twice (its answer was lost) it is the same.
+        """
+        if turn in self._turns:
+            await asyncio.shield(self._turns[turn])
+            return
         self._count += 1
         gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        one = _Waiting((-self._chain(ticket), self._count), ticket, needs, gate)
+        if turn is not None:
+            self._turns[turn] = gate
+        one = _Waiting((-self._chain(ticket), self._count), ticket, needs, gate, turn)
         insort(self._waiting[frozenset(needs.items())], one)
         self._let_in()
         await gate
 
     def release(self, ticket: str, *, done: bool = True) -> None:
         """The stage has ended, well or not; or it gave way, and is not done."""
-        self._held.pop(ticket, None)
+        held = self._held.pop(ticket, None)
+        if held is not None and held.turn is not None:
+            self._turns.pop(held.turn, None)
         if done:
             self._left.pop(ticket, None)
         self._let_in()
@@ -124,12 +151,15 @@ class Slots:
                 return chain > CRITICAL * sum(self._left.values()) / self._places(one.needs)
         return False
 
-    def forget(self, owner: str) -> None:
-        """A party's process is new: what it held before ended with it."""
+    def forget(self, owner: str, process: str) -> None:
+        """A party's process is new: what the ones before it held or wanted ended with them."""
+
+        def gone(ticket: str, turn: Turn | None) -> bool:
+            return ticket.startswith(f"{owner}/") and (turn is None or turn.process != process)
+
         for kind, queue in self._waiting.items():
-            kept = [one for one in queue if not one.ticket.startswith(f"{owner}/")]
-            self._waiting[kind] = kept
-        for ticket in [one for one in self._held if one.startswith(f"{owner}/")]:
+            self._waiting[kind] = [one for one in queue if not gone(one.ticket, one.turn)]
+        for ticket in [t for t, held in self._held.items() if gone(t, held.turn)]:
             self.release(ticket, done=False)
 
     def _chain(self, ticket: str) -> float:
@@ -153,7 +183,8 @@ class Slots:
             queue.pop(0)
             if queue:
                 insort(first, queue[0])
-            self._held[one.ticket] = _Held(machine, one.needs, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            self._held[one.ticket] = _Held(machine, one.needs, now, one.turn)
             if not one.gate.done():
                 one.gate.set_result(None)
 

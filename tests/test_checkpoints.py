@@ -35,6 +35,7 @@ def test_there_is_nothing_to_load_before_the_first_save(tmp_path):
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no digest", "empty"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_warns(tmp_path, caplog, damage):
+    """Cases 22 and 23."""
     for step in (1, 2):
         save_checkpoint(tmp_path, step, _state(step))
     newest = tmp_path / "step-000000000002.pt"

@@ -166,6 +166,7 @@ def test_site_names_in_any_script_are_taken(tmp_path: Path, name: str) -> None:
 def test_site_names_equal_but_for_case_or_unicode_form_are_refused(
     tmp_path: Path, pair: tuple[str, str]
 ) -> None:
+    """Case 27."""
     root, _ = make(tmp_path / "x")
     text = (root / "sites.csv").read_text()
     for old, new in zip((",north,", ",south,"), pair, strict=True):
@@ -184,6 +185,7 @@ def test_a_patient_in_two_sites_is_refused_without_naming_the_patient(tmp_path: 
 
 
 def test_a_site_of_four_patients_is_refused_unless_sites_are_made_anew(tmp_path: Path) -> None:
+    """Case 34."""
     root, _ = make(tmp_path / "x")
     lines = (root / "sites.csv").read_text().splitlines()
     (root / "sites.csv").write_text("\n".join(line for line in lines if "south-4" not in line))

@@ -142,7 +142,7 @@ def kill_at(store: Path, pattern: str, *options: str) -> None:
 def test_a_killed_run_goes_on_from_checkpoints_and_ends_with_the_same_table(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """SIGKILL in the middle of each kind of training, the general one under Ray Train."""
+    """Cases 1 and 5: SIGKILL in each kind of training, the general one under Ray Train."""
     store = tmp_path / "store"
     kill_at(store, "**/train_generator-*/checkpoints/*.sha256", "--ray", "off")
     kill_at(store, "**/train_segmenter-*/checkpoints/*.sha256", "--ray", "off")
@@ -178,6 +178,7 @@ def test_one_more_site_reuses_what_the_others_have_done(whole: tuple[Path, str])
 def test_a_signal_ends_the_run_soon_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, code: int, ray: str
 ) -> None:
+    """Cases 7 and 8."""
     store = tmp_path / "store"
     command = [sys.executable, "-m", "hyfree_ray.cli", "simulate", "--budget", "smoke"]
     process = subprocess.Popen(

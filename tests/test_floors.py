@@ -36,8 +36,8 @@ FLOORS = (
         "calibration", "trials", "studies",
     ),
     (
-        "progress", "dropouts", "shortfalls", "schedule", "slots", "resources", "costs", "observer",
-        "tracking",
+        "progress", "dropouts", "shortfalls", "schedule", "slots", "resources", "costs", "asking",
+        "observer", "tracking",
     ),
     ("runners",),
     ("commands", "cli"),

@@ -15,7 +15,7 @@ from hyfree_ray.cli import main
 from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.generator_view import GeneratorView
-from hyfree_ray.observer import plan_in_words
+from hyfree_ray.progress import plan_in_words
 from hyfree_ray.simulation import sites_of
 from hyfree_ray.site import SiteParty
 from hyfree_ray.stage import Context

@@ -133,6 +133,7 @@ def test_volume_error_is_the_difference_over_the_mean() -> None:
 
 
 def test_what_is_empty_gets_the_stated_values() -> None:
+    """Case 35."""
     mask, empty = blob((30, 40), (9, 20), (5, 8)), np.zeros((30, 40), bool)
     diagonal = math.hypot(30 * 0.5, 40 * 2.0)
     missed, alarm = one(empty, mask, (0.5, 2.0)), one(mask, empty, (0.5, 2.0))

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from hyfree_ray.observer import of_the_release, what_for
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hyfree_ray import asking
+from hyfree_ray.observer import Observer, of_the_release, what_for
+from hyfree_ray.progress import Progress
+from hyfree_ray.simulation import Simulation
 
 
 def entry(stage: str, key: str, owner: str = "pool", **record: object) -> dict:
@@ -43,3 +54,62 @@ def test_the_card_that_is_shown_is_that_of_the_samples_that_left() -> None:
     entries = {(one["record"]["owner"], one["record"]["key"]): one for one in made}
     told = [one["record"]["key"] for one in made[2:] if of_the_release(one["record"], entries, 40)]
     assert told == ["of-once", "card"]
+
+
+class Away:
+    """A party whose machine is gone: it is asked, and does not answer until it is back."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[Any]] = []
+
+    def call(self, _method: str, *_arguments: Any) -> asyncio.Future[Any]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return self.asked[-1]
+
+
+class Here:
+    """A party that answers, and counts how often."""
+
+    count = 0
+
+    def __init__(self, owner: str) -> None:
+        self.status = {"owner": owner, "running": [], "finished": [], "received": []}
+
+    def call(self, _method: str, *_arguments: Any) -> asyncio.Future[Any]:
+        self.count += 1
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result({**self.status, "unfinished_s": float(self.count)})
+        return answer
+
+
+def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_nor_the_end(
+    phantom_simulation: Callable[[int], Simulation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Case 9."""
+    told: list[str] = []
+    for name in ("ANSWER_S", "LAST_ANSWER_S"):
+        monkeypatch.setattr(asking, name, 0.01)
+    monkeypatch.setattr("hyfree_ray.progress.STILL_S", 0.015)
+    away, here = Away(), Here("site-2")
+    parties = {"site-1": away, "site-2": here}
+
+    async def watched() -> Observer:
+        with Progress(list(parties), 9, Console(quiet=True)) as progress:
+            monkeypatch.setattr(progress, "tell", told.append)
+            observer = Observer(phantom_simulation(2), tmp_path, progress)
+            for _ in range(4):
+                await observer.poll(parties)
+            assert len(away.asked) == 1, "who does not answer is not asked again and again"
+            away.asked[0].set_result({**here.status, "owner": "site-1", "unfinished_s": 5.0})
+            await observer.poll(parties)
+            await observer.poll(parties)
+            await asyncio.wait_for(observer.poll(parties, last=True), 5)
+        return observer
+
+    observer = asyncio.run(watched())
+    assert observer.unfinished_s == {"site-1": 5.0, "site-2": float(here.count)}
+    assert here.count == 7
+    assert told[0].startswith("site-1: no answer for 0 s: its machine (where one declares site:sit")
+    assert len(told) < 6

@@ -67,11 +67,13 @@ def test_a_silent_stage_is_named_when_its_silence_doubles_and_many_of_a_kind_onc
 
     def told(*silent: float, begun: bool = False) -> list[str]:
         stages = [{"name": "score", "silent_s": STILL_S * s, "begun": begun} for s in silent]
+        for entry in stages:
+            entry["takes"] = "1 CPU on a machine"
         return list(watchdog.lines({"owner": "site-1", "running": stages}))
 
     assert told(0.5, 0.9) == []
     (line,) = told(1.2, 0.2, 1.05)
-    assert line.startswith("site-1: scoring: no progress for 18 min: it waits for its turn")
+    assert line == "site-1: scoring: no progress for 18 min: it waits for 1 CPU on a machine"
     assert told(1.3, 1.1) == told(1.9) == []
     assert len(told(2.1, 1.0)) == 1
     assert told(0.1) == []

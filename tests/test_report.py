@@ -136,6 +136,7 @@ def test_the_report_needs_no_network_and_no_script(written: Path) -> None:
 
 
 def test_names_are_text_everywhere(written: Path) -> None:
+    """Case 82."""
     page = read(written / "report.html")
     assert EVIL in page.text
     assert "$x^2$" in page.text

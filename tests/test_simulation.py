@@ -111,6 +111,7 @@ def test_scores_of_local_models_are_shared_between_runs_with_more_sites(
 def test_a_setting_enters_the_keys_of_the_stages_that_read_it_and_no_others(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:
+    """Case 26."""
     base = phantom_simulation(2)
     budget = base.experiment.budget
     longer = budget.model_copy(
@@ -302,6 +303,7 @@ def test_no_patient_is_in_two_parts(real_cohort: Callable[[str], Cohort]) -> Non
 def test_the_root_key_follows_the_content_of_the_data(
     real_cohort: Callable[[str], Cohort], smoke: Experiment
 ) -> None:
+    """Case 26."""
     cohort = real_cohort("Dataset303_PolypRGB")
     case, *others = cohort.sites["CVC"]
     changed = replace(
@@ -315,6 +317,8 @@ def test_the_root_key_follows_the_content_of_the_data(
 def test_scores_of_a_site_that_are_not_numbers_are_left_out_and_named(
     phantom_simulation: Callable[[int], Simulation], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Case 33."""
+
     def scored(site: str, dice: float | None) -> dict[str, Any]:
         row = {"patient": 0, "case": 3, "label": "organ", "dice": dice, "hd95": 2.0}
         rows = [{**row, "nsd": 0.5, "volume_error": None}]

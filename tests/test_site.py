@@ -25,6 +25,9 @@ class Pretending:
         self.breaks = breaks
         self.ran: list[str] = []
 
+    def takes(self, _stage: Stage, /) -> str:
+        return "nothing"
+
     async def run(self, _stage: Stage, call: Call, folder: Path, owner: str) -> None:
         self.ran.append(call.stage)
         if call.stage == "audit" and self.breaks:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.schedule import Outlook
-from hyfree_ray.slots import Slots, unmet
+from hyfree_ray.slots import Slots, Turn, unmet
 
 CPU = {"CPU": 1.0}
 ONE = {"m": CPU}
@@ -79,8 +79,43 @@ def test_places_of_a_process_that_died_are_free_again() -> None:
     async def go() -> None:
         slots = Slots(machines=ONE)
         await slots.acquire("a/1", CPU)
-        slots.forget("a")
+        slots.forget("a", "new")
         await asyncio.wait_for(slots.acquire("b/1", CPU), 1)
+
+    asyncio.run(go())
+
+
+def test_a_process_that_asks_before_it_is_heard_that_it_is_new_keeps_what_it_asked_for() -> None:
+    async def go() -> None:
+        slots = Slots(machines=ONE)
+        await slots.acquire("a/1", CPU, Turn("old", "1"))
+        again = asyncio.ensure_future(slots.acquire("a/1", CPU, Turn("new", "1")))
+        more = asyncio.ensure_future(slots.acquire("a/2", CPU, Turn("new", "2")))
+        await asyncio.sleep(0)
+        assert not again.done()
+        slots.forget("a", "new")
+        await asyncio.wait_for(again, 1)
+        slots.forget("a", "new")
+        assert not more.done(), "the place is not free"
+        slots.release("a/1")
+        await asyncio.wait_for(more, 1)
+
+    asyncio.run(go())
+
+
+def test_a_process_whose_answer_was_lost_asks_again_and_has_its_place() -> None:
+    """Case 11: the gate has heard it, and would have it wait for itself."""
+
+    async def go() -> None:
+        slots, turn = Slots(machines=ONE), Turn("a", "1")
+        await slots.acquire("a/1", CPU, turn)
+        await asyncio.wait_for(slots.acquire("a/1", CPU, turn), 1)
+        waiting = [asyncio.ensure_future(slots.acquire("b/1", CPU, Turn("b", "1"))) for _ in "12"]
+        await asyncio.sleep(0)
+        slots.release("a/1")
+        await asyncio.wait_for(asyncio.gather(*waiting), 1)
+        slots.release("b/1")
+        await asyncio.wait_for(slots.acquire("a/1", CPU, Turn("a", "2")), 1)
 
     asyncio.run(go())
 

@@ -86,6 +86,7 @@ def test_an_export_holds_the_named_files_only(tmp_path: Path) -> None:
 
 
 def test_a_parcel_received_twice_is_one_and_carries_its_hash(tmp_path: Path) -> None:
+    """Case 31."""
     store = Store(tmp_path, "pool", {})
     parcel = Parcel(
         sender="site-1", stage="release", key="c" * 64, files={"a/b": b"x"}, result={"images": 1}
@@ -109,6 +110,7 @@ def test_a_parcels_own_names_cannot_leave_either(tmp_path: Path, changes: dict[s
 
 
 def test_other_content_under_the_same_key_is_refused_and_the_first_kept(tmp_path: Path) -> None:
+    """Case 32."""
     store = Store(tmp_path, "pool", {})
     first, second = (
         Parcel(sender="site-1", stage="release", key="b" * 64, files={"x": text}, result={})
@@ -153,6 +155,7 @@ def _hold(folder: str, ready: object, release: object) -> None:
 
 
 def test_a_lock_dies_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    """Case 18: a stale lock is none."""
     context = multiprocessing.get_context("spawn")
     ready, release = context.Event(), context.Event()
     holder = context.Process(target=_hold, args=(str(tmp_path), ready, release))

@@ -223,6 +223,7 @@ def test_two_simulations_share_a_database_and_no_run(store: Path) -> None:
 def test_a_failure_is_said_once_and_never_stops_the_run(
     store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Cases 76 and 77: the database is damaged."""
     shown = tracker(store)
     (store / "mlflow.db").write_bytes(b"not a database" * 100)
     with caplog.at_level(logging.WARNING, logger="hyfree_ray.tracking"):
@@ -237,6 +238,7 @@ def test_a_failure_is_said_once_and_never_stops_the_run(
 def test_a_database_that_cannot_be_opened_does_not_stop_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Case 76: there is none."""
     (tmp_path / "mlflow.db").mkdir()
     with caplog.at_level(logging.WARNING, logger="hyfree_ray.tracking"):
         shown = tracker(tmp_path)
@@ -248,6 +250,7 @@ def test_a_database_that_cannot_be_opened_does_not_stop_the_run(
 def test_a_database_that_somebody_holds_is_not_waited_for_long(
     store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Case 78: it is locked."""
     monkeypatch.setattr(tracking, "_PATIENCE_S", 0.1)
     with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")

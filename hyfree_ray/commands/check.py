@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
+from hyfree_ray.store import ROOT_FILE
 
 if TYPE_CHECKING:
     from hyfree_ray.cohort_checks import Problem
@@ -67,7 +68,7 @@ def notes(problems: tuple[Problem, ...]) -> list[str]:
 
 def digest_cache(store: Path) -> Path | None:
     """Where facts of files are kept; None before the store is made: bad data leave nothing."""
-    return store / "digests.json" if store.exists() else None
+    return store / "digests.json" if (store / ROOT_FILE).exists() else None
 
 
 @contextmanager

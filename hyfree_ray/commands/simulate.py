@@ -128,7 +128,7 @@ def _simulate(
         if dry_run:
             print_plan(planned, cost, execution.resources, runtime.device, output)
             return 0
-        open_root(runtime.store)
+        _open_stores(simulation, planned, runtime)
         summary = _run_or_leave(simulation, planned, runtime, execution)
     _print_results(summary, simulation, runtime, output)
     return 0
@@ -242,6 +242,16 @@ def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ..
     return () if set(named) == set(sites) else tuple(sorted(set(named)))
 
 
+def _open_stores(simulation: Simulation, planned: Planned, runtime: Runtime) -> None:
+    """Open the store here, and where parties have machines of their own."""
+    open_root(runtime.store)
+    if runtime.ray in {"local", "off"} or not planned.missing:
+        return
+    from hyfree_ray.runners.ray_cluster import open_stores
+
+    open_stores(runtime.store, simulation.sites)
+
+
 def _run_or_leave(
     simulation: Simulation, planned: Planned, runtime: Runtime, execution: Execution
 ) -> dict[str, Any]:
@@ -337,7 +347,7 @@ async def _observe(
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-    await observer.poll(parties)
+    await observer.poll(parties, last=True)
     await observer.finish(outcome, parties[POOL])
 
 

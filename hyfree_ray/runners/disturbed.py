@@ -40,3 +40,7 @@ class DisturbedRunner:
         await self.runner.run(stage, call, folder, owner)
         # The device is free again: what is slow about a slow site is the site.
         await asyncio.sleep((self.disturbance.slowness - 1) * (time.monotonic() - begun))
+
+    def takes(self, stage: Stage, /) -> str:
+        """As of the other runner."""
+        return self.runner.takes(stage)

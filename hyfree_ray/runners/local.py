@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,10 @@ class LocalRunner:
 
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def takes(self, _stage: Stage, /) -> str:
+        """This process, which runs one after the other."""
+        return "its turn"
+
 
 class LocalParty:
     """Calls a party's methods as Ray's actors are called: at once, for a result that comes later.
@@ -46,5 +49,4 @@ class LocalParty:
 
     async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         ready = [await a if isinstance(a, asyncio.Future) else a for a in arguments]
-        result = getattr(self.party, method)(*ready)
-        return await result if isinstance(result, Awaitable) else result
+        return await self.party.call(method, *ready)

@@ -24,6 +24,10 @@ class PlanningRunner:
         """Never called: a planning party does not get this far."""
         raise AssertionError(f"{owner}: {stage.name} was to run while planning {call.key} {folder}")
 
+    def takes(self, _stage: Stage, /) -> str:
+        """Nothing."""
+        return "nothing"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:

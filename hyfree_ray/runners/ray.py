@@ -32,6 +32,7 @@ from hyfree_ray.schedule import ticket_of
 from hyfree_ray.scores import ORACLE, POOL
 from hyfree_ray.site import SiteParty
 from hyfree_ray.site_value import Site
+from hyfree_ray.slots import in_words
 from hyfree_ray.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
 from hyfree_ray.store import Call
 
@@ -115,6 +116,11 @@ class RayRunner:
                     raise
                 reason = f"{OUT_OF_MEMORY}, also alone on its machine ({again.reason})"
                 raise StageError(owner, stage.name, reason, again.log) from again
+
+    def takes(self, stage: Stage, /) -> str:
+        """Amounts by resource, and where."""
+        where = "".join(f" on the machine that declares {pin}" for pin in self.pin)
+        return in_words(self.place.needs(stage, self.device)) + where
 
     async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> Any:
         """Wait for a stage; end its process where it hangs, so that Ray starts it again."""
@@ -217,8 +223,7 @@ class _PartyProcess:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the party."""
-        result = getattr(self.party, method)(*arguments)
-        return await result if isinstance(result, Awaitable) else result
+        return await self.party.call(method, *arguments)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)

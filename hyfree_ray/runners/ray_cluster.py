@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, services
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from hyfree_ray.errors import ClusterError, HyfreeError
 from hyfree_ray.party import Step
@@ -24,7 +24,9 @@ from hyfree_ray.resources import Execution, Resources, never_starts, resources_o
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray_gate import machines
 from hyfree_ray.scores import POOL
+from hyfree_ray.site_value import Site
 from hyfree_ray.slots import in_words, places, unmet
+from hyfree_ray.store import open_root
 
 PIN = "site:{}"
 """Custom resource that pins a party to its machine, where a cluster declares it."""
@@ -209,6 +211,41 @@ def check_resources(
         lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
         if lacking is not None:
             raise never_starts(step, lacking)
+
+
+def open_stores(store: Path, sites: Mapping[str, Site]) -> None:
+    """Open the store on the machine of each party that is pinned, before anything starts, and see
+    whether a hospital's data are on its own.
+
+    Raises:
+        HyfreeError: a machine on which the store cannot be kept, or where data are not.
+    """
+    looks = [
+        _open_store.options(resources=pin).remote(name, store, sites.get(name))
+        for name in (POOL, *sites)
+        if (pin := pin_of(name))
+    ]
+    try:
+        ray.get(looks)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, HyfreeError) else error from None
+
+
+@ray.remote(num_cpus=0)
+def _open_store(party: str, store: Path, site: Site | None) -> None:
+    where = f"on the machine of {PIN.format(party)}"
+    if site is not None and site.folder is not None:
+        files = [name for case in site.cases for name in (*case["images"], case["label"])]
+        missing = sum(not (site.folder / name).is_file() for name in files)
+        if missing:
+            raise HyfreeError(
+                f"{site.folder}: {missing} of the {len(files)} files of {party} are not there "
+                f"{where}; copy that hospital's data to it"
+            )
+    try:
+        open_root(store)
+    except HyfreeError as error:
+        raise HyfreeError(f"{where}: {error}") from None
 
 
 def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
 
 from hyfree_ray.resources import Resources
 from hyfree_ray.schedule import Outlook
-from hyfree_ray.slots import Slots
+from hyfree_ray.slots import Slots, Turn
 from hyfree_ray.stage import Stage
 
 LOOK_S = 2.0
@@ -48,11 +49,13 @@ class Gate:
         self.slots = Slots(machines=machines(), outlooks=outlooks, segment_s=segment_s)
         self.looking: asyncio.Task[None] | None = None
 
-    async def acquire(self, ticket: str, needs: Mapping[str, float]) -> None:
+    async def acquire(
+        self, ticket: str, needs: Mapping[str, float], turn: Turn | None = None
+    ) -> None:
         """Wait for the stage's turn."""
         if self.looking is None:
             self.looking = asyncio.ensure_future(self._look_around())
-        await self.slots.acquire(ticket, needs)
+        await self.slots.acquire(ticket, needs, turn)
 
     async def _look_around(self) -> None:
         """A machine that everybody waits for may be back."""
@@ -68,9 +71,9 @@ class Gate:
         """Whether a training, of which a share is done and saved, is to make room."""
         return self.slots.gives_way(ticket, share)
 
-    async def forget(self, owner: str) -> None:
+    async def forget(self, owner: str, process: str) -> None:
         """The party's process is new."""
-        self.slots.forget(owner)
+        self.slots.forget(owner, process)
 
 
 def start_gate(outlooks: Any, segment_s: float) -> Any:
@@ -121,7 +124,8 @@ class Place:
     async def enter(self, ticket: str, needs: Mapping[str, float]) -> None:
         """Wait for the stage's turn."""
         if self.gate is not None:
-            await self.gate.acquire.remote(ticket, dict(needs))
+            turn = Turn(process=_this_process(), number=uuid4().hex)
+            await self.gate.acquire.remote(ticket, dict(needs), turn)
 
     def leave(self, ticket: str, *, done: bool) -> None:
         """The stage has ended, well or not, or given way."""
@@ -129,6 +133,13 @@ class Place:
             self.gate.release.remote(ticket, done)
 
     def begin(self, owner: str) -> None:
-        """A party's process has just started: places of the one before it are free."""
+        """A party's process has just started: places of the one before it are free.
+
+        It is not waited for, so that what the process asks for next may be heard before it.
+        """
         if self.gate is not None:
-            self.gate.forget.remote(owner)
+            self.gate.forget.remote(owner, _this_process())
+
+
+def _this_process() -> str:
+    return str(ray.get_runtime_context().get_worker_id())

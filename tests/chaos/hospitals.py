@@ -1,8 +1,9 @@
-"""A small data set of three uneven hospitals, in one folder and in one folder each."""
+"""A small data set of uneven hospitals, in one folder and in one folder each."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +12,28 @@ import SimpleITK as sitk
 CASES = {"alpha": (5, 2), "beta": (6, 1), "gamma": (7, 2)}
 """Patients, and slices of each."""
 
+SIX = {f"site-{number}": (6 + number, 2) for number in range(1, 7)}
+"""Hospitals of the names that the local cluster has machines for."""
+
 
 def write_hospitals(root: Path) -> tuple[Path, dict[str, Path]]:
     """Returns the folder of all, and each hospital's own."""
     own = {name: root / name / "data" for name in CASES}
     for name in CASES:
-        _write(own[name], [name])
-    _write(root / "all", list(CASES))
+        write_data(own[name], [name])
+    write_data(root / "all", list(CASES))
     return root / "all", own
 
 
-def _write(root: Path, hospitals: list[str]) -> None:
+def write_data(
+    root: Path, hospitals: Collection[str], cases: Mapping[str, tuple[int, int]] = CASES
+) -> None:
+    """The data of some hospitals in one folder; a hospital's are the same in any company."""
     for folder in ("imagesTr", "labelsTr"):
         (root / folder).mkdir(parents=True)
     lines, count = ["case,site,patient"], 0
     for name in hospitals:
-        patients, slices = CASES[name]
+        patients, slices = cases[name]
         for patient in range(patients):
             for number in range(slices):
                 case = f"{name}_{patient}_{number}"

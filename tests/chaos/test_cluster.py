@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,14 +19,29 @@ import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from rich.console import Console
 
+from hyfree_ray import asking, protocol
 from hyfree_ray.commands.doctor import available_gib
 from hyfree_ray.errors import StageError
-from hyfree_ray.runners.ray import RayParty, RayRunner
+from hyfree_ray.observer import Observer, read_summary
+from hyfree_ray.progress import Progress
+from hyfree_ray.rules import Rules
+from hyfree_ray.runners.ray import RayParty, RayRunner, start_parties
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.stage import Context, stage
 from tests.chaos import toys
-from tests.chaos.on_ray import attempt_at, attempts, calm, federate, table, workers_run_toys
+from tests.chaos.conftest import Start
+from tests.chaos.on_ray import (
+    attempt_at,
+    attempts,
+    calm,
+    federate,
+    finished,
+    table,
+    workers_run_toys,
+)
+from tests.processes import descendants
 
 
 @pytest.fixture
@@ -66,6 +82,113 @@ def test_09_a_lost_machine_is_waited_for_by_who_is_pinned_to_it_and_left_by_the_
     files = store.glob("sites/site-1/stages/*/record.json")
     nodes = {json.loads(file.read_text())["result"]["node"] for file in files}
     assert len(nodes) == 2  # the machine before, and what took its place
+
+
+@pytest.mark.chaos
+def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_its_observer_ends(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The observer asks everybody how far they are, and one of them answers never again."""
+    monkeypatch.setattr(asking, "ANSWER_S", 1.0)
+    monkeypatch.setattr(asking, "LAST_ANSWER_S", 2.0)
+    lost = cluster.add_node(num_cpus=1, resources={"site:site-1": 1})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    simulation, store = toys.toy_simulation(), tmp_path / "store"
+    rules = Rules(min_sites=2, deadline_s=45.0)
+
+    async def through() -> dict[str, Any]:
+        parties = start_parties(simulation, store, "cpu")
+        with Progress(simulation.party_names, 0, Console(quiet=True)) as progress:
+            observer = Observer(simulation, store, progress)
+            watching = asyncio.ensure_future(observer.watch(parties))
+            running = asyncio.ensure_future(protocol.simulate(parties, rules=rules))
+            await attempt_at(store, "sites/site-1/stages/train_generator-*")
+            cluster.remove_node(lost, allow_graceful=False)
+            outcome = await running
+            watching.cancel()
+            await observer.poll(parties, last=True)
+            await observer.finish(outcome, parties["pool"])
+        for party in parties.values():
+            ray.kill(party.actor)
+        return read_summary(observer.folder)
+
+    summary = asyncio.run(asyncio.wait_for(through(), 180))
+    assert {site["site"]: site["outcome"] for site in summary["missing"]} == {"site-1": "late"}
+
+
+CHUNK = 1 << 20
+"""Bytes. Ray sends large objects in such, here with half a second between them."""
+
+SLOWLY = {
+    "RAY_object_manager_default_chunk_size": f"{CHUNK}",
+    "RAY_object_manager_max_bytes_in_flight": f"{CHUNK}",
+    "RAY_testing_asio_delay_us": "ObjectManagerService.grpc_server.Push.HandleRequestImpl="
+    "500000:500000",
+    toys.LARGE_RELEASE: "site-1",
+}
+
+
+def with_a_large_release(store: str) -> None:
+    os.environ[toys.LARGE_RELEASE] = "site-1"
+    toys.federate(store)
+
+
+def arrived(machine: Any) -> int:
+    """Bytes of the machine's object store that have been written to by its raylet."""
+    status = Path(f"/proc/{raylet_of(machine)}/status").read_text()
+    return int(status.split("RssShmem:")[1].split()[0]) << 10
+
+
+async def arriving(machine: Any, least: int) -> None:
+    while arrived(machine) < least:
+        await asyncio.sleep(0.01)
+
+
+def raylet_of(machine: Any) -> int:
+    return int(machine.all_processes["raylet"][0].process.pid)
+
+
+@pytest.mark.chaos
+def test_09_a_machine_is_lost_while_its_release_is_on_its_way_to_the_pool(
+    start: Start, tmp_path: Path
+) -> None:
+    """The stage has ended and is recorded, some chunks have arrived, and the pool has nothing."""
+    calmly, store = tmp_path / "calm", tmp_path / "store"
+    process = start(calmly, program=with_a_large_release)
+    lost: list[int] = []
+
+    async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
+        before = arrived(found.head_node)
+        await finished(store, "sites/site-1/stages/release-*")
+        await asyncio.wait_for(arriving(found.head_node, before + 2 * CHUNK), 60)
+        for pid in descendants(raylet_of(machine)):
+            os.kill(pid, signal.SIGKILL)
+        found.remove_node(machine, allow_graceful=False)
+        await asyncio.sleep(2)
+        lost.append(arrived(found.head_node) - before)
+        assert not list(store.glob("pool/received/site-1/*"))
+        assert not list(store.glob("pool/rounds/*/in/site-1.json"))
+        found.add_node(**pinned)
+
+    with workers_run_toys(**SLOWLY):
+        here = {"site:pool": 1, "site:site-2": 1}
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": here})
+        pinned: dict[str, Any] = {"num_cpus": 1, "resources": {"site:site-1": 1}}
+        machine = found.add_node(**pinned)
+        found.add_node(num_cpus=1, resources={"site:site-3": 1})
+        found.wait_for_nodes()
+        try:
+            connect(found.address)
+            again = table(store, disturb)
+        finally:
+            disconnect()
+            found.shutdown()
+    process.join()
+    assert again == (calmly / "table.csv").read_bytes()
+    (release,) = store.glob("pool/received/site-1/release-*/release.arrow")
+    assert 2 * CHUNK <= lost[0] < release.stat().st_size - CHUNK, "it fell into the transfer"
+    assert attempts(store, "sites/site-1/stages/release-*") == 1
 
 
 @contextmanager

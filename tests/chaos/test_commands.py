@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from hyfree_ray.cli import main
 from hyfree_ray.commands.doctor import available_gib
 from tests.chaos import toys
-from tests.chaos.conftest import Program
+from tests.chaos.conftest import Program, Start
+from tests.chaos.hospitals import write_hospitals
 
 RUN = ("simulate", "--budget", "smoke", "--device", "cpu", "--ray", "off")
 
@@ -53,6 +54,33 @@ def test_76_78_a_run_does_not_wait_for_mlflow_and_track_shows_it_from_nothing(
     assert not list(store.glob("**/checkpoints/*.pt"))
     assert "everything is done already" in program(*given)
     assert (folder / "results.csv").read_bytes() == before
+
+
+@pytest.mark.chaos
+def test_18_two_commands_at_once_share_the_work_the_runs_folder_and_mlflow(
+    start: Start, program: Program, tmp_path: Path
+) -> None:
+    store, apart = tmp_path / "store", tmp_path / "apart"
+    both = [
+        start(tmp_path / name, *RUN, "--store", str(store), program=toys.program)
+        for name in ("one", "other")
+    ]
+    for process in both:
+        process.join()
+    for name, process in zip(("one", "other"), both, strict=True):
+        said = (tmp_path / f"{name}.log").read_text()
+        assert process.exitcode == 0, said
+        assert "Traceback" not in said
+    tried = [len(file.read_text().splitlines()) for file in store.glob("**/attempts.jsonl")]
+    assert set(tried) == {1}
+    program(*RUN, "--store", apart)
+    (shared,), (alone,) = (root.glob("runs/*/results.csv") for root in (store, apart))
+    assert shared.read_bytes() == alone.read_bytes()
+    shown = []
+    for root in (store, apart):
+        with closing(sqlite3.connect(root / "mlflow.db")) as database:
+            shown.append(sorted(name for (name,) in database.execute("select name from runs")))
+    assert shown[0] == shown[1], "in MLflow too, nothing is there twice or missing"
 
 
 @pytest.mark.chaos
@@ -116,6 +144,17 @@ def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert result.output.startswith("error: ")
         assert result.output.count("\n") == 1
+
+
+def test_an_empty_folder_is_as_good_for_a_new_store_as_none(tmp_path: Path) -> None:
+    """What is known of the files would be the first file in there, were it kept now."""
+    data, _ = write_hospitals(tmp_path)
+    (tmp_path / "store").mkdir()
+    given = ["--data", str(data), "--store", str(tmp_path / "store"), "--device", "cpu"]
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["simulate", *given, "--dry-run"])
+        assert result.exit_code == 0, result.output
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_snapshots_that_an_experiment_has_chosen_are_kept(tmp_path: Path) -> None:
@@ -188,39 +227,3 @@ def test_25_a_store_that_cannot_be_written_is_an_error_before_anything_runs(
     assert done.returncode == 2, done.stderr
     assert "cannot keep a store here (Read-only file system)" in done.stderr
     assert [f.name for f in sorted(store.iterdir())] == ["sites", "store.json"]
-
-
-@pytest.mark.chaos
-def test_six_hospitals_pinned_to_two_of_three_nodes_run_there_and_nowhere_else(
-    tmp_path: Path,
-) -> None:
-    """`cluster/local.sh` as it is, with token authentication and with toys for stages."""
-    root = Path(__file__).parents[2]
-    command = tmp_path / "hyfree-ray"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.chaos.toys "$@"\n')
-    command.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(root),
-        "PORT": "6417",
-        "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "tests.chaos.toys.install",
-    }
-    arguments = ["--sites", "6", "--budget", "smoke", "--device", "cpu"]
-    script = ["sh", str(root / "cluster" / "local.sh"), *arguments]
-    done = subprocess.run(
-        [*script, "--store", str(tmp_path / "store")],
-        env=environment,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    nodes = {}
-    for party in (tmp_path / "store" / "pool", *(tmp_path / "store" / "sites").iterdir()):
-        records = [json.loads(file.read_text()) for file in party.glob("stages/*/record.json")]
-        (nodes[party.name],) = {record["result"]["node"] for record in records}
-    assert len({nodes["pool"], nodes["site-1"], nodes["site-4"]}) == 3
-    assert nodes["site-1"] == nodes["site-2"] == nodes["site-3"]
-    assert nodes["site-4"] == nodes["site-5"] == nodes["site-6"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -71,6 +72,31 @@ def test_01_a_worker_is_killed_in_any_other_stage(
         os.kill(await attempt_at(store, f"sites/*/stages/{stage}-*"), signal.SIGKILL)
 
     assert table(tmp_path / "store", disturb) == undisturbed
+
+
+KINDS = ("draw_phantom", "prepare", "choose_snapshot", "audit", "prepare_for_general")
+
+OF_THE_POOL = ("check_release", "pool_releases")
+
+
+@pytest.mark.chaos
+def test_01_a_worker_is_killed_in_one_of_each_kind_of_stage_in_one_run(
+    undisturbed: bytes, tmp_path: Path
+) -> None:
+    async def kill_in(store: Path, stages: str) -> None:
+        os.kill(await attempt_at(store, stages), signal.SIGKILL)
+
+    every = [f"sites/*/stages/{kind}-*" for kind in KINDS]
+    every += [f"pool/stages/{kind}-*" for kind in OF_THE_POOL]
+
+    async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
+        await asyncio.gather(*(kill_in(store, stages) for stages in every))
+
+    store = tmp_path / "store"
+    assert table(store, disturb) == undisturbed
+    for stages in every:
+        tried = [len(f.read_text().splitlines()) for f in store.glob(f"{stages}/attempts.jsonl")]
+        assert max(tried) > 1, stages
 
 
 @pytest.mark.chaos
@@ -144,6 +170,33 @@ def _kill_rank(folder: Path, rank: int) -> None:
         time.sleep(0.01)
     os.kill(int((folder / f"rank-{rank}.pid").read_text()), signal.SIGKILL)
     (folder / "was-killed").touch()
+
+
+@pytest.mark.chaos
+def test_16_28_30_a_stopped_process_is_not_waited_for_and_its_late_release_not_mixed_in(
+    tmp_path: Path,
+) -> None:
+    """It is stopped until the round has closed, and then goes on and makes its release."""
+    closed = "pool/rounds/*/1.json"
+
+    async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
+        stopped = await attempt_at(store, "sites/site-2/stages/train_generator-*")
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            while not list(store.glob(closed)):
+                await asyncio.sleep(0.05)
+            assert not list(store.glob("sites/site-2/stages/train_generator-*/record.json"))
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        await finished(store, "sites/site-2/stages/release-*")
+
+    store, rules = tmp_path / "store", Rules(min_sites=2, deadline_s=8.0)
+    outcome = asyncio.run(federate(store, disturb, rules=rules))
+    assert outcome.sites["site-2"]["outcome"] == "late"
+    assert {score["test_site"] for score in outcome.scores} == {"site-1", "site-3"}
+    (file,) = store.glob(closed)
+    assert sorted(json.loads(file.read_text())["releases"]) == ["site-1", "site-3"]
+    assert not list(store.glob("pool/received/site-2/*"))
 
 
 @pytest.mark.chaos

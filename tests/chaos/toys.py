@@ -1,8 +1,9 @@
 """Toy stages for the real protocol: deterministic, checkpointed, and over in a moment.
 
 `install` puts a toy in the place of every stage, in whatever process calls it. A toy hashes its
-parameters and its inputs' values, step by step from its newest checkpoint on, so that what was
-resumed wrongly, or read from a damaged file, ends in another table. It imports torch where a stage
+parameters and its inputs' values (of raw data, every file of its cases), step by step from its
+newest checkpoint on, so that what was resumed wrongly, or read from a damaged file, ends in another
+table. It imports torch where a stage
 runs and nowhere else, as stages do.
 
 Run as a program it is the command line with toys: `python -m tests.chaos.toys simulate ...`
@@ -51,6 +52,12 @@ the colon it refuses, which is an error that a user can mend."""
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model."""
 
+LARGE_RELEASE = "TOY_LARGE_RELEASE"
+"""Environment variable: the site whose release is of `LARGE_IMAGES`."""
+
+LARGE_IMAGES = 10_000
+"""11 MB of noise."""
+
 WITHHOLDS = "TOY_WITHHOLDS"
 """Environment variable: the site whose gate is closed."""
 
@@ -95,8 +102,12 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     asked = re.match(r"(\S+)([:!]) (.+)", os.environ.get(BREAK, ""))
     if asked and asked[1] == f"{name}@{context.owner}":
         raise (HyfreeError if asked[2] == "!" else ValueError)(asked[3])
-    inputs = {key: _value_of(path) for key, path in arguments.items() if isinstance(path, Path)}
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
+    inputs = {
+        key: _value_of(path, params.get("cases", ()))
+        for key, path in arguments.items()
+        if isinstance(path, Path)
+    }
     start = digest_of([name, params, inputs])
     workers = params.get("workers", 1)
     if workers > 1 and context.launch is not None:
@@ -112,7 +123,8 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     if ballast:
         (out / "model" / "ballast").write_bytes(os.urandom(ballast << 20))
     if name == "release":
-        _write_release(out, value, arguments)
+        large = os.environ.get(LARGE_RELEASE) == context.owner
+        _write_release(out, value, arguments, images=LARGE_IMAGES if large else 5)
     for picture in ("samples.png", "nearest_pairs.png"):
         (out / picture).write_bytes(b"\x89PNG")
     rows = _rows(value, params.get("cases", ())) if name == "score" else []
@@ -167,11 +179,16 @@ def work(*, out: str, start: str, device: str, report: Any) -> None:
         (Path(out) / "value").write_text(value)
 
 
-def _value_of(folder: Path) -> str:
+def _value_of(folder: Path, cases: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of what another toy or party has made, or else of raw data: of all named cases."""
     for name in ("toy.json", "model/toy.json", "release.arrow"):
         if (folder / name).exists():
             return hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    return "raw data"
+    found = hashlib.sha256()
+    for case in cases:
+        for name in (*case["images"], case["label"]):
+            found.update((folder / name).read_bytes())
+    return found.hexdigest()
 
 
 def _write_release(out: Path, value: str, arguments: Mapping[str, Any], images: int = 5) -> None:

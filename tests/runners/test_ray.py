@@ -22,6 +22,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from hyfree_ray.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
 from hyfree_ray.listening import ports
 from hyfree_ray.resources import Execution, Resources
@@ -35,16 +36,18 @@ from hyfree_ray.runners.ray_cluster import (
     check_rounds_are_seen,
     connect,
     disconnect,
+    open_stores,
     pin_of,
 )
 from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.schedule import Outlook, ticket_of
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
-from hyfree_ray.simulation import Simulation
+from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.stage import METRICS, Context, attempts, execute, read_metrics, stage
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Artifact, Store
+from hyfree_ray.store import ROOT_FILE, Artifact, Store
+from tests.chaos.hospitals import write_data
 from tests.processes import descendants
 
 
@@ -150,6 +153,7 @@ def test_more_workers_than_the_cluster_has_are_refused_before_anything_starts() 
 def test_workers_of_the_general_model_have_room_where_the_pool_is_pinned_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Case 15."""
     nodes = {"head": {"CPU": 4.0, "site:pool": 1.0}, "other": {"CPU": 8.0}}
     total = {"CPU": 12.0, "site:pool": 1.0}
     monkeypatch.setattr(ray_cluster, "machines", lambda: nodes)
@@ -193,6 +197,26 @@ def test_rounds_that_lie_on_another_machine_are_not_counted_from_here(
     check_rounds_are_seen(rounds, Rules())
     rounds.mkdir(parents=True)
     check_rounds_are_seen(rounds, later)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_is_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = next(name for name in ray.cluster_resources() if name.startswith("node:1"))
+    monkeypatch.setattr(ray_cluster, "pin_of", lambda name: {node: 0.001} if name != "b" else {})
+    write_data(tmp_path / "data", ["alpha"])
+    (site,) = sites_of(read_cohort(tmp_path / "data"), 0).values()
+    store, away = tmp_path / "store", replace(site, folder=tmp_path / "elsewhere")
+    open_stores(store, {"a": site, "b": away})
+    assert (store / ROOT_FILE).exists()
+    (tmp_path / "data" / site.cases[0]["label"]).unlink()
+    for one, number in ((site, 1), (away, 20)):
+        said = rf"{number} of the 20 files of a are not there on the machine of site:a; copy"
+        with pytest.raises(HyfreeError, match=said):
+            open_stores(store, {"a": one})
+    with pytest.raises(HyfreeError, match=r"on the machine of site:pool: .* not empty and not a"):
+        open_stores(tmp_path, {})
 
 
 @pytest.mark.usefixtures("cluster")
@@ -250,6 +274,7 @@ def test_a_party_with_many_cases_that_is_killed_is_there_again(
 
 
 def test_an_address_where_nobody_listens_is_one_line_within_seconds() -> None:
+    """Case 79."""
     with pytest.raises(HyfreeError, match=r"--ray 127\.0\.0\.1:9: no Ray cluster answers there"):
         connect("127.0.0.1:9")
 
@@ -306,6 +331,7 @@ def crash_once(*, out: str, device: str, report: Any) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_train_worker_that_dies_is_started_again(tmp_path: Path) -> None:
+    """Case 4."""
     RayTrainLaunch("cpu", {})(crash_once, {"out": str(tmp_path)}, 1, tmp_path)
     assert (tmp_path / "done").exists()
 
@@ -331,6 +357,7 @@ def hungry(context: Context, *, meals: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_stage_that_is_out_of_memory_is_tried_once_more_and_then_named(tmp_path: Path) -> None:
+    """Case 13."""
     assert run(hungry, tmp_path, meals=1).result == {"attempts": 2}
     with pytest.raises(StageError, match=r"out of memory, also alone .* at \d+ MiB"):
         run(hungry, tmp_path, meals=9)
@@ -435,6 +462,7 @@ def stop_dead(context: Context, *, steps: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_stage_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
+    """Case 16."""
     call = stop_dead.call(steps=3)
     folder = tmp_path / "stage"
     asyncio.run(RayRunner("cpu", {}, hung_s=0.5).run(stop_dead, call, folder, "site-1"))
@@ -445,6 +473,7 @@ def test_a_stage_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
 def test_a_stage_that_can_never_start_is_named_with_what_it_lacks(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:
+    """Case 15."""
     steps = plan(phantom_simulation(2), tmp_path).steps
     check_resources("cpu", 1, steps)
     greedy = Execution(resources={"site-2": Resources(cpus=3)})

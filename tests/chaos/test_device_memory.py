@@ -1,0 +1,129 @@
+"""What stages take of a GPU, without one: torch.cuda's counters are played, all else is real."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ray.cluster_utils import Cluster
+
+from hyfree_ray.resources import Resources
+from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.runners.ray_gate import Place, start_gate
+from hyfree_ray.schedule import device_shares
+from hyfree_ray.stage import Context, execute, stage, stage_record
+from tests.chaos.on_ray import workers_run_toys
+
+TOTAL_MIB = 80_000
+
+
+class Counters:
+    """Of a GPU's memory in this process: what is reserved, and the most that ever was."""
+
+    reserved = most = 0
+
+    @classmethod
+    def reserve(cls, mib: int) -> None:
+        cls.reserved = mib << 20
+        cls.most = max(cls.most, cls.reserved)
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.most = cls.reserved
+
+
+def stand_in(patch: Any = None) -> None:
+    """Put the counters in the place of torch's."""
+    put = setattr if patch is None else patch.setattr
+    put(torch.cuda, "reset_peak_memory_stats", Counters.reset)
+    put(torch.cuda, "max_memory_reserved", lambda: Counters.most)
+    total = SimpleNamespace(total_memory=TOTAL_MIB << 20)
+    put(torch.cuda, "get_device_properties", lambda device: total)
+
+
+@stage(version=1, device=True)
+def reserve(context: Context, *, mib: int, left_mib: int, seconds: float) -> dict[str, Any]:
+    """Takes so much of the device for so long, and leaves some of it to its process."""
+    before = Counters.reserved >> 20
+    Counters.reserve(mib)
+    time.sleep(seconds)
+    Counters.reserve(left_mib)
+    return {"before": before, "pid": os.getpid()}
+
+
+def folder_of(store: Path, site: str, name: str) -> Path:
+    return store / "sites" / site / "stages" / f"reserve-{name}"
+
+
+def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch)
+    monkeypatch.setattr(Counters, "reserved", 0)
+    monkeypatch.setattr(Counters, "most", 0)
+    for name, mib in (("large", 30_000), ("small", 9_000), ("middle", 20_000)):
+        call = reserve.call(mib=mib, left_mib=0, seconds=0.0)
+        folder = folder_of(tmp_path, "site-1", name)
+        record = execute(reserve.module, call, folder, owner="site-1", device="cuda")
+        assert record["device_memory_mib"] == mib, "the stages before it do not count"
+        assert record["device_total_mib"] == TOTAL_MIB
+    shares = device_shares(tmp_path)
+    (share,) = shares["site-1"].values()
+    assert 30_000 / TOTAL_MIB < share <= 0.5
+    place = Place(resources=Resources(gpus="measured"), device_shares=shares["site-1"])
+    assert place.needs(reserve, "cuda") == {"CPU": 1.0, "GPU": share}
+
+
+@pytest.mark.chaos
+def test_sites_share_a_gpu_by_what_was_measured_and_get_a_process_each(tmp_path: Path) -> None:
+    """Ray believes that there is one GPU. What a stage leaves in its process goes with it."""
+    known = {"site-1": {"reserve": 0.4}, "site-2": {"reserve": 0.4}, "site-3": {}}
+    calls = {name: reserve.call(mib=9, left_mib=9, seconds=2.0) for name in known}
+
+    async def all_three() -> None:
+        gate = start_gate({}, 0.0)
+
+        def run(name: str) -> Any:
+            place = Place(
+                gate=gate, resources=Resources(gpus="measured"), device_shares=known[name]
+            )
+            folder = folder_of(tmp_path, name, "x")
+            return RayRunner("cuda", {}, place).run(reserve, calls[name], folder, name)
+
+        await asyncio.gather(*map(run, known))
+
+    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.stand_in"}
+    with workers_run_toys(**hook):
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1})
+        try:
+            connect(found.address)
+            asyncio.run(all_three())
+            one, other, whole = (
+                stage_record(folder_of(tmp_path, name, "x"))
+                for name in ("site-1", "site-2", "site-3")
+            )
+            pids = {record["result"]["pid"] for record in (one, other, whole)}
+            assert len(pids) == 3
+            deadline = time.monotonic() + 30
+            while any(Path(f"/proc/{pid}").exists() for pid in pids):
+                assert time.monotonic() < deadline, "a process keeps the device's memory"
+                time.sleep(0.1)
+        finally:
+            disconnect()
+            found.shutdown()
+    assert {record["result"]["before"] for record in (one, other, whole)} == {0}
+    assert {record["device_memory_mib"] for record in (one, other, whole)} == {9}
+    assert overlap(one, other), "two that took .4 each are side by side"
+    assert not overlap(one, whole), "who was never measured has all of it"
+    assert not overlap(other, whole)
+
+
+def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(max(one["started"], other["started"]) < min(one["ended"], other["ended"]))
