@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import toys
+from tests.chaos.programs import under_way
 
 Start = Callable[..., Any]
 Program = Callable[..., str]
@@ -63,23 +64,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 @pytest.fixture
 def training_on_ray(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run on Ray in a session of its own, which has written a checkpoint."""
-    store = tmp_path / "store"
-    command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
-    with subprocess.Popen(  # which closes its pipes and waits
-        [*command, "--store", str(store), "--device", "cpu"],
-        env={**os.environ, toys.STEP_S: "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    with under_way(
+        tmp_path / "store", "simulate", "--budget", "smoke", "--device", "cpu"
     ) as process:
-        deadline = time.monotonic() + 120
-        while not list(store.glob("**/checkpoints/*.sha256")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         yield process
-        process.kill()
 
 
 def _child(

@@ -8,36 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import toys
 from tests.chaos.on_ray import workers_run_toys
+from tests.chaos.programs import under_way
 from tests.chaos.test_cluster import head
 from tests.chaos.test_signals import STUDY
 from tests.processes import descendants
-
-
-@contextmanager
-def working(store: Path, port: str, *command: str) -> Iterator[subprocess.Popen[str]]:
-    """A command with toys on a cluster of this machine, once a training is under way."""
-    with subprocess.Popen(  # which closes its pipes and waits
-        [sys.executable, "-m", "tests.chaos.toys", *command, "--ray", f"127.0.0.1:{port}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not list(store.glob("**/checkpoints/*.sha256")):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield process
-        process.kill()
 
 
 def killed(name: str) -> int:
@@ -56,11 +36,11 @@ def killed(name: str) -> int:
 def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_path: Path) -> None:
     """There is nobody left to take leave of, which by itself Ray tries for a while."""
     store, port = tmp_path / "store", "6436"
-    command = ("simulate", "--budget", "smoke", "--device", "cpu", "--store", str(store))
+    command = ("simulate", "--budget", "smoke", "--device", "cpu")
     with (
         workers_run_toys(**{toys.STEP_S: "1", "RAY_AUTH_MODE": "disabled"}),
         head(port),
-        working(store, port, *command) as process,
+        under_way(store, *command, "--ray", f"127.0.0.1:{port}") as process,
     ):
         assert [killed(name) for name in ("gcs_server", "raylet")] == [1, 1]
         begun = time.monotonic()
@@ -78,11 +58,11 @@ def test_08_a_study_on_a_cluster_of_others_that_is_told_to_end_leaves_no_simulat
     """Its simulations are started by processes of the cluster, which stays."""
     (tmp_path / "study.yaml").write_text(STUDY)
     store, port = tmp_path / "store", "6438"
-    command = ("study", str(tmp_path / "study.yaml"), "--store", str(store))
+    command = ("study", str(tmp_path / "study.yaml"))
     with (
         workers_run_toys(**{toys.STEP_S: "1", "RAY_AUTH_MODE": "disabled"}),
         head(port),
-        working(store, port, *command) as process,
+        under_way(store, *command, "--ray", f"127.0.0.1:{port}") as process,
     ):
         assert len(simulations(store)) == 1
         process.send_signal(signal.SIGTERM)

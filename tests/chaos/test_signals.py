@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hyfree_ray.stage import METRICS
 from tests.chaos import toys
 from tests.chaos.conftest import Program, Start
 from tests.chaos.hospitals import write_hospitals
+from tests.chaos.programs import under_way
 from tests.processes import descendants
 
 SMOKE = ("--budget", "smoke", "--generator", "flow", "--device", "cpu", "--set", "precision=fp32")
@@ -102,20 +102,11 @@ def test_07_08_a_study_on_ray_that_is_told_to_end_does_so_and_leaves_nobody_behi
 ) -> None:
     """Ray and Ray Tune have handlers of their own for both signals."""
     (tmp_path / "study.yaml").write_text(STUDY)
-    command = [sys.executable, "-m", "tests.chaos.toys", "study", str(tmp_path / "study.yaml")]
-    with subprocess.Popen(
-        [*command, "--store", str(tmp_path / "s"), "--parallel", "1"],
-        env={**os.environ, toys.STEP_S: "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    with under_way(
+        tmp_path / "s",
+        *("study", str(tmp_path / "study.yaml"), "--parallel", "1"),
+        checkpoint=f"{STAGE}/checkpoints/*.sha256",
     ) as process:
-        deadline = time.monotonic() + 180
-        while not list((tmp_path / "s").glob(f"{STAGE}/checkpoints/*.sha256")):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         family = descendants(process.pid)
         begun = time.monotonic()
         process.send_signal(number)
