@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from bench import Bench
 
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.cohorts.cohort import read_cohort
+from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.simulation import sites_of
 from hyfree_ray.site_value import Site
 from hyfree_ray.stages.audit import audit

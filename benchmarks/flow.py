@@ -34,11 +34,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout, not installed
 
 from hyfree_ray import generators
+from hyfree_ray.cohorts.phantom_anatomy import draw_patient
+from hyfree_ray.cohorts.phantom_sites import site_style
 from hyfree_ray.generator_view import PERCENTILES, fit_into_patch
 from hyfree_ray.generators.flow import train as flow
 from hyfree_ray.generators.protocol import compute_of
-from hyfree_ray.phantom_anatomy import draw_patient
-from hyfree_ray.phantom_sites import site_style
 from hyfree_ray.quality import kid
 
 PATCH = (56, 64)

@@ -25,11 +25,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.border.gate import Gate, faults
+from hyfree_ray.border.privacy_card import read_card
+from hyfree_ray.cohorts.cohort import read_cohort
+from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config import Experiment, find_device, resolve_experiment
-from hyfree_ray.gate import Gate, faults
-from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.privacy_card import read_card
 from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.simulation import sites_of

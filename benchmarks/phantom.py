@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from bench import Bench
 
+from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config import resolve_experiment
-from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.simulation import sites_of
 from hyfree_ray.site_value import Site

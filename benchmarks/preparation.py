@@ -28,7 +28,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from hyfree_ray.budget import budget_values
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.party import Party
 from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.simulation import sites_of

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from hyfree_ray.border.manifest import FEWEST_ROWS
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.manifest import FEWEST_ROWS
 
 
 class _Strict(BaseModel):

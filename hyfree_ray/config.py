@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from hyfree_ray.border.gate import Gate
 from hyfree_ray.budget import Budget, budget_values
+from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.gate import Gate
-from hyfree_ray.label_sets import Painted
 from hyfree_ray.regimes import SETTINGS, Setting
 from hyfree_ray.store import digest_of
 

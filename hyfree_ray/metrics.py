@@ -29,7 +29,7 @@ import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 
-from hyfree_ray.label_sets import IGNORE, Labels, foreground, mask_of
+from hyfree_ray.cohorts.label_sets import IGNORE, Labels, foreground, mask_of
 from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 Outcome = Literal["scored", "both-empty", "missed", "false-alarm"]

@@ -16,15 +16,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.answers import attack_in_words
 from hyfree_ray.asking import Asking
 from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
-from hyfree_ray.finished import mark_shown
 from hyfree_ray.progress import Progress, Watchdog, plan_in_words
 from hyfree_ray.protocol import Handle, Outcome
-from hyfree_ray.results import SiteOutcome, Summary, summarise
-from hyfree_ray.results_table import table_text
+from hyfree_ray.results.answers import attack_in_words
+from hyfree_ray.results.finished import mark_shown
+from hyfree_ray.results.summary import SiteOutcome, Summary, summarise
+from hyfree_ray.results.table import table_text
 from hyfree_ray.scores import POOL, write_results
 from hyfree_ray.shortfalls import shortfalls
 from hyfree_ray.simulation import Simulation, score_rows

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hyfree_ray.border.manifest import MANIFEST_FILE, Limits, parse_manifest
+from hyfree_ray.border.release import RELEASE_FILE
+from hyfree_ray.border.signing import KEY_BYTES, PUBLIC_KEY_FILE, SIGNATURE_BYTES, SIGNATURE_FILE
+from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 from hyfree_ray.errors import HyfreeError, ReleaseError
 from hyfree_ray.files import UntrustedFileError, read_untrusted
-from hyfree_ray.manifest import MANIFEST_FILE, Limits, parse_manifest
-from hyfree_ray.release import RELEASE_FILE
-from hyfree_ray.signing import KEY_BYTES, PUBLIC_KEY_FILE, SIGNATURE_BYTES, SIGNATURE_FILE
 from hyfree_ray.store import Parcel, check_parcel, write_bytes, write_json
 from hyfree_ray.strict_json import StrictObject
-from hyfree_ray.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 
 PARCEL_FILE = "parcel.json"
 """Written last: sender, stage, key, result, and the names of the other files."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.border.withheld import NOTICE_FILE, read_notice
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError, PrivacyError, ReleaseError, TooFewSitesError
 from hyfree_ray.party import Party, Runner
@@ -33,7 +34,6 @@ from hyfree_ray.store import (
     write_once,
 )
 from hyfree_ray.trust import Trust
-from hyfree_ray.withheld import NOTICE_FILE, read_notice
 
 EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
 """All that the centre hands out: general models, and releases on their way down."""

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.cohort_tables import check_site_names
+from hyfree_ray.border.manifest import MANIFEST_FILE, parse_manifest
+from hyfree_ray.border.release import RELEASE_FILE
+from hyfree_ray.border.release_guard import Handed, check_releases
+from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.errors import HyfreeError, ReleaseError
 from hyfree_ray.files import UntrustedFileError, read_untrusted
-from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
 from hyfree_ray.parcel_files import read_parcel, write_parcel
-from hyfree_ray.release import RELEASE_FILE
-from hyfree_ray.release_guard import Handed, check_releases
 from hyfree_ray.scores import POOL
 from hyfree_ray.site import ROUND, SiteParty
 from hyfree_ray.site_value import Shared

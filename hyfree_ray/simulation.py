@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray import protocol
-from hyfree_ray.cohort import Case, Cohort, split_fold
-from hyfree_ray.cohort_tables import READER_KEY
+from hyfree_ray.border.manifest import key_of
+from hyfree_ray.cohorts.cohort import Case, Cohort, split_fold
+from hyfree_ray.cohorts.partitions import NATURAL
+from hyfree_ray.cohorts.slices import generator_slices, slice_axis
+from hyfree_ray.cohorts.tables import READER_KEY
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.manifest import key_of
 from hyfree_ray.oracle import OracleParty
-from hyfree_ray.partitions import NATURAL
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.regimes import ORACLE_SETTINGS
 from hyfree_ray.scores import MEASURED, ORACLE, POOL, ScoreRow
 from hyfree_ray.site import RELEASE_VERSIONS, SiteParty
 from hyfree_ray.site_value import Site
-from hyfree_ray.slices import generator_slices, slice_axis
 from hyfree_ray.store import digest_of
 
 log = logging.getLogger("hyfree_ray")

@@ -7,14 +7,15 @@ from asyncio import gather
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyfree_ray.border.manifest import MANIFEST_FILE
+from hyfree_ray.border.signing import signing_key
+from hyfree_ray.border.withheld import NOTICE_FILE, Notice
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import StageError
-from hyfree_ray.manifest import MANIFEST_FILE
 from hyfree_ray.party import Party, Runner
 from hyfree_ray.regimes import CANDIDATES, kept
 from hyfree_ray.scores import dice_by_patient
 from hyfree_ray.seeds import seed_of
-from hyfree_ray.signing import signing_key
 from hyfree_ray.site_value import (
     Contribution,
     Learned,
@@ -35,7 +36,6 @@ from hyfree_ray.stages.synthesis import release, synthesise
 from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
 from hyfree_ray.store import Artifact, Parcel, digest_of, file_digest
 from hyfree_ray.trust import sign
-from hyfree_ray.withheld import NOTICE_FILE, Notice
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.border.manifest import FEWEST_ROWS
 from hyfree_ray.budget import Budget
-from hyfree_ray.manifest import FEWEST_ROWS
 from hyfree_ray.party import Party
 from hyfree_ray.stages.data import draw_phantom
 from hyfree_ray.store import RAW_DATA, Artifact, Parcel, write_json

@@ -15,12 +15,12 @@ import numpy as np
 import yaml
 
 from hyfree_ray.config import read_yaml, resolve_experiment
-from hyfree_ray.contrasts import Contrast
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
-from hyfree_ray.finished import Finished, Point
-from hyfree_ray.pooled import with_own_patients
-from hyfree_ray.results import IN_WORDS, contrasts_of
+from hyfree_ray.results.contrasts import Contrast
+from hyfree_ray.results.finished import Finished, Point
+from hyfree_ray.results.pooled import with_own_patients
+from hyfree_ray.results.summary import IN_WORDS, contrasts_of
 from hyfree_ray.scores import COLUMNS, csv_text
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.trials import Trial

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyfree_ray.border.manifest import MANIFEST_FILE, quoted
+from hyfree_ray.border.release import RELEASE_FILE
+from hyfree_ray.border.signing import SIGNATURE_FILE, is_signed_by
+from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 from hyfree_ray.errors import ReleaseError
-from hyfree_ray.manifest import MANIFEST_FILE, quoted
-from hyfree_ray.release import RELEASE_FILE
-from hyfree_ray.signing import SIGNATURE_FILE, is_signed_by
 from hyfree_ray.store import Parcel, write_bytes
-from hyfree_ray.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

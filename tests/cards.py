@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyfree_ray.privacy_card import UNION, PrivacyCard
+from hyfree_ray.border.privacy_card import UNION, PrivacyCard
 
 
 def attack(auc: float = 0.52, control: float = 0.49, over: bool = False) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.cohort import Cohort, read_cohort
+from hyfree_ray.cohorts.cohort import Cohort, read_cohort
+from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.simulation import Simulation, sites_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError
 
 GREY = np.zeros((10, 7), np.uint8)

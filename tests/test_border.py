@@ -24,16 +24,16 @@ from PIL import Image
 from rich.console import Console
 
 from hyfree_ray import protocol
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.border.release import read_release
+from hyfree_ray.cohorts.cohort import read_cohort
+from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.config import resolve_experiment
 from hyfree_ray.errors import StageError
 from hyfree_ray.observer import Observer
-from hyfree_ray.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import draw_until, quantise
 from hyfree_ray.progress import Progress
 from hyfree_ray.regimes import ORACLE_SETTINGS
-from hyfree_ray.release import read_release
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray import RayParty, start_parties
 from hyfree_ray.runners.ray_cluster import connect, disconnect

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from hyfree_ray.pictures import contact_sheet
+from hyfree_ray.reports.pictures import contact_sheet
 from tests.canaries import Canaries, is_pickle
 from tests.release_files import release_of
 

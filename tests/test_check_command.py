@@ -13,9 +13,9 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
-from hyfree_ray.cohort import read_cohort, survey
+from hyfree_ray.cohorts.cohort import read_cohort, survey
+from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.phantom import draw_phantom_site
 from tests.raw_data import edit_csv, edit_json, make, write
 
 

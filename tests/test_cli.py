@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
+from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.errors import ClusterError, HyfreeError
-from hyfree_ray.phantom import draw_phantom_site
 
 
 def call(*arguments: str | Path) -> Result:

@@ -13,22 +13,13 @@ import hyfree_ray
 ROOT = Path(hyfree_ray.__file__).parent
 
 FLOORS = (
-    (
-        "errors", "log", "seeds", "files", "strict_json", "guard", "listening", "png_structure",
-        "foreign_plan",
-    ),
-    (
-        "cohort", "cohort_checks", "cohort_summary", "cohort_tables", "image_facts", "importers",
-        "label_sets", "label_shift",
-        "partitions", "slices", "phantom", "phantom_anatomy", "phantom_sites",
-        "unet_plan", "generator_plan", "budget", "arrow_layout", "release_arrow", "release",
-        "release_guard", "privacy_card", "gate", "signing", "release_export", "scores", "contrasts",
-        "manifest", "withheld", "uncertainty", "regimes", "answers", "results", "results_table",
-        "finished", "published", "pooled", "pooled_table", "timeline",
-    ),
+    ("errors", "log", "seeds", "files", "strict_json", "guard", "listening", "png_structure"),
+    ("unet_plan", "generator_plan", "regimes", "scores", "cohorts", "importers"),
+    ("border",),
+    ("budget", "results"),
     (
         "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
-        "pictures", "quality", "labelling", "figures", "report_parts", "report",
+        "quality", "labelling", "reports",
     ),
     (
         "rules", "store", "trust", "quarantine", "parcel_files", "stage", "config", "stages",
@@ -49,10 +40,10 @@ DOORS = {
     "mlflow": "tracking.py",
     "monai": "metrics.py",
     "open_clip": "privacy/embedders.py",
-    "jinja2": "report.py",
+    "jinja2": "reports/report.py",
 }
 
-NO_TORCH = FLOORS[0] + FLOORS[1]
+NO_TORCH = tuple(name for floor in FLOORS[:4] for name in floor)
 
 
 def files() -> list[Path]:

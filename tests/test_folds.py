@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyfree_ray.cohort import Case, Split, read_cohort, split_fold
+from hyfree_ray.cohorts.cohort import Case, Split, read_cohort, split_fold
+from hyfree_ray.cohorts.partitions import partition
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.partitions import partition
 from tests.raw_data import make
 
 

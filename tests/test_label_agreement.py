@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hyfree_ray.border.release import Release, read_release, write_release
 from hyfree_ray.config import Experiment
 from hyfree_ray.pool import PoolParty
-from hyfree_ray.release import Release, read_release, write_release
 from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.segmenters.nnunet import model as nnunet_model
 from hyfree_ray.stage import Context

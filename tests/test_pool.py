@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from hyfree_ray import pool as pool_module
-from hyfree_ray.gate import Gate
+from hyfree_ray.border.gate import Gate
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.simulation import Simulation

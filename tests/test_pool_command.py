@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from hyfree_ray import manifest, release
+from hyfree_ray.border import manifest, release
+from hyfree_ray.border.manifest import key_of
+from hyfree_ray.border.release import ReleaseMetadata, write_release
+from hyfree_ray.border.signing import fingerprint, signing_key
+from hyfree_ray.border.withheld import Notice
 from hyfree_ray.cli import main
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.manifest import key_of
 from hyfree_ray.parcel_files import read_handed_in, read_parcel, write_parcel
 from hyfree_ray.pool import PoolParty
-from hyfree_ray.release import ReleaseMetadata, write_release
-from hyfree_ray.signing import fingerprint, signing_key
 from hyfree_ray.site import RELEASE_VERSIONS
 from hyfree_ray.store import Parcel, digest_of
 from hyfree_ray.trust import sign
-from hyfree_ray.withheld import Notice
 from tests.cards import card
 
 TASK = "t" * 32

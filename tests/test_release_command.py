@@ -11,9 +11,9 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
+from hyfree_ray.border.signing import is_signed_by, signing_key
 from hyfree_ray.cli import main
 from hyfree_ray.commands import release as by_hand
-from hyfree_ray.signing import is_signed_by, signing_key
 from tests.cards import card
 from tests.release_files import METADATA, described, pixels, put, write
 

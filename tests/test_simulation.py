@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.cohort import Cohort
+from hyfree_ray.cohorts.cohort import Cohort
 from hyfree_ray.config import Experiment
 from hyfree_ray.protocol import Outcome
 from hyfree_ray.regimes import REGIMES, SETTINGS

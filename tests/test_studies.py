@@ -16,7 +16,7 @@ from hyfree_ray import trials
 from hyfree_ray.cli import main
 from hyfree_ray.commands import study_runs
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.finished import Finished
+from hyfree_ray.results.finished import Finished
 from hyfree_ray.scores import COLUMNS
 from hyfree_ray.studies import (
     curve_points,
@@ -28,7 +28,7 @@ from hyfree_ray.studies import (
     write_scaling,
 )
 from hyfree_ray.trials import Place, Trial, as_arguments, parse_numbers
-from tests.test_pooled import GAIN, SITES, finished
+from tests.results.test_pooled import GAIN, SITES, finished
 
 NAMES = [f"site-{k}" for k in range(1, 9)]
 

@@ -14,10 +14,10 @@ from mlflow.entities import Run
 from PIL import Image
 
 from hyfree_ray import tracking
-from hyfree_ray.results import summarise
-from hyfree_ray.results_table import table_text
+from hyfree_ray.results.summary import summarise
+from hyfree_ray.results.table import table_text
 from hyfree_ray.tracking import Tracker, database_uri
-from tests.test_results import OUTCOMES, whole_run
+from tests.results.test_results import OUTCOMES, whole_run
 
 START = 1_700_000_000.0
 

@@ -17,7 +17,7 @@ from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.store import ROOT_FILE
 
 if TYPE_CHECKING:
-    from hyfree_ray.cohort_checks import Problem
+    from hyfree_ray.cohorts.checks import Problem
 
 
 @click.command("check", epilog=EXIT_CODES)
@@ -37,8 +37,8 @@ def check_data(data: Path, store: Path) -> None:
 
 def _check(data: Path, store: Path) -> int:
     """Print every problem, a line each, and what the sites hold. Returns the exit code."""
-    from hyfree_ray.cohort import survey
-    from hyfree_ray.cohort_summary import render_sites
+    from hyfree_ray.cohorts.cohort import survey
+    from hyfree_ray.cohorts.summary import render_sites
 
     with reading_bar() as told:
         found = survey(data, digest_cache=digest_cache(store), told=told)

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.finished import read_finished
-from hyfree_ray.pooled import pool_runs
-from hyfree_ray.pooled_table import render_pooled
-from hyfree_ray.results_table import wide_console
+from hyfree_ray.results.finished import read_finished
+from hyfree_ray.results.pooled import pool_runs
+from hyfree_ray.results.pooled_table import render_pooled
+from hyfree_ray.results.table import wide_console
 from hyfree_ray.trials import (
     FOLDS,
     TrialError,

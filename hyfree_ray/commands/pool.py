@@ -14,10 +14,10 @@ from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_op
 from hyfree_ray.errors import HyfreeError, ReleaseError
 
 if TYPE_CHECKING:
+    from hyfree_ray.border.release import ReleaseMetadata
     from hyfree_ray.config import Experiment
     from hyfree_ray.parcel_files import HandedIn
     from hyfree_ray.pool import PoolParty
-    from hyfree_ray.release import ReleaseMetadata
     from hyfree_ray.site_value import Shared
     from hyfree_ray.store import Parcel
     from hyfree_ray.trust import Trust
@@ -128,7 +128,7 @@ def _experiment(device: str, settings: dict[str, Any]) -> tuple[Experiment, str]
 
 def _read(folders: Sequence[Path]) -> list[HandedIn]:
     """What is small of each release. What is none is said, and the others go on."""
-    from hyfree_ray.cohort_tables import check_site_names
+    from hyfree_ray.cohorts.tables import check_site_names
     from hyfree_ray.parcel_files import read_handed_in
 
     found: list[HandedIn] = []
@@ -200,7 +200,7 @@ def _key_beside(
 
 
 def _check_alone(site: str, others: Sequence[str]) -> None:
-    from hyfree_ray.cohort_tables import check_site_names
+    from hyfree_ray.cohorts.tables import check_site_names
 
     if site in others:
         raise ReleaseError(site, "second", "two releases of one site; name the one that is meant")
@@ -232,8 +232,8 @@ def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadat
 
     The files are read in another process alone: who is taken in is read here when it is.
     """
-    from hyfree_ray.manifest import MANIFEST_FILE, parse_manifest
-    from hyfree_ray.release_guard import Handed, check_releases
+    from hyfree_ray.border.manifest import MANIFEST_FILE, parse_manifest
+    from hyfree_ray.border.release_guard import Handed, check_releases
 
     handed, bad = [], []
     for one in signed:
@@ -278,7 +278,7 @@ def _task(
     Raises:
         HyfreeError: there is none.
     """
-    from hyfree_ray.manifest import recipe_in
+    from hyfree_ray.border.manifest import recipe_in
     from hyfree_ray.site import RELEASE_VERSIONS
     from hyfree_ray.stages.pooling import painted_in
     from hyfree_ray.store import digest_of
@@ -304,7 +304,7 @@ def _task(
 async def _take_in(
     party: PoolParty, signed: Sequence[HandedIn], described: Mapping[str, ReleaseMetadata]
 ) -> dict[str, str]:
-    from hyfree_ray.signing import fingerprint
+    from hyfree_ray.border.signing import fingerprint
 
     for one in signed:
         site = one.parcel.sender
@@ -328,7 +328,7 @@ async def _take_in(
 
 def _other_structures(site: str, described: Mapping[str, ReleaseMetadata], party: PoolParty) -> str:
     """What a release for another task labels otherwise; empty where that is not why."""
-    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.cohorts.label_sets import Painted
     from hyfree_ray.stages.pooling import painted_in
 
     if site not in described:

@@ -8,14 +8,20 @@ from typing import Any
 
 import click
 
+from hyfree_ray.border.gate import Gate, check_card
+from hyfree_ray.border.manifest import (
+    MANIFEST_FILE,
+    Limits,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+)
+from hyfree_ray.border.privacy_card import in_words, read_card
+from hyfree_ray.border.release import RELEASE_FILE, Release, read_release
+from hyfree_ray.border.release_guard import Handed, check_release_file
+from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.errors import HyfreeError, ReleaseError
 from hyfree_ray.files import UntrustedFileError, read_untrusted
-from hyfree_ray.gate import Gate, check_card
-from hyfree_ray.manifest import MANIFEST_FILE, Limits, Manifest, parse_manifest, read_manifest
-from hyfree_ray.privacy_card import in_words, read_card
-from hyfree_ray.release import RELEASE_FILE, Release, read_release
-from hyfree_ray.release_guard import Handed, check_release_file
-from hyfree_ray.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 
 
 def run_check(files: Sequence[Path], key: Path | None = None) -> int:
@@ -45,7 +51,7 @@ def run_check(files: Sequence[Path], key: Path | None = None) -> int:
 
 def run_show(file: Path, picture: Path) -> None:
     """Print the manifest and the metadata of a release, and draw its first images."""
-    from hyfree_ray.pictures import MOST_IMAGES, contact_sheet
+    from hyfree_ray.reports.pictures import MOST_IMAGES, contact_sheet
 
     release = read_checked(file)
     # JSON escapes what is not ASCII: nothing in it can steer a terminal.
@@ -68,7 +74,7 @@ def run_show(file: Path, picture: Path) -> None:
 
 def run_export(file: Path, target: str, out: Path) -> None:
     """Write a release into the folder `out`, in one of the forms of `release_export.EXPORTERS`."""
-    from hyfree_ray.release_export import EXPORTERS
+    from hyfree_ray.border.release_export import EXPORTERS
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HyfreeError(f"{out}: is there already; name a new or an empty folder with --out")

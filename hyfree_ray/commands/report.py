@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.finished import find_run, read_curve, read_finished
-from hyfree_ray.report import write_report
+from hyfree_ray.reports.report import write_report
+from hyfree_ray.results.finished import find_run, read_curve, read_finished
 
 
 def run_report(

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.finished import Finished, find_run, read_finished
-from hyfree_ray.pooled import compare_runs, differing_settings, pool_runs
-from hyfree_ray.pooled_table import render_comparison, render_pooled
-from hyfree_ray.results import Summary
-from hyfree_ray.results_table import render_table, wide_console
+from hyfree_ray.results.finished import Finished, find_run, read_finished
+from hyfree_ray.results.pooled import compare_runs, differing_settings, pool_runs
+from hyfree_ray.results.pooled_table import render_comparison, render_pooled
+from hyfree_ray.results.summary import Summary
+from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.scores import csv_text
 
 

@@ -17,24 +17,24 @@ import click
 from rich.console import Console
 
 from hyfree_ray import protocol
-from hyfree_ray.cohort import read_cohort
-from hyfree_ray.cohort_summary import render_sites
+from hyfree_ray.cohorts.cohort import read_cohort
+from hyfree_ray.cohorts.partitions import NATURAL, partition
+from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
 from hyfree_ray.commands.ending import leave
 from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
 from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
-from hyfree_ray.finished import is_current
 from hyfree_ray.log import set_up_logging
 from hyfree_ray.observer import Observer, read_summary, time_table
-from hyfree_ray.partitions import NATURAL, partition
-from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.resources import Execution, check_machine, check_parties, read_resources
-from hyfree_ray.results import Summary
-from hyfree_ray.results_table import render_table, wide_console
+from hyfree_ray.results.finished import is_current
+from hyfree_ray.results.summary import Summary
+from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.rules import Rules, check_drops, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner

@@ -68,8 +68,8 @@ _site_options = all_of(
 )
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release."""
+    from hyfree_ray.border.signing import PUBLIC_KEY_FILE, fingerprint
     from hyfree_ray.parcel_files import check_out, write_parcel
-    from hyfree_ray.signing import PUBLIC_KEY_FILE, fingerprint
 
     check_out(out, options["name"], "release")
     party, simulation = open_site(**options)
@@ -236,7 +236,7 @@ def open_site(
     Raises:
         HyfreeError: no such site; the message names those of `sites.csv`.
     """
-    from hyfree_ray.cohort import read_cohort
+    from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.config import find_device, resolve_experiment
     from hyfree_ray.log import set_up_logging
     from hyfree_ray.runners.local import LocalRunner

@@ -13,16 +13,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.cohorts.cohort import read_cohort
+from hyfree_ray.cohorts.partitions import COLUMN, NATURAL, partition
+from hyfree_ray.cohorts.phantom_sites import MAX_SITES
 from hyfree_ray.commands.check import digest_cache
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
-from hyfree_ray.finished import CURVE_FILE, Finished, read_finished
 from hyfree_ray.log import set_up_logging
-from hyfree_ray.partitions import COLUMN, NATURAL, partition
-from hyfree_ray.phantom_sites import MAX_SITES
-from hyfree_ray.results import IN_WORDS, TESTED
-from hyfree_ray.results_table import STYLE, wide_console
+from hyfree_ray.results.finished import CURVE_FILE, Finished, read_finished
+from hyfree_ray.results.summary import IN_WORDS, TESTED
+from hyfree_ray.results.table import STYLE, wide_console
 from hyfree_ray.store import digest_of, open_root, write_json
 from hyfree_ray.studies import (
     Group,
@@ -181,7 +181,7 @@ def _track(runs: Mapping[str, Finished], groups: Sequence[Group], place: Place) 
 
 
 def _draw(folder: Path, points: Mapping[str, Any]) -> None:
-    from hyfree_ray.figures import curve, drawn
+    from hyfree_ray.reports.figures import curve, drawn
 
     figure = drawn("scaling", lambda theme: curve(theme, points, "difference of Dice"))
     for ending, content in (("svg", figure.light_svg), ("png", figure.png)):

@@ -21,8 +21,8 @@ def track(run: str, store: Path) -> None:
     Example:
       hyfree-ray track Phantom-01234567
     """
-    from hyfree_ray.finished import is_shown, mark_hidden
     from hyfree_ray.observer import read_summary
+    from hyfree_ray.results.finished import is_shown, mark_hidden
     from hyfree_ray.tracking import database_uri
 
     folder = store.absolute() / "runs" / run

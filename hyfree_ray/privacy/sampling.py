@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hyfree_ray.border.release import repeated_rows
 from hyfree_ray.privacy.memorization import MemorisationFilter
-from hyfree_ray.release import repeated_rows
 
 DRAWS_PER_IMAGE = 4
 """Samples drawn at most for each image of the quota, dropped ones included."""
@@ -96,7 +96,7 @@ def draw_until(
         quota: images wanted.
         draw: the generator.
         rule: the site's calibrated filter; it sees samples as they would travel, quantised.
-        max_rejection_rate: the gate's (see `hyfree_ray.gate`).
+        max_rejection_rate: the gate's (see `hyfree_ray.border.gate`).
         dtype: what they travel as: uint8 or uint16.
         keep_nearest: how many of the samples nearest to real images are kept to be looked at.
         report: hears (accepted, rejected) after each batch.

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.fft import dctn, idctn
 from scipy.ndimage import affine_transform, rotate
 
+from hyfree_ray.border.privacy_card import UNION
 from hyfree_ray.privacy.detectors import SHIFT
 from hyfree_ray.privacy.memorization import MemorisationFilter
-from hyfree_ray.privacy_card import UNION
 
 MOST_IMAGES = 100
 """Training images that are tried, at most."""

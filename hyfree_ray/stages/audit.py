@@ -38,11 +38,11 @@ def audit(
     """
     import numpy as np
 
-    from hyfree_ray.gate import Gate, faults
+    from hyfree_ray.border.gate import Gate, faults
     from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.pictures import distance_histogram
     from hyfree_ray.privacy.audit import TimeLimit, audit_samples, privacy_card
     from hyfree_ray.privacy.embedders import load_embedder
+    from hyfree_ray.reports.pictures import distance_histogram
 
     filtered = read_result(samples)
     outcome = {name: filtered[name] for name in ("outcome", "reason", "rejection_rate")}

@@ -21,7 +21,7 @@ also slices (how many the generator sees) and slice_axis."""
 @stage(version=1)
 def draw_phantom(context: Context, *, index: int, seed: int, phantom: int) -> dict[str, Any]:
     """Draw the phantom site `index` as a raw data set (`phantom` is the phantom's version)."""
-    from hyfree_ray.phantom import draw_phantom_site
+    from hyfree_ray.cohorts.phantom import draw_phantom_site
 
     assert phantom >= 1
     draw_phantom_site(index, seed, context.out)
@@ -111,7 +111,7 @@ def _label_shares(data: Path, cases: Cases, dataset: Mapping[str, Any]) -> dict[
     """Share of the pixels that each label or region takes, the mean over cases."""
     import numpy as np
 
-    from hyfree_ray.label_sets import foreground, mask_of
+    from hyfree_ray.cohorts.label_sets import foreground, mask_of
     from hyfree_ray.segmenters.nnunet.data import read_label
 
     shares: dict[str, list[float]] = {name: [] for name in foreground(dataset["labels"])}

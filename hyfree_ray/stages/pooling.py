@@ -14,10 +14,10 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.stage import Context, stage
 
 if TYPE_CHECKING:
-    from hyfree_ray.gate import Gate
-    from hyfree_ray.label_sets import Painted
-    from hyfree_ray.release import Release, ReleaseMetadata
-    from hyfree_ray.release_guard import Handed
+    from hyfree_ray.border.gate import Gate
+    from hyfree_ray.border.release import Release, ReleaseMetadata
+    from hyfree_ray.border.release_guard import Handed
+    from hyfree_ray.cohorts.label_sets import Painted
 
 VALIDATION_SHARE = 0.2
 VALIDATION_MOST = 2500
@@ -46,11 +46,11 @@ def check_release(
     Raises:
         ReleaseError: the rule that it breaks.
     """
-    from hyfree_ray.gate import Gate
-    from hyfree_ray.label_shift import label_shift
-    from hyfree_ray.manifest import read_manifest
-    from hyfree_ray.pictures import contact_sheet
-    from hyfree_ray.release_guard import Handed, check_release_file
+    from hyfree_ray.border.gate import Gate
+    from hyfree_ray.border.label_shift import label_shift
+    from hyfree_ray.border.manifest import read_manifest
+    from hyfree_ray.border.release_guard import Handed, check_release_file
+    from hyfree_ray.reports.pictures import contact_sheet
 
     handed = Handed(
         folder=release,
@@ -92,10 +92,10 @@ def read_for_task(handed: Handed, dataset: Mapping[str, Any], gate: Gate) -> Rel
     Raises:
         ReleaseError: the rule that it breaks.
     """
+    from hyfree_ray.border.gate import check_card
+    from hyfree_ray.border.release import read_release
+    from hyfree_ray.cohorts.label_sets import Painted
     from hyfree_ray.errors import ReleaseError
-    from hyfree_ray.gate import check_card
-    from hyfree_ray.label_sets import Painted
-    from hyfree_ray.release import read_release
 
     found = read_release(
         handed.folder,
@@ -145,8 +145,8 @@ def label_agreement(
     """
     import numpy as np
 
-    from hyfree_ray.label_sets import Painted, foreground, mask_of, with_values
-    from hyfree_ray.release import read_release
+    from hyfree_ray.border.release import read_release
+    from hyfree_ray.cohorts.label_sets import Painted, foreground, mask_of, with_values
     from hyfree_ray.segmenters.nnunet.model import Model, read_dataset
 
     found = read_release(release, site=site, experiment=federation, round_number=round_number)
@@ -255,7 +255,7 @@ def _check_slice_axis(
 
 def painted_in(metadata: ReleaseMetadata) -> Painted:
     """The label maps of a release."""
-    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.cohorts.label_sets import Painted
 
     return Painted(names=dict(metadata.label_names), regions=metadata.regions)
 
@@ -274,7 +274,7 @@ def read_releases(
     Raises:
         ReleaseError: the rule that one breaks.
     """
-    from hyfree_ray.release import read_release
+    from hyfree_ray.border.release import read_release
 
     for position, site in enumerate(sites):
         folder = releases[f"release_{position}"]
@@ -296,7 +296,7 @@ def write_slices(folder: Path, prefix: str, release: Release, painted: Painted) 
     Raises:
         HyfreeError: the release has other structures.
     """
-    from hyfree_ray.label_sets import with_values
+    from hyfree_ray.cohorts.label_sets import with_values
     from hyfree_ray.segmenters.nnunet.data import RawCase
 
     values = painted_in(release.metadata).values_in(painted)

@@ -130,7 +130,7 @@ def write_releases(
         ReleaseError: the rule that one breaks.
         HyfreeError: one has other structures.
     """
-    from hyfree_ray.label_sets import Painted
+    from hyfree_ray.cohorts.label_sets import Painted
     from hyfree_ray.stages.pooling import read_releases, write_slices
 
     painted = Painted.of(dataset)

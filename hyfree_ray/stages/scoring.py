@@ -31,7 +31,7 @@ def score(
 
     Writes `scores.json`: rows of patient and case as indices, whose names stay with the site.
     """
-    from hyfree_ray.label_sets import Painted, with_values
+    from hyfree_ray.cohorts.label_sets import Painted, with_values
     from hyfree_ray.metrics import score_case
     from hyfree_ray.segmenters.nnunet.data import read_image, read_label
     from hyfree_ray.segmenters.nnunet.model import Model

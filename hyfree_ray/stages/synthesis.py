@@ -15,11 +15,11 @@ from hyfree_ray.stage import Context, read_result, stage
 if TYPE_CHECKING:
     import numpy as np
 
+    from hyfree_ray.border.release import ReleaseMetadata
     from hyfree_ray.generator_view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
     from hyfree_ray.privacy.memorization import MemorisationFilter
     from hyfree_ray.privacy.sampling import Draw, Drawn
-    from hyfree_ray.release import ReleaseMetadata
 
 
 @stage(version=6, device=True)
@@ -119,7 +119,7 @@ def _keep(out: Path, drawn: Drawn, rule: MemorisationFilter, view: GeneratorView
     """Write what passed, the thresholds, and the samples nearest to real images beside those."""
     import numpy as np
 
-    from hyfree_ray.pictures import nearest_pairs
+    from hyfree_ray.reports.pictures import nearest_pairs
 
     np.save(out / "accepted.npy", drawn.accepted_NCHW)
     thresholds = dict(zip(rule.names, rule.thresholds, strict=True))
@@ -170,10 +170,10 @@ def release(
     """
     import numpy as np
 
+    from hyfree_ray.border.release import nonce_of, write_release
+    from hyfree_ray.cohorts.label_sets import foreground, mask_of
     from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.label_sets import foreground, mask_of
     from hyfree_ray.privacy.sampling import levels_of
-    from hyfree_ray.release import nonce_of, write_release
 
     audited = read_result(audit)
     outcome = {name: audited[name] for name in ("outcome", "reason", "rejection_rate")}
@@ -217,8 +217,8 @@ def _describe(
     card: Mapping[str, Any],
 ) -> ReleaseMetadata:
     """What the pool has to know to use the images; `scale_C` is in physical units a stored step."""
-    from hyfree_ray.label_sets import Painted
-    from hyfree_ray.release import ReleaseMetadata
+    from hyfree_ray.border.release import ReleaseMetadata
+    from hyfree_ray.cohorts.label_sets import Painted
     from hyfree_ray.unet_plan import UNetPlan
 
     painted = Painted.of(dataset)

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from hyfree_ray import protocol, stages, trials
+from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.release import ReleaseMetadata, write_release
 from hyfree_ray.rules import Rules
 from hyfree_ray.scores import MEASURED, write_results
 from hyfree_ray.stage import Context, Stage, execute, stage
@@ -235,7 +235,7 @@ def toy_experiment() -> Experiment:
 
 def toy_simulation(sites: int = 3) -> Any:
     """Uneven sites: the phantom's, of which no image is ever drawn."""
-    from hyfree_ray.phantom import PHANTOM_VERSION, phantom_cohort
+    from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
     from hyfree_ray.simulation import Simulation, sites_of
 
     cohort = phantom_cohort(sites, 0, Path("nowhere"))
@@ -259,7 +259,7 @@ def program(*arguments: str) -> None:
 def federate_on(data: str, store: str, table: str) -> None:
     """A run in this process on a data set, with toys, and its table."""
     install()
-    from hyfree_ray.cohort import read_cohort
+    from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.simulation import Simulation, sites_of
 
     cohort = read_cohort(Path(data))

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.importers import IMPORTERS
 from hyfree_ray.importers.polyp import CVC_LAST_FRAMES
 

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hyfree_ray.border.gate import Gate, faults
+from hyfree_ray.border.privacy_card import PrivacyCard
 from hyfree_ray.errors import StageError
-from hyfree_ray.gate import Gate, faults
 from hyfree_ray.generator_view import GeneratorView
 from hyfree_ray.privacy.audit import BATCH, Audit, TimeLimit, audit_samples, privacy_card
 from hyfree_ray.privacy.membership import Group, membership
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import draw_until, quantise
 from hyfree_ray.privacy.self_test import self_test
-from hyfree_ray.privacy_card import PrivacyCard
 from hyfree_ray.stage import execute
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.store import RECORD, Artifact

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hyfree_ray.phantom import draw_phantom_site
+from hyfree_ray.border.privacy_card import UNION
+from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.privacy.detectors import Correlation, Detector, Features, Measure, Structure
 from hyfree_ray.privacy.memorization import MemorisationFilter, shared_thresholds
 from hyfree_ray.privacy.sampling import restore
 from hyfree_ray.privacy.self_test import ALTERATIONS, self_test
-from hyfree_ray.privacy_card import UNION
+from tests.border.test_label_shift import read
 from tests.conftest import REAL_DATA
-from tests.test_label_shift import read
 
 SIZE = (40, 28)
 

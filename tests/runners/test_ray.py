@@ -22,7 +22,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from hyfree_ray.cohort import read_cohort
+from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
 from hyfree_ray.listening import ports
 from hyfree_ray.resources import Execution, Resources

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hyfree_ray.phantom import draw_phantom_site
+from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment, read_splits
 from hyfree_ray.segmenters.nnunet.federated import FederatedTrainer, train_federated
 from hyfree_ray.segmenters.nnunet.train import ResumableTrainer, Schedule, make_trainer

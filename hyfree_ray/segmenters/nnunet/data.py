@@ -27,11 +27,11 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from hyfree_ray.border.foreign_plan import check_plan
 from hyfree_ray.budget import PlanCaps
+from hyfree_ray.cohorts.slices import generator_slices
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.foreign_plan import check_plan
 from hyfree_ray.guard import check_path
-from hyfree_ray.slices import generator_slices
 from hyfree_ray.unet_plan import UNetPlan
 
 DATASET = "Dataset001_Party"

@@ -19,9 +19,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
+from hyfree_ray.border.foreign_plan import check_plan
+from hyfree_ray.cohorts.label_sets import read_labels
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.foreign_plan import check_plan
-from hyfree_ray.label_sets import read_labels
 from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES
 from hyfree_ray.unet_plan import UNetPlan
 

@@ -25,7 +25,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
 from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
-from hyfree_ray.label_sets import Painted
+from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights, read_dataset, save_network

@@ -1,0 +1,1 @@
+"""What crosses between parties, made by one and distrusted by the other."""

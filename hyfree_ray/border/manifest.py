@@ -1,0 +1,181 @@
+"""What a release must be, known before its file is read: its manifest, and the limits of all.
+
+A site signs the manifest's bytes; the manifest holds the hash of the release's file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hyfree_ray.border.arrow_layout import LayoutError
+from hyfree_ray.errors import ReleaseError
+from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.strict_json import StrictObject
+
+MANIFEST_FILE = "manifest.json"
+RELEASE_VERSION = 2
+FEWEST_ROWS = 5
+"""Of a release: the pool validates on a fifth, and looks at equally many images of each site."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the pool takes from a site at most. Stated up front, checked before anything is read."""
+
+    file_bytes: int = 8 << 30
+    manifest_bytes: int = 64 << 10
+    metadata_bytes: int = 256 << 10
+    """Of the JSON in the schema, the privacy card included."""
+    fewest_rows: int = FEWEST_ROWS
+    rows: int = 500_000
+    channels: int = 64
+    side: int = 8192
+    """Pixels along height and along width."""
+    highest_label: int = 255
+    spacing: tuple[float, float] = (1e-4, 1e3)
+    """mm between pixels, at least and at most."""
+    extent: float = 1e4
+    """mm along height and along width: resampling to 1 mm makes no image that is too large."""
+    magnitude: float = 1e7
+    """Of a physical value, which float32 has to hold with its level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What the file must be, read before the file is."""
+
+    version: int = RELEASE_VERSION
+    site: str
+    experiment: str
+    """Key of the experiment that the release was made for."""
+    round: int
+    nonce: str
+    """Differs between any two releases, so that an old one cannot be handed in again."""
+    rows: int
+    sha256: str
+    """Of the Arrow file's bytes, in hexadecimal digits."""
+    bytes: int
+
+    def to_json(self) -> str:
+        """Canonical: equal manifests have equal bytes, which is what a signature is made over."""
+        return canonical(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse strictly, as `ReleaseMetadata.from_json`."""
+        read = StrictObject.parse(text, [field.name for field in dataclasses.fields(cls)])
+        return cls(
+            version=read.integer("version", least=RELEASE_VERSION, most=RELEASE_VERSION),
+            site=read.name("site"),
+            experiment=read.name("experiment"),
+            round=read.integer("round", least=0, most=1 << 31),
+            nonce=read.name("nonce"),
+            rows=read.integer("rows", least=0, most=1 << 40),
+            sha256=read.digest("sha256"),
+            bytes=read.integer("bytes", least=0, most=1 << 50),
+        )
+
+
+def key_of(task: str, recipe: str) -> str:
+    """What a release is made for: the joint task, and how releases of the experiment are made."""
+    return f"{task}-{recipe}"
+
+
+def recipe_in(key: str) -> str:
+    """The second half of such a key; empty where it is none."""
+    return key.partition("-")[2]
+
+
+class Signed(Protocol):
+    """What a site signs says who it is, and what for and when it was made."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def experiment(self) -> str: ...
+    @property
+    def round(self) -> int: ...
+
+
+def check_made_for(signed: Signed, *, site: str, experiment: str, round_number: int) -> None:
+    """Whether what a site signed is this site's, for this experiment and round.
+
+    Raises:
+        ReleaseError: rule `site`, `experiment` or `round`.
+    """
+    if signed.site != site:
+        raise ReleaseError(site, "site", f"made by {quoted(signed.site)}")
+    _check_experiment(site, signed.experiment, experiment)
+    if signed.round != round_number:
+        rounds = f"made for round {signed.round}, this is round {round_number}"
+        raise ReleaseError(site, "round", rounds)
+
+
+def _check_experiment(site: str, made_for: str, experiment: str) -> None:
+    """Refuse with what the parties have to agree on."""
+    if made_for == experiment:
+        return
+    task, recipe = experiment.partition("-")[0], recipe_in(experiment)
+    differ = []
+    if made_for.partition("-")[0] != task:
+        differ.append("--seed, --fold, data set name, channels or structures")
+    if recipe_in(made_for) != recipe:
+        differ.append("--budget, --generator, --config, --set or version of hyfree-ray")
+    raise ReleaseError(
+        site,
+        "experiment",
+        f"made for {quoted(made_for)}, this is {experiment}: the parties' "
+        f"{', and their '.join(differ)} differ",
+    )
+
+
+def check_rows(site: str, rows: int, limits: Limits) -> None:
+    if not limits.fewest_rows <= rows <= limits.rows:
+        taken = f"{limits.fewest_rows} to {limits.rows} are taken"
+        raise ReleaseError(site, "rows", f"{rows} rows; {taken}")
+
+
+def read_manifest(folder: Path, *, site: str = "release", limits: Limits | None = None) -> Manifest:
+    """Read the manifest of a release strictly, and believe what it says of who, what for and when.
+
+    Args:
+        site: who handed it in, named in errors; by hand, that is not known.
+
+    Raises:
+        ReleaseError: see `read_release`.
+    """
+    with refusing(site, "manifest"):
+        text = read_untrusted(folder / MANIFEST_FILE, most=(limits or Limits()).manifest_bytes)
+    return parse_manifest(text, site=site)
+
+
+def parse_manifest(text: bytes, *, site: str = "release") -> Manifest:
+    """`read_manifest` for bytes that were read before, as to check their signature."""
+    with refusing(site, "manifest"):
+        return Manifest.from_json(text.decode())
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, indent=1) + "\n"
+
+
+def quoted(text: str) -> str:
+    """Somebody else's text, short and on one line, so that it can stand in a message or a log."""
+    return ascii(text[:80])
+
+
+@contextmanager
+def refusing(site: str, rule: str) -> Iterator[None]:
+    """Turn whatever is wrong inside into a ReleaseError; `rule` where the fault names none."""
+    try:
+        yield
+    except (LayoutError, UntrustedFileError) as error:
+        raise ReleaseError(site, error.rule, str(error)) from error
+    except ValueError as error:
+        raise ReleaseError(site, rule, str(error)) from error

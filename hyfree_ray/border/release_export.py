@@ -1,0 +1,96 @@
+"""A release in forms that other tools read: Parquet, an nnU-Net raw data set, PNGs.
+
+Nothing of the release names a file: names are made here, from row numbers.
+Shapes: N rows, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import SimpleITK as sitk
+
+from hyfree_ray.border.release import Release
+from hyfree_ray.border.release_arrow import METADATA_KEY, ROWS_PER_BATCH
+from hyfree_ray.cohorts.label_sets import Painted
+
+PARQUET_FILE = "release.parquet"
+METADATA_FILE = "metadata.json"
+_NIFTI = ".nii.gz"
+
+
+def export_parquet(release: Release, out: Path) -> None:
+    """One table: `image` and `label` with stored pixels in C order; shapes are in the metadata.
+
+    The columns are plain lists of fixed length, which readers without Arrow's tensors read, too.
+    """
+    images_NCHW, labels_NHW = release.images_NCHW, release.labels_NHW
+    shape = {"image_shape": list(images_NCHW.shape[1:]), "label_shape": list(labels_NHW.shape[1:])}
+    table = pa.table(
+        {"image": _lists(images_NCHW), "label": _lists(labels_NHW)},
+        metadata={
+            METADATA_KEY: release.metadata.to_json().encode(),
+            b"hyfree_shapes": json.dumps(shape).encode(),
+        },
+    )
+    pq.write_table(
+        table, out / PARQUET_FILE, compression="zstd", row_group_size=ROWS_PER_BATCH, version="2.6"
+    )
+
+
+def _lists(pixels: npt.NDArray[Any]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(pixels).reshape(-1)), int(np.prod(pixels.shape[1:]))
+    )
+
+
+def export_nnunet(release: Release, out: Path) -> None:
+    """An nnU-Net raw data set: one 2D NIfTI a channel, in the site's units and spacing."""
+    for folder in ("imagesTr", "labelsTr"):
+        (out / folder).mkdir()
+    spacing = release.metadata.spacing
+    for row, label_HW in enumerate(release.labels_NHW):
+        name = f"synthetic_{row:06d}"
+        for channel, image_HW in enumerate(release.physical(slice(row, row + 1))[0]):
+            _write(image_HW, out / "imagesTr" / f"{name}_{channel:04d}{_NIFTI}", spacing)
+        _write(label_HW, out / "labelsTr" / f"{name}{_NIFTI}", spacing)
+    names = release.metadata.channel_names
+    dataset = {
+        "channel_names": {str(channel): name for channel, name in enumerate(names)},
+        **Painted(names=release.metadata.label_names, regions=release.metadata.regions).dataset(),
+        "numTraining": len(release.labels_NHW),
+        "file_ending": _NIFTI,
+    }
+    (out / "dataset.json").write_text(json.dumps(dataset, indent=1))
+
+
+def export_png(release: Release, out: Path) -> None:
+    """One PNG a channel and one of labels, with the stored values; `metadata.json` scales them."""
+    for folder in ("images", "labels"):
+        (out / folder).mkdir()
+    for row, (image_CHW, label_HW) in enumerate(
+        zip(release.images_NCHW, release.labels_NHW, strict=True)
+    ):
+        for channel, image_HW in enumerate(image_CHW):
+            _write(image_HW, out / "images" / f"{row:06d}_{channel:04d}.png")
+        _write(label_HW, out / "labels" / f"{row:06d}.png")
+    (out / METADATA_FILE).write_text(release.metadata.to_json())
+
+
+def _write(
+    pixels_HW: npt.NDArray[Any], path: Path, spacing: tuple[float, float] | None = None
+) -> None:
+    itk: Any = sitk  # it carries no types
+    image = itk.GetImageFromArray(np.ascontiguousarray(pixels_HW))
+    if spacing is not None:
+        image.SetSpacing(spacing[::-1])
+    itk.WriteImage(image, str(path))
+
+
+EXPORTERS = {"parquet": export_parquet, "nnunet": export_nnunet, "png": export_png}

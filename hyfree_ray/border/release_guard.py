@@ -1,0 +1,239 @@
+"""Releases are checked in a process of their own, so that a bad one can take only that down.
+
+`read_release` refuses what it knows to be bad. What nobody has thought of yet (a fault in Arrow's
+C++, a file that makes something allocate or loop) meets a limit on memory and time here, and
+becomes one more reason to refuse. This is no sandbox: the child is the same user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hyfree_ray
+from hyfree_ray.border.manifest import Limits, Manifest
+from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, read_release
+from hyfree_ray.errors import ReleaseError
+
+_READY = b"ready"
+"""The child's first line: from here on, what ends it is a release's doing."""
+
+_START_SECONDS = 60
+"""For the interpreter and its imports, on a machine that is busy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """A release as it came in, and what the pool knows of it without having read it."""
+
+    folder: Path
+    site: str
+    experiment: str
+    round_number: int
+    manifest: Manifest | None = None
+    """As it was read before: the child holds the file to the very same. None: it reads it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildLimits:
+    """What the check of one release may use."""
+
+    memory_bytes: int = 512 << 20
+    """Beside the file itself, which is held three times at most."""
+    seconds: int = 120
+    """Of computing and of waiting, beside `seconds_a_gib`."""
+    seconds_a_gib: int = 120
+
+    def memory_of(self, file_bytes: int) -> int:
+        """Address space that checking a file of this size may add."""
+        return self.memory_bytes + 3 * file_bytes
+
+    def seconds_of(self, file_bytes: int) -> int:
+        """Seconds that checking a file of this size may take."""
+        return self.seconds + self.seconds_a_gib * file_bytes // (1 << 30)
+
+
+def check_releases(
+    handed: Sequence[Handed], limits: ChildLimits | None = None
+) -> list[ReleaseMetadata | ReleaseError]:
+    """Check releases as `read_release` does, out of this process.
+
+    One child checks them one after the other; where one of them ends it, another goes on.
+
+    Returns:
+        For each release its metadata, or why it is refused. Beside the rules of `read_release`
+        there are `memory` (it needs more than its size allows), `timeout` and `crash`.
+
+    Raises:
+        ChildProcessError: the child did not get as far as to open a release, which is no site's
+            fault: nothing is refused for it.
+    """
+    limits = limits or ChildLimits()
+    found: list[ReleaseMetadata | ReleaseError] = []
+    while len(found) < len(handed):
+        found += _one_child(handed[len(found) :], limits)
+    return found
+
+
+def check_release_file(handed: Handed, limits: ChildLimits | None = None) -> None:
+    """Check one release out of this process.
+
+    Raises:
+        ReleaseError: see `check_releases`.
+    """
+    (found,) = check_releases([handed], limits)
+    if isinstance(found, ReleaseError):
+        raise found
+
+
+def _one_child(
+    handed: Sequence[Handed], limits: ChildLimits
+) -> list[ReleaseMetadata | ReleaseError]:
+    """The verdicts of one child; at least one, and the last may be on its own end."""
+    tasks = []
+    for one in handed:
+        size = _size(one.folder)
+        tasks.append(
+            asdict(one)
+            | {
+                "folder": str(one.folder.absolute()),
+                "memory": limits.memory_of(size),
+                "seconds": limits.seconds_of(size),
+            }
+        )
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hyfree_ray.border.release_guard"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+    )
+    patience = _START_SECONDS + sum(task["seconds"] for task in tasks)
+    late = False
+    try:
+        output, _ = child.communicate(json.dumps(tasks).encode(), timeout=patience)
+    except subprocess.TimeoutExpired:
+        late = True
+        child.kill()
+        output, _ = child.communicate()
+    finally:
+        child.kill()
+    ready, *lines = output.split(b"\n")[:-1] or [b""]
+    if ready != _READY:
+        raise ChildProcessError(f"the check of releases did not start (code {child.returncode})")
+    verdicts = _verdicts(lines, handed)
+    if len(verdicts) < len(handed):
+        site = handed[len(verdicts)].site
+        verdicts.append(_how_it_ended(site, child.returncode, late))
+    return verdicts
+
+
+def _verdicts(
+    lines: Sequence[bytes], handed: Sequence[Handed]
+) -> list[ReleaseMetadata | ReleaseError]:
+    """One line a release: its metadata, or the rule and the message."""
+    found: list[ReleaseMetadata | ReleaseError] = []
+    for line, one in zip(lines, handed, strict=False):
+        said = json.loads(line)
+        good = isinstance(said, str)
+        found.append(ReleaseMetadata.from_json(said) if good else ReleaseError(one.site, *said))
+    return found
+
+
+def _how_it_ended(site: str, code: int, late: bool) -> ReleaseError:
+    if late or -code in (signal.SIGALRM, signal.SIGXCPU):
+        return ReleaseError(site, "timeout", "checking it took longer than its size allows")
+    if -code == signal.SIGKILL:
+        return ReleaseError(site, "memory", "checking it was killed, as for want of memory")
+    return ReleaseError(site, "crash", f"checking it ended the process that did (code {code})")
+
+
+def _environment() -> dict[str, str]:
+    """Only what Python needs: no token of this process is in the child's reach by accident."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    package = str(Path(hyfree_ray.__file__).parents[1])
+    return kept | {
+        "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)]),
+        # Threads and allocators that reserve address space would count against the limit.
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the release's file, within what is read at all; 0 where there is none."""
+    try:
+        return min((folder / RELEASE_FILE).lstat().st_size, Limits().file_bytes)
+    except OSError:
+        return 0
+
+
+# --- in the child --------------------------------------------------------------------------------
+
+
+def _child() -> None:
+    """Check what standard input lists; say one line about each."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    tasks = json.load(sys.stdin)
+    # Whoever interrupts a run signals its whole group; a release is not to be blamed for that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
+    print(_READY.decode(), flush=True)
+    start = _address_space()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    for task in tasks:
+        signal.alarm(task["seconds"])
+        most = start + task["memory"]
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        print(json.dumps(_verdict(task)), flush=True)
+
+
+def _verdict(task: dict[str, Any]) -> str | list[str]:
+    given = task["manifest"]
+    try:
+        found = read_release(
+            Path(task["folder"]),
+            site=task["site"],
+            experiment=task["experiment"],
+            round_number=task["round_number"],
+            manifest=None if given is None else Manifest(**given),
+        )
+    except ReleaseError as error:
+        return [error.rule, error.message]
+    except MemoryError:
+        return ["memory", "checking it needs more memory than its size allows"]
+    except Exception as error:
+        # Not one of the faults that are expected of a file, so not one to rely on.
+        return ["crash", f"checking it failed ({type(error).__name__})"]
+    return found.metadata.to_json()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    _child()

@@ -1,0 +1,1 @@
+"""Who has which images of whom: data sets as they are, checked, dealt out; the phantom."""

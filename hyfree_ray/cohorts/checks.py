@@ -1,0 +1,417 @@
+"""What can be wrong with a data set: every check as a function of tables and of facts of files.
+
+`hyfree-ray check` prints all problems, `read_cohort` raises the first kind: both read these.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from hyfree_ray.cohorts.image_facts import MAX_PIXELS, MAX_VOXELS, NATURAL_ENDINGS, FileFacts
+from hyfree_ray.cohorts.label_sets import IGNORE, Labels, class_values, foreground
+from hyfree_ray.cohorts.slices import slice_axis
+from hyfree_ray.cohorts.tables import Row
+
+FOLDS = 5
+
+OUTLIER_FACTOR = 3.0
+"""A spacing this many times its site's median, or that part of it, is an outlier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, and what to do."""
+
+    rule: str
+    """Short name of its kind, stable enough to script against."""
+    where: str
+    """A file, a line of a table, or a site. Patients are not named: cases are."""
+    what: str
+    mend: str
+    fatal: bool = True
+    """Whether nothing can be trained before it is mended."""
+
+    def line(self, others: int = 0) -> str:
+        """In one line, with how many more there are of its kind."""
+        more = f" (and {others} more)" if others else ""
+        line = f"{self.where}: {self.what}{more}; {self.mend}"
+        return line if line.isprintable() else ascii(line)[1:-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFiles:
+    """A case's files, and its row of `sites.csv` where that could be read."""
+
+    name: str
+    images: tuple[str, ...]
+    label: str
+    row: Row | None = None
+
+
+_PLACE_OF_2D = 6
+"""Numbers of a place in the plane: two of the origin, four of the directions."""
+
+Files = Sequence[CaseFiles]
+Facts = Mapping[str, FileFacts]
+
+
+def check_patients(rows: Sequence[Row], *, fill_folds: bool) -> list[Problem]:
+    """Each patient in one site; enough patients a site."""
+    first_site: dict[str, str] = {}
+    problems = [
+        Problem(
+            rule="patient",
+            where=f"sites.csv, line {row.line}",
+            what=f"the patient of case {row.case} ({row.site}) is also in site"
+            f" {first_site[row.patient]}",
+            mend="give each patient one site, or different people different names",
+        )
+        for row in rows
+        if first_site.setdefault(row.patient, row.site) != row.site
+    ]
+    patients: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        patients[row.site].add(row.patient)
+    return problems + [
+        Problem(
+            rule="folds",
+            where=site,
+            what=f"{len(patients[site])} patients cannot fill {FOLDS} folds",
+            mend="merge it with another site or leave it out",
+        )
+        for site in sorted(patients)
+        if fill_folds and len(patients[site]) < FOLDS
+    ]
+
+
+def check_pairs(
+    images: Mapping[str, tuple[str, ...]], labels: Mapping[str, str], ending: str
+) -> list[Problem]:
+    """Every image has its label and every label its image."""
+    return [
+        Problem(
+            rule="unlabelled",
+            where=images[case][0],
+            what=f"no label {case}{ending} in labelsTr",
+            mend="add the label or take the image away",
+        )
+        for case in sorted(images.keys() - labels.keys())
+    ] + [
+        Problem(
+            rule="no image",
+            where=labels[case],
+            what=f"no image {case}_0000{ending} in imagesTr",
+            mend="add the image or take the label away",
+        )
+        for case in sorted(labels.keys() - images.keys())
+    ]
+
+
+def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Problem]:
+    """Every case of `sites.csv` is there."""
+    return [
+        Problem(
+            rule="absent",
+            where=f"sites.csv, line {row.line}",
+            what=f"case {ascii(row.case)[1:-1]} has no image in imagesTr",
+            mend="add the image or take the row out",
+        )
+        for row in rows
+        if row.case not in images
+    ]
+
+
+def check_files(facts: Facts) -> list[Problem]:
+    """Each file by itself: readable, of sensible size, finite."""
+    mends = {
+        "not a file": "nnU-Net reads files: put the image itself here",
+        "unreadable": "it is damaged or of another format than its ending says; write it again",
+        "too large": f"a slice may have {MAX_PIXELS >> 20} million pixels and a volume"
+        f" {MAX_VOXELS >> 20} million; check its header",
+        "NaN or infinite pixels": "replace them by numbers",
+        "animated": "write its one frame as a PNG of its own",
+        "hidden content": "it has text, a profile or a payload beside the image; write it again",
+    }
+    return [
+        Problem(rule=fault, where=path, what=fault, mend=mend)
+        for fault, mend in mends.items()
+        for path, fact in facts.items()
+        if fact.fault == fault
+    ]
+
+
+def check_axes(facts: Facts, ending: str, reader: str) -> list[Problem]:
+    """Images have two axes and volumes three, as nnU-Net's `reader` has them.
+
+    NibabelIO takes an image only where it is stored as a volume of one slice.
+    """
+    problems = []
+    allowed = (2,) if ending in NATURAL_ENDINGS else (2, 3)
+    mend = (
+        "volumes are taken as NIfTI, NRRD or MetaImage: convert them"
+        if ending in NATURAL_ENDINGS
+        else "split it into 2D images or 3D volumes, one file a channel"
+    )
+    for path, fact in facts.items():
+        if fact.fault:
+            continue
+        if len(fact.shape) not in allowed:
+            what = f"{_times(fact.shape)} pixels on {len(fact.shape)} axes"
+            problems.append(Problem(rule="axes", where=path, what=what, mend=mend))
+        elif reader == "NibabelIO" and len(fact.place) == _PLACE_OF_2D:
+            what = "two axes, and nnU-Net reads volumes here"
+            flat = "write it as a volume of one slice, or set overwrite_image_reader_writer to"
+            problems.append(Problem(rule="axes", where=path, what=what, mend=f"{flat} SimpleITKIO"))
+    return problems
+
+
+def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> list[Problem]:
+    """One file a channel, or (as nnU-Net's NaturalImage2DIO reads) one file with all of them."""
+    problems = []
+    for case in files:
+        if any(facts[path].fault for path in (*case.images, case.label)):
+            continue
+        numbers = [path.removesuffix(ending)[-4:] for path in case.images]
+        held = [facts[path].channels for path in case.images]
+        one_each = numbers == [f"{k:04d}" for k in range(channels)] and set(held) == {1}
+        all_in_one = ending in NATURAL_ENDINGS and numbers == ["0000"] and held == [channels]
+        if not one_each and not all_in_one:
+            have = ", ".join(f"_{n} with {k}" for n, k in zip(numbers, held, strict=True))
+            problems.append(
+                Problem(
+                    rule="channels",
+                    where=case.images[0],
+                    what=f"dataset.json names {channels} channels, the case has {have}",
+                    mend="give one file a channel (_0000, _0001, ...) or mend channel_names",
+                )
+            )
+        if facts[case.label].channels != 1:
+            what, mend = "a label has one channel", "write it as a grey image"
+            problems.append(Problem(rule="label channels", where=case.label, what=what, mend=mend))
+    return problems
+
+
+def check_geometry(files: Files, facts: Facts) -> list[Problem]:
+    """Channels and label of a case lie on one grid; all cases are images, or all are volumes."""
+    resized, respaced, moved = [], [], []
+    for case in files:
+        first = facts[case.images[0]]
+        for path in (*case.images[1:], case.label):
+            fact = facts[path]
+            if first.fault or fact.fault:
+                continue
+            if fact.shape != first.shape:
+                resized.append(_differs("size", path, fact.shape, case.images[0], first.shape))
+            elif not _close(first.spacing, fact.spacing):
+                respaced.append(
+                    _differs("spacing", path, fact.spacing, case.images[0], first.spacing)
+                )
+            elif not _same_place(first, fact):
+                moved.append(
+                    Problem(
+                        rule="place",
+                        where=path,
+                        what=f"origin or direction differs from {case.images[0]}",
+                        mend="nnU-Net does not look at them: see that the pixels match",
+                        fatal=False,
+                    )
+                )
+    return resized + respaced + _flat_ones(files, facts) + moved
+
+
+def _flat_ones(files: Files, facts: Facts) -> list[Problem]:
+    axes = {case.images[0]: len(facts[case.images[0]].shape) for case in files}
+    if not {2, 3} <= set(axes.values()):
+        return []
+    return [
+        Problem(
+            rule="2D and 3D",
+            where=path,
+            what="a 2D image among volumes",
+            mend="give either images or volumes",
+        )
+        for path, number in axes.items()
+        if number == 2
+    ]
+
+
+def check_label_values(files: Files, facts: Facts, labels: Labels) -> list[Problem]:
+    """Whole numbers that `dataset.json` names; masks without any of them are counted."""
+    known = class_values(labels) | ({labels[IGNORE]} if IGNORE in labels else set())
+    fractional, strange, empty = [], [], []
+    for case in files:
+        fact = facts[case.label]
+        if fact.fault:
+            continue
+        if fact.values is None:
+            what = "label values are not whole numbers"
+            mend = "write the classes as integers"
+            fractional.append(Problem(rule="fraction", where=case.label, what=what, mend=mend))
+        elif not known.issuperset(fact.values):
+            value = min(set(fact.values) - known)
+            what = f"label value {value} is not in dataset.json ({_listed(sorted(known))})"
+            strange.append(
+                Problem(rule="values", where=case.label, what=what, mend="mend one of them")
+            )
+        elif fact.values == (0,):
+            what = "an empty mask"
+            mend = "right where nothing is to be seen; otherwise draw it"
+            empty.append(Problem(rule="empty", where=case.label, what=what, mend=mend, fatal=False))
+    return fractional + strange + empty
+
+
+def check_structures(files: Files, facts: Facts, labels: Labels) -> list[Problem]:
+    """Sites that label different structures cannot train one model: an absent label is no proof."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for case in files:
+        if case.row is not None:
+            found[case.row.site] |= set(facts[case.label].values or ())
+    everywhere = set().union(*found.values())
+    problems = []
+    for site in sorted(found):
+        lacking = [
+            name
+            for name, classes in foreground(labels).items()
+            if everywhere & set(classes) and not found[site] & set(classes)
+        ]
+        if lacking and found[site]:
+            others = [other for other in sorted(found) if _has(labels, lacking[0], found[other])]
+            problems.append(
+                Problem(
+                    rule="structures",
+                    where=site,
+                    what=f"none of its masks has {_listed(lacking)}, which {others[0]} labels",
+                    mend="sites have to label the same structures: label it, leave the site out,"
+                    " or take the label out of dataset.json",
+                )
+            )
+    return problems
+
+
+def check_copies(files: Files, facts: Facts) -> list[Problem]:
+    """The same image under two patients would be trained on and tested on."""
+    first: dict[tuple[str, ...], CaseFiles] = {}
+    problems = []
+    for case in files:
+        content = tuple(facts[path].content for path in case.images)
+        # A constant image says nothing of a patient.
+        if case.row is None or not all(content) or all(facts[p].sd == 0 for p in case.images):
+            continue
+        other = first.setdefault(content, case)
+        assert other.row is not None
+        if other.row.patient != case.row.patient:
+            same = case.row.site == other.row.site
+            where = "another patient" if same else f"site {other.row.site}"
+            problems.append(
+                Problem(
+                    rule="copy",
+                    where=case.images[0],
+                    what=f"the same image as {other.images[0]}, of {where}",
+                    mend="a copy leaks from training into test: keep one, or give both one patient",
+                )
+            )
+    return problems
+
+
+def check_constant(files: Files, facts: Facts) -> list[Problem]:
+    """An image of one value shows nothing: mostly a broken export."""
+    return [
+        Problem(
+            rule="constant",
+            where=case.images[0],
+            what="all its pixels have the same value",
+            mend="it is trained on as it is: see whether it was exported well, or take it out",
+            fatal=False,
+        )
+        for case in files
+        if all(facts[path].content and facts[path].sd == 0 for path in case.images)
+    ]
+
+
+def check_spacings(files: Files, facts: Facts) -> list[Problem]:
+    """Outliers of the spacing are told; sites that are cut along different axes are refused."""
+    by_site: dict[str, list[str]] = defaultdict(list)
+    for case in files:
+        if case.row is not None and facts[case.images[0]].spacing:
+            by_site[case.row.site].append(case.images[0])
+    outliers, axes = [], {}
+    for site, paths in sorted(by_site.items()):
+        spacings = {path: facts[path].spacing for path in paths}
+        lengths = {len(spacing) for spacing in spacings.values()}
+        if lengths == {3}:
+            axes[site] = slice_axis(list(spacings.values()))
+        if len(lengths) == 1:  # a mixture of images and volumes is refused elsewhere
+            outliers += _outliers(site, spacings)
+    return _different_axes(axes) + outliers
+
+
+def _outliers(site: str, spacings: Mapping[str, tuple[float, ...]]) -> list[Problem]:
+    usual = [median(steps) for steps in zip(*spacings.values(), strict=True)]
+    return [
+        Problem(
+            rule="spacing",
+            where=path,
+            what=f"spacing {_times(spacing)} mm, the median of {site} is {_times(usual)}",
+            mend="check its header",
+            fatal=False,
+        )
+        for path, spacing in spacings.items()
+        if any(
+            not 1 / OUTLIER_FACTOR <= step / middle <= OUTLIER_FACTOR
+            for step, middle in zip(spacing, usual, strict=True)
+            if middle > 0
+        )
+    ]
+
+
+def _different_axes(axes: Mapping[str, int]) -> list[Problem]:
+    first = next(iter(axes), "")
+    return [
+        Problem(
+            rule="slice axis",
+            where=site,
+            what=f"its volumes are cut along axis {axis}, those of {first} along axis"
+            f" {axes[first]}",
+            mend="permute the axes of one of them: a model sees slices of one direction",
+        )
+        for site, axis in axes.items()
+        if axis != axes[first]
+    ]
+
+
+def _differs(
+    what: str, path: str, own: Sequence[float], image: str, its: Sequence[float]
+) -> Problem:
+    return Problem(
+        rule=what,
+        where=path,
+        what=f"{what} {_times(own)} differs from {_times(its)} of {image}",
+        mend="bring them to one grid",
+    )
+
+
+def _close(one: Sequence[float], other: Sequence[float], *, least: float = 0.0) -> bool:
+    """Equal to a thousandth, or (in mm) to `least`."""
+    pairs = zip(one, other, strict=True)
+    return all(abs(a - b) <= max(1e-3 * abs(a), least) for a, b in pairs)
+
+
+def _same_place(one: FileFacts, other: FileFacts) -> bool:
+    # One slice stored as a volume has more numbers than an image: they are not compared.
+    known = len(one.place) == len(other.place)
+    return not known or _close(one.place, other.place, least=0.1)
+
+
+def _has(labels: Labels, name: str, values: set[int]) -> bool:
+    return bool(values & set(foreground(labels)[name]))
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return "x".join(f"{number:g}" for number in numbers)
+
+
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(str(name) for name in names)

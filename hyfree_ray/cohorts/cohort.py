@@ -1,0 +1,332 @@
+"""A cohort: an nnU-Net raw data set plus `sites.csv`, read and checked before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hyfree_ray.cohorts.checks import (
+    FOLDS,
+    CaseFiles,
+    Problem,
+    check_axes,
+    check_channels,
+    check_constant,
+    check_copies,
+    check_files,
+    check_geometry,
+    check_label_values,
+    check_listed,
+    check_pairs,
+    check_patients,
+    check_spacings,
+    check_structures,
+)
+from hyfree_ray.cohorts.image_facts import FileFacts, gather_facts
+from hyfree_ray.cohorts.tables import (
+    Row,
+    check_site_names,
+    cohort_name,
+    read_dataset_json,
+    read_description,
+    read_sites_csv,
+    reader_of,
+)
+from hyfree_ray.errors import HyfreeError
+
+_Read = TypeVar("_Read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One image and its label."""
+
+    name: str
+    patient: str
+    images: tuple[str, ...]
+    """Paths relative to the cohort's root: one a channel, or one file that holds all channels."""
+    label: str
+    digest: str
+    """sha256 over the file digests of the images and of the label."""
+    shape: tuple[int, ...] = ()
+    """(height, width) or (slices, height, width); empty: a 2D image of unknown size."""
+    spacing: tuple[float, ...] = ()
+    """mm, in the order of `shape`; empty for formats without spacing."""
+    intensity: tuple[float, float] = (0.0, 0.0)
+    """Mean and standard deviation of the first channel."""
+    label_pixels: tuple[tuple[int, int], ...] = ()
+    """Label values with how many pixels have each."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Further columns of `sites.csv`: name and cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """A checked data set: its cases by site, sorted."""
+
+    name: str
+    root: Path
+    channel_names: tuple[str, ...]
+    labels: dict[str, Any]
+    """As `label_sets` reads them."""
+    file_ending: str
+    sites: Mapping[str, tuple[Case, ...]]
+    dataset_json: dict[str, Any]
+    left_out: int = 0
+    """Cases that are in `imagesTr` but not in `sites.csv`, and so take no part."""
+    notes: tuple[Problem, ...] = ()
+    """What is worth knowing of the data and stops nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A site's cases by what they are for; no patient is in two parts."""
+
+    train: tuple[Case, ...]
+    val: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """All that is to be said of a data set."""
+
+    problems: tuple[Problem, ...]
+    cohort: Cohort | None
+    """None where one of the problems is fatal."""
+
+
+def survey(
+    root: Path,
+    *,
+    digest_cache: Path | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """Read a data set and find every problem that it has.
+
+    Args:
+        root: holds `imagesTr`, `labelsTr`, `dataset.json` and `sites.csv`.
+        digest_cache: as in `read_cohort`.
+        told: hears (files read, files in all).
+    """
+    reading = _Reading(root, digest_cache, own_sites=True, told=told)
+    problems = tuple(problem for step in reading.steps() for problem in step)
+    fatal = any(problem.fatal for problem in problems)
+    return Survey(problems=problems, cohort=None if fatal else reading.cohort())
+
+
+def read_cohort(
+    root: Path,
+    *,
+    digest_cache: Path | None = None,
+    own_sites: bool = True,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Cohort:
+    """Read and check an nnU-Net raw data set of images or volumes with its `sites.csv`.
+
+    Args:
+        root: holds `imagesTr`, `labelsTr`, `dataset.json` and `sites.csv` (case, site, patient).
+        digest_cache: JSON file with what is known of the files; read, and written atomically.
+        own_sites: refuse sites of fewer than five patients, or that do not fit each other. Off
+            only where the sites are about to be replaced by a partition.
+        told: hears (files read, files in all).
+
+    Raises:
+        HyfreeError: the first kind of problem found, with its first case and how many more.
+    """
+    reading = _Reading(root, digest_cache, own_sites=own_sites, told=told)
+    for step in reading.steps():
+        reading.notes += [problem for problem in step if not problem.fatal]
+        fatal = [problem for problem in step if problem.fatal]
+        if fatal:
+            others = sum(problem.rule == fatal[0].rule for problem in fatal) - 1
+            raise HyfreeError(fatal[0].line(others))
+    return reading.cohort()
+
+
+class _Reading:
+    """One reading of a data set, step by step: what a step cannot read, later ones leave out."""
+
+    def __init__(
+        self,
+        root: Path,
+        cache: Path | None,
+        *,
+        own_sites: bool,
+        told: Callable[[int, int], None],
+    ) -> None:
+        self.root = root
+        self.cache = cache
+        self.own_sites = own_sites
+        self.told = told
+        self.dataset: dict[str, Any] | None = None
+        self.description: tuple[tuple[str, ...], dict[str, Any], str] | None = None
+        self.rows: list[Row] | None = None
+        self.images: dict[str, tuple[str, ...]] = {}
+        self.labels: dict[str, str] = {}
+        self.files: list[CaseFiles] = []
+        self.facts: dict[str, FileFacts] = {}
+        self.notes: list[Problem] = []
+
+    def steps(self) -> Iterator[list[Problem]]:
+        """The problems that each step finds, the cheap steps first."""
+        if not self.root.is_dir():
+            mend = "give the folder that holds dataset.json"
+            yield [Problem(rule="root", where=str(self.root), what="no such folder", mend=mend)]
+            return
+        yield self._read_tables()
+        if self.rows is not None:
+            yield check_patients(self.rows, fill_folds=self.own_sites)
+        if self.description is None:
+            return
+        channel_names, labels, ending = self.description
+        problems = self._pair_files(ending)
+        yield problems
+        if any(problem.rule == "table" for problem in problems):
+            return
+        if self.rows is not None:
+            yield check_listed(self.rows, self.images)
+        self._gather_facts(ending)
+        yield check_files(self.facts)
+        yield check_axes(self.facts, ending, reader_of(self.dataset or {}, ending))
+        yield check_channels(self.files, self.facts, ending, len(channel_names))
+        yield check_geometry(self.files, self.facts)
+        yield check_label_values(self.files, self.facts, labels)
+        yield check_copies(self.files, self.facts)
+        yield check_constant(self.files, self.facts)
+        if self.own_sites:
+            yield check_structures(self.files, self.facts, labels)
+            yield check_spacings(self.files, self.facts)
+
+    def cohort(self) -> Cohort:
+        """The data set, where no problem was fatal."""
+        assert self.dataset is not None
+        assert self.description is not None
+        channel_names, labels, ending = self.description
+        sites: dict[str, list[Case]] = defaultdict(list)
+        for case in sorted(self.files, key=lambda case: case.name):
+            assert case.row is not None
+            sites[case.row.site].append(_described(case, case.row, self.facts))
+        return Cohort(
+            name=cohort_name(self.dataset, self.root),
+            root=self.root,
+            channel_names=channel_names,
+            labels=labels,
+            file_ending=ending,
+            sites={site: tuple(sites[site]) for site in sorted(sites)},
+            dataset_json=self.dataset,
+            left_out=len(self.images) - len(self.files),
+            notes=tuple(self.notes),
+        )
+
+    def _read_tables(self) -> list[Problem]:
+        problems: list[Problem] = []
+        self.dataset = _tried(problems, lambda: read_dataset_json(self.root / "dataset.json"))
+        if self.dataset is not None:
+            dataset = self.dataset
+            self.description = _tried(problems, lambda: read_description(dataset))
+        self.rows = _tried(problems, lambda: read_sites_csv(self.root / "sites.csv"))
+        if self.rows is not None:
+            rows = self.rows
+            _tried(problems, lambda: check_site_names((row.site for row in rows), "sites.csv"))
+        return problems
+
+    def _pair_files(self, ending: str) -> list[Problem]:
+        """Image files (by channel) and label file of each case, relative to the root."""
+        problems: list[Problem] = []
+        pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(ending)}", re.DOTALL)
+        images: dict[str, list[str]] = defaultdict(list)
+        for name in _tried(problems, lambda: _file_names(self.root / "imagesTr")) or []:
+            if found := pattern.fullmatch(name):
+                images[found["case"]].append(f"imagesTr/{name}")
+        self.images = {case: tuple(paths) for case, paths in images.items()}
+        self.labels = {
+            name.removesuffix(ending): f"labelsTr/{name}"
+            for name in _tried(problems, lambda: _file_names(self.root / "labelsTr")) or []
+            if name.endswith(ending)
+        }
+        return problems or check_pairs(self.images, self.labels, ending)
+
+    def _gather_facts(self, ending: str) -> None:
+        rows = None if self.rows is None else {row.case: row for row in self.rows}
+        self.files = [
+            CaseFiles(
+                name=case,
+                images=self.images[case],
+                label=self.labels[case],
+                row=None if rows is None else rows[case],
+            )
+            for case in (self.images if rows is None else rows)
+            if case in self.images and case in self.labels
+        ]
+        self.facts = gather_facts(
+            self.root,
+            ending,
+            images=[path for case in self.files for path in case.images],
+            labels=[case.label for case in self.files],
+            cache=self.cache,
+            told=self.told,
+        )
+
+
+def _tried(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
+    """What `read` returns; None, and its error among the problems, where it refuses."""
+    try:
+        return read()
+    except HyfreeError as error:
+        where, _, rest = str(error).partition(": ")
+        what, semicolon, mend = rest.rpartition("; ")
+        if not semicolon:
+            what, mend = rest, "mend it"
+        problems.append(Problem(rule="table", where=where, what=what, mend=mend))
+        return None
+
+
+def _described(case: CaseFiles, row: Row, facts: Mapping[str, FileFacts]) -> Case:
+    image, label = facts[case.images[0]], facts[case.label]
+    digests = [facts[path].sha256 for path in (*case.images, case.label)]
+    return Case(
+        name=case.name,
+        patient=row.patient,
+        images=case.images,
+        label=case.label,
+        digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+        shape=image.shape,
+        spacing=image.spacing,
+        intensity=(image.mean, image.sd),
+        label_pixels=tuple(zip(label.values or (), label.counts, strict=True)),
+        columns=row.columns,
+    )
+
+
+def split_fold(cases: Sequence[Case], fold: int) -> Split:
+    """One site's cases: test = fold `fold`, validation = the next fold, training = the others.
+
+    A patient's fold comes from the rank of its name's hash: a new patient moves at most four.
+    """
+    if not 0 <= fold < FOLDS:
+        raise HyfreeError(f"--fold {fold}: there are {FOLDS} folds; give 0 to {FOLDS - 1}")
+    patients = sorted({case.patient for case in cases}, key=_patient_rank)
+    if len(patients) < FOLDS:
+        raise HyfreeError(f"{len(patients)} patients cannot fill {FOLDS} folds; add patients")
+    fold_of = {patient: rank * FOLDS // len(patients) for rank, patient in enumerate(patients)}
+    parts: dict[str, list[Case]] = {"train": [], "val": [], "test": []}
+    for case in cases:
+        part = {0: "test", 1: "val"}.get((fold_of[case.patient] - fold) % FOLDS, "train")
+        parts[part].append(case)
+    return Split(**{part: tuple(members) for part, members in parts.items()})
+
+
+def _patient_rank(patient: str) -> tuple[str, str]:
+    return (hashlib.sha256(patient.encode()).hexdigest(), patient)
+
+
+def _file_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise HyfreeError(f"{folder}: no such folder; an nnU-Net raw data set has one")
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")

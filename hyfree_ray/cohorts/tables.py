@@ -1,0 +1,216 @@
+"""The two tables of a cohort, `dataset.json` and `sites.csv`, read and checked by themselves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.cohorts.image_facts import NATURAL_ENDINGS, READERS
+from hyfree_ray.cohorts.label_sets import read_labels
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.scores import ORACLE, POOL
+from hyfree_ray.strict_json import checked_name
+
+MAX_CSV_BYTES = 16 << 20
+MAX_JSON_BYTES = 16 << 20
+MAX_SITE_NAME_BYTES = 100
+
+
+READER_KEY = "overwrite_image_reader_writer"
+"""nnU-Net's entry in `dataset.json` for the class that reads the images."""
+
+_ITK, _NIBABEL, _NATURAL = "SimpleITKIO", "NibabelIO", "NaturalImage2DIO"
+NNUNET_READERS = {
+    ending: (_NATURAL,)
+    if ending in NATURAL_ENDINGS
+    else (_ITK, _NIBABEL)
+    if ".nii" in ending
+    else (_ITK,)
+    for ending in READERS
+}
+"""nnU-Net's readers that give an array as it is stored, by ending."""
+NNUNET_DEFAULTS = {
+    **{ending: readers[0] for ending, readers in NNUNET_READERS.items() if ending != ".tiff"},
+    ".nii": _NIBABEL,
+}
+"""What nnU-Net reads by where nothing is said; .tiff as volumes, which are not taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of `sites.csv`."""
+
+    line: int
+    case: str
+    site: str
+    patient: str
+    columns: tuple[tuple[str, str], ...] = ()
+    """What else the table says of the case: name of the column and cell."""
+
+
+def and_more(problems: Sequence[object]) -> str:
+    return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+
+
+def _read_text(path: Path, limit: int, mend: str) -> str:
+    if not path.is_file():
+        raise HyfreeError(f"{path}: no such file; {mend}")
+    if path.stat().st_size > limit:
+        raise HyfreeError(f"{path}: larger than {limit >> 20} MiB; it is no such table, check it")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise HyfreeError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+
+
+def read_dataset_json(path: Path) -> dict[str, Any]:
+    text = _read_text(path, MAX_JSON_BYTES, "an nnU-Net raw data set has one, write it")
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise HyfreeError(f"{path}: not valid JSON ({error.msg}, {where}); mend it") from None
+    except RecursionError:
+        raise HyfreeError(f"{path}: nested too deeply; mend it") from None
+    if not isinstance(parsed, dict):
+        raise HyfreeError(f"{path}: a JSON object is expected; see nnU-Net's dataset format")
+    return parsed
+
+
+def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any], str]:
+    """Channel names in order, labels by name (see `read_labels`), and the file ending."""
+    channels = dataset.get("channel_names")
+    if (
+        not isinstance(channels, dict)
+        or not channels
+        or set(channels) != {str(index) for index in range(len(channels))}
+    ):
+        raise HyfreeError('dataset.json: channel_names must be like {"0": "T1", "1": "T2"}')
+    for name in (*channels.values(), *_keys_of(dataset.get("labels"))):
+        _check_name(name)
+    labels = read_labels(dataset)
+    ending = dataset.get("file_ending")
+    if not isinstance(ending, str) or ending not in READERS:
+        known = ", ".join(READERS)
+        raise HyfreeError(f"dataset.json: file_ending {ending!r} is not one of {known}; convert")
+    reader_of(dataset, ending)
+    return tuple(channels[str(index)] for index in range(len(channels))), labels, ending
+
+
+def _keys_of(labels: Any) -> Iterable[str]:
+    return labels if isinstance(labels, dict) else ()
+
+
+def _check_name(name: Any) -> None:
+    """Names of channels and labels travel with releases, which take no others."""
+    try:
+        checked_name(f"the name {str(name)[:40]!a} of a channel or label", name)
+    except ValueError as error:
+        raise HyfreeError(f"dataset.json: {error}; rename it") from None
+
+
+def reader_of(dataset: Mapping[str, Any], ending: str) -> str:
+    """Which of nnU-Net's readers a data set is read by.
+
+    Raises:
+        HyfreeError: one that does not read its files, or not as they are stored.
+    """
+    named = dataset.get(READER_KEY, "None")
+    known = NNUNET_READERS[ending]
+    if named == "None" and ending in NNUNET_DEFAULTS:
+        return NNUNET_DEFAULTS[ending]
+    if named not in known:
+        raise HyfreeError(
+            f"dataset.json: nnU-Net would read {ending} by {str(named)[:40]!a}, which is not"
+            f" taken here; set {READER_KEY} to {' or '.join(known)}"
+        )
+    return str(named)
+
+
+def cohort_name(dataset: Mapping[str, Any], root: Path) -> str:
+    """The data set's name, made fit for a folder's name: runs are called after it."""
+    folder = re.sub(r"^Dataset\d+_", "", root.resolve().name)
+    name = dataset.get("name")
+    name = name if isinstance(name, str) and name else folder
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:64] or "cohort"
+
+
+def read_sites_csv(path: Path) -> list[Row]:
+    mend = "write one with the columns case, site, patient"
+    lines = _read_text(path, MAX_CSV_BYTES, mend).splitlines()
+    reader = csv.reader(lines, strict=True)
+    rows: list[Row] = []
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        missing = [name for name in ("case", "site", "patient") if header.count(name) != 1]
+        if missing:
+            raise HyfreeError(f"{path}: needs one column named {', '.join(missing)}; {mend}")
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+            values = {name: row.get(name, "") for name in ("case", "site", "patient")}
+            if len(cells) != len(header) or not all(values.values()):
+                raise HyfreeError(
+                    f"{path}, line {reader.line_num}: a cell is missing or empty or too many;"
+                    f" give case, site and patient in each row"
+                )
+            columns = tuple((name, cell) for name, cell in row.items() if name not in values)
+            rows.append(Row(line=reader.line_num, **values, columns=columns))
+    except csv.Error as error:
+        raise HyfreeError(f"{path}, line {reader.line_num}: not a CSV ({error}); mend it") from None
+    if not rows:
+        raise HyfreeError(f"{path}: names no case; {mend}")
+    first = {row.case: row for row in reversed(rows)}
+    twice = [row for row in rows if first[row.case] is not row]
+    if twice:
+        raise HyfreeError(
+            f"{path}, line {twice[0].line}: case {twice[0].case} is listed twice{and_more(twice)};"
+            " keep one row a case"
+        )
+    return rows
+
+
+def check_site_names(names: Iterable[str], where: str = "") -> None:
+    """Sites become folders and resource names, so their names are held to what is safe as such.
+
+    Args:
+        names: of sites that are to be together.
+        where: they are written, with which the message begins.
+
+    Raises:
+        HyfreeError: one is not safe, or two are as good as one.
+    """
+    written = f"{where}: " if where else ""
+    known: dict[str, str] = {}
+    for name in sorted(set(names)):
+        letters = all(
+            char in " ._-" or char.isalnum() or unicodedata.category(char)[0] == "M"
+            for char in name
+        )
+        small = len(name.encode()) <= MAX_SITE_NAME_BYTES
+        if not (letters and small and name[0].isalnum() and name[-1] != "." and ".." not in name):
+            shown = ascii(name[:40]) + ("..." if len(name) > 40 else "")
+            raise HyfreeError(
+                f"{written}site name {shown} is not safe as a folder's name; use letters, digits,"
+                f" '-', '_', '.' and spaces, a letter or digit first, {MAX_SITE_NAME_BYTES} bytes"
+            )
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        if folded in {POOL, ORACLE}:
+            raise HyfreeError(
+                f"{written}the site name {name!a} is taken by a party of our own; rename it"
+            )
+        if folded in known:
+            raise HyfreeError(
+                f"{written}site names {known[folded]!a} and {name!a} differ only in"
+                " case or Unicode form; write one name one way"
+            )
+        known[folded] = name

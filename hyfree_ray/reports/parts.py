@@ -1,0 +1,296 @@
+"""The parts of a report that are tables: cards, compute, borders, settings of one run."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
+from hyfree_ray.regimes import LEAVE_ONE_OUT, MIXES
+from hyfree_ray.results.finished import Finished
+
+NONE = "–"
+
+_RELEASING = (
+    "local", "train_generator", "choose_snapshot", "synthesise", "audit", "release",
+    "check_release", "pool_releases",
+)  # fmt: skip
+"""What releases take: the sites' segmenters label, their generators draw."""
+_AFTER_RELEASING = {
+    "general": ("train_general",),
+    "finetuned": ("train_general", "prepare_for_general", "finetuned"),
+    "personalised": ("train_general", "prepare_replay", "personalised"),
+    "syn": ("syn general",),
+    LEAVE_ONE_OUT: ("leave-one-out general",),
+    **{regime: (regime,) for regime, share in MIXES.items() if share},
+}
+_ALONE = {"fedavg": ("train_fedavg",)}
+_TWICE_THE_RELEASE = "own-syn"
+"""It draws and labels further samples, which the records do not tell from those of releases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of a table."""
+
+    cells: tuple[str, ...]
+    mark: str = ""
+    """A verdict, that colours the last cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text; the first column names the lines."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    texts: frozenset[int]
+    """Columns of words, beside the first."""
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str = "",
+    texts: Collection[int] = (),
+    marks: Sequence[str] = (),
+) -> Table:
+    """A table from its cells."""
+    found = [Row(cells=tuple(cells)) for cells in rows]
+    if marks:
+        pairs = zip(found, marks, strict=True)
+        found = [Row(cells=row.cells, mark=mark) for row, mark in pairs]
+    return Table(caption=caption, columns=tuple(columns), rows=tuple(found), texts=frozenset(texts))
+
+
+def of_run(run: Finished) -> dict[str, Any]:
+    """What a report says of one run, beside its scores, pictures and timeline."""
+    described = run.described
+    config = f"experiment-{run.name}.yaml"
+    versions = ", ".join(f"{name} {number}" for name, number in described["versions"].items())
+    return {
+        "name": run.name,
+        "outcomes": outcomes(run),
+        "missing": missing(run),
+        "notes": tuple(described.get("notes", ())),
+        "cards": cards(run),
+        "compute": compute(described["compute"]),
+        "worth": worth(run),
+        "ledger": ledger(described["ledger"]),
+        "reproduce": "The experiment's settings are in the file beside this report; on the same "
+        "data in the same sites this gives the same run:",
+        "command": command(run, config),
+        "config_name": config,
+        "config": experiment_file(described["experiment"]),
+        "reasons": "\n".join(described["reasons"]),
+        "versions": versions,
+    }
+
+
+def outcomes(run: Finished) -> Table:
+    """What became of each site's release."""
+    rows = []
+    for site in run.described["sites"]:
+        told = site["outcome"]
+        rate = told["rejection_rate"]
+        rows.append(
+            [
+                told["site"],
+                str(told["images"]),
+                NONE if rate is None else f"{rate:.1%}",
+                told["outcome"],
+                told["reason"] or told.get("flag") or NONE,
+                _agreement(told),
+            ]
+        )
+    last = run.described.get("straggler")
+    came = (
+        ""
+        if last is None
+        else (
+            f"The last release to come in was that of {last['site']}, {last['seconds']:.0f} s "
+            "after the one before"
+        )
+    )
+    columns = ["site", "images", "rejected as copies", "release", "why not, or what is odd"]
+    columns += ["label agreement"]
+    return table(columns, rows, caption=came, texts={3, 4})
+
+
+def missing(run: Finished) -> Table:
+    """What it cost that sites dropped out, came late or withheld their release."""
+    rows = []
+    for one in run.described.get("missing", ()):
+        spent = one["vain_seconds"] + one["unfinished_seconds"]
+        images = f"{one['images']} of {one['of_images']}" if one["images"] else NONE
+        models = ", ".join(one["models"]) or NONE
+        rows.append([one["site"], one["outcome"], models, images, f"{spent:.0f}"])
+    columns = ["site", "what became of it", "models without it", "images they lack", "s in vain"]
+    return table(columns, rows, caption="What it cost that sites were missing", texts={1, 2})
+
+
+def _agreement(told: Mapping[str, Any]) -> str:
+    dice = told.get("label_agreement")
+    if dice is None:
+        return NONE
+    return f"{dice:.3f}" if told["replayed"] else f"{dice:.3f}, not replayed"
+
+
+def cards(run: Finished) -> Table:
+    """The sites' quality and privacy cards side by side, whatever is on them."""
+    derived = run.described["derived"]
+    by_site = {}
+    for site in run.sites:
+        audit = derived.get(site, {}).get("audit", {})
+        quality = derived.get(site, {}).get("quality_card", {})
+        by_site[site] = _flat(audit.get("card") or {}) | _flat(quality)
+    names = list(dict.fromkeys(name for card in by_site.values() for name in card))
+    rows = [[name, *(by_site[site].get(name, NONE) for site in run.sites)] for name in names]
+    return table(["on the card", *run.sites], rows, texts=range(1, len(run.sites) + 1))
+
+
+def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in card.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping) and "any" in value:
+            found[f"{label}, found by any detector"] = _value(value["any"])
+        elif isinstance(value, Mapping):
+            found |= _flat(value, f"{label}: ")
+        else:
+            found[label] = _value(value)
+    return found
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_value(one) for one in value)
+    return NONE if value is None else str(value)
+
+
+def compute(spent: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Seconds by stage and party, and the most memory that a stage took anywhere."""
+    stages: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
+    for party, by_stage in spent.items():
+        for name, numbers in by_stage.items():
+            stages[name][party] = numbers
+    total = {
+        name: sum(numbers["seconds"] for numbers in by_party.values())
+        for name, by_party in stages.items()
+    }
+    everything = sum(total.values()) or 1.0
+    rows = []
+    for name in sorted(stages, key=lambda stage: -total[stage]):
+        memory = max(numbers["peak_memory_mib"] for numbers in stages[name].values())
+        seconds = [
+            f"{stages[name][party]['seconds']:.0f}" if party in stages[name] else NONE
+            for party in spent
+        ]
+        share = f"{total[name] / everything:.0%}"
+        rows.append([name, *seconds, f"{total[name]:.0f}", share, f"{memory:.0f}"])
+    return table(
+        ["stage", *spent, "all", "share", "peak MiB"],
+        rows,
+        caption="Seconds by stage and party; memory is the most that one process held",
+    )
+
+
+def device_hours(run: Finished, regime: str) -> float | None:
+    """Device hours of all parties that a regime's models took, from nothing.
+
+    None where the records do not tell: the regime has no stage of its own, or further samples
+    were drawn beside it.
+    """
+    seconds: dict[str, float] = defaultdict(float)
+    for by_stage in run.described["compute"].values():
+        for name, numbers in by_stage.items():
+            seconds[name] += numbers["device_seconds"]
+    if regime in {*_AFTER_RELEASING, _TWICE_THE_RELEASE}:
+        if _TWICE_THE_RELEASE in run.described["regimes"]:
+            return None
+        labeller = run.described["experiment"]["labeller"]
+        needed = {*_RELEASING, labeller, *_AFTER_RELEASING[regime]}
+        if regime == LEAVE_ONE_OUT and "leave-one-out general" not in seconds:
+            needed.add("syn general")  # of two releases the other one is left
+    else:
+        needed = {*_ALONE.get(regime, (regime,))}
+        if needed.isdisjoint(seconds):
+            return None
+    return sum(seconds[name] for name in needed) / 3600
+
+
+def worth(run: Finished) -> Table:
+    """What Dice cost: device hours by regime, and the gain over `local` for each further hour."""
+    scores = {(score["regime"], score["tested"]): score for score in run.described["overall"]}
+    local = device_hours(run, "local") or 0.0
+    rows = []
+    for regime in run.described["regimes"]:
+        hours = device_hours(run, regime)
+        cells = [regime, NONE if hours is None else f"{hours:.3g}"]
+        for tested in ("own", "foreign"):
+            dice = scores[regime, tested]["dice"]
+            base = scores.get(("local", tested), {}).get("dice")
+            gain = NONE
+            if dice is not None and base is not None and hours is not None and hours > local:
+                gain = f"{(dice - base) / (hours - local):+.3g}"
+            cells += [NONE if dice is None else f"{dice:.3f}", gain]
+        rows.append(cells)
+    return table(
+        ["regime", "device hours", "Dice, own", "gain an hour", "Dice, others", "gain an hour"],
+        rows,
+        caption="Device hours of all sites together that a regime takes from nothing, and Dice "
+        "gained over local for each hour beyond local's",
+    )
+
+
+def ledger(entries: Iterable[Mapping[str, Any]]) -> Table:
+    """What went from whom to whom, and how many bytes."""
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for entry in entries:
+        sums[entry["stage"], entry["from"], entry["to"]].append(entry["bytes"])
+    rows = [
+        [stage, sender, receiver, str(len(found)), f"{sum(found):,}"]
+        for (stage, sender, receiver), found in sorted(sums.items())
+    ]
+    total = sum(sum(found) for found in sums.values())
+    return table(
+        ["what", "from", "to", "parcels", "bytes"],
+        rows,
+        caption=f"{total:,} bytes in all. Models of sites cross in a simulation only, to be scored "
+        "elsewhere; scores are numbers and are not listed",
+        texts={1, 2},
+    )
+
+
+def experiment_file(experiment: Mapping[str, Any]) -> str:
+    """YAML that `simulate --config` takes."""
+    values = {name: value for name, value in experiment.items() if value is not None}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def command(run: Finished, config: str) -> str:
+    """The command that makes this run, as far as its records tell."""
+    cohort, pooled = run.described["cohort"], run.described.get("contributors", run.sites)
+    words = ["hyfree-ray", "simulate"]
+    number = ["--sites", str(len(run.sites))]
+    if cohort == "Phantom":
+        words += number
+    else:
+        words += ["--data", f"DIR/{cohort}"]
+        if run.partition not in {"", NATURAL}:
+            words += ["--partition", run.partition]
+            words += [] if run.partition.startswith(COLUMN) else number
+    if len(pooled) < len(run.sites):
+        words += ["--contributors", ",".join(pooled)]
+    return shlex.join([*words, "--config", config])

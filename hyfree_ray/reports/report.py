@@ -1,0 +1,327 @@
+"""A report of one run or several as one HTML file that needs no network and no script.
+
+It is made from a run's folder alone: rows, records and contact sheets of synthetic images. No real
+image is in it, unless a site names its own audit folder.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import replacing
+from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.reports import figures
+from hyfree_ray.reports.parts import Table, of_run, table
+from hyfree_ray.results.answers import answers
+from hyfree_ray.results.contrasts import Contrast
+from hyfree_ray.results.finished import Finished, Point
+from hyfree_ray.results.pooled import Pooled, pool_runs
+from hyfree_ray.results.summary import (
+    BY_SITE,
+    IN_WORDS,
+    TESTED,
+    SiteOutcome,
+    patient_means,
+    site_mean,
+)
+from hyfree_ray.results.table import LEFT_OUT, TESTS, ContrastRows, contrast_rows, covered, p_value
+from hyfree_ray.results.timeline import critical_path, last_session, read_timeline
+from hyfree_ray.scores import ScoreRow
+
+REPORT = "report.html"
+HEADLINES = tuple((regime, CONTROL) for regime in ("chosen", "personalised", "finetuned"))
+"""What is said of all sites together before anything else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A picture that is embedded."""
+
+    site: str
+    source: str
+    """A data URI."""
+
+
+def write_report(
+    runs: Sequence[Finished],
+    out: Path,
+    *,
+    curve: Mapping[str, Sequence[Point]] | None = None,
+    real: Sequence[Path] = (),
+) -> Path:
+    """Write `report.html`, `figures/*.png`, `figures/*.svg` and an experiment file a run.
+
+    Args:
+        runs: one run, or several that differ in fold and seed alone.
+        out: folder to write to.
+        curve: of a study of the number of sites.
+        real: audit folders of sites, whose pictures are embedded.
+
+    Raises:
+        HyfreeError: runs that do not belong together, or a folder without pictures.
+    """
+    pooled = pool_runs(runs)
+    pictures = [sheet for folder in real for sheet in _audit(folder)]
+    statistics = _statistics(pooled, [row for run in runs for row in run.rows])
+    outcomes = [SiteOutcome(**site["outcome"]) for run in runs for site in run.described["sites"]]
+    charts = {figure.name: figure for figure in statistics["figures"]}
+    scaling = None
+    if curve:
+        charts["scaling"] = figures.drawn(
+            "scaling", lambda theme: figures.curve(theme, curve, "difference of Dice")
+        )
+        scaling = sources(charts["scaling"])
+    parts = []
+    for run in runs:
+        part = of_run(run)
+        part["samples"] = [
+            Sheet(site=path.stem, source=_uri(path.read_bytes(), "image/png"))
+            for path in sorted((run.folder / "samples").glob("*.png"))
+        ]
+        part |= _timeline(run, charts)
+        parts.append(part)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "figures").mkdir(exist_ok=True)
+    for figure in charts.values():
+        for ending, content in (("svg", figure.light_svg), ("png", figure.png)):
+            _write(out / "figures" / f"{figure.name}.{ending}", content)
+    for part in parts:
+        _write(out / part["config_name"], part["config"].encode())
+    html = _template().render(
+        **statistics["page"],
+        **_by_site(outcomes, pooled.contrasts),
+        scaling=scaling,
+        runs=parts,
+        real=pictures,
+        title=_title(pooled),
+        subtitle=_sub(pooled),
+    )
+    _write(out / REPORT, html.encode())
+    return out / REPORT
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("hyfree_ray", "templates"),
+        autoescape=True,  # names of sites, labels and reasons come from users
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(REPORT)
+
+
+def _title(pooled: Pooled) -> str:
+    return f"Does sharing help? {pooled.cohort}, {len(pooled.sites)} sites"
+
+
+def _sub(pooled: Pooled) -> str:
+    def listed(name: str, numbers: Sequence[int]) -> str:
+        plural = "s" if len(numbers) > 1 else ""
+        return f"{name}{plural} {', '.join(str(number) for number in numbers)}"
+
+    return (
+        f"{', '.join(pooled.runs)}. Test {listed('fold', pooled.folds)}; "
+        f"{listed('seed', pooled.seeds)}."
+    )
+
+
+def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    boxes, means = _by_patient(rows, pooled.sites)
+    known = [one for one in pooled.contrasts if one.difference is not None]
+    charts = {
+        "boxes": figures.drawn(
+            "dice-by-test-site",
+            lambda theme: figures.box_plots(theme, boxes, pooled.regimes, pooled.sites),
+        ),
+        "matrix": figures.drawn(
+            "dice-matrix",
+            lambda theme: figures.matrices(theme, means, pooled.regimes, pooled.sites),
+        ),
+    }
+    if by_site := [one for one in known if one.first in BY_SITE]:
+        charts["forest"] = figures.drawn("contrasts", lambda theme: figures.forest(theme, by_site))
+    page: dict[str, Any] = {"forest": None}
+    page |= {name: sources(figure) for name, figure in charts.items()}
+    page |= {
+        "answers": [
+            _answer(one)
+            for tested in TESTED
+            for pair in HEADLINES
+            for one in known
+            if one.site is None and one.tested == tested and (one.first, one.second) == pair
+        ],
+        "covered": covered(known, pooled.caveat),
+        "tests": f"{TESTS} {LEFT_OUT}" if LEAVE_ONE_OUT in pooled.regimes else TESTS,
+        "layouts": [_layout(pooled, metric) for metric in ("dice", "hd95")],
+        "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],
+    }
+    return {"figures": tuple(charts.values()), "page": page}
+
+
+def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> dict[str, Any]:
+    """What each site asks: what it would get, and at what risk."""
+    adopted, found = answers(outcomes, contrasts)
+    how = ", chosen by its validation cases" if adopted == "chosen" else ""
+    gains = [["-" if c is None else c.words for c in (one.own, one.foreign)] for one in found]
+    return {
+        "by_site": table(
+            ["site", "shares", "would keep", "at home", "at the other sites", "attack"],
+            [
+                [one.site, one.shares, one.keeps, *gain, one.attack]
+                for one, gain in zip(found, gains, strict=True)
+            ],
+            texts=range(1, 6),
+        ),
+        "by_site_note": f"The model that each site would keep{how}: Dice against {CONTROL}, its "
+        "own training for as many steps. Attack: how well membership in the training images can "
+        "be told from the shared ones, AUC (0.5: not at all), beside a control on strangers.",
+    }
+
+
+def _answer(one: Contrast) -> dict[str, str]:
+    where = "at home" if one.tested == "own" else "at the other sites"
+    return {
+        "question": f"{one.first} against {one.second}, {where}",
+        "numbers": one.interval,
+        "words": one.said,
+        "mark": one.verdict.replace(" ", "-"),
+    }
+
+
+def _by_patient(
+    rows: Iterable[ScoreRow], sites: Sequence[str]
+) -> tuple[dict[tuple[str, str, str], list[float]], dict[tuple[str, str, str], float]]:
+    """Dice of patients for the box plots, and its mean for the matrix."""
+    by_model = patient_means(
+        replace(row, train_site=THE_OTHERS) if row.regime == LEAVE_ONE_OUT else row
+        for row in rows
+        if row.metric == "dice"
+    )
+    found: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for (regime, train, test), patients in by_model.items():
+        side = "foreign" if train in {*sites, THE_OTHERS} - {test} else "own"
+        for patient, by_seed in patients.items():
+            found[regime, test, side][patient].append(fmean(by_seed.values()))
+    boxes = {
+        key: [fmean(values) for _, values in sorted(patients.items())]
+        for key, patients in found.items()
+    }
+    return boxes, {model: site_mean(patients) for model, patients in by_model.items()}
+
+
+def _layout(pooled: Pooled, metric: str) -> Table:
+    """The paper's layout, turned over: a row a model, so that many sites fit a page."""
+    name, scale = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}[metric]
+    over = "mean ± sd over the folds" if len(pooled.folds) > 1 else "mean of the patients"
+    cells = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
+    models = list(dict.fromkeys((c.regime, c.train_site) for c in pooled.cells[metric]))
+
+    def shown(key: tuple[str, str, str]) -> str:
+        cell = cells.get(key)
+        if cell is None:
+            return "–"
+        spread = "" if cell.sd is None else f" ± {cell.sd * scale:.1f}"
+        return f"{cell.mean * scale:.1f}{spread}"
+
+    return table(
+        ["regime", "trained at", *pooled.sites],
+        [
+            [regime, train, *(shown((regime, train, test)) for test in pooled.sites)]
+            for regime, train in models
+        ],
+        caption=f"{name} by test site, {over}",
+        texts={1},
+    )
+
+
+def _contrasts(shown: ContrastRows) -> Table:
+    """As in the terminal, with the numbers of patients and both corrections beside them."""
+    cells = [
+        [
+            name,
+            IN_WORDS[one.tested],
+            one.interval,
+            str(one.patients),
+            "-" if one.effect is None else f"{one.effect:+.2f}",
+            *(p_value(p) for p in (one.p, one.p_holm, one.p_paper)),
+            one.said,
+        ]
+        for name, one in zip(shown.names, shown.contrasts, strict=True)
+    ]
+    columns = [shown.header, "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
+    return table(
+        [*columns, "p, 1-sided", "in words"],
+        cells,
+        caption=shown.title,
+        texts={1, 8},
+        marks=[one.verdict.replace(" ", "-") for one in shown.contrasts],
+    )
+
+
+def _timeline(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]:
+    """The chart of a run's last session; it is added to the charts."""
+    events = read_timeline(run.folder)
+    shown = last_session(events)
+    if not shown:
+        return {"gantt": None, "gantt_caption": "", "path": table([], [])}
+    path = critical_path(shown)
+    name = f"timeline-{run.name}"
+    charts[name] = figures.drawn(name, lambda theme: figures.gantt(theme, shown, path))
+    earlier = len(events) - len(shown)
+    caption = "Stages by party; framed: the chain that the run's length is made of. " + (
+        f"{earlier} stages were done before and are not shown." if earlier else ""
+    )
+    begun = shown[0].start
+    rows = [
+        [event.name, event.party, f"{event.start - begun:.0f}", f"{event.seconds:.0f}"]
+        for event in path
+    ]
+    total = max(event.end for event in shown) - begun
+    return {
+        "gantt": sources(charts[name]),
+        "gantt_caption": caption,
+        "path": table(
+            ["stage", "party", "began, s", "took, s"],
+            rows,
+            caption=f"Critical path: {sum(e.seconds for e in path):.0f} of {total:.0f} s",
+            texts={1},
+        ),
+    }
+
+
+def _audit(folder: Path) -> list[Sheet]:
+    found = sorted(folder.glob("*.png"))
+    if not found:
+        raise HyfreeError(
+            f"--with-real {folder}: no pictures; name a site's audit folder, e.g. "
+            "STORE/sites/site-1/audit"
+        )
+    return [Sheet(site=path.stem, source=_uri(path.read_bytes(), "image/png")) for path in found]
+
+
+def sources(figure: figures.Drawn) -> Mapping[str, str]:
+    """A figure as data URIs for a light and a dark page."""
+    return {
+        "light": _uri(figure.light_svg, "image/svg+xml"),
+        "dark": _uri(figure.dark_svg, "image/svg+xml"),
+    }
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)

@@ -1,0 +1,97 @@
+"""What sharing would mean to each site, in one line: what every other table is the evidence for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyfree_ray.border.privacy_card import read_card, strongest_attack
+from hyfree_ray.regimes import CONTROL
+from hyfree_ray.results.contrasts import Contrast
+from hyfree_ray.results.summary import SiteOutcome
+
+_ADOPTED = ("chosen", "finetuned")
+"""The model that a site would take home: its own choice, or what the paper's protocol makes."""
+_IN_THE_ROUND = {"released", "withheld", "refused"}
+"""Outcomes of sites that get the general model, whether or not they shared something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One site's, from one run or several that differ in fold and seed."""
+
+    site: str
+    shares: str
+    """How many images, or why there are none."""
+    keeps: str
+    """The regime whose model it would keep by its validation cases, without a choice the adopted
+    one; of several runs how often each. "-": none."""
+    own: Contrast | None
+    """The kept model against the control on the site's own test cases; None: not compared."""
+    foreign: Contrast | None
+    """The same on the other sites' test cases."""
+    attack: str
+    """The strongest membership attack on what it shares, beside its control."""
+
+
+def answers(
+    outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]
+) -> tuple[str, tuple[Answer, ...]]:
+    """The regime that is spoken of, and a line a site, in the order in which they first come.
+
+    Args:
+        outcomes: one a site and run.
+        contrasts: over all of these runs.
+    """
+    by_site: dict[str, list[SiteOutcome]] = {}
+    for outcome in outcomes:
+        by_site.setdefault(outcome.site, []).append(outcome)
+    compared = {one.first for one in contrasts if one.second == CONTROL}
+    adopted = next((name for name in _ADOPTED if name in compared), _ADOPTED[-1])
+    found = {
+        (one.site, one.tested): one
+        for one in contrasts
+        if (one.first, one.second) == (adopted, CONTROL) and one.difference is not None
+    }
+    made = {site for site, tested in found if tested == "own" and adopted != "chosen"}
+    return adopted, tuple(
+        Answer(
+            site=site,
+            shares=_each(_shares(outcome) for outcome in of_site),
+            keeps=_each(_keeps(outcome, adopted if site in made else "-") for outcome in of_site),
+            own=found.get((site, "own")),
+            foreign=found.get((site, "foreign")),
+            attack=_each(outcome.attack or "-" for outcome in of_site),
+        )
+        for site, of_site in by_site.items()
+    )
+
+
+def _keeps(outcome: SiteOutcome, unchosen: str) -> str:
+    """Its choice, or what it has without one: nothing, where it was not in the round."""
+    return outcome.chosen or (unchosen if outcome.outcome in _IN_THE_ROUND else "-")
+
+
+def _shares(outcome: SiteOutcome) -> str:
+    return f"{outcome.images} images" if outcome.outcome == "released" else outcome.outcome
+
+
+def _each(words: Iterable[str]) -> str:
+    """What was said of one run, or how often each was of several."""
+    times = Counter(words).most_common()
+    if len(times) == 1:
+        return times[0][0]
+    return ", ".join(word if number == 1 else f"{word} ({number}x)" for word, number in times)
+
+
+def attack_in_words(audited: Mapping[str, Any] | None) -> str:
+    """The strongest membership attack by a site's audit; empty where nothing was audited."""
+    if audited is None or audited.get("card") is None:
+        return ""
+    attacks = read_card(audited["card"]).attacks
+    found = strongest_attack(attacks)
+    if found is None:
+        return "not measurable"
+    return f"AUC {found.auc:.2f}, {found.beside}"

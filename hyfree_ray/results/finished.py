@@ -1,0 +1,163 @@
+"""Finished runs, as they lie in a store: found by name, and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hyfree_ray
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.scores import ScoreRow, read_results
+
+CURVE_FILE = "curve.json"
+"""In a study's folder: contrasts by number of sites."""
+
+_SHOWN = "tracked"
+"""File in a run's folder: MLflow shows all of it. Its content is the code that wrote the folder."""
+
+Point = tuple[int, float, float | None, float | None]
+"""Number of sites, difference, and its interval where there is one."""
+
+
+@cache
+def _code() -> str:
+    """Hash of this package's sources."""
+    sources = sorted(Path(hyfree_ray.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def mark_shown(folder: Path) -> None:
+    """Note that a run's folder is whole and that MLflow shows it."""
+    (folder / _SHOWN).write_text(_code())
+
+
+def mark_hidden(folder: Path) -> None:
+    """Take that back."""
+    (folder / _SHOWN).unlink(missing_ok=True)
+
+
+def is_shown(folder: Path) -> bool:
+    """Whether a run's folder is whole and MLflow shows it, whatever code wrote it."""
+    return (folder / _SHOWN).is_file()
+
+
+def is_current(folder: Path) -> bool:
+    """Whether it is also what this code would write from the same records, in the same words."""
+    return is_shown(folder) and (folder / _SHOWN).read_text() == _code()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that has ended, and all that it left."""
+
+    folder: Path
+    described: Mapping[str, Any]
+    """`summary.json`."""
+    rows: tuple[ScoreRow, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's."""
+        return self.folder.name
+
+    @property
+    def fold(self) -> int:
+        """The test fold."""
+        return int(self.described["experiment"]["fold"])
+
+    @property
+    def seed(self) -> int:
+        """The experiment's."""
+        return int(self.described["experiment"]["seed"])
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Their names, sorted."""
+        return tuple(site["outcome"]["site"] for site in self.described["sites"])
+
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """Sites whose releases were pooled."""
+        return tuple(self.described.get("contributors", self.sites))
+
+    @property
+    def partition(self) -> str:
+        """How patients were dealt out to sites; empty in a run of an earlier version."""
+        return str(self.described.get("partition", {}).get("how", ""))
+
+    def data_of(self, site: str) -> str:
+        """Hash of a site's cases, whatever the fold: equal in two runs on the same patients.
+
+        Raises:
+            HyfreeError: a run of an earlier version, which did not say.
+        """
+        try:
+            return str(self.described["data"][site])
+        except KeyError as error:
+            raise HyfreeError(
+                f"{self.name}: the run does not say on which patients it was; give its 'simulate' "
+                "command again with this version"
+            ) from error
+
+
+def find_run(store: Path, run: str | None) -> Path:
+    """The folder of a finished run; the newest where none is named.
+
+    Raises:
+        HyfreeError: no such run; the message lists those that are there.
+    """
+    finished = sorted(
+        (file.parent for file in (store / "runs").glob("*/summary.json")),
+        key=lambda folder: (folder / "summary.json").stat().st_mtime,
+    )
+    if not finished:
+        raise HyfreeError(f"{store}: no finished run; run 'hyfree-ray simulate' or see --store")
+    if run is None:
+        return finished[-1]
+    for folder in finished:
+        if folder.name == run:
+            return folder
+    names = ", ".join(folder.name for folder in finished)
+    raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+
+
+def read_curve(store: Path, study: str) -> dict[str, list[Point]]:
+    """The curve that a study left.
+
+    Raises:
+        HyfreeError: no such study; the message lists those that are there.
+    """
+    path = store / "studies" / study / CURVE_FILE
+    try:
+        found = json.loads(path.read_text())
+        return {
+            str(name): [(int(size), float(value), low, high) for size, value, low, high in points]
+            for name, points in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        names = sorted(file.parent.name for file in (store / "studies").glob(f"*/{CURVE_FILE}"))
+        there = f"there are: {', '.join(names)}" if names else "run 'hyfree-ray scale'"
+        raise HyfreeError(f"{store}: no study {study!r} has a curve; {there}") from error
+
+
+def read_finished(folder: Path) -> Finished:
+    """Read a run's folder.
+
+    Raises:
+        HyfreeError: a file that is missing or not ours.
+    """
+    path = folder / "summary.json"
+    try:
+        described = json.loads(path.read_text())
+        if not isinstance(described, dict) or not {"experiment", "sites"} <= described.keys():
+            raise ValueError("it is not a run's")
+    except (OSError, ValueError) as error:
+        raise HyfreeError(f"{path}: cannot be read as a summary ({error})") from error
+    return Finished(
+        folder=folder, described=described, rows=tuple(read_results(folder / "results.csv"))
+    )

@@ -1,0 +1,241 @@
+"""Several runs as one: folds and seeds pooled in the paper's layout, and two runs compared.
+
+A patient stays one, in however many folds and seeds: no run counts as an independent one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.regimes import LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.results.contrasts import LEAST_SEEDS, Contrast
+from hyfree_ray.results.finished import Finished
+from hyfree_ray.results.summary import contrasts_of, in_order, patient_means, site_mean
+from hyfree_ray.scores import POOL, ScoreRow
+
+ONE_SEED = "one seed; training noise not included"
+FEW_SEEDS = "two seeds: training noise is hardly known"
+TWO_RUNS = "two runs; training noise not included"
+
+_VARIES = {"seed", "fold"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A model on a test site, over the folds."""
+
+    regime: str
+    train_site: str
+    test_site: str
+    mean: float
+    """Over the folds, each the mean over its seeds of the patients' mean."""
+    sd: float | None
+    """Between the folds; None for one fold."""
+    folds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """Runs that differ in fold and seed alone."""
+
+    runs: tuple[str, ...]
+    cohort: str
+    partition: str
+    """How patients were dealt out to sites; empty where the runs do not tell."""
+    sites: tuple[str, ...]
+    regimes: tuple[str, ...]
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    cells: Mapping[str, tuple[Cell, ...]]
+    """By metric."""
+    contrasts: tuple[Contrast, ...]
+    caveat: str
+    notes: tuple[str, ...]
+    """What the runs lack of the settings that were asked for, each with the run's name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "runs": list(self.runs),
+            "cohort": self.cohort,
+            "partition": self.partition,
+            "sites": list(self.sites),
+            "regimes": list(self.regimes),
+            "folds": list(self.folds),
+            "seeds": list(self.seeds),
+            "cells": {m: [vars(cell) for cell in cells] for m, cells in self.cells.items()},
+            "contrasts": [
+                {**vars(one), "verdict": one.verdict, "words": one.words} for one in self.contrasts
+            ],
+            "caveat": self.caveat,
+            "notes": list(self.notes),
+        }
+
+
+def pool_runs(runs: Sequence[Finished]) -> Pooled:
+    """Pool runs over folds and seeds.
+
+    Raises:
+        HyfreeError: runs that differ in more than fold and seed, or two of the same.
+    """
+    runs = sorted(runs, key=lambda run: (run.seed, run.fold, run.name))
+    first = runs[0]
+    for other in runs[1:]:
+        differing = [key for key in differing_settings(first, other) if key not in _VARIES]
+        if differing:
+            raise HyfreeError(
+                f"{first.name} and {other.name} differ in {', '.join(differing)}: only folds and "
+                "seeds are pooled; see --compare"
+            )
+    for one, other in itertools.pairwise(runs):
+        if (one.seed, one.fold) == (other.seed, other.fold):
+            raise HyfreeError(
+                f"{one.name} and {other.name} are both of fold {one.fold} and seed {one.seed}; "
+                "leave one out"
+            )
+        if one.seed == other.seed and (apart := _other_patients(one, other)):
+            raise HyfreeError(
+                f"{one.name} and {other.name} are of seed {one.seed} and other patients at "
+                f"{', '.join(apart)}: folds of one data set and partition are pooled"
+            )
+    rows = [row for of_run in with_own_patients(runs).values() for row in of_run]
+    regimes = in_order({row.regime for row in rows})
+    seeds = tuple(sorted({run.seed for run in runs}))
+    return Pooled(
+        runs=tuple(run.name for run in runs),
+        cohort=str(first.described["cohort"]),
+        partition=first.partition,
+        sites=first.sites,
+        regimes=regimes,
+        folds=tuple(sorted({run.fold for run in runs})),
+        seeds=seeds,
+        cells={metric: _cells(rows, regimes, metric) for metric in ("dice", "hd95")},
+        contrasts=contrasts_of(rows, first.sites, seed=0),
+        caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < LEAST_SEEDS else "",
+        notes=tuple(
+            f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())
+        ),
+    )
+
+
+def _other_patients(one: Finished, other: Finished) -> list[str]:
+    """Sites of both whose patients are not the same; runs of earlier versions do not tell."""
+    if "data" not in one.described or "data" not in other.described:
+        return []
+    shared = [site for site in one.sites if site in other.sites]
+    return [site for site in shared if one.data_of(site) != other.data_of(site)]
+
+
+def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
+    """The first run minus the second, regime by regime, on the same test patients.
+
+    Raises:
+        HyfreeError: not the same test patients, or no regime in common.
+    """
+    sites = [site for site in one.sites if site in other.sites]
+    apart = [site for site in sites if one.data_of(site) != other.data_of(site)]
+    if not sites or apart or one.fold != other.fold:
+        why = (
+            f"other patients at {', '.join(apart)}"
+            if apart
+            else f"folds {one.fold} and {other.fold}"
+            if sites
+            else "no site in common"
+        )
+        raise HyfreeError(
+            f"{one.name} and {other.name} were not tested on the same patients ({why})"
+        )
+    shared = {row.regime for row in one.rows} & {row.regime for row in other.rows}
+    if not shared:
+        raise HyfreeError(f"{one.name} and {other.name} have no regime in common")
+    labelled = [
+        replace(row, regime=f"{mark}:{row.regime}", seed=0)
+        for mark, run in (("first", one), ("second", other))
+        for row in run.rows
+        if row.test_site in sites and row.train_site in {*sites, POOL}
+    ]
+    pairs = [(f"first:{regime}", f"second:{regime}") for regime in in_order(shared)]
+    return contrasts_of(labelled, tuple(sites), seed=0, pairs=pairs)
+
+
+def differing_settings(one: Finished, other: Finished) -> dict[str, tuple[Any, Any]]:
+    """Settings in which two runs differ, with both values; `sites` and `cohort` included."""
+    first, second = _settings(one), _settings(other)
+    if one.partition and other.partition:  # runs of earlier versions do not tell
+        first["partition"], second["partition"] = one.partition, other.partition
+    return {
+        name: (first.get(name), second.get(name))
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    }
+
+
+def _settings(run: Finished) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "cohort": run.described["cohort"],
+        "sites": list(run.sites),
+        "contributors": list(run.contributors),
+    }
+
+    def walk(values: Mapping[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                walk(value, f"{prefix}{name}.")
+            else:
+                found[f"{prefix}{name}"] = value
+
+    walk(run.described["experiment"], "")
+    return found
+
+
+def with_own_patients(runs: Sequence[Finished]) -> dict[str, list[ScoreRow]]:
+    """By run, its rows, where one index is one patient in all runs.
+
+    Drawn sites and random partitions have other patients under another seed: these get indices
+    of their own, so that they are not taken for the same.
+    """
+    if len({run.seed for run in runs}) == 1:
+        return {run.name: list(run.rows) for run in runs}
+    drawings: dict[str, list[str]] = defaultdict(list)
+    rows = {}
+    for run in runs:
+        for site in run.sites:
+            if (data := run.data_of(site)) not in drawings[site]:
+                drawings[site].append(data)
+        drawn = {site: drawings[site].index(run.data_of(site)) for site in run.sites}
+        rows[run.name] = [
+            replace(row, patient=row.patient + drawn[row.test_site] * _APART) for row in run.rows
+        ]
+    return rows
+
+
+_APART = 10**9  # more patients than a site has
+
+
+def _cells(rows: Sequence[ScoreRow], regimes: Sequence[str], metric: str) -> tuple[Cell, ...]:
+    """Folds are the outer mean: in each, seeds are averaged first."""
+    by_fold: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for fold in sorted({row.fold for row in rows}):
+        of_fold = [row for row in rows if row.fold == fold and row.metric == metric]
+        for (regime, train, test), patients in patient_means(of_fold).items():
+            owner = THE_OTHERS if regime == LEAVE_ONE_OUT else train
+            by_fold[regime, owner, test].append(site_mean(patients))
+    return tuple(
+        Cell(
+            regime=model[0],
+            train_site=model[1],
+            test_site=model[2],
+            mean=fmean(values),
+            sd=stdev(values) if len(values) > 1 else None,
+            folds=len(values),
+        )
+        for model, values in sorted(
+            by_fold.items(), key=lambda item: (regimes.index(item[0][0]), item[0])
+        )
+    )

@@ -1,0 +1,384 @@
+"""What a run found: from its scores to the summary that is printed and kept.
+
+Aggregation, everywhere: a case is the mean of its labels, a patient the mean of their cases in each
+seed and then of the seeds, a test site the mean of its patients, foreign the unweighted mean of the
+other test sites.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+
+from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, PROTOCOL, REGIMES
+from hyfree_ray.results.contrasts import Contrast, Factors, Strata, contrast, corrected
+from hyfree_ray.scores import MEASURED, POOL, ScoreRow
+from hyfree_ray.seeds import seed_of
+
+BY_SITE = ("finetuned", "general", "personalised", "chosen", "real-all")
+"""Regimes whose contrasts are printed site by site; those of other settings over all sites."""
+CONTRASTS = tuple(
+    (regime, CONTROL)
+    for regime in dict.fromkeys((*BY_SITE, *REGIMES))
+    if regime not in {"local", CONTROL}
+)
+"""The first is the primary one: the control has seen as many steps as general and fine-tuning.
+Those of settings are made where they were asked for."""
+ONE_RUN = "this run; training noise not included"
+
+Tested = Literal["own", "foreign"]
+TESTED: tuple[Tested, ...] = ("own", "foreign")
+IN_WORDS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
+"""Whose test cases, as tables and curves name them."""
+Counts = Mapping[tuple[str, str, str], Mapping[str, int]]
+"""(regime, train site, test site) to outcome (see metrics.py) to how many."""
+_Model = tuple[str, str, str]
+_Patients = dict[int, dict[int, float]]
+"""Patient to seed to value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteOutcome:
+    """What became of a site's release."""
+
+    site: str
+    outcome: Literal["released", "withheld", "refused", "failed", "late", "withdrawn"]
+    """`withheld` by the site, `refused` by the pool; the others are not in the round."""
+    reason: str = ""
+    """Why there is no release, in plain words."""
+    images: int
+    """Synthetic images released."""
+    rejection_rate: float | None
+    """Share of the samples that looked memorised; None if none were drawn."""
+    flag: str = ""
+    """What is odd about a release that was taken in; empty where nothing is."""
+    chosen: str = ""
+    """The regime that the site would keep by its validation cases; empty where it was not asked."""
+    label_agreement: float | None = None
+    """Dice of its labels with a model trained on the other releases; None where none was asked."""
+    replayed: bool = True
+    """Whether that is enough for its release to be replayed."""
+    attack: str = ""
+    """The strongest membership attack on its samples, in words; empty where there was none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One regime's models, of one site or of all, on own or foreign test cases."""
+
+    regime: str
+    tested: Tested
+    dice: float | None
+    hd95: float | None
+    """mm; masks that were missed or false alarms count with the image's diagonal."""
+    counts: dict[str, int]
+    nsd: float | None = None
+    """Share of the surfaces that agree (see metrics.py for the tolerance)."""
+    volume_error: float | None = None
+    """Difference of the volumes over their mean: 0 where they are equal, 2 where one is empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSummary:
+    """A row of the table."""
+
+    outcome: SiteOutcome
+    scores: tuple[Score, ...]
+
+    def score(self, regime: str, tested: Tested) -> Score | None:
+        """The score of a regime, None if it was not scored."""
+        return _find(self.scores, regime, tested)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The final table as numbers."""
+
+    run: str
+    regimes: tuple[str, ...]
+    sites: tuple[SiteSummary, ...]
+    overall: tuple[Score, ...]
+    """Unweighted means over the sites."""
+    contrasts: tuple[Contrast, ...]
+    caveat: str
+    """What no interval here covers; empty if there is nothing to add."""
+    notes: tuple[str, ...] = ()
+    """What of the settings that were asked for is not there, or not as it was asked for."""
+
+    def score(self, regime: str, tested: Tested) -> Score | None:
+        """A regime's mean over the sites."""
+        return _find(self.overall, regime, tested)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values without NaN. Contrasts carry their verdict and words."""
+        values = dataclasses.asdict(self)
+        for written, one in zip(values["contrasts"], self.contrasts, strict=True):
+            written |= {"verdict": one.verdict, "words": one.words}
+        plain: dict[str, Any] = _rounded(values)
+        return plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Summary:
+        """What `to_json` wrote; keys that are not the summary's are left alone."""
+        names = [field.name for field in dataclasses.fields(Contrast)]
+        return cls(
+            run=values["run"],
+            regimes=tuple(values["regimes"]),
+            sites=tuple(
+                SiteSummary(
+                    outcome=SiteOutcome(**site["outcome"]),
+                    scores=tuple(Score(**score) for score in site["scores"]),
+                )
+                for site in values["sites"]
+            ),
+            overall=tuple(Score(**score) for score in values["overall"]),
+            contrasts=tuple(
+                Contrast(**{name: one[name] for name in names if name in one})
+                for one in values["contrasts"]
+            ),
+            caveat=values["caveat"],
+            notes=tuple(values.get("notes", ())),
+        )
+
+
+def summarise(
+    run: str,
+    rows: Iterable[ScoreRow],
+    *,
+    counts: Counts,
+    outcomes: Sequence[SiteOutcome],
+    seed: int,
+    notes: Sequence[str] = (),
+) -> Summary:
+    """Build the summary of a run.
+
+    Args:
+        rows: of one run, which has one seed.
+        counts: how many masks had which outcome. Cases that are empty in prediction and
+            reference alike have no row, so the rows do not tell.
+        outcomes: one a site.
+        seed: of the bootstrap.
+        notes: to be printed below the tables.
+    """
+    rows = list(rows)
+    outcomes = sorted(outcomes, key=lambda outcome: outcome.site)
+    table = _Table(rows, counts, tuple(outcome.site for outcome in outcomes))
+    regimes = in_order({row.regime for row in rows})
+    sites = tuple(
+        SiteSummary(outcome=outcome, scores=table.scores(regimes, outcome.site))
+        for outcome in outcomes
+    )
+    return Summary(
+        run=run,
+        regimes=regimes,
+        sites=sites,
+        overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
+        contrasts=_contrasts(table, contrasted(regimes), seed),
+        caveat=ONE_RUN,
+        notes=tuple(notes),
+    )
+
+
+class _Table:
+    """Patients' means of every model on every test site, by metric."""
+
+    def __init__(self, rows: Sequence[ScoreRow], counts: Counts, sites: tuple[str, ...]) -> None:
+        self.sites = sites
+        self.counts = counts
+        self.seeds = sorted({row.seed for row in rows})
+        self.means = {
+            metric: patient_means(row for row in rows if row.metric == metric)
+            for metric in MEASURED
+        }
+
+    def foreign(self, site: str) -> tuple[str, ...]:
+        return tuple(other for other in self.sites if other != site)
+
+    def scores(self, regimes: Sequence[str], site: str) -> tuple[Score, ...]:
+        return tuple(self._score(regime, site, tested) for regime, tested in _pairs(regimes))
+
+    def _score(self, regime: str, site: str, tested: Tested) -> Score:
+        tests = (site,) if tested == "own" else self.foreign(site)
+        if _left_out(regime):
+            tests = () if tested == "own" else (site,)
+        counts: dict[str, int] = defaultdict(int)
+        for test in tests:
+            for outcome, number in self._of_model(self.counts, regime, site, test).items():
+                counts[outcome] += number
+        measured = {
+            metric: _mean(
+                site_mean(patients)
+                for test in tests
+                if (patients := self._of_model(means, regime, site, test))
+            )
+            for metric, means in self.means.items()
+        }
+        return Score(regime=regime, tested=tested, counts=dict(counts), **measured)
+
+    def differences(self, first: str, second: str, owner: str, test: str) -> _Patients:
+        """Of the patients and seeds that both of a site's models have a score of."""
+        one, other = (
+            self._of_model(self.means["dice"], name, test if _left_out(name) else owner, test)
+            for name in (first, second)
+        )
+        both = {
+            patient: {s: one[patient][s] - other[patient][s] for s in one[patient].keys() & seeds}
+            for patient, seeds in sorted(other.items())
+            if patient in one
+        }
+        return {patient: by_seed for patient, by_seed in both.items() if by_seed}
+
+    def _of_model(
+        self, values: Mapping[_Model, Mapping[Any, Any]], regime: str, site: str, test: str
+    ) -> Mapping[Any, Any]:
+        """What a site's model of this regime, or the one that belongs to no site, got on a test."""
+        return values.get((regime, site, test)) or values.get((regime, POOL, test), {})
+
+
+def patient_means(rows: Iterable[ScoreRow]) -> dict[_Model, _Patients]:
+    """Of one metric: for every model and test site, a patient's mean in each seed."""
+    labels: dict[tuple[_Model, int, int, int], list[float]] = defaultdict(list)
+    for row in rows:
+        model = (row.regime, row.train_site, row.test_site)
+        labels[model, row.patient, row.seed, row.case].append(row.value)
+    cases: dict[tuple[_Model, int, int], list[float]] = defaultdict(list)
+    for (model, patient, seed, _), values in labels.items():
+        cases[model, patient, seed].append(fmean(values))
+    means: dict[_Model, _Patients] = defaultdict(lambda: defaultdict(dict))
+    for (model, patient, seed), values in cases.items():
+        means[model][patient][seed] = fmean(values)
+    return {model: dict(patients) for model, patients in means.items()}
+
+
+def site_mean(patients: Mapping[int, Mapping[int, float]]) -> float:
+    """A test site's: every patient weighs the same, however many seeds it was seen with."""
+    return fmean(fmean(by_seed.values()) for by_seed in patients.values())
+
+
+def contrasted(regimes: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs that are compared: the protocol's, and of the others those that were asked for."""
+    found = set(regimes) | set(PROTOCOL)
+    return tuple(pair for pair in CONTRASTS if found.issuperset(pair))
+
+
+def in_order(regimes: Set[str]) -> tuple[str, ...]:
+    """Ours first, then others by name."""
+    return (*(name for name in REGIMES if name in regimes), *sorted(regimes - set(REGIMES)))
+
+
+def contrasts_of(
+    rows: Sequence[ScoreRow],
+    sites: tuple[str, ...],
+    *,
+    seed: int,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    trainings: Mapping[int, tuple[int, ...]] | None = None,
+) -> tuple[Contrast, ...]:
+    """The contrasts of rows of one run or more.
+
+    Args:
+        rows: equal indices are equal patients, whatever the run.
+        sites: whose models and test cases.
+        seed: of the bootstrap.
+        pairs: of regimes; None for those of `contrasted`.
+        trainings: what the rows' seeds stand for, a label for each source of training noise;
+            None: for themselves.
+    """
+    pairs = contrasted(in_order({row.regime for row in rows})) if pairs is None else pairs
+    table = _Table(rows, {}, sites)
+    if trainings is None:
+        return _contrasts(table, pairs, seed)
+    factors = zip(*(trainings[column] for column in table.seeds), strict=True)
+    return _contrasts(table, pairs, seed, list(factors))
+
+
+def _contrasts(
+    table: _Table, pairs: Iterable[tuple[str, str]], seed: int, factors: Factors | None = None
+) -> tuple[Contrast, ...]:
+    families = (corrected(_of_pair(table, first, second, seed, factors)) for first, second in pairs)
+    return tuple(one for family in families for one in family)
+
+
+def _of_pair(
+    table: _Table, first: str, second: str, seed: int, factors: Factors | None
+) -> Iterable[Contrast]:
+    for site in (*table.sites, None):
+        for tested in ("foreign",) if _left_out(first) else TESTED:
+            strata = _strata(table, first, second, site, tested)
+            one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
+            yield contrast(first, second, site, tested, strata, seed=one_seed, factors=factors)
+
+
+def _strata(table: _Table, first: str, second: str, site: str | None, tested: str) -> Strata:
+    """For every test site, one paired difference a patient and seed, (P, S)."""
+    at_home = tested == "own" or _left_out(first)
+    tests = table.sites if site is None else (site,) if at_home else table.foreign(site)
+    strata = []
+    for test in tests:
+        if site is None or _left_out(first):
+            owners: tuple[str, ...] = (test,) if tested == "own" else table.foreign(test)
+        else:
+            owners = (site,)
+        models = [table.differences(first, second, owner, test) for owner in owners]
+        models = [model for model in models if model]
+        # A patient that several sites' models were tested on is drawn once for all of them.
+        shared = sorted(set.intersection(*(set(model) for model in models))) if models else []
+        rows = [[_over_models(models, p, seed) for seed in table.seeds] for p in shared]
+        known = [row for row in rows if np.isfinite(row).any()]
+        strata.append(np.array(known).reshape(len(known), len(table.seeds)))
+    return strata
+
+
+def _over_models(models: Sequence[_Patients], patient: int, seed: int) -> float:
+    """A patient's difference in a seed, as the mean over the models; NaN where one lacks it."""
+    return fmean(model[patient].get(seed, math.nan) for model in models)
+
+
+def _left_out(regime: str) -> bool:
+    """Whether a regime's models are named after the one site that they know nothing of."""
+    return regime.rpartition(":")[2] == LEAVE_ONE_OUT
+
+
+def _pairs(regimes: Sequence[str]) -> list[tuple[str, Tested]]:
+    return [(regime, tested) for regime in regimes for tested in TESTED]
+
+
+def _overall(sites: Sequence[SiteSummary], regime: str, tested: Tested) -> Score:
+    scores = [score for site in sites if (score := site.score(regime, tested))]
+    counts: dict[str, int] = defaultdict(int)
+    for score in scores:
+        for outcome, number in score.counts.items():
+            counts[outcome] += number
+    return Score(
+        regime=regime,
+        tested=tested,
+        counts=dict(counts),
+        **{name: _mean(getattr(score, name) for score in scores) for name in MEASURED},
+    )
+
+
+def _find(scores: Sequence[Score], regime: str, tested: Tested) -> Score | None:
+    found = (score for score in scores if (score.regime, score.tested) == (regime, tested))
+    return next(found, None)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6) + 0.0
+    if isinstance(value, Mapping):
+        return {key: _rounded(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(member) for member in value]
+    return value

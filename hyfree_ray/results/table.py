@@ -1,0 +1,287 @@
+"""The final table, as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT
+from hyfree_ray.results.answers import answers
+from hyfree_ray.results.contrasts import LEAST_PATIENTS, Contrast
+from hyfree_ray.results.summary import BY_SITE, IN_WORDS, TESTED, Score, Summary
+from hyfree_ray.scores import NSD_TOLERANCE_MM
+
+FILE_WIDTH = 140
+"""Characters a line where nobody says how many there are."""
+
+_REGIME_WIDTH, _OTHER_WIDTH = 14, 36
+TESTS_FROM_WIDTH = 96
+"""Columns from which on effect sizes and p-values are shown."""
+_ALL = "all sites"
+STYLE = {"helped": "green", "did not": "red", "no harm": "", "cannot tell": ""}
+
+TESTS = (
+    "difference: every test site weighs the same. effect and p are of all patients together, of "
+    "whom a large site has more, each the mean of their seeds: training noise is not in them. "
+    "effect: rank-biserial correlation; p: Wilcoxon signed-rank, two-sided, Holm's correction over "
+    "the sites and tests of the two regimes; 1-sided: the paper's test, Bonferroni's correction."
+)
+"""What the columns of a contrast table are."""
+LEFT_OUT = (
+    "leave-one-out: the general model without a site's release, at that site; minus the control "
+    "models of the other sites there."
+)
+"""What its line is, where every other one is of a site's own models."""
+
+
+def render_table(summary: Summary) -> RenderableType:
+    """The tables of a run and the notes that belong to them, for the width that there is."""
+    return _Tables(summary)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    summary: Summary
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        summary = self.summary
+        across = max(1, (options.max_width - _OTHER_WIDTH) // _REGIME_WIDTH)
+        for start in range(0, len(summary.regimes), across):
+            yield _dice(summary, summary.regimes[start : start + across])
+        tables = contrast_rows(summary.contrasts)
+        yield from contrast_tables(tables, summary.caveat, options.max_width)
+        yield _surface(summary)
+        yield _answers(summary)
+        yield Text("\n".join(_notes(summary)), style="dim")
+
+
+def wide_console() -> Console:
+    """Standard output: as wide as the terminal, or as the table wants where it is a file."""
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+
+
+def table_text(shown: Summary | RenderableType, *, width: int = FILE_WIDTH) -> str:
+    """The same as plain text, without colours."""
+    if isinstance(shown, Summary):
+        shown = render_table(shown)
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None, legacy_windows=False).print(shown)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _table(title: str) -> Table:
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    # The only column that may wrap: names come from users, numbers are of known width.
+    table.add_column("site", overflow="fold", min_width=8)
+    return table
+
+
+def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
+    regimes = list(regimes)
+    table = _table("Dice on real test cases: own site / mean of the other sites")
+    table.add_column("released", justify="right", no_wrap=True)
+    table.add_column("rejected", justify="right", no_wrap=True)
+    for regime in regimes:
+        table.add_column(regime, justify="right", no_wrap=True)
+    for site in summary.sites:
+        outcome = site.outcome
+        released = str(outcome.images) if outcome.outcome == "released" else outcome.outcome
+        rate = outcome.rejection_rate
+        cells = [
+            _both(site.score(regime, "own"), site.score(regime, "foreign")) for regime in regimes
+        ]
+        table.add_row(Text(outcome.site), released, "-" if rate is None else f"{rate:.1%}", *cells)
+    table.add_section()
+    images = sum(site.outcome.images for site in summary.sites)
+    means = [
+        _both(summary.score(regime, "own"), summary.score(regime, "foreign")) for regime in regimes
+    ]
+    table.add_row(_ALL, str(images), "", *means)
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastRows:
+    """What a table of contrasts shows, wherever it is shown."""
+
+    title: str
+    header: str
+    """Of the names."""
+    names: tuple[str, ...]
+    """Of the lines."""
+    contrasts: tuple[Contrast, ...]
+
+
+def contrast_rows(contrasts: Sequence[Contrast]) -> Iterable[ContrastRows]:
+    """Two regimes site by site, all sites last; then all further settings over all sites."""
+    for first, second in dict.fromkeys((c.first, c.second) for c in contrasts):
+        if first in BY_SITE:
+            rows = [c for c in contrasts if (c.first, c.second) == (first, second)]
+            yield rows_by_site(f"Dice of {first} minus {second}", rows)
+    if further := [c for c in contrasts if c.first not in BY_SITE and c.site is None]:
+        yield ContrastRows(
+            title=f"Dice of further settings minus {CONTROL}, over all sites",
+            header="setting",
+            names=tuple(one.first for one in further),
+            contrasts=tuple(further),
+        )
+
+
+def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
+    """Of two regimes."""
+    names = tuple(_ALL if one.site is None else one.site for one in contrasts)
+    return ContrastRows(title=title, header="site", names=names, contrasts=tuple(contrasts))
+
+
+def contrast_tables(
+    shown: Iterable[ContrastRows], caveat: str, width: int
+) -> Iterable[RenderableType]:
+    """What the intervals cover, once, and below it the tables.
+
+    Args:
+        caveat: what no interval covers.
+        width: characters; from `TESTS_FROM_WIDTH` on with effect sizes and p-values.
+    """
+    tables = list(shown)
+    if tables:
+        everything = [one for rows in tables for one in rows.contrasts]
+        yield Text(f"Differences, each with its {covered(everything, caveat)}\n", style="bold")
+    for rows in tables:
+        yield _contrast_table(rows, tests=width >= TESTS_FROM_WIDTH)
+
+
+def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
+    """What the intervals of contrasts are over, and what they do not cover."""
+    seeds = max((one.seeds for one in contrasts), default=1)
+    over = "test patients" if seeds < 2 else f"test patients and {seeds} seeds"
+    return "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
+
+
+def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
+    """A line a contrast: the difference, its interval, and what they allow to say."""
+    table = _table(shown.title)
+    table.columns[0].header = shown.header
+    table.add_column("tested on", no_wrap=True)
+    table.add_column("difference", no_wrap=True)
+    if tests:
+        for name in ("effect", "p", "p 1-sided"):
+            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("in words", min_width=14)
+    before = None
+    for name, one in zip(shown.names, shown.contrasts, strict=True):
+        if name == _ALL != before:
+            table.add_section()
+        numbers = [one.interval]
+        if tests:
+            effect = "-" if one.effect is None else f"{one.effect:+.2f}"
+            numbers += [effect, p_value(one.p_holm), p_value(one.p_paper)]
+        words = Text(one.said, style=STYLE[one.verdict])
+        table.add_row(Text("" if name == before else name), IN_WORDS[one.tested], *numbers, words)
+        before = name
+    return table
+
+
+def _answers(summary: Summary) -> Table:
+    """What a hospital came to see, last, where a terminal leaves it in view."""
+    adopted, found = answers([site.outcome for site in summary.sites], summary.contrasts)
+    how = " (chosen by its validation cases)" if adopted == "chosen" else ""
+    table = _table(f"Would sharing help? What each site would keep{how}, Dice against {CONTROL}")
+    table.add_column("keeps", no_wrap=True)
+    for name in ("at home", "elsewhere", "attack on release"):
+        table.add_column(name)
+    for one in found:
+        cells = [_gain(contrast) for contrast in (one.own, one.foreign)]
+        table.add_row(Text(one.site), Text(one.keeps), *cells, Text(one.attack))
+    return table
+
+
+def _gain(contrast: Contrast | None) -> Text:
+    if contrast is None:
+        return Text("-")
+    return Text(contrast.words, style=STYLE[contrast.verdict])
+
+
+def p_value(value: float | None) -> str:
+    """A p-value as it is printed."""
+    if value is None:
+        return "-"
+    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def _surface(summary: Summary) -> Table:
+    """The other metrics, and how many masks were missed or made up, by regime."""
+    table = _table(
+        f"HD95 in mm, surface Dice at {NSD_TOLERANCE_MM:g} mm (NSD), volume error (of the mean "
+        "volume);\na missed or made-up mask counts as the diagonal, 0 and 2"
+    )
+    table.columns[0].header = _ALL
+    table.columns[0].no_wrap = True
+    table.add_column("tested on", no_wrap=True)
+    for name in ("HD95", "NSD", "volume", "missed", "made up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    before = None
+    for regime in summary.regimes:
+        for tested in TESTED:
+            score = summary.score(regime, tested)
+            if score is not None and score.dice is not None:
+                first = Text("" if regime == before else regime)
+                table.add_row(first, IN_WORDS[tested], *_measured(score))
+                before = regime
+    return table
+
+
+def _measured(score: Score) -> list[str]:
+    hd95 = "-" if score.hd95 is None else f"{score.hd95:.1f}"
+    shares = [_share(score.counts, outcome) for outcome in ("missed", "false-alarm")]
+    return [hd95, _fraction(score.nsd), _fraction(score.volume_error), *shares]
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".removeprefix("0")
+
+
+def _share(counts: dict[str, int], outcome: str) -> str:
+    """How many of how many: what can be missed is in the reference, made up what is not."""
+    beside = "scored" if outcome == "missed" else "both-empty"
+    number = counts.get(outcome, 0)
+    return f"{number}/{number + counts.get(beside, 0)}"
+
+
+def _notes(summary: Summary) -> Iterable[str]:
+    for site in summary.sites:
+        if site.outcome.outcome != "released":
+            yield f"{site.outcome.site}: release {site.outcome.outcome}: {site.outcome.reason}"
+        if site.outcome.flag:
+            yield f"{site.outcome.site}: look at its release: {site.outcome.flag}"
+    agreement = [
+        f"{s.outcome.site} {_fraction(s.outcome.label_agreement)}"
+        f"{'' if s.outcome.replayed else ' (not replayed)'}"
+        for s in summary.sites
+        if s.outcome.label_agreement is not None
+    ]
+    if agreement:
+        yield f"Labels agree with a model trained on the others', Dice: {', '.join(agreement)}."
+    yield from summary.notes
+    if LEAVE_ONE_OUT in summary.regimes:
+        yield LEFT_OUT
+    if any(one.difference is not None and one.reason for one in summary.contrasts):
+        yield f"No interval is given under {LEAST_PATIENTS} test patients."
+    if any(one.p is not None for one in summary.contrasts):
+        yield TESTS
+
+
+def _both(own: Score | None, foreign: Score | None) -> str:
+    return " / ".join("-" if score is None else _fraction(score.dice) for score in (own, foreign))

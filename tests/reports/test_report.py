@@ -1,0 +1,281 @@
+"""A report of made-up runs of two uneven sites, one of which is called as an attacker would."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyfree_ray.config import resolve_experiment
+from hyfree_ray.errors import HyfreeError
+from hyfree_ray.reports.parts import command, device_hours
+from hyfree_ray.reports.pictures import contact_sheet
+from hyfree_ray.reports.report import write_report
+from hyfree_ray.results.finished import Finished, read_finished
+from tests.results.test_pooled import call, finished
+
+EVIL = "<script>alert(1)</script>&$x^2$"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return whole(tmp_path_factory.mktemp("store"), 0)
+
+
+def whole(store: Path, fold: int) -> Finished:
+    """A run with all that an observer leaves; its northern site has a hostile name."""
+    made = finished(store, fold)
+    for name in ("summary.json", "results.csv"):
+        path = made.folder / name
+        path.write_text(
+            path.read_text().replace('"north"', json.dumps(EVIL)).replace("north", EVIL)
+        )
+    described = json.loads((made.folder / "summary.json").read_text())
+    spent = {"seconds": 40.0, "device_seconds": 36.0, "peak_memory_mib": 700.0}
+    experiment, reasons = resolve_experiment(
+        budget="smoke", generator="flow", device="cpu", fold=fold
+    )
+    described |= {
+        "experiment": experiment.model_dump(mode="json", exclude={"embedder_weights"}),
+        "reasons": reasons,
+        "derived": {
+            EVIL: {
+                "audit": {"card": {"self_test": {"mirrored": {"features": 0.2, "any": 0.97}}}},
+                "quality_card": {"kid": 0.00123, "membership": {"measurable": False}},
+            },
+            "south": {"audit": {"card": None}},
+        },
+        "compute": {
+            EVIL: {"local": spent, "local2x": spent, "finetuned": spent, "train_generator": spent},
+            "pool": {"train_general": spent},
+        },
+        "ledger": [{"from": EVIL, "to": "pool", "stage": "release", "bytes": 12345}],
+        "versions": {"hyfree-ray": "0"},
+        "missing": [
+            {
+                "site": EVIL,
+                "outcome": "failed",
+                "reason": "",
+                "models": ["general", "finetuned"],
+                "images": 7,
+                "of_images": 12,
+                "vain_seconds": 70.0,
+                "unfinished_seconds": 9.0,
+            }
+        ],
+        "straggler": {"site": "south", "seconds": 31.4},
+    }
+    (made.folder / "summary.json").write_text(json.dumps(described))
+    events = [
+        {"name": name, "ph": "X", "ts": k * 4e7, "dur": 4e7, "args": {"owner": owner}}
+        for k, (name, owner) in enumerate((("local", EVIL), ("train_general", "pool")))
+    ]
+    (made.folder / "timeline.json").write_text(json.dumps(events))
+    (made.folder / "samples").mkdir()
+    images_NCHW = np.random.default_rng(0).random((3, 1, 20, 32))
+    contact_sheet(made.folder / "samples" / "south.png", images_NCHW, None, "south")
+    return read_finished(made.folder)
+
+
+@pytest.fixture(scope="module")
+def written(run: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report."""
+    return write_report([run], tmp_path_factory.mktemp("report")).parent
+
+
+def test_a_run_without_a_general_model_has_a_report(tmp_path: Path) -> None:
+    made = whole(tmp_path, 0)
+    alone = replace(
+        made, rows=tuple(row for row in made.rows if row.regime in {"local", "local2x"})
+    )
+    text = read(write_report([alone], tmp_path / "out")).text
+    assert "There is no general model" in text
+
+
+class Reader(HTMLParser):
+    """Collects tags, what they point to, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [v for name, v in attrs if v and name in {"src", "href", "srcset", "data"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text())
+    return reader
+
+
+def test_the_report_needs_no_network_and_no_script(written: Path) -> None:
+    page = read(written / "report.html")
+    assert "script" not in page.tags
+    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    content = (written / "report.html").read_text()
+    assert not re.search(r"url\(|@import|http-equiv", content)
+    for link in page.links:
+        if link.startswith("data:image/svg"):
+            svg = base64.b64decode(link.partition(",")[2]).decode()
+            assert "<script" not in svg
+            assert not re.search(r'href="(?!#|data:image/png;base64)', svg)
+
+
+def test_names_are_text_everywhere(written: Path) -> None:
+    """Case 82."""
+    page = read(written / "report.html")
+    assert EVIL in page.text
+    assert "$x^2$" in page.text
+
+
+def test_it_says_what_the_runs_files_say(run: Finished, written: Path) -> None:
+    text = " ".join(read(written / "report.html").text.split())
+    assert "one seed; training noise not included" in text
+    assert "finetuned against local2x, at home" in text
+    assert "The model that each site would keep: Dice against local2x" in text
+    assert "not a declaration of anonymity" in text
+    assert "12,345 bytes in all" in text
+    assert re.search(r"self test: mirrored, found by any detector\s*0\.97\s*–", text)
+    assert "Critical path: 80 of 80 s" in text
+    names = {path.name for path in (written / "figures").iterdir()}
+    figures = ("contrasts", "dice-by-test-site", "dice-matrix", f"timeline-{run.name}")
+    assert names == {f"{name}.{form}" for name in figures for form in ("png", "svg")}
+
+
+def test_it_says_what_it_cost_that_a_site_was_missing(run: Finished, written: Path) -> None:
+    text = " ".join(read(written / "report.html").text.split())
+    cells = (EVIL, "failed", "general, finetuned", "7 of 12", "79")
+    assert re.search(r"\s*".join(map(re.escape, cells)), text)
+    assert "that of south, 31 s after the one before" in text
+
+
+def test_the_settings_in_the_report_give_the_same_experiment(run: Finished, written: Path) -> None:
+    again, _ = resolve_experiment(
+        budget=None, generator=None, device="cpu", file=written / f"experiment-{run.name}.yaml"
+    )
+    expected = run.described["experiment"]
+    assert again.model_dump(mode="json", exclude={"embedder_weights"}) == expected
+
+
+def test_equal_runs_give_equal_reports(run: Finished, written: Path, tmp_path: Path) -> None:
+    again = write_report([run], tmp_path)
+    assert again.read_bytes() == (written / "report.html").read_bytes()
+
+
+def test_folds_are_pooled_and_each_run_has_its_part(tmp_path: Path) -> None:
+    runs = [whole(tmp_path, fold) for fold in (0, 1)]
+    text = " ".join(read(write_report(runs, tmp_path / "out")).text.split())
+    assert "Test folds 0, 1; seed 0." in text
+    assert "mean ± sd over the folds" in text
+    assert all(f"Run {run.name}" in text for run in runs)
+
+
+def test_real_pictures_are_there_only_where_a_site_names_its_folder(
+    run: Finished, written: Path, tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit"
+    audit.mkdir()
+    with pytest.raises(HyfreeError, match="no pictures"):
+        write_report([run], tmp_path / "out", real=[audit])
+    assert not (tmp_path / "out").exists()
+    contact_sheet(audit / "nearest_pairs-1.png", np.zeros((2, 1, 9, 14)), None, "real")
+    picture = base64.b64encode((audit / "nearest_pairs-1.png").read_bytes()).decode()
+    assert picture not in (written / "report.html").read_text()
+    content = write_report([run], tmp_path / "with", real=[audit]).read_text()
+    assert picture in content
+    assert "must not leave it" in content
+
+
+def test_device_hours_count_what_a_regime_stands_on(run: Finished) -> None:
+    assert device_hours(run, "local") == pytest.approx(0.01)
+    assert device_hours(run, "general") == pytest.approx(0.03)
+    assert device_hours(run, "finetuned") == pytest.approx(0.04)
+    assert device_hours(run, "real-all") is None
+
+
+def test_the_command_deals_patients_out_as_the_run_did(run: Finished) -> None:
+    def told(how: str) -> str:
+        described = {**run.described, "cohort": "Lung", "partition": {"how": how, "sites": 2}}
+        return command(replace(run, described=described), "e.yaml")
+
+    start = "hyfree-ray simulate --data DIR/Lung "
+    assert told("random") == f"{start}--partition random --sites 2 --config e.yaml"
+    assert told("column:scanner") == f"{start}--partition column:scanner --config e.yaml"
+    assert told("natural") == f"{start}--config e.yaml"
+
+
+def test_further_settings_and_what_they_lack_are_in_the_report(
+    run: Finished, tmp_path: Path
+) -> None:
+    left_out = [
+        replace(row, regime="leave-one-out")
+        for row in run.rows
+        if row.regime == "local2x" and row.train_site == row.test_site
+    ]
+    note = "south: no own-syn: it has no release"
+    described = {**run.described, "notes": [note]}
+    more = replace(run, rows=(*run.rows, *left_out), described=described)
+    text = " ".join(read(write_report([more], tmp_path)).text.split())
+    assert "Dice of further settings minus local2x, over all sites" in text
+    assert "leave-one-out(the others)" in text  # a row of the layout
+    assert f"{note}." in text
+
+
+def with_more(run: Finished, stages: Iterable[str], **more: object) -> Finished:
+    """The run, with further stages at the pool, each of 36 device seconds."""
+    spent = {"seconds": 40.0, "device_seconds": 36.0, "peak_memory_mib": 700.0}
+    pool = run.described["compute"]["pool"] | dict.fromkeys(stages, spent)
+    compute = run.described["compute"] | {"pool": pool}
+    return replace(run, described={**run.described, "compute": compute, **more})
+
+
+def test_device_hours_of_further_general_models_are_their_own(run: Finished) -> None:
+    more = with_more(run, ["syn general", "leave-one-out general", "mix-50"])
+    assert device_hours(more, "general") == pytest.approx(0.03)
+    for regime in ("syn", "leave-one-out", "mix-50"):
+        assert device_hours(more, regime) == pytest.approx(0.03)
+
+
+def test_device_hours_are_not_told_where_further_samples_were_drawn(run: Finished) -> None:
+    more = with_more(run, ["own-syn"], regimes=[*run.described["regimes"], "own-syn"])
+    assert device_hours(more, "own-syn") is device_hours(more, "general") is None
+    assert device_hours(more, "local") == pytest.approx(0.01)
+
+
+def test_a_labeller_of_more_steps_is_paid_for_by_what_is_made_of_releases(run: Finished) -> None:
+    experiment = run.described["experiment"] | {"labeller": "local2x"}
+    assert device_hours(with_more(run, [], experiment=experiment), "general") == pytest.approx(0.04)
+
+
+def test_the_command_says_where_the_report_is(run: Finished) -> None:
+    store = run.folder.parents[1]
+    folder = store / "studies" / "scale-1"
+    folder.mkdir(parents=True)
+    points = {"finetuned minus local2x, own": [[2, 0.01, -0.01, 0.03], [4, 0.02, None, None]]}
+    (folder / "curve.json").write_text(json.dumps(points))
+    missing = call("report", run.name, "--store", store, "--study", "other")
+    assert missing.exit_code == 2
+    assert "there are: scale-1" in missing.output
+    result = call("report", run.name, "--store", store, "--study", "scale-1")
+    assert result.exit_code == 0, result.output
+    path = Path(result.output.removeprefix("report: ").strip())
+    assert path == store / "reports" / run.name / "report.html"
+    assert "With more sites" in read(path).text
+    assert (path.parent / "figures" / "scaling.svg").is_file()
+    refused = call("report", "none", "--store", store)
+    assert refused.exit_code == 2
+    assert "there are:" in refused.output
