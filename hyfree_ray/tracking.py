@@ -27,6 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 
 from hyfree_ray.scores import MEASURED
+from hyfree_ray.store import locked
 
 Scalar = str | int | float | bool | None
 
@@ -35,6 +36,7 @@ _METRICS_A_BATCH = 1000  # MLflow's limits on one call
 _PARAMS_A_BATCH = 100
 _LONGEST_VALUE = 500
 _PATIENCE_S = 5.0
+_LOCK_POLL_S = 0.02
 _KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 _NOT_CURVES = frozenset({"step", "total", "time"})
@@ -95,6 +97,7 @@ class Tracker:
         """False from the first thing that MLflow could not take."""
         self._name = run_name
         self._of = _tag_of(run_name)
+        self._artifacts = store_root.resolve() / "mlartifacts"
         self._runs: dict[str, Run] = {}
         self._ended = 0.0
         self._open(store_root, experiment_name, parameters)
@@ -111,8 +114,9 @@ class Tracker:
         if found is not None:
             self._experiment = found.experiment_id
         else:
-            artifacts = (store_root.resolve() / "mlartifacts").as_uri()
-            self._experiment = self._client.create_experiment(experiment_name, artifacts)
+            self._experiment = self._client.create_experiment(
+                experiment_name, self._artifacts.as_uri()
+            )
         self._runs = {run.data.tags[_KEY]: run for run in self._find_runs()}
         parent = self._run("run", self._name, parent=None, started=time.time())
         self._log_parameters(parent, parameters)
@@ -204,12 +208,14 @@ class Tracker:
         self._log_metrics(parent, _numbers(numbers, now))
         self._close(parent, now)
 
-    def _find_runs(self) -> Iterable[Run]:
+    def _find_runs(self, key: str | None = None) -> Iterable[Run]:
+        """What MLflow has of this simulation, or of it the run of one key."""
+        wanted = f"tags.`{_OF}` = '{self._of}'"
         token = None
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                filter_string=f"tags.`{_OF}` = '{self._of}'",
+                filter_string=wanted if key is None else f"{wanted} AND tags.`{_KEY}` = '{key}'",
                 max_results=1000,
                 page_token=token,
             )
@@ -224,9 +230,11 @@ class Tracker:
             tags = {_KEY: key, _OF: self._of}
             if parent is not None:
                 tags[_PARENT] = self._runs[parent].info.run_id
-            self._runs[key] = self._client.create_run(
-                self._experiment, start_time=_milliseconds(started), tags=tags, run_name=name
-            )
+            # Another process that follows the same simulation would make the same run meanwhile.
+            with locked(self._artifacts, patience_s=_LOCK_POLL_S):
+                self._runs[key] = next(iter(self._find_runs(key)), None) or self._client.create_run(
+                    self._experiment, start_time=_milliseconds(started), tags=tags, run_name=name
+                )
         return self._runs[key]
 
     def _close(self, run: Run, ended: float) -> None:

@@ -185,6 +185,21 @@ def test_handing_in_the_same_records_again_changes_nothing(store: Path, picture:
     assert contents(store) == before
 
 
+def test_two_that_follow_one_simulation_make_each_run_once(store: Path) -> None:
+    """Case 18: two commands on one store, of which neither knows what the other has made since."""
+    both = [tracker(store), tracker(store)]
+    for owner in ("a", "b"):
+        for one in both:
+            one.stage_finished(record(owner), curve(), {})
+    client = MlflowClient(tracking_uri=database_uri(store))
+    experiment = client.get_experiment_by_name("phantom")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in found) == sorted(
+        ["phantom-0a1b2c3d", "a", "b", "train_segmenter", "train_segmenter"]
+    )
+
+
 def test_what_was_cut_off_is_caught_up(store: Path, picture: Path) -> None:
     shown = tracker(store)
     shown.stage_finished(record("a"), curve(), {"samples": picture})
