@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_tune import run_trials
 from hyfree_ray.trials import Place, Trial, TrialError
 
@@ -26,13 +24,6 @@ print(json.dumps({"run": name}))
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    connect("local", cpus=2)
-    yield
-    disconnect()
-
-
 def toy(store: Path, name: str) -> Trial:
     return Trial(name=name, options=("-c", TOY, str(store), name), sites=2, draw=0)
 
@@ -48,7 +39,8 @@ class ToyPlace(Place):
         return [sys.executable, *trial.options, ray]
 
 
-def test_trials_run_once_and_are_remembered(cluster: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_trials_run_once_and_are_remembered(tmp_path: Path) -> None:
     where = place(tmp_path)
     found = [toy(tmp_path, name) for name in ("one", "two", "three")]
     told: list[Trial] = []
@@ -61,7 +53,8 @@ def test_trials_run_once_and_are_remembered(cluster: None, tmp_path: Path) -> No
     assert where.finished(changed) is None
 
 
-def test_a_trial_that_fails_is_named_and_the_others_end(cluster: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_trial_that_fails_is_named_and_the_others_end(tmp_path: Path) -> None:
     where = place(tmp_path)
     found, told = [toy(tmp_path, name) for name in ("broken", "whole")], []
     with pytest.raises(TrialError, match=r"broken: error: something is wrong here \(log: "):
