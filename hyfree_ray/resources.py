@@ -30,7 +30,8 @@ class Resources(BaseModel):
     cpus: float = Field(default=1.0, gt=0)
     gpus: Annotated[float, Field(gt=0)] | Literal["measured"] = 1.0
     """Of stages that compute on a device; a fraction shares it with other sites, "measured" is the
-    share of its memory that the stage took in an earlier run, and all of it where there is none."""
+    share of its memory that the stage takes: by earlier runs, else by its own first segment, before
+    which it takes what other sites' stages of that name took, and all of it as the first."""
     memory_gib: float = Field(default=0.0, ge=0)
     """Main memory that Ray sets aside; 0: none."""
 

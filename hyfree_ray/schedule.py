@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.device_memory import share_of
 from hyfree_ray.party import Step
 from hyfree_ray.store import RECORD
 
@@ -22,9 +22,6 @@ GPU_SECONDS_AN_IMAGE = 0.025
 
 CPU_FACTOR = 150.0
 """A CPU core against such a GPU, at full width. Hours become weeks."""
-
-MEMORY_MARGIN = 1.15
-"""Times the memory that was measured: what the driver and fragments take beside."""
 
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
@@ -57,7 +54,8 @@ def pace_of(store: Path, device: str) -> dict[str, tuple[float, int]]:
     spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for record in _records(store):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            if record["device"] == device:
+            # What computes on no device is as fast beside any.
+            if record["device"] == device or not record["device_seconds"]:
                 work = work_of(record["stage"], record["params"])
                 spent[record["stage"]].append((float(record["seconds"]), work))
     return {
@@ -75,7 +73,7 @@ def device_shares(store: Path) -> dict[str, dict[str, float]]:
     for record in _records(store):
         used, there = record.get("device_memory_mib"), record.get("device_total_mib")
         if used and there:
-            share = min(1.0, math.ceil(MEMORY_MARGIN * used / there * 20) / 20)
+            share = share_of(used, there)
             stages = found[record["owner"]]
             stages[record["stage"]] = max(share, stages.get(record["stage"], 0.0))
     return dict(found)

@@ -13,7 +13,7 @@ import math
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hyfree_ray.schedule import Outlook
 
@@ -55,7 +55,8 @@ class _Waiting:
     order: tuple[float, int]
     ticket: str
     needs: Needs
-    gate: asyncio.Future[None]
+    like: str
+    gate: asyncio.Future[Needs]
     turn: Turn | None
 
     def __lt__(self, other: _Waiting) -> bool:
@@ -66,6 +67,7 @@ class _Waiting:
 class _Held:
     machine: str | None
     needs: Needs
+    like: str
     since: float
     turn: Turn | None
 
@@ -90,8 +92,10 @@ class Slots:
     """In order, by what they need: of those that need the same, only the first is ever looked at,
     for a run of many sites asks for thousands of stages at once."""
     _count: int = 0
-    _turns: dict[Turn, asyncio.Future[None]] = field(default_factory=dict)
+    _turns: dict[Turn, asyncio.Future[Needs]] = field(default_factory=dict)
     """Of those that wait or hold."""
+    _shares: dict[str, float] = field(default_factory=dict)
+    """By stage, the largest share of a GPU that one of those took whose share was not known."""
 
     def __post_init__(self) -> None:
         self._left = {ticket: outlook.seconds for ticket, outlook in self.outlooks.items()}
@@ -101,44 +105,83 @@ class Slots:
         self.machines = machines
         self._let_in()
 
-    async def acquire(self, ticket: str, needs: Needs, turn: Turn | None = None) -> None:
+    async def acquire(
+        self, ticket: str, needs: Needs, turn: Turn | None = None, *, like: str = ""
+    ) -> Needs:
         """Wait until the stage may start: before all whose chains are shorter.
 
         Args:
             ticket: of the stage.
             needs: what it takes.
             turn: which asking this is; heard twice (its answer was lost) it is the same.
+            like: the stage's name, where nobody knows what share of a GPU it takes. It takes as
+                much as others of that name were seen to, and what `needs` says before there are
+                any.
+
+        Returns:
+            What it may take.
         """
         if turn in self._turns:
-            await asyncio.shield(self._turns[turn])
-            return
+            return await asyncio.shield(self._turns[turn])
         self._count += 1
-        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        gate: asyncio.Future[Needs] = asyncio.get_running_loop().create_future()
         if turn is not None:
             self._turns[turn] = gate
-        one = _Waiting((-self._chain(ticket), self._count), ticket, needs, gate, turn)
-        insort(self._waiting[frozenset(needs.items())], one)
+        order = (-self._chain(ticket), self._count)
+        self._wait(_Waiting(order, ticket, needs, like, gate, turn))
         self._let_in()
-        await gate
+        return await gate
 
-    def release(self, ticket: str, *, done: bool = True) -> None:
-        """The stage has ended, well or not; or it gave way, and is not done."""
+    def _wait(self, one: _Waiting) -> None:
+        if one.like in self._shares:
+            one = replace(one, needs={**one.needs, "GPU": self._shares[one.like]})
+        insort(self._waiting[frozenset(one.needs.items())], one)
+
+    def _learn(self, like: str, share: float) -> None:
+        """A stage that nobody knew took a share of a GPU: those like it will take as much."""
+        if share <= self._shares.get(like, 0.0):
+            return
+        self._shares[like] = share
+        alike = [one for queue in self._waiting.values() for one in queue if one.like == like]
+        for kind, queue in self._waiting.items():
+            self._waiting[kind] = [one for one in queue if one.like != like]
+        for one in alike:
+            self._wait(one)
+
+    def release(self, ticket: str, *, done: bool = True, takes: float = 0.0) -> None:
+        """The stage has ended, well or not; or it gave way, and is not done.
+
+        Args:
+            ticket: of the stage.
+            done: it has ended.
+            takes: share of a GPU that it was seen to take; 0: not measured.
+        """
         held = self._held.pop(ticket, None)
         if held is not None and held.turn is not None:
             self._turns.pop(held.turn, None)
+        if held is not None and held.like and takes:
+            self._learn(held.like, takes)
         if done:
             self._left.pop(ticket, None)
         self._let_in()
 
-    def gives_way(self, ticket: str, share: float) -> bool:
-        """Whether a training that has just saved itself is to make room for a stage that waits.
+    def gives_way(self, ticket: str, share: float, takes: float = 0.0) -> bool:
+        """Whether a training that has just saved itself is to end, and to ask for a place again.
+
+        To make room for a stage that waits; or because it does not take the share of a GPU that
+        was set aside for it: more, or less where others would find room beside it.
 
         Args:
             ticket: of the training.
             share: of it that is done, 0 to 1.
+            takes: share of a GPU that it was seen to take; 0: not measured.
         """
         held = self._held.get(ticket)
-        if held is None or ticket not in self._left:
+        if held is None:
+            return False
+        if takes and self._asks_again(ticket, held, takes):
+            return True
+        if ticket not in self._left:
             return False
         self._left[ticket] = (1 - share) * self.outlooks[ticket].seconds
         if asyncio.get_running_loop().time() - held.since < self.segment_s:
@@ -150,6 +193,19 @@ class Slots:
             if self._would_fit(one.needs, ticket):
                 return chain > CRITICAL * sum(self._left.values()) / self._places(one.needs)
         return False
+
+    def _asks_again(self, ticket: str, held: _Held, takes: float) -> bool:
+        """Whether a stage takes more of a GPU than it has, or is new and leaves room for others."""
+        has = held.needs.get("GPU", 0.0)
+        if takes >= has or not held.like:
+            return takes > has
+        self._learn(held.like, takes)
+        self._let_in()
+        self._held[ticket] = replace(held, needs={**held.needs, "GPU": takes})
+        try:
+            return any(self._machine_for(one.needs) is not None for one in self._first())
+        finally:
+            self._held[ticket] = held
 
     def forget(self, owner: str, process: str) -> None:
         """A party's process is new: what the ones before it held or wanted ended with them."""
@@ -184,9 +240,9 @@ class Slots:
             if queue:
                 insort(first, queue[0])
             now = asyncio.get_running_loop().time()
-            self._held[one.ticket] = _Held(machine, one.needs, now, one.turn)
+            self._held[one.ticket] = _Held(machine, one.needs, one.like, now, one.turn)
             if not one.gate.done():
-                one.gate.set_result(None)
+                one.gate.set_result(one.needs)
 
     def _machine_for(self, needs: Needs, without: str = "") -> str | None:
         """The first machine that has room for this, or would have it without one ticket."""

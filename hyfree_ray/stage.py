@@ -28,6 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from hyfree_ray import device_memory
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.guard import Confinement, confined
 from hyfree_ray.store import (
@@ -178,11 +179,15 @@ def execute(
         record = read_record(folder, call.key)
         if record is not None:
             return record
+        # A run on GPUs gives none to a stage that computes on no device.
+        device = device if target.device else "cpu"
         context = Context(out=folder, owner=owner, device=device, launch=launch, wanted=wanted)
+        # The workers that a distributed stage launches hold the devices, its own process has none.
+        holds = "cpu" if target.distributed and launch is not None else device
         earlier = segments(folder)
         started, clock, cpu = time.time(), time.monotonic(), time.process_time()
         _append_attempt(folder, started)
-        _forget_peak_memory(device)
+        _forget_peak_memory(holds)
         result = _attempt(target, call, context)
         seconds = time.monotonic() - clock + sum(end - begin for begin, end in earlier)
         record = {
@@ -195,7 +200,7 @@ def execute(
             "device_seconds": seconds * result.get("workers", 1) if target.device else 0.0,
             "cpu_seconds": time.process_time() - cpu,
             "peak_memory_mib": _peak_memory_mib(),
-            **_device_memory(device),
+            **device_memory.measured(holds),
             "host": platform.node(),
             "versions": installed_versions(),
             "result": result,
@@ -391,25 +396,10 @@ def _quiet(log: Path) -> Iterator[None]:
 
 
 def _forget_peak_memory(device: str) -> None:
-    """Let the process's peak start anew: processes are used for one stage after the other."""
+    """Let the process's peaks start anew: processes are used for one stage after the other."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    if device == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _device_memory(device: str) -> dict[str, float]:
-    """The most of the device's memory that this process held, and how much there is."""
-    if device != "cuda":
-        return {}
-    import torch
-
-    return {
-        "device_memory_mib": torch.cuda.max_memory_reserved() / 2**20,
-        "device_total_mib": torch.cuda.get_device_properties(0).total_memory / 2**20,
-    }
+    device_memory.forget_peak(device)
 
 
 def _peak_memory_mib() -> float:

@@ -18,8 +18,8 @@ FLOORS = (
     ("border",),
     ("budget", "results"),
     (
-        "checkpoints", "generators", "segmenters", "privacy", "metrics", "generator_view",
-        "quality", "labelling", "reports",
+        "checkpoints", "device_memory", "generators", "segmenters", "privacy", "metrics",
+        "generator_view", "quality", "labelling", "reports",
     ),
     (
         "rules", "store", "trust", "quarantine", "parcel_files", "stage", "config", "stages",

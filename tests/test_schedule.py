@@ -50,6 +50,7 @@ def test_a_late_sites_generator_goes_before_an_early_sites_control(
 def record(folder: Path, stage: str, seconds: float, **params: Any) -> None:
     folder.mkdir(parents=True)
     described = {"stage": stage, "seconds": seconds, "device": "cpu", "params": params}
+    described["device_seconds"] = seconds if stage.startswith("train") else 0.0
     (folder / "record.json").write_text(json.dumps(described))
 
 
@@ -72,6 +73,8 @@ def test_earlier_runs_tell_how_long_it_will_take(
     pace = pace_of(tmp_path / "store", "cpu")
     assert pace == {"train_segmenter": (2.0, 2), "train_generator": (0.25, 1)}
     assert pace_of(tmp_path / "store", "cuda") == {}
+    record(stages / "prepare-d", "prepare", 3.0)
+    assert pace_of(tmp_path / "store", "cuda") == {"prepare": (3.0, 1)}, "no device, any device"
     seconds = expected_seconds(steps, pace, "cpu")
     (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
     unet = simulation.experiment.budget.unet

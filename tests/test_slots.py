@@ -197,6 +197,70 @@ def test_who_gave_way_goes_on_before_shorter_chains_with_what_it_has_left() -> N
     assert asyncio.run(go()) == ["b/1", "a/1", "c/1"]
 
 
+def on_one_gpu(
+    takes: float, *, like: str = "train", has: float = 1.0, others: int = 2
+) -> tuple[bool, list[float]]:
+    """A stage of a GPU has saved itself and was measured; whether it is to ask again, and what all
+    of them have then, where others of its name wait."""
+
+    async def go() -> tuple[bool, list[float]]:
+        slots = Slots(machines={"m": {"CPU": 8.0, "GPU": 1.0}}, segment_s=3600.0)
+        whole = {"CPU": 1.0, "GPU": 1.0}
+        await slots.acquire("a/1", whole | {"GPU": has}, like=like)
+        waiting = [
+            asyncio.ensure_future(slots.acquire(f"b{number}/1", whole, like="train"))
+            for number in range(others)
+        ]
+        await asyncio.sleep(0)
+        asked = slots.gives_way("a/1", 0.1, takes)
+        if asked:
+            slots.release("a/1", done=False, takes=takes)
+            again = slots.acquire("a/1", whole | {"GPU": max(has if not like else 0.0, takes)})
+            waiting.append(asyncio.ensure_future(again))
+        await asyncio.sleep(0.01)
+        have = [one.result()["GPU"] for one in waiting if one.done()]
+        for one in waiting:
+            one.cancel()
+        return asked, have
+
+    return asyncio.run(go())
+
+
+def test_a_stage_that_nobody_knew_is_measured_and_the_others_are_let_in_beside_it() -> None:
+    assert on_one_gpu(0.3) == (True, [0.3, 0.3, 0.3])
+    assert on_one_gpu(0.3, others=4) == (True, [0.3, 0.3, 0.3])  # three at a time
+    assert on_one_gpu(0.6) == (False, [])  # a second one would not fit
+    assert on_one_gpu(0.3, others=0) == (False, [])  # nobody waits: it need not load itself again
+    assert on_one_gpu(1.0) == (False, [])
+
+
+def test_a_stage_that_takes_more_than_it_has_asks_again() -> None:
+    assert on_one_gpu(0.5, has=0.3, others=0) == (True, [0.5])
+
+
+def test_a_stage_that_took_more_in_an_earlier_run_keeps_its_share() -> None:
+    assert on_one_gpu(0.2, like="") == (False, [])
+
+
+def test_what_a_stage_took_until_its_end_tells_what_those_like_it_take() -> None:
+    async def go() -> list[float]:
+        slots, whole = Slots(machines={"m": {"GPU": 1.0}}), {"GPU": 1.0}
+        await slots.acquire("a/1", whole, like="score")
+        others = [
+            asyncio.ensure_future(slots.acquire(ticket, whole, like=like))
+            for ticket, like in (("b/1", "score"), ("b/2", "score"), ("b/3", "train"))
+        ]
+        await asyncio.sleep(0)
+        slots.release("a/1", takes=0.25)
+        found = [(await one)["GPU"] for one in others[:2]]
+        assert not others[2].done(), "of another name: it needs all of it"
+        for number in (1, 2):
+            slots.release(f"b/{number}", takes=0.25)
+        return [*found, (await others[2])["GPU"]]
+
+    assert asyncio.run(go()) == [0.25, 0.25, 1.0]
+
+
 @pytest.mark.parametrize(
     ("needs", "said"),
     [

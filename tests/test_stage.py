@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from hyfree_ray.errors import HyfreeError, StageError
-from hyfree_ray.stage import METRICS, Context, GaveWay, attempts, execute, read_metrics, stage
+from hyfree_ray.stage import (
+    METRICS,
+    Context,
+    GaveWay,
+    Stage,
+    attempts,
+    execute,
+    read_metrics,
+    stage,
+)
 from hyfree_ray.store import RECORD, Artifact, Call
 
 
@@ -153,3 +162,28 @@ def test_a_line_of_the_curve_that_a_crash_cut_short_is_left_out(tmp_path: Path) 
 def test_a_step_that_ran_twice_counts_once(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text('{"step": 1, "loss": 3}\n{"step": 1, "loss": 2}\n')
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2}]
+
+
+@stage(version=1)
+def read_device(context: Context) -> dict[str, Any]:
+    """Computes on no device."""
+    return {"device": context.device}
+
+
+@stage(version=1, device=True, distributed=True)
+def gather(context: Context) -> dict[str, Any]:
+    """Its workers hold the devices; its own process need not see any."""
+    assert context.launch is not None
+    return {"device": context.device}
+
+
+@pytest.mark.parametrize(("work", "told"), [(read_device, "cpu"), (gather, "cuda")])
+def test_a_stage_whose_process_has_no_gpu_runs_also_in_a_run_on_gpus(
+    tmp_path: Path, work: Stage, told: str
+) -> None:
+    def launch(*arguments: Any) -> None:
+        raise AssertionError("it is not asked for")
+
+    record = execute(__name__, work.call(), tmp_path, owner="site-1", device="cuda", launch=launch)
+    assert record["result"] == {"device": told}
+    assert "device_memory_mib" not in record

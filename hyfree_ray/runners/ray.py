@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from hyfree_ray.config import Experiment
+from hyfree_ray.device_memory import share_taken
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.oracle import OracleParty
 from hyfree_ray.party import Party
@@ -45,6 +47,16 @@ RESTARTS = 3
 """Times that a stage whose process died is started again; it goes on from its checkpoint."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Segment:
+    """How a stage's process ended."""
+
+    done: bool
+    """False: it gave way, and has to go on later."""
+    takes: float
+    """Share of a GPU that it was seen to take; 0: not measured."""
+
+
 def _run_stage(
     module: str,
     call: Call,
@@ -53,8 +65,9 @@ def _run_stage(
     device: str,
     each: dict[str, float],
     question: Question | None,
-) -> bool:
-    """Run one call in this worker process. False: it gave way, and has to go on later."""
+    measures: str,
+) -> _Segment:
+    """Run one call in this worker process, to its end or until it gives way."""
     # Ray Train's workers hold what `each` takes of a distributed stage, its task holds nothing.
     launch = RayTrainLaunch(device, each)
     try:
@@ -62,8 +75,8 @@ def _run_stage(
             module, call, Path(folder), owner=owner, device=device, launch=launch, wanted=question
         )
     except GaveWay:
-        return False
-    return True
+        return _Segment(done=False, takes=share_taken(measures))
+    return _Segment(done=True, takes=share_taken(measures))
 
 
 # A process that imported torch and nnU-Net is worth keeping; one that used a GPU is not, for only
@@ -132,20 +145,31 @@ class RayRunner:
     async def _run(
         self, stage: Stage, call: Call, folder: Path, owner: str, *, alone: bool
     ) -> None:
+        ticket, ended = ticket_of(owner, call.key), _Segment(done=False, takes=0.0)
+        while not ended.done:
+            needs, like = self._asks_for(stage, alone=alone)
+            may = await self.place.enter(ticket, {**needs, **self.pin}, like)
+            takes = {name: amount for name, amount in may.items() if name not in self.pin}
+            try:
+                ended = await self._segment(stage, call, folder, owner, takes)
+                self.place.learn(stage, ended.takes)
+            finally:
+                self.place.leave(ticket, done=ended.done, takes=ended.takes)
+
+    def _asks_for(self, stage: Stage, *, alone: bool) -> tuple[dict[str, float], str]:
+        """What a stage needs, and whose share of a GPU it may take where its own is not known."""
         needs = self.place.needs(stage, self.device)
         if alone:
+            needs |= {"GPU": max(1.0, needs["GPU"])} if "GPU" in needs else {}
             needs["CPU"] = all_cpus({**needs, **self.pin}, list(machines().values()))
-        done, ticket = False, ticket_of(owner, call.key)
-        while not done:
-            await self.place.enter(ticket, {**needs, **self.pin})
-            try:
-                done = await self._segment(stage, call, folder, owner, needs)
-            finally:
-                self.place.leave(ticket, done=done)
+            return needs, ""
+        known = stage.name in self.place.device_shares
+        guess = self.place.measures(stage, self.device) == "cuda" and not known
+        return needs, stage.name if guess else ""
 
     async def _segment(
         self, stage: Stage, call: Call, folder: Path, owner: str, needs: Mapping[str, float]
-    ) -> bool:
+    ) -> _Segment:
         """Run the call, from its checkpoint, to its end or until it gives way."""
         # Ray Train's workers take what a distributed stage needs, its task takes nothing.
         takes = {} if stage.distributed else needs
@@ -157,12 +181,16 @@ class RayRunner:
             resources=self.pin,
             max_retries=RESTARTS,
         )
-        question = self.place.question(ticket_of(owner, call.key))
+        measures = self.place.measures(stage, self.device)
+        question = self.place.question(ticket_of(owner, call.key), measures)
         killed = kernel_kills()
         try:
             each = worker_needs(self.place.resources, self.device, self.pin)
-            work = task.remote(stage.module, call, str(folder), owner, self.device, each, question)
-            return bool(await self._watched(work, folder, owner))
+            work = task.remote(
+                stage.module, call, str(folder), owner, self.device, each, question, measures
+            )
+            ended: _Segment = await self._watched(work, folder, owner)
+            return ended
         except RayTaskError as error:
             raise cause_of(error) from None
         except RayError as error:
@@ -310,7 +338,7 @@ def start_parties(
         place = Place(
             gate=gate,
             resources=resources_of(name, execution.resources),
-            device_shares=execution.device_shares.get(name, {}),
+            device_shares=dict(execution.device_shares.get(name, {})),
         )
         options = {"name": f"{simulation.run}:{name}", "resources": pin}
         root = str(simulation.root_of(name, store))

@@ -15,6 +15,7 @@ from uuid import uuid4
 import ray
 from ray.exceptions import RayError
 
+from hyfree_ray.device_memory import share_taken
 from hyfree_ray.resources import Resources
 from hyfree_ray.schedule import Outlook
 from hyfree_ray.slots import Slots, Turn
@@ -50,12 +51,12 @@ class Gate:
         self.looking: asyncio.Task[None] | None = None
 
     async def acquire(
-        self, ticket: str, needs: Mapping[str, float], turn: Turn | None = None
-    ) -> None:
-        """Wait for the stage's turn."""
+        self, ticket: str, needs: Mapping[str, float], turn: Turn | None = None, like: str = ""
+    ) -> Mapping[str, float]:
+        """Wait for the stage's turn; what it may take."""
         if self.looking is None:
             self.looking = asyncio.ensure_future(self._look_around())
-        await self.slots.acquire(ticket, needs, turn)
+        return await self.slots.acquire(ticket, needs, turn, like=like)
 
     async def _look_around(self) -> None:
         """A machine that everybody waits for may be back."""
@@ -63,13 +64,13 @@ class Gate:
             self.slots.see(machines())
             await asyncio.sleep(LOOK_S)
 
-    async def release(self, ticket: str, done: bool) -> None:
-        """The stage has ended, or given way."""
-        self.slots.release(ticket, done=done)
+    async def release(self, ticket: str, done: bool, takes: float = 0.0) -> None:
+        """The stage has ended, or given way; the share of a GPU that it was seen to take."""
+        self.slots.release(ticket, done=done, takes=takes)
 
-    async def gives_way(self, ticket: str, share: float) -> bool:
-        """Whether a training, of which a share is done and saved, is to make room."""
-        return self.slots.gives_way(ticket, share)
+    async def gives_way(self, ticket: str, share: float, takes: float = 0.0) -> bool:
+        """Whether a training, of which a share is done and saved, is to ask for a place again."""
+        return self.slots.gives_way(ticket, share, takes)
 
     async def forget(self, owner: str, process: str) -> None:
         """The party's process is new."""
@@ -93,11 +94,14 @@ class Question:
     gate: Any
     """Handle of the `Gate`."""
     ticket: str
+    device: str
+    """Whose memory is measured; "cpu": what it takes does not count."""
 
     def __call__(self, share: float) -> bool:
         """Whether to give way. A gate that does not answer holds up nobody."""
+        asked = self.gate.gives_way.remote(self.ticket, share, share_taken(self.device))
         try:
-            return bool(ray.get(self.gate.gives_way.remote(self.ticket, share), timeout=ANSWER_S))
+            return bool(ray.get(asked, timeout=ANSWER_S))
         except RayError:
             return False
 
@@ -109,28 +113,55 @@ class Place:
     gate: Any = None
     """Handle of the `Gate`; None: stages go as they come."""
     resources: Resources = field(default_factory=Resources)
-    device_shares: Mapping[str, float] = field(default_factory=dict)
-    """By stage, the share of a GPU that it took before."""
+    device_shares: dict[str, float] = field(default_factory=dict)
+    """By stage, the largest share of a GPU that it took, in earlier runs or in this one."""
 
     def needs(self, stage: Stage, device: str) -> dict[str, float]:
         """What a stage of the party takes."""
         measured = self.device_shares.get(stage.name, 1.0)
         return self.resources.needs(on_gpu=device == "cuda" and stage.device, measured=measured)
 
-    def question(self, ticket: str) -> Question | None:
-        """What the stage may ask while it runs."""
-        return None if self.gate is None else Question(gate=self.gate, ticket=ticket)
+    def measures(self, stage: Stage, device: str) -> str:
+        """The device whose memory says what the stage takes; "cpu": what was configured does."""
+        own = stage.device and not stage.distributed and self.resources.gpus == "measured"
+        return device if own else "cpu"
 
-    async def enter(self, ticket: str, needs: Mapping[str, float]) -> None:
-        """Wait for the stage's turn."""
-        if self.gate is not None:
-            turn = Turn(process=_this_process(), number=uuid4().hex)
-            await self.gate.acquire.remote(ticket, dict(needs), turn)
+    def question(self, ticket: str, measures: str) -> Question | None:
+        """What the stage may ask while it runs.
 
-    def leave(self, ticket: str, *, done: bool) -> None:
-        """The stage has ended, well or not, or given way."""
+        Args:
+            ticket: of the stage.
+            measures: the device whose memory is measured.
+        """
+        if self.gate is None:
+            return None
+        return Question(gate=self.gate, ticket=ticket, device=measures)
+
+    async def enter(self, ticket: str, needs: Mapping[str, float], like: str) -> dict[str, float]:
+        """Wait for the stage's turn.
+
+        Args:
+            ticket: of the stage.
+            needs: what it takes.
+            like: the stage's name, where its share of a GPU is to be that of others like it.
+
+        Returns:
+            What it may take.
+        """
+        if self.gate is None:
+            return dict(needs)
+        turn = Turn(process=_this_process(), number=uuid4().hex)
+        return dict(await self.gate.acquire.remote(ticket, dict(needs), turn, like))
+
+    def leave(self, ticket: str, *, done: bool, takes: float = 0.0) -> None:
+        """The stage has ended, or given way; the share of a GPU that it was seen to take."""
         if self.gate is not None:
-            self.gate.release.remote(ticket, done)
+            self.gate.release.remote(ticket, done, takes)
+
+    def learn(self, stage: Stage, takes: float) -> None:
+        """The party's stage was seen to take this share of a GPU; 0: it was not measured."""
+        if takes > self.device_shares.get(stage.name, 0.0):
+            self.device_shares[stage.name] = takes
 
     def begin(self, owner: str) -> None:
         """A party's process has just started: places of the one before it are free.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,16 @@ from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.schedule import device_shares
-from hyfree_ray.stage import Context, execute, stage, stage_record
+from hyfree_ray.stage import (
+    Context,
+    Stage,
+    attempts,
+    execute,
+    read_metrics,
+    stage,
+    stage_record,
+)
+from hyfree_ray.store import Call
 from tests.chaos.on_ray import workers_run_toys
 
 TOTAL_MIB = 80_000
@@ -81,43 +92,97 @@ def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
     assert place.needs(reserve, "cuda") == {"CPU": 1.0, "GPU": share}
 
 
-@pytest.mark.chaos
-def test_sites_share_a_gpu_by_what_was_measured_and_get_a_process_each(tmp_path: Path) -> None:
-    """Ray believes that there is one GPU. What a stage leaves in its process goes with it."""
-    known = {"site-1": {"reserve": 0.4}, "site-2": {"reserve": 0.4}, "site-3": {}}
-    calls = {name: reserve.call(mib=9, left_mib=9, seconds=2.0) for name in known}
+@stage(version=1, device=True)
+def grow(context: Context, *, mib: int, steps: int) -> dict[str, Any]:
+    """Takes what it takes from its first step on, and saves itself after each."""
+    Counters.reserve(mib)
+    for step in range(len(read_metrics(context.out)) + 1, steps + 1):
+        time.sleep(0.1)
+        context.progress(step, steps, {})
+        context.saved(step, steps)
+    return {"attempts": len(attempts(context.out))}
 
-    async def all_three() -> None:
+
+@stage(version=1)
+def read(context: Context) -> dict[str, Any]:
+    """Computes on no device: also on a cluster with GPUs it is told of none."""
+    return {"device": context.device}
+
+
+@contextlib.contextmanager
+def one_gpu() -> Iterator[None]:
+    """A cluster which believes that it has a GPU."""
+    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.stand_in"}
+    with workers_run_toys(**hook):
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1})
+        try:
+            connect(found.address)
+            yield
+        finally:
+            disconnect()
+            found.shutdown()
+
+
+def run_all(
+    store: Path, work: Stage, calls: Mapping[str, Call], known: Mapping[str, dict[str, float]]
+) -> list[dict[str, Any]]:
+    """All sites at once on the same cluster; their records.
+
+    Args:
+        store: where to.
+        work: the stage.
+        calls: by site.
+        known: by site and stage, shares of a GPU that were measured before.
+    """
+
+    async def go() -> None:
         gate = start_gate({}, 0.0)
 
         def run(name: str) -> Any:
             place = Place(
                 gate=gate, resources=Resources(gpus="measured"), device_shares=known[name]
             )
-            folder = folder_of(tmp_path, name, "x")
-            return RayRunner("cuda", {}, place).run(reserve, calls[name], folder, name)
+            folder = folder_of(store, name, "x")
+            return RayRunner("cuda", {}, place).run(work, calls[name], folder, name)
 
-        await asyncio.gather(*map(run, known))
+        await asyncio.gather(*map(run, calls))
 
-    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.stand_in"}
-    with workers_run_toys(**hook):
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1})
-        try:
-            connect(found.address)
-            asyncio.run(all_three())
-            one, other, whole = (
-                stage_record(folder_of(tmp_path, name, "x"))
-                for name in ("site-1", "site-2", "site-3")
-            )
-            pids = {record["result"]["pid"] for record in (one, other, whole)}
-            assert len(pids) == 3
-            deadline = time.monotonic() + 30
-            while any(Path(f"/proc/{pid}").exists() for pid in pids):
-                assert time.monotonic() < deadline, "a process keeps the device's memory"
-                time.sleep(0.1)
-        finally:
-            disconnect()
-            found.shutdown()
+    asyncio.run(go())
+    found = [stage_record(folder_of(store, name, "x")) for name in calls]
+    assert all(found)
+    return [record for record in found if record]
+
+
+@pytest.mark.chaos
+def test_sites_that_nobody_knew_share_a_gpu_once_the_first_of_them_was_measured(
+    tmp_path: Path,
+) -> None:
+    calls = {f"site-{k}": grow.call(mib=16_000 + k, steps=20) for k in range(3)}
+    with one_gpu():
+        records = run_all(tmp_path, grow, calls, {name: {} for name in calls})
+        (first, second, third) = sorted(records, key=lambda record: record["started"])
+        assert all(overlap(*pair) for pair in ((first, second), (second, third), (first, third)))
+        assert sum(record["result"]["attempts"] for record in records) == 4
+        assert [len(record["earlier"]) for record in records].count(1) == 1, "one gave way, once"
+        (told,) = run_all(tmp_path / "2", read, {"site-1": read.call()}, {"site-1": {}})
+    assert told["result"] == {"device": "cpu"}
+    assert told["device"] == "cpu"
+    assert "device_memory_mib" not in told
+
+
+@pytest.mark.chaos
+def test_sites_share_a_gpu_by_what_was_measured_and_get_a_process_each(tmp_path: Path) -> None:
+    """What a stage leaves in its process goes with it."""
+    known = {"site-1": {"reserve": 0.4}, "site-2": {"reserve": 0.4}, "site-3": {}}
+    calls = {name: reserve.call(mib=9, left_mib=9, seconds=2.0) for name in known}
+    with one_gpu():
+        one, other, whole = records = run_all(tmp_path, reserve, calls, known)
+        pids = {record["result"]["pid"] for record in records}
+        assert len(pids) == 3
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            assert time.monotonic() < deadline, "a process keeps the device's memory"
+            time.sleep(0.1)
     assert {record["result"]["before"] for record in (one, other, whole)} == {0}
     assert {record["device_memory_mib"] for record in (one, other, whole)} == {9}
     assert overlap(one, other), "two that took .4 each are side by side"

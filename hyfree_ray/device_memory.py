@@ -1,0 +1,49 @@
+"""How much of a GPU's memory a stage takes: measured while it runs, told as a share of the GPU."""
+
+from __future__ import annotations
+
+import math
+
+MARGIN = 1.15
+"""Times the memory that was measured: what torch's cache loses to fragments."""
+
+CONTEXT_MIB = 600.0
+"""What the driver keeps for a process beside torch's cache: about half a gigabyte."""
+
+STEPS = 20
+"""A share is told in so many steps of a GPU: who takes nearly the same asks for the same."""
+
+
+def share_of(used_mib: float, total_mib: float) -> float:
+    """Share of a GPU to set aside for what was measured, 1 / `STEPS` to 1."""
+    share = (MARGIN * used_mib + CONTEXT_MIB) / total_mib
+    return min(1.0, math.ceil(share * STEPS) / STEPS)
+
+
+def forget_peak(device: str) -> None:
+    """Let this process's peak start anew."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def measured(device: str) -> dict[str, float]:
+    """The most of the device's memory that this process held, and how much there is, in MiB.
+
+    Nothing on a CPU.
+    """
+    if device != "cuda":
+        return {}
+    import torch
+
+    return {
+        "device_memory_mib": torch.cuda.max_memory_reserved() / 2**20,
+        "device_total_mib": torch.cuda.get_device_properties(0).total_memory / 2**20,
+    }
+
+
+def share_taken(device: str) -> float:
+    """Share of a GPU that this process took at most until now; 0 on a CPU."""
+    found = measured(device)
+    return share_of(found["device_memory_mib"], found["device_total_mib"]) if found else 0.0
