@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import bootstrap, rankdata, wilcoxon
+from scipy.stats import bootstrap, norm, rankdata, wilcoxon
 
 from hyfree_ray.results.uncertainty import CONFIDENCE, Noise, noise_of
 
@@ -22,6 +22,8 @@ Verdict = Literal["helped", "did not", "no harm", "cannot tell"]
 
 LEAST_PATIENTS = 10
 """Test patients from which on an interval is given."""
+LEAST_AT_A_SITE = 3
+"""Of each test site: two say next to nothing of how patients differ."""
 LEAST_SEEDS = 3
 """Seeds from which on a sentence is about the method, and not about the runs that were seen."""
 NO_HARM = 0.01
@@ -179,9 +181,10 @@ def contrast(
         difference=float(np.mean([mean_P.mean() for mean_P in means])),
         seeds=int(seen_S.sum()),
     )
-    if min(len(mean_P) for mean_P in means) < 2:
-        few = patients < LEAST_PATIENTS
-        return replace(found, reason=f"{patients} patients" if few else "a site with 1 patient")
+    if (fewest := min(len(mean_P) for mean_P in means)) < LEAST_AT_A_SITE:
+        few = patients < LEAST_PATIENTS or len(means) == 1
+        those = f"{fewest} patient{'' if fewest == 1 else 's'}"
+        return replace(found, reason=f"{patients} patients" if few else f"a site with {those}")
     found = _with_needed(found, strata, factors)
     if patients < LEAST_PATIENTS:
         return replace(found, reason=f"{patients} patients")
@@ -215,15 +218,21 @@ def corrected(contrasts: Iterable[Contrast]) -> tuple[Contrast, ...]:
 def interval(strata: Strata, seed: int, factors: Factors | None = None) -> tuple[float, float]:
     """The 95 % interval of the unweighted mean of the strata's means.
 
-    With one seed the stratified percentile bootstrap over patients (Efron 1979). With more the
-    mean plus and minus what `uncertainty.Noise` reaches: percentiles over so few seeds are too
-    narrow, however these are drawn again. Tried on drawn numbers, patients with all seeds, with
-    one seed each and in between, training noise from none to a multiple of the patients': it holds
-    the truth in 95 to 99 % with three seeds and five, in 94 to 99 % with two, which tell so little
-    of training noise that it is several times as wide.
+    With one seed the stratified percentile bootstrap over patients (Efron 1979), expanded for
+    small samples (Hesterberg, The American Statistician 69, 2015, section 5.3): the plain one is
+    narrower than Student's t and holds the truth in 88 % where sites have 4 to 18 test patients.
+    Tried on drawn numbers, sites as uneven as the phantom's, Polyp's and Lung's: this one holds it
+    in 93 to 95 % if patients differ normally and 89 to 93 % if they do so exponentially, where
+    Student's t holds it in 88 to 93 %.
+
+    With more seeds the mean plus and minus what `uncertainty.Noise` reaches: percentiles over so
+    few seeds are too narrow, however these are drawn again. Tried on drawn numbers, patients with
+    all seeds, with one seed each and in between, training noise from none to a multiple of the
+    patients': it holds the truth in 95 to 99 % with three seeds and five, in 94 to 99 % with two,
+    which tell so little of training noise that it is several times as wide.
 
     Args:
-        strata: two patients or more each.
+        strata: `LEAST_AT_A_SITE` patients or more each.
         seed: of the resampling, where there is one.
         factors: what the columns of the strata share; None: each is a seed.
     """
@@ -238,17 +247,28 @@ def interval(strata: Strata, seed: int, factors: Factors | None = None) -> tuple
         means: _Values = np.mean([sample.mean(axis) for sample in samples], axis=0)
         return means
 
+    # The quantiles at which a normal distribution is as wide as Student's t.
+    of_t = noise.patients.quantile((1 + CONFIDENCE) / 2)
     found = bootstrap(
-        tuple(np.nanmean(stratum_PS, axis=1) for stratum_PS in strata),
+        tuple(_expanded(np.nanmean(stratum_PS, axis=1)) for stratum_PS in strata),
         statistic,
         n_resamples=RESAMPLES,
         batch=_BATCH,
         vectorized=True,
-        confidence_level=CONFIDENCE,
+        confidence_level=1 - 2 * norm.sf(of_t),
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def _expanded(values_P: _Values) -> _Values:
+    """As far apart as the patients they stand for: resamples spread like P, not P - 1."""
+    middle = values_P.mean()
+    expanded_P: _Values = middle + (values_P - middle) * math.sqrt(
+        len(values_P) / (len(values_P) - 1)
+    )
+    return expanded_P
 
 
 def _with_needed(found: Contrast, strata: Strata, factors: Factors | None) -> Contrast:
@@ -266,11 +286,14 @@ def _with_needed(found: Contrast, strata: Strata, factors: Factors | None) -> Co
     def shown(number: int) -> bool:
         return noise.with_patients(number / patients).shows(difference)
 
-    if shown(MOST_NEEDED):
-        numbers = range(LEAST_PATIENTS, MOST_NEEDED + 1)
-        return replace(found, needed=_two_digits(numbers[bisect_left(numbers, True, key=shown)]))
     if not noise.trainings:
-        return replace(found, needed=MOST_NEEDED + 1)
+        numbers = range(LEAST_PATIENTS, MOST_NEEDED + 1)
+        least = LEAST_PATIENTS + bisect_left(numbers, True, key=shown)
+        return replace(found, needed=_two_digits(least) if least in numbers else MOST_NEEDED + 1)
+    # Of trainings, patients alone may show it where more of them do not: the fewer seeds there
+    # are, the wider is the quantile of what is left when patients are many.
+    if few := next((number for number in _TOLD_APART if shown(number)), None):
+        return replace(found, needed=few)
     if factors is not None and len(set(factors[0])) < 2:
         return found  # what is known of training noise is not of seeds
     seeds = range(2, MOST_SEEDS + 1)
@@ -285,6 +308,9 @@ def _noise(strata: Strata, factors: Factors | None) -> Noise:
 def _two_digits(number: int) -> int:
     step = int(10 ** max(0, math.floor(math.log10(number)) - 1))  # it is an estimate
     return max(LEAST_PATIENTS, math.ceil(number / step) * step)
+
+
+_TOLD_APART = sorted({_two_digits(n) for n in range(LEAST_PATIENTS, MOST_NEEDED + 1)})
 
 
 def rank_biserial(differences_P: _Values) -> float:

@@ -118,10 +118,10 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without NaN. Contrasts carry their verdict and words."""
-        values = dataclasses.asdict(self)
-        for written, one in zip(values["contrasts"], self.contrasts, strict=True):
+        plain: dict[str, Any] = _rounded(dataclasses.asdict(self))
+        for written in plain["contrasts"]:
+            one = Contrast(**written)  # as it is read again: of the rounded numbers
             written |= {"verdict": one.verdict, "words": one.words}
-        plain: dict[str, Any] = _rounded(values)
         return plain
 
     @classmethod
@@ -197,6 +197,17 @@ class _Table:
             metric: patient_means(row for row in rows if row.metric == metric)
             for metric in MEASURED
         }
+        self._masks: dict[_Model, dict[tuple[int, int], dict[tuple[int, str], float]]] = (
+            defaultdict(lambda: defaultdict(dict))
+        )
+        self._folds: dict[tuple[str, int, int], int] = {}
+        self._scored: set[tuple[_Model, int, int]] = set()
+        for row in rows:
+            if row.metric == "dice":
+                model = (row.regime, row.train_site, row.test_site)
+                self._masks[model][row.patient, row.seed][row.case, row.label] = row.value
+                self._folds[row.test_site, row.patient, row.seed] = row.fold
+                self._scored.add((model, row.seed, row.fold))
 
     def foreign(self, site: str) -> tuple[str, ...]:
         return tuple(other for other in self.sites if other != site)
@@ -222,18 +233,34 @@ class _Table:
         }
         return Score(regime=regime, tested=tested, counts=dict(counts), **measured)
 
-    def differences(self, first: str, second: str, owner: str, test: str) -> _Patients:
-        """Of the patients and seeds that both of a site's models have a score of."""
-        one, other = (
-            self._of_model(self.means["dice"], name, test if _left_out(name) else owner, test)
-            for name in (first, second)
-        )
-        both = {
-            patient: {s: one[patient][s] - other[patient][s] for s in one[patient].keys() & seeds}
-            for patient, seeds in sorted(other.items())
-            if patient in one
-        }
-        return {patient: by_seed for patient, by_seed in both.items() if by_seed}
+    def model(self, regime: str, owner: str, test: str) -> _Model | None:
+        """A site's model of this regime, or the one that is every site's; None: not scored."""
+        owners = (test if _left_out(regime) else owner, POOL)
+        keys = ((regime, name, test) for name in owners)
+        return next((key for key in keys if key in self._masks), None)
+
+    def patients(self, models: Iterable[_Model]) -> list[int]:
+        """Those of whom one of the models has a Dice."""
+        return sorted({patient for model in models for patient, _ in self._masks[model]})
+
+    def difference(self, one: _Model, other: _Model, patient: int, seed: int) -> float:
+        """Of a patient's Dice with two models of one test site; NaN where one was not scored.
+
+        A mask that is rightly empty has no Dice. Where the other model found something there, and
+        got 0, being right counts as 1: else a false alarm would cost nothing. Where both are right
+        they do not differ.
+        """
+        fold = self._folds.get((one[2], patient, seed))
+        if fold is None or not {(one, seed, fold), (other, seed, fold)} <= self._scored:
+            return math.nan
+        mine, others = (self._masks[model].get((patient, seed), {}) for model in (one, other))
+        cases: dict[int, list[float]] = defaultdict(list)
+        for case, label in sorted(mine.keys() | others.keys()):
+            if (apart := _apart(mine.get((case, label)), others.get((case, label)))) is not None:
+                cases[case].append(apart)
+        if not mine and not others:
+            return 0.0
+        return fmean(map(fmean, cases.values())) if cases else math.nan
 
     def _of_model(
         self, values: Mapping[_Model, Mapping[Any, Any]], regime: str, site: str, test: str
@@ -255,6 +282,18 @@ def patient_means(rows: Iterable[ScoreRow]) -> dict[_Model, _Patients]:
     for (model, patient, seed), values in cases.items():
         means[model][patient][seed] = fmean(values)
     return {model: dict(patients) for model, patients in means.items()}
+
+
+def _apart(one: float | None, other: float | None) -> float | None:
+    """Difference of two Dice of a mask; None where one of them is not known.
+
+    Where one has none and the other is 0, which all who find something in an empty mask get, the
+    one without was rightly empty.
+    """
+    if one is None or other is None:
+        empty = {one, other} == {None, 0.0}
+        return None if not empty else 1.0 if one is None else -1.0
+    return one - other
 
 
 def site_mean(patients: Mapping[int, Mapping[int, float]]) -> float:
@@ -326,19 +365,21 @@ def _strata(table: _Table, first: str, second: str, site: str | None, tested: st
             owners: tuple[str, ...] = (test,) if tested == "own" else table.foreign(test)
         else:
             owners = (site,)
-        models = [table.differences(first, second, owner, test) for owner in owners]
-        models = [model for model in models if model]
+        models = [
+            (table.model(first, owner, test), table.model(second, owner, test)) for owner in owners
+        ]
+        pairs = [(one, other) for one, other in models if one and other]
         # A patient that several sites' models were tested on is drawn once for all of them.
-        shared = sorted(set.intersection(*(set(model) for model in models))) if models else []
-        rows = [[_over_models(models, p, seed) for seed in table.seeds] for p in shared]
+        rows = [
+            [
+                fmean(table.difference(*pair, patient, seed) for pair in pairs)
+                for seed in table.seeds
+            ]
+            for patient in table.patients(model for pair in pairs for model in pair)
+        ]
         known = [row for row in rows if np.isfinite(row).any()]
         strata.append(np.array(known).reshape(len(known), len(table.seeds)))
     return strata
-
-
-def _over_models(models: Sequence[_Patients], patient: int, seed: int) -> float:
-    """A patient's difference in a seed, as the mean over the models; NaN where one lacks it."""
-    return fmean(model[patient].get(seed, math.nan) for model in models)
 
 
 def _left_out(regime: str) -> bool:

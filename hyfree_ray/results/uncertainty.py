@@ -33,6 +33,10 @@ class Source:
     of_patients: float = 0.0
     """What patients have in it, where trainings were not all tested on the same ones."""
 
+    def quantile(self, probability: float) -> float:
+        """Of Student's t with these degrees of freedom."""
+        return float(students_t.ppf(probability, self.freedom))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
@@ -54,10 +58,10 @@ class Noise:
         left = replace(self.patients, variance=max(0.0, self.patients.variance - counted))
         sources = (left, *self.trainings)
         variance = sum(one.variance for one in sources)
-        alone = _quantile(probability, self.patients) * math.sqrt(self.patients.variance)
+        alone = self.patients.quantile(probability) * math.sqrt(self.patients.variance)
         if variance == 0.0:
             return alone
-        weighed = sum(_quantile(probability, one) * one.variance for one in sources) / variance
+        weighed = sum(one.quantile(probability) * one.variance for one in sources) / variance
         return max(alone, weighed * math.sqrt(variance))
 
     def shows(self, difference: float) -> bool:
@@ -157,7 +161,3 @@ def _means(values_PC: _Values) -> _Values:
     """Of each patient, over the trainings that it has."""
     means_P: _Values = np.nanmean(values_PC, axis=1)
     return means_P
-
-
-def _quantile(probability: float, source: Source) -> float:
-    return float(students_t.ppf(probability, source.freedom))

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from scipy.stats import t as students_t
 
+from hyfree_ray.results import contrasts
 from hyfree_ray.results.contrasts import (
     Contrast,
     contrast,
@@ -21,23 +23,38 @@ def normal(mean: float, count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(mean, 0.05, count)
 
 
-def test_the_interval_is_that_of_a_bootstrap_written_out() -> None:
+def test_the_interval_is_that_of_an_expanded_bootstrap_written_out() -> None:
     strata = [normal(0.02, 12), normal(0.1, 31, seed=1)]
     random = np.random.default_rng(5)
     means = [
-        np.mean([random.choice(stratum, len(stratum)).mean() for stratum in strata])
-        for _ in range(4000)
+        np.mean(
+            [
+                stratum.mean()
+                + (random.choice(stratum, len(stratum)).mean() - stratum.mean())
+                * np.sqrt(len(stratum) / (len(stratum) - 1))
+                for stratum in strata
+            ]
+        )
+        for _ in range(8000)
     ]
+    parts = [stratum.var(ddof=1) / len(stratum) for stratum in strata]
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 11 + parts[1] ** 2 / 30)  # Satterthwaite
+    tail = 100 * float(norm.sf(students_t.ppf(0.975, freedom)))
     low, high = interval(strata, seed=0)
-    assert [low, high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.002)
+    assert [low, high] == pytest.approx(np.percentile(means, [tail, 100 - tail]), abs=0.003)
 
 
-def test_the_interval_holds_the_truth_about_19_times_in_20() -> None:
-    held = 0
-    for seed in range(60):
-        low, high = interval([normal(0.03, 30, seed=seed)], seed)
+@pytest.mark.parametrize("sizes", [(12, 4, 9, 4, 18), (6, 46), (7, 24, 118), (12,)])
+def test_the_interval_holds_the_truth_about_19_times_in_20(
+    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At sites as uneven as real ones; the plain bootstrap does in 87 to 91 %."""
+    monkeypatch.setattr(contrasts, "RESAMPLES", 1000)
+    random, held, tries = np.random.default_rng(len(sizes)), 0, 800
+    for seed in range(tries):
+        low, high = interval([random.normal(0.03, 0.05, size) for size in sizes], seed)
         held += low <= 0.03 <= high
-    assert 51 <= held <= 60
+    assert 0.922 <= held / tries <= 0.972
 
 
 def test_equal_seeds_give_equal_intervals() -> None:
@@ -69,7 +86,13 @@ def test_the_words_say_no_more_than_the_interval(mean: float, verdict: str, said
 
 
 @pytest.mark.parametrize(
-    ("sizes", "reason"), [((9,), "9 patients"), ((4, 5), "9 patients"), ((30, 1), "a site with 1")]
+    ("sizes", "reason"),
+    [
+        ((9,), "9 patients"),
+        ((4, 5), "9 patients"),
+        ((30, 1), "a site with 1 "),
+        ((30, 2), "a site with 2 patients"),
+    ],
 )
 def test_without_enough_patients_nobody_can_tell(sizes: tuple[int, ...], reason: str) -> None:
     found = contrast("a", "b", "s", "own", [np.full(size, 0.5) for size in sizes], seed=0)

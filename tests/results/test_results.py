@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.summary import (
     ONE_RUN,
     Counts,
@@ -20,6 +21,7 @@ from hyfree_ray.results.table import table_text
 from hyfree_ray.scores import POOL, ScoreRow
 
 SITES = ("a", "b", "c")
+MODELS = ("finetuned", "local2x")
 OUTCOMES = [
     SiteOutcome(site="a", outcome="released", images=400, rejection_rate=0.01),
     SiteOutcome(site="b", outcome="released", images=150, rejection_rate=None),
@@ -109,6 +111,43 @@ def test_differences_are_taken_between_the_same_patients() -> None:
         c for c in summary(rows).contrasts if (c.site, c.tested, c.patients) == ("a", "own", 1)
     )
     assert one.difference == pytest.approx(0.1)
+
+
+def at_home(rows: list[ScoreRow]) -> Contrast:
+    """Of site a's two models on its own patients."""
+    found = contrasts_of(rows, SITES, seed=0, pairs=[MODELS])
+    return next(one for one in found if (one.site, one.tested) == ("a", "own"))
+
+
+def test_a_false_alarm_costs_what_a_miss_does() -> None:
+    """Healthy patients, whose empty masks have no Dice where a model leaves them empty."""
+    lesions = [row(regime, "a", "a", p, p, 0.8) for p in range(12) for regime in MODELS]
+    alarms = [row("local2x", "a", "a", 12 + p, 12 + p, 0.0) for p in range(12)]
+    one = at_home(lesions + alarms)
+    assert (one.patients, one.difference) == (24, pytest.approx(0.5))
+    assert not one.unchanged
+    assert one.verdict == "helped"
+    other_way = [dataclasses.replace(found, regime="finetuned") for found in alarms]
+    assert at_home(lesions + other_way).difference == pytest.approx(-0.5)
+
+
+def test_of_healthy_patients_a_model_without_a_false_alarm_counts_at_every_site() -> None:
+    """Site c's patient is a false alarm of a's control alone: b's models are both right there."""
+    rows = [row(m, s, "c", p, p, 0.8) for m in MODELS for s in "ab" for p in range(12)]
+    rows += [row("local2x", "a", "c", 12, 12, 0.0)]
+    found = contrasts_of(rows, SITES, seed=0, pairs=[MODELS])
+    (one,) = (c for c in found if (c.site, c.tested) == (None, "foreign"))
+    assert (one.patients, one.difference) == (13, pytest.approx(1.0 / 2 / 13))
+
+
+def test_a_fold_in_which_a_model_was_not_scored_tells_nothing_of_it() -> None:
+    """Its patients are no healthy ones: the other fold's model was not asked about them."""
+    rows = [row(m, "a", "a", p, p, 0.8) for m in MODELS for p in range(12)]
+    rows += [
+        dataclasses.replace(row("local2x", "a", "a", 20 + p, p, 0.0), fold=1) for p in range(12)
+    ]
+    one = at_home(rows)
+    assert (one.patients, one.difference) == (12, 0.0)
 
 
 def test_contrasts_find_what_was_put_in() -> None:
