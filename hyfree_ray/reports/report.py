@@ -71,7 +71,7 @@ def write_report(
     """
     pooled = pool_runs(runs)
     pictures = [sheet for folder in real for sheet in _audit(folder)]
-    statistics = _statistics(pooled, [row for run in runs for row in run.rows])
+    statistics = _statistics(pooled)
     outcomes = [SiteOutcome(**site["outcome"]) for run in runs for site in run.described["sites"]]
     charts = {figure.name: figure for figure in statistics["figures"]}
     scaling = None
@@ -134,8 +134,8 @@ def _sub(pooled: Pooled) -> str:
     )
 
 
-def _statistics(pooled: Pooled, rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    boxes, means = _by_patient(rows, pooled.sites)
+def _statistics(pooled: Pooled) -> dict[str, Any]:
+    boxes, means = _by_patient(pooled.rows, pooled.sites)
     known = [one for one in pooled.contrasts if one.difference is not None]
     charts = {
         "boxes": figures.drawn(

@@ -45,6 +45,8 @@ class Pooled:
     """Runs that differ in fold and seed alone."""
 
     runs: tuple[str, ...]
+    rows: tuple[ScoreRow, ...]
+    """Of all of them; one index is one patient in all."""
     cohort: str
     partition: str
     """How patients were dealt out to sites; empty where the runs do not tell."""
@@ -104,11 +106,12 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
                 f"{one.name} and {other.name} are of seed {one.seed} and other patients at "
                 f"{', '.join(apart)}: folds of one data set and partition are pooled"
             )
-    rows = [row for of_run in with_own_patients(runs).values() for row in of_run]
+    rows = tuple(row for of_run in with_own_patients(runs).values() for row in of_run)
     regimes = in_order({row.regime for row in rows})
     seeds = tuple(sorted({run.seed for run in runs}))
     return Pooled(
         runs=tuple(run.name for run in runs),
+        rows=rows,
         cohort=str(first.described["cohort"]),
         partition=first.partition,
         sites=first.sites,

@@ -165,8 +165,9 @@ def contrast_tables(
 
 def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
     """What the intervals of contrasts are over, and what they do not cover."""
-    seeds = max((one.seeds for one in contrasts), default=1)
-    over = "test patients" if seeds < 2 else f"test patients and {seeds} seeds"
+    seeds = {one.seeds for one in contrasts if one.difference is not None} or {1}
+    several = f"{'up to ' if len(seeds) > 1 else ''}{max(seeds)} seeds"
+    over = "test patients" if max(seeds) < 2 else f"test patients and {several}"
     return "; ".join(filter(None, (f"95 % interval over {over}", caveat)))
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from hyfree_ray.config import resolve_experiment
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import command, device_hours
 from hyfree_ray.reports.pictures import contact_sheet
 from hyfree_ray.reports.report import write_report
@@ -182,6 +183,23 @@ def test_folds_are_pooled_and_each_run_has_its_part(tmp_path: Path) -> None:
     assert "Test folds 0, 1; seed 0." in text
     assert "mean ± sd over the folds" in text
     assert all(f"Run {run.name}" in text for run in runs)
+
+
+def test_drawn_sites_of_two_seeds_have_twice_the_patients_in_the_box_plots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        finished(tmp_path, 0, seed, data={"north": f"n{seed}", "south": "s"}) for seed in (0, 1)
+    ]
+    drawn, draw = [], figures.box_plots
+    monkeypatch.setattr(
+        figures,
+        "box_plots",
+        lambda theme, boxes, *rest: (drawn.append(boxes), draw(theme, boxes, *rest))[1],
+    )
+    write_report(runs, tmp_path / "out")
+    counts = {test: len(values) for (_, test, _), values in drawn[0].items()}
+    assert counts == {"north": 2 * 12, "south": 7}
 
 
 def test_real_pictures_are_there_only_where_a_site_names_its_folder(

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hyfree_ray.results.summary import Summary, summarise
-from hyfree_ray.results.table import table_text
+from hyfree_ray.results.table import covered, table_text
 from tests.results.test_results import OUTCOMES, whole_run
 
 COUNTS = {
@@ -51,6 +51,15 @@ def test_the_words_and_the_caveat_stand_beside_the_numbers() -> None:
 def test_misses_are_counted_out_of_what_could_be_missed() -> None:
     line = next(line for line in table_text(summary()).splitlines() if "3/12" in line)
     assert line.split() == ["local", "own", "-", "-", "-", "3/12", "1/5"]
+
+
+def test_the_heading_says_where_not_all_have_as_many_seeds() -> None:
+    one, *others = (one for one in summary().contrasts if one.difference is not None)
+    three = [dataclasses.replace(other, seeds=3) for other in others]
+    assert covered(three, "") == "95 % interval over test patients and 3 seeds"
+    assert covered([one, *three], "x") == "95 % interval over test patients and up to 3 seeds; x"
+    nobody = dataclasses.replace(one, difference=None)
+    assert covered([nobody, *three], "") == covered(three, "")
 
 
 def test_p_values_and_effects_stand_where_there_is_room() -> None:
