@@ -76,6 +76,7 @@ class Party:
         self._asked: dict[str, asyncio.Task[Artifact]] = {}
         self._running: dict[str, tuple[str, Path, float, str]] = {}
         self._broken: dict[str, Path] = {}
+        self._ready: dict[str, Any] = {}
         self._received: dict[str, Artifact] = {}
 
     async def run(self, stage: Stage, **arguments: Any) -> Artifact:
@@ -130,16 +131,27 @@ class Party:
         self._received[parcel.key] = received
         return received
 
-    async def ready(self, method: str, *arguments: Any) -> None:
-        """Do all that a method needs. What breaks is told to whoever runs the parties."""
-        await self.call(method, *arguments)
+    async def ready(self, made: str, method: str, *arguments: Any) -> None:
+        """Call a method. What breaks is told to whoever runs the parties.
 
-    async def hand_out(self, method: str, *arguments: Any) -> Any:
-        """A method's result, which other parties are called with.
+        Args:
+            made: name of what it makes, by which it is handed out.
+            method: of this party.
+            arguments: of it.
+        """
+        self._ready[made] = await self.call(method, *arguments)
+
+    async def hand_out(self, made: str, method: str, *arguments: Any) -> Any:
+        """What `ready` made, which other parties are called with.
+
+        It is kept for one time only: a release may have gigabytes. Where the party's process is
+        another one by now, or this is asked again, it is made again.
 
         Raises:
             StageError: it is missing. Why is not told: an error's own text may name a case.
         """
+        if made in self._ready:
+            return self._ready.pop(made)
         try:
             return await self.call(method, *arguments)
         except Exception as error:

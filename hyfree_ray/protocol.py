@@ -14,6 +14,7 @@ from asyncio import gather
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from uuid import uuid4
 
 from hyfree_ray.errors import HyfreeError, StageError
 from hyfree_ray.regimes import LEAVE_ONE_OUT, MIXES, ORACLE_SETTINGS
@@ -94,9 +95,9 @@ class _Made:
         return await self._making
 
     async def _make(self, party: Handle, method: str, arguments: Sequence[Any]) -> Awaitable[Any]:
-        given = await _kept(arguments)
-        await party.call("ready", method, *given)
-        return party.call("hand_out", method, *given)
+        given, made = await _kept(arguments), uuid4().hex
+        await party.call("ready", made, method, *given)
+        return party.call("hand_out", made, method, *given)
 
 
 async def _kept(arguments: Iterable[Any]) -> list[Any]:

@@ -148,19 +148,24 @@ class Slots:
         for one in alike:
             self._wait(one)
 
-    def release(self, ticket: str, *, done: bool = True, takes: float = 0.0) -> None:
+    def release(
+        self, ticket: str, turn: Turn | None = None, *, done: bool = True, takes: float = 0.0
+    ) -> None:
         """The stage has ended, well or not; or it gave way, and is not done.
 
         Args:
             ticket: of the stage.
+            turn: which asking ended; heard twice, or after the next one was let in, it is no news.
             done: it has ended.
             takes: share of a GPU that it was seen to take; 0: not measured.
         """
-        held = self._held.pop(ticket, None)
-        if held is not None and held.turn is not None:
-            self._turns.pop(held.turn, None)
-        if held is not None and held.like and takes:
-            self._learn(held.like, takes)
+        if turn is not None:
+            self._turns.pop(turn, None)
+        held = self._held.get(ticket)
+        if held is not None and held.turn == turn:
+            del self._held[ticket]
+            if held.like and takes:
+                self._learn(held.like, takes)
         if done:
             self._left.pop(ticket, None)
         self._let_in()
@@ -215,8 +220,9 @@ class Slots:
 
         for kind, queue in self._waiting.items():
             self._waiting[kind] = [one for one in queue if not gone(one.ticket, one.turn)]
-        for ticket in [t for t, held in self._held.items() if gone(t, held.turn)]:
-            self.release(ticket, done=False)
+        for ticket, held in list(self._held.items()):
+            if gone(ticket, held.turn):
+                self.release(ticket, held.turn, done=False)
 
     def _chain(self, ticket: str) -> float:
         """Expected seconds from here to the end of the longest chain that begins with the stage."""

@@ -219,7 +219,7 @@ def test_nothing_real_crosses_in_a_whole_run(walk: Walk, canaries: Canaries) -> 
     assert found == []
     assert {"release.arrow", "manifest.json", "model/weights.safetensors", "json", "bytes"} <= seen
     called = {
-        (one.receiver, one.arguments[0] if one.method == "hand_out" else one.method)
+        (one.receiver, one.arguments[1] if one.method == "hand_out" else one.method)
         for one in walk.crossings
     }
     for site in ("site-1", "site-2"):

@@ -88,9 +88,10 @@ def test_the_runs_folder_is_rebuilt_from_the_store(whole: tuple[Path, str], tmp_
 
 
 def test_a_folder_that_other_code_wrote_is_written_again_from_the_records(
-    whole: tuple[Path, str],
+    whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    store, _ = whole
+    store = tmp_path / "store"
+    shutil.copytree(whole[0], store)
     (folder,) = (store / "runs").iterdir()
     expected = (folder / "table.txt").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)}

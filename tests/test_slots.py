@@ -97,7 +97,7 @@ def test_a_process_that_asks_before_it_is_heard_that_it_is_new_keeps_what_it_ask
         await asyncio.wait_for(again, 1)
         slots.forget("a", "new")
         assert not more.done(), "the place is not free"
-        slots.release("a/1")
+        slots.release("a/1", Turn("new", "1"))
         await asyncio.wait_for(more, 1)
 
     asyncio.run(go())
@@ -112,10 +112,32 @@ def test_a_process_whose_answer_was_lost_asks_again_and_has_its_place() -> None:
         await asyncio.wait_for(slots.acquire("a/1", CPU, turn), 1)
         waiting = [asyncio.ensure_future(slots.acquire("b/1", CPU, Turn("b", "1"))) for _ in "12"]
         await asyncio.sleep(0)
-        slots.release("a/1")
+        slots.release("a/1", turn)
         await asyncio.wait_for(asyncio.gather(*waiting), 1)
-        slots.release("b/1")
+        slots.release("b/1", Turn("b", "1"))
         await asyncio.wait_for(slots.acquire("a/1", CPU, Turn("a", "2")), 1)
+
+    asyncio.run(go())
+
+
+def test_what_ended_is_heard_also_after_the_next_asking_and_twice() -> None:
+    """A training gave way and asks again on another machine before it is heard that it ended."""
+
+    async def go() -> None:
+        slots = Slots(machines={"m": CPU, "n": CPU}, segment_s=0.0)
+        first, second, third = (Turn(process="p", number=str(number)) for number in range(3))
+        await slots.acquire("a/1", CPU, first)
+        await slots.acquire("a/1", CPU, second)
+        slots.release("a/1", first, done=False)
+        slots.release("a/1", first, done=False)
+        other = asyncio.ensure_future(slots.acquire("b/1", CPU))
+        more = asyncio.ensure_future(slots.acquire("b/2", CPU))
+        await asyncio.sleep(0)
+        assert other.done()
+        assert not more.done(), "the second asking still has its place"
+        slots.release("a/1", second)
+        await more
+        await asyncio.wait_for(slots.acquire("c/1", {}, third), 1)
 
     asyncio.run(go())
 

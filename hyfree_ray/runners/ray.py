@@ -27,7 +27,7 @@ from hyfree_ray.resources import Execution, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.ray_cluster import pin_of, worker_needs
-from hyfree_ray.runners.ray_gate import Place, Question, machines, start_gate
+from hyfree_ray.runners.ray_gate import Place, Question, machines, next_turn, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, Watch, here
 from hyfree_ray.schedule import ticket_of
@@ -148,13 +148,14 @@ class RayRunner:
         ticket, ended = ticket_of(owner, call.key), _Segment(done=False, takes=0.0)
         while not ended.done:
             needs, like = self._asks_for(stage, alone=alone)
-            may = await self.place.enter(ticket, {**needs, **self.pin}, like)
+            turn = next_turn()
+            may = await self.place.enter(ticket, {**needs, **self.pin}, like, turn)
             takes = {name: amount for name, amount in may.items() if name not in self.pin}
             try:
                 ended = await self._segment(stage, call, folder, owner, takes)
                 self.place.learn(stage, ended.takes)
             finally:
-                self.place.leave(ticket, done=ended.done, takes=ended.takes)
+                self.place.leave(ticket, turn, done=ended.done, takes=ended.takes)
 
     def _asks_for(self, stage: Stage, *, alone: bool) -> tuple[dict[str, float], str]:
         """What a stage needs, and whose share of a GPU it may take where its own is not known."""

@@ -64,9 +64,11 @@ class Gate:
             self.slots.see(machines())
             await asyncio.sleep(LOOK_S)
 
-    async def release(self, ticket: str, done: bool, takes: float = 0.0) -> None:
+    async def release(
+        self, ticket: str, done: bool, takes: float = 0.0, turn: Turn | None = None
+    ) -> None:
         """The stage has ended, or given way; the share of a GPU that it was seen to take."""
-        self.slots.release(ticket, done=done, takes=takes)
+        self.slots.release(ticket, turn, done=done, takes=takes)
 
     async def gives_way(self, ticket: str, share: float, takes: float = 0.0) -> bool:
         """Whether a training, of which a share is done and saved, is to ask for a place again."""
@@ -137,26 +139,28 @@ class Place:
             return None
         return Question(gate=self.gate, ticket=ticket, device=measures)
 
-    async def enter(self, ticket: str, needs: Mapping[str, float], like: str) -> dict[str, float]:
+    async def enter(
+        self, ticket: str, needs: Mapping[str, float], like: str, turn: Turn
+    ) -> dict[str, float]:
         """Wait for the stage's turn.
 
         Args:
             ticket: of the stage.
             needs: what it takes.
             like: the stage's name, where its share of a GPU is to be that of others like it.
+            turn: which asking this is.
 
         Returns:
             What it may take.
         """
         if self.gate is None:
             return dict(needs)
-        turn = Turn(process=_this_process(), number=uuid4().hex)
         return dict(await self.gate.acquire.remote(ticket, dict(needs), turn, like))
 
-    def leave(self, ticket: str, *, done: bool, takes: float = 0.0) -> None:
+    def leave(self, ticket: str, turn: Turn, *, done: bool, takes: float) -> None:
         """The stage has ended, or given way; the share of a GPU that it was seen to take."""
         if self.gate is not None:
-            self.gate.release.remote(ticket, done, takes)
+            self.gate.release.remote(ticket, done, takes, turn)
 
     def learn(self, stage: Stage, takes: float) -> None:
         """The party's stage was seen to take this share of a GPU; 0: it was not measured."""
@@ -170,6 +174,11 @@ class Place:
         """
         if self.gate is not None:
             self.gate.forget.remote(owner, _this_process())
+
+
+def next_turn() -> Turn:
+    """To ask for a place with."""
+    return Turn(process=_this_process(), number=uuid4().hex)
 
 
 def _this_process() -> str:

@@ -130,6 +130,18 @@ class Forgetful(Party):
         return regime
 
 
+def test_what_is_there_when_it_is_asked_for_is_not_made_again(tmp_path: Path) -> None:
+    party = Forgetful("site-2", tmp_path, PlanningRunner(), {})
+
+    async def handed_out() -> Any:
+        handle = LocalParty(party)
+        await handle.call("ready", "one", "model", "finetuned")
+        return await handle.call("hand_out", "one", "model", "finetuned")
+
+    assert asyncio.run(handed_out()) == "finetuned"
+    assert party.asked == 1
+
+
 def test_91_what_is_lost_at_the_last_moment_is_told_as_missing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,9 +149,9 @@ def test_91_what_is_lost_at_the_last_moment_is_told_as_missing(
 
     async def handed_out() -> None:
         handle = LocalParty(party)
-        await handle.call("ready", "model", "finetuned")
+        await handle.call("ready", "one", "model", "finetuned")
         other = LocalParty(Party("site-1", tmp_path, PlanningRunner(), {}))
-        await other.call("receive", handle.call("hand_out", "model", "finetuned"))
+        await other.call("receive", handle.call("hand_out", "other", "model", "finetuned"))
 
     with caplog.at_level(logging.WARNING), pytest.raises(StageError) as caught:
         asyncio.run(handed_out())

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +31,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return whole(tmp_path_factory.mktemp("store"), 0)
 
 
-def whole(store: Path, fold: int) -> Finished:
+def whole(store: Path, fold: int, seed: int = 0, **settings: Any) -> Finished:
     """A run with all that an observer leaves; its northern site has a hostile name."""
-    made = finished(store, fold)
+    made = finished(store, fold, seed, **settings)
     for name in ("summary.json", "results.csv"):
         path = made.folder / name
         path.write_text(
@@ -41,7 +42,7 @@ def whole(store: Path, fold: int) -> Finished:
     described = json.loads((made.folder / "summary.json").read_text())
     spent = {"seconds": 40.0, "device_seconds": 36.0, "peak_memory_mib": 700.0}
     experiment, reasons = resolve_experiment(
-        budget="smoke", generator="flow", device="cpu", fold=fold
+        budget="smoke", generator="flow", device="cpu", fold=fold, seed=seed
     )
     described |= {
         "experiment": experiment.model_dump(mode="json", exclude={"embedder_weights"}),
@@ -188,9 +189,7 @@ def test_folds_are_pooled_and_each_run_has_its_part(tmp_path: Path) -> None:
 def test_drawn_sites_of_two_seeds_have_twice_the_patients_in_the_box_plots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [
-        finished(tmp_path, 0, seed, data={"north": f"n{seed}", "south": "s"}) for seed in (0, 1)
-    ]
+    runs = [whole(tmp_path, 0, k, data={"north": f"n{k}", "south": "s"}) for k in (0, 1)]
     drawn, draw = [], figures.box_plots
     monkeypatch.setattr(
         figures,
@@ -199,7 +198,7 @@ def test_drawn_sites_of_two_seeds_have_twice_the_patients_in_the_box_plots(
     )
     write_report(runs, tmp_path / "out")
     counts = {test: len(values) for (_, test, _), values in drawn[0].items()}
-    assert counts == {"north": 2 * 12, "south": 7}
+    assert counts == {EVIL: 2 * 12, "south": 7}
 
 
 def test_real_pictures_are_there_only_where_a_site_names_its_folder(

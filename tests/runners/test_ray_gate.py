@@ -70,6 +70,7 @@ def test_a_gate_before_which_thousands_wait_still_hears_who_has_ended() -> None:
         calls = [asyncio.ensure_future(call) for call in waiting]
         done, _ = await asyncio.wait(calls, timeout=120, return_when=asyncio.FIRST_COMPLETED)
         assert done
+        assert done.pop().result() == needs
         ray.kill(gate)
         await asyncio.gather(*calls, return_exceptions=True)
 
