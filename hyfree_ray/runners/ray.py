@@ -133,6 +133,9 @@ class RayRunner:
     def takes(self, stage: Stage, /) -> str:
         """Amounts by resource, and where."""
         where = "".join(f" on the machine that declares {pin}" for pin in self.pin)
+        if stage.distributed:  # its own process takes nothing
+            each = worker_needs(self.place.resources, self.device, self.pin)
+            return f"{in_words(each)} for each of its workers{where}"
         return in_words(self.place.needs(stage, self.device)) + where
 
     async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> Any:

@@ -18,10 +18,13 @@ import pytest
 import ray
 
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
+from hyfree_ray.resources import Resources
 from hyfree_ray.runners import ray as ray_runner
 from hyfree_ray.runners.ray import RayParty, RayRunner, all_cpus, cause_of, start_parties
+from hyfree_ray.runners.ray_gate import Place
 from hyfree_ray.simulation import Simulation
 from hyfree_ray.stage import Context, attempts, stage
+from hyfree_ray.stages.training import train_general
 from hyfree_ray.store import Artifact, Store
 
 
@@ -189,3 +192,14 @@ def test_a_stage_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
     folder = tmp_path / "stage"
     asyncio.run(RayRunner("cpu", {}, hung_s=0.5).run(stop_dead, call, folder, "site-1"))
     assert json.loads((folder / "record.json").read_text())["result"] == {"attempts": 2}
+
+
+def test_what_a_distributed_stage_waits_for_is_what_its_workers_take() -> None:
+    place = Place(
+        resources=Resources(cpus=2, gpus="measured"), device_shares={"train_general": 0.2}
+    )
+    runner = RayRunner("cuda", {"site:pool": 0.001}, place)
+    assert runner.takes(train_general) == (
+        "2 CPU, 1 GPU for each of its workers on the machine that declares site:pool"
+    )
+    assert runner.takes(where) == "2 CPU on the machine that declares site:pool"
