@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_constants, services
+from ray._private import utils as ray_utils
 from ray.exceptions import RayError, RayTaskError
 
 from hyfree_ray.errors import ClusterError, HyfreeError
@@ -53,13 +52,16 @@ def connect(address: str, cpus: int | None = None) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray would have it end this process without a word, with an exit code of Ray's."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Ray would have it end this process without a word, with an exit code of Ray's.
+
+    So it is not let in the first place: also a process that is still waiting for its cluster ends
+    as it does at any other time.
+    """
+    before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        ray_utils.set_sigterm_handler = before
 
 
 def _connect(address: str, cpus: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,46 @@ def test_07_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(
     while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() - begun < 20, left
         time.sleep(0.1)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_07_08_a_run_that_is_told_to_end_while_ray_starts_leaves_nobody_behind(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    """Ray's own handler, which it sets when it starts, would end it with 15 and without a word."""
+    command = ("simulate", "--sites", "2", *SMOKE, "--store", str(tmp_path / "s"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.chaos.toys", *command],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not any("gcs_server" in line_of(pid) for pid in descendants(process.pid)):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.2)
+        family = descendants(process.pid)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert "give the same command again" in errors
+    deadline = time.monotonic() + 20
+    while left := [line_of(pid) for pid in family if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def line_of(pid: int) -> str:
+    """Its command line; empty where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 STUDY = """
