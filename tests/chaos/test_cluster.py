@@ -125,8 +125,11 @@ SLOWLY = {
     "RAY_object_manager_max_bytes_in_flight": f"{CHUNK}",
     "RAY_testing_asio_delay_us": "ObjectManagerService.grpc_server.Push.HandleRequestImpl="
     "500000:500000",
-    toys.LARGE_RELEASE: "site-1",
 }
+
+
+BALLAST_MIB = 8
+"""Of each of a site's models: some chunks, and over in seconds."""
 
 
 def with_a_large_release(store: str) -> None:
@@ -171,7 +174,7 @@ def test_09_a_machine_is_lost_while_its_release_is_on_its_way_to_the_pool(
         assert not list(store.glob("pool/rounds/*/in/site-1.json"))
         found.add_node(**pinned)
 
-    with workers_run_toys(**SLOWLY):
+    with workers_run_toys(**SLOWLY, **{toys.LARGE_RELEASE: "site-1"}):
         here = {"site:pool": 1, "site:site-2": 1}
         found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": here})
         pinned: dict[str, Any] = {"num_cpus": 1, "resources": {"site:site-1": 1}}
@@ -189,6 +192,50 @@ def test_09_a_machine_is_lost_while_its_release_is_on_its_way_to_the_pool(
     (release,) = store.glob("pool/received/site-1/release-*/release.arrow")
     assert 2 * CHUNK <= lost[0] < release.stat().st_size - CHUNK, "it fell into the transfer"
     assert attempts(store, "sites/site-1/stages/release-*") == 1
+
+
+@pytest.mark.chaos
+def test_09_a_machine_is_lost_while_its_model_is_on_its_way_to_another_site(
+    start: Start, tmp_path: Path
+) -> None:
+    """Nothing else of that size comes to the head from another machine."""
+    calmly, store = tmp_path / "calm", tmp_path / "store"
+    process = start(calmly)
+    lost: list[int] = []
+    made: dict[Path, int] = {}
+
+    async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
+        before = arrived(found.head_node)
+        await asyncio.wait_for(arriving(found.head_node, before + 2 * CHUNK), 120)
+        for pid in descendants(raylet_of(machine)):
+            os.kill(pid, signal.SIGKILL)
+        found.remove_node(machine, allow_graceful=False)
+        await asyncio.sleep(2)
+        lost.append(arrived(found.head_node) - before)
+        assert list(store.glob("pool/rounds/*/in/site-1.json")), "its release had come through"
+        assert not list(store.glob("sites/site-*/received/site-1/*")), "and no model of it"
+        for path in store.glob("sites/site-1/stages/*/record.json"):
+            made[path] = path.stat().st_mtime_ns
+        found.add_node(**pinned)
+
+    with workers_run_toys(**SLOWLY, **{toys.BALLAST_MIB: f"{BALLAST_MIB}@site-1"}):
+        here = {f"site:{name}": 1 for name in ("pool", "site-2", "site-3")}
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": here})
+        pinned: dict[str, Any] = {"num_cpus": 1, "resources": {"site:site-1": 1}}
+        machine = found.add_node(**pinned)
+        found.wait_for_nodes()
+        try:
+            connect(found.address)
+            again = table(store, disturb)
+        finally:
+            disconnect()
+            found.shutdown()
+    process.join()
+    assert again == (calmly / "table.csv").read_bytes()
+    models = 2  # `local` and `local2x` are on their way at the same time
+    assert 2 * CHUNK <= lost[0] < models * BALLAST_MIB << 20, "it fell into the transfer"
+    assert list(store.glob("sites/site-2/received/site-1/*/model/ballast"))
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "nothing is made again"
 
 
 @contextmanager

@@ -50,7 +50,7 @@ BREAK = "TOY_BREAK"
 the colon it refuses, which is an error that a user can mend."""
 
 BALLAST_MIB = "TOY_BALLAST_MIB"
-"""Environment variable: MiB of ballast in each model."""
+"""Environment variable: MiB of ballast in each model; MIB@OWNER: in those of that party."""
 
 LARGE_RELEASE = "TOY_LARGE_RELEASE"
 """Environment variable: the site whose release is of `LARGE_IMAGES`."""
@@ -119,9 +119,9 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     for file in ("toy.json", "model/toy.json"):
         (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(json.dumps(value))
-    ballast = int(os.environ.get(BALLAST_MIB, "0"))
-    if ballast:
-        (out / "model" / "ballast").write_bytes(os.urandom(ballast << 20))
+    ballast, _, whose = os.environ.get(BALLAST_MIB, "0").partition("@")
+    if int(ballast) and whose in {"", context.owner}:
+        (out / "model" / "ballast").write_bytes(os.urandom(int(ballast) << 20))
     if name == "release":
         large = os.environ.get(LARGE_RELEASE) == context.owner
         _write_release(out, value, arguments, images=LARGE_IMAGES if large else 5)
