@@ -101,13 +101,14 @@ class Contrast:
         lasting = self.seeds >= LEAST_SEEDS
         if self.verdict == "helped":
             return "helps" if lasting else "helped"
+        if self.verdict == "cannot tell":
+            return self._cannot_tell()
+        assert self.low is not None
+        loss = f"{math.ceil(-self.low * 1000) / 1000:.3f}".replace("0.", ".", 1)
         if self.verdict == "did not":
-            return "hurts" if lasting else "did not, it hurt"
-        if self.verdict == "no harm":
-            assert self.low is not None
-            loss = f"{math.ceil(-self.low * 1000) / 1000:.3f}".replace("0.", ".", 1)
-            return f"{'does' if lasting else 'did'} not hurt more than {loss}"
-        return self._cannot_tell()
+            hurt = "hurts" if lasting else "did not, it hurt"
+            return f"{hurt}, no more than {loss}" if self.low >= -NO_HARM else hurt
+        return f"{'does' if lasting else 'did'} not hurt more than {loss}"
 
     def _cannot_tell(self) -> str:
         if self.needed is not None:

@@ -132,6 +132,7 @@ def test_a_sentence_about_the_method_needs_three_seeds() -> None:
     for low, high, of_runs, of_method in (
         (0.01, 0.03, "helped", "helps"),
         (-0.03, -0.01, "did not, it hurt", "hurts"),
+        (-0.0059, -0.001, "did not, it hurt, no more than .006", "hurts, no more than .006"),
         (-0.0051, 0.03, "did not hurt more than .006", "does not hurt more than .006"),
     ):
         said = [made(seeds, (low + high) / 2, low, high).said for seeds in (1, 2, 3, 4)]

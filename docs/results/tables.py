@@ -1,0 +1,119 @@
+"""The tables of docs/RESULTS.md that the scores in this folder make.
+
+    python docs/results/tables.py
+
+Dice minus `local2x`, at home / at the other hospitals, each the mean of the sites with its 95 %
+interval over test patients. Folds of one seed are pooled; seeds stand beside each other.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # from a checkout, installed or not
+
+from hyfree_ray.regimes import CONTROL  # noqa: E402
+from hyfree_ray.results.contrasts import Contrast  # noqa: E402
+from hyfree_ray.results.summary import contrasts_of  # noqa: E402
+from hyfree_ray.scores import ScoreRow, read_results  # noqa: E402
+
+REGIMES = ("finetuned", "general", "personalised", "chosen", "real-all")
+COHORTS = (("LungCXR", "Lung"), ("PolypRGB", "Polyp"), ("Phantom", "phantom"))
+HALF = "-half"
+"""Of files of runs that replayed half of each batch."""
+
+
+def read(stem: str) -> list[ScoreRow]:
+    """The rows of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.csv"
+        file.write_bytes(gzip.decompress((HERE / f"{stem}.csv.gz").read_bytes()))
+        return read_results(file)
+
+
+def folds_of(cohort: str, seed: int, ending: str = "") -> list[int]:
+    """Of which there are scores."""
+    stem = f"{cohort}-seed{seed}-fold"
+    return [k for k in range(5) if (HERE / f"{stem}{k}{ending}.csv.gz").is_file()]
+
+
+def contrasts(stems: Iterable[str], regimes: Sequence[str]) -> list[Contrast]:
+    """Regimes against the control, of runs that differ in their fold."""
+    rows = [row for stem in stems for row in read(stem)]
+    sites = tuple(sorted({row.test_site for row in rows}))
+    return list(contrasts_of(rows, sites, seed=0, pairs=[(name, CONTROL) for name in regimes]))
+
+
+def over_sites(found: Sequence[Contrast], regime: str, site: str | None = None) -> str:
+    """Own / elsewhere."""
+    both = [one for one in found if (one.first, one.site) == (regime, site)]
+    return " / ".join(one.interval for one in sorted(both, key=lambda one: one.tested != "own"))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def named(words: str, folds: Sequence[int]) -> str:
+    return f"{words}, fold{'s' if len(folds) > 1 else ''} {' and '.join(map(str, folds))}"
+
+
+def main_table(seed: int) -> Iterator[str]:
+    """A column a cohort, of one seed."""
+    known = [(name, words, folds) for name, words in COHORTS if (folds := folds_of(name, seed))]
+    found = [
+        contrasts((f"{name}-seed{seed}-fold{k}" for k in folds), REGIMES)
+        for name, _, folds in known
+    ]
+    patients = [str(next(one.patients for one in of if one.site is None)) for of in found]
+    yield from table(
+        [f"seed {seed}", *(named(words, folds) for _, words, folds in known)],
+        [
+            ["patients", *patients],
+            *([name, *(over_sites(of, name) for of in found)] for name in REGIMES),
+        ],
+    )
+
+
+def replay_table() -> Iterator[str]:
+    """Half of each batch replayed against a quarter."""
+    rows = []
+    for name, words in COHORTS:
+        folds = folds_of(name, 0, HALF)
+        stems = [f"{name}-seed0-fold{k}" for k in folds]
+        cells = [
+            over_sites(contrasts([f"{stem}{ending}" for stem in stems], REGIMES), "personalised")
+            for ending in (HALF, "")
+        ]
+        rows.append([named(words, folds), *cells])
+    yield from table(["personalised, seed 0", "half", "a quarter"], rows)
+
+
+def settings_table(stem: str) -> Iterator[str]:
+    """All settings of one run, over the sites."""
+    rows = read(stem)
+    regimes = sorted({row.regime for row in rows} - {CONTROL})
+    found = contrasts([stem], regimes)
+    yield from table(["setting", "own / elsewhere"], ([n, over_sites(found, n)] for n in regimes))
+
+
+def pages() -> Iterator[str]:
+    """All tables, line by line."""
+    for seed in (0, 1):
+        yield from main_table(seed)
+    yield from replay_table()
+    for file in sorted(HERE.glob("*-settings.csv.gz")):
+        yield from settings_table(file.name.removesuffix(".csv.gz"))
+
+
+if __name__ == "__main__":
+    print("\n".join(pages()))
