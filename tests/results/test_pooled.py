@@ -21,6 +21,7 @@ from hyfree_ray.results.published import published_for
 from hyfree_ray.results.summary import SiteOutcome, summarise
 from hyfree_ray.results.table import table_text
 from hyfree_ray.scores import POOL, ScoreRow, write_results
+from tests.results.test_results import row
 
 SITES = {"north": 60, "south": 35}
 GAIN = 0.04
@@ -41,22 +42,10 @@ def rows(run: str, fold: int, seed: int, extra: float = 0.0) -> Iterator[ScoreRo
             ):
                 for train in owners:
                     value = levels[test][patient] + gain + noise.normal(0, 0.02)
-                    row = ScoreRow(
-                        run=run,
-                        round=1,
-                        seed=seed,
-                        fold=fold,
-                        regime=regime,
-                        train_site=train,
-                        test_site=test,
-                        patient=patient,
-                        case=patient,
-                        label="organ",
-                        metric="dice",
-                        value=float(value),
-                    )
-                    yield row
-                    yield dataclasses.replace(row, metric="hd95", value=5.0)
+                    made = row(regime, train, test, patient, patient, float(value))
+                    made = dataclasses.replace(made, run=run, seed=seed, fold=fold)
+                    yield made
+                    yield dataclasses.replace(made, metric="hd95", value=5.0)
 
 
 def finished(
