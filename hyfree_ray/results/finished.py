@@ -18,7 +18,10 @@ CURVE_FILE = "curve.json"
 """In a study's folder: contrasts by number of sites."""
 
 _SHOWN = "tracked"
-"""File in a run's folder: MLflow shows all of it. Its content is the code that wrote the folder."""
+"""File in a run's folder: MLflow shows all of it."""
+
+_WRITTEN = "written"
+"""File in a run's folder: it is whole. Its content is the code that wrote it."""
 
 Point = tuple[int, float, float | None, float | None]
 """Number of sites, difference, and its interval where there is one."""
@@ -31,9 +34,14 @@ def _code() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
+def mark_written(folder: Path) -> None:
+    """Note that this code has written a run's folder, and all of it."""
+    (folder / _WRITTEN).write_text(_code())
+
+
 def mark_shown(folder: Path) -> None:
-    """Note that a run's folder is whole and that MLflow shows it."""
-    (folder / _SHOWN).write_text(_code())
+    """Note that MLflow shows what a run's folder says."""
+    (folder / _SHOWN).touch()
 
 
 def mark_hidden(folder: Path) -> None:
@@ -41,14 +49,28 @@ def mark_hidden(folder: Path) -> None:
     (folder / _SHOWN).unlink(missing_ok=True)
 
 
+def mark_outdated(folder: Path) -> None:
+    """Take all back: the store is about to hold more than a run's folder says."""
+    mark_hidden(folder)
+    (folder / _WRITTEN).unlink(missing_ok=True)
+
+
 def is_shown(folder: Path) -> bool:
-    """Whether a run's folder is whole and MLflow shows it, whatever code wrote it."""
+    """Whether MLflow shows what a run's folder says, whatever code wrote it."""
     return (folder / _SHOWN).is_file()
 
 
+def is_written(folder: Path) -> bool:
+    """Whether a run's folder is what this code would write from the same records."""
+    try:
+        return (folder / _WRITTEN).read_text() == _code()
+    except FileNotFoundError:
+        return False
+
+
 def is_current(folder: Path) -> bool:
-    """Whether it is also what this code would write from the same records, in the same words."""
-    return is_shown(folder) and (folder / _SHOWN).read_text() == _code()
+    """Whether there is nothing left to write, and nothing to show in MLflow."""
+    return is_written(folder) and is_shown(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
