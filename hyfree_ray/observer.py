@@ -20,6 +20,7 @@ from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
 from hyfree_ray.progress import Progress, Watchdog, plan_in_words
 from hyfree_ray.protocol import Handle, Outcome
+from hyfree_ray.regimes import CHOICE_VERSION
 from hyfree_ray.results.answers import attack_in_words
 from hyfree_ray.results.finished import mark_outdated, mark_written
 from hyfree_ray.results.summary import SiteOutcome, Summary, summarise
@@ -62,6 +63,8 @@ class Observer:
         self.said_generator = False
         self.watchdog = Watchdog()
         self.asking = Asking()
+        self.unanswered: tuple[str, ...] = ()
+        """Parties that were silent when the run was over."""
 
     async def watch(self, parties: Mapping[str, Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -85,6 +88,13 @@ class Observer:
                 self.progress.tell(line)
             if owner in answers:
                 self._take_in(owner, answers[owner].result())
+        if last:
+            self.unanswered = tuple(owner for owner in parties if owner not in answers)
+            for owner in self.unanswered:
+                self.progress.tell(
+                    f"{owner}: no answer at the end; the run's folder lacks what it had yet to "
+                    "tell: give the same command again when its machine is back"
+                )
 
     def _take_in(self, owner: str, status: Mapping[str, Any]) -> None:
         """Note and show what a party has told."""
@@ -133,7 +143,7 @@ class Observer:
         summary = self.summarise(outcome)
         write_results(self.folder / "results.csv", score_rows(self.simulation, outcome))
         (self.folder / "samples").mkdir(exist_ok=True)
-        for site in self.simulation.sites:
+        for site in self.simulation.sites if POOL not in self.unanswered else ():
             picture = await pool.call("picture", site)
             if picture is not None:
                 with replacing(self.folder / "samples" / f"{site}.png") as file:
@@ -144,7 +154,8 @@ class Observer:
         # Last: a folder with a summary is a finished run.
         described = self.describe(summary) | self.missing(outcome)
         write_json(self.folder / "summary.json", described)
-        mark_written(self.folder)
+        if not self.unanswered:
+            mark_written(self.folder)
         self._finish_tracking(described)
         return summary
 
@@ -211,12 +222,14 @@ class Observer:
             "experiment": self.simulation.experiment.model_dump(
                 mode="json", exclude={"embedder_weights"}
             ),
+            "choice": CHOICE_VERSION,
             "reasons": list(self.simulation.reasons),
             "derived": self.derived(),
             "compute": self.compute(),
             "ledger": sorted(
                 self.received.values(), key=lambda p: (p["from"], p["to"], p["stage"], p["key"])
             ),
+            "unanswered": list(self.unanswered),
             "versions": installed_versions(),
             "stages": [
                 {"owner": owner, "name": e["name"], "stage": e["record"]["stage"], "key": key}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -112,6 +112,12 @@ class Finished:
         """How patients were dealt out to sites; empty in a run of an earlier version."""
         return str(self.described.get("partition", {}).get("how", ""))
 
+    @property
+    def choice(self) -> int | None:
+        """Version of the rule of `chosen`; 0: of before it had any; None: there is no `chosen`."""
+        chosen = any(row.regime == "chosen" for row in self.rows)
+        return int(self.described.get("choice", 0)) if chosen else None
+
     def data_of(self, site: str) -> str:
         """Hash of a site's cases, whatever the fold: equal in two runs on the same patients.
 
@@ -146,6 +152,18 @@ def find_run(store: Path, run: str | None) -> Path:
             return folder
     names = ", ".join(folder.name for folder in finished)
     raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+
+
+def find_runs(store: Path, runs: Sequence[str]) -> list[Path]:
+    """The folders of finished runs; the newest alone where none is named.
+
+    Raises:
+        HyfreeError: no such run, or one that is named twice.
+    """
+    for position, run in enumerate(runs):
+        if run in runs[:position]:
+            raise HyfreeError(f"{run}: named twice; name each run once")
+    return [find_run(store, run) for run in runs or (None,)]
 
 
 def read_curve(store: Path, study: str) -> dict[str, list[Point]]:
