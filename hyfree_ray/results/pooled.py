@@ -140,7 +140,7 @@ def check_choices(runs: Sequence[Finished]) -> None:
         older, newer = by_rule[min(by_rule)], by_rule[max(by_rule)]
         raise HyfreeError(
             f"{older.name}: its 'chosen' models are by an older rule than those of {newer.name}; "
-            "give its 'simulate' command again with this version, which trains nothing anew"
+            "give its 'simulate' command again with this version"
         )
 
 

@@ -34,7 +34,7 @@ ONCE = {"RAY_task_oom_retries": "0"}
 """Ray would start what its memory monitor killed again and again; we do it once, alone. A stage is
 still Ray's to start again otherwise: it ends such before any that are not."""
 
-TOKEN_S = 30.0
+TOKEN_S = 20.0
 """How long a head that was asked without a token may take to answer."""
 
 HEAD_S = 3.0
