@@ -69,7 +69,11 @@ class Place:
         None where it has yet to run with these options, where these options now mean another
         experiment, or where the run is of another version or not in MLflow: it costs little to
         run a trial again of which all is in the store, and so all are of one kind.
+
+        Raises:
+            HyfreeError: its options are no experiment.
         """
+        means = resolved(trial.options)
         try:
             found = json.loads(self._done(trial).read_text())
         except (FileNotFoundError, ValueError):
@@ -78,7 +82,7 @@ class Place:
         same = found["options"] == list(trial.options)
         if not same or not (folder / "summary.json").exists() or not is_current(folder):
             return None
-        return folder.name if found.get("experiment") == resolved(trial.options) else None
+        return folder.name if found.get("experiment") == means else None
 
     def run_of(self, trial: Trial) -> str:
         """The run that a trial ended in the last time, which has just been."""

@@ -293,6 +293,19 @@ def test_a_scaling_studys_settings_are_its_trials(
     assert "did you mean 'real-all'" in refused.output
 
 
+def test_a_scaling_study_of_no_experiment_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    given = ("--sites", "2,3", "--store", tmp_path / "s")
+    for more, fault in (
+        (("--set", "replay_sharee=0.5"), "did you mean 'replay_share'"),
+        (("--config", tmp_path / "none.yaml"), "cannot be read"),
+    ):
+        result = call("scale", *given, *more)
+        assert result.exit_code == 2
+        assert fault in result.output
+        assert result.output.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
 def test_folds_are_not_given_twice(tmp_path: Path) -> None:
     store = ["--store", str(tmp_path / "s")]
     for more, fault in (

@@ -98,8 +98,8 @@ def _run(
     trials: Sequence[Trial], place: Place, *, ray: str, parallel: int | None, output: str
 ) -> int:
     set_up_logging(output)
-    open_root(place.store)
     missing = [trial for trial in trials if place.finished(trial) is None]
+    open_root(place.store)
     click.echo(
         f"study {place.folder.name}: {len(trials)} simulations, {len(missing)} to run", err=True
     )

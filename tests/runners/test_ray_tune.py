@@ -52,7 +52,7 @@ def test_trials_run_once_and_are_remembered(tmp_path: Path) -> None:
     assert [where.finished(trial) for trial in found] == ["one", "two", "three"]
     assert sorted((tmp_path / "began").read_text().split()) == ["one", "three", "two"]
     assert not (where.folder / "tune").exists()
-    changed = Trial(name="one", options=("other",), sites=2, draw=0)
+    changed = Trial(name="one", options=("-c", "other"), sites=2, draw=0)
     assert where.finished(changed) is None
 
 
