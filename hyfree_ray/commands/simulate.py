@@ -274,7 +274,7 @@ def _run(
 ) -> dict[str, Any]:
     """Run what is missing and write the run's folder, unless this code has written it already."""
     folder = runtime.store / "runs" / simulation.run
-    if not planned.missing and is_current(folder):
+    if not planned.missing and is_current(folder) and _is_told(planned, folder):
         return read_summary(folder)
     mark_outdated(folder)  # what it says is wrong from the first stage that runs now
     console, rules = Console(stderr=True), execution.rules
@@ -295,6 +295,12 @@ def _run(
         else:
             _run_on_ray(simulation, planned, runtime, observer, execution)
     return read_summary(folder)
+
+
+def _is_told(planned: Planned, folder: Path) -> bool:
+    """Whether a run's folder tells of all its stages: another run may have done some since."""
+    told = {(stage["owner"], stage["key"]) for stage in read_summary(folder)["stages"]}
+    return told.issuperset((step.owner, step.key) for step in planned.steps)
 
 
 def _run_on_ray(

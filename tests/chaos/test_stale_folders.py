@@ -84,3 +84,21 @@ def test_what_other_code_wrote_is_written_again_though_mlflow_shows_it(
     assert "stages shown" in program("track", folder.name, "--store", tmp_path / "store")
     program(*given)
     assert (folder / "table.txt").read_text() == expected
+
+
+@pytest.mark.chaos
+def test_a_summary_is_not_taken_for_whole_where_another_run_has_since_done_what_it_lacks(
+    start: Start, program: Program, tmp_path: Path
+) -> None:
+    """Runs share stages: a site that broke in one has all that it lacked from the other."""
+    given = (*GIVEN, "--store", str(tmp_path / "store"))
+    process = start(tmp_path / "first", *given, program=with_a_late_failure)
+    process.join()
+    (folder,) = (tmp_path / "store" / "runs").iterdir()
+    assert outcomes(folder)["site-2"] == "failed"
+    program(*given, "--settings", "personalised,syn")
+    assert "everything is done already" in program(*given)
+    assert set(outcomes(folder).values()) == {"released"}
+    before = (folder / "summary.json").stat().st_mtime_ns
+    program(*given)
+    assert (folder / "summary.json").stat().st_mtime_ns == before, "it is whole now"
