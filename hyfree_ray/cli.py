@@ -165,7 +165,7 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write to. Default: reports/RUN in the store.",
+    help="Folder to write to. Default: reports/RUN in the store, or one for these runs together.",
 )
 @click.option("--study", metavar="NAME", help="A study of the store, whose curve is added.")
 @click.option(

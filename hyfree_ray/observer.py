@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import queue
-import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hyfree_ray.asking import Asking
+from hyfree_ray.background_tracking import Tracking, finish_tracking, pictures_of
 from hyfree_ray.dropouts import missing_sites, straggler
 from hyfree_ray.files import replacing
 from hyfree_ray.progress import Progress, Watchdog, plan_in_words
 from hyfree_ray.protocol import Handle, Outcome
+from hyfree_ray.regimes import CHOICE_VERSION
 from hyfree_ray.results.answers import attack_in_words
-from hyfree_ray.results.finished import mark_shown
+from hyfree_ray.results.finished import mark_outdated, mark_written
 from hyfree_ray.results.summary import SiteOutcome, Summary, summarise
 from hyfree_ray.results.table import table_text
 from hyfree_ray.scores import POOL, write_results
@@ -35,56 +35,6 @@ from hyfree_ray.store import digest_of, write_json
 log = logging.getLogger("hyfree_ray")
 
 POLL_S = 1.0
-
-PATIENCE_S = 120.0
-"""How long a finished run waits for MLflow to catch up before it ends without it."""
-
-
-class Tracking:
-    """Hands what is observed to MLflow from a thread of its own, in order.
-
-    Importing MLflow takes seconds and its database may hang: neither may hold up a run.
-    """
-
-    def __init__(self, store: Path, run: str, cohort: str, experiment: Mapping[str, Any]) -> None:
-        self.healthy = True
-        self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
-        arguments = (store, run, cohort, _flat(experiment))
-        # A daemon: the process may end while MLflow hangs.
-        self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
-        self._thread.start()
-
-    def hand(self, method: str, *arguments: Any) -> None:
-        """Queue a call of a `Tracker`'s method."""
-        self._queue.put((method, arguments))
-
-    def close(self) -> bool:
-        """Wait until all is handed over. Returns whether MLflow shows it."""
-        self._queue.put(None)
-        self._thread.join(PATIENCE_S)
-        if self._thread.is_alive():
-            log.warning("MLflow does not answer; the same command again brings it up to date")
-            return False
-        return self.healthy
-
-    def _work(self, *arguments: Any) -> None:
-        from hyfree_ray.tracking import Tracker
-
-        tracker = Tracker(*arguments)
-        while (item := self._queue.get()) is not None:
-            method, handed = item
-            getattr(tracker, method)(*handed)
-        self.healthy = tracker.healthy
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 class Observer:
@@ -113,6 +63,8 @@ class Observer:
         self.said_generator = False
         self.watchdog = Watchdog()
         self.asking = Asking()
+        self.unanswered: tuple[str, ...] = ()
+        """Parties that were silent when the run was over."""
 
     async def watch(self, parties: Mapping[str, Handle]) -> None:
         """Poll the parties until cancelled."""
@@ -136,6 +88,13 @@ class Observer:
                 self.progress.tell(line)
             if owner in answers:
                 self._take_in(owner, answers[owner].result())
+        if last:
+            self.unanswered = tuple(owner for owner in parties if owner not in answers)
+            for owner in self.unanswered:
+                self.progress.tell(
+                    f"{owner}: no answer at the end; the run's folder lacks what it had yet to "
+                    "tell: give the same command again when its machine is back"
+                )
 
     def _take_in(self, owner: str, status: Mapping[str, Any]) -> None:
         """Note and show what a party has told."""
@@ -180,10 +139,11 @@ class Observer:
     async def finish(self, outcome: Outcome, pool: Handle) -> Summary:
         """Write everything that a run leaves in its folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        mark_outdated(self.folder)
         summary = self.summarise(outcome)
         write_results(self.folder / "results.csv", score_rows(self.simulation, outcome))
         (self.folder / "samples").mkdir(exist_ok=True)
-        for site in self.simulation.sites:
+        for site in self.simulation.sites if POOL not in self.unanswered else ():
             picture = await pool.call("picture", site)
             if picture is not None:
                 with replacing(self.folder / "samples" / f"{site}.png") as file:
@@ -194,6 +154,8 @@ class Observer:
         # Last: a folder with a summary is a finished run.
         described = self.describe(summary) | self.missing(outcome)
         write_json(self.folder / "summary.json", described)
+        if not self.unanswered:
+            mark_written(self.folder)
         self._finish_tracking(described)
         return summary
 
@@ -260,12 +222,14 @@ class Observer:
             "experiment": self.simulation.experiment.model_dump(
                 mode="json", exclude={"embedder_weights"}
             ),
+            "choice": CHOICE_VERSION,
             "reasons": list(self.simulation.reasons),
             "derived": self.derived(),
             "compute": self.compute(),
             "ledger": sorted(
                 self.received.values(), key=lambda p: (p["from"], p["to"], p["stage"], p["key"])
             ),
+            "unanswered": list(self.unanswered),
             "versions": installed_versions(),
             "stages": [
                 {"owner": owner, "name": e["name"], "stage": e["record"]["stage"], "key": key}
@@ -366,22 +330,6 @@ class Observer:
 def _data_key(site: Site) -> str:
     """Hash of a site's cases, whatever the fold: the same patients have the same indices."""
     return digest_of(sorted([c["name"], c["digest"], c["patient"]] for c in site.cases))
-
-
-def pictures_of(folder: Path, site: str) -> dict[str, Path]:
-    """What a run's folder shows of a site's release."""
-    picture = folder / "samples" / f"{site}.png"
-    return {"samples": picture} if picture.exists() else {}
-
-
-def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Hand over the table and the run's files; note in the folder that MLflow shows them."""
-    files = [folder / name for name in ("results.csv", "timeline.json")]
-    table = (folder / "table.txt").read_text()
-    samples = sorted((folder / "samples").iterdir())
-    tracking.hand("finish", summary, table, [*files, *samples])
-    if tracking.close():
-        mark_shown(folder)
 
 
 def of_the_release(

@@ -63,6 +63,9 @@ REGIMES = (*PROTOCOL, "personalised", "chosen", *SETTINGS[1:])
 CANDIDATES = ("personalised", "finetuned", "local2x")
 """What a site chooses from, in the order in which it should travel best."""
 
+CHOICE_VERSION = 1
+"""Of the rule of `kept`, which is in no key: raised when it would keep another model."""
+
 MAY_LOSE_AT_HOME = 0.005
 """Dice that a model which travels better may lose to `local2x` on a site's validation cases."""
 

@@ -19,7 +19,12 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
-from hyfree_ray.results.pooled import with_own_patients
+from hyfree_ray.results.pooled import (
+    VARIES,
+    check_choices,
+    differing_settings,
+    with_own_patients,
+)
 from hyfree_ray.results.summary import IN_WORDS, contrasts_of
 from hyfree_ray.scores import COLUMNS, csv_text
 from hyfree_ray.seeds import seed_of
@@ -139,8 +144,11 @@ def _grid_trial(
     fields = {name: value for name, value in values.items() if name not in _VARIED}
     overrides = [f"{name}={_as_yaml(value)}" for name, value in fields.items()]
     named = {**shared, **{name: values[name] for name in _VARIED if name in values}}
-    if isinstance(named.get("settings"), list):
-        named["settings"] = ",".join(named["settings"])
+    if isinstance(settings := named.get("settings"), list):
+        for name in settings:
+            if not isinstance(name, str):
+                raise HyfreeError(f"{path}: settings: {name!r} is not a setting's name")
+        named["settings"] = ",".join(settings)
     for name in ("config", "data"):
         if name in named:  # trials run in a folder of their own
             named[name] = (path.parent / str(named[name])).absolute()
@@ -197,6 +205,7 @@ def _group_name(trial: Trial) -> str:
 
 def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> Group:
     found = [runs[trial.name] for trial in trials]
+    _check_alike(name, found)
     of_run = with_own_patients(found)
     trainings = sorted({(run.seed, trial.draw) for trial, run in zip(trials, found, strict=True)})
     draws = len({trial.draw for trial in trials})
@@ -217,6 +226,23 @@ def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> 
         draws=draws,
         contrasts=tuple(replace(one, seeds=seeds) for one in contrasts if one.site is None),
     )
+
+
+def _check_alike(name: str, runs: Sequence[Finished]) -> None:
+    """Refuse a point of runs of different kinds, as where some ran on a GPU and some without.
+
+    Raises:
+        HyfreeError: it names two of them and what they differ in.
+    """
+    check_choices(runs)
+    for other in runs[1:]:
+        differing = differing_settings(runs[0], other).keys() - {*VARIES, "contributors"}
+        if differing:
+            raise HyfreeError(
+                f"{name}: {runs[0].name} and {other.name} differ in {', '.join(sorted(differing))}:"
+                " only folds, seeds and draws are pooled; name what differs in the study's command"
+                " or file, and give it again"
+            )
 
 
 def _index(trainings: Sequence[tuple[int, int]], seed: int, draw: int) -> int:

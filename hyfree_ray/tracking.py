@@ -38,6 +38,8 @@ _LONGEST_VALUE = 500
 _PATIENCE_S = 5.0
 _LOCK_POLL_S = 0.02
 _KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
+_SUMMARY = "hyfree.summary"
+"""Tag of a simulation's run: hash of the summary that it shows in full."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 _NOT_CURVES = frozenset({"step", "total", "time"})
 
@@ -108,14 +110,15 @@ class Tracker:
     ) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)  # else every table is announced
-        _check_database(store_root / "mlflow.db")
-        self._client = MlflowClient(tracking_uri=database_uri(store_root))
-        found = self._client.get_experiment_by_name(experiment_name)
-        if found is not None:
-            self._experiment = found.experiment_id
-        else:
-            self._experiment = self._client.create_experiment(
-                experiment_name, self._artifacts.as_uri()
+        # Another process that finds no tables or no experiment would make them meanwhile.
+        with locked(self._artifacts, patience_s=_LOCK_POLL_S):
+            _check_database(store_root / "mlflow.db")
+            self._client = MlflowClient(tracking_uri=database_uri(store_root))
+            found = self._client.get_experiment_by_name(experiment_name)
+            self._experiment = (
+                found.experiment_id
+                if found is not None
+                else self._client.create_experiment(experiment_name, self._artifacts.as_uri())
             )
         self._runs = {run.data.tags[_KEY]: run for run in self._find_runs()}
         parent = self._run("run", self._name, parent=None, started=time.time())
@@ -162,18 +165,25 @@ class Tracker:
     def finish(
         self, summary: Mapping[str, Any], table_text: str, artifacts: Sequence[Path]
     ) -> None:
-        """Show the final table and close the run and its sites.
+        """Show the final table and close the run and its sites; of another summary, it takes over.
 
         Args:
             summary: the run's `summary.json` (see results.Summary.to_json).
             table_text: the same as it is printed.
             artifacts: files of the run's own folder.
         """
-        parent = self._runs["run"]
-        if parent.info.status == "FINISHED":
-            return
-        # The records' time, not the clock's: the same point logged twice is one point.
-        now = self._ended or time.time()
+        digest = hashlib.sha256(json.dumps([summary, table_text], sort_keys=True).encode())
+        # Another process may show the same meanwhile.
+        with locked(self._artifacts, patience_s=_LOCK_POLL_S):
+            parent = self._client.get_run(self._runs["run"].info.run_id)
+            if parent.data.tags.get(_SUMMARY) != digest.hexdigest():
+                self._show_summary(parent, summary, table_text, artifacts)
+                self._client.set_tag(parent.info.run_id, _SUMMARY, digest.hexdigest())
+
+    def _show_summary(
+        self, parent: Run, summary: Mapping[str, Any], table_text: str, artifacts: Sequence[Path]
+    ) -> None:
+        now = self._time_of_numbers(parent)
         for site in summary["sites"]:
             key = f"site/{site['outcome']['site']}"
             if key in self._runs:
@@ -183,13 +193,30 @@ class Tracker:
         run_id = parent.info.run_id
         self._client.log_text(run_id, table_text, "table.txt")
         self._client.log_dict(run_id, dict(summary), "summary.json")
-        if not any(file.path == "table.json" for file in self._client.list_artifacts(run_id)):
-            self._client.log_table(run_id, _columns(summary), "table.json")  # it would append
+        self._log_table(run_id, _columns(summary))
         for path in artifacts:
             self._client.log_artifact(run_id, str(path))
         for key, run in self._runs.items():
             if key == "run" or key.startswith("site/"):
                 self._close(run, now)
+
+    def _time_of_numbers(self, parent: Run) -> float:
+        """The records' time, not the clock's: the same point logged twice is one point.
+
+        It is after that of what the run shows already: of two points of one time MLflow would
+        take the larger number for the newer.
+        """
+        before = (parent.info.end_time or 0) / 1000
+        return max(self._ended or time.time(), before + 0.001 if before else 0.0)
+
+    def _log_table(self, run_id: str, columns: Mapping[str, list[Any]]) -> None:
+        name = "table.json"
+        if not any(file.path == name for file in self._client.list_artifacts(run_id)):
+            self._client.log_table(run_id, dict(columns), name)
+            return
+        # MLflow would append to the table that is there.
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self._client.log_dict(run_id, {"columns": list(columns), "data": rows}, name)
 
     @_shown
     def adopt(self, runs: Iterable[str], numbers: Mapping[str, object]) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.config import resolve_experiment
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.store import write_json
-
-FOLDS = 5
+from hyfree_ray.results.finished import is_current
+from hyfree_ray.store import digest_of, write_json
 
 PROGRAM = (sys.executable, "-m", "hyfree_ray.cli")
 """The command line, in the environment of this process."""
@@ -24,7 +24,7 @@ class TrialError(Exception):
 
     Args:
         code: the one that it ended with.
-        message: its last words, one line.
+        message: its last words, one line; empty where it has said them itself.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -64,14 +64,32 @@ class Place:
         return self.folder / "logs"
 
     def finished(self, trial: Trial) -> str | None:
-        """The run that a trial ended in; None where it has yet to run with these options."""
+        """The run that a trial ended in.
+
+        None where it has yet to run with these options, where these options now mean another
+        experiment, or where the run is of another version or not in MLflow: it costs little to
+        run a trial again of which all is in the store, and so all are of one kind.
+
+        Raises:
+            HyfreeError: its options are no experiment.
+        """
+        means = resolved(trial.options)
         try:
-            found = json.loads((self.folder / "trials" / f"{trial.name}.json").read_text())
+            found = json.loads(self._done(trial).read_text())
         except (FileNotFoundError, ValueError):
             return None
-        run: str = found["run"]
-        whole = (self.store / "runs" / run / "summary.json").exists()
-        return run if whole and found["options"] == list(trial.options) else None
+        folder = self.store / "runs" / str(found["run"])
+        same = found["options"] == list(trial.options)
+        if not same or not (folder / "summary.json").exists() or not is_current(folder):
+            return None
+        return folder.name if found.get("experiment") == means else None
+
+    def run_of(self, trial: Trial) -> str:
+        """The run that a trial ended in the last time, which has just been."""
+        return str(json.loads(self._done(trial).read_text())["run"])
+
+    def _done(self, trial: Trial) -> Path:
+        return self.folder / "trials" / f"{trial.name}.json"
 
     def command(self, trial: Trial, ray: str) -> list[str]:
         """What runs a trial."""
@@ -84,11 +102,46 @@ class Place:
             TrialError: it failed; its log says more.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
-        described = run_command(self.command(trial, ray), self.logs / f"{trial.name}.log")
-        done = self.folder / "trials" / f"{trial.name}.json"
-        done.parent.mkdir(parents=True, exist_ok=True)
-        write_json(done, {"options": list(trial.options), "run": described["run"]})
-        return str(described["run"])
+        log, experiment = self.logs / f"{trial.name}.log", resolved(trial.options)
+        try:
+            run = str(run_command(self.command(trial, ray), log)["run"])
+        except TrialError as error:
+            said = f"{trial.name}: {error.message} (log: {log})"
+            raise TrialError(error.code, said) from error
+        self._done(trial).parent.mkdir(parents=True, exist_ok=True)
+        told = {"options": list(trial.options), "experiment": experiment, "run": run}
+        write_json(self._done(trial), told)
+        return run
+
+
+def resolved(options: Sequence[str]) -> str:
+    """Hash of the experiment that options of `simulate` mean, by today's defaults and files.
+
+    Args:
+        options: each a name and a value, as they are typed.
+
+    Raises:
+        HyfreeError: they are no experiment.
+    """
+    given = list(zip(options[::2], options[1::2], strict=True))
+    named = dict(given)
+    fields: dict[str, Any] = {
+        name: int(named[f"--{name}"]) for name in ("fold", "seed") if f"--{name}" in named
+    }
+    if "--settings" in named:
+        fields["settings"] = tuple(filter(None, named["--settings"].split(",")))
+    means = [
+        resolve_experiment(
+            budget=named.get("--budget"),
+            generator=named.get("--generator"),
+            device=device,
+            file=Path(named["--config"]) if "--config" in named else None,
+            overrides=[value for name, value in given if name == "--set"],
+            **fields,
+        )[0].model_dump(mode="json")
+        for device in ("cpu", "cuda")  # which of them, the machine that it runs on will tell
+    ]
+    return digest_of(means)
 
 
 def command_of(options: Sequence[str], store: Path, ray: str) -> list[str]:
@@ -131,7 +184,7 @@ def run_command(command: Sequence[str], log: Path | None = None) -> dict[str, An
         log: file for its standard error; None: this process's own.
 
     Raises:
-        TrialError: another exit code than 0.
+        TrialError: another exit code than 0; of one that a signal ended, 1.
     """
     if log is None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -142,9 +195,11 @@ def run_command(command: Sequence[str], log: Path | None = None) -> dict[str, An
                 command, stdout=subprocess.PIPE, stderr=file, text=True, check=False
             )
         lines = log.read_text(errors="replace").strip().splitlines()
-        said = lines[-1] if lines else ""
-    if done.returncode != 0:
-        raise TrialError(done.returncode, said or f"a simulation ended with {done.returncode}")
+        said = lines[-1] if lines else "it ended without a word"
+    if done.returncode < 0:  # its last words are of what it was at
+        raise TrialError(1, f"killed by signal {-done.returncode}")
+    if done.returncode > 0:
+        raise TrialError(done.returncode, said)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
@@ -155,13 +210,13 @@ def parse_numbers(text: str, option: str, *, least: int, most: int) -> tuple[int
     Raises:
         HyfreeError: something else, or a number out of bounds.
     """
-    found: set[int] = set()
+    ends = []
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            found |= set(range(int(first), int(last or first) + 1))
+            ends.append((int(first), int(last or first)))
     except ValueError as error:
         raise HyfreeError(f"{option} {text}: write numbers as 0-4 or 0,2") from error
-    if not found or min(found) < least or max(found) > most:
+    if any(first > last or first < least or last > most for first, last in ends):
         raise HyfreeError(f"{option} {text}: numbers from {least} to {most} are possible")
-    return tuple(sorted(found))
+    return tuple(sorted({number for first, last in ends for number in range(first, last + 1)}))

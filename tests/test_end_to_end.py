@@ -96,7 +96,7 @@ def test_a_folder_that_other_code_wrote_is_written_again_from_the_records(
     expected = (folder / "table.txt").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)}
     (folder / "table.txt").write_text("in other words")
-    (folder / "tracked").write_text("other code")
+    (folder / "written").write_text("other code")
     again = simulate(store)
     assert again.returncode == 0, again.stderr
     assert "everything is done already" in again.stdout

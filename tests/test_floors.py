@@ -28,7 +28,7 @@ FLOORS = (
     ),
     (
         "progress", "dropouts", "shortfalls", "schedule", "slots", "resources", "costs", "asking",
-        "observer", "tracking",
+        "observer", "tracking", "background_tracking",
     ),
     ("runners",),
     ("commands", "cli"),

@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from hyfree_ray import asking
-from hyfree_ray.observer import Observer, of_the_release, what_for
+from hyfree_ray.observer import Observer, of_the_release, read_summary, what_for
 from hyfree_ray.progress import Progress
+from hyfree_ray.protocol import Outcome
+from hyfree_ray.results.finished import is_written
 from hyfree_ray.simulation import Simulation
 
 
@@ -113,3 +115,48 @@ def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_
     assert here.count == 7
     assert told[0].startswith("site-1: no answer for 0 s: its machine (where one declares site:sit")
     assert len(told) < 6
+
+
+class Pool(Here):
+    """It has no pictures."""
+
+    def call(self, method: str, *arguments: Any) -> asyncio.Future[Any]:
+        if method != "picture":
+            return super().call(method, *arguments)
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(None)
+        return answer
+
+
+@pytest.mark.parametrize("silent", ["site-1", "pool", ""])
+def test_who_does_not_answer_at_the_end_is_named_and_the_folder_is_not_taken_for_whole(
+    phantom_simulation: Callable[[int], Simulation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    silent: str,
+) -> None:
+    monkeypatch.setattr(asking, "LAST_ANSWER_S", 0.01)
+    monkeypatch.setattr("hyfree_ray.observer.finish_tracking", lambda *_: None)
+    told: list[str] = []
+    parties: dict[str, Any] = {name: Here(name) for name in ("site-1", "site-2")}
+    parties["pool"] = Pool("pool")
+    if silent:
+        parties[silent] = Away()
+    released = {"outcome": "released", "reason": None, "images": 5, "rejection_rate": 0.1}
+    sites = dict.fromkeys(("site-1", "site-2"), released)
+    outcome = Outcome(sites=sites, scores=(), general=False, chosen={})
+
+    async def ended() -> Observer:
+        with Progress(list(parties), 9, Console(quiet=True)) as progress:
+            monkeypatch.setattr(progress, "tell", told.append)
+            observer = Observer(phantom_simulation(2), tmp_path, progress)
+            await observer.poll(parties, last=True)
+            await asyncio.wait_for(observer.finish(outcome, parties["pool"]), 60)
+        return observer
+
+    folder = asyncio.run(ended()).folder
+    assert read_summary(folder)["unanswered"] == ([silent] if silent else [])
+    assert [line.split(":")[0] for line in told if "no answer at the end" in line] == (
+        [silent] if silent else []
+    )
+    assert is_written(folder) is not bool(silent)

@@ -15,8 +15,10 @@ from click.testing import CliRunner, Result
 from hyfree_ray import trials
 from hyfree_ray.cli import main
 from hyfree_ray.commands import study_runs
+from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.results.finished import Finished
+from hyfree_ray.regimes import CHOICE_VERSION
+from hyfree_ray.results.finished import Finished, mark_shown, mark_written
 from hyfree_ray.scores import COLUMNS
 from hyfree_ray.studies import (
     curve_points,
@@ -111,6 +113,7 @@ def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) 
         ("grids: {seed: [1]}", "unknown key 'grids'"),
         ("simulate: {store: x}\ngrid: {seed: [1]}", "unknown option 'store'"),
         ("grid: {sites: [two]}", "'two' is not a number"),
+        ("simulate: {settings: [syn, 50]}\ngrid: {seed: [1]}", "settings: 50 is not a setting's"),
     ],
 )
 def test_a_study_that_is_wrong_is_refused_before_anything_runs(
@@ -180,24 +183,87 @@ def test_the_table_of_a_study_has_the_columns_of_results_behind_its_own(tmp_path
     assert {tuple(row[:2]) for row in rows} == {("2", "0"), ("2", "1"), ("3", "0")}
 
 
-def test_a_trial_is_done_while_its_run_and_its_options_are_there(tmp_path: Path) -> None:
+SAYS_ITS_RUN = "import json; print(json.dumps({'run': 'Made-000'}))"
+
+
+def done_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str
+) -> tuple[Place, Trial, Finished]:
+    """A trial that was run, and its run."""
+    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-c", SAYS_ITS_RUN))
     place = Place(folder=tmp_path / "studies" / "s", store=tmp_path)
-    trial = Trial(name="one", options=("--sites", "2"), sites=2, draw=0)
+    trial = Trial(name="one", options=("--sites", "2", *options), sites=2, draw=0)
     assert place.finished(trial) is None
     run = finished(tmp_path)
-    (place.folder / "trials").mkdir(parents=True)
-    done = {"options": ["--sites", "2"], "run": run.name}
-    (place.folder / "trials" / "one.json").write_text(json.dumps(done))
+    mark_written(run.folder)
+    mark_shown(run.folder)
+    assert place.run(trial, "off") == run.name
     assert place.finished(trial) == run.name
+    return place, trial, run
+
+
+def test_a_trial_is_done_while_its_run_and_its_options_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, trial, run = done_trial(tmp_path, monkeypatch)
     assert place.finished(replace(trial, options=("--sites", "3"))) is None
     (run.folder / "summary.json").unlink()
     assert place.finished(trial) is None
 
 
+def test_a_trial_runs_again_where_its_options_mean_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a default has changed, or the configuration that they name."""
+    config = tmp_path / "my.yaml"
+    config.write_text("replay_share: 0.5\n")
+    place, trial, _ = done_trial(tmp_path, monkeypatch, "--config", str(config))
+    config.write_text("replay_share: 0.25\n")
+    assert place.finished(trial) is None
+    config.write_text("replay_share: 0.5\n")
+    assert place.finished(trial) is not None
+    with monkeypatch.context() as changed:
+        changed.setattr(Experiment.model_fields["warmup"], "default", 0.3)
+        Experiment.model_rebuild(force=True)
+        assert place.finished(trial) is None
+    Experiment.model_rebuild(force=True)
+    assert place.finished(trial) is not None
+
+
+@pytest.mark.parametrize("mark", ["written", "tracked"])
+def test_a_trial_runs_again_where_other_code_wrote_its_run_or_mlflow_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    place, trial, run = done_trial(tmp_path, monkeypatch)
+    (run.folder / mark).unlink()
+    assert place.finished(trial) is None
+
+
+def test_a_point_of_runs_of_different_kinds_is_refused(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    first, other = found[0].name, found[1].name
+    apart = {**runs[other].described["experiment"], "replay_share": 0.5}
+    mixed = replace(runs[other], described={**runs[other].described, "experiment": apart})
+    with pytest.raises(HyfreeError, match=r"2 sites: .* differ in replay_share: only"):
+        grouped(found, {**runs, other: mixed})
+    choosing = {
+        name: replace(
+            run,
+            rows=(*run.rows, replace(run.rows[0], regime="chosen")),
+            described={**run.described, "choice": CHOICE_VERSION},
+        )
+        for name, run in runs.items()
+    }
+    grouped(found, choosing)
+    choosing[first] = replace(choosing[first], described=runs[first].described)
+    with pytest.raises(HyfreeError, match=f"{first}: its 'chosen' models are by an older rule"):
+        grouped(found, choosing)
+
+
 def test_numbers_are_ranges_and_lists() -> None:
     assert parse_numbers("0-4", "--folds", least=0, most=4) == (0, 1, 2, 3, 4)
     assert parse_numbers("3,0", "--folds", least=0, most=4) == (0, 3)
-    for text in ("0-5", "a", "", "4-2", "-1"):
+    for text in ("0-5", "a", "", "4-2", "-1", "0-4000000000000000000"):
         with pytest.raises(HyfreeError, match="--folds"):
             parse_numbers(text, "--folds", least=0, most=4)
 
@@ -227,11 +293,25 @@ def test_a_scaling_studys_settings_are_its_trials(
     assert "did you mean 'real-all'" in refused.output
 
 
+def test_a_scaling_study_of_no_experiment_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    given = ("--sites", "2,3", "--store", tmp_path / "s")
+    for more, fault in (
+        (("--set", "replay_sharee=0.5"), "did you mean 'replay_share'"),
+        (("--config", tmp_path / "none.yaml"), "cannot be read"),
+    ):
+        result = call("scale", *given, *more)
+        assert result.exit_code == 2
+        assert fault in result.output
+        assert result.output.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
 def test_folds_are_not_given_twice(tmp_path: Path) -> None:
     store = ["--store", str(tmp_path / "s")]
     for more, fault in (
         (["--folds", "0-9"], "from 0 to 4"),
         (["--folds", "0-1", "--fold", "1"], "leave"),
+        (["--folds", "0-1", "--calibrate"], "leave"),
     ):
         result = CliRunner().invoke(main, ["simulate", *more, *store])
         assert result.exit_code == 2
@@ -294,3 +374,24 @@ def test_a_simulation_that_fails_ends_the_command_with_its_code(toys: None, tmp_
     result = call("study", study, "--ray", "off", "--store", tmp_path / "s")
     assert result.exit_code == 2
     assert "no such folder" in result.output
+    log = tmp_path / "s" / "studies" / "data" / "logs" / "trial-000.log"
+    assert f"error: trial-000: error: {tmp_path / 'none'}" in result.output
+    assert f"(log: {log})" in result.output
+
+
+def test_a_simulation_that_is_killed_is_told_from_what_it_said_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    says = "import os, sys; print('3 of 9 stages', file=sys.stderr, flush=True)"
+    killed = f"{says}; os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-c", killed))
+    given = ("--ray", "off", "--store", tmp_path / "s")
+    study = tmp_path / "seeds.yaml"
+    study.write_text("grid: {seed: [0]}\n")
+    result = call("study", study, *given)
+    assert result.exit_code == 1
+    assert "error: trial-000: killed by signal 9 (log: " in result.output
+    assert "3 of 9" not in result.output
+    result = call("simulate", "--folds", "0-1", *given)
+    assert result.exit_code == 1
+    assert "error: fold 0: killed by signal 9\n" in result.output

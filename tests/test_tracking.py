@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -165,6 +169,7 @@ def test_only_what_mlflow_needs_is_tagged(store: Path, picture: Path) -> None:
         assert set(run.data.tags) <= {
             "hyfree.key",
             "hyfree.run",
+            "hyfree.summary",
             "mlflow.parentRunId",
             "mlflow.runName",
             "mlflow.loggedArtifacts",
@@ -212,6 +217,64 @@ def test_what_was_cut_off_is_caught_up(store: Path, picture: Path) -> None:
     assert len(found) == 13
     assert found[f"stage/a/train_segmenter/{record('a')['key']}"][4]["loss"] == 40
     assert {status for _, status, *_ in found.values()} == {"FINISHED"}
+
+
+def test_another_summary_of_the_run_takes_the_place_of_the_one_that_was_shown(
+    store: Path, picture: Path
+) -> None:
+    """As where a site that broke was tried again, or a table is written in other words."""
+    show_all(store, picture)
+    values = summary()
+    values["overall"] = [
+        {**score, "dice": None if score["dice"] is None else score["dice"] - 0.1}
+        for score in values["overall"]
+    ]
+    changed = {**values, "sites": values["sites"][1:]}
+    for _ in range(2):  # shown again, it is the same
+        again = tracker(store)
+        again.stage_finished(record("a"), curve(), {})
+        again.finish(changed, changed["table"], [picture])
+        assert again.healthy
+    parent, client = runs(store)["run"], MlflowClient(tracking_uri=database_uri(store))
+    (own,) = (
+        score["dice"]
+        for score in changed["overall"]
+        if (score["regime"], score["tested"]) == ("finetuned", "own")
+    )
+    assert parent.data.metrics["dice.own.finetuned"] == pytest.approx(own)
+    assert len(client.get_metric_history(parent.info.run_id, "dice.own.finetuned")) == 2
+    path = client.download_artifacts(parent.info.run_id, "summary.json")
+    assert len(json.loads(Path(path).read_text())["sites"]) == len(changed["sites"])
+    table = pd.read_json(
+        client.download_artifacts(parent.info.run_id, "table.json"), orient="split"
+    )
+    assert list(table["site"]) == [site["outcome"]["site"] for site in changed["sites"]]
+
+
+_SLOWLY_FOUND = """\
+import sys, time
+from pathlib import Path
+from mlflow import MlflowClient
+found = MlflowClient.get_experiment_by_name
+def slowly(*arguments):
+    result = found(*arguments)
+    time.sleep(1)
+    return result
+MlflowClient.get_experiment_by_name = slowly
+from hyfree_ray.tracking import Tracker
+sys.exit(not Tracker(Path(sys.argv[1]), sys.argv[2], "phantom", {}).healthy)
+"""
+
+
+def test_two_that_begin_on_a_new_store_are_both_shown(tmp_path: Path, empty: bytes) -> None:
+    """As the first simulations of a study do: neither finds an experiment."""
+    (tmp_path / "mlflow.db").write_bytes(empty)
+    both = [
+        subprocess.Popen([sys.executable, "-c", _SLOWLY_FOUND, str(tmp_path), name])
+        for name in ("phantom-1", "phantom-2")
+    ]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert set(runs(tmp_path)) == {"run"}
 
 
 def test_long_curves_and_many_parameters_are_shown_in_full(store: Path) -> None:

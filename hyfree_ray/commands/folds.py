@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
+from hyfree_ray.cohorts.checks import FOLDS
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.results.finished import read_finished
 from hyfree_ray.results.pooled import pool_runs
 from hyfree_ray.results.pooled_table import render_pooled
 from hyfree_ray.results.table import wide_console
 from hyfree_ray.trials import (
-    FOLDS,
     TrialError,
     as_arguments,
     command_of,
@@ -32,8 +32,8 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
         options: those of `simulate`.
     """
     numbers = parse_numbers(folds, "--folds", least=0, most=FOLDS - 1)
-    if options["fold"] is not None or options["dry_run"]:
-        raise HyfreeError("--folds: leave --fold and --dry-run out")
+    if options["fold"] is not None or options["dry_run"] or options["calibrate"]:
+        raise HyfreeError("--folds: leave --fold, --dry-run and --calibrate out")
     store: Path = options["store"]
     passed = as_arguments(options)
     runs = []
@@ -43,7 +43,9 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
         try:
             found = run_command(command)
         except TrialError as error:
-            return error.code  # it has said why
+            if error.message:  # else it has said why
+                click.echo(f"error: fold {fold}: {error}", err=True)
+            return error.code
         runs.append(read_finished(store / "runs" / found["run"]))
     pooled = pool_runs(runs)
     if options["output"] == "json":

@@ -9,7 +9,8 @@ import click
 
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.reports.report import write_report
-from hyfree_ray.results.finished import find_run, read_curve, read_finished
+from hyfree_ray.results.finished import find_runs, read_curve, read_finished
+from hyfree_ray.store import digest_of
 
 
 def run_report(
@@ -23,12 +24,15 @@ def run_report(
     """Write the report of the newest run, or of the named ones, and say where it is.
 
     Raises:
-        HyfreeError: a run that is not there, or a folder that cannot be written to.
+        HyfreeError: a run that is not there or named twice, or a folder that cannot be written to.
     """
-    found = [read_finished(find_run(store, run)) for run in runs or (None,)]
-    names = found[0].name if len(found) == 1 else f"{found[0].name}-and-{len(found) - 1}-more"
+    found = [read_finished(folder) for folder in find_runs(store, runs)]
+    name = found[0].name
+    if len(found) > 1:
+        of_all = digest_of(sorted(run.name for run in found))[:8]
+        name = f"{name}-and-{len(found) - 1}-more-{of_all}"
     curve = None if study is None else read_curve(store, study)
-    folder = out or store / "reports" / names
+    folder = out or store / "reports" / name
     try:
         path = write_report(found, folder, curve=curve, real=with_real)
     except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.results.finished import Finished, find_run, read_finished
+from hyfree_ray.results.finished import Finished, find_runs, read_finished
 from hyfree_ray.results.pooled import compare_runs, differing_settings, pool_runs
 from hyfree_ray.results.pooled_table import render_comparison, render_pooled
 from hyfree_ray.results.summary import Summary
@@ -21,9 +21,9 @@ def run_results(runs: Sequence[str], store: Path, *, compare: bool, output: str)
     """Print one run, several pooled, or one minus another.
 
     Raises:
-        HyfreeError: a run that is not there, or runs that do not belong together.
+        HyfreeError: a run that is not there or named twice, or runs that do not belong together.
     """
-    folders = [find_run(store, run) for run in runs or (None,)]
+    folders = find_runs(store, runs)
     if compare:
         _compare(folders, output)
     elif output == "csv":

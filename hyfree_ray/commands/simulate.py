@@ -32,7 +32,7 @@ from hyfree_ray.observer import Observer, read_summary, time_table
 from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.resources import Execution, check_machine, check_parties, read_resources
-from hyfree_ray.results.finished import is_current
+from hyfree_ray.results.finished import is_current, mark_outdated
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.rules import Rules, check_drops, parse_rules
@@ -274,8 +274,9 @@ def _run(
 ) -> dict[str, Any]:
     """Run what is missing and write the run's folder, unless this code has written it already."""
     folder = runtime.store / "runs" / simulation.run
-    if not planned.missing and is_current(folder):
+    if not planned.missing and is_current(folder) and _is_told(planned, folder):
         return read_summary(folder)
+    mark_outdated(folder)  # what it says is wrong from the first stage that runs now
     console, rules = Console(stderr=True), execution.rules
     with Progress(simulation.party_names, len(planned.steps), console) as progress:
         observer = Observer(simulation, runtime.store, progress)
@@ -294,6 +295,12 @@ def _run(
         else:
             _run_on_ray(simulation, planned, runtime, observer, execution)
     return read_summary(folder)
+
+
+def _is_told(planned: Planned, folder: Path) -> bool:
+    """Whether a run's folder tells of all its stages: another run may have done some since."""
+    told = {(stage["owner"], stage["key"]) for stage in read_summary(folder)["stages"]}
+    return told.issuperset((step.owner, step.key) for step in planned.steps)
 
 
 def _run_on_ray(

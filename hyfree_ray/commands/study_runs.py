@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.cohorts.checks import FOLDS
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES
@@ -33,7 +34,7 @@ from hyfree_ray.studies import (
     scale_trials,
     write_scaling,
 )
-from hyfree_ray.trials import FOLDS, Place, Trial, TrialError, parse_numbers
+from hyfree_ray.trials import Place, Trial, TrialError, parse_numbers
 
 
 def run_scale(
@@ -97,8 +98,8 @@ def _run(
     trials: Sequence[Trial], place: Place, *, ray: str, parallel: int | None, output: str
 ) -> int:
     set_up_logging(output)
-    open_root(place.store)
     missing = [trial for trial in trials if place.finished(trial) is None]
+    open_root(place.store)
     click.echo(
         f"study {place.folder.name}: {len(trials)} simulations, {len(missing)} to run", err=True
     )
@@ -116,11 +117,9 @@ def _run(
     except TrialError as error:
         click.echo(f"error: {error}; to go on, give the same command again", err=True)
         return error.code
-    runs = {}
-    for trial in trials:
-        run = place.finished(trial)
-        assert run is not None
-        runs[trial.name] = read_finished(place.store / "runs" / run)
+    runs = {
+        trial.name: read_finished(place.store / "runs" / place.run_of(trial)) for trial in trials
+    }
     _finish(trials, runs, place, output)
     return 0
 

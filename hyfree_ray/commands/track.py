@@ -39,7 +39,7 @@ def track(run: str, store: Path) -> None:
 
 def _track(store: Path, folder: Path, summary: dict[str, Any]) -> int:
     """Hand every record of a run to MLflow. Returns how many there were."""
-    from hyfree_ray.observer import Tracking, finish_tracking, pictures_of
+    from hyfree_ray.background_tracking import Tracking, finish_tracking, pictures_of
     from hyfree_ray.scores import ORACLE, POOL
     from hyfree_ray.stage import read_metrics
     from hyfree_ray.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,10 @@ CURVE_FILE = "curve.json"
 """In a study's folder: contrasts by number of sites."""
 
 _SHOWN = "tracked"
-"""File in a run's folder: MLflow shows all of it. Its content is the code that wrote the folder."""
+"""File in a run's folder: MLflow shows all of it."""
+
+_WRITTEN = "written"
+"""File in a run's folder: it is whole. Its content is the code that wrote it."""
 
 Point = tuple[int, float, float | None, float | None]
 """Number of sites, difference, and its interval where there is one."""
@@ -31,9 +34,14 @@ def _code() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
+def mark_written(folder: Path) -> None:
+    """Note that this code has written a run's folder, and all of it."""
+    (folder / _WRITTEN).write_text(_code())
+
+
 def mark_shown(folder: Path) -> None:
-    """Note that a run's folder is whole and that MLflow shows it."""
-    (folder / _SHOWN).write_text(_code())
+    """Note that MLflow shows what a run's folder says."""
+    (folder / _SHOWN).touch()
 
 
 def mark_hidden(folder: Path) -> None:
@@ -41,14 +49,28 @@ def mark_hidden(folder: Path) -> None:
     (folder / _SHOWN).unlink(missing_ok=True)
 
 
+def mark_outdated(folder: Path) -> None:
+    """Take all back: the store is about to hold more than a run's folder says."""
+    mark_hidden(folder)
+    (folder / _WRITTEN).unlink(missing_ok=True)
+
+
 def is_shown(folder: Path) -> bool:
-    """Whether a run's folder is whole and MLflow shows it, whatever code wrote it."""
+    """Whether MLflow shows what a run's folder says, whatever code wrote it."""
     return (folder / _SHOWN).is_file()
 
 
+def is_written(folder: Path) -> bool:
+    """Whether a run's folder is what this code would write from the same records."""
+    try:
+        return (folder / _WRITTEN).read_text() == _code()
+    except FileNotFoundError:
+        return False
+
+
 def is_current(folder: Path) -> bool:
-    """Whether it is also what this code would write from the same records, in the same words."""
-    return is_shown(folder) and (folder / _SHOWN).read_text() == _code()
+    """Whether there is nothing left to write, and nothing to show in MLflow."""
+    return is_written(folder) and is_shown(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +112,12 @@ class Finished:
         """How patients were dealt out to sites; empty in a run of an earlier version."""
         return str(self.described.get("partition", {}).get("how", ""))
 
+    @property
+    def choice(self) -> int | None:
+        """Version of the rule of `chosen`; 0: of before it had any; None: there is no `chosen`."""
+        chosen = any(row.regime == "chosen" for row in self.rows)
+        return int(self.described.get("choice", 0)) if chosen else None
+
     def data_of(self, site: str) -> str:
         """Hash of a site's cases, whatever the fold: equal in two runs on the same patients.
 
@@ -124,6 +152,18 @@ def find_run(store: Path, run: str | None) -> Path:
             return folder
     names = ", ".join(folder.name for folder in finished)
     raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+
+
+def find_runs(store: Path, runs: Sequence[str]) -> list[Path]:
+    """The folders of finished runs; the newest alone where none is named.
+
+    Raises:
+        HyfreeError: no such run, or one that is named twice.
+    """
+    for position, run in enumerate(runs):
+        if run in runs[:position]:
+            raise HyfreeError(f"{run}: named twice; name each run once")
+    return [find_run(store, run) for run in runs or (None,)]
 
 
 def read_curve(store: Path, study: str) -> dict[str, list[Point]]:

@@ -23,7 +23,8 @@ ONE_SEED = "one seed; training noise not included"
 FEW_SEEDS = "two seeds: training noise is hardly known"
 TWO_RUNS = "two runs; training noise not included"
 
-_VARIES = {"seed", "fold"}
+VARIES = {"seed", "fold"}
+"""What runs may differ in that are pooled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +90,13 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
     runs = sorted(runs, key=lambda run: (run.seed, run.fold, run.name))
     first = runs[0]
     for other in runs[1:]:
-        differing = [key for key in differing_settings(first, other) if key not in _VARIES]
+        differing = [key for key in differing_settings(first, other) if key not in VARIES]
         if differing:
             raise HyfreeError(
                 f"{first.name} and {other.name} differ in {', '.join(differing)}: only folds and "
                 "seeds are pooled; see --compare"
             )
+    check_choices(runs)
     for one, other in itertools.pairwise(runs):
         if (one.seed, one.fold) == (other.seed, other.fold):
             raise HyfreeError(
@@ -125,6 +127,21 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
             f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())
         ),
     )
+
+
+def check_choices(runs: Sequence[Finished]) -> None:
+    """Refuse runs whose `chosen` models were chosen by different rules.
+
+    Raises:
+        HyfreeError: it names the run to be written again.
+    """
+    by_rule = {run.choice: run for run in runs if run.choice is not None}
+    if len(by_rule) > 1:
+        older, newer = by_rule[min(by_rule)], by_rule[max(by_rule)]
+        raise HyfreeError(
+            f"{older.name}: its 'chosen' models are by an older rule than those of {newer.name}; "
+            "give its 'simulate' command again with this version"
+        )
 
 
 def _other_patients(one: Finished, other: Finished) -> list[str]:

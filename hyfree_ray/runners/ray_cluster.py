@@ -34,6 +34,9 @@ ONCE = {"RAY_task_oom_retries": "0"}
 """Ray would start what its memory monitor killed again and again; we do it once, alone. A stage is
 still Ray's to start again otherwise: it ends such before any that are not."""
 
+TOKEN_S = 20.0
+"""How long a head that was asked without a token may take to answer."""
+
 HEAD_S = 3.0
 """How often the head of the cluster is asked whether it is there."""
 
@@ -141,13 +144,17 @@ def asks_for_token() -> bool | None:
     Returns:
         None where it cannot be told.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TOKEN, ray.get_runtime_context().gcs_address],
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _WITHOUT_TOKEN, ray.get_runtime_context().gcs_address],
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TOKEN_S,
+        )
+    except subprocess.TimeoutExpired:
+        return None
     if done.returncode == 0:
         return False
     return True if "InvalidAuthToken" in done.stderr else None

@@ -83,8 +83,7 @@ def _run(config: dict[str, Any], place: Place, address: str) -> None:
     try:
         tune.report({"run": place.run(trial, address)})
     except TrialError as error:
-        said = f"{trial.name}: {error.message} (log: {place.logs / trial.name}.log)"
-        tune.report({"failed": {"code": error.code, "message": said}})
+        tune.report({"failed": {"code": error.code, "message": error.message}})
 
 
 def _address() -> str:

@@ -115,6 +115,7 @@ def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_it
 
     summary = asyncio.run(asyncio.wait_for(through(), 180))
     assert {site["site"]: site["outcome"] for site in summary["missing"]} == {"site-1": "late"}
+    assert summary["unanswered"] == ["site-1"]
 
 
 CHUNK = 1 << 20

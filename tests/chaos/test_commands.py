@@ -74,6 +74,9 @@ def test_18_two_commands_at_once_share_the_work_the_runs_folder_and_mlflow(
     tried = [len(file.read_text().splitlines()) for file in store.glob("**/attempts.jsonl")]
     assert set(tried) == {1}
     program(*RUN, "--store", apart)
+    for root in (store, apart):
+        (folder,) = (root / "runs").iterdir()
+        assert {"written", "tracked"} <= {file.name for file in folder.iterdir()}
     (shared,), (alone,) = (root.glob("runs/*/results.csv") for root in (store, apart))
     assert shared.read_bytes() == alone.read_bytes()
     shown = []

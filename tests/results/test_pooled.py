@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
+from hyfree_ray.commands import report
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.regimes import CHOICE_VERSION
 from hyfree_ray.results.finished import Finished, find_run, read_finished
 from hyfree_ray.results.pooled import compare_runs, pool_runs
 from hyfree_ray.results.pooled_table import render_pooled
@@ -164,6 +166,48 @@ def test_one_seed_with_other_patients_is_not_pooled(tmp_path: Path) -> None:
         other, described={k: v for k, v in other.described.items() if k != "data"}
     )
     assert pool_runs([one, earlier]).folds == (0, 1)
+
+
+def test_runs_whose_models_were_chosen_by_different_rules_are_not_pooled(tmp_path: Path) -> None:
+    runs = [finished(tmp_path, fold) for fold in (0, 1)]
+    older, newer = runs[0], replaced(runs[1], choice=CHOICE_VERSION)
+    assert pool_runs([older, newer]).folds == (0, 1), "nothing is chosen in them"
+    older, newer = (
+        dataclasses.replace(
+            run, rows=(*run.rows, dataclasses.replace(run.rows[0], regime="chosen"))
+        )
+        for run in (older, newer)
+    )
+    with pytest.raises(HyfreeError, match=f"{older.name}: its 'chosen' .* 'simulate' command"):
+        pool_runs([newer, older])
+    assert pool_runs([replaced(older, choice=CHOICE_VERSION), newer]).folds == (0, 1)
+
+
+@pytest.mark.parametrize("command", [["results", "--format", "csv"], ["results"], ["report"]])
+def test_a_run_that_is_named_twice_is_refused_in_one_line(
+    tmp_path: Path, command: list[str]
+) -> None:
+    run = finished(tmp_path).name
+    result = CliRunner().invoke(main, [*command, run, run, "--store", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.output == f"error: {run}: named twice; name each run once\n"
+
+
+def test_reports_of_other_runs_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def write(_runs: Any, folder: Path, **_: Any) -> Path:
+        written.append(folder)
+        return folder
+
+    monkeypatch.setattr(report, "write_report", write)
+    a, b, c = (finished(tmp_path, fold).name for fold in range(3))
+    for runs in ([a, b], [a, c], [b, a], [a]):
+        report.run_report(runs, tmp_path, out=None, study=None, with_real=())
+    assert len(set(written)) == 4
+    assert written[-1].name == a
 
 
 def replaced(run: Finished, **more: Any) -> Finished:

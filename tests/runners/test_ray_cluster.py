@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,6 +146,19 @@ def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_i
 @pytest.mark.usefixtures("cluster")
 def test_a_party_is_pinned_only_where_the_cluster_says_so() -> None:
     assert pin_of("site-1") == {}
+
+
+def test_80_a_head_that_accepts_and_does_not_answer_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_cluster, "TOKEN_S", 4.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        context = SimpleNamespace(gcs_address=address)
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+        begun = time.monotonic()
+        assert ray_cluster.asks_for_token() is None
+        assert time.monotonic() - begun < 15
 
 
 def test_an_address_where_nobody_listens_is_one_line_within_seconds() -> None:

@@ -11,7 +11,8 @@ from hyfree_ray.runners.ray_tune import run_trials
 from hyfree_ray.trials import Place, Trial, TrialError
 
 TOY = """
-import json, pathlib, sys, time
+import json, pathlib, sys
+from hyfree_ray.results.finished import mark_shown, mark_written
 store, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 with (store / "began").open("a") as file:
     file.write(name + "\\n")
@@ -20,6 +21,8 @@ if name == "broken":
     sys.exit(2)
 (store / "runs" / name).mkdir(parents=True)
 (store / "runs" / name / "summary.json").write_text("{}")
+mark_written(store / "runs" / name)
+mark_shown(store / "runs" / name)
 print(json.dumps({"run": name}))
 """
 
@@ -49,7 +52,7 @@ def test_trials_run_once_and_are_remembered(tmp_path: Path) -> None:
     assert [where.finished(trial) for trial in found] == ["one", "two", "three"]
     assert sorted((tmp_path / "began").read_text().split()) == ["one", "three", "two"]
     assert not (where.folder / "tune").exists()
-    changed = Trial(name="one", options=("other",), sites=2, draw=0)
+    changed = Trial(name="one", options=("-c", "other"), sites=2, draw=0)
     assert where.finished(changed) is None
 
 
