@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from hyfree_ray.results.contrasts import Contrast
+from hyfree_ray.results.summary import ALL_SITES
 from hyfree_ray.results.timeline import Event
 
 _DPI = 144
@@ -249,7 +250,7 @@ def _readable(colour: str, theme: Theme) -> str:
 def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
     """Differences with their intervals, a panel a pair of regimes and tested side."""
     pairs = list(dict.fromkeys((one.first, one.second) for one in contrasts))
-    names = list(dict.fromkeys("all sites" if c.site is None else c.site for c in contrasts))
+    names = list(dict.fromkeys(ALL_SITES if c.site is None else c.site for c in contrasts))
     figure = _figure(len(pairs) * (0.75 + 0.27 * len(names)) + 0.3)
     axes = figure.subplots(len(pairs), 2, sharey=True, sharex="row", squeeze=False)
     for row, (first, second) in enumerate(pairs):
@@ -258,7 +259,7 @@ def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
             axis.axvline(0.0, color=theme.text, linewidth=0.8)
             for one in contrasts:
                 if (one.first, one.second, one.tested) == (first, second, tested):
-                    place = names.index("all sites" if one.site is None else one.site)
+                    place = names.index(ALL_SITES if one.site is None else one.site)
                     _interval(axis, theme, one, place)
             axis.set_title(f"{first} minus {second}, {where} test cases")
             axis.set_yticks(range(len(names)), [_short(name) for name in names])

@@ -25,6 +25,7 @@ from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.pooled import Pooled, pool_runs
+from hyfree_ray.results.pooled_table import SCALES
 from hyfree_ray.results.summary import (
     BY_SITE,
     IN_WORDS,
@@ -222,7 +223,7 @@ def _by_patient(
 
 def _layout(pooled: Pooled, metric: str) -> Table:
     """The paper's layout, turned over: a row a model, so that many sites fit a page."""
-    name, scale = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}[metric]
+    name, scale = SCALES[metric]
     over = "mean ± sd over the folds" if len(pooled.folds) > 1 else "mean of the patients"
     cells = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
     models = list(dict.fromkeys((c.regime, c.train_site) for c in pooled.cells[metric]))

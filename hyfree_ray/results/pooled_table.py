@@ -24,7 +24,8 @@ from hyfree_ray.results.table import (
     rows_by_site,
 )
 
-_SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
+SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
+"""By metric its heading, and what its values are multiplied with below it."""
 _GAP = 3
 _FIRST = "tested on"
 _WIDEST_SITE = 24
@@ -120,7 +121,7 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
 
     Below a site stands what the paper has for it, where the cohort is one of the paper's.
     """
-    name, scale = _SCALES[metric]
+    name, scale = SCALES[metric]
     over = f"mean ± sd over {len(pooled.folds)} folds" if len(pooled.folds) > 1 else "one fold"
     table = Table(
         title=Text(f"{name} on real test cases, {over}"),

@@ -37,6 +37,8 @@ Tested = Literal["own", "foreign"]
 TESTED: tuple[Tested, ...] = ("own", "foreign")
 IN_WORDS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
 """Whose test cases, as tables and curves name them."""
+ALL_SITES = "all sites"
+"""The line of what is over all of them."""
 Counts = Mapping[tuple[str, str, str], Mapping[str, int]]
 """(regime, train site, test site) to outcome (see metrics.py) to how many."""
 _Model = tuple[str, str, str]

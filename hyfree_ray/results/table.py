@@ -15,7 +15,7 @@ from rich.text import Text
 from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import LEAST_PATIENTS, Contrast
-from hyfree_ray.results.summary import BY_SITE, IN_WORDS, TESTED, Score, Summary
+from hyfree_ray.results.summary import ALL_SITES, BY_SITE, IN_WORDS, TESTED, Score, Summary
 from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 FILE_WIDTH = 140
@@ -24,7 +24,6 @@ FILE_WIDTH = 140
 _REGIME_WIDTH, _OTHER_WIDTH = 14, 36
 TESTS_FROM_WIDTH = 96
 """Columns from which on effect sizes and p-values are shown."""
-_ALL = "all sites"
 STYLE = {"helped": "green", "did not": "red", "no harm": "", "cannot tell": ""}
 
 TESTS = (
@@ -109,7 +108,7 @@ def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
     means = [
         _both(summary.score(regime, "own"), summary.score(regime, "foreign")) for regime in regimes
     ]
-    table.add_row(_ALL, str(images), "", *means)
+    table.add_row(ALL_SITES, str(images), "", *means)
     return table
 
 
@@ -142,7 +141,7 @@ def contrast_rows(contrasts: Sequence[Contrast]) -> Iterable[ContrastRows]:
 
 def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
     """Of two regimes."""
-    names = tuple(_ALL if one.site is None else one.site for one in contrasts)
+    names = tuple(ALL_SITES if one.site is None else one.site for one in contrasts)
     return ContrastRows(title=title, header="site", names=names, contrasts=tuple(contrasts))
 
 
@@ -183,7 +182,7 @@ def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
     table.add_column("in words", min_width=14)
     before = None
     for name, one in zip(shown.names, shown.contrasts, strict=True):
-        if name == _ALL != before:
+        if name == ALL_SITES != before:
             table.add_section()
         numbers = [one.interval]
         if tests:
@@ -228,7 +227,7 @@ def _surface(summary: Summary) -> Table:
         f"HD95 in mm, surface Dice at {NSD_TOLERANCE_MM:g} mm (NSD), volume error (of the mean "
         "volume);\na missed or made-up mask counts as the diagonal, 0 and 2"
     )
-    table.columns[0].header = _ALL
+    table.columns[0].header = ALL_SITES
     table.columns[0].no_wrap = True
     table.add_column("tested on", no_wrap=True)
     for name in ("HD95", "NSD", "volume", "missed", "made up"):
