@@ -253,6 +253,22 @@ class PoolParty(Party):
             closed = write_once(self.round / f"{number}.json", closed)
         return _enough(closed)
 
+    def close_with_late(self, sites: Sequence[str]) -> dict[str, str]:
+        """Close a round of all these that are in: a further one where a release came in after the
+        last, as of who had to copy it again. While they are too few nothing is closed.
+
+        Returns:
+            Keys of releases by site, sorted; empty where there are fewer than two.
+        """
+        entries = {site: self.taken(site) for site in sites}
+        released = {site for site, entry in entries.items() if entry and entry["release"]}
+        if len(released) < FEWEST_RELEASES:
+            return {}
+        late = released - self._last_round()["releases"].keys()
+        closed = self.close(sorted(released), Rules(next_round=bool(late)))
+        releases: dict[str, str] = closed["releases"]
+        return releases
+
     def _last_round(self) -> dict[str, Any]:
         """The newest round that is closed; round 0, of nobody, before the first."""
         numbers = [int(f.stem) for f in self.round.glob("*.json") if f.stem.isdigit()]

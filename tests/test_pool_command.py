@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,46 @@ def test_a_file_is_read_here_once_and_by_the_same_command_again_not_at_all(
     for _ in range(2):
         assert "B: taken: 6 images" in train(tmp_path, *folders).output
         assert read == ["A", "B"]
+
+
+def torn(content: bytes) -> bytes:
+    """As a copy that was interrupted."""
+    return content[:-100]
+
+
+def flipped(content: bytes) -> bytes:
+    """As a disk that fails: of the size that was signed for."""
+    return content[:-200] + bytes([content[-200] ^ 1]) + content[-199:]
+
+
+@pytest.mark.parametrize("damaged", [torn, flipped])
+@pytest.mark.parametrize("others", [("A",), ("A", "B")])
+def test_a_release_that_came_in_damaged_is_taken_once_it_is_copied_again(
+    tmp_path: Path,
+    smoke: Experiment,
+    trained: list[list[str]],
+    others: tuple[str, ...],
+    damaged: Callable[[bytes], bytes],
+) -> None:
+    """Whether the others were enough for a round or not; no round is of one alone."""
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in (*others, "Z")]
+    file = folders[-1] / "release.arrow"
+    whole = file.read_bytes()
+    file.write_bytes(damaged(whole))
+    first = train(tmp_path, *folders)
+    assert "Z: release refused (" in first.output
+    assert first.exit_code == (0 if len(others) > 1 else 2)
+    file.write_bytes(whole)
+    for _ in range(2):
+        mended = train(tmp_path, *folders)
+        assert mended.exit_code == 0, mended.output
+        assert "Z: taken: 6 images" in mended.output
+        assert trained[-1] == [*others, "Z"]
+    rounds = [json.loads(file.read_text()) for file in tmp_path.glob("store/pool/rounds/*/?.json")]
+    assert sorted(map(len, (one["releases"] for one in rounds))) == [
+        *([2] if len(others) > 1 else []),
+        len(others) + 1,
+    ]
 
 
 # ---- what is written ----

@@ -220,7 +220,8 @@ def _open_pool(
 
     described = _read_all(signed)
     federation, dataset = _task(described, experiment)
-    # Each set of releases is a round of its own: more releases later are another model.
+    # More releases later are another model, and rounds of their own. Files that were damaged on the
+    # way are not in this key: whole ones are in a next round of the same.
     keys = {one.parcel.sender: one.parcel.key for one in signed}
     key = digest_of([experiment.key(federation, keys), "files"])
     party = PoolParty(key, federation, dataset, experiment, root, LocalRunner(device))
@@ -321,9 +322,7 @@ async def _take_in(
                 "refused": f"{outcome['reason']}{_other_structures(site, described, party)}",
             }[outcome["outcome"]]
         )
-    taken = [one.parcel.sender for one in signed if party.taken(one.parcel.sender) is not None]
-    releases: dict[str, str] = party.close(taken)["releases"]
-    return releases
+    return party.close_with_late([one.parcel.sender for one in signed])
 
 
 def _other_structures(site: str, described: Mapping[str, ReleaseMetadata], party: PoolParty) -> str:
