@@ -1,13 +1,23 @@
-"""Files that are there whole or not at all, and files of others that are opened without trust."""
+"""Files and folders that are there whole or not at all, and files of others that are opened without
+trust.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from hyfree_ray.errors import HyfreeError
+
+UNFINISHED = ".unfinished"
+"""In a folder whose content is being exchanged: what comes, and the marker of what goes."""
+
+COMING, GOING = f"{UNFINISHED}/new", f"{UNFINISHED}/old"
 
 
 @contextmanager
@@ -27,6 +37,91 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.fsync(directory)  # the name, too, has to be on the disk
     finally:
         os.close(directory)
+
+
+@contextmanager
+def refilling(folder: Path, marker: str, older: Collection[str]) -> Iterator[Path]:
+    """A folder's new content, which takes the older one's place once all of it is written.
+
+    Before that the folder holds what it held; while files are exchanged it has no marker. Whoever
+    is killed leaves `UNFINISHED` behind, by which the folder is known when he comes again.
+
+    Args:
+        folder: made if it is not there.
+        marker: the file that says that the content is whole.
+        older: files and folders that go, relative to the folder; everything else stays.
+
+    Yields:
+        Where to write the content, the marker too.
+    """
+    unfinished = folder / UNFINISHED
+    if not (folder / marker).exists():
+        _remove_files(folder, older)  # of an exchange that was broken off
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for part in (COMING, GOING):
+        (folder / part).mkdir(parents=True)
+    try:
+        yield folder / COMING
+    except BaseException:
+        shutil.rmtree(unfinished)
+        with suppress(OSError):
+            folder.rmdir()  # where it holds nothing
+        raise
+    if (folder / marker).exists():
+        (folder / marker).replace(folder / GOING / marker)
+    _remove_files(folder, older)
+    coming = [path for path in (folder / COMING).rglob("*") if path.is_file()]
+    for path in sorted(coming, key=lambda path: path == folder / COMING / marker):
+        target = folder / path.relative_to(folder / COMING)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    shutil.rmtree(unfinished)
+
+
+def _remove_files(folder: Path, names: Collection[str]) -> None:
+    """Remove files, and the folders that hold nothing without them."""
+    paths = {path for name in names for path in (Path(name), *Path(name).parents)} - {Path()}
+    for path in sorted((folder / path for path in paths), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+
+def check_free(folder: Path, option: str = "--out") -> None:
+    """See that a folder is a new or an empty one.
+
+    Args:
+        folder: that is to be written.
+        option: by which another is named.
+
+    Raises:
+        HyfreeError: it is neither.
+    """
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise taken_by_something_else(folder, option)
+
+
+def taken_by_something_else(folder: Path, option: str = "--out") -> HyfreeError:
+    """What `check_free` says."""
+    return HyfreeError(f"{folder}: is there already; name a new or an empty folder by {option}")
+
+
+@contextmanager
+def writing_to(path: Path, option: str = "--out") -> Iterator[None]:
+    """Say in one line that something cannot be written.
+
+    Raises:
+        HyfreeError: for any OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise HyfreeError(
+            f"{path}: cannot be written ({reason}); mend that or name another by {option}"
+        ) from error
 
 
 class UntrustedFileError(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,17 @@ from hyfree_ray.border.release import RELEASE_FILE
 from hyfree_ray.border.signing import KEY_BYTES, PUBLIC_KEY_FILE, SIGNATURE_BYTES, SIGNATURE_FILE
 from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 from hyfree_ray.errors import HyfreeError, ReleaseError
-from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.files import (
+    COMING,
+    GOING,
+    UNFINISHED,
+    UntrustedFileError,
+    check_free,
+    read_untrusted,
+    refilling,
+    taken_by_something_else,
+    writing_to,
+)
 from hyfree_ray.store import Parcel, check_parcel, write_bytes, write_json
 from hyfree_ray.strict_json import StrictObject
 
@@ -34,7 +43,7 @@ _SMALL_FILES = {
 """What is read of a release before its signature is checked, and at most how much."""
 
 
-def check_out(folder: Path, sender: str, stage: str) -> Sequence[str]:
+def check_out(folder: Path, sender: str, stage: str) -> set[str]:
     """See that a folder is free for a parcel, also before there is one.
 
     Returns:
@@ -43,28 +52,33 @@ def check_out(folder: Path, sender: str, stage: str) -> Sequence[str]:
     Raises:
         HyfreeError: the folder holds something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return ()
-    before = _described(folder) if (folder / PARCEL_FILE).is_file() else None
-    if before is None or (before.sender, before.stage) != (sender, stage):
-        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
-    return (PARCEL_FILE, *before.files)
+    if (folder / PARCEL_FILE).is_file():
+        before = _described(folder)
+        if (before.sender, before.stage) != (sender, stage):
+            raise taken_by_something_else(folder)
+    elif not (folder / UNFINISHED).is_dir():
+        check_free(folder)
+    found: set[str] = set()
+    for place in (folder, folder / COMING, folder / GOING):
+        if (place / PARCEL_FILE).is_file():
+            found |= {PARCEL_FILE, *_described(place).files}
+    return found
 
 
 def write_parcel(folder: Path, parcel: Parcel) -> None:
-    """Write a parcel into a folder of its own; the same sender's older one is replaced.
+    """Write a parcel into a folder of its own; the same sender's older one is replaced, when all of
+    the newer is written.
 
     Raises:
-        HyfreeError: the folder holds something else.
+        HyfreeError: the folder holds something else, or cannot be written to.
     """
-    for name in check_out(folder, parcel.sender, parcel.stage):
-        (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in parcel.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / name, content)
-    described = {name: getattr(parcel, name) for name in _KEYS} | {"files": sorted(parcel.files)}
-    write_json(folder / PARCEL_FILE, described)
+    older = check_out(folder, parcel.sender, parcel.stage)
+    with writing_to(folder), refilling(folder, PARCEL_FILE, older) as fresh:
+        for name, content in parcel.files.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(fresh / name, content)
+        described = {name: getattr(parcel, name) for name in _KEYS}
+        write_json(fresh / PARCEL_FILE, described | {"files": sorted(parcel.files)})
 
 
 def read_parcel(folder: Path) -> Parcel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from hyfree_ray.border.release import RELEASE_FILE
 from hyfree_ray.border.release_guard import Handed, check_releases
 from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.errors import HyfreeError, ReleaseError
-from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.files import (
+    UNFINISHED,
+    UntrustedFileError,
+    check_free,
+    read_untrusted,
+    refilling,
+    writing_to,
+)
 from hyfree_ray.parcel_files import read_parcel, write_parcel
 from hyfree_ray.scores import POOL
 from hyfree_ray.site import ROUND, SiteParty
 from hyfree_ray.site_value import Shared
 from hyfree_ray.stages.pooling import read_for_task
-from hyfree_ray.store import Parcel, remove_tree, write_json
+from hyfree_ray.store import Parcel, write_json
 from hyfree_ray.strict_json import StrictObject, checked_name
 
 RELEASES = "releases"
@@ -34,14 +42,24 @@ LIST_FILE = "releases.json"
 _MOST_JSON = 1 << 20
 
 
-def check_shared_out(folder: Path) -> None:
+def check_shared_out(folder: Path) -> list[str]:
     """See that releases can be handed out in a folder, also before there are any.
+
+    Returns:
+        All that is in it, of an older general model.
 
     Raises:
         HyfreeError: the folder holds something else.
     """
-    if folder.exists() and not (folder / LIST_FILE).is_file():
-        raise HyfreeError(f"{folder}: is there already; name a new or an empty folder by --out")
+    if not _is_ours(folder):
+        check_free(folder)
+    there = [path.relative_to(folder) for path in folder.rglob("*")]
+    return [str(path) for path in there if path.parts[0] != UNFINISHED]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether releases were handed out there, or were about to be."""
+    return (folder / LIST_FILE).is_file() or (folder / UNFINISHED).is_dir()
 
 
 def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
@@ -53,27 +71,23 @@ def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
         general: the model that was trained on them.
 
     Raises:
-        HyfreeError: the folder holds something else.
+        HyfreeError: the folder holds something else, or cannot be written to.
     """
-    check_shared_out(folder)
-    fresh, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    for leftover in (fresh, old):
-        remove_tree(leftover)
-    for site, parcel in zip(shared.sites, shared.parcels, strict=True):
-        write_parcel(fresh / site, parcel)
-    fresh.mkdir(parents=True, exist_ok=True)
-    listed = {s: _described(p) for s, p in zip(shared.sites, shared.parcels, strict=True)}
-    write_json(fresh / LIST_FILE, {"general": general.key, "releases": listed})
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    remove_tree(old)
+    older = check_shared_out(folder)
+    with writing_to(folder), refilling(folder, LIST_FILE, older) as fresh:
+        for site, parcel in zip(shared.sites, shared.parcels, strict=True):
+            write_parcel(fresh / site, parcel)
+        listed = {s: _described(p) for s, p in zip(shared.sites, shared.parcels, strict=True)}
+        write_json(fresh / LIST_FILE, {"general": general.key, "releases": listed})
 
 
 def remove_shared(folder: Path) -> None:
     """Remove the releases of an older general model, where there are any; nothing else."""
-    if (folder / LIST_FILE).is_file():
-        remove_tree(folder)
+    if _is_ours(folder):
+        with writing_to(folder), refilling(folder, LIST_FILE, check_shared_out(folder)):
+            pass
+    with suppress(OSError):
+        folder.rmdir()  # where it is there, and holds nothing
 
 
 def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:

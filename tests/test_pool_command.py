@@ -295,8 +295,7 @@ def flipped(content: bytes) -> bytes:
     return content[:-200] + bytes([content[-200] ^ 1]) + content[-199:]
 
 
-@pytest.mark.parametrize("damaged", [torn, flipped])
-@pytest.mark.parametrize("others", [("A",), ("A", "B")])
+@pytest.mark.parametrize(("others", "damaged"), [(("A",), flipped), (("A", "B"), torn)])
 def test_a_release_that_came_in_damaged_is_taken_once_it_is_copied_again(
     tmp_path: Path,
     smoke: Experiment,
