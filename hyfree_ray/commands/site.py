@@ -237,6 +237,7 @@ def open_site(
         HyfreeError: no such site; the message names those of `sites.csv`.
     """
     from hyfree_ray.cohorts.cohort import read_cohort
+    from hyfree_ray.commands.check import digest_cache
     from hyfree_ray.config import find_device, resolve_experiment
     from hyfree_ray.log import set_up_logging
     from hyfree_ray.runners.local import LocalRunner
@@ -250,8 +251,8 @@ def open_site(
         device=device, file=settings.pop("config"), overrides=overrides, **settings
     )
     store = store.absolute()
-    cache = store / "digests.json" if store.exists() else None
-    cohort = read_cohort(data, digest_cache=cache)
+    open_root(store, create=False)
+    cohort = read_cohort(data, digest_cache=digest_cache(store))
     if name not in cohort.sites:
         raise HyfreeError(f"--site {name}: {data} has {', '.join(cohort.sites)}")
     open_root(store)

@@ -160,6 +160,27 @@ def test_an_empty_folder_is_as_good_for_a_new_store_as_none(tmp_path: Path) -> N
     assert not list((tmp_path / "store").iterdir())
 
 
+@pytest.mark.parametrize("command", ["contribute", "personalise", "score"])
+def test_a_site_keeps_nothing_in_a_folder_before_it_is_its_store(
+    tmp_path: Path, command: str
+) -> None:
+    """Neither in an empty one, where its name is wrong, nor in one of somebody else, ever."""
+    data, _ = write_hospitals(tmp_path)
+    general = [] if command == "contribute" else ["--general", str(tmp_path)]
+    given = ["--data", str(data), *general, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for name, said in (("empty", "--site nobody"), ("thesis", "not empty and not a store")):
+        store = tmp_path / name
+        store.mkdir()
+        if name == "thesis":
+            (store / "thesis.docx").touch()
+        before = list(store.iterdir())
+        arguments = ["site", command, *given, "--site", "nobody", "--store", str(store)]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert said in result.output
+        assert list(store.iterdir()) == before
+
+
 def test_snapshots_that_an_experiment_has_chosen_are_kept(tmp_path: Path) -> None:
     """Two experiments chose different ones of the same generator."""
     (tmp_path / "store.json").write_text('{"store_version": 1}')

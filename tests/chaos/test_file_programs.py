@@ -190,6 +190,7 @@ def test_what_is_wrong_with_a_federation_by_files_is_one_line(
     assert "--site Alpha" in unknown
     assert "has alpha" in unknown
     for name in ("alpha", "beta"):
+        (tmp_path / name / "store").mkdir()  # an empty folder is as good as none
         options = at(tmp_path / name, own[name], name)
         program("site", "contribute", *options, *SMOKE, "--out", tmp_path / "in" / name)
     train = ("pool", "train", tmp_path / "in" / "alpha", tmp_path / "in" / "beta")
