@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from hyfree_ray.errors import HyfreeError
 
 UNFINISHED = ".unfinished"
 """In a folder whose content is being exchanged: what comes, and the marker of what goes."""
+
+LOCK_FILE = ".lock"
+"""In a folder that is held for one process."""
 
 COMING, GOING = f"{UNFINISHED}/new", f"{UNFINISHED}/old"
 
@@ -89,18 +93,49 @@ def _remove_files(folder: Path, names: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_free(folder: Path) -> bool:
+    """Whether a folder is a new or an empty one, but for what a process writes or locks in it."""
+    if not os.path.lexists(folder):
+        return True
+    return folder.is_dir() and all(
+        path.name == LOCK_FILE or (path.name.startswith(".") and path.suffix == ".tmp")
+        for path in folder.iterdir()
+    )
+
+
 def check_free(folder: Path, option: str = "--out") -> None:
-    """See that a folder is a new or an empty one.
+    """See that a folder is a new or an empty one, and can be written to.
 
     Args:
         folder: that is to be written.
         option: by which another is named.
 
     Raises:
-        HyfreeError: it is neither.
+        HyfreeError: it is neither, or cannot.
     """
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise taken_by_something_else(folder, option)
+    with writing_to(folder, option):
+        if not is_free(folder):
+            raise taken_by_something_else(folder, option)
+        try_to_write(folder)
+
+
+def try_to_write(folder: Path) -> None:
+    """Find out before anything is computed, not when the first result is to be kept.
+
+    A folder that is not there is made, and removed again.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def taken_by_something_else(folder: Path, option: str = "--out") -> HyfreeError:

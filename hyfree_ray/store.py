@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.errors import HyfreeError, PrivacyError
-from hyfree_ray.files import replacing
+from hyfree_ray.files import LOCK_FILE, is_free, replacing, try_to_write
 
 log = logging.getLogger("hyfree_ray")
 
@@ -292,7 +291,7 @@ def locked(folder: Path, *, patience_s: float = 0.2) -> Iterator[None]:
     a killed process do not keep it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK_FILE).open("w") as file:
         begun, told = time.monotonic(), False
         while True:
             try:
@@ -317,7 +316,8 @@ def open_root(root: Path, *, create: bool = True) -> Path:
     marker = root / ROOT_FILE
     try:
         if not marker.exists():
-            if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            # Looked for again: somebody else may have made it a store meanwhile.
+            if not is_free(root) and not marker.exists():
                 raise HyfreeError(
                     f"{root}: the folder is not empty and not a store; name another by --store"
                 )
@@ -327,7 +327,9 @@ def open_root(root: Path, *, create: bool = True) -> Path:
             write_json(marker, {"store_version": STORE_VERSION})
         found = json.loads(marker.read_text()).get("store_version")
         if create:
-            _try_to_write(root)
+            for folder in (root, root / "sites", root / "pool"):
+                if folder.is_dir():
+                    try_to_write(folder)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise HyfreeError(f"{root}: cannot keep a store here ({reason}); see --store") from error
@@ -337,14 +339,6 @@ def open_root(root: Path, *, create: bool = True) -> Path:
             f"{STORE_VERSION}); name a new folder by --store or use that version"
         )
     return root
-
-
-def _try_to_write(root: Path) -> None:
-    """Find out before anything is computed, not when the first result is to be kept."""
-    for folder in (root, root / "sites", root / "pool"):
-        if folder.is_dir():
-            write_bytes(folder / f".writable-{os.getpid()}", b"")
-            (folder / f".writable-{os.getpid()}").unlink()
 
 
 def remove_tree(path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,6 +188,38 @@ def test_a_folder_full_of_other_things_is_not_taken_for_a_store(tmp_path: Path) 
     (tmp_path / "thesis.docx").write_text("")
     with pytest.raises(HyfreeError, match="not empty and not a store"):
         open_root(tmp_path)
+
+
+def test_who_opens_a_new_store_while_another_makes_it_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As hospitals that are pinned to one new disk do, all at once."""
+    root, others, fsync = tmp_path / "store", [], os.fsync
+    code = "import sys, pathlib, hyfree_ray.store as s; s.open_root(pathlib.Path(sys.argv[1]))"
+
+    def meanwhile(descriptor: int) -> None:
+        """The first has written its marker, under the name that it has while it is written."""
+        if not others:
+            assert [file.suffix for file in root.iterdir()] == [".tmp"]
+            command = [sys.executable, "-c", code, str(root)]
+            others.append(subprocess.run(command, capture_output=True, text=True, check=False))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    open_root(root)
+    (other,) = others
+    assert other.returncode == 0, other.stderr
+    assert [file.name for file in root.iterdir()] == ["store.json"]
+
+
+def test_what_a_process_leaves_that_was_killed_while_it_made_a_store_is_nothing(
+    tmp_path: Path,
+) -> None:
+    for name in (".store.json.123.tmp", ".lock"):
+        (tmp_path / name).touch()
+    open_root(tmp_path, create=False)
+    open_root(tmp_path)
+    assert json.loads((tmp_path / "store.json").read_text())["store_version"] == 1
 
 
 def test_a_store_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
