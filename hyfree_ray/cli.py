@@ -20,6 +20,7 @@ from hyfree_ray.commands.options import (
     FORMAT,
     SEED,
     STORE,
+    in_a_folder,
     runtime_options,
     simulated_options,
 )
@@ -236,7 +237,8 @@ def check(files: tuple[Path, ...], key: Path | None) -> None:
 @_FILE
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=in_a_folder,
     default=Path("release.png"),
     show_default=True,
     help="The PNG that its first images and labels are drawn to.",

@@ -19,6 +19,7 @@ from hyfree_ray.files import (
     read_untrusted,
     refilling,
     taken_by_something_else,
+    try_to_write,
     writing_to,
 )
 from hyfree_ray.store import Parcel, check_parcel, write_bytes, write_json
@@ -50,14 +51,17 @@ def check_out(folder: Path, sender: str, stage: str) -> set[str]:
         The files of the same sender's older parcel, which a newer one replaces.
 
     Raises:
-        HyfreeError: the folder holds something else.
+        HyfreeError: the folder holds something else, or cannot be written to.
     """
-    if (folder / PARCEL_FILE).is_file():
-        before = _described(folder)
-        if (before.sender, before.stage) != (sender, stage):
-            raise taken_by_something_else(folder)
-    elif not (folder / UNFINISHED).is_dir():
+    whole = (folder / PARCEL_FILE).is_file()
+    if not whole and not (folder / UNFINISHED).is_dir():
         check_free(folder)
+        return set()
+    before = _described(folder) if whole else None
+    if before is not None and (before.sender, before.stage) != (sender, stage):
+        raise taken_by_something_else(folder)
+    with writing_to(folder):
+        try_to_write(folder)
     found: set[str] = set()
     for place in (folder, folder / COMING, folder / GOING):
         if (place / PARCEL_FILE).is_file():

@@ -24,6 +24,7 @@ from hyfree_ray.files import (
     check_free,
     read_untrusted,
     refilling,
+    try_to_write,
     writing_to,
 )
 from hyfree_ray.parcel_files import read_parcel, write_parcel
@@ -49,9 +50,12 @@ def check_shared_out(folder: Path) -> list[str]:
         All that is in it, of an older general model.
 
     Raises:
-        HyfreeError: the folder holds something else.
+        HyfreeError: the folder holds something else, or cannot be written to.
     """
-    if not _is_ours(folder):
+    if _is_ours(folder):
+        with writing_to(folder):
+            try_to_write(folder)
+    else:
         check_free(folder)
     there = [path.relative_to(folder) for path in folder.rglob("*")]
     return [str(path) for path in there if path.parts[0] != UNFINISHED]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,40 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_read(
     assert trained == []
     assert not (tmp_path / "store").exists()
     assert (tmp_path / where).read_text() == "mine"
+
+
+def below_a_file(root: Path, _: pytest.MonkeyPatch) -> str:
+    (root / "general").touch()
+    return "general/of/it: cannot be written (Not a directory)"
+
+
+def on_a_disk_that_is_read_only(_: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder that is only read-only stops no root."""
+
+    def frozen(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", frozen)
+    return "general/of/it: cannot be written (Read-only file system)"
+
+
+@pytest.mark.parametrize("harm", [below_a_file, on_a_disk_that_is_read_only])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path,
+    smoke: Experiment,
+    trained: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Path, pytest.MonkeyPatch], str],
+) -> None:
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    expected = harm(tmp_path, monkeypatch)
+    done = train(tmp_path, *folders, options=("--out", tmp_path / "general" / "of" / "it"))
+    assert done.exit_code == 2
+    assert expected in done.output
+    assert done.output.count("\n") == 1
+    assert trained == []
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "general").is_dir()
 
 
 def test_releases_of_an_older_model_do_not_stay_beside_one_that_is_not_replayed(

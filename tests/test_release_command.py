@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,44 @@ def test_nothing_is_written_over(folder: Path) -> None:
     result = call("export", folder, "--to", "png", "--out", folder)
     assert result.exit_code == 2
     assert "is there already" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "said"),
+    [
+        ("show --picture", "none/x.png", "--picture none/x.png: none is no folder; make it first"),
+        ("show --picture", "file/x.png", "--picture file/x.png: file is no folder; make it first"),
+        ("export --to png --out", "file/x", "file/x: cannot be written (Not a directory)"),
+        ("export --to png --out", "file", "file: is there already; name a new or an empty folder"),
+    ],
+)
+def test_where_nothing_can_be_written_is_one_line_before_the_release_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, where: str, said: str
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "file").touch()
+    (folder / "release.arrow").unlink()  # as the refusal would say
+    name, *options = command.split()
+    result = call(name, folder, *options, where)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["show --picture x", "export --to parquet --out x"])
+def test_a_disk_that_is_full_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(pq, "write_table", full)
+    name, *options = command.split()
+    result = call(name, folder, *options)
+    assert result.exit_code == 2
+    said = "x: cannot be written (No space left on device); mend that or name another by"
+    assert f"{said} {options[-2]}\n" in result.output
+    assert not (tmp_path / "x").exists()

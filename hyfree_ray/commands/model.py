@@ -8,6 +8,7 @@ import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import check_free, try_to_write, writing_to
 
 _MODEL = click.option(
     "--model",
@@ -35,6 +36,8 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
     from hyfree_ray.segmenters.nnunet.folders import predict_folder
 
     folder = _model_in(model)
+    with writing_to(out):
+        try_to_write(out)
     where = find_device() if device == "auto" else device
     count = predict_folder(folder, images, out, device=where, told=click.echo)
     click.echo(f"{count} cases segmented into {out}")
@@ -56,9 +59,10 @@ def export_model(model: Path, out: Path, ending: str | None) -> None:
     from hyfree_ray.segmenters.nnunet.folders import write_results_folder
 
     folder = _model_in(model)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HyfreeError(f"{out}: is there already; name a new or an empty folder by --out")
-    click.echo(f"nnU-Net's results folder: {write_results_folder(folder, out, ending=ending)}")
+    check_free(out)
+    with writing_to(out):
+        results = write_results_folder(folder, out, ending=ending)
+    click.echo(f"nnU-Net's results folder: {results}")
 
 
 def _model_in(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import click
 
 from hyfree_ray import regimes
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import try_to_write, writing_to
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -101,14 +102,18 @@ SET = click.option(
 )
 
 
-def in_a_folder(_context: object, _parameter: object, path: Path) -> Path:
-    """A file's path, where its folder is there: found out before anything is computed.
+def in_a_folder(_context: object, parameter: click.Parameter, path: Path) -> Path:
+    """A file's path, where its folder is there and can be written to: found out before anything is
+    computed.
 
     Raises:
-        HyfreeError: it is not.
+        HyfreeError: it is not, or cannot.
     """
-    if not path.absolute().parent.is_dir():
-        raise HyfreeError(f"--out {path}: {path.parent} is no folder; make it first")
+    option, folder = parameter.opts[0], path.absolute().parent
+    if not folder.is_dir():
+        raise HyfreeError(f"{option} {path}: {path.parent} is no folder; make it first")
+    with writing_to(path, option):
+        try_to_write(folder)
     return path
 
 

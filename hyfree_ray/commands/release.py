@@ -21,7 +21,8 @@ from hyfree_ray.border.release import RELEASE_FILE, Release, read_release
 from hyfree_ray.border.release_guard import Handed, check_release_file
 from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.errors import HyfreeError, ReleaseError
-from hyfree_ray.files import UntrustedFileError, read_untrusted
+from hyfree_ray.files import UntrustedFileError, check_free, read_untrusted, writing_to
+from hyfree_ray.store import remove_tree
 
 
 def run_check(files: Sequence[Path], key: Path | None = None) -> int:
@@ -62,13 +63,14 @@ def run_show(file: Path, picture: Path) -> None:
             click.echo(_shown(line))
     except ValueError as error:
         click.echo(f"its privacy card is not ours: {_shown(str(error))}")
-    contact_sheet(
-        picture,
-        release.images_NCHW[:MOST_IMAGES],
-        release.labels_NHW[:MOST_IMAGES],
-        f"{release.metadata.site}: synthetic images and their labels",
-        label_names=release.metadata.label_names,
-    )
+    with writing_to(picture, "--picture"):
+        contact_sheet(
+            picture,
+            release.images_NCHW[:MOST_IMAGES],
+            release.labels_NHW[:MOST_IMAGES],
+            f"{release.metadata.site}: synthetic images and their labels",
+            label_names=release.metadata.label_names,
+        )
     click.echo(f"drawn: {picture}")
 
 
@@ -76,11 +78,15 @@ def run_export(file: Path, target: str, out: Path) -> None:
     """Write a release into the folder `out`, in one of the forms of `release_export.EXPORTERS`."""
     from hyfree_ray.border.release_export import EXPORTERS
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HyfreeError(f"{out}: is there already; name a new or an empty folder with --out")
+    check_free(out)
     release = read_checked(file)
-    out.mkdir(parents=True, exist_ok=True)
-    EXPORTERS[target](release, out)
+    with writing_to(out):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            EXPORTERS[target](release, out)
+        except BaseException:
+            remove_tree(out)  # half of it is nothing
+            raise
     click.echo(f"{len(release.images_NCHW)} images written to {out}")
 
 

@@ -20,6 +20,7 @@ from hyfree_ray.commands.options import (
     in_a_folder,
 )
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import writing_to
 from hyfree_ray.regimes import CANDIDATES, kept
 from hyfree_ray.scores import mean_over_patients
 
@@ -201,7 +202,8 @@ def score(general: Path | None, releases: Path | None, out: Path, **options: Any
     scores, chosen = asyncio.run(_scores(party, pooled))
     scores += scores_of_chosen(scores, chosen)
     outcome = Outcome(sites={}, scores=tuple(scores), general=pooled is not None, chosen=chosen)
-    write_results(out, score_rows(simulation, outcome))
+    with writing_to(out):
+        write_results(out, score_rows(simulation, outcome))
     for found in scores:
         measured = [row["dice"] for row in found["rows"] if row["dice"] is not None]
         mean = f"{sum(measured) / len(measured):.3f}" if measured else "nothing to measure"

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.files import check_free
 
 itk: Any = sitk  # it carries no types
 
@@ -66,8 +67,7 @@ def write_raw_set(
     Raises:
         HyfreeError: `out` is taken, nothing was found, or a file cannot be read.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HyfreeError(f"{out}: is there already; name a new or an empty folder")
+    check_free(out, "OUT")
     if not source.cases:
         raise HyfreeError(f"{source.name}: no case was found; see 'hyfree-ray import --help'")
     _refuse_equal_names(source)
@@ -80,8 +80,7 @@ def write_raw_set(
             _write_case(source, case, partial)
             told(done, len(source.cases))
         _write_tables(source, partial)
-        if out.exists():
-            out.rmdir()
+        shutil.rmtree(out, ignore_errors=True)  # it is free
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -181,7 +181,7 @@ def test_where_scores_cannot_be_written_is_said_before_anything_is_computed(
     _, own = write_hospitals(tmp_path)
     at = ("--data", own["alpha"], "--site", "alpha", "--store", tmp_path / "s")
     said = program("site", "score", *at, *SMOKE, "--out", tmp_path / "x" / "y.csv", code=2)
-    assert "is no folder; make it first" in said
+    assert f"--out {tmp_path}/x/y.csv: {tmp_path}/x is no folder; make it first" in said
     assert not (tmp_path / "s").exists()
 
 
@@ -195,4 +195,7 @@ def test_a_folder_that_is_not_free_is_said_before_anything_is_computed(
     (tmp_path / "full" / "notes.txt").touch()
     said = program("site", *command, *at, *SMOKE, "--out", tmp_path / "full", code=2)
     assert "is there already; name a new or an empty folder by --out" in said
+    below = tmp_path / "full" / "notes.txt" / "out"
+    said = program("site", *command, *at, *SMOKE, "--out", below, code=2)
+    assert "notes.txt/out: cannot be written (Not a directory); mend that or name another" in said
     assert not (tmp_path / "s").exists()
