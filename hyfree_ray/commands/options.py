@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hyfree_ray import regimes
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import try_to_write, writing_to
+
+if TYPE_CHECKING:
+    from hyfree_ray.config import Experiment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -136,3 +139,19 @@ simulated_options = all_of(DATA, PARTITION, CONFIG, BUDGET, GENERATOR, SETTINGS,
 
 runtime_options = all_of(STORE, RAY, DEVICE)
 """Where it is kept and where it runs: in no result."""
+
+
+def resolved(*, device: str, **given: Any) -> tuple[Experiment, list[str], str]:
+    """What `experiment_options` and `DEVICE` ask for, at a party of a federation by files.
+
+    Returns:
+        The experiment, the reasons of what is derived, and the device.
+    """
+    from hyfree_ray.config import find_device, resolve_experiment
+    from hyfree_ray.log import set_up_logging
+
+    set_up_logging("text")
+    found = find_device() if device == "auto" else device
+    file, overrides = given.pop("config"), given.pop("overrides")
+    experiment, reasons = resolve_experiment(device=found, file=file, overrides=overrides, **given)
+    return experiment, reasons, found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options
+from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options, resolved
 from hyfree_ray.errors import HyfreeError, ReleaseError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def train(
     from hyfree_ray.shared_files import RELEASES, remove_shared, write_shared
     from hyfree_ray.store import open_root
 
-    experiment, device = _experiment(device, settings)
+    experiment, _, device = resolved(device=device, **settings)
     _check_out(out, experiment)
     root = open_root(store.absolute()) / POOL
     handed = _read(sorted(releases))
@@ -109,21 +109,6 @@ async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parce
         left_out = "" if site in shared.sites else "; not for replay"
         click.echo(f"{site}: its labels agree with the others' (Dice {dice:.2f}){left_out}")
     return general, shared
-
-
-def _experiment(device: str, settings: dict[str, Any]) -> tuple[Experiment, str]:
-    from hyfree_ray.config import find_device, resolve_experiment
-    from hyfree_ray.log import set_up_logging
-
-    set_up_logging("text")
-    device = find_device() if device == "auto" else device
-    experiment, _ = resolve_experiment(
-        device=device,
-        file=settings.pop("config"),
-        overrides=settings.pop("overrides"),
-        **settings,
-    )
-    return experiment, device
 
 
 def _read(folders: Sequence[Path]) -> list[HandedIn]:

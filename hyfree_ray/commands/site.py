@@ -18,6 +18,7 @@ from hyfree_ray.commands.options import (
     all_of,
     experiment_options,
     in_a_folder,
+    resolved,
 )
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import writing_to
@@ -240,18 +241,11 @@ def open_site(
     """
     from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.commands.check import digest_cache
-    from hyfree_ray.config import find_device, resolve_experiment
-    from hyfree_ray.log import set_up_logging
     from hyfree_ray.runners.local import LocalRunner
     from hyfree_ray.simulation import Simulation, sites_of
     from hyfree_ray.store import open_root
 
-    set_up_logging("text")
-    device = find_device() if device == "auto" else device
-    overrides = settings.pop("overrides")
-    experiment, reasons = resolve_experiment(
-        device=device, file=settings.pop("config"), overrides=overrides, **settings
-    )
+    experiment, reasons, device = resolved(device=device, **settings)
     store = store.absolute()
     open_root(store, create=False)
     cohort = read_cohort(data, digest_cache=digest_cache(store))
