@@ -7,6 +7,7 @@ becomes one more reason to refuse. This is no sandbox: the child is the same use
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -110,6 +111,23 @@ def _one_child(
                 "seconds": limits.seconds_of(size),
             }
         )
+    patience = _START_SECONDS + sum(task["seconds"] for task in tasks)
+    lines, code, late = _heard_from_child(json.dumps(tasks).encode(), patience)
+    verdicts: list[ReleaseMetadata | ReleaseError] = []
+    for line, one in zip(lines, handed, strict=False):
+        verdict = _verdict_in(line, one.site)
+        if verdict is None:  # which of the further lines are whose is not known
+            said = "checking it printed what is no verdict"
+            return [*verdicts, ReleaseError(one.site, "crash", said)]
+        verdicts.append(verdict)
+    if len(verdicts) < len(handed):
+        site = handed[len(verdicts)].site
+        verdicts.append(_how_it_ended(site, code, late))
+    return verdicts
+
+
+def _heard_from_child(tasks: bytes, patience: float) -> tuple[list[bytes], int, bool]:
+    """The lines that it printed, its exit code, and whether it took over `patience` seconds."""
     child = subprocess.Popen(
         [sys.executable, "-m", "hyfree_ray.border.release_guard"],
         stdin=subprocess.PIPE,
@@ -117,10 +135,9 @@ def _one_child(
         stderr=subprocess.DEVNULL,
         env=_environment(),
     )
-    patience = _START_SECONDS + sum(task["seconds"] for task in tasks)
     late = False
     try:
-        output, _ = child.communicate(json.dumps(tasks).encode(), timeout=patience)
+        output, _ = child.communicate(tasks, timeout=patience)
     except subprocess.TimeoutExpired:
         late = True
         child.kill()
@@ -130,23 +147,19 @@ def _one_child(
     ready, *lines = output.split(b"\n")[:-1] or [b""]
     if ready != _READY:
         raise ChildProcessError(f"the check of releases did not start (code {child.returncode})")
-    verdicts = _verdicts(lines, handed)
-    if len(verdicts) < len(handed):
-        site = handed[len(verdicts)].site
-        verdicts.append(_how_it_ended(site, child.returncode, late))
-    return verdicts
+    return lines, child.returncode, late
 
 
-def _verdicts(
-    lines: Sequence[bytes], handed: Sequence[Handed]
-) -> list[ReleaseMetadata | ReleaseError]:
-    """One line a release: its metadata, or the rule and the message."""
-    found: list[ReleaseMetadata | ReleaseError] = []
-    for line, one in zip(lines, handed, strict=False):
-        said = json.loads(line)
-        good = isinstance(said, str)
-        found.append(ReleaseMetadata.from_json(said) if good else ReleaseError(one.site, *said))
-    return found
+def _verdict_in(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | None:
+    """What the child said of a release: its metadata, or the rule and the message; None where it is
+    neither."""
+    with contextlib.suppress(ValueError, RecursionError):
+        match json.loads(line):
+            case str() as text:
+                return ReleaseMetadata.from_json(text)
+            case [str() as rule, str() as message]:
+                return ReleaseError(site, rule, message)
+    return None
 
 
 def _how_it_ended(site: str, code: int, late: bool) -> ReleaseError:

@@ -97,6 +97,35 @@ def test_whatever_ends_the_child_refuses_that_release_and_the_others_are_checked
     assert all("\n" not in str(error) for error in errors if isinstance(error, ReleaseError))
 
 
+TALKING = """
+import hyfree_ray.border.release as module
+honest = module.read_release
+def read_release(folder, **known):
+    if folder.name != "good":
+        print((folder / "said").read_text(), flush=True)
+    return honest(folder, **known)
+module.read_release = read_release
+"""
+
+
+@pytest.mark.parametrize(
+    "said", ["libarrow: a warning", "", "7", "null", '["crash"]', "[1, 2]", '"{}"', "[" * 100_000]
+)
+def test_what_is_no_verdict_refuses_the_release_that_was_being_checked_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Case 40: as of a library that prints; what is said next is not taken for another's either."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(TALKING)
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    for name in ("good", "talking"):
+        write(tmp_path / name)
+    (tmp_path / "talking" / "said").write_text(said)
+    found = check_releases([handed(tmp_path / name) for name in ("good", "talking", "good")])
+    assert rules(found) == [None, "crash", None]
+    assert "\n" not in str(found[1])
+
+
 def test_a_child_that_cannot_start_is_no_reason_to_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
