@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, TypeVar
 
 from hyfree_ray.border.arrow_layout import LayoutError
 from hyfree_ray.errors import ReleaseError
@@ -47,14 +47,63 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What the file must be, read before the file is."""
+class Signed:
+    """What a site signs: who it is, and what for and when it was made."""
 
-    version: int = RELEASE_VERSION
+    VERSION: ClassVar[int]
+    """Of the kind's form: the one that is read."""
+
+    version: int
     site: str
     experiment: str
-    """Key of the experiment that the release was made for."""
+    """Key of the experiment that the release was, or would have been, made for."""
     round: int
+
+    def to_json(self) -> str:
+        """Canonical: what is equal has equal bytes, which is what a signature is made over."""
+        return canonical(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls: type[_Kind], text: str) -> _Kind:
+        """Parse strictly, as `ReleaseMetadata.from_json`."""
+        read = StrictObject.parse(text, [field.name for field in dataclasses.fields(cls)])
+        return cls(
+            version=read.integer("version", least=cls.VERSION, most=cls.VERSION),
+            site=read.name("site"),
+            experiment=read.name("experiment"),
+            round=read.integer("round", least=0, most=1 << 31),
+            **cls._more(read),
+        )
+
+    @classmethod
+    def _more(cls, read: StrictObject) -> dict[str, Any]:
+        """The fields of this kind alone."""
+        raise NotImplementedError
+
+    def check_made_for(self, *, site: str, experiment: str, round_number: int) -> None:
+        """Whether it is this site's, for this experiment and round.
+
+        Raises:
+            ReleaseError: rule `site`, `experiment` or `round`.
+        """
+        if self.site != site:
+            raise ReleaseError(site, "site", f"made by {quoted(self.site)}")
+        _check_experiment(site, self.experiment, experiment)
+        if self.round != round_number:
+            rounds = f"made for round {self.round}, this is round {round_number}"
+            raise ReleaseError(site, "round", rounds)
+
+
+_Kind = TypeVar("_Kind", bound=Signed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Signed):
+    """What the file must be, read before the file is."""
+
+    VERSION = RELEASE_VERSION
+
+    version: int = VERSION
     nonce: str
     """Differs between any two releases, so that an old one cannot be handed in again."""
     rows: int
@@ -62,24 +111,14 @@ class Manifest:
     """Of the Arrow file's bytes, in hexadecimal digits."""
     bytes: int
 
-    def to_json(self) -> str:
-        """Canonical: equal manifests have equal bytes, which is what a signature is made over."""
-        return canonical(dataclasses.asdict(self))
-
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Parse strictly, as `ReleaseMetadata.from_json`."""
-        read = StrictObject.parse(text, [field.name for field in dataclasses.fields(cls)])
-        return cls(
-            version=read.integer("version", least=RELEASE_VERSION, most=RELEASE_VERSION),
-            site=read.name("site"),
-            experiment=read.name("experiment"),
-            round=read.integer("round", least=0, most=1 << 31),
-            nonce=read.name("nonce"),
-            rows=read.integer("rows", least=0, most=1 << 40),
-            sha256=read.digest("sha256"),
-            bytes=read.integer("bytes", least=0, most=1 << 50),
-        )
+    def _more(cls, read: StrictObject) -> dict[str, Any]:
+        return {
+            "nonce": read.name("nonce"),
+            "rows": read.integer("rows", least=0, most=1 << 40),
+            "sha256": read.digest("sha256"),
+            "bytes": read.integer("bytes", least=0, most=1 << 50),
+        }
 
 
 def key_of(task: str, recipe: str) -> str:
@@ -90,31 +129,6 @@ def key_of(task: str, recipe: str) -> str:
 def recipe_in(key: str) -> str:
     """The second half of such a key; empty where it is none."""
     return key.partition("-")[2]
-
-
-class Signed(Protocol):
-    """What a site signs says who it is, and what for and when it was made."""
-
-    @property
-    def site(self) -> str: ...
-    @property
-    def experiment(self) -> str: ...
-    @property
-    def round(self) -> int: ...
-
-
-def check_made_for(signed: Signed, *, site: str, experiment: str, round_number: int) -> None:
-    """Whether what a site signed is this site's, for this experiment and round.
-
-    Raises:
-        ReleaseError: rule `site`, `experiment` or `round`.
-    """
-    if signed.site != site:
-        raise ReleaseError(site, "site", f"made by {quoted(signed.site)}")
-    _check_experiment(site, signed.experiment, experiment)
-    if signed.round != round_number:
-        rounds = f"made for round {signed.round}, this is round {round_number}"
-        raise ReleaseError(site, "round", rounds)
 
 
 def _check_experiment(site: str, made_for: str, experiment: str) -> None:

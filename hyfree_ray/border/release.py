@@ -22,7 +22,6 @@ from hyfree_ray.border.manifest import (
     Limits,
     Manifest,
     canonical,
-    check_made_for,
     check_rows,
     quoted,
     read_manifest,
@@ -221,7 +220,7 @@ def read_release(
     """
     limits = limits or Limits()
     manifest = manifest or read_manifest(folder, site=site, limits=limits)
-    check_made_for(manifest, site=site, experiment=experiment, round_number=round_number)
+    manifest.check_made_for(site=site, experiment=experiment, round_number=round_number)
     check_rows(site, manifest.rows, limits)
     with refusing(site, "layout"):
         path, most = folder / RELEASE_FILE, limits.file_bytes

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-from hyfree_ray.border.manifest import canonical, check_made_for, refusing
+from hyfree_ray.border.manifest import Signed, refusing
 from hyfree_ray.strict_json import StrictObject
 
 NOTICE_FILE = "withheld.json"
 NOTICE_SIGNATURE_FILE = "withheld.sig"
-_VERSION = 1
 _LONGEST_REASON = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notice:
+class Notice(Signed):
     """That a site withholds, from which round of what, and why."""
 
-    version: int = _VERSION
-    site: str
-    experiment: str
-    """Key of the experiment that the release would have been made for."""
-    round: int
+    VERSION = 1
+
+    version: int = VERSION
     reason: str
     """In plain words, of at most 500 characters."""
     rejection_rate: float | None
@@ -41,9 +38,12 @@ class Notice:
             rejection_rate=None if rate is None else round(rate, 2),
         )
 
-    def to_json(self) -> str:
-        """Canonical: equal notices have equal bytes."""
-        return canonical(dataclasses.asdict(self))
+    @classmethod
+    def _more(cls, read: StrictObject) -> dict[str, Any]:
+        return {
+            "reason": read.text("reason", longest=_LONGEST_REASON),
+            "rejection_rate": read.share("rejection_rate"),
+        }
 
 
 def read_notice(text: bytes, *, site: str, experiment: str, round_number: int) -> Notice:
@@ -53,14 +53,6 @@ def read_notice(text: bytes, *, site: str, experiment: str, round_number: int) -
         ReleaseError: rule `withheld`, `site`, `experiment` or `round`.
     """
     with refusing(site, "withheld"):
-        read = StrictObject.parse(text.decode(), [f.name for f in dataclasses.fields(Notice)])
-        notice = Notice(
-            version=read.integer("version", least=_VERSION, most=_VERSION),
-            site=read.name("site"),
-            experiment=read.name("experiment"),
-            round=read.integer("round", least=0, most=1 << 31),
-            reason=read.text("reason", longest=_LONGEST_REASON),
-            rejection_rate=read.share("rejection_rate"),
-        )
-    check_made_for(notice, site=site, experiment=experiment, round_number=round_number)
+        notice = Notice.from_json(text.decode())
+    notice.check_made_for(site=site, experiment=experiment, round_number=round_number)
     return notice

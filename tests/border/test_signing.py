@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from hyfree_ray.border.manifest import Manifest
 from hyfree_ray.border.signing import SIGNATURE_BYTES, is_signed_by, signing_key
+from hyfree_ray.border.withheld import Notice
 
 
 def test_a_key_is_made_once_and_read_by_its_owner_only(tmp_path: Path) -> None:
@@ -44,3 +50,50 @@ def test_only_the_owners_signature_over_the_very_bytes_counts(tmp_path: Path) ->
     assert not is_signed_by(public, message, signature[:-1])
     assert not is_signed_by(b"no key", message, signature)
     assert not is_signed_by(public, message, b"")
+
+
+MADE = {"site": "Ä-1", "experiment": f"{'t' * 32}-{'r' * 32}"}
+MANIFEST = Manifest(**MADE, round=1, nonce="n1", rows=6, sha256="0f" * 32, bytes=4242)
+NOTICE = Notice.of(**MADE, round_number=1, reason="too small", rate=0.876)
+
+
+@pytest.mark.parametrize(
+    ("statement", "signature"),
+    [
+        (
+            MANIFEST,
+            "41f2c4e2a38729f094b9d3b311a2d20627bc87ac33ab941b69da54ba26537edd"
+            "2abf20ba0ab986ca4a51c9d71dfdb36db7051a1b4900627c847398311ad52b08",
+        ),
+        (
+            NOTICE,
+            "4533e52a4bc857bedaeee7f6b2a16347fcf6bd7ae1545ea6745310ab0bcb8202"
+            "fc00a9054ba9bd50e03b83b3484139757828102f4775e90784954b8fdd53b403",
+        ),
+    ],
+    ids=["manifest", "notice"],
+)
+def test_what_was_signed_before_has_the_same_bytes_and_the_same_signature_now(
+    statement: Manifest | Notice, signature: str
+) -> None:
+    """Ed25519 signs equal bytes equally; hospitals and centres are not updated on one day."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    assert key.sign(statement.to_json().encode()).hex() == signature
+    assert type(statement).from_json(statement.to_json()) == statement
+
+
+@pytest.mark.parametrize("statement", [MANIFEST, NOTICE], ids=["manifest", "notice"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": 3}, {"version": True}, {"site": ""}, {"site": "a\nb"}, {"experiment": None},
+        {"round": -1}, {"round": (1 << 31) + 1}, {"round": 1.0}, {"more": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_who_what_for_and_when_are_read_strictly_whatever_was_signed(
+    statement: Manifest | Notice, changed: dict[str, object]
+) -> None:
+    text = json.dumps(json.loads(statement.to_json()) | changed)
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        type(statement).from_json(text)
