@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,72 @@ def device_shares(store: Path) -> dict[str, dict[str, float]]:
     return dict(found)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """What the records of stores tell of stages to come."""
+
+    pace: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    """As `pace_of` tells it."""
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """As `device_shares` tells them."""
+    done: frozenset[str] = frozenset()
+    """Tickets of stages."""
+
+
+def experience_of(store: Path, device: str) -> Experience:
+    """What one store tells, of all parties that have a folder in it."""
+    return Experience(
+        pace=pace_of(store, device),
+        shares=device_shares(store),
+        done=frozenset(
+            ticket_of(one["owner"], one["key"])
+            for one in _records(store)
+            if {"owner", "key"} <= one.keys()
+        ),
+    )
+
+
+def together(found: Iterable[Experience]) -> Experience:
+    """What several stores tell; one that is heard twice (of a common disk) tells no more."""
+    found = list(found)
+    paces: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    shares: dict[str, dict[str, float]] = defaultdict(dict)
+    for one in found:
+        for stage, pace in one.pace.items():
+            paces[stage].append(pace)
+        for party, stages in one.shares.items():
+            for stage, share in stages.items():
+                shares[party][stage] = max(share, shares[party].get(stage, 0.0))
+    return Experience(
+        pace={
+            stage: (sum(each * n for each, n in told) / sum(n for _, n in told), told[0][1])
+            for stage, told in paces.items()
+        },
+        shares=dict(shares),
+        done=frozenset().union(*(one.done for one in found)),
+    )
+
+
 def expected_seconds(
-    steps: Iterable[Step], pace: Mapping[str, tuple[float, int]], device: str
+    steps: Iterable[Step],
+    pace: Mapping[str, tuple[float, int]],
+    device: str,
+    done: Collection[str] = (),
 ) -> dict[str, float]:
-    """Expected seconds of each step by key: by records, else by rule of thumb; 0 if it is done."""
+    """Expected seconds of each step by key: by records, else by rule of thumb; 0 if it is done.
+
+    Args:
+        steps: of all parties.
+        pace: as `pace_of` tells it.
+        device: "cpu" or "cuda".
+        done: tickets of stages that are done where this process cannot see it.
+    """
     factor = 1.0 if device == "cuda" else CPU_FACTOR
     found = {}
     for step in steps:
         work = work_of(step.stage, step.call.params)
         told = pace.get(step.stage) or pace.get(_LIKE.get(step.stage, ""))
-        if step.done:
+        if step.done or ticket_of(step.owner, step.key) in done:
             found[step.key] = 0.0
         elif told is not None:
             found[step.key] = told[0] * work

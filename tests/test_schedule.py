@@ -15,12 +15,14 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.resources import Resources, read_resources, resources_of
 from hyfree_ray.runners.planning import plan
 from hyfree_ray.schedule import (
+    Experience,
     device_shares,
     expected_seconds,
     outlooks,
     pace_of,
     remaining_seconds,
     ticket_of,
+    together,
 )
 from hyfree_ray.simulation import Simulation
 
@@ -47,9 +49,10 @@ def test_a_late_sites_generator_goes_before_an_early_sites_control(
     assert by_name["pool", "train_general"] > by_name["site-1", "local2x"]
 
 
-def record(folder: Path, stage: str, seconds: float, **params: Any) -> None:
+def write_record(folder: Path, stage: str, seconds: float, **params: Any) -> None:
     folder.mkdir(parents=True)
-    described = {"stage": stage, "seconds": seconds, "device": "cpu", "params": params}
+    described: dict[str, Any] = {"stage": stage, "seconds": seconds, "device": "cpu"}
+    described |= {"params": params, "owner": folder.parts[-3], "key": "k"}
     described["device_seconds"] = seconds if stage.startswith("train") else 0.0
     (folder / "record.json").write_text(json.dumps(described))
 
@@ -65,15 +68,15 @@ def test_earlier_runs_tell_how_long_it_will_take(
     calibrated = estimate(simulation, steps, tmp_path / "new", "cpu", tried)
     assert "by a calibration on this machine" in calibrated.by_records
     stages = tmp_path / "store" / "sites" / "site-1" / "stages"
-    record(stages / "train_segmenter-a", "train_segmenter", 30.0, epochs=3, iterations=5)
-    record(stages / "train_segmenter-b", "train_segmenter", 90.0, epochs=3, iterations=15)
-    record(stages / "train_generator-c", "train_generator", 64.0, images_shown=256)
+    write_record(stages / "train_segmenter-a", "train_segmenter", 30.0, epochs=3, iterations=5)
+    write_record(stages / "train_segmenter-b", "train_segmenter", 90.0, epochs=3, iterations=15)
+    write_record(stages / "train_generator-c", "train_generator", 64.0, images_shown=256)
     (stages / "broken").mkdir()
     (stages / "broken" / "record.json").write_text("{")
     pace = pace_of(tmp_path / "store", "cpu")
     assert pace == {"train_segmenter": (2.0, 2), "train_generator": (0.25, 1)}
     assert pace_of(tmp_path / "store", "cuda") == {}
-    record(stages / "prepare-d", "prepare", 3.0)
+    write_record(stages / "prepare-d", "prepare", 3.0)
     assert pace_of(tmp_path / "store", "cuda") == {"prepare": (3.0, 1)}, "no device, any device"
     seconds = expected_seconds(steps, pace, "cpu")
     (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
@@ -89,18 +92,40 @@ def test_earlier_runs_tell_how_long_it_will_take(
     assert estimate(simulation, steps, tmp_path / "store", "cpu", slow) == cost
 
 
+def test_stores_of_several_machines_tell_together_what_is_done_and_how_long_it_takes(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    steps = plan(phantom_simulation(2), tmp_path / "new").steps
+    (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
+    one = Experience(pace={"a": (1.0, 1)}, shares={"x": {"a": 0.2}}, done=frozenset({"x/1"}))
+    other = Experience(
+        pace={"a": (4.0, 2), "b": (9.0, 1)},
+        shares={"x": {"a": 0.1, "b": 0.5}, "y": {"a": 0.3}},
+        done=frozenset({ticket_of("site-1", local.key)}),
+    )
+    told = together([one, other, other])
+    assert told.pace["a"][0] == pytest.approx(17 / 5)
+    assert told.pace["b"][0] == 9.0
+    assert told.shares == {"x": {"a": 0.2, "b": 0.5}, "y": {"a": 0.3}}
+    assert together([]) == Experience()
+    seconds = expected_seconds(steps, told.pace, "cpu", told.done)
+    assert seconds[local.key] == 0.0
+    (others,) = (s for s in steps if (s.owner, s.name) == ("site-2", "local"))
+    assert seconds[others.key] > 0.0
+
+
 def test_sites_share_a_gpu_by_what_was_measured(tmp_path: Path) -> None:
     stages = tmp_path / "store" / "sites" / "site-1" / "stages"
     for number, (used, stage) in enumerate(
         ((6_000.0, "train_segmenter"), (9_000.0, "train_segmenter"), (79_000.0, "train_generator"))
     ):
         folder = stages / f"{stage}-{number}"
-        record(folder, stage, 1.0)
+        write_record(folder, stage, 1.0)
         described = json.loads((folder / "record.json").read_text())
         described |= {"owner": "site-1", "device": "cuda"}
         described |= {"device_memory_mib": used, "device_total_mib": 80_000.0}
         (folder / "record.json").write_text(json.dumps(described))
-    record(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
+    write_record(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
     shares = device_shares(tmp_path / "store")
     assert shares == {"site-1": {"train_segmenter": 0.15, "train_generator": 1.0}}
     config = tmp_path / "c.yaml"

@@ -39,7 +39,14 @@ from hyfree_ray.rules import Rules, check_drops, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
-from hyfree_ray.schedule import device_shares, expected_seconds, outlooks, pace_of
+from hyfree_ray.schedule import (
+    Experience,
+    expected_seconds,
+    experience_of,
+    outlooks,
+    pace_of,
+    together,
+)
 from hyfree_ray.scores import POOL
 from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.store import open_root
@@ -128,7 +135,12 @@ def _simulate(
         if dry_run:
             print_plan(planned, cost, execution.resources, runtime.device, output)
             return 0
-        _open_stores(simulation, planned, runtime)
+        elsewhere = _open_stores(simulation, planned, runtime)
+        told = together([experience_of(runtime.store, runtime.device), elsewhere])
+        seconds = expected_seconds(planned.steps, told.pace, runtime.device, told.done)
+        execution = replace(
+            execution, outlooks=outlooks(planned.steps, seconds), device_shares=told.shares
+        )
         summary = _run_or_leave(simulation, planned, runtime, execution)
     _print_results(summary, simulation, runtime, output)
     return 0
@@ -242,14 +254,14 @@ def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ..
     return () if set(named) == set(sites) else tuple(sorted(set(named)))
 
 
-def _open_stores(simulation: Simulation, planned: Planned, runtime: Runtime) -> None:
-    """Open the store here, and where parties have machines of their own."""
+def _open_stores(simulation: Simulation, planned: Planned, runtime: Runtime) -> Experience:
+    """Open the store here, and where parties have machines of their own; what is told there."""
     open_root(runtime.store)
     if runtime.ray in {"local", "off"} or not planned.missing:
-        return
+        return Experience()
     from hyfree_ray.runners.ray_cluster import open_stores
 
-    open_stores(runtime.store, simulation.sites)
+    return open_stores(runtime.store, simulation.sites, runtime.device)
 
 
 def _run_or_leave(
@@ -313,14 +325,6 @@ def _run_on_ray(
     from hyfree_ray.runners.ray import cause_of, start_parties
     from hyfree_ray.runners.ray_cluster import check_resources, while_the_head_answers
 
-    seconds = expected_seconds(
-        planned.steps, pace_of(runtime.store, runtime.device), runtime.device
-    )
-    execution = replace(
-        execution,
-        outlooks=outlooks(planned.steps, seconds),
-        device_shares=device_shares(runtime.store),
-    )
     workers = simulation.experiment.general_workers
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         if runtime.ray == "local":  # of another it was asked before

@@ -22,6 +22,7 @@ from hyfree_ray.party import Step
 from hyfree_ray.resources import Execution, Resources, never_starts, resources_of
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray_gate import machines
+from hyfree_ray.schedule import Experience, experience_of, together
 from hyfree_ray.scores import POOL
 from hyfree_ray.site_value import Site
 from hyfree_ray.slots import in_words, places, unmet
@@ -222,26 +223,29 @@ def check_resources(
             raise never_starts(step, lacking)
 
 
-def open_stores(store: Path, sites: Mapping[str, Site]) -> None:
+def open_stores(store: Path, sites: Mapping[str, Site], device: str) -> Experience:
     """Open the store on the machine of each party that is pinned, before anything starts, and see
     whether a hospital's data are on its own.
+
+    Returns:
+        What the records tell that lie there.
 
     Raises:
         HyfreeError: a machine on which the store cannot be kept, or where data are not.
     """
     looks = [
-        _open_store.options(resources=pin).remote(name, store, sites.get(name))
+        _open_store.options(resources=pin).remote(name, store, sites.get(name), device)
         for name in (POOL, *sites)
         if (pin := pin_of(name))
     ]
     try:
-        ray.get(looks)
+        return together(ray.get(looks))
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, HyfreeError) else error from None
 
 
 @ray.remote(num_cpus=0)
-def _open_store(party: str, store: Path, site: Site | None) -> None:
+def _open_store(party: str, store: Path, site: Site | None, device: str) -> Experience:
     where = f"on the machine of {PIN.format(party)}"
     if site is not None and site.folder is not None:
         files = [name for case in site.cases for name in (*case["images"], case["label"])]
@@ -255,6 +259,7 @@ def _open_store(party: str, store: Path, site: Site | None) -> None:
         open_root(store)
     except HyfreeError as error:
         raise HyfreeError(f"{where}: {error}") from None
+    return experience_of(store, device)
 
 
 def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:

@@ -35,6 +35,7 @@ from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.store import ROOT_FILE
 from tests.chaos.hospitals import write_data
 from tests.processes import descendants
+from tests.test_schedule import write_record
 
 JOIN = """
 import sys
@@ -132,15 +133,19 @@ def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_i
     write_data(tmp_path / "data", ["alpha"])
     (site,) = sites_of(read_cohort(tmp_path / "data"), 0).values()
     store, away = tmp_path / "store", replace(site, folder=tmp_path / "elsewhere")
-    open_stores(store, {"a": site, "b": away})
+    open_stores(store, {"a": site, "b": away}, "cpu")
     assert (store / ROOT_FILE).exists()
+    write_record(store / "sites" / "a" / "stages" / "x", "train_generator", 5.0, images_shown=10)
+    told = open_stores(store, {"a": site}, "cpu")
+    assert told.pace == {"train_generator": (0.5, 1)}
+    assert told.done == {"a/k"}
     (tmp_path / "data" / site.cases[0]["label"]).unlink()
     for one, number in ((site, 1), (away, 20)):
         said = rf"{number} of the 20 files of a are not there on the machine of site:a; copy"
         with pytest.raises(HyfreeError, match=said):
-            open_stores(store, {"a": one})
+            open_stores(store, {"a": one}, "cpu")
     with pytest.raises(HyfreeError, match=r"on the machine of site:pool: .* not empty and not a"):
-        open_stores(tmp_path, {})
+        open_stores(tmp_path, {}, "cpu")
 
 
 @pytest.mark.usefixtures("cluster")
