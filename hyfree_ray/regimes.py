@@ -83,12 +83,18 @@ def kept(dice: Mapping[str, Mapping[int, float]]) -> str:
     return next(
         regime
         for regime in CANDIDATES
-        if mean_over_patients(dice[regime]) - mean_over_patients(dice["local2x"])
-        >= -max(MAY_LOSE_AT_HOME, _standard_error(dice[regime], dice["local2x"]))
+        if mean_over_patients(dice[regime]) - mean_over_patients(dice[CONTROL])
+        >= -may_lose(dice[regime], dice[CONTROL])
     )
 
 
-def _standard_error(dice: Mapping[int, float], control: Mapping[int, float]) -> float:
-    """Of the mean difference between patients; 0 where there are too few to tell."""
+def may_lose(dice: Mapping[int, float], control: Mapping[int, float]) -> float:
+    """What a model may lose to the control and be no worse: see `kept`.
+
+    Args:
+        dice: by patient.
+        control: the control's; where less than two patients have both, there is no error to tell.
+    """
     apart = [dice[patient] - control[patient] for patient in dice.keys() & control.keys()]
-    return stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
+    error = stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
+    return max(MAY_LOSE_AT_HOME, error)

@@ -22,7 +22,7 @@ from hyfree_ray.commands.options import (
 )
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import writing_to
-from hyfree_ray.regimes import CANDIDATES, kept
+from hyfree_ray.regimes import CANDIDATES, CONTROL, kept, may_lose
 from hyfree_ray.scores import mean_over_patients
 
 if TYPE_CHECKING:
@@ -128,6 +128,16 @@ def personalise(
     click.echo(f"{party.name}: {regime} written to {out}; see 'hyfree-ray predict --help'")
 
 
+def _told(regime: str, dice: Mapping[str, Mapping[int, float]]) -> str:
+    """A candidate's Dice at home, and what decided."""
+    mean = mean_over_patients(dice[regime])
+    if regime == CONTROL:
+        return f"{regime} {mean:.3f}"
+    gained = mean - mean_over_patients(dice[CONTROL])
+    limit = may_lose(dice[regime], dice[CONTROL])
+    return f"{regime} {mean:.3f} ({gained:+.3f}; it may lose {limit:.3f})"
+
+
 async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> tuple[str, Parcel]:
     """The regime that the site keeps, and its model. Says what it was chosen by."""
     chosen = "finetuned"
@@ -138,9 +148,7 @@ async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> 
         click.echo(f"{party.name}: releases checked, for replay: {replayed}")
         dice = await party.compare_at_home(pooled.general, pooled.shared)
         chosen = kept(dice)
-        told = ", ".join(
-            f"{regime} {mean_over_patients(dice[regime]):.3f}" for regime in reversed(CANDIDATES)
-        )
+        told = ", ".join(_told(regime, dice) for regime in reversed(CANDIDATES))
         click.echo(f"{party.name}: Dice on its validation cases: {told}; it chooses {chosen}")
     regime = keep or chosen
     model = await party.model(regime, pooled.general, pooled.shared)
