@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,17 @@ def under_way(
 
     Its trainings take a second a step.
     """
+    with begun(
+        store, *command, until=lambda process: bool(list(store.glob(checkpoint)))
+    ) as process:
+        yield process
+
+
+@contextmanager
+def begun(
+    store: Path, *command: str, until: Callable[[subprocess.Popen[str]], bool]
+) -> Iterator[subprocess.Popen[str]]:
+    """The same, once something is true."""
     with subprocess.Popen(  # which closes its pipes and waits
         [sys.executable, "-m", "tests.chaos.toys", *command, "--store", str(store)],
         env={**os.environ, toys.STEP_S: "1", "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -30,9 +41,9 @@ def under_way(
         start_new_session=True,
     ) as process:
         deadline = time.monotonic() + 180
-        while not list(store.glob(checkpoint)):
+        while not until(process):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.02)
         yield process
         process.kill()

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ from tests.chaos.on_ray import (
     attempts,
     calm,
     federate,
-    finished,
     table,
     workers_run_toys,
 )
@@ -153,6 +153,55 @@ def raylet_of(machine: Any) -> int:
     return int(machine.all_processes["raylet"][0].process.pid)
 
 
+@contextmanager
+def slow_cluster(*, head: str, others: Sequence[str], **environment: str) -> Iterator[Slow]:
+    """Parties with machines of their own; what travels between these takes seconds.
+
+    Args:
+        head: parties on the first machine, and so many CPUs, "2: pool site-2".
+        others: parties with one each.
+        environment: of the toys.
+    """
+    cpus, _, names = head.partition(":")
+    here = {"num_cpus": int(cpus), "resources": {f"site:{name}": 1 for name in names.split()}}
+    with workers_run_toys(**SLOWLY, **environment):
+        found = Cluster(initialize_head=True, head_node_args=here)
+        pinned: dict[str, dict[str, Any]] = {
+            name: {"num_cpus": 1, "resources": {f"site:{name}": 1}} for name in others
+        }
+        machines = {name: found.add_node(**settings) for name, settings in pinned.items()}
+        found.wait_for_nodes()
+        try:
+            connect(found.address)
+            yield Slow(found, machines, pinned)
+        finally:
+            disconnect()
+            found.shutdown()
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A slow cluster."""
+
+    cluster: Cluster
+    machines: dict[str, Any]
+    pinned: dict[str, dict[str, Any]]
+
+    async def lose(self, party: str) -> int:
+        """Kill a party's machine once some chunks of it have come to the head; how many bytes."""
+        before = arrived(self.cluster.head_node)
+        await asyncio.wait_for(arriving(self.cluster.head_node, before + 2 * CHUNK), 120)
+        for pid in descendants(raylet_of(self.machines[party])):
+            os.kill(pid, signal.SIGKILL)
+        self.cluster.remove_node(self.machines[party], allow_graceful=False)
+        await asyncio.sleep(2)
+        return arrived(self.cluster.head_node) - before
+
+    def bring_back(self, party: str) -> None:
+        """The machine, with its disk."""
+        self.cluster.add_node(**self.pinned[party])
+
+
 @pytest.mark.chaos
 def test_09_a_machine_is_lost_while_its_release_is_on_its_way_to_the_pool(
     start: Start, tmp_path: Path
@@ -163,31 +212,15 @@ def test_09_a_machine_is_lost_while_its_release_is_on_its_way_to_the_pool(
     lost: list[int] = []
 
     async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
-        before = arrived(found.head_node)
-        await finished(store, "sites/site-1/stages/release-*")
-        await asyncio.wait_for(arriving(found.head_node, before + 2 * CHUNK), 60)
-        for pid in descendants(raylet_of(machine)):
-            os.kill(pid, signal.SIGKILL)
-        found.remove_node(machine, allow_graceful=False)
-        await asyncio.sleep(2)
-        lost.append(arrived(found.head_node) - before)
+        lost.append(await slow.lose("site-1"))
+        assert list(store.glob("sites/site-1/stages/release-*/record.json"))
         assert not list(store.glob("pool/received/site-1/*"))
         assert not list(store.glob("pool/rounds/*/in/site-1.json"))
-        found.add_node(**pinned)
+        slow.bring_back("site-1")
 
-    with workers_run_toys(**SLOWLY, **{toys.LARGE_RELEASE: "site-1"}):
-        here = {"site:pool": 1, "site:site-2": 1}
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": here})
-        pinned: dict[str, Any] = {"num_cpus": 1, "resources": {"site:site-1": 1}}
-        machine = found.add_node(**pinned)
-        found.add_node(num_cpus=1, resources={"site:site-3": 1})
-        found.wait_for_nodes()
-        try:
-            connect(found.address)
-            again = table(store, disturb)
-        finally:
-            disconnect()
-            found.shutdown()
+    large = {toys.LARGE_RELEASE: "site-1"}
+    with slow_cluster(head="2: pool site-2", others=("site-1", "site-3"), **large) as slow:
+        again = table(store, disturb)
     process.join()
     assert again == (calmly / "table.csv").read_bytes()
     (release,) = store.glob("pool/received/site-1/release-*/release.arrow")
@@ -206,31 +239,16 @@ def test_09_a_machine_is_lost_while_its_model_is_on_its_way_to_another_site(
     made: dict[Path, int] = {}
 
     async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
-        before = arrived(found.head_node)
-        await asyncio.wait_for(arriving(found.head_node, before + 2 * CHUNK), 120)
-        for pid in descendants(raylet_of(machine)):
-            os.kill(pid, signal.SIGKILL)
-        found.remove_node(machine, allow_graceful=False)
-        await asyncio.sleep(2)
-        lost.append(arrived(found.head_node) - before)
+        lost.append(await slow.lose("site-1"))
         assert list(store.glob("pool/rounds/*/in/site-1.json")), "its release had come through"
         assert not list(store.glob("sites/site-*/received/site-1/*")), "and no model of it"
         for path in store.glob("sites/site-1/stages/*/record.json"):
             made[path] = path.stat().st_mtime_ns
-        found.add_node(**pinned)
+        slow.bring_back("site-1")
 
-    with workers_run_toys(**SLOWLY, **{toys.BALLAST_MIB: f"{BALLAST_MIB}@site-1"}):
-        here = {f"site:{name}": 1 for name in ("pool", "site-2", "site-3")}
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": here})
-        pinned: dict[str, Any] = {"num_cpus": 1, "resources": {"site:site-1": 1}}
-        machine = found.add_node(**pinned)
-        found.wait_for_nodes()
-        try:
-            connect(found.address)
-            again = table(store, disturb)
-        finally:
-            disconnect()
-            found.shutdown()
+    large = {toys.BALLAST_MIB: f"{BALLAST_MIB}@site-1"}
+    with slow_cluster(head="2: pool site-2 site-3", others=("site-1",), **large) as slow:
+        again = table(store, disturb)
     process.join()
     assert again == (calmly / "table.csv").read_bytes()
     models = 2  # `local` and `local2x` are on their way at the same time

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hyfree_ray.stage import METRICS
 from tests.chaos import toys
 from tests.chaos.conftest import Program, Start
 from tests.chaos.hospitals import write_hospitals
-from tests.chaos.programs import under_way
+from tests.chaos.programs import begun, under_way
 from tests.processes import descendants
 
 SMOKE = ("--budget", "smoke", "--generator", "flow", "--device", "cpu", "--set", "precision=fp32")
@@ -95,20 +94,8 @@ def test_07_08_a_run_that_is_told_to_end_while_ray_starts_leaves_nobody_behind(
     tmp_path: Path, number: int, code: int
 ) -> None:
     """Ray's own handler, which it sets when it starts, would end it with 15 and without a word."""
-    command = ("simulate", "--sites", "2", *SMOKE, "--store", str(tmp_path / "s"))
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.toys", *command],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not any("gcs_server" in line_of(pid) for pid in descendants(process.pid)):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    command = ("simulate", "--sites", "2", *SMOKE)
+    with begun(tmp_path / "s", *command, until=ray_begins) as process:
         time.sleep(0.2)
         family = descendants(process.pid)
         process.send_signal(number)
@@ -119,6 +106,10 @@ def test_07_08_a_run_that_is_told_to_end_while_ray_starts_leaves_nobody_behind(
     while left := [line_of(pid) for pid in family if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+def ray_begins(process: subprocess.Popen[str]) -> bool:
+    return any("gcs_server" in line_of(pid) for pid in descendants(process.pid))
 
 
 def line_of(pid: int) -> str:
