@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.party import Step
-from hyfree_ray.schedule import expected_seconds, outlooks, pace_of
+from hyfree_ray.schedule import expected_seconds, experience_of, outlooks
 
 if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation
@@ -111,7 +111,7 @@ def estimate(
         device: "cpu" or "cuda".
         tried: seconds a unit of work by stage, from a calibration; used where no record tells.
     """
-    pace = pace_of(store, device)
+    pace = experience_of(store).pace(device)
     added = {stage: (rate, 0) for stage, rate in (tried or {}).items() if stage not in pace}
     seconds = expected_seconds(steps, added | pace, device)
     chains = [outlook.chain for outlook in outlooks(steps, seconds).values()]

@@ -44,6 +44,13 @@ def measured(device: str) -> dict[str, float]:
 
 
 def share_taken(device: str) -> float:
-    """Share of a GPU that this process took at most until now; 0 on a CPU."""
+    """Share of a GPU that this process took at most until now; 0 where it took nothing."""
+    if device != "cuda":
+        return 0.0
+    import torch
+
+    # A stage that another process had done meanwhile never touched the device: no need to.
+    if not torch.cuda.max_memory_reserved():
+        return 0.0
     found = measured(device)
-    return share_of(found["device_memory_mib"], found["device_total_mib"]) if found else 0.0
+    return share_of(found["device_memory_mib"], found["device_total_mib"])

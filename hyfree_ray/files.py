@@ -59,16 +59,20 @@ def refilling(folder: Path, marker: str, older: Collection[str]) -> Iterator[Pat
         Where to write the content, the marker too.
     """
     unfinished = folder / UNFINISHED
-    if not (folder / marker).exists():
-        _remove_files(folder, older)  # of an exchange that was broken off
-    shutil.rmtree(unfinished, ignore_errors=True)
+    # Of an exchange that was broken off: nothing else says that the folder is ours.
+    broken_off = unfinished.exists() and not (folder / marker).exists()
+    if broken_off:
+        _remove_files(folder, older)
+    _empty(folder)
     for part in (COMING, GOING):
         (folder / part).mkdir(parents=True)
     try:
         yield folder / COMING
     except BaseException:
-        shutil.rmtree(unfinished)
+        _empty(folder)
         with suppress(OSError):
+            if not broken_off:
+                unfinished.rmdir()
             folder.rmdir()  # where it holds nothing
         raise
     if (folder / marker).exists():
@@ -80,6 +84,41 @@ def refilling(folder: Path, marker: str, older: Collection[str]) -> Iterator[Pat
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     shutil.rmtree(unfinished)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in `UNFINISHED`, and not itself."""
+    for part in (COMING, GOING):
+        shutil.rmtree(folder / part, ignore_errors=True)
+
+
+@contextmanager
+def filling(folder: Path, option: str = "--out") -> Iterator[Path]:
+    """A new folder's content, all of it or nothing.
+
+    Args:
+        folder: new or empty, now and when the content is written.
+        option: by which another is named.
+
+    Yields:
+        Where to write the content, beside the folder.
+
+    Raises:
+        HyfreeError: the folder has been used meanwhile.
+    """
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        check_free(folder, option)
+        if folder.exists():
+            for left in folder.iterdir():  # of who has looked whether it can write there
+                left.unlink()
+            folder.rmdir()
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _remove_files(folder: Path, names: Collection[str]) -> None:

@@ -49,80 +49,76 @@ def _records(store: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(file.read_text())
 
 
-def pace_of(store: Path, device: str) -> dict[str, tuple[float, int]]:
-    """Seconds a unit of work by stage, and how many records say so, from a store's records."""
-    spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for record in _records(store):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            # What computes on no device is as fast beside any.
-            if record["device"] == device or not record["device_seconds"]:
-                work = work_of(record["stage"], record["params"])
-                spent[record["stage"]].append((float(record["seconds"]), work))
-    return {
-        stage: (sum(s for s, _ in found) / max(1e-9, sum(w for _, w in found)), len(found))
-        for stage, found in spent.items()
-    }
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What the record of one stage tells of others."""
 
-
-def device_shares(store: Path) -> dict[str, dict[str, float]]:
-    """By party and stage, the share of a GPU that it took at most, with a margin, from records.
-
-    What was never measured on a GPU is not in it.
-    """
-    found: dict[str, dict[str, float]] = defaultdict(dict)
-    for record in _records(store):
-        used, there = record.get("device_memory_mib"), record.get("device_total_mib")
-        if used and there:
-            share = share_of(used, there)
-            stages = found[record["owner"]]
-            stages[record["stage"]] = max(share, stages.get(record["stage"], 0.0))
-    return dict(found)
+    stage: str
+    seconds: float
+    work: float
+    """As `work_of` counts it."""
+    device: str
+    """"any" where it computed on none: it is as fast beside each."""
+    share: float
+    """Of a GPU that it took, with a margin; 0 where that was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
     """What the records of stores tell of stages to come."""
 
-    pace: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    """As `pace_of` tells it."""
-    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """As `device_shares` tells them."""
-    done: frozenset[str] = frozenset()
-    """Tickets of stages."""
+    done: Mapping[str, Done] = field(default_factory=dict)
+    """By ticket."""
+
+    def pace(self, device: str) -> dict[str, tuple[float, int]]:
+        """Seconds a unit of work by stage on a device, and how many records say so."""
+        spent: dict[str, list[Done]] = defaultdict(list)
+        for one in self.done.values():
+            if one.device in {device, "any"}:
+                spent[one.stage].append(one)
+        return {
+            stage: (
+                sum(one.seconds for one in found) / max(1e-9, sum(one.work for one in found)),
+                len(found),
+            )
+            for stage, found in spent.items()
+        }
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """By party and stage, the share of a GPU that it took at most.
+
+        What was never measured on a GPU is not in it.
+        """
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for ticket, one in self.done.items():
+            if one.share:
+                stages = found[ticket.partition("/")[0]]
+                stages[one.stage] = max(one.share, stages.get(one.stage, 0.0))
+        return dict(found)
 
 
-def experience_of(store: Path, device: str) -> Experience:
-    """What one store tells, of all parties that have a folder in it."""
-    return Experience(
-        pace=pace_of(store, device),
-        shares=device_shares(store),
-        done=frozenset(
-            ticket_of(one["owner"], one["key"])
-            for one in _records(store)
-            if {"owner", "key"} <= one.keys()
-        ),
-    )
+def experience_of(store: Path) -> Experience:
+    """What one store tells, of all parties that have a folder in it.
+
+    What is not readable, and what is not of this form, tells nothing.
+    """
+    found = {}
+    for record in _records(store):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            used, there = record.get("device_memory_mib"), record.get("device_total_mib")
+            found[ticket_of(record["owner"], record["key"])] = Done(
+                stage=record["stage"],
+                seconds=float(record["seconds"]),
+                work=work_of(record["stage"], record["params"]),
+                device=record["device"] if record["device_seconds"] else "any",
+                share=share_of(used, there) if used and there else 0.0,
+            )
+    return Experience(done=found)
 
 
 def together(found: Iterable[Experience]) -> Experience:
-    """What several stores tell; one that is heard twice (of a common disk) tells no more."""
-    found = list(found)
-    paces: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    shares: dict[str, dict[str, float]] = defaultdict(dict)
-    for one in found:
-        for stage, pace in one.pace.items():
-            paces[stage].append(pace)
-        for party, stages in one.shares.items():
-            for stage, share in stages.items():
-                shares[party][stage] = max(share, shares[party].get(stage, 0.0))
-    return Experience(
-        pace={
-            stage: (sum(each * n for each, n in told) / sum(n for _, n in told), told[0][1])
-            for stage, told in paces.items()
-        },
-        shares=dict(shares),
-        done=frozenset().union(*(one.done for one in found)),
-    )
+    """What several stores tell; one that is heard twice, of a common disk, tells no more."""
+    return Experience(done={ticket: one for each in found for ticket, one in each.done.items()})
 
 
 def expected_seconds(
@@ -135,7 +131,7 @@ def expected_seconds(
 
     Args:
         steps: of all parties.
-        pace: as `pace_of` tells it.
+        pace: as `Experience.pace` tells it.
         device: "cpu" or "cuda".
         done: tickets of stages that are done where this process cannot see it.
     """

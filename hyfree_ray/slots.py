@@ -253,35 +253,64 @@ class Slots:
     def _machine_for(self, needs: Needs, without: str = "") -> str | None:
         """The first machine that has room for this, or would have it without one ticket."""
         for machine, has in self.machines.items():
-            free = {
-                name: has.get(name, 0.0) - self._taken(machine, name, without) for name in needs
-            }
-            if all(free[name] >= amount - 1e-9 for name, amount in needs.items()):
+            if all(
+                _fits(name, has.get(name, 0.0), self._taken(machine, name, without), amount)
+                for name, amount in needs.items()
+            ):
                 return machine
         return None
 
     def _would_fit(self, needs: Needs, without: str) -> bool:
         return self._machine_for(needs, without) is not None
 
-    def _taken(self, machine: str, resource: str, without: str) -> float:
-        return sum(
+    def _taken(self, machine: str, resource: str, without: str) -> list[float]:
+        return [
             held.needs.get(resource, 0.0)
             for ticket, held in self._held.items()
             if held.machine == machine and ticket != without
-        )
+        ]
 
     def _places(self, needs: Needs) -> int:
         """How many stages like this one the machines hold at the same time, at least one."""
         return max(1, places(needs, list(self.machines.values())))
 
 
+def _fits(resource: str, has: float, taken: Sequence[float], amount: float) -> bool:
+    """Whether a machine has room for an amount more of a resource.
+
+    A share of a GPU is of one GPU: two halves of different ones are no whole.
+    """
+    if resource != "GPU" or amount == 0.0:
+        return sum(taken) + amount <= has + 1e-9
+    free = [1.0] * math.floor(has)
+    for share in sorted((*taken, amount), reverse=True):  # as they are packed best
+        whole = math.floor(share)
+        if whole > sum(room == 1.0 for room in free):
+            return False
+        for _ in range(whole):
+            free.remove(1.0)
+        if part := share - whole:
+            room = min((room for room in free if room >= part - 1e-9), default=None)
+            if room is None:
+                return False
+            free[free.index(room)] -= part
+    return True
+
+
 def places(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> int:
     """How many of these machines, each with what it has in all, hold at the same time."""
     amounts = {name: amount for name, amount in needs.items() if amount > 0}
     return sum(
-        min(math.floor(has.get(name, 0.0) / amount) for name, amount in amounts.items())
+        min(_times(name, has.get(name, 0.0), amount) for name, amount in amounts.items())
         for has in nodes
     )
+
+
+def _times(resource: str, has: float, amount: float) -> int:
+    """How often an amount fits; a share of a GPU is of one GPU."""
+    if resource == "GPU" and amount < 1:
+        return math.floor(has) * math.floor(1 / amount + 1e-9)
+    return math.floor(has / amount)
 
 
 def unmet(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> str | None:

@@ -23,6 +23,7 @@ from hyfree_ray.results.pooled import (
     VARIES,
     check_choices,
     differing_settings,
+    other_patients,
     with_own_patients,
 )
 from hyfree_ray.results.summary import IN_WORDS, contrasts_of
@@ -242,6 +243,12 @@ def _check_alike(name: str, runs: Sequence[Finished]) -> None:
                 f"{name}: {runs[0].name} and {other.name} differ in {', '.join(sorted(differing))}:"
                 " only folds, seeds and draws are pooled; name what differs in the study's command"
                 " or file, and give it again"
+            )
+    for one, other in itertools.combinations(runs, 2):
+        if one.seed == other.seed and (apart := other_patients(one, other)):
+            raise HyfreeError(
+                f"{name}: {one.name} and {other.name} are of seed {one.seed} and other patients at "
+                f"{', '.join(apart)}: the data have changed; give the study's command again"
             )
 
 

@@ -201,10 +201,10 @@ class Tracker:
                 self._close(run, now)
 
     def _time_of_numbers(self, parent: Run) -> float:
-        """The records' time, not the clock's: the same point logged twice is one point.
+        """The records' time, not the clock's: what is logged again is the same point.
 
-        It is after that of what the run shows already: of two points of one time MLflow would
-        take the larger number for the newer.
+        Where the run was closed already it is after that of what the run shows: of two points of
+        one time MLflow would take the larger number for the newer.
         """
         before = (parent.info.end_time or 0) / 1000
         return max(self._ended or time.time(), before + 0.001 if before else 0.0)

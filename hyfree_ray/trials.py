@@ -115,7 +115,8 @@ class Place:
 
 
 def resolved(options: Sequence[str]) -> str:
-    """Hash of the experiment that options of `simulate` mean, by today's defaults and files.
+    """Hash of the experiment that options of `simulate` mean, by today's defaults and files, those
+    of the data set too.
 
     Args:
         options: each a name and a value, as they are typed.
@@ -141,7 +142,14 @@ def resolved(options: Sequence[str]) -> str:
         )[0].model_dump(mode="json")
         for device in ("cpu", "cuda")  # which of them, the machine that it runs on will tell
     ]
-    return digest_of(means)
+    return digest_of([means, _files_of(Path(named["--data"])) if "--data" in named else []])
+
+
+def _files_of(folder: Path) -> list[list[Any]]:
+    """By what a changed data set is noticed, without reading it; `simulate` reads it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    looked = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in looked]
 
 
 def command_of(options: Sequence[str], store: Path, ray: str) -> list[str]:

@@ -15,11 +15,11 @@ from hyfree_ray.errors import HyfreeError
 from hyfree_ray.resources import Resources, read_resources, resources_of
 from hyfree_ray.runners.planning import plan
 from hyfree_ray.schedule import (
+    Done,
     Experience,
-    device_shares,
     expected_seconds,
+    experience_of,
     outlooks,
-    pace_of,
     remaining_seconds,
     ticket_of,
     together,
@@ -52,7 +52,7 @@ def test_a_late_sites_generator_goes_before_an_early_sites_control(
 def write_record(folder: Path, stage: str, seconds: float, **params: Any) -> None:
     folder.mkdir(parents=True)
     described: dict[str, Any] = {"stage": stage, "seconds": seconds, "device": "cpu"}
-    described |= {"params": params, "owner": folder.parts[-3], "key": "k"}
+    described |= {"params": params, "owner": folder.parts[-3], "key": folder.name}
     described["device_seconds"] = seconds if stage.startswith("train") else 0.0
     (folder / "record.json").write_text(json.dumps(described))
 
@@ -73,11 +73,13 @@ def test_earlier_runs_tell_how_long_it_will_take(
     write_record(stages / "train_generator-c", "train_generator", 64.0, images_shown=256)
     (stages / "broken").mkdir()
     (stages / "broken" / "record.json").write_text("{")
-    pace = pace_of(tmp_path / "store", "cpu")
+    pace = experience_of(tmp_path / "store").pace("cpu")
     assert pace == {"train_segmenter": (2.0, 2), "train_generator": (0.25, 1)}
-    assert pace_of(tmp_path / "store", "cuda") == {}
+    assert experience_of(tmp_path / "store").pace("cuda") == {}
     write_record(stages / "prepare-d", "prepare", 3.0)
-    assert pace_of(tmp_path / "store", "cuda") == {"prepare": (3.0, 1)}, "no device, any device"
+    assert experience_of(tmp_path / "store").pace("cuda") == {"prepare": (3.0, 1)}, (
+        "no device, any device"
+    )
     seconds = expected_seconds(steps, pace, "cpu")
     (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
     unet = simulation.experiment.budget.unet
@@ -97,18 +99,20 @@ def test_stores_of_several_machines_tell_together_what_is_done_and_how_long_it_t
 ) -> None:
     steps = plan(phantom_simulation(2), tmp_path / "new").steps
     (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
-    one = Experience(pace={"a": (1.0, 1)}, shares={"x": {"a": 0.2}}, done=frozenset({"x/1"}))
+    first = Done(stage="a", seconds=1.0, work=1.0, device="cpu", share=0.2)
+    second = Done(stage="a", seconds=9.0, work=2.0, device="cpu", share=0.1)
     other = Experience(
-        pace={"a": (4.0, 2), "b": (9.0, 1)},
-        shares={"x": {"a": 0.1, "b": 0.5}, "y": {"a": 0.3}},
-        done=frozenset({ticket_of("site-1", local.key)}),
+        done={
+            "x/2": second,
+            "y/1": dataclasses.replace(second, stage="b", device="any", share=0.0),
+            ticket_of("site-1", local.key): dataclasses.replace(first, device="cuda", share=0.0),
+        }
     )
-    told = together([one, other, other])
-    assert told.pace["a"][0] == pytest.approx(17 / 5)
-    assert told.pace["b"][0] == 9.0
-    assert told.shares == {"x": {"a": 0.2, "b": 0.5}, "y": {"a": 0.3}}
+    told = together([Experience(done={"x/1": first}), other, other])
+    assert told.pace("cpu") == {"a": (10 / 3, 2), "b": (4.5, 1)}
+    assert told.shares() == {"x": {"a": 0.2}}
     assert together([]) == Experience()
-    seconds = expected_seconds(steps, told.pace, "cpu", told.done)
+    seconds = expected_seconds(steps, told.pace("cpu"), "cpu", told.done)
     assert seconds[local.key] == 0.0
     (others,) = (s for s in steps if (s.owner, s.name) == ("site-2", "local"))
     assert seconds[others.key] > 0.0
@@ -120,13 +124,13 @@ def test_sites_share_a_gpu_by_what_was_measured(tmp_path: Path) -> None:
         ((6_000.0, "train_segmenter"), (9_000.0, "train_segmenter"), (79_000.0, "train_generator"))
     ):
         folder = stages / f"{stage}-{number}"
-        write_record(folder, stage, 1.0)
+        write_record(folder, stage, 1.0, epochs=1, iterations=2, images_shown=3)
         described = json.loads((folder / "record.json").read_text())
         described |= {"owner": "site-1", "device": "cuda"}
         described |= {"device_memory_mib": used, "device_total_mib": 80_000.0}
         (folder / "record.json").write_text(json.dumps(described))
     write_record(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
-    shares = device_shares(tmp_path / "store")
+    shares = experience_of(tmp_path / "store").shares()
     assert shares == {"site-1": {"train_segmenter": 0.15, "train_generator": 1.0}}
     config = tmp_path / "c.yaml"
     config.write_text("resources:\n  default: {gpus: measured}\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.schedule import Outlook
-from hyfree_ray.slots import Slots, Turn, unmet
+from hyfree_ray.slots import Slots, Turn, places, unmet
 
 CPU = {"CPU": 1.0}
 ONE = {"m": CPU}
@@ -262,6 +262,27 @@ def test_a_stage_that_takes_more_than_it_has_asks_again() -> None:
 
 def test_a_stage_that_took_more_in_an_earlier_run_keeps_its_share() -> None:
     assert on_one_gpu(0.2, like="") == (False, [])
+
+
+def test_shares_are_of_one_gpu_each() -> None:
+    two = {"m": {"CPU": 8.0, "GPU": 2.0}}
+
+    async def go() -> list[bool]:
+        slots, share = Slots(machines=two, segment_s=3600.0), {"CPU": 1.0, "GPU": 0.65}
+        await slots.acquire("a/1", share, like="train")
+        await slots.acquire("b/1", {"CPU": 1.0, "GPU": 1.0}, like="train")
+        third = asyncio.ensure_future(slots.acquire("c/1", share))
+        await asyncio.sleep(0)
+        # On each of the two .35 would be left, which is room for nobody.
+        found = [third.done(), slots.gives_way("b/1", 0.1, 0.65)]
+        small = asyncio.ensure_future(slots.acquire("d/1", {"CPU": 1.0, "GPU": 0.3}))
+        await asyncio.sleep(0)
+        third.cancel()
+        return [*found, small.done()]
+
+    assert asyncio.run(go()) == [False, False, True]
+    assert places({"GPU": 0.65}, list(two.values())) == 2
+    assert places({"GPU": 0.2, "CPU": 1.0}, list(two.values())) == 8
 
 
 def test_what_a_stage_took_until_its_end_tells_what_those_like_it_take() -> None:

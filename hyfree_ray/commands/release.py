@@ -21,8 +21,7 @@ from hyfree_ray.border.release import RELEASE_FILE, Release, read_release
 from hyfree_ray.border.release_guard import Handed, check_release_file
 from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.errors import HyfreeError, ReleaseError
-from hyfree_ray.files import UntrustedFileError, check_free, read_untrusted, writing_to
-from hyfree_ray.store import remove_tree
+from hyfree_ray.files import UntrustedFileError, check_free, filling, read_untrusted, writing_to
 
 
 def run_check(files: Sequence[Path], key: Path | None = None) -> int:
@@ -80,13 +79,8 @@ def run_export(file: Path, target: str, out: Path) -> None:
 
     check_free(out)
     release = read_checked(file)
-    with writing_to(out):
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            EXPORTERS[target](release, out)
-        except BaseException:
-            remove_tree(out)  # half of it is nothing
-            raise
+    with writing_to(out), filling(out) as partial:
+        EXPORTERS[target](release, partial)
     click.echo(f"{len(release.images_NCHW)} images written to {out}")
 
 

@@ -44,7 +44,6 @@ from hyfree_ray.schedule import (
     expected_seconds,
     experience_of,
     outlooks,
-    pace_of,
     together,
 )
 from hyfree_ray.scores import POOL
@@ -136,11 +135,8 @@ def _simulate(
             print_plan(planned, cost, execution.resources, runtime.device, output)
             return 0
         elsewhere = _open_stores(simulation, planned, runtime)
-        told = together([experience_of(runtime.store, runtime.device), elsewhere])
-        seconds = expected_seconds(planned.steps, told.pace, runtime.device, told.done)
-        execution = replace(
-            execution, outlooks=outlooks(planned.steps, seconds), device_shares=told.shares
-        )
+        if planned.missing and ray != "off":
+            execution = _foreseen(execution, planned, runtime, elsewhere)
         summary = _run_or_leave(simulation, planned, runtime, execution)
     _print_results(summary, simulation, runtime, output)
     return 0
@@ -171,7 +167,7 @@ def _stages(planned: Planned, owner: str) -> list[str]:
 
 def _calibrated(simulation: Simulation, planned: Planned, runtime: Runtime) -> dict[str, float]:
     """Time the trainings on this machine, where no earlier run tells."""
-    known = pace_of(runtime.store, runtime.device)
+    known = experience_of(runtime.store).pace(runtime.device)
     if not planned.missing or {"train_generator", "train_segmenter"} <= known.keys():
         return {}
     if runtime.device == "cuda" and find_device() != "cuda":
@@ -261,7 +257,19 @@ def _open_stores(simulation: Simulation, planned: Planned, runtime: Runtime) -> 
         return Experience()
     from hyfree_ray.runners.ray_cluster import open_stores
 
-    return open_stores(runtime.store, simulation.sites, runtime.device)
+    return open_stores(runtime.store, simulation.sites)
+
+
+def _foreseen(
+    execution: Execution, planned: Planned, runtime: Runtime, elsewhere: Experience
+) -> Execution:
+    """With how long each stage will take and what of a GPU, by the records here and elsewhere."""
+    told = together([experience_of(runtime.store), elsewhere])
+    pace = told.pace(runtime.device)
+    seconds = expected_seconds(planned.steps, pace, runtime.device, told.done.keys())
+    return replace(
+        execution, outlooks=outlooks(planned.steps, seconds), device_shares=told.shares()
+    )
 
 
 def _run_or_leave(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import check_free
+from hyfree_ray.files import check_free, filling
 
 itk: Any = sitk  # it carries no types
 
@@ -71,19 +70,13 @@ def write_raw_set(
     if not source.cases:
         raise HyfreeError(f"{source.name}: no case was found; see 'hyfree-ray import --help'")
     _refuse_equal_names(source)
-    partial = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with filling(out, "OUT") as partial:
         for folder in ("imagesTr", "labelsTr"):
             (partial / folder).mkdir(parents=True)
         for done, case in enumerate(source.cases, start=1):
             _write_case(source, case, partial)
             told(done, len(source.cases))
         _write_tables(source, partial)
-        shutil.rmtree(out, ignore_errors=True)  # it is free
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _refuse_equal_names(source: Source) -> None:

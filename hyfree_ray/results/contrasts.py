@@ -108,7 +108,8 @@ class Contrast:
         if self.verdict == "did not":
             hurt = "hurts" if lasting else "did not, it hurt"
             return f"{hurt}, no more than {loss}" if self.low >= -NO_HARM else hurt
-        return f"{'does' if lasting else 'did'} not hurt more than {loss}"
+        no_harm = f"{'does' if lasting else 'did'} not hurt"
+        return f"{no_harm} more than {loss}" if self.low < 0 else no_harm
 
     def _cannot_tell(self) -> str:
         if self.needed is not None:

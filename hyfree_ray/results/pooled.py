@@ -103,7 +103,7 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
                 f"{one.name} and {other.name} are both of fold {one.fold} and seed {one.seed}; "
                 "leave one out"
             )
-        if one.seed == other.seed and (apart := _other_patients(one, other)):
+        if one.seed == other.seed and (apart := other_patients(one, other)):
             raise HyfreeError(
                 f"{one.name} and {other.name} are of seed {one.seed} and other patients at "
                 f"{', '.join(apart)}: folds of one data set and partition are pooled"
@@ -144,7 +144,7 @@ def check_choices(runs: Sequence[Finished]) -> None:
         )
 
 
-def _other_patients(one: Finished, other: Finished) -> list[str]:
+def other_patients(one: Finished, other: Finished) -> list[str]:
     """Sites of both whose patients are not the same; runs of earlier versions do not tell."""
     if "data" not in one.described or "data" not in other.described:
         return []

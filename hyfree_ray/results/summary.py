@@ -3,6 +3,11 @@
 Aggregation, everywhere: a case is the mean of its labels, a patient the mean of their cases in each
 seed and then of the seeds, a test site the mean of its patients, foreign the unweighted mean of the
 other test sites.
+
+A mask that is rightly empty has no Dice, so that a model's own mean leaves it out, as nnU-Net's
+evaluator does. A difference between two models does not, else a false alarm would cost nothing: it
+is over all masks of which any model here has a Dice. A model without one was right: against a
+false alarm, which has 0, that counts as 1, and where both were right they do not differ.
 """
 
 from __future__ import annotations
@@ -202,13 +207,17 @@ class _Table:
         self._masks: dict[_Model, dict[tuple[int, int], dict[tuple[int, str], float]]] = (
             defaultdict(lambda: defaultdict(dict))
         )
+        self._known: dict[tuple[str, int, int], set[tuple[int, str]]] = defaultdict(set)
+        """The masks of a test site's patient, in a seed, of which any model has a Dice."""
         self._folds: dict[tuple[str, int, int], int] = {}
         self._scored: set[tuple[_Model, int, int]] = set()
         for row in rows:
             if row.metric == "dice":
                 model = (row.regime, row.train_site, row.test_site)
                 self._masks[model][row.patient, row.seed][row.case, row.label] = row.value
-                self._folds[row.test_site, row.patient, row.seed] = row.fold
+                whose = (row.test_site, row.patient, row.seed)
+                self._known[whose].add((row.case, row.label))
+                self._folds[whose] = row.fold
                 self._scored.add((model, row.seed, row.fold))
 
     def foreign(self, site: str) -> tuple[str, ...]:
@@ -241,27 +250,21 @@ class _Table:
         keys = ((regime, name, test) for name in owners)
         return next((key for key in keys if key in self._masks), None)
 
-    def patients(self, models: Iterable[_Model]) -> list[int]:
-        """Those of whom one of the models has a Dice."""
-        return sorted({patient for model in models for patient, _ in self._masks[model]})
+    def patients(self, test: str) -> list[int]:
+        """Those of a test site of whom any model has a Dice."""
+        return sorted({patient for site, patient, _ in self._known if site == test})
 
     def difference(self, one: _Model, other: _Model, patient: int, seed: int) -> float:
-        """Of a patient's Dice with two models of one test site; NaN where one was not scored.
-
-        A mask that is rightly empty has no Dice. Where the other model found something there, and
-        got 0, being right counts as 1: else a false alarm would cost nothing. Where both are right
-        they do not differ.
-        """
-        fold = self._folds.get((one[2], patient, seed))
+        """Of a patient's Dice with two models of one test site; NaN where one was not scored."""
+        whose = (one[2], patient, seed)
+        fold = self._folds.get(whose)
         if fold is None or not {(one, seed, fold), (other, seed, fold)} <= self._scored:
             return math.nan
         mine, others = (self._masks[model].get((patient, seed), {}) for model in (one, other))
         cases: dict[int, list[float]] = defaultdict(list)
-        for case, label in sorted(mine.keys() | others.keys()):
+        for case, label in sorted(self._known[whose]):
             if (apart := _apart(mine.get((case, label)), others.get((case, label)))) is not None:
                 cases[case].append(apart)
-        if not mine and not others:
-            return 0.0
         return fmean(map(fmean, cases.values())) if cases else math.nan
 
     def _of_model(
@@ -290,8 +293,10 @@ def _apart(one: float | None, other: float | None) -> float | None:
     """Difference of two Dice of a mask; None where one of them is not known.
 
     Where one has none and the other is 0, which all who find something in an empty mask get, the
-    one without was rightly empty.
+    one without was rightly empty; where neither has one, both were.
     """
+    if one is None and other is None:
+        return 0.0
     if one is None or other is None:
         empty = {one, other} == {None, 0.0}
         return None if not empty else 1.0 if one is None else -1.0
@@ -377,7 +382,7 @@ def _strata(table: _Table, first: str, second: str, site: str | None, tested: st
                 fmean(table.difference(*pair, patient, seed) for pair in pairs)
                 for seed in table.seeds
             ]
-            for patient in table.patients(model for pair in pairs for model in pair)
+            for patient in (table.patients(test) if pairs else ())
         ]
         known = [row for row in rows if np.isfinite(row).any()]
         strata.append(np.array(known).reshape(len(known), len(table.seeds)))

@@ -223,7 +223,7 @@ def check_resources(
             raise never_starts(step, lacking)
 
 
-def open_stores(store: Path, sites: Mapping[str, Site], device: str) -> Experience:
+def open_stores(store: Path, sites: Mapping[str, Site]) -> Experience:
     """Open the store on the machine of each party that is pinned, before anything starts, and see
     whether a hospital's data are on its own.
 
@@ -234,7 +234,7 @@ def open_stores(store: Path, sites: Mapping[str, Site], device: str) -> Experien
         HyfreeError: a machine on which the store cannot be kept, or where data are not.
     """
     looks = [
-        _open_store.options(resources=pin).remote(name, store, sites.get(name), device)
+        _open_store.options(resources=pin).remote(name, store, sites.get(name))
         for name in (POOL, *sites)
         if (pin := pin_of(name))
     ]
@@ -245,7 +245,7 @@ def open_stores(store: Path, sites: Mapping[str, Site], device: str) -> Experien
 
 
 @ray.remote(num_cpus=0)
-def _open_store(party: str, store: Path, site: Site | None, device: str) -> Experience:
+def _open_store(party: str, store: Path, site: Site | None) -> Experience:
     where = f"on the machine of {PIN.format(party)}"
     if site is not None and site.folder is not None:
         files = [name for case in site.cases for name in (*case["images"], case["label"])]
@@ -259,7 +259,7 @@ def _open_store(party: str, store: Path, site: Site | None, device: str) -> Expe
         open_root(store)
     except HyfreeError as error:
         raise HyfreeError(f"{where}: {error}") from None
-    return experience_of(store, device)
+    return experience_of(store)
 
 
 def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:

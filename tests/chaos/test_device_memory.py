@@ -19,9 +19,10 @@ from hyfree_ray.resources import Resources
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_gate import Place, start_gate
-from hyfree_ray.schedule import device_shares
+from hyfree_ray.schedule import experience_of
 from hyfree_ray.stage import (
     Context,
+    GaveWay,
     Stage,
     attempts,
     execute,
@@ -33,6 +34,8 @@ from hyfree_ray.store import Call
 from tests.chaos.on_ray import workers_run_toys
 
 TOTAL_MIB = 80_000
+STEPS = 900
+"""Of a tenth of a second: longer than any machine takes to start three processes."""
 
 
 class Counters:
@@ -85,7 +88,7 @@ def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
         record = execute(reserve.module, call, folder, owner="site-1", device="cuda")
         assert record["device_memory_mib"] == mib, "the stages before it do not count"
         assert record["device_total_mib"] == TOTAL_MIB
-    shares = device_shares(tmp_path)
+    shares = experience_of(tmp_path).shares()
     (share,) = shares["site-1"].values()
     assert 30_000 / TOTAL_MIB < share <= 0.5
     place = Place(resources=Resources(gpus="measured"), device_shares=shares["site-1"])
@@ -93,14 +96,25 @@ def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
 
 
 @stage(version=1, device=True)
-def grow(context: Context, *, mib: int, steps: int) -> dict[str, Any]:
-    """Takes what it takes from its first step on, and saves itself after each."""
+def grow(context: Context, *, mib: int, at: str, together: int) -> dict[str, Any]:
+    """Takes what it takes from its first step on, and saves itself after each, until so many of
+    its kind have been seen in the folder `at` at the same time."""
     Counters.reserve(mib)
-    for step in range(len(read_metrics(context.out)) + 1, steps + 1):
+    here, met = Path(at) / str(os.getpid()), Path(at) / "met"
+    for step in range(len(read_metrics(context.out)) + 1, STEPS):
+        here.touch()
+        if len(list(met.parent.glob("[0-9]*"))) == together:
+            met.touch()
+        if met.exists():
+            return {"attempts": len(attempts(context.out))}
         time.sleep(0.1)
-        context.progress(step, steps, {})
-        context.saved(step, steps)
-    return {"attempts": len(attempts(context.out))}
+        context.progress(step, STEPS, {})
+        try:
+            context.saved(step, STEPS)
+        except GaveWay:
+            here.unlink()
+            raise
+    raise TimeoutError("they have never met")
 
 
 @stage(version=1)
@@ -157,11 +171,11 @@ def run_all(
 def test_sites_that_nobody_knew_share_a_gpu_once_the_first_of_them_was_measured(
     tmp_path: Path,
 ) -> None:
-    calls = {f"site-{k}": grow.call(mib=16_000 + k, steps=20) for k in range(3)}
+    (at := tmp_path / "at").mkdir()
+    calls = {f"site-{k}": grow.call(mib=16_000 + k, at=str(at), together=3) for k in range(3)}
     with one_gpu():
         records = run_all(tmp_path, grow, calls, {name: {} for name in calls})
-        (first, second, third) = sorted(records, key=lambda record: record["started"])
-        assert all(overlap(*pair) for pair in ((first, second), (second, third), (first, third)))
+        assert (at / "met").exists(), "all three at once on the GPU"
         assert sum(record["result"]["attempts"] for record in records) == 4
         assert [len(record["earlier"]) for record in records].count(1) == 1, "one gave way, once"
         (told,) = run_all(tmp_path / "2", read, {"site-1": read.call()}, {"site-1": {}})

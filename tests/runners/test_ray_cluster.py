@@ -133,19 +133,19 @@ def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_i
     write_data(tmp_path / "data", ["alpha"])
     (site,) = sites_of(read_cohort(tmp_path / "data"), 0).values()
     store, away = tmp_path / "store", replace(site, folder=tmp_path / "elsewhere")
-    open_stores(store, {"a": site, "b": away}, "cpu")
+    open_stores(store, {"a": site, "b": away})
     assert (store / ROOT_FILE).exists()
     write_record(store / "sites" / "a" / "stages" / "x", "train_generator", 5.0, images_shown=10)
-    told = open_stores(store, {"a": site}, "cpu")
-    assert told.pace == {"train_generator": (0.5, 1)}
-    assert told.done == {"a/k"}
+    told = open_stores(store, {"a": site})
+    assert told.pace("cpu") == {"train_generator": (0.5, 1)}
+    assert set(told.done) == {"a/x"}
     (tmp_path / "data" / site.cases[0]["label"]).unlink()
     for one, number in ((site, 1), (away, 20)):
         said = rf"{number} of the 20 files of a are not there on the machine of site:a; copy"
         with pytest.raises(HyfreeError, match=said):
-            open_stores(store, {"a": one}, "cpu")
+            open_stores(store, {"a": one})
     with pytest.raises(HyfreeError, match=r"on the machine of site:pool: .* not empty and not a"):
-        open_stores(tmp_path, {}, "cpu")
+        open_stores(tmp_path, {})
 
 
 @pytest.mark.usefixtures("cluster")
