@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parents[1]))  # from a checkout, installed or not
 
 from hyfree_ray.regimes import CONTROL  # noqa: E402
 from hyfree_ray.results.contrasts import Contrast  # noqa: E402
-from hyfree_ray.results.summary import contrasts_of  # noqa: E402
+from hyfree_ray.results.summary import TESTED, contrasts_of  # noqa: E402
 from hyfree_ray.scores import ScoreRow, read_results  # noqa: E402
 
 REGIMES = ("finetuned", "general", "personalised", "chosen", "real-all")
@@ -84,6 +84,25 @@ def main_table(seed: int) -> Iterator[str]:
     )
 
 
+def seeds_table() -> Iterator[str]:
+    """Three seeds of the same patients as one: training noise is in these intervals."""
+    name, words, seeds = "PolypRGB", "Polyp", range(3)
+    folds = sorted(set.intersection(*(set(folds_of(name, seed)) for seed in seeds)))
+    found = contrasts((f"{name}-seed{s}-fold{k}" for s in seeds for k in folds), REGIMES)
+    over = [one for one in found if one.site is None]
+    yield from table(
+        [f"{named(words, folds)}, seeds 0 to 2", "at home", "elsewhere"],
+        (
+            [regime, *(one.words for tested in TESTED for one in over if _is(one, regime, tested))]
+            for regime in REGIMES
+        ),
+    )
+
+
+def _is(one: Contrast, regime: str, tested: str) -> bool:
+    return (one.first, one.tested) == (regime, tested)
+
+
 def replay_table() -> Iterator[str]:
     """Half of each batch replayed against a quarter."""
     rows = []
@@ -110,6 +129,7 @@ def pages() -> Iterator[str]:
     """All tables, line by line."""
     for seed in (0, 1):
         yield from main_table(seed)
+    yield from seeds_table()
     yield from replay_table()
     for file in sorted(HERE.glob("*-settings.csv.gz")):
         yield from settings_table(file.name.removesuffix(".csv.gz"))
