@@ -395,3 +395,25 @@ def test_a_simulation_that_is_killed_is_told_from_what_it_said_last(
     result = call("simulate", "--folds", "0-1", *given)
     assert result.exit_code == 1
     assert "error: fold 0: killed by signal 9\n" in result.output
+
+
+def test_a_trial_is_of_the_data_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "labelsTr").mkdir()
+    label = tmp_path / "labelsTr" / "a.png"
+    label.write_bytes(b"before")
+    options = ("--data", str(tmp_path), "--budget", "smoke")
+    before = trials.resolved(options)
+    assert trials.resolved(options) == before
+    label.write_bytes(b"corrected")
+    assert trials.resolved(options) != before
+    assert trials.resolved(options[2:]) not in {before, trials.resolved(options)}
+
+
+def test_runs_of_data_that_have_changed_are_no_point(tmp_path: Path) -> None:
+    runs = {
+        name: finished(tmp_path / name, fold, data={site: f"{site}-{name}" for site in SITES})
+        for fold, name in enumerate(("before", "after"))
+    }
+    members = [Trial(name=name, options=(), sites=2, draw=0) for name in runs]
+    with pytest.raises(HyfreeError, match="the data have changed"):
+        grouped(members, runs)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
+from hyfree_ray.device_memory import share_taken
 from hyfree_ray.resources import Resources
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
@@ -93,6 +94,19 @@ def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
     assert 30_000 / TOTAL_MIB < share <= 0.5
     place = Place(resources=Resources(gpus="measured"), device_shares=shares["site-1"])
     assert place.needs(reserve, "cuda") == {"CPU": 1.0, "GPU": share}
+
+
+def test_who_took_nothing_of_a_device_does_not_tell_what_others_will(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where another process had done the stage meanwhile, and the device was never touched."""
+    stand_in(monkeypatch)
+    monkeypatch.setattr(Counters, "reserved", 0)
+    monkeypatch.setattr(Counters, "most", 0)
+    assert share_taken("cuda") == 0.0
+    Counters.reserve(20_000)
+    assert share_taken("cuda") == pytest.approx(0.3)
+    assert share_taken("cpu") == 0.0
 
 
 @stage(version=1, device=True)
