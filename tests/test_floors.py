@@ -13,7 +13,10 @@ import hyfree_ray
 ROOT = Path(hyfree_ray.__file__).parent
 
 FLOORS = (
-    ("errors", "log", "seeds", "files", "strict_json", "guard", "listening", "png_structure"),
+    (
+        "errors", "log", "seeds", "files", "strict_json", "guard", "listening", "processes",
+        "png_structure",
+    ),
     ("unet_plan", "generator_plan", "regimes", "scores", "cohorts", "importers"),
     ("border",),
     ("budget", "results"),

@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import click
 
+from hyfree_ray.processes import kill_descendants
+
 GO_ON = "nothing is lost: to go on, give the same command again"
 
 
@@ -39,7 +41,8 @@ def ends_at_signals() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now: a stage may run in one of its threads, and is made to be killed."""
+    """End this process and what it has started now: stages run there, made to be killed."""
     sys.stdout.flush()
     sys.stderr.flush()
+    kill_descendants()
     os._exit(code)

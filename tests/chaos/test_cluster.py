@@ -26,6 +26,7 @@ from hyfree_ray import asking, protocol
 from hyfree_ray.commands.doctor import available_gib
 from hyfree_ray.errors import StageError
 from hyfree_ray.observer import Observer, read_summary
+from hyfree_ray.processes import descendants
 from hyfree_ray.progress import Progress
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners.ray import RayParty, RayRunner, start_parties
@@ -41,7 +42,6 @@ from tests.chaos.on_ray import (
     table,
     workers_run_toys,
 )
-from tests.processes import descendants
 
 
 @pytest.fixture

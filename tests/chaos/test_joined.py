@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from hyfree_ray.processes import descendants
 from tests.chaos import toys
 from tests.chaos.on_ray import workers_run_toys
 from tests.chaos.programs import under_way
 from tests.chaos.test_cluster import head
 from tests.chaos.test_signals import STUDY
-from tests.processes import descendants
 
 
 def killed(name: str) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from hyfree_ray.processes import descendants
 from hyfree_ray.stage import METRICS
 from tests.chaos import toys
 from tests.chaos.conftest import Program, Start
 from tests.chaos.hospitals import write_hospitals
 from tests.chaos.programs import begun, under_way
-from tests.processes import descendants
 
 SMOKE = ("--budget", "smoke", "--generator", "flow", "--device", "cpu", "--set", "precision=fp32")
 STAGE = "**/stages/train_generator-*"
@@ -83,9 +83,7 @@ def test_07_ctrl_c_twice_ends_at_once_and_leaves_nobody_behind(
     assert time.monotonic() - begun < 10
     assert process.returncode == 130, errors
     assert "give the same command again" in errors
-    while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() - begun < 20, left
-        time.sleep(0.1)
+    wait_until_ended(family, begun + 20)
 
 
 @pytest.mark.chaos
@@ -102,8 +100,11 @@ def test_07_08_a_run_that_is_told_to_end_while_ray_starts_leaves_nobody_behind(
         _, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
     assert "give the same command again" in errors
-    deadline = time.monotonic() + 20
-    while left := [line_of(pid) for pid in family if Path(f"/proc/{pid}").exists()]:
+    wait_until_ended(family, time.monotonic() + 20)
+
+
+def wait_until_ended(family: set[int], deadline: float) -> None:
+    while left := [f"{pid}: {line_of(pid)}" for pid in family if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
 
@@ -148,9 +149,7 @@ def test_07_08_a_study_on_ray_that_is_told_to_end_does_so_and_leaves_nobody_behi
     assert took < 10
     assert "nothing is lost: to go on, give the same command again" in errors
     assert "Traceback" not in errors
-    while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() - begun < 20, left
-        time.sleep(0.1)
+    wait_until_ended(family, begun + 20)
 
 
 def test_a_stage_that_breaks_in_a_program_on_files_is_one_line(

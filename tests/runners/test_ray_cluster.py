@@ -20,6 +20,7 @@ import ray
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.listening import ports
+from hyfree_ray.processes import descendants
 from hyfree_ray.resources import Execution, Resources
 from hyfree_ray.rules import Rules
 from hyfree_ray.runners import ray_cluster
@@ -34,7 +35,6 @@ from hyfree_ray.runners.ray_cluster import (
 from hyfree_ray.simulation import Simulation, sites_of
 from hyfree_ray.store import ROOT_FILE
 from tests.chaos.hospitals import write_data
-from tests.processes import descendants
 from tests.test_schedule import write_record
 
 JOIN = """
