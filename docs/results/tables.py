@@ -30,10 +30,27 @@ HALF = "-half"
 
 def read(stem: str) -> list[ScoreRow]:
     """The rows of one run."""
+    return rows_of(gzip.decompress((HERE / f"{stem}.csv.gz").read_bytes()))
+
+
+def rows_of(table: bytes) -> list[ScoreRow]:
+    """The rows of a `results.csv`."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.csv"
-        file.write_bytes(gzip.decompress((HERE / f"{stem}.csv.gz").read_bytes()))
+        file.write_bytes(table)
         return read_results(file)
+
+
+def read_scaling(stem: str) -> dict[int, list[ScoreRow]]:
+    """The rows of a study of one draw of each size and one seed, by the number of sites."""
+    header, *lines = gzip.decompress((HERE / f"{stem}.csv.gz").read_bytes()).splitlines()
+    by_size: dict[int, list[bytes]] = {}
+    for line in lines:
+        sites, draw, row = line.split(b",", 2)
+        if draw != b"0":
+            raise ValueError(f"{stem}: more draws than one")
+        by_size.setdefault(int(sites), [header.split(b",", 2)[2]]).append(row)
+    return {size: rows_of(b"\n".join(rows) + b"\n") for size, rows in by_size.items()}
 
 
 def folds_of(cohort: str, seed: int, ending: str = "") -> list[int]:
@@ -44,7 +61,11 @@ def folds_of(cohort: str, seed: int, ending: str = "") -> list[int]:
 
 def contrasts(stems: Iterable[str], regimes: Sequence[str]) -> list[Contrast]:
     """Regimes against the control, of runs that differ in their fold."""
-    rows = [row for stem in stems for row in read(stem)]
+    return contrasts_of_rows([row for stem in stems for row in read(stem)], regimes)
+
+
+def contrasts_of_rows(rows: Sequence[ScoreRow], regimes: Sequence[str]) -> list[Contrast]:
+    """The same, of rows."""
     sites = tuple(sorted({row.test_site for row in rows}))
     return list(contrasts_of(rows, sites, seed=0, pairs=[(name, CONTROL) for name in regimes]))
 
@@ -117,6 +138,21 @@ def replay_table() -> Iterator[str]:
     yield from table(["personalised, seed 0", "half", "a quarter"], rows)
 
 
+def scaling_table(stem: str) -> Iterator[str]:
+    """The curve of a study: own / elsewhere by the number of sites in the pool."""
+    columns = [
+        (f"{size} sites", contrasts_of_rows(rows, ("finetuned", "general")))
+        for size, rows in read_scaling(stem).items()
+    ]
+    yield from table(
+        [stem, *(words for words, _ in columns)],
+        (
+            [regime, *(over_sites(found, regime) for _, found in columns)]
+            for regime in ("finetuned", "general")
+        ),
+    )
+
+
 def settings_table(stem: str) -> Iterator[str]:
     """All settings of one run, over the sites."""
     rows = read(stem)
@@ -133,6 +169,8 @@ def pages() -> Iterator[str]:
     yield from replay_table()
     for file in sorted(HERE.glob("*-settings.csv.gz")):
         yield from settings_table(file.name.removesuffix(".csv.gz"))
+    for file in sorted(HERE.glob("*-scaling.csv.gz")):
+        yield from scaling_table(file.name.removesuffix(".csv.gz"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from hyfree_ray.commands.results import warn_of_older
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import find_runs, read_curve, read_finished
@@ -26,7 +27,9 @@ def run_report(
     Raises:
         HyfreeError: a run that is not there or named twice, or a folder that cannot be written to.
     """
-    found = [read_finished(folder) for folder in find_runs(store, runs)]
+    folders = find_runs(store, runs)
+    warn_of_older(folders)
+    found = [read_finished(folder) for folder in folders]
     name = found[0].name
     if len(found) > 1:
         of_all = digest_of(sorted(run.name for run in found))[:8]

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.results.finished import Finished, find_runs, read_finished
+from hyfree_ray.results.finished import Finished, find_runs, is_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, differing_settings, pool_runs
 from hyfree_ray.results.pooled_table import render_comparison, render_pooled
 from hyfree_ray.results.summary import Summary
@@ -33,7 +33,19 @@ def run_results(runs: Sequence[str], store: Path, *, compare: bool, output: str)
     elif len(folders) > 1:
         _pool([read_finished(folder) for folder in folders], output)
     else:
+        warn_of_older(folders)
         _one(read_finished(folders[0]), output)
+
+
+def warn_of_older(folders: Sequence[Path]) -> None:
+    """Say of which runs the statistics are not this version's: they are kept as they were told."""
+    for folder in folders:
+        if not is_written(folder):
+            click.echo(
+                f"warning: {folder.name}: another version wrote this, or it was not finished; the "
+                "same 'simulate' command writes it anew, with this version's statistics",
+                err=True,
+            )
 
 
 def _one(run: Finished, output: str) -> None:

@@ -16,7 +16,7 @@ from hyfree_ray.cli import main
 from hyfree_ray.commands import report
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.regimes import CHOICE_VERSION
-from hyfree_ray.results.finished import Finished, find_run, read_finished
+from hyfree_ray.results.finished import Finished, find_run, mark_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, pool_runs
 from hyfree_ray.results.pooled_table import render_pooled
 from hyfree_ray.results.published import published_for
@@ -286,6 +286,16 @@ def test_the_papers_lung_stands_below_two_random_sites_of_its_cohort() -> None:
 
 def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_who_looks_at_a_run_of_another_version_is_told_so(tmp_path: Path) -> None:
+    """One run's statistics are those that it was told with, several runs' are made anew."""
+    (one, _) = [finished(tmp_path, fold).name for fold in (0, 1)]
+    shown = ("results", one, "--store", tmp_path)
+    for command in (shown, ("report", one, "--store", tmp_path, "--out", tmp_path / "report")):
+        assert f"warning: {one}: another version wrote this" in call(*command).stderr
+    mark_written(tmp_path / "runs" / one)
+    assert not call(*shown).stderr
 
 
 def test_the_command_prints_one_run_many_and_a_comparison(tmp_path: Path) -> None:
