@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -226,26 +227,62 @@ def _torch_has_cuda() -> bool:
     return found is not None and found.group(1) != "None"
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Numbers are finite, and what cannot be converted is an error of YAML that names its place."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            finite = not isinstance(value, (int, float)) or math.isfinite(value)
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            raise _not_a_value(node) from error
+        if not finite:
+            raise _not_a_value(node)
+        return value
+
+
+def _not_a_value(node: yaml.Node) -> yaml.YAMLError:
+    # A constructor of PyYAML lets through whatever Python raises while it converts the text.
+    problem = f"no value that can be taken: {ascii(node.value)[:40]}"
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _parse(text: str, where: str) -> Any:
+    """A YAML value, read safely: no objects, no aliases, no infinite numbers.
+
+    Raises:
+        HyfreeError: it is none; one line that begins with `where`.
+    """
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise HyfreeError(f"{where}: YAML aliases (*) are not taken; write the value out")
+        return yaml.load(text, _PlainLoader)
+    except RecursionError as error:
+        raise HyfreeError(f"{where}: not valid YAML (nested too deeply)") from error
+    except yaml.YAMLError as error:
+        first = " ".join(str(error).split())
+        raise HyfreeError(f"{where}: not valid YAML ({first})") from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping, read safely: no objects, no aliases, no more than a page.
 
     Raises:
-        HyfreeError: missing, too long, not YAML, or not a mapping.
+        HyfreeError: missing, no ordinary file, too long, not YAML, or not a mapping.
     """
     try:
-        if path.stat().st_size > CONFIG_BYTES:
-            raise HyfreeError(f"{path}: over {CONFIG_BYTES} bytes is not a configuration")
-        text = path.read_text()
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise HyfreeError(f"{path}: YAML aliases (*) are not taken; write the value out")
-        values = yaml.safe_load(text)
+        if path.exists() and not path.is_file():
+            raise HyfreeError(f"{path}: is no ordinary file; see --config")
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES + 1)
     except OSError as error:
         raise HyfreeError(f"{path}: cannot be read ({error.strerror}); see --config") from error
-    except RecursionError as error:
-        raise HyfreeError(f"{path}: not valid YAML (nested too deeply)") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = " ".join(str(error).split())
-        raise HyfreeError(f"{path}: not valid YAML ({first})") from error
+    if len(content) > CONFIG_BYTES:
+        raise HyfreeError(f"{path}: over {CONFIG_BYTES} bytes is not a configuration")
+    try:
+        values = _parse(content.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise HyfreeError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise HyfreeError(f"{path}: a configuration is a mapping of keys to values")
     return values
@@ -255,10 +292,7 @@ def _set(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise HyfreeError(f"--set {override}: write key=value, e.g. budget.unet.epochs=10")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise HyfreeError(f"--set {override}: the value is not valid YAML") from error
+    value = _parse(text, f"--set {override}")
     nested: Any = value
     for part in reversed(name.split(".")):
         nested = {part: nested}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 from hyfree_ray.budget import BUDGETS
 from hyfree_ray.config import Experiment, read_yaml, resolve_experiment
 from hyfree_ray.errors import HyfreeError
+
+NO_VALUES = (
+    "2020-99-99", '!!int "abc"', '!!int ""', '!!float "abc"', '!!timestamp "abc"', '!!bool "abc"',
+    "0x_", ".inf", "-.inf", ".nan", "1.0e+999", "9" * 5000, "0x" + "f" * 5000,
+)  # fmt: skip
+"""YAML that is well formed and that no value can be made of."""
 
 
 def resolve(*overrides: str, **options: object) -> Experiment:
@@ -99,14 +106,34 @@ def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(override: str, mes
         ("- 1\n- 2\n", "mapping"),
         ("seed: 1\nseeds: 2\n", "unknown key 'seeds'; did you mean 'seed'"),
         ("#" * 70_000, "bytes is not a configuration"),
+        *((f"seed: {value}\n", "c.yaml: not valid YAML .*line 1") for value in NO_VALUES),
+        ("resources: {default: {memory_gib: .nan}}\n", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
     ],
 )
 def test_a_hostile_or_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """Case 68."""
     file = tmp_path / "c.yaml"
     file.write_text(text)
-    with pytest.raises(HyfreeError, match=message):
+    with pytest.raises(HyfreeError, match=message) as caught:
         resolve(file=file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [*NO_VALUES, "&x [*x]", "[" * 5000])
+def test_a_setting_that_is_no_value_is_one_line(value: str) -> None:
+    with pytest.raises(HyfreeError, match=r"--set seed=.*YAML") as caught:
+        resolve(f"seed={value}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_is_an_ordinary_file(tmp_path: Path) -> None:
+    """A device would be read until the memory is full, a pipe waited for without end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (Path("/dev/zero"), pipe, tmp_path):
+        with pytest.raises(HyfreeError, match="no ordinary file"):
+            read_yaml(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
