@@ -196,6 +196,34 @@ def resolve_experiment(
         raise HyfreeError(_first_problem(error)) from error
 
 
+def check_embedder(experiment: Experiment) -> None:
+    """Refuse an embedder that could not be loaded, before anything is trained for it.
+
+    Nothing is imported. For who compares images: the pool does not.
+
+    Raises:
+        HyfreeError: its weights, or OpenCLIP itself, are not there.
+    """
+    given = experiment.embedder_weights
+    if given is not None and not (Path(given).is_file() and os.access(given, os.R_OK)):
+        raise HyfreeError(
+            f"embedder_weights: {given} is no file that can be read; name the file of OpenCLIP's "
+            "weights, or take --set embedder_weights=null"
+        )
+    if experiment.embedder != "openclip":
+        return
+    if given is None:
+        raise HyfreeError(
+            "embedder 'openclip': no weights are named; set embedder_weights to their file, or "
+            "take --set embedder=nnunet"
+        )
+    if importlib.util.find_spec("open_clip") is None:
+        raise HyfreeError(
+            "embedder 'openclip' is not installed; install hyfree-ray[openclip] with a matching "
+            "torchvision, or take --set embedder=nnunet"
+        )
+
+
 def best_precision(device: str) -> tuple[str, str]:
     """Precision of the generators and why, from the device alone (torch is not imported)."""
     if device == "cuda":

@@ -168,6 +168,23 @@ def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path: Path) -
     assert "did you mean 'budget.unet.epochs'" in line
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("embedder=openclip", "embedder_weights"),
+        ("embedder_weights=/nowhere", "/nowhere is no file"),
+        ("budget.synthesis.per_real=.inf", "not valid YAML"),
+    ],
+)
+def test_a_setting_that_nothing_could_be_run_with_is_refused_in_the_plan(
+    data: Path, tmp_path: Path, setting: str, message: str
+) -> None:
+    options = ("--store", tmp_path / "s", "--set", setting)
+    assert message in refused(call("simulate", "--sites", "2", "--dry-run", *options))
+    out = ("--site", "site-2", "--out", tmp_path / "out")
+    assert message in refused(call("site", "contribute", "--data", data, *out, *options))
+
+
 def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
     store = tmp_path / "s"
     store.mkdir()

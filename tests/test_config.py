@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.budget import BUDGETS
-from hyfree_ray.config import Experiment, read_yaml, resolve_experiment
+from hyfree_ray.config import Experiment, check_embedder, read_yaml, resolve_experiment
 from hyfree_ray.errors import HyfreeError
 
 NO_VALUES = (
@@ -49,6 +49,31 @@ def test_openclip_is_taken_where_its_weights_are_and_only_there(tmp_path: Path) 
     weights.touch()
     assert resolve(setting).embedder == "openclip"
     assert resolve(setting, "embedder=nnunet").embedder == "nnunet"
+
+
+def test_an_embedder_that_could_not_be_loaded_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.touch()
+    here, gone = f"embedder_weights={weights}", "embedder_weights=/nowhere/weights.bin"
+    monkeypatch.setitem(sys.modules, "open_clip", None)  # as where it is not installed
+    for settings, message in (
+        (["embedder=openclip"], "no weights are named"),
+        (["embedder=openclip", gone], "/nowhere/weights.bin is no file"),
+        ([gone], "/nowhere/weights.bin is no file"),
+        ([f"embedder_weights={tmp_path}"], "is no file"),
+        ([here], "not installed"),
+    ):
+        with pytest.raises(HyfreeError, match=message) as caught:
+            check_embedder(resolve(*settings))
+        assert "\n" not in str(caught.value)
+    check_embedder(resolve())
+    check_embedder(resolve(here, "embedder=nnunet"))
+    (tmp_path / "open_clip.py").write_text("raise AssertionError('it was imported')")
+    monkeypatch.delitem(sys.modules, "open_clip")
+    monkeypatch.syspath_prepend(tmp_path)
+    check_embedder(resolve(here))
 
 
 def test_the_budget_follows_the_device_where_none_is_named() -> None:

@@ -24,7 +24,13 @@ from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
 from hyfree_ray.commands.ending import leave
-from hyfree_ray.config import Experiment, Runtime, find_device, resolve_experiment
+from hyfree_ray.config import (
+    Experiment,
+    Runtime,
+    check_embedder,
+    find_device,
+    resolve_experiment,
+)
 from hyfree_ray.costs import estimate
 from hyfree_ray.errors import ClusterError, HyfreeError, StageError
 from hyfree_ray.log import set_up_logging
@@ -109,6 +115,7 @@ def _simulate(
             seed=seed,
             settings=settings,
         )
+        check_embedder(experiment)
         if ray == "off" and experiment.general_workers > 1:
             raise HyfreeError(
                 f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1"

@@ -249,11 +249,13 @@ def open_site(
     """
     from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.commands.check import digest_cache
+    from hyfree_ray.config import check_embedder
     from hyfree_ray.runners.local import LocalRunner
     from hyfree_ray.simulation import Simulation, sites_of
     from hyfree_ray.store import open_root
 
     experiment, reasons, device = resolved(device=device, **settings)
+    check_embedder(experiment)
     store = store.absolute()
     open_root(store, create=False)
     cohort = read_cohort(data, digest_cache=digest_cache(store))
