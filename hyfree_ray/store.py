@@ -10,11 +10,13 @@ same thing twice, be it after a crash or in another experiment, gets the same fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -322,23 +324,56 @@ def open_root(root: Path, *, create: bool = True) -> Path:
                     f"{root}: the folder is not empty and not a store; name another by --store"
                 )
             if not create:
+                _check_above(root)
                 return root
             root.mkdir(parents=True, exist_ok=True)
             write_json(marker, {"store_version": STORE_VERSION})
-        found = json.loads(marker.read_text()).get("store_version")
+        check_layout(root)
         if create:
             for folder in (root, root / "sites", root / "pool"):
                 if folder.is_dir():
                     try_to_write(folder)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise HyfreeError(f"{root}: cannot keep a store here ({reason}); see --store") from error
+    return root
+
+
+def _check_above(root: Path) -> None:
+    """See that a folder could be made, without making it.
+
+    Raises:
+        NotADirectoryError: it would be below a file.
+    """
+    above = next(path for path in (root, *root.parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+
+
+def check_layout(root: Path) -> None:
+    """Check that what is in a store is laid out as this version reads it; no store is none.
+
+    Raises:
+        HyfreeError: written by another version, or its `store.json` cannot be read.
+    """
+    marker = root / ROOT_FILE
+    try:
+        told = json.loads(marker.read_bytes())
+        if not isinstance(told, dict):
+            raise ValueError("not a JSON object")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise HyfreeError(
+            f"{marker}: is not what a store has ({reason}); name another store by --store"
+        ) from error
+    found = told.get("store_version")
     if found != STORE_VERSION:
         raise HyfreeError(
-            f"{root}: the store was written by another version (layout {found}, this one reads "
+            f"{root}: the store was written by another version (layout {found!r}, this one reads "
             f"{STORE_VERSION}); name a new folder by --store or use that version"
         )
-    return root
 
 
 def remove_tree(path: Path) -> None:

@@ -193,6 +193,40 @@ def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in store.iterdir()] == ["store.json"]
 
 
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [('{"store_version": 99}', "written by another version"), ("[1]", "is not what a store has")],
+)
+def test_nothing_of_a_store_of_another_version_is_read_or_freed(
+    tmp_path: Path, marker: str, said: str
+) -> None:
+    (tmp_path / "store.json").write_text(marker)
+    run = tmp_path / "runs" / "Lung-01234567"
+    stage = tmp_path / "sites" / "A" / "stages" / "train_segmenter-0123"
+    checkpoint = stage / "checkpoints" / "1.pt"
+    for file in (run / "summary.json", stage / "record.json", checkpoint):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    for command in (
+        *(("store", "ls"), ("store", "gc"), ("store", "gc", "--snapshots", "--quarantine")),
+        *(("results",), ("report",), ("track", run.name), ("simulate", "--dry-run")),
+    ):
+        assert said in refused(call(*command, "--store", tmp_path)), command
+    assert checkpoint.exists()
+
+
+def test_a_store_below_a_file_is_refused_in_the_plan_and_found_by_the_doctor(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    below = ("--store", tmp_path / "file" / "sub" / "store")
+    line = refused(call("simulate", "--sites", "2", "--dry-run", *below))
+    assert "cannot keep a store here (Not a directory)" in line
+    found = call("doctor", *below)
+    assert found.exit_code == 1, found.output
+    assert re.search(r"WRONG store .*cannot keep a store here \(Not a directory\)", found.output)
+
+
 def test_a_ray_address_that_does_not_answer(tmp_path: Path) -> None:
     options = ("--ray", "127.0.0.1:9", "--store", tmp_path / "s")
     assert "no Ray cluster answers" in refused(call("simulate", *options))
@@ -245,6 +279,18 @@ def test_results_of_nothing_and_of_an_unknown_run(tmp_path: Path) -> None:
     (tmp_path / "runs" / "Lung-01234567" / "summary.json").write_text("{}")
     line = refused(call("results", "Lung-0", "--store", tmp_path))
     assert "there are: Lung-01234567" in line
+
+
+@pytest.mark.parametrize("text", ["", '{"experiment": {', "[]"])
+def test_a_summary_that_was_cut_off_is_one_line(tmp_path: Path, text: str) -> None:
+    run = tmp_path / "runs" / "Lung-01234567"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(text)
+    (run / "tracked").touch()
+    for command in ("results", "report", "track"):
+        line = refused(call(command, run.name, "--store", tmp_path))
+        assert "summary.json: cannot be read as a summary" in line, command
+    assert (run / "tracked").exists()
 
 
 def test_contributors_are_sites_and_all_of_them_are_the_same_run(tmp_path: Path) -> None:

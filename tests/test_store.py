@@ -224,8 +224,19 @@ def test_what_a_process_leaves_that_was_killed_while_it_made_a_store_is_nothing(
 
 def test_a_store_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(HyfreeError, match="cannot keep a store here"):
-        open_root(tmp_path / "file" / "store")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for create in (True, False):
+        for name in ("file", "link"):
+            with pytest.raises(HyfreeError, match="cannot keep a store here"):
+                open_root(tmp_path / name / "store", create=create)
+
+
+@pytest.mark.parametrize("text", ["[1]", "1", "null", "{", "", '"\\ud800', "[" * 100_000])
+def test_a_marker_that_is_none_of_ours_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "store.json").write_text(text)
+    for create in (True, False):
+        with pytest.raises(HyfreeError, match=r"store\.json: is not what a store has"):
+            open_root(tmp_path, create=create)
 
 
 def test_looking_at_a_store_creates_nothing(tmp_path: Path) -> None:

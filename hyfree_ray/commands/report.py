@@ -11,7 +11,7 @@ from hyfree_ray.commands.results import warn_of_older
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import find_runs, read_curve, read_finished
-from hyfree_ray.store import digest_of
+from hyfree_ray.store import check_layout, digest_of
 
 
 def run_report(
@@ -25,8 +25,10 @@ def run_report(
     """Write the report of the newest run, or of the named ones, and say where it is.
 
     Raises:
-        HyfreeError: a run that is not there or named twice, or a folder that cannot be written to.
+        HyfreeError: a run that is not there or named twice, a store of another version, or a folder
+            that cannot be written to.
     """
+    check_layout(store)
     folders = find_runs(store, runs)
     warn_of_older(folders)
     found = [read_finished(folder) for folder in folders]

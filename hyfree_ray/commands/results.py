@@ -15,14 +15,17 @@ from hyfree_ray.results.pooled_table import render_comparison, render_pooled
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.scores import csv_text
+from hyfree_ray.store import check_layout
 
 
 def run_results(runs: Sequence[str], store: Path, *, compare: bool, output: str) -> None:
     """Print one run, several pooled, or one minus another.
 
     Raises:
-        HyfreeError: a run that is not there or named twice, or runs that do not belong together.
+        HyfreeError: a run that is not there or named twice, runs that do not belong together, or a
+            store of another version.
     """
+    check_layout(store)
     folders = find_runs(store, runs)
     if compare:
         _compare(folders, output)

@@ -108,10 +108,13 @@ def _all(store: Path) -> Iterator[Kept]:
     """Every stage's folder.
 
     Raises:
-        HyfreeError: the folder is no store.
+        HyfreeError: the folder is no store, or one of another version.
     """
+    from hyfree_ray.store import check_layout
+
     if not (store / "store.json").is_file():
         raise HyfreeError(f"{store}: no store is there; name one by --store")
+    check_layout(store)
     for root in sorted([*store.glob("sites/*"), store / "pool", store / "oracle"]):
         for folder in sorted(root.glob("stages/*-*")):
             yield Kept(

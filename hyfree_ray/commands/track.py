@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,25 @@ def track(run: str, store: Path) -> None:
     Example:
       hyfree-ray track Phantom-01234567
     """
-    from hyfree_ray.observer import read_summary
-    from hyfree_ray.results.finished import is_shown, mark_hidden
+    from hyfree_ray.results.finished import is_shown, mark_hidden, read_finished
+    from hyfree_ray.store import check_layout
     from hyfree_ray.tracking import database_uri
 
+    check_layout(store)
     folder = store.absolute() / "runs" / run
     if not (folder / "summary.json").is_file():
         there = sorted(file.parent.name for file in (store / "runs").glob("*/summary.json"))
         names = ", ".join(there) or "none"
         raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+    summary = read_finished(folder).described
     mark_hidden(folder)
-    count = _track(store.absolute(), folder, read_summary(folder))
+    count = _track(store.absolute(), folder, summary)
     if not is_shown(folder):
         raise HyfreeError(f"MLflow does not take it; is {store / 'mlflow.db'} locked or damaged?")
     click.echo(f"{run}: {count} stages shown in {database_uri(store)}")
 
 
-def _track(store: Path, folder: Path, summary: dict[str, Any]) -> int:
+def _track(store: Path, folder: Path, summary: Mapping[str, Any]) -> int:
     """Hand every record of a run to MLflow. Returns how many there were."""
     from hyfree_ray.background_tracking import Tracking, finish_tracking, pictures_of
     from hyfree_ray.scores import ORACLE, POOL
