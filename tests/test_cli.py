@@ -303,3 +303,30 @@ def test_contributors_are_sites_and_all_of_them_are_the_same_run(tmp_path: Path)
     assert plan("--contributors", "site-1,site-3").output.splitlines()[0] != first
     assert "no such site; there are: site-1" in refused(plan("--contributors", "site-1,site-9"))
     assert "a pool needs 2 sites" in refused(plan("--contributors", "site-1"))
+
+
+def test_a_site_alone_is_told_that_nothing_can_be_shared(data: Path, tmp_path: Path) -> None:
+    """It is no mistake: its local models may be what is wanted."""
+    dry = ("simulate", "--store", tmp_path / "s", "--dry-run")
+    for given, name in (
+        (("--sites", "1"), "site-1"),
+        (("--sites", "2", "--withdraw", "site-1"), "site-2"),
+        (("--data", data), "site-2"),
+        (("--data", data, "--partition", "random", "--sites", "1"), "site-1"),
+    ):
+        result = call(*dry, *given)
+        assert result.exit_code == 0, result.output
+        assert result.output.count(f"warning: {name} is the only site: nothing can be shared") == 1
+    assert "only site" not in call(*dry, "--sites", "2").output
+    result = call("check", data, "--store", tmp_path / "s")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("note: site-2 is the only site: nothing can be shared") == 1
+
+
+def test_all_sites_cannot_withdraw(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    every = [part for k in (1, 2) for part in ("--withdraw", f"site-{k}")]
+    for given in (("--sites", "2", *every), ("--sites", "1", *every[:2])):
+        line = refused(call("simulate", "--store", store, *given))
+        assert "all sites have withdrawn" in line
+    assert not store.exists()

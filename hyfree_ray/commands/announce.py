@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import click
 
 from hyfree_ray.config import Runtime
 from hyfree_ray.costs import Cost
 from hyfree_ray.party import Step
+from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, clock
 from hyfree_ray.resources import Resources, resources_of
 from hyfree_ray.runners.planning import Planned
@@ -39,8 +40,19 @@ def announce(
     for site in simulation.sites.values() if missing else ():
         if site.too_few:
             log.warning(site.too_few)
+    if missing and len(planned.taking_part) < FEWEST_RELEASES:
+        log.warning(nothing_to_share(planned.taking_part))
     if missing and cost.worth_saying:
         log.warning(cost.words)
+
+
+def nothing_to_share(sites: Collection[str]) -> str:
+    """What it means that a federation has one site, and how it gets more."""
+    return (
+        f"{', '.join(sites)} is the only site: nothing can be shared, so no general model is "
+        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites: see --sites, "
+        "--partition and sites.csv"
+    )
 
 
 def _derived(simulation: Simulation) -> list[str]:

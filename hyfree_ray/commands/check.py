@@ -39,6 +39,7 @@ def _check(data: Path, store: Path) -> int:
     """Print every problem, a line each, and what the sites hold. Returns the exit code."""
     from hyfree_ray.cohorts.cohort import survey
     from hyfree_ray.cohorts.summary import render_sites
+    from hyfree_ray.commands.announce import nothing_to_share
 
     with reading_bar() as told:
         found = survey(data, digest_cache=digest_cache(store), told=told)
@@ -49,6 +50,8 @@ def _check(data: Path, store: Path) -> int:
         click.echo(f"note: {line}")
     if found.cohort is not None:
         Console().print(render_sites(found.cohort))
+        if len(found.cohort.sites) == 1:
+            click.echo(f"note: {nothing_to_share(found.cohort.sites)}")
         cases = sum(map(len, found.cohort.sites.values()))
         left_out = f", {found.cohort.left_out} not in sites.csv" * bool(found.cohort.left_out)
         click.echo(f"{cases} cases at {len(found.cohort.sites)} sites{left_out}: good")

@@ -153,6 +153,11 @@ def _check(
     planned: Planned, execution: Execution, runtime: Runtime, experiment: Experiment
 ) -> None:
     """Refuse names that nothing has, and what could never start, before anything does."""
+    if not planned.taking_part:
+        raise HyfreeError(
+            "--withdraw: with that all sites have withdrawn, and nothing is left to run; no "
+            "withdrawal was noted now: leave a site in"
+        )
     names = {site: _stages(planned, site) for site in execution.rules.disturbances}
     check_drops(execution.rules, names)
     check_parties(execution.resources, [party.name for party in planned.parties])

@@ -42,6 +42,12 @@ class Planned:
         """Stages that have yet to run."""
         return [step for step in self.steps if not step.done]
 
+    @property
+    def taking_part(self) -> list[str]:
+        """Sites that have not withdrawn."""
+        told = self.outcome.sites.items()
+        return [name for name, site in told if site.get("outcome") != "withdrawn"]
+
 
 def plan(simulation: Simulation, store: Path, rules: Rules | None = None) -> Planned:
     """Walk through the protocol without running, writing or importing anything heavy."""
