@@ -82,6 +82,17 @@ def test_a_dry_run_in_json_is_json(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("budget", "told"), [("small", False), ("paper", True)])
+def test_json_tells_hours_where_the_text_does_and_only_there(
+    tmp_path: Path, budget: str, told: bool
+) -> None:
+    options = ("--budget", budget, "--device", "cpu", "--store", tmp_path / "s", "--dry-run")
+    expected = json.loads(call("simulate", *options, "--format", "json").stdout)["expected"]
+    assert expected["disk_gib"] > 0
+    for hours in (expected["device_hours"], expected["least_hours"]):
+        assert hours > 0 if told else hours is None
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     line = refused(call("simulate", "--data", tmp_path / "none", "--store", tmp_path / "s"))
     assert "no such folder" in line

@@ -101,8 +101,8 @@ def print_plan(
             for s in planned.steps
         ]
         expected = {
-            "device_hours": cost.device_hours,
-            "least_hours": cost.least_hours,
+            "device_hours": cost.device_hours if cost.grounded else None,
+            "least_hours": cost.least_hours if cost.grounded else None,
             "disk_gib": cost.disk_gib,
         }
         click.echo(json.dumps({"steps": described, "expected": expected}, indent=1))
