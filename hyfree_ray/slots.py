@@ -328,7 +328,8 @@ def unmet(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> str | None:
     for name, amount in needs.items():
         most = max((has.get(name, 0.0) for has in there), default=0.0)
         if most < amount:
-            lacking.append(f"{_amount(name, amount)}, the most that a machine has is {most:g}")
+            has = _amount(name, most) if name == "memory" else f"{most:g}"
+            lacking.append(f"{_amount(name, amount)}, the most that a machine has is {has}")
     text = "; ".join(lacking) or "all of it on one machine"
     where = f" on the machine of {pins[0]}" if pins else ""
     return f"needs {text}{where}"
