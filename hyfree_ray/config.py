@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hyfree_ray.border.gate import Gate
-from hyfree_ray.budget import Budget, budget_values
+from hyfree_ray.budget import BUDGETS, Budget, budget_values
 from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.regimes import SETTINGS, Setting
@@ -331,13 +331,28 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
     known = _known_keys()
     for path, value in _leaves(more):
         if path not in known:
-            close = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
-            raise HyfreeError(f"{where}: unknown key {path!r}; did you mean {close[0]!r}?")
+            raise HyfreeError(f"{where}: {_not_a_key(path, known, where)}")
         target = values
         *parents, last = path.split(".")
         for part in parents:
             target = target.setdefault(part, {})
         target[last] = value
+
+
+def _not_a_key(path: str, known: Sequence[str], where: str) -> str:
+    """What is wrong with a key that there is not, and what was meant by it."""
+    if path.split(".")[0] == "resources":  # a file's are taken out before
+        return "resources are read from a --config file alone, as `resources: {default: {gpus: 2}}`"
+    if inside := [key for key in known if key.startswith(f"{path}.")]:
+        more = ", ..." if len(inside) > 5 else ""
+        return f"{path!r} is a section: {', '.join(inside[:5])}{more}"
+    if f"budget.{path}" in known and not where.startswith("--set"):
+        return (
+            f"{path!r} is a budget's key: put it under `budget:`, or name one of the budgets "
+            f"{', '.join(BUDGETS)} by --budget"
+        )
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+    return f"unknown key {path!r}; did you mean {close[0]!r}?"
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import hyfree_ray
 from hyfree_ray.budget import BUDGETS
 from hyfree_ray.config import Experiment, check_embedder, read_yaml, resolve_experiment
 from hyfree_ray.errors import HyfreeError
@@ -121,6 +122,31 @@ def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(override: str, mes
     with pytest.raises(HyfreeError, match=message) as caught:
         resolve(override)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gate=hello", "'gate' is a section: gate.max_rejection_rate, gate.min_recall_exact, "),
+        ("budget.unet=3", "'budget.unet' is a section: budget.unet.iterations, "),
+        ("resources.default.gpus=2", "resources are read from a --config file alone"),
+        ("resources=2", "resources are read from a --config file alone"),
+    ],
+)
+def test_a_section_and_what_stands_in_a_file_alone_are_not_taken_for_a_typing_error(
+    override: str, said: str
+) -> None:
+    with pytest.raises(HyfreeError) as caught:
+        resolve(override)
+    assert said in str(caught.value)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_budget_that_is_given_as_a_configuration_is_told_what_it_is(budget: str) -> None:
+    file = Path(hyfree_ray.__file__).parent / "configs" / f"{budget}.yaml"
+    with pytest.raises(HyfreeError, match=r"a budget's key: put it under `budget:`, or .*--budget"):
+        resolve(file=file)
 
 
 @pytest.mark.parametrize(
