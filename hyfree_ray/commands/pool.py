@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options, resolved
-from hyfree_ray.errors import HyfreeError, ReleaseError
+from hyfree_ray.errors import HyfreeError, ReleaseError, TooFewSitesError
 
 if TYPE_CHECKING:
     from hyfree_ray.border.release import ReleaseMetadata
@@ -77,7 +77,9 @@ def train(
     party, described = _open_pool(signed, experiment, root, device)
     members = asyncio.run(_take_in(party, signed, described))
     if not members:
-        raise HyfreeError("fewer than two good releases make no general model; nothing is written")
+        raise TooFewSitesError(
+            "fewer than two good releases make no general model; nothing is written"
+        )
     general, shared = asyncio.run(_hand_out(party, members))
     write_parcel(out, general)
     click.echo(f"general model of {', '.join(members)} written to {out}")

@@ -199,7 +199,7 @@ def test_what_is_wrong_with_a_federation_by_files_is_one_line(
     train = ("pool", "train", tmp_path / "in" / "alpha", tmp_path / "in" / "beta")
     centre = ("--store", tmp_path / "store", "--out", tmp_path / "general")
     (tmp_path / "in" / "beta" / "manifest.sig").write_bytes(b"0" * 64)
-    refused = program(*train, *centre, *SMOKE, code=2)
+    refused = program(*train, *centre, *SMOKE, code=3)
     assert "beta: release refused (signature)" in refused
     assert "fewer than two good releases" in refused
     (tmp_path / "in" / "alpha" / "public.key").write_bytes(b"1" * 32)

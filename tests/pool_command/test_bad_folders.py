@@ -139,6 +139,13 @@ def test_a_release_that_nobody_signed_is_not_parsed(
     assert not (tmp_path / "general").exists()
 
 
+def test_one_good_release_is_too_few_sites(tmp_path: Path, smoke: Experiment) -> None:
+    done = train(tmp_path, hand_in(tmp_path, "A", federation(smoke)))
+    assert done.exit_code == 3
+    assert "fewer than two good releases make no general model" in done.output
+    assert not (tmp_path / "general").exists()
+
+
 def test_a_release_of_other_settings_alone_says_which_options_are_to_agree(
     tmp_path: Path, smoke: Experiment
 ) -> None:
