@@ -67,8 +67,10 @@ def parse_rules(
         disturbances[site] = Disturbance(drops=(*before.drops, stage), slowness=before.slowness)
     for text in slow:
         site, _, factor = text.partition("=")
-        if not re.fullmatch(r"[1-9]\d*(\.\d+)?x", factor):
+        if not re.fullmatch(r"\d+(\.\d+)?x", factor):
             raise HyfreeError(f"--slow {text}: write SITE=FACTORx, e.g. site-2=3x")
+        if float(factor[:-1]) < 1:
+            raise HyfreeError(f"--slow {text}: the factor is 1 or more, e.g. site-2=3x")
         drops = disturbances.get(site, Disturbance()).drops
         disturbances[site] = Disturbance(drops=drops, slowness=float(factor[:-1]))
     for option, names in (("--withdraw", withdraw), ("--drop or --slow", disturbances)):
@@ -96,7 +98,7 @@ def check_drops(rules: Rules, stages: Mapping[str, Collection[str]]) -> None:
         stages: by site, the stages and roles that it has.
 
     Raises:
-        HyfreeError: the site has none of that name; the nearest is named.
+        HyfreeError: the site has none of that name; the nearest is named, and all that it has.
     """
     for site, disturbance in rules.disturbances.items():
         for stage in disturbance.drops:
@@ -104,7 +106,7 @@ def check_drops(rules: Rules, stages: Mapping[str, Collection[str]]) -> None:
                 nearest = get_close_matches(stage, stages[site], n=1, cutoff=0.0)
                 raise HyfreeError(
                     f"--drop {site}@{stage}: the site has no such stage; did you mean "
-                    f"{nearest[0]!r}?"
+                    f"{nearest[0]!r}? It has: {', '.join(stages[site])}"
                 )
 
 
@@ -112,4 +114,6 @@ def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if found is None:
         raise HyfreeError(f"--deadline {text}: write a number and s, m, h or d, e.g. 90m")
+    if not float(found[1]):
+        raise HyfreeError(f"--deadline {text}: a round lasts longer than that; e.g. 90m")
     return float(found[1]) * _SECONDS[found[2]]

@@ -259,14 +259,17 @@ def test_rules_are_read_from_options() -> None:
         ("drop", ("site-9@release",), "the sites are site-1, site-2"),
         ("drop", ("site-1@release",), "say by --min-sites"),
         ("slow", ("site-1=fast",), "write SITE=FACTORx"),
+        ("slow", ("site-1=0.5x",), "site-1=0.5x: the factor is 1 or more"),
+        ("slow", ("site-1=0x",), "site-1=0x: the factor is 1 or more"),
         ("withdraw", ("site-9",), "--withdraw site-9: the sites are"),
         ("deadline", "tomorrow", "e.g. 90m"),
+        ("deadline", "0h", "--deadline 0h: a round lasts longer than that"),
         ("deadline", "5m", "say by --min-sites"),
         ("min_sites", 3, "there are 2 sites"),
     ],
 )
 def test_rules_that_make_no_sense_are_one_line(option: str, value: Any, said: str) -> None:
-    needed = {"min_sites": 1} if said == "e.g. 90m" else {}
+    needed = {"min_sites": 1} if option == "deadline" and "--min-sites" not in said else {}
     with pytest.raises(HyfreeError, match=said):
         parse_rules(**OPTIONS | needed | {option: value})
 
@@ -283,6 +286,7 @@ def test_the_command_line_knows_them(tmp_path: Path) -> None:
     [
         (("--drop", "site-2@train_generater"), "", "did you mean 'train_generator'?"),
         (("--drop", "site-2@lokal2x"), "", "did you mean 'local2x'?"),
+        (("--drop", "site-2@WRONG"), "", "? It has: audit, "),
         ((), "resources: {site-22: {cpus: 1}}", "resources.site-22: no such site; did you mean"),
         ((), "resources: {default: {cpus: 5000}}", "can never start: it needs 5000 CPU, the most"),
         ((), "resources: {pool: {memory_gib: 1e6}}", "needs 1e+06 GiB of memory"),
