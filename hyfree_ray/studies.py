@@ -118,6 +118,8 @@ def grid_trials(path: Path) -> list[Trial]:
     Raises:
         HyfreeError: a key that is not known, a value that does not fit; before anything runs.
     """
+    if not path.is_file():
+        raise HyfreeError(f"{path}: no such file; see hyfree-ray study --help")
     written = read_yaml(path)
     for name in written:
         if name not in {"simulate", "grid"}:
@@ -132,6 +134,9 @@ def grid_trials(path: Path) -> list[Trial]:
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise HyfreeError(f"{path}: grid: {name}: write a list of values")
+        for place, value in enumerate(values):
+            if value in values[:place]:
+                raise HyfreeError(f"{path}: grid: {name}: {value!r} stands there twice")
     trials = []
     for draw, combination in enumerate(itertools.product(*grid.values())):
         values = dict(zip(grid, combination, strict=True))

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from hyfree_ray import trials
 from hyfree_ray.cli import main
+from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.commands import study_runs
 from hyfree_ray.config import Experiment
 from hyfree_ray.errors import HyfreeError
@@ -21,6 +22,7 @@ from hyfree_ray.regimes import CHOICE_VERSION
 from hyfree_ray.results.finished import Finished, mark_shown, mark_written
 from hyfree_ray.scores import COLUMNS
 from hyfree_ray.studies import (
+    SIMULATE_OPTIONS,
     curve_points,
     draw_subsets,
     grid_trials,
@@ -109,6 +111,9 @@ def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) 
         ("grid: {budget.synthesis.per_reel: [1]}", "did you mean 'budget.synthesis.per_real'"),
         ("grid: {fold: [7]}", "fold: input should be less than or equal to 4"),
         ("grid: {seed: 3}", "seed: write a list"),
+        ("grid: {fold: [1], seed: [0, 2, 0]}", "grid: seed: 0 stands there twice"),
+        ("grid: {budget.synthesis.per_real: [4, 4.0]}", "4.0 stands there twice"),
+        ("simulate: {data: none}\ngrid: {seed: [0]}", "no such folder"),
         ("grid: {}", "'grid' maps fields to lists"),
         ("grids: {seed: [1]}", "unknown key 'grids'"),
         ("simulate: {store: x}\ngrid: {seed: [1]}", "unknown option 'store'"),
@@ -124,7 +129,37 @@ def test_a_study_that_is_wrong_is_refused_before_anything_runs(
     )
     assert result.exit_code == 2
     assert fault in result.output
+    assert result.output.count("\n") == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_data_that_cannot_be_partitioned_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    draw_phantom_site(2, 0, tmp_path / "data")
+    store = ("--store", tmp_path / "s")
+    for text, fault in (
+        ("{data: data, partition: random}", "--sites"),
+        ("{data: data, sites: 4}", "--sites 4"),
+        ("{data: data, partition: 'column:ward'}", "ward"),
+        ("{partition: random, sites: 2}", "give --data"),
+    ):
+        result = call("study", study(tmp_path, f"simulate: {text}\ngrid: {{seed: [0]}}"), *store)
+        assert result.exit_code == 2, result.output
+        assert fault in result.output
+        assert result.output.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_study_whose_file_is_missing_is_told_what_a_study_is(tmp_path: Path) -> None:
+    result = call("study", tmp_path / "none.yaml", "--store", tmp_path / "s")
+    assert result.exit_code == 2
+    assert "none.yaml: no such file; see hyfree-ray study --help" in result.output
+    assert "--config" not in result.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_help_of_a_study_names_every_option_that_its_file_may_give() -> None:
+    said = call("study", "--help").output
+    assert ", ".join(SIMULATE_OPTIONS) in " ".join(said.split())
 
 
 def made(tmp_path: Path) -> tuple[list[Trial], dict[str, Finished]]:

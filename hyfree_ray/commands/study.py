@@ -80,12 +80,15 @@ def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) 
     """Run every combination of a grid over experiment fields, as FILE says:
 
     \b
-      simulate:                          # options of simulate, for all
+      simulate:                          # for all
         sites: 5
         budget: small
       grid:                              # fields of the experiment, sites, budget
         budget.synthesis.per_real: [1, 4, 20]
         seed: [0, 1, 2]
+
+    Of the options of simulate, `simulate` takes: sites, data, partition, config, budget, generator,
+    settings. Paths are from FILE's folder.
 
     Folds and seeds of one combination are pooled. Writes studies/FILE's name/scaling.csv in the
     store.

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyfree_ray.cohorts.checks import FOLDS
-from hyfree_ray.cohorts.cohort import read_cohort
+from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES
 from hyfree_ray.commands.check import digest_cache
@@ -76,7 +76,36 @@ def run_study(file: Path, *, store: Path, ray: str, parallel: int | None, output
     """All combinations of a file's grid. Returns the exit code."""
     folder = store.absolute() / "studies" / file.stem
     place = Place(folder=folder, store=store.absolute())
-    return _run(grid_trials(file), place, ray=ray, parallel=parallel, output=output)
+    trials = grid_trials(file)
+    _check_data(trials, store)
+    return _run(trials, place, ray=ray, parallel=parallel, output=output)
+
+
+def _check_data(trials: Sequence[Trial], store: Path) -> None:
+    """Refuse data and partitions that no simulation could be made of, before there is a store.
+
+    Raises:
+        HyfreeError: what the first such simulation would say.
+    """
+    cohorts: dict[tuple[str, bool], Cohort] = {}
+    given = [dict(zip(trial.options[::2], trial.options[1::2], strict=True)) for trial in trials]
+    for options in given:
+        data, how = options.get("--data"), options.get("--partition", NATURAL)
+        if data is None:
+            _check_phantom(how)
+            continue
+        read = (data, how == NATURAL)
+        if read not in cohorts:
+            cohorts[read] = read_cohort(
+                Path(data), digest_cache=digest_cache(store), own_sites=how == NATURAL
+            )
+        sites = int(options["--sites"]) if "--sites" in options else None
+        partition(cohorts[read], how, sites=sites, seed=0)
+
+
+def _check_phantom(how: str) -> None:
+    if how != NATURAL:
+        raise HyfreeError(f"--partition {how}: phantom sites are drawn apart; give --data")
 
 
 def _sites(
@@ -84,8 +113,7 @@ def _sites(
 ) -> tuple[list[str], tuple[str, ...]]:
     """The sites' names, and the options that make a simulation of them."""
     if data is None:
-        if how != NATURAL:
-            raise HyfreeError(f"--partition {how}: phantom sites are drawn apart; give --data")
+        _check_phantom(how)
         return [f"site-{k}" for k in range(1, count + 1)], ("--sites", str(count))
     named = how == NATURAL or how.startswith(COLUMN)
     cohort = read_cohort(data, digest_cache=digest_cache(store), own_sites=how == NATURAL)
