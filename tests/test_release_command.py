@@ -123,9 +123,37 @@ def test_a_card_below_the_default_gate_is_refused_by_hand_too(tmp_path: Path) ->
 
 
 def test_a_file_of_another_name_is_told_what_to_name(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").touch()
     result = call("check", tmp_path / "cat.png")
     assert result.exit_code == 2
     assert "name a release.arrow" in result.output
+
+
+def test_what_is_no_release_gets_its_line_and_the_others_go_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cat.png").touch()
+    result = call("check", folder, tmp_path / "none", tmp_path / "cat.png", folder)
+    assert result.exit_code == 2
+    first, none, cat, last = result.output.splitlines()
+    assert "good" in first
+    assert none == f"{tmp_path / 'none'}: no release: there is no such file or folder"
+    assert cat.startswith(f"{tmp_path / 'cat.png'}: no release: name a release.arrow")
+    assert "good" in last
+
+
+@pytest.mark.parametrize("command", [("show",), ("export", "--to", "png", "--out", "out")])
+def test_what_is_refused_is_named_by_its_path(
+    tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    refused = call(command[0], "empty", *command[1:])
+    assert refused.exit_code == 2
+    assert refused.output.startswith("error: empty: release refused (missing): ")
+    missing = call(command[0], "none", *command[1:])
+    assert missing.exit_code == 2
+    assert missing.output == "error: none: no release: there is no such file or folder\n"
 
 
 def test_show_prints_the_card_and_draws_the_images(folder: Path, tmp_path: Path) -> None:

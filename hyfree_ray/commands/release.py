@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,17 @@ def run_check(files: Sequence[Path], key: Path | None = None) -> int:
     """
     public = None if key is None else read_public_key(key, "--key")
     refused = False
-    for file, folder in [(file, _folder(file)) for file in files]:
+    for file in files:
         try:
+            folder = _folder(file)
             manifest = _manifest(folder, public)
             check_card(read_checked(folder, manifest), Gate())
         except ReleaseError as error:
             refused = True
             click.echo(f"{_shown(file)}: refused ({error.rule}): {error.message}")
+        except HyfreeError as error:
+            refused = True
+            click.echo(str(error))
         else:
             click.echo(
                 f"{_shown(file)}: good: {manifest.rows} images of {_shown(manifest.site)}, "
@@ -53,7 +58,7 @@ def run_show(file: Path, picture: Path) -> None:
     """Print the manifest and the metadata of a release, and draw its first images."""
     from hyfree_ray.reports.pictures import MOST_IMAGES, contact_sheet
 
-    release = read_checked(file)
+    release = _read_named(file)
     # JSON escapes what is not ASCII: nothing in it can steer a terminal.
     click.echo(release.manifest.to_json(), nl=False)
     click.echo(release.metadata.to_json(), nl=False)
@@ -78,7 +83,7 @@ def run_export(file: Path, target: str, out: Path) -> None:
     from hyfree_ray.border.release_export import EXPORTERS
 
     check_free(out)
-    release = read_checked(file)
+    release = _read_named(file)
     with writing_to(out), filling(out) as partial:
         EXPORTERS[target](release, partial)
     click.echo(f"{len(release.images_NCHW)} images written to {out}")
@@ -129,10 +134,12 @@ def _folder(file: Path) -> Path:
     """The folder of a release that is named by itself or by its Arrow file."""
     if file.is_dir() and not file.is_symlink():
         return file
+    if not file.parent.is_dir() or (file.name != RELEASE_FILE and not os.path.lexists(file)):
+        raise HyfreeError(f"{_shown(file)}: no release: there is no such file or folder")
     if file.name != RELEASE_FILE:
         raise HyfreeError(
-            f"{_shown(file)}: name a {RELEASE_FILE} that has its {MANIFEST_FILE} beside it, "
-            "or the folder of both"
+            f"{_shown(file)}: no release: name a {RELEASE_FILE} that has its {MANIFEST_FILE} "
+            "beside it, or the folder of both"
         )
     return file.parent
 
@@ -153,6 +160,14 @@ def read_checked(file: Path, manifest: Manifest | None = None) -> Release:
     known = _as_it_says(manifest or read_manifest(folder))
     check_release_file(Handed(folder=folder, **known))
     return read_release(folder, **known)
+
+
+def _read_named(file: Path) -> Release:
+    """`read_checked`, whose refusal names the path: nobody is known who handed it in."""
+    try:
+        return read_checked(file)
+    except ReleaseError as error:
+        raise ReleaseError(_shown(file), error.rule, error.message) from error
 
 
 def _as_it_says(manifest: Manifest) -> dict[str, Any]:
