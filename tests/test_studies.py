@@ -401,16 +401,16 @@ def test_folds_in_one_go_end_in_their_summary(toys: None, tmp_path: Path) -> Non
 
 
 def test_a_simulation_that_fails_ends_the_command_with_its_code(toys: None, tmp_path: Path) -> None:
-    # Fold and seed are good, the data are not: only the simulation sees it.
-    wrong = ("--data", tmp_path / "none", "--ray", "off", "--store", tmp_path / "s")
+    # The experiment and its data are good; who has resources, only the simulation sees.
+    (tmp_path / "mine.yaml").write_text("resources: {site-9: {cpus: 1}}\n")
+    wrong = ("--config", tmp_path / "mine.yaml", "--ray", "off", "--store", tmp_path / "s")
     assert call("simulate", "--folds", "0-1", *wrong).exit_code == 2
-    study = tmp_path / "data.yaml"
-    study.write_text(f"simulate: {{data: {tmp_path / 'none'}}}\ngrid: {{seed: [0]}}\n")
+    study = tmp_path / "wrong.yaml"
+    study.write_text("simulate: {config: mine.yaml, sites: 2}\ngrid: {seed: [0]}\n")
     result = call("study", study, "--ray", "off", "--store", tmp_path / "s")
     assert result.exit_code == 2
-    assert "no such folder" in result.output
-    log = tmp_path / "s" / "studies" / "data" / "logs" / "trial-000.log"
-    assert f"error: trial-000: error: {tmp_path / 'none'}" in result.output
+    log = tmp_path / "s" / "studies" / "wrong" / "logs" / "trial-000.log"
+    assert "error: trial-000: error: resources.site-9: no such site" in result.output
     assert f"(log: {log})" in result.output
 
 
