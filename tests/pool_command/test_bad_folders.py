@@ -218,7 +218,7 @@ def test_a_release_that_came_in_damaged_is_taken_once_it_is_copied_again(
     file.write_bytes(damaged(whole))
     first = train(tmp_path, *folders)
     assert "Z: release refused (" in first.output
-    assert first.exit_code == (0 if len(others) > 1 else 2)
+    assert first.exit_code == (0 if len(others) > 1 else 3)
     file.write_bytes(whole)
     for _ in range(2):
         mended = train(tmp_path, *folders)
