@@ -38,7 +38,7 @@ from hyfree_ray.observer import Observer, read_summary, time_table
 from hyfree_ray.pool import FEWEST_RELEASES
 from hyfree_ray.progress import IN_WORDS, Progress, clock
 from hyfree_ray.resources import Execution, check_machine, check_parties, read_resources
-from hyfree_ray.results.finished import is_current, mark_outdated
+from hyfree_ray.results.finished import is_current, mark_outdated, read_finished
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.rules import Rules, check_drops, parse_rules
@@ -330,8 +330,14 @@ def _run(
 
 
 def _is_told(planned: Planned, folder: Path) -> bool:
-    """Whether a run's folder tells of all its stages: another run may have done some since."""
-    told = {(stage["owner"], stage["key"]) for stage in read_summary(folder)["stages"]}
+    """Whether a run's folder tells of all its stages: another run may have done some since.
+
+    Also where something damaged it since: it is written again then.
+    """
+    try:
+        told = {(s["owner"], s["key"]) for s in read_finished(folder).described["stages"]}
+    except (HyfreeError, KeyError):
+        return False
     return told.issuperset((step.owner, step.key) for step in planned.steps)
 
 
