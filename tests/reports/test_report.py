@@ -289,7 +289,7 @@ def test_the_command_says_where_the_report_is(run: Finished) -> None:
     assert "there are: scale-1" in missing.output
     result = call("report", run.name, "--store", store, "--study", "scale-1")
     assert result.exit_code == 0, result.output
-    path = Path(result.output.removeprefix("report: ").strip())
+    path = Path(result.stdout.removeprefix("report: ").strip())
     assert path == store / "reports" / run.name / "report.html"
     assert "With more sites" in read(path).text
     assert (path.parent / "figures" / "scaling.svg").is_file()
