@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayError, RayTaskError
 
 from hyfree_ray.config import Experiment
 from hyfree_ray.device_memory import share_taken
@@ -238,10 +238,16 @@ def _is_out_of_memory(error: StageError) -> bool:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The exception inside Ray's wrapping, where it is one of ours."""
+    """The exception inside Ray's wrapping, where it is one of ours or the user can mend it."""
     inner: BaseException | None = error
     while isinstance(inner, RayTaskError):
         inner = inner.cause
+    if isinstance(inner, OutOfDiskError):
+        return HyfreeError(
+            "the disk on which Ray keeps what its memory has no room for is nearly full: free some "
+            "of it, or set RAY_TMPDIR to a folder on another disk; nothing is lost: give the same "
+            "command again"
+        )
     return inner if isinstance(inner, (HyfreeError, StageError)) else error
 
 

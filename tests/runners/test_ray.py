@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import OutOfDiskError, RayTaskError
 
 from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
 from hyfree_ray.resources import Resources
@@ -56,6 +57,14 @@ def run(stage_: Any, tmp_path: Path, **arguments: Any) -> Artifact:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_full_disk_below_rays_memory_is_one_line_that_says_what_to_do() -> None:
+    """Models and releases on their way are spilled to it; Ray stops at 95 %."""
+    spilled = RayTaskError("call", "traceback", OutOfDiskError("Local disk is full"))
+    found = cause_of(RayTaskError("call", "traceback", spilled))
+    assert isinstance(found, HyfreeError)
+    assert "RAY_TMPDIR" in str(found)
+
+
 def test_a_stage_runs_in_another_process_and_leaves_its_record_here(tmp_path: Path) -> None:
     done = run(where, tmp_path, number=3)
     assert done.result["number"] == 3
