@@ -11,7 +11,7 @@ import click
 from hyfree_ray import __version__
 from hyfree_ray.commands.check import check_data
 from hyfree_ray.commands.doctor import doctor
-from hyfree_ray.commands.ending import ends_at_signals
+from hyfree_ray.commands.ending import until_told
 from hyfree_ray.commands.import_data import import_data
 from hyfree_ray.commands.model import export_model, predict
 from hyfree_ray.commands.options import (
@@ -43,8 +43,8 @@ class _Group(click.Group):
             sys.exit(error.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ends_at_signals():
-            return super().invoke(ctx)
+        run = super().invoke
+        return until_told(lambda: run(ctx))
 
 
 @click.group(cls=_Group, epilog=EXIT_CODES)

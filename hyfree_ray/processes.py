@@ -5,29 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 
-def descendants(root: int) -> set[int]:
-    """A process and all that it has started, directly or not."""
+def descendants(root: int, *, spared: Collection[int] = ()) -> set[int]:
+    """A process and all that it has started, directly or not.
+
+    Args:
+        spared: left out, with what they have started.
+    """
     children: dict[int, list[int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            pid, rest = file.read_text().split(" (", 1)
-            children.setdefault(int(rest.rsplit(") ", 1)[1].split()[1]), []).append(int(pid))
+            # Bytes: a process's name, in parentheses, may be anything.
+            pid, rest = file.read_bytes().split(b" (", 1)
+            children.setdefault(int(rest.rsplit(b") ", 1)[1].split()[1]), []).append(int(pid))
     found, left = set(), [root]
     while left:
         found.add(left[-1])
-        left += children.get(left.pop(), [])
+        left += [child for child in children.get(left.pop(), []) if child not in spared]
     return found
 
 
-def kill_descendants() -> None:
-    """Kill all that this process has started.
+def kill_descendants(spared: Collection[int]) -> None:
+    """Kill all that this process has started, without `spared` and what those have.
 
     Ray's own processes end after their driver by themselves, its dashboard's agent on a busy
     machine only after half a minute.
     """
-    for pid in sorted(descendants(os.getpid()) - {os.getpid()}):
+    for pid in sorted(descendants(os.getpid(), spared=spared) - {os.getpid()}):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)

@@ -6,7 +6,9 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -267,13 +269,18 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
         with command._connected("head:6379"):
             command._run_or_leave(*[None] * 4)
 
+    def left_with(line: str, code: int) -> NoReturn:
+        click.echo(line, err=True)
+        sys.exit(code)
+
     found: list[str] = []
     monkeypatch.setattr(ray_cluster, "connect", lambda _: None)
     monkeypatch.setattr(ray_cluster, "disconnect", lambda: found.append("left"))
     monkeypatch.setattr(command, "_simulate", simulate)
     monkeypatch.setattr(command, "_run", run)
+    monkeypatch.setattr(ending, "_told", [])
     for module in (command, ending):
-        monkeypatch.setattr(module, "leave", sys.exit)
+        monkeypatch.setattr(module, "leave", left_with)
     done = call("simulate")
     assert (done.exit_code, found) == (code, left), done.output
     assert str(ends_by) in done.output

@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from hyfree_ray.processes import kill_descendants
+from hyfree_ray.processes import descendants, kill_descendants
 
 GO_ON = "nothing is lost: to go on, give the same command again"
 
@@ -23,52 +23,90 @@ or that takes its time to close, does not hold it up."""
 
 _WORDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
+_told: list[int] = []
+"""The signals that came, in their order. Who was told leaves: it is never emptied."""
 
-@contextlib.contextmanager
-def ends_at_signals() -> Iterator[None]:
-    """Leave on Ctrl-C with 130 and on SIGTERM with 143, and say how to go on."""
-    told: list[int] = []
-    over = threading.Event()
+_found_there: set[int] = set()
+"""Processes that this one had before its command: a shell that becomes it by `exec` leaves them."""
+
+_Result = TypeVar("_Result")
+
+
+def is_told() -> bool:
+    """Whether a signal told this process to end; its libraries may make any error of it."""
+    return bool(_told)
+
+
+def until_told(command: Callable[[], _Result]) -> _Result:
+    """Run a command; leave on Ctrl-C with 130 and on SIGTERM with 143, and say how to go on.
+
+    A function, not a context: between a context's last line and its end a signal would be lost.
+    """
+    # No lock is taken where a signal is met: a second signal could come while the first holds it.
+    ear, mouth = os.pipe()
 
     def tell(number: int, _frame: object) -> None:
-        told.append(number)
-        over.set()
-        raise KeyboardInterrupt  # asyncio and Ray let it through, and nothing of our own
+        _told.append(number)
+        if len(_told) == 1:
+            os.write(mouth, b"!")
+            raise KeyboardInterrupt  # asyncio and Ray let it through, and nothing of our own
 
     def end_late() -> None:
-        over.wait()
-        if told:
+        if os.read(ear, 1):
             time.sleep(PATIENCE_S)
-            _say_and_leave(told[0])
+            leave(*_told_words())
+        os.close(ear)
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        # A thread from the start: a signal may come while another one is being started.
-        threading.Thread(target=end_late, daemon=True).start()
-        for number in _WORDS:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, tell)
-    try:
-        yield
-    except KeyboardInterrupt:
+    before: dict[int, Any] = {}
+
+    def turn_deaf() -> None:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
-        _say_and_leave(told[0] if told else signal.SIGINT)
+
+    try:
+        _found_there.update(descendants(os.getpid()) - {os.getpid()})
+        # A thread from the start: a signal may come while another one is being started.
+        threading.Thread(target=end_late, daemon=True).start()
+        if threading.current_thread() is threading.main_thread():
+            for number in _WORDS:
+                before[number] = signal.getsignal(number)
+                if before[number] != signal.SIG_IGN:
+                    signal.signal(number, tell)
+        return command()
+    except KeyboardInterrupt:
+        if not _told:
+            _told.append(signal.SIGINT)
+        raise
     finally:
-        over.set()
+        try:
+            turn_deaf()
+        except KeyboardInterrupt:  # in the last moment
+            turn_deaf()
+        if _told:
+            leave(*_told_words())
+        os.close(mouth)
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def _say_and_leave(number: int) -> NoReturn:
-    word, code = _WORDS[signal.Signals(number)]
-    click.echo(f"{word}; {GO_ON}", err=True)
-    leave(code)
+def _told_words() -> tuple[str, int]:
+    word, code = _WORDS[signal.Signals(_told[0])]
+    return f"{word}; {GO_ON}", code
 
 
-def leave(code: int) -> NoReturn:
-    """End this process and what it has started now: stages run there, made to be killed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kill_descendants()
-    os._exit(code)
+def leave(line: str, code: int) -> NoReturn:
+    """Say `line` and end this process and what it has started now: stages are made to be killed.
+
+    Where a signal told it to end, that is what it says and what its exit code tells.
+    """
+    if _told:
+        line, code = _told_words()
+    try:
+        # Who reads it may have gone before, as `tee` does at Ctrl-C.
+        with contextlib.suppress(OSError, ValueError):
+            click.echo(line, err=True)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        kill_descendants(_found_there)
+    finally:
+        os._exit(code)

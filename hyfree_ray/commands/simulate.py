@@ -23,7 +23,7 @@ from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
-from hyfree_ray.commands.ending import leave
+from hyfree_ray.commands.ending import is_told, leave
 from hyfree_ray.config import (
     Experiment,
     Runtime,
@@ -64,11 +64,9 @@ def run_simulate(**options: Any) -> int:
     try:
         return _simulate(**options)
     except ClusterError as error:
-        click.echo(f"error: {error}", err=True)
-        leave(error.exit_code)
+        leave(f"error: {error}", error.exit_code)
     except _FailedError as failed:
-        click.echo(f"error: {failed.__cause__}", err=True)
-        leave(failed.code)
+        leave(f"error: {failed.__cause__}", failed.code)
 
 
 class _FailedError(Exception):
@@ -297,7 +295,8 @@ def _run_or_leave(
     except StageError as error:
         raise _FailedError(1) from error
     except Exception as error:
-        log.exception("this should not have happened; please report it")
+        if not is_told():  # or a library made this of the interrupt
+            log.exception("this should not have happened; please report it")
         raise _FailedError(1) from error
 
 
