@@ -153,7 +153,7 @@ def resolve_experiment(
             a CPU and `paper` on a GPU.
         generator: "auto", "flow" or "stylegan2"; None: the file's, else "auto".
         device: what the trainings will run on.
-        file: YAML with any of `Experiment`'s fields.
+        file: YAML with any of `Experiment`'s fields; its paths are from its folder.
         overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`.
         fields: top-level fields that the command line names; None: not named.
 
@@ -168,6 +168,8 @@ def resolve_experiment(
     named = written.pop("budget") if isinstance(written.get("budget"), str) else None
     budget = budget or named or ("paper" if device == "cuda" else "small")
     values: dict[str, Any] = {"budget": budget_values(budget)}
+    if file is not None and isinstance(path := written.get("embedder_weights"), str):
+        written["embedder_weights"] = str(file.absolute().parent / path)
     _merge(values, written, str(file))
     values.update({name: value for name, value in fields.items() if value is not None})
     if generator is not None:
@@ -182,10 +184,9 @@ def resolve_experiment(
         values["generator"] = values["budget"]["generator_backend"]
         reasons.append(f"generator {values['generator']}: {values['budget']['generator_reason']}")
     if values.setdefault("embedder", "auto") == "auto":
-        weights = values.get("embedder_weights")
-        found = weights is not None and Path(str(weights)).is_file()
-        values["embedder"] = "openclip" if found else "nnunet"
-        why = "its weights are there" if found else "embedder_weights names no OpenCLIP weights"
+        named_weights = values.get("embedder_weights") is not None
+        values["embedder"] = "openclip" if named_weights else "nnunet"
+        why = "its weights are named" if named_weights else "embedder_weights names no weights"
         reasons.append(f"embedder {values['embedder']}: {why}")
     if "precision" not in values:
         values["precision"], why = best_precision(device)
@@ -204,18 +205,18 @@ def check_embedder(experiment: Experiment) -> None:
     Raises:
         HyfreeError: its weights, or OpenCLIP itself, are not there.
     """
-    given = experiment.embedder_weights
-    if given is not None and not (Path(given).is_file() and os.access(given, os.R_OK)):
-        raise HyfreeError(
-            f"embedder_weights: {given} is no file that can be read; name the file of OpenCLIP's "
-            "weights, or take --set embedder_weights=null"
-        )
     if experiment.embedder != "openclip":
         return
+    given = experiment.embedder_weights
     if given is None:
         raise HyfreeError(
             "embedder 'openclip': no weights are named; set embedder_weights to their file, or "
             "take --set embedder=nnunet"
+        )
+    if not (Path(given).is_file() and os.access(given, os.R_OK)):
+        raise HyfreeError(
+            f"embedder_weights: {given} is no file that can be read; name the file of OpenCLIP's "
+            "weights, or take --set embedder=nnunet"
         )
     if importlib.util.find_spec("open_clip") is None:
         raise HyfreeError(
@@ -262,6 +263,8 @@ class _PlainLoader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep)
             finite = not isinstance(value, (int, float)) or math.isfinite(value)
+            if isinstance(value, str):
+                value.encode()  # half of a surrogate pair could never be printed
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
             raise _not_a_value(node) from error
         if not finite:
@@ -287,7 +290,8 @@ def _parse(text: str, where: str) -> Any:
         return yaml.load(text, _PlainLoader)
     except RecursionError as error:
         raise HyfreeError(f"{where}: not valid YAML (nested too deeply)") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # Of an escape that is no character PyYAML's scanner lets through what Python raises.
         first = " ".join(str(error).split())
         raise HyfreeError(f"{where}: not valid YAML ({first})") from error
 

@@ -148,6 +148,8 @@ def _grid_trial(
     path: Path, draw: int, shared: Mapping[str, Any], values: Mapping[str, Any]
 ) -> Trial:
     fields = {name: value for name, value in values.items() if name not in _VARIED}
+    if isinstance(weights := fields.get("embedder_weights"), str):
+        fields["embedder_weights"] = str(path.absolute().parent / weights)
     overrides = [f"{name}={_as_yaml(value)}" for name, value in fields.items()]
     named = {**shared, **{name: values[name] for name in _VARIED if name in values}}
     if isinstance(settings := named.get("settings"), list):
@@ -168,7 +170,7 @@ def _grid_trial(
         overrides=overrides,
     )
     sites = named.get("sites", experiment.budget.phantom_sites)
-    if not isinstance(sites, int):
+    if not isinstance(sites, int) or isinstance(sites, bool):
         raise HyfreeError(f"{path}: sites: {sites!r} is not a number")
     options = [part for name, value in named.items() for part in (f"--{name}", str(value))]
     for override in overrides:

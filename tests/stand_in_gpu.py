@@ -37,14 +37,9 @@ _SHOWN, _REAL, _CPU = torch.device("cuda", 0), torch.device("stand_in", 0), torc
 _CpuGenerator = torch.Generator
 _aten = torch.ops.aten
 
-_TAKES_BOTH = {
-    _aten.copy_.default,
-    _aten._to_copy.default,
-    _aten.index.Tensor,
-    _aten.index_put_.default,
-    _aten._index_put_impl_.default,
-}
-"""Operations that take tensors of both devices; indices may be the CPU's."""
+_INDEX_PUT = {_aten.index_put_.default, _aten._index_put_impl_.default}
+_TAKES_BOTH = {_aten.copy_.default, _aten._to_copy.default, _aten.index.Tensor, *_INDEX_PUT}
+"""Operations that take tensors of both devices; a GPU tensor's indices may be the CPU's."""
 
 _IN_HALF = {
     torch.conv2d,
@@ -113,7 +108,7 @@ def _calculate(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if done is not NotImplemented:
             return done
     mixed = away and any(t.dim() for t in tensors if not isinstance(t, _GpuTensor))
-    if mixed and (operation not in _TAKES_BOTH or _has_indices_away(operation, args)):
+    if mixed and (operation not in _TAKES_BOTH or _is_indexed_across(operation, args)):
         raise RuntimeError(f"{operation}: some tensors are on {_SHOWN}, some on the CPU")
     args_on_cpu, kwargs_on_cpu = tree_map(_on_cpu, (args, kwargs))
     result = operation(*args_on_cpu, **kwargs_on_cpu)
@@ -125,8 +120,14 @@ def _calculate(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(operation, args, kwargs, result)
 
 
-def _has_indices_away(operation: Any, args: Any) -> bool:
-    return operation is _aten.index.Tensor and not isinstance(args[0], _GpuTensor)
+def _is_indexed_across(operation: Any, args: Any) -> bool:
+    """Whether it has a GPU's indices into the CPU's tensor, or puts the CPU's values on a GPU."""
+    if operation not in {_aten.index.Tensor, *_INDEX_PUT}:
+        return False
+    own, values = args[0], args[2] if operation in _INDEX_PUT else args[0]
+    return not isinstance(own, _GpuTensor) or not (
+        isinstance(values, _GpuTensor) or not values.dim()
+    )
 
 
 def _on_cpu(leaf: Any) -> Any:

@@ -210,9 +210,11 @@ def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
     ("marker", "said"),
     [('{"store_version": 99}', "written by another version"), ("[1]", "is not what a store has")],
 )
-def test_nothing_of_a_store_of_another_version_is_read_or_freed(
-    tmp_path: Path, marker: str, said: str
+def test_nothing_of_a_store_of_another_version_is_read_written_or_freed(
+    data: Path, tmp_path: Path, marker: str, said: str
 ) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(f"simulate: {{data: {data}}}\ngrid: {{seed: [0, 1]}}\n")
     (tmp_path / "store.json").write_text(marker)
     run = tmp_path / "runs" / "Lung-01234567"
     stage = tmp_path / "sites" / "A" / "stages" / "train_segmenter-0123"
@@ -223,9 +225,11 @@ def test_nothing_of_a_store_of_another_version_is_read_or_freed(
     for command in (
         *(("store", "ls"), ("store", "gc"), ("store", "gc", "--snapshots", "--quarantine")),
         *(("results",), ("report",), ("track", run.name), ("simulate", "--dry-run")),
+        *(("check", data), ("study", study), ("scale", "--data", data, "--sites", "2")),
     ):
         assert said in refused(call(*command, "--store", tmp_path)), command
     assert checkpoint.exists()
+    assert not (tmp_path / "digests.json").exists()
 
 
 def test_a_store_below_a_file_is_refused_in_the_plan_and_found_by_the_doctor(
@@ -299,7 +303,7 @@ def test_results_of_nothing_and_of_an_unknown_run(tmp_path: Path) -> None:
     assert "there are: Lung-01234567" in line
 
 
-@pytest.mark.parametrize("text", ["", '{"experiment": {', "[]"])
+@pytest.mark.parametrize("text", ["", '{"experiment": {', "[]", "[" * 100_000])
 def test_a_summary_that_was_cut_off_is_one_line(tmp_path: Path, text: str) -> None:
     run = tmp_path / "runs" / "Lung-01234567"
     run.mkdir(parents=True)
@@ -326,15 +330,15 @@ def test_contributors_are_sites_and_all_of_them_are_the_same_run(tmp_path: Path)
 def test_a_site_alone_is_told_that_nothing_can_be_shared(data: Path, tmp_path: Path) -> None:
     """It is no mistake: its local models may be what is wanted."""
     dry = ("simulate", "--store", tmp_path / "s", "--dry-run")
-    for given, name in (
-        (("--sites", "1"), "site-1"),
-        (("--sites", "2", "--withdraw", "site-1"), "site-2"),
-        (("--data", data), "site-2"),
-        (("--data", data, "--partition", "random", "--sites", "1"), "site-1"),
+    for given, told in (
+        (("--sites", "1"), "site-1 is the only site: nothing can be shared"),
+        (("--sites", "2", "--withdraw", "site-1"), "site-2 is the only site for site-1 withdrew"),
+        (("--data", data), "site-2 is the only site: nothing can be shared"),
+        (("--data", data, "--partition", "random", "--sites", "1"), "site-1 is the only site"),
     ):
         result = call(*dry, *given)
         assert result.exit_code == 0, result.output
-        assert result.output.count(f"warning: {name} is the only site: nothing can be shared") == 1
+        assert result.output.count(f"warning: {told}") == 1, result.output
     assert "only site" not in call(*dry, "--sites", "2").output
     result = call("check", data, "--store", tmp_path / "s")
     assert result.exit_code == 0, result.output

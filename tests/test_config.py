@@ -16,6 +16,7 @@ from hyfree_ray.errors import HyfreeError
 NO_VALUES = (
     "2020-99-99", '!!int "abc"', '!!int ""', '!!float "abc"', '!!timestamp "abc"', '!!bool "abc"',
     "0x_", ".inf", "-.inf", ".nan", "1.0e+999", "9" * 5000, "0x" + "f" * 5000,
+    r'"\uD800"',
 )  # fmt: skip
 """YAML that is well formed and that no value can be made of."""
 
@@ -43,13 +44,10 @@ def test_auto_takes_stylegan2_for_the_paper_and_flow_for_minutes_of_cpu_and_says
     assert any("flow" in reason and "CPU" in reason for reason in reasons)
 
 
-def test_openclip_is_taken_where_its_weights_are_and_only_there(tmp_path: Path) -> None:
-    weights = tmp_path / "weights.bin"
-    setting = f"embedder_weights={weights}"
-    assert resolve(setting).embedder == "nnunet"
-    weights.touch()
-    assert resolve(setting).embedder == "openclip"
-    assert resolve(setting, "embedder=nnunet").embedder == "nnunet"
+def test_openclip_is_taken_where_its_weights_are_named_and_only_there() -> None:
+    assert resolve("embedder_weights=weights.bin").embedder == "openclip"
+    assert resolve().embedder == "nnunet"
+    assert resolve("embedder_weights=weights.bin", "embedder=nnunet").embedder == "nnunet"
 
 
 def test_an_embedder_that_could_not_be_loaded_is_refused_before_anything_is_trained(
@@ -62,7 +60,7 @@ def test_an_embedder_that_could_not_be_loaded_is_refused_before_anything_is_trai
     for settings, message in (
         (["embedder=openclip"], "no weights are named"),
         (["embedder=openclip", gone], "/nowhere/weights.bin is no file"),
-        ([gone], "/nowhere/weights.bin is no file"),
+        ([gone], "/nowhere/weights.bin is no file"),  # not silently another embedder
         ([f"embedder_weights={tmp_path}"], "is no file"),
         ([here], "not installed"),
     ):
@@ -70,11 +68,22 @@ def test_an_embedder_that_could_not_be_loaded_is_refused_before_anything_is_trai
             check_embedder(resolve(*settings))
         assert "\n" not in str(caught.value)
     check_embedder(resolve())
-    check_embedder(resolve(here, "embedder=nnunet"))
+    check_embedder(resolve(gone, "embedder=nnunet"))
     (tmp_path / "open_clip.py").write_text("raise AssertionError('it was imported')")
     monkeypatch.delitem(sys.modules, "open_clip")
     monkeypatch.syspath_prepend(tmp_path)
     check_embedder(resolve(here))
+
+
+def test_the_embedders_weights_are_looked_for_beside_the_file_that_names_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.yaml").write_text("embedder_weights: w/g.bin\n")
+    experiment, _ = resolve_experiment(
+        budget=None, generator=None, device="cpu", file=tmp_path / "c.yaml"
+    )
+    assert experiment.embedder_weights == str(tmp_path / "w" / "g.bin")
+    assert experiment.embedder == "openclip"
 
 
 def test_the_budget_follows_the_device_where_none_is_named() -> None:
@@ -160,6 +169,8 @@ def test_a_budget_that_is_given_as_a_configuration_is_told_what_it_is(budget: st
         *((f"seed: {value}\n", "c.yaml: not valid YAML .*line 1") for value in NO_VALUES),
         ("resources: {default: {memory_gib: .nan}}\n", "not valid YAML"),
         ("[" * 5000, "not valid YAML"),
+        (r'seed: "\UFFFFFFFF"', "not valid YAML"),
+        (r'seed: "\U00110000"', "not valid YAML"),
     ],
 )
 def test_a_hostile_or_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

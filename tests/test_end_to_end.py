@@ -87,9 +87,12 @@ def test_the_runs_folder_is_rebuilt_from_the_store(whole: tuple[Path, str], tmp_
         assert after[Path(name)] == before[Path(name)], name
 
 
-@pytest.mark.parametrize(("file", "content"), [("written", "other code"), ("summary.json", "{")])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("written", b"other code"), ("written", b"\xff\xfe\0"), ("summary.json", b"{")],
+)
 def test_a_folder_that_other_code_wrote_or_that_is_damaged_is_written_again_from_the_records(
-    whole: tuple[Path, str], tmp_path: Path, file: str, content: str
+    whole: tuple[Path, str], tmp_path: Path, file: str, content: bytes
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(whole[0], store)
@@ -97,7 +100,7 @@ def test_a_folder_that_other_code_wrote_or_that_is_damaged_is_written_again_from
     expected = (folder / "table.txt").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)}
     (folder / "table.txt").write_text("in other words")
-    (folder / file).write_text(content)
+    (folder / file).write_bytes(content)
     again = simulate(store)
     assert again.returncode == 0, again.stderr
     assert "everything is done already" in again.stdout

@@ -28,6 +28,9 @@ def test_the_stand_in_refuses_what_a_gpu_refuses() -> None:
             lambda: here + away,
             lambda: torch.cat([away, here]),
             lambda: here[away[:, 0] > 0],
+            lambda: here.__setitem__(away[:, 0] > 0, 1.0),
+            lambda: away.__setitem__(torch.tensor([0, 1]), torch.ones(2, 2)),
+            lambda: away.index_put_((torch.tensor([0]),), torch.ones(1, 2)),
             lambda: torch.nn.Linear(2, 2)(away),
         ):
             with pytest.raises(RuntimeError, match="some on the CPU"):
@@ -70,7 +73,8 @@ def test_a_generator_is_trained_killed_resumed_and_sampled_on_a_gpu_as_on_the_cp
     random = np.random.default_rng(0)
     images_NCHW = random.uniform(-1, 1, (21, 2, 21, 19)).astype(np.float32)
 
-    def train(folder: Path, device: str, saved=lambda images, of: None) -> None:
+    def train(folder: Path, device: str, saved=lambda images, of: None) -> list[int]:
+        told: list[int] = []
         generators.train(
             backend,
             plan=tiny_plan(2, (21, 19)),
@@ -82,9 +86,10 @@ def test_a_generator_is_trained_killed_resumed_and_sampled_on_a_gpu_as_on_the_cp
             precision=precision,
             mirror=True,
             snapshots=2,
-            progress=lambda images, of, losses: None,
+            progress=lambda images, of, losses: told.append(images),
             saved=saved,
         )
+        return told
 
     def draw(device: str) -> np.ndarray:
         last = max((tmp_path / device / "snapshots").iterdir()).name
@@ -96,7 +101,7 @@ def test_a_generator_is_trained_killed_resumed_and_sampled_on_a_gpu_as_on_the_cp
     with stand_in_gpu():
         with pytest.raises(Killed):
             train(tmp_path / "cuda", "cuda", kill)
-        train(tmp_path / "cuda", "cuda")
+        assert min(train(tmp_path / "cuda", "cuda")) > PAUSES
         drawn = draw("cuda")
     np.testing.assert_allclose(drawn, draw("cpu"), atol=1e-3 if precision == "fp32" else 0.05)
 

@@ -41,17 +41,22 @@ def announce(
         if site.too_few:
             log.warning(site.too_few)
     if missing and len(planned.taking_part) < FEWEST_RELEASES:
-        log.warning(nothing_to_share(planned.taking_part))
+        left = planned.taking_part
+        log.warning(nothing_to_share(left, withdrawn=set(simulation.sites) - set(left)))
     if missing and cost.worth_saying:
         log.warning(cost.words)
 
 
-def nothing_to_share(sites: Collection[str]) -> str:
+def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) -> str:
     """What it means that a federation has one site, and how it gets more."""
+    if withdrawn:
+        why = f" for {', '.join(sorted(withdrawn))} withdrew"
+        mend = "; to withdraw is for good in this store"
+    else:
+        why, mend = "", ": see --sites, --partition and sites.csv"
     return (
-        f"{', '.join(sites)} is the only site: nothing can be shared, so no general model is "
-        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites: see --sites, "
-        "--partition and sites.csv"
+        f"{', '.join(sites)} is the only site{why}: nothing can be shared, so no general model is "
+        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites{mend}"
     )
 
 

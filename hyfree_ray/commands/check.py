@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
-from hyfree_ray.store import ROOT_FILE
+from hyfree_ray.store import ROOT_FILE, check_layout
 
 if TYPE_CHECKING:
     from hyfree_ray.cohorts.checks import Problem
@@ -70,7 +70,12 @@ def notes(problems: tuple[Problem, ...]) -> list[str]:
 
 
 def digest_cache(store: Path) -> Path | None:
-    """Where facts of files are kept; None before the store is made: bad data leave nothing."""
+    """Where facts of files are kept; None before the store is made: bad data leave nothing.
+
+    Raises:
+        HyfreeError: the store is another version's, or its marker cannot be read.
+    """
+    check_layout(store)
     return store / "digests.json" if (store / ROOT_FILE).exists() else None
 
 

@@ -143,10 +143,11 @@ def _configuration(config: Path | None) -> Iterator[Finding]:
         yield Finding(what="configuration", found=str(error), mend="mend that line")
         return
     weights = experiment.embedder_weights
-    gone = weights is not None and not Path(weights).is_file()
+    wanted = experiment.embedder == "openclip" and weights is not None
+    gone = wanted and not Path(str(weights)).is_file()
     yield Finding(
         what="embedder",
-        found=experiment.embedder + (f", for {weights} is not there" if gone else ""),
+        found=experiment.embedder + (f", but {weights} is not there" if gone else ""),
         mend="download the weights, or take embedder_weights out" if gone else "",
     )
 

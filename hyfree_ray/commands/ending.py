@@ -85,8 +85,8 @@ def until_told(command: Callable[[], _Result]) -> _Result:
         if _told:
             leave(*_told_words())
         os.close(mouth)
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        for heard, handler in before.items():
+            signal.signal(heard, handler or signal.SIG_DFL)
 
 
 def _told_words() -> tuple[str, int]:

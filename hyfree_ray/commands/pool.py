@@ -252,7 +252,7 @@ def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadat
     if not found:
         for line in bad:
             click.echo(line)
-        raise HyfreeError("none of these releases is signed and good; nothing is written")
+        raise TooFewSitesError("none of these releases is signed and good; nothing is written")
     return found
 
 

@@ -335,7 +335,7 @@ def _is_told(planned: Planned, folder: Path) -> bool:
     """
     try:
         told = {(s["owner"], s["key"]) for s in read_finished(folder).described["stages"]}
-    except (HyfreeError, KeyError):
+    except (HyfreeError, KeyError, TypeError):
         return False
     return told.issuperset((step.owner, step.key) for step in planned.steps)
 
@@ -354,8 +354,8 @@ def _run_on_ray(
     with _connected("local") if runtime.ray == "local" else contextlib.nullcontext():
         if runtime.ray == "local":  # of another it was asked before
             check_resources(runtime.device, workers, planned.steps, execution)
-        parties = start_parties(simulation, runtime.store, runtime.device, execution)
         try:
+            parties = start_parties(simulation, runtime.store, runtime.device, execution)
             watched = _observe(observer, parties, execution.rules)
             asyncio.run(while_the_head_answers(watched))
         except Exception as error:

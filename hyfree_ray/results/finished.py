@@ -63,8 +63,8 @@ def is_shown(folder: Path) -> bool:
 def is_written(folder: Path) -> bool:
     """Whether a run's folder is what this code would write from the same records."""
     try:
-        return (folder / _WRITTEN).read_text() == _code()
-    except FileNotFoundError:
+        return (folder / _WRITTEN).read_bytes() == _code().encode()
+    except OSError:
         return False
 
 
@@ -196,7 +196,7 @@ def read_finished(folder: Path) -> Finished:
         described = json.loads(path.read_text())
         if not isinstance(described, dict) or not {"experiment", "sites"} <= described.keys():
             raise ValueError("it is not a run's")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HyfreeError(f"{path}: cannot be read as a summary ({error})") from error
     return Finished(
         folder=folder, described=described, rows=tuple(read_results(folder / "results.csv"))

@@ -197,6 +197,8 @@ class RayRunner:
             return ended
         except RayTaskError as error:
             raise cause_of(error) from None
+        except OutOfDiskError as error:
+            raise cause_of(error) from error
         except RayError as error:
             # The process died, again and again: out of memory, or a node that is gone.
             by_kernel = here(folder) and kernel_kills() > killed

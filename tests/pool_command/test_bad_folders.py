@@ -133,7 +133,7 @@ def test_a_release_that_nobody_signed_is_not_parsed(
     monkeypatch.setattr(subprocess, "Popen", never)
     monkeypatch.setattr(release, "read_release", never)
     done = train(tmp_path, tmp_path / "in" / "A")
-    assert done.exit_code == 2
+    assert done.exit_code == 3
     assert "A: release refused (signature)" in done.output
     assert "none of these releases is signed and good" in done.output
     assert not (tmp_path / "general").exists()

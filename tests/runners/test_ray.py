@@ -56,7 +56,6 @@ def run(stage_: Any, tmp_path: Path, **arguments: Any) -> Artifact:
     return store.find(call)
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_full_disk_below_rays_memory_is_one_line_that_says_what_to_do() -> None:
     """Models and releases on their way are spilled to it; Ray stops at 95 %."""
     spilled = RayTaskError("call", "traceback", OutOfDiskError("Local disk is full"))
@@ -65,6 +64,7 @@ def test_a_full_disk_below_rays_memory_is_one_line_that_says_what_to_do() -> Non
     assert "RAY_TMPDIR" in str(found)
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_stage_runs_in_another_process_and_leaves_its_record_here(tmp_path: Path) -> None:
     done = run(where, tmp_path, number=3)
     assert done.result["number"] == 3
