@@ -7,6 +7,7 @@
 #SBATCH --time=48:00:00
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
+#SBATCH --open-mode=append
 # Pre-empted, or where a node fails, Slurm itself queues the job again. Where its time is up it does
 # not: two minutes before, it tells this script, which does. Either way the job goes on from the store.
 set -eu
@@ -23,7 +24,8 @@ port=6379
 
 again() {
   trap '' USR1
-  kill -TERM "$step" 2>/dev/null || true
+  # As Ctrl-C: of SIGTERM alone `ray symmetric-run` dies at once and leaves its Ray behind.
+  scancel --signal=INT "$SLURM_JOB_ID" || true
   wait "$step" || true
   scontrol requeue "$SLURM_JOB_ID"
   exit 143

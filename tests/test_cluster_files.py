@@ -155,14 +155,21 @@ elif sys.argv[1] == "requeue":
     assert sys.argv[2] == "77"
     open(os.environ["STAND_IN"] + "/requeue", "w").close()
 """,
+    "scancel": r"""
+import os, signal, sys
+assert sys.argv[1:] == ["--signal=INT", "77"], "a step's tasks and not the script"
+for pid in open(os.environ["STAND_IN"] + "/tasks").read().split():
+    os.kill(int(pid), signal.SIGINT)
+""",
     "srun": r"""
-import os, signal, subprocess, sys
+import os, subprocess, sys
 options = [a for a in sys.argv[1:] if a.startswith("--n")]
 assert options == ["--nodes=2", "--ntasks=2"], options
 command = sys.argv[1 + len(options):]
 nodes = [{**os.environ, "SLURMD_NODENAME": f"node{i}"} for i in (0, 1)]
 tasks = [subprocess.Popen(command, env=environment) for environment in nodes]
-signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+with open(os.environ["STAND_IN"] + "/tasks", "w") as file:
+    print(*(task.pid for task in tasks if task.poll() is None), file=file)
 sys.exit(max(abs(task.wait()) for task in tasks))
 """,
     "ray": r"""
@@ -181,8 +188,8 @@ with open(f"{root}/called", "a") as file:
     file.write(" ".join([*sys.argv[1:], os.environ["HYFREE_STORE"]]) + "\n")
 def leave(*_):
     open(f"{root}/checkpointed", "w").close()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, leave)
+    sys.exit(130)
+signal.signal(signal.SIGINT, leave)
 open(f"{root}/working", "w").close()
 while not os.path.exists(f"{root}/checkpointed"):
     time.sleep(0.02)
