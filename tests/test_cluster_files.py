@@ -111,6 +111,16 @@ def test_the_ray_up_file_is_accepted_by_rays_own_schema() -> None:
     validate_config(prepare_config(config))
 
 
+def test_ray_up_finds_ray_on_every_machine_and_has_the_head_start_the_others() -> None:
+    config = yaml.safe_load((CLUSTER / "ray-up.yaml").read_text())
+    head, worker = config["head_start_ray_commands"], config["worker_start_ray_commands"]
+    for command in (*head, *worker):  # each is given to a shell of its own
+        assert command.startswith(". ~/hyfree-ray/.venv/bin/activate && "), command
+    assert "RAY_enable_autoscaler_v2=0 ray start --head " in head[-1]
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head[-1]
+    assert not {"min_workers", "max_workers"} & config.keys()  # all of them
+
+
 @pytest.mark.parametrize("name", ["local.sh", "slurm.sh", "kuberay.yaml", "raycluster.yaml"])
 def test_options_in_cluster_files_exist(name: str) -> None:
     text = (CLUSTER / name).read_text()
