@@ -10,7 +10,7 @@ from hyfree_ray.regimes import REGIMES
 from hyfree_ray.stage import Context, stage
 
 
-@stage(version=2, device=True)
+@stage(version=3, device=True)
 def train_generator(
     context: Context,
     *,

@@ -38,11 +38,11 @@ def _images(random: torch.Generator) -> Tensor:
 def _gradients(learner: StyleGan2Learner) -> dict[str, Tensor]:
     """Loss of each main phase, and its gradients in whatever it moves."""
     random = torch.Generator().manual_seed(2)
-    images_NCHW = _images(random)
+    images_NCHW, fake_NCHW = _images(random), _images(random)
     found = {}
     for phase, loss in (
-        ("generator", lambda: learner._generator_loss(random)),
-        ("discriminator", lambda: learner._discriminator_loss(images_NCHW, random)),
+        ("generator", lambda: learner._generator_loss(learner._fakes(random), random)),
+        ("discriminator", lambda: learner._discriminator_loss(images_NCHW, fake_NCHW, random)),
     ):
         value = loss()
         value.backward()

@@ -87,24 +87,32 @@ class StyleGan2Learner:
         self._judge = torch.compile(self.discriminator, **settings)
 
     def _rehearse_generator(self, seed: int) -> Tensor:
-        return self._generator_loss(torch.Generator(self._device).manual_seed(seed))
+        random = torch.Generator(self._device).manual_seed(seed)
+        return self._generator_loss(self._fakes(random), random)
 
     def _rehearse_discriminator(self, seed: int) -> Tensor:
         random = torch.Generator(self._device).manual_seed(seed)
         shape = (self.batch_size, self._plan.channels, *self._plan.patch_size)
         images_NCHW = torch.rand(shape, generator=random, device=self._device)
-        return self._discriminator_loss(images_NCHW, random)
+        with torch.no_grad():
+            fake_NCHW = self._fakes(random)
+        return self._discriminator_loss(images_NCHW, fake_NCHW, random)
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
         """As they are; the discriminator pads."""
         return images_NCHW
 
     def step(self, images_NCHW: Tensor, step: int, random: torch.Generator) -> dict[str, Tensor]:
-        """Generator, path length, discriminator, R1, average; the second and fourth lazily."""
-        losses = {"generator": self._generator_step(random)}
+        """Generator, path length, discriminator, R1, average; the second and fourth lazily.
+
+        The discriminator sees the images that the generator has just been judged by, augmented
+        anew: to draw others would cost a twelfth of the step.
+        """
+        fake_NCHW = self._fakes(random)
+        losses = {"generator": self._generator_step(fake_NCHW, random)}
         if step % loss.PATH_EVERY == 0:
             losses["path_length"] = self._path_step(random)
-        losses["discriminator"] = self._discriminator_step(images_NCHW, random)
+        losses["discriminator"] = self._discriminator_step(images_NCHW, fake_NCHW.detach(), random)
         if step % loss.R1_EVERY == 0:
             losses["r1"] = self._r1_step(images_NCHW, random)
         self._average.update((step + 1) * self.batch_size, self.batch_size)
@@ -134,21 +142,21 @@ class StyleGan2Learner:
         w_NLZ = self._latents(self.batch_size, random)
         return self._paint(w_NLZ, self._noises(self.batch_size, random))
 
-    def _generator_loss(self, random: torch.Generator) -> Tensor:
+    def _generator_loss(self, fake_NCHW: Tensor, random: torch.Generator) -> Tensor:
         self.discriminator.requires_grad_(False)
-        value = loss.generator_loss(self._judge(augment(self._fakes(random), random)))
+        value = loss.generator_loss(self._judge(augment(fake_NCHW, random)))
         self.discriminator.requires_grad_(True)
         return value
 
-    def _discriminator_loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        with torch.no_grad():
-            fake_NCHW = self._fakes(random)
+    def _discriminator_loss(
+        self, images_NCHW: Tensor, fake_NCHW: Tensor, random: torch.Generator
+    ) -> Tensor:
         fake_N = self._judge(augment(fake_NCHW, random))
         real_N = self._judge(augment(images_NCHW, random))
         return loss.discriminator_loss(real_N, fake_N)
 
-    def _generator_step(self, random: torch.Generator) -> Tensor:
-        value = self._generator_loss(random)
+    def _generator_step(self, fake_NCHW: Tensor, random: torch.Generator) -> Tensor:
+        value = self._generator_loss(fake_NCHW, random)
         self._descend(self._generator_adam, value)
         return value.detach()
 
@@ -161,8 +169,10 @@ class StyleGan2Learner:
         self._descend(self._generator_adam, penalty * loss.PATH_EVERY)
         return lengths_N.detach().mean()
 
-    def _discriminator_step(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        value = self._discriminator_loss(images_NCHW, random)
+    def _discriminator_step(
+        self, images_NCHW: Tensor, fake_NCHW: Tensor, random: torch.Generator
+    ) -> Tensor:
+        value = self._discriminator_loss(images_NCHW, fake_NCHW, random)
         self._descend(self._discriminator_adam, value)
         return value.detach()
 
