@@ -24,8 +24,9 @@ port=6379
 
 again() {
   trap '' USR1
-  # As Ctrl-C: of SIGTERM alone `ray symmetric-run` dies at once and leaves its Ray behind.
-  scancel --signal=INT "$SLURM_JOB_ID" || true
+  # As Ctrl-C: of SIGTERM `ray symmetric-run` dies at once and leaves its Ray behind. It kills the
+  # command a moment later, which loses what came after the last checkpoints.
+  scancel --signal=INT "$SLURM_JOB_ID" || kill -TERM "$step" || true
   wait "$step" || true
   scontrol requeue "$SLURM_JOB_ID"
   exit 143

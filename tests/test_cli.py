@@ -332,7 +332,10 @@ def test_a_site_alone_is_told_that_nothing_can_be_shared(data: Path, tmp_path: P
     dry = ("simulate", "--store", tmp_path / "s", "--dry-run")
     for given, told in (
         (("--sites", "1"), "site-1 is the only site: nothing can be shared"),
-        (("--sites", "2", "--withdraw", "site-1"), "site-2 is the only site for site-1 withdrew"),
+        (
+            ("--sites", "2", "--withdraw", "site-1"),
+            "site-2 is the only site, because site-1 withdraws",
+        ),
         (("--data", data), "site-2 is the only site: nothing can be shared"),
         (("--data", data, "--partition", "random", "--sites", "1"), "site-1 is the only site"),
     ):

@@ -169,7 +169,7 @@ elif sys.argv[1] == "requeue":
 import os, signal, sys
 assert sys.argv[1:] == ["--signal=INT", "77"], "a step's tasks and not the script"
 for pid in open(os.environ["STAND_IN"] + "/tasks").read().split():
-    os.kill(int(pid), signal.SIGINT)
+    os.killpg(int(pid), signal.SIGINT)
 """,
     "srun": r"""
 import os, subprocess, sys
@@ -177,7 +177,7 @@ options = [a for a in sys.argv[1:] if a.startswith("--n")]
 assert options == ["--nodes=2", "--ntasks=2"], options
 command = sys.argv[1 + len(options):]
 nodes = [{**os.environ, "SLURMD_NODENAME": f"node{i}"} for i in (0, 1)]
-tasks = [subprocess.Popen(command, env=environment) for environment in nodes]
+tasks = [subprocess.Popen(command, env=node, start_new_session=True) for node in nodes]
 with open(os.environ["STAND_IN"] + "/tasks", "w") as file:
     print(*(task.pid for task in tasks if task.poll() is None), file=file)
 sys.exit(max(abs(task.wait()) for task in tasks))
@@ -189,7 +189,7 @@ split = sys.argv.index("--")
 assert sys.argv[2:split] == ["--address", "node0:6379", "--min-nodes", "2"]
 assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) == 32
 if os.environ["SLURMD_NODENAME"] == "node0":
-    os.execvp(sys.argv[split + 1], sys.argv[split + 1:])
+    subprocess.run(sys.argv[split + 1:])
 """,
     "hyfree-ray": r"""
 import os, signal, sys, time

@@ -48,6 +48,21 @@ def end_slowly():
     threading.Thread(target=time.sleep, args=(60,)).start()
     wait()
 
+def without_output():
+    sys.stdout = None
+    wait()
+
+def fill():
+    sys.stdout.write("." * 1_000_000)  # more than a pipe takes
+
+def interrupt_itself():
+    killed = ending.kill_descendants
+    def kill(spared):
+        os.kill(os.getpid(), signal.SIGINT)
+        killed(spared)
+    ending.kill_descendants = kill
+    ending.leave("error: a stage broke", 1)
+
 def burst():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,7 +109,9 @@ def held_up(body: str, prefix: str = "") -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("body", ["wait", "swallow", "finish", "rename", "end_slowly"])
+@pytest.mark.parametrize(
+    "body", ["wait", "swallow", "finish", "rename", "end_slowly", "without_output"]
+)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_command_ends_with_its_processes_whatever_a_library_makes_of_the_signal(
     number: int, code: int, body: str
@@ -123,6 +140,24 @@ def test_a_command_ends_whose_messages_nobody_reads_any_more() -> None:
         process.stderr.close()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
+    assert_ends(child)
+
+
+def test_a_command_ends_whose_reader_has_stopped() -> None:
+    """As a pager has, or a terminal at Ctrl-S."""
+    with held_up("fill") as process:
+        child = int(process.stdout.readline())
+        time.sleep(0.2)  # until it waits for its reader
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert_ends(child)
+
+
+def test_a_command_that_ends_already_is_not_held_up_by_a_signal() -> None:
+    with held_up("interrupt_itself") as process:
+        child = int(process.stdout.readline())
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (1, "error: a stage broke\n")
     assert_ends(child)
 
 

@@ -49,14 +49,13 @@ def announce(
 
 def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) -> str:
     """What it means that a federation has one site, and how it gets more."""
+    why = ""
     if withdrawn:
-        why = f" for {', '.join(sorted(withdrawn))} withdrew"
-        mend = "; to withdraw is for good in this store"
-    else:
-        why, mend = "", ": see --sites, --partition and sites.csv"
+        why = f", because {', '.join(sorted(withdrawn))} withdraws (for good, in this store)"
     return (
         f"{', '.join(sites)} is the only site{why}: nothing can be shared, so no general model is "
-        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites{mend}"
+        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites: see --sites, "
+        "--partition and sites.csv"
     )
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -21,6 +21,9 @@ PATIENCE_S = 7.0
 """After a signal, until the command is ended from without: a library that swallows the interrupt,
 or that takes its time to close, does not hold it up."""
 
+_SPEAK_S = 1.0
+"""The longest that the last line may take: its reader may have stopped, as a pager has."""
+
 _WORDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 _told: list[int] = []
@@ -28,6 +31,8 @@ _told: list[int] = []
 
 _found_there: set[int] = set()
 """Processes that this one had before its command: a shell that becomes it by `exec` leaves them."""
+
+_speaking = threading.Lock()
 
 _Result = TypeVar("_Result")
 
@@ -46,23 +51,20 @@ def until_told(command: Callable[[], _Result]) -> _Result:
     ear, mouth = os.pipe()
 
     def tell(number: int, _frame: object) -> None:
+        first = not _told  # a second signal may come at any point of this
         _told.append(number)
-        if len(_told) == 1:
+        if first:
             os.write(mouth, b"!")
             raise KeyboardInterrupt  # asyncio and Ray let it through, and nothing of our own
 
     def end_late() -> None:
-        if os.read(ear, 1):
-            time.sleep(PATIENCE_S)
-            leave(*_told_words())
+        while os.read(ear, 1):
+            if _told:  # or a fork of this process was, that has this pipe
+                time.sleep(PATIENCE_S)
+                leave(*_told_words())
         os.close(ear)
 
     before: dict[int, Any] = {}
-
-    def turn_deaf() -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-
     try:
         _found_there.update(descendants(os.getpid()) - {os.getpid()})
         # A thread from the start: a signal may come while another one is being started.
@@ -79,14 +81,21 @@ def until_told(command: Callable[[], _Result]) -> _Result:
         raise
     finally:
         try:
-            turn_deaf()
-        except KeyboardInterrupt:  # in the last moment
-            turn_deaf()
-        if _told:
-            leave(*_told_words())
-        os.close(mouth)
-        for heard, handler in before.items():
-            signal.signal(heard, handler or signal.SIG_DFL)
+            try:
+                _turn_deaf(before)
+            except KeyboardInterrupt:  # in the last moment
+                _turn_deaf(before)
+            if _told:
+                leave(*_told_words())
+        finally:
+            os.close(mouth)
+            for heard, handler in before.items():
+                signal.signal(heard, handler or signal.SIG_DFL)
+
+
+def _turn_deaf(numbers: Iterable[int]) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _told_words() -> tuple[str, int]:
@@ -99,14 +108,23 @@ def leave(line: str, code: int) -> NoReturn:
 
     Where a signal told it to end, that is what it says and what its exit code tells.
     """
+    if threading.current_thread() is threading.main_thread():
+        _turn_deaf(_WORDS)  # a signal before that interrupts this, and `until_told` leaves
     if _told:
         line, code = _told_words()
     try:
-        # Who reads it may have gone before, as `tee` does at Ctrl-C.
-        with contextlib.suppress(OSError, ValueError):
-            click.echo(line, err=True)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
         kill_descendants(_found_there)
+        if _speaking.acquire(blocking=False):  # once
+            speaker = threading.Thread(target=_say, args=(line,), daemon=True)
+            speaker.start()
+            speaker.join(_SPEAK_S)
     finally:
         os._exit(code)
+
+
+def _say(line: str) -> None:
+    # Who reads it may have gone before, as `tee` does at Ctrl-C, and a daemon has no streams.
+    with contextlib.suppress(Exception):
+        click.echo(line, err=True)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()

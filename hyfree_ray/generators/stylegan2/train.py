@@ -94,9 +94,7 @@ class StyleGan2Learner:
         random = torch.Generator(self._device).manual_seed(seed)
         shape = (self.batch_size, self._plan.channels, *self._plan.patch_size)
         images_NCHW = torch.rand(shape, generator=random, device=self._device)
-        with torch.no_grad():
-            fake_NCHW = self._fakes(random)
-        return self._discriminator_loss(images_NCHW, fake_NCHW, random)
+        return self._discriminator_loss(images_NCHW, self._fakes(random).detach(), random)
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
         """As they are; the discriminator pads."""
@@ -106,7 +104,7 @@ class StyleGan2Learner:
         """Generator, path length, discriminator, R1, average; the second and fourth lazily.
 
         The discriminator sees the images that the generator has just been judged by, augmented
-        anew: to draw others would cost a twelfth of the step.
+        anew: to draw others would cost a fourteenth of the step.
         """
         fake_NCHW = self._fakes(random)
         losses = {"generator": self._generator_step(fake_NCHW, random)}
