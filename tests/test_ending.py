@@ -53,7 +53,10 @@ def without_output():
     wait()
 
 def fill():
-    sys.stdout.write("." * 1_000_000)  # more than a pipe takes
+    try:
+        sys.stdout.write("." * 1_000_000)  # more than a pipe takes
+    finally:
+        sys.stdout.write("and what is left")
 
 def interrupt_itself():
     killed = ending.kill_descendants
