@@ -205,7 +205,7 @@ def test_what_is_wrong_with_a_federation_by_files_is_one_line(
     (tmp_path / "in" / "alpha" / "public.key").write_bytes(b"1" * 32)
     assert "its key is not the one it had" in program(*train, *centre, *SMOKE, code=3)
     (tmp_path / "in" / "beta" / "manifest.sig").unlink()
-    assert "not a whole parcel" in program(*train, *centre, *SMOKE, code=2)
+    assert "not a whole parcel" in program(*train, *centre, *SMOKE, code=3)
     assert not (tmp_path / "general").exists()
 
 
