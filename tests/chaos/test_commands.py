@@ -210,7 +210,7 @@ def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> Non
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "not empty and not a store" in result.output
-    assert "/nowhere/weights.pt is not there" in result.output
+    assert "/nowhere/weights.pt is no file that can be read" in result.output
     assert "2 to mend" in result.output
     well = CliRunner().invoke(main, ["doctor", "--store", str(tmp_path / "new")])
     assert well.exit_code == 0, well.output

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from hyfree_ray import generators
 from hyfree_ray.errors import HyfreeError
+from hyfree_ray.generators.protocol import compute_of
+from hyfree_ray.generators.stylegan2.train import StyleGan2Learner
 from tests.generators.plans import tiny_plan
 
 BACKENDS = sorted(generators.BACKENDS)
@@ -231,3 +233,27 @@ def test_every_image_is_shown_once_before_any_is_shown_again():
     assert not torch.equal(order[0], order[1])
     # A batch does not depend on those drawn before it.
     assert torch.equal(_Batches(numbers, 7, settings)(5, random), batches(5, random))
+
+
+def test_the_discriminator_sees_the_generators_images_and_does_not_move_it(monkeypatch):
+    """As new ones would cost a pass; both are augmented on their own."""
+    learner = StyleGan2Learner(
+        tiny_plan(2, (21, 19)), compute_of("cpu", "fp32"), images_shown=SHOWN
+    )
+    seen = {}
+
+    def spy(player):
+        loss = getattr(learner, f"_{player}_loss")
+
+        def keep(*arguments):
+            seen[player] = arguments[-2]
+            return loss(*arguments)
+
+        monkeypatch.setattr(learner, f"_{player}_loss", keep)
+
+    spy("generator")
+    spy("discriminator")
+    learner.step(torch.rand(8, 2, 21, 19) * 2 - 1, 1, torch.Generator().manual_seed(0))
+    assert torch.equal(seen["generator"], seen["discriminator"])
+    assert seen["generator"].requires_grad
+    assert not seen["discriminator"].requires_grad
