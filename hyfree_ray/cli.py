@@ -18,6 +18,7 @@ from hyfree_ray.commands.options import (
     EXIT_CODES,
     FOLD,
     FORMAT,
+    LOG_FORMAT,
     SEED,
     STORE,
     in_a_folder,
@@ -111,6 +112,7 @@ for command in (
     help="With --dry-run: where no earlier run tells, try the trainings for up to a minute.",
 )
 @FORMAT
+@LOG_FORMAT
 def simulate(folds: str | None, **options: Any) -> None:
     """Run the method on simulated hospitals and say what sharing gave each of them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hyfree_ray.config import read_yaml, resolve_experiment
+from hyfree_ray.config import Experiment, read_yaml, resolve_experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.results.contrasts import Contrast
@@ -27,12 +28,16 @@ from hyfree_ray.results.pooled import (
     with_own_patients,
 )
 from hyfree_ray.results.summary import IN_WORDS, contrasts_of
-from hyfree_ray.scores import COLUMNS, csv_text
+from hyfree_ray.scores import COLUMNS, ScoreRow, csv_text
 from hyfree_ray.seeds import seed_of
 from hyfree_ray.trials import Trial
 
+log = logging.getLogger("hyfree_ray")
+
 SIMULATE_OPTIONS = ("sites", "data", "partition", "config", "budget", "generator", "settings")
 """Options of `simulate` that a study's file may name for all of its trials."""
+_QUOTA = "budget.synthesis.per_real"
+_MOST = "budget.synthesis.max_images"
 _VARIED = ("sites", "budget", "generator")
 """Those that may be in its grid, beside fields of the experiment."""
 
@@ -137,16 +142,23 @@ def grid_trials(path: Path) -> list[Trial]:
         for place, value in enumerate(values):
             if value in values[:place]:
                 raise HyfreeError(f"{path}: grid: {name}: {value!r} stands there twice")
-    trials = []
+    trials, most = [], []
     for draw, combination in enumerate(itertools.product(*grid.values())):
         values = dict(zip(grid, combination, strict=True))
-        trials.append(_grid_trial(path, draw, shared, values))
+        trial, experiment = _grid_trial(path, draw, shared, values)
+        trials.append(trial)
+        most.append(experiment.budget.synthesis.max_images)
+    if len(grid.get(_QUOTA, ())) > 1 and all(most):
+        log.warning(
+            f"{path}: {_QUOTA}: a site releases at most {max(filter(None, most))} images, whatever "
+            f"is asked for each real one; to lift that, add '{_MOST}: [null]' to the grid"
+        )
     return trials
 
 
 def _grid_trial(
     path: Path, draw: int, shared: Mapping[str, Any], values: Mapping[str, Any]
-) -> Trial:
+) -> tuple[Trial, Experiment]:
     fields = {name: value for name, value in values.items() if name not in _VARIED}
     if isinstance(weights := fields.get("embedder_weights"), str):
         fields["embedder_weights"] = str(path.absolute().parent / weights)
@@ -175,9 +187,10 @@ def _grid_trial(
     options = [part for name, value in named.items() for part in (f"--{name}", str(value))]
     for override in overrides:
         options += ["--set", override]
-    return Trial(
+    trial = Trial(
         name=f"trial-{draw:03d}", options=tuple(options), sites=sites, draw=draw, values=values
     )
+    return trial, experiment
 
 
 def _as_yaml(value: Any) -> str:
@@ -194,21 +207,23 @@ def grouped(trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Group
     Args:
         runs: by the trials' names.
     """
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(_group_name(trial), []).append(trial)
-    return [_group(name, members, runs) for name, members in groups.items()]
+    return [_group(name, members, runs) for name, members in _points(trials).items()]
 
 
-def _group_name(trial: Trial) -> str:
-    apart = {
-        name: value
-        for name, value in trial.values.items()
+def _points(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Trials that differ in fold, seed and draw alone, by what distinguishes them from others."""
+    values = [trial.values for trial in trials]
+    varied = [
+        name
+        for name in (values[0] if values else ())
         if name not in {"fold", "seed", "contributors"}
-    }
-    if "contributors" in trial.values or not apart:
-        return f"{trial.sites} sites"
-    return ", ".join(f"{name} {value}" for name, value in apart.items())
+        and any(of_trial[name] != values[0][name] for of_trial in values)
+    ]
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        named = ", ".join(f"{name} {trial.values[name]}" for name in varied)
+        found.setdefault(named or f"{trial.sites} sites", []).append(trial)
+    return found
 
 
 def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> Group:
@@ -257,6 +272,22 @@ def _check_alike(name: str, runs: Sequence[Finished]) -> None:
                 f"{name}: {one.name} and {other.name} are of seed {one.seed} and other patients at "
                 f"{', '.join(apart)}: the data have changed; give the study's command again"
             )
+
+
+def same_scores(trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[list[str]]:
+    """Points whose runs scored the same to the last digit: what they differ in had no effect.
+
+    So it is, for instance, where a release is at the most images that a site may give, whatever
+    is asked for each real one.
+
+    Returns:
+        Their names, two or more at a time.
+    """
+    alike: dict[tuple[ScoreRow, ...], list[str]] = {}
+    for name, members in _points(trials).items():
+        rows = [replace(row, run="") for trial in members for row in runs[trial.name].rows]
+        alike.setdefault(tuple(sorted(rows)), []).append(name)
+    return [names for names in alike.values() if len(names) > 1]
 
 
 def _index(trainings: Sequence[tuple[int, int]], seed: int, draw: int) -> int:

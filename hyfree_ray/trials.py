@@ -57,6 +57,8 @@ class Place:
 
     folder: Path
     store: Path
+    cwd: Path = field(default_factory=Path.cwd)
+    """Where the study was asked for: a trial's options may hold paths from there."""
 
     @property
     def logs(self) -> Path:
@@ -104,7 +106,7 @@ class Place:
         self.logs.mkdir(parents=True, exist_ok=True)
         log, experiment = self.logs / f"{trial.name}.log", resolved(trial.options)
         try:
-            run = str(run_command(self.command(trial, ray), log)["run"])
+            run = str(run_command(self.command(trial, ray), log, self.cwd)["run"])
         except TrialError as error:
             said = f"{trial.name}: {error.message} (log: {log})"
             raise TrialError(error.code, said) from error
@@ -152,10 +154,19 @@ def _files_of(folder: Path) -> list[list[Any]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in looked]
 
 
-def command_of(options: Sequence[str], store: Path, ray: str) -> list[str]:
-    """The command of a simulation that prints its summary as JSON."""
-    where = ["--store", str(store), "--ray", ray, "--format", "json"]
-    return [*PROGRAM, "simulate", *options, *where]
+def command_of(
+    options: Sequence[str], store: Path, ray: str, *, log_format: str = "text"
+) -> list[str]:
+    """The command of a simulation that prints its summary as JSON.
+
+    Args:
+        options: of `simulate`.
+        store: where it keeps everything.
+        ray: `local`, `off` or a cluster's address.
+        log_format: of what it says meanwhile, `text` or `json`.
+    """
+    where = ["--store", str(store), "--ray", ray]
+    return [*PROGRAM, "simulate", *options, *where, "--format", "json", "--log-format", log_format]
 
 
 _OPTIONS = {"how": "partition", "min_sites": "min-sites", "overrides": "set"}
@@ -184,23 +195,27 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     return [*passed, "--next-round"] if options.get("next_round") else passed
 
 
-def run_command(command: Sequence[str], log: Path | None = None) -> dict[str, Any]:
+def run_command(
+    command: Sequence[str], log: Path | None = None, cwd: Path | None = None
+) -> dict[str, Any]:
     """Run a command and read the JSON object in its last line.
 
     Args:
         command: program and arguments.
         log: file for its standard error; None: this process's own.
+        cwd: folder that it runs in, where this machine has it; else, this process's.
 
     Raises:
         TrialError: another exit code than 0; of one that a signal ended, 1.
     """
+    here = cwd if cwd is not None and cwd.is_dir() else None
     if log is None:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=here)
         said = ""
     else:
         with log.open("w") as file:
             done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=file, text=True, check=False
+                command, stdout=subprocess.PIPE, stderr=file, text=True, check=False, cwd=here
             )
         lines = log.read_text(errors="replace").strip().splitlines()
         said = lines[-1] if lines else "it ended without a word"

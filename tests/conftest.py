@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.config import Experiment, resolve_experiment
+from hyfree_ray.log import LOGGER
 from hyfree_ray.pool import PoolParty
 from hyfree_ray.runners.local import LocalRunner
 from hyfree_ray.simulation import Simulation, sites_of
@@ -26,6 +28,15 @@ REAL_DATA = Path(os.environ.get("HYFREE_DATA", Path(__file__).parents[2] / "shar
 def _ctrl_c() -> None:
     """What a shell starts in the background ignores Ctrl-C, and so would all that tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """A command that a test calls in this process sets up the log for itself."""
+    logger = logging.getLogger(LOGGER)
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from hyfree_ray.studies import (
     grid_trials,
     grouped,
     phases,
+    same_scores,
     scale_trials,
     write_scaling,
 )
@@ -165,6 +166,32 @@ def test_further_settings_are_in_the_table_of_a_study_and_not_in_its_curve(tmp_p
     assert list(curve_points(groups)) == [
         f"{regime} minus local2x, {side}" for regime in regimes for side in ("own", "others")
     ]
+
+
+def test_points_are_named_by_what_varies_and_those_that_scored_the_same_are_told(
+    tmp_path: Path,
+) -> None:
+    """As where a release is at the most images that a site may give."""
+    found, runs = [], {}
+    for draw, (per_real, extra) in enumerate(((1, 0.0), (4, 0.1), (20, 0.1))):
+        values = {"budget.synthesis.per_real": per_real, "precision": "fp32"}
+        found.append(Trial(name=f"t-{draw}", options=(), sites=3, draw=draw, values=values))
+        runs[f"t-{draw}"] = finished(tmp_path / str(draw), 0, extra=extra)
+    names = [f"budget.synthesis.per_real {per_real}" for per_real in (1, 4, 20)]
+    assert [group.name for group in grouped(found, runs)] == names
+    assert same_scores(found, runs) == [names[1:]]
+
+
+def test_a_quota_that_a_budget_caps_is_said_before_anything_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quota = "budget.synthesis.per_real: [1, 20]"
+    grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{quota}}}"))
+    assert "a site releases at most 300 images" in caplog.text
+    caplog.clear()
+    for grid in (f"{quota}, budget.synthesis.max_images: [null]", "seed: [0, 1]"):
+        grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{grid}}}"))
+    assert not caplog.text
 
 
 def test_the_table_of_a_study_has_the_columns_of_results_behind_its_own(tmp_path: Path) -> None:

@@ -52,6 +52,20 @@ def test_data_that_cannot_be_partitioned_are_refused_before_anything_runs(tmp_pa
     assert not (tmp_path / "s").exists()
 
 
+def test_a_study_counts_the_sites_of_its_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    draw_phantom_site(2, 0, tmp_path / "data")
+    ran: list[trials.Trial] = []
+    monkeypatch.setattr(study_runs, "_run", lambda found, *_, **__: ran.extend(found) or 0)
+    text = "simulate: {data: data, partition: random, sites: 3}\ngrid: {seed: [0]}"
+    assert call("study", study(tmp_path, text), "--store", tmp_path / "s").exit_code == 0
+    draw_phantom_site(1, 0, tmp_path / "natural")
+    text = "simulate: {data: natural, budget: paper}\ngrid: {seed: [0]}"
+    assert call("study", study(tmp_path, text), "--store", tmp_path / "s").exit_code == 0
+    assert [trial.sites for trial in ran] == [3, 1]
+
+
 def test_a_study_whose_file_is_missing_is_told_what_a_study_is(tmp_path: Path) -> None:
     result = call("study", tmp_path / "none.yaml", "--store", tmp_path / "s")
     assert result.exit_code == 2

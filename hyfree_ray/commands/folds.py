@@ -38,7 +38,12 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
     passed = as_arguments(options)
     runs = []
     for fold in numbers:
-        command = command_of((*passed, "--fold", str(fold)), store, options["ray"])
+        command = command_of(
+            (*passed, "--fold", str(fold)),
+            store,
+            options["ray"],
+            log_format=options["log_format"] or options["output"],
+        )
         click.echo(f"fold {fold}", err=True)
         try:
             found = run_command(command)

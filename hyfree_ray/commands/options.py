@@ -37,6 +37,12 @@ FORMAT = click.option(
     "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 
+LOG_FORMAT = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Of the lines on standard error. Default: as --format.",
+)
+
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )

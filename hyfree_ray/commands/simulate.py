@@ -96,9 +96,10 @@ def _simulate(
     dry_run: bool,
     calibrate: bool,
     output: str,
+    log_format: str | None,
     **rule_options: Any,
 ) -> int:
-    set_up_logging(output)
+    set_up_logging(log_format or output)
     if calibrate and not dry_run:
         raise HyfreeError("--calibrate: it tells how long a plan would take; add --dry-run")
     with _connected(ray) if ray not in {"local", "off"} else contextlib.nullcontext():

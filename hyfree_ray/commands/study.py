@@ -85,6 +85,7 @@ def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) 
         budget: small
       grid:                              # fields of the experiment, sites, budget
         budget.synthesis.per_real: [1, 4, 20]
+        budget.synthesis.max_images: [null]    # else it caps them
         seed: [0, 1, 2]
 
     Of the options of simulate, `simulate` takes: sites, data, partition, config, budget, generator,

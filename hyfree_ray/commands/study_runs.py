@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hyfree_ray.studies import (
     grid_trials,
     grouped,
     phases,
+    same_scores,
     scale_trials,
     write_scaling,
 )
@@ -52,6 +54,7 @@ def run_scale(
     output: str,
 ) -> int:
     """General models from random subsets of the sites, fine-tuned at all. Returns the exit code."""
+    set_up_logging(output)
     sizes = parse_numbers(sites, "--sites", least=2, most=MAX_SITES if data is None else 10**6)
     names, options = _sites(max(sizes), data, how, store)
     trials = scale_trials(
@@ -74,25 +77,27 @@ def run_scale(
 
 def run_study(file: Path, *, store: Path, ray: str, parallel: int | None, output: str) -> int:
     """All combinations of a file's grid. Returns the exit code."""
+    set_up_logging(output)
     folder = store.absolute() / "studies" / file.stem
     place = Place(folder=folder, store=store.absolute())
-    trials = grid_trials(file)
-    _check_data(trials, store)
+    trials = _of_data(grid_trials(file), store)
     return _run(trials, place, ray=ray, parallel=parallel, output=output)
 
 
-def _check_data(trials: Sequence[Trial], store: Path) -> None:
-    """Refuse data and partitions that no simulation could be made of, before there is a store.
+def _of_data(trials: Sequence[Trial], store: Path) -> list[Trial]:
+    """Trials with as many sites as their data have, before there is a store.
 
     Raises:
-        HyfreeError: what the first such simulation would say.
+        HyfreeError: no simulation could be made of them; what the first such would say.
     """
     cohorts: dict[tuple[str, bool], Cohort] = {}
-    given = [dict(zip(trial.options[::2], trial.options[1::2], strict=True)) for trial in trials]
-    for options in given:
+    found = []
+    for trial in trials:
+        options = dict(zip(trial.options[::2], trial.options[1::2], strict=True))
         data, how = options.get("--data"), options.get("--partition", NATURAL)
         if data is None:
             _check_phantom(how)
+            found.append(trial)
             continue
         read = (data, how == NATURAL)
         if read not in cohorts:
@@ -100,7 +105,9 @@ def _check_data(trials: Sequence[Trial], store: Path) -> None:
                 Path(data), digest_cache=digest_cache(store), own_sites=how == NATURAL
             )
         sites = int(options["--sites"]) if "--sites" in options else None
-        partition(cohorts[read], how, sites=sites, seed=0)
+        parts = partition(cohorts[read], how, sites=sites, seed=0)
+        found.append(replace(trial, sites=len(parts.sites)))
+    return found
 
 
 def _check_phantom(how: str) -> None:
@@ -125,7 +132,6 @@ def _sites(
 def _run(
     trials: Sequence[Trial], place: Place, *, ray: str, parallel: int | None, output: str
 ) -> int:
-    set_up_logging(output)
     missing = [trial for trial in trials if place.finished(trial) is None]
     open_root(place.store)
     click.echo(
@@ -186,10 +192,14 @@ def _finish(
     write_json(place.folder / CURVE_FILE, points)
     if len({group.sites for group in groups}) > 1 and points:
         _draw(place.folder, points)
+    alike = same_scores(trials, runs)
     if output == "json":
-        click.echo(json.dumps(_described(trials, runs, groups, place), default=list))
+        described = {**_described(trials, runs, groups, place), "same_scores": alike}
+        click.echo(json.dumps(described, default=list))
         return
     wide_console().print(_table(groups))
+    for names in alike:
+        click.echo(f"the very same scores: {'; '.join(names)}: what they differ in changed nothing")
     click.echo(f"files: {place.folder}")
 
 

@@ -14,6 +14,7 @@ TOY = """
 import json, pathlib, sys
 from hyfree_ray.results.finished import mark_shown, mark_written
 store, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+(store / "cwd").write_text(str(pathlib.Path.cwd()))
 with (store / "began").open("a") as file:
     file.write(name + "\\n")
 if name == "broken":
@@ -51,6 +52,7 @@ def test_trials_run_once_and_are_remembered(tmp_path: Path) -> None:
     assert sorted(trial.name for trial in told) == ["one", "three", "two"]
     assert [where.finished(trial) for trial in found] == ["one", "two", "three"]
     assert sorted((tmp_path / "began").read_text().split()) == ["one", "three", "two"]
+    assert (tmp_path / "cwd").read_text() == str(Path.cwd()), "paths among its options are from it"
     assert not (where.folder / "tune").exists()
     changed = Trial(name="one", options=("-c", "other"), sites=2, draw=0)
     assert where.finished(changed) is None
