@@ -220,17 +220,24 @@ class Tracker:
 
     @_shown
     def adopt(self, runs: Iterable[str], numbers: Mapping[str, object]) -> None:
-        """Show this run as a study: the parent of the simulations that are its trials.
+        """Show this run as a study: the parent of the simulations that are its trials alone.
 
         Args:
             runs: names of simulations of the same cohort; those that MLflow lacks are left out.
             numbers: what they gave together.
         """
         parent = self._runs["run"]
+        adopted = set()
         for name in runs:
             wanted = f"tags.`{_OF}` = '{_tag_of(name)}' AND tags.`{_KEY}` = 'run'"
             for trial in self._client.search_runs([self._experiment], filter_string=wanted):
                 self._client.set_tag(trial.info.run_id, _PARENT, parent.info.run_id)
+                adopted.add(trial.info.run_id)
+        # A study's file may have been changed since it was shown.
+        children = f"tags.`{_PARENT}` = '{parent.info.run_id}'"
+        for trial in self._client.search_runs([self._experiment], filter_string=children):
+            if trial.info.run_id not in adopted:
+                self._client.delete_tag(trial.info.run_id, _PARENT)
         now = time.time()
         self._log_metrics(parent, _numbers(numbers, now))
         self._close(parent, now)

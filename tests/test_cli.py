@@ -84,6 +84,16 @@ def test_a_dry_run_in_json_is_json(tmp_path: Path) -> None:
     }
 
 
+def test_the_log_is_as_the_table_unless_it_is_asked_for_otherwise(tmp_path: Path) -> None:
+    warned = ("simulate", "--budget", "paper", "--device", "cpu", "--dry-run")
+    command = (*warned, "--store", tmp_path / "s", "--format", "json")
+    logged = [json.loads(line) for line in call(*command).stderr.splitlines()]
+    (text,) = (line["message"] for line in logged if line["level"] == "warning")
+    told = call(*command, "--log-format", "text")
+    assert f"warning: {text}\n" in told.stderr
+    assert json.loads(told.stdout) == json.loads(call(*command).stdout)
+
+
 @pytest.mark.parametrize(("budget", "told"), [("small", False), ("paper", True)])
 def test_json_tells_hours_where_the_text_does_and_only_there(
     tmp_path: Path, budget: str, told: bool

@@ -352,9 +352,10 @@ def test_a_stage_costs_little(store: Path, picture: Path) -> None:
 def test_a_study_is_the_parent_of_its_simulations(store: Path) -> None:
     trials = [tracker(store, f"phantom-{k}") for k in (1, 2, 3)]
     assert all(trial.healthy for trial in trials)
-    for _ in range(2):  # told again, it is the same
+    named = ["phantom-1", "phantom-3", "phantom-9"]
+    for runs in (["phantom-2"], named, named):  # changed, and told again
         study = tracker(store, "scale-0a1b2c3d")
-        study.adopt(["phantom-1", "phantom-3", "phantom-9"], {"4 sites/finetuned/own": 0.02})
+        study.adopt(runs, {"4 sites/finetuned/own": 0.02})
         assert study.healthy
     client = MlflowClient(tracking_uri=database_uri(store))
     experiment = client.get_experiment_by_name("phantom")

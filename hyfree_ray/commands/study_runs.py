@@ -213,7 +213,8 @@ def _track(runs: Mapping[str, Finished], groups: Sequence[Group], place: Place) 
         for group in groups
         for one in group.contrasts
     }
-    tracker = Tracker(place.store, place.folder.name, cohort, {"trials": len(runs)})
+    numbers["trials"] = len(runs)
+    tracker = Tracker(place.store, place.folder.name, cohort, {})
     tracker.adopt(sorted({run.name for run in runs.values()}), numbers)
 
 

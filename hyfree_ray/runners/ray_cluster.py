@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -75,6 +76,8 @@ def _connect(address: str, cpus: int | None) -> None:
     if address == "local":
         # Ray would end more than it has to, the parties' processes among them.
         os.environ.setdefault("RAY_max_kill_memory_buffer_bytes", "0")
+        # It would tell how to do without a token, which nobody has asked for.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         with _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
         return

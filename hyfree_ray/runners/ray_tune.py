@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,6 +51,8 @@ def run_trials(
         TrialError: a trial failed; the others were run to their end.
     """
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would go on after the first Ctrl-C
+    # It says how long its own steps take, which on busy cores is long.
+    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)
     has = ray.cluster_resources()
     devices = int(has.get("GPU", 0)) or int(has.get("CPU", 1))
     folder = place.folder / "tune"
