@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.config import resolve_experiment
+from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.results.finished import is_current
 from hyfree_ray.store import digest_of, write_json
@@ -126,6 +126,22 @@ def resolved(options: Sequence[str]) -> str:
     Raises:
         HyfreeError: they are no experiment.
     """
+    named = dict(zip(options[::2], options[1::2], strict=True))
+    # Which device it is, the machine that it runs on will tell.
+    means = [experiment_of(options, device).model_dump(mode="json") for device in ("cpu", "cuda")]
+    return digest_of([means, _files_of(Path(named["--data"])) if "--data" in named else []])
+
+
+def experiment_of(options: Sequence[str], device: str) -> Experiment:
+    """The experiment that options of `simulate` mean on a device.
+
+    Args:
+        options: each a name and a value, as they are typed.
+        device: "cpu" or "cuda".
+
+    Raises:
+        HyfreeError: they are no experiment.
+    """
     given = list(zip(options[::2], options[1::2], strict=True))
     named = dict(given)
     fields: dict[str, Any] = {
@@ -133,18 +149,15 @@ def resolved(options: Sequence[str]) -> str:
     }
     if "--settings" in named:
         fields["settings"] = tuple(filter(None, named["--settings"].split(",")))
-    means = [
-        resolve_experiment(
-            budget=named.get("--budget"),
-            generator=named.get("--generator"),
-            device=device,
-            file=Path(named["--config"]) if "--config" in named else None,
-            overrides=[value for name, value in given if name == "--set"],
-            **fields,
-        )[0].model_dump(mode="json")
-        for device in ("cpu", "cuda")  # which of them, the machine that it runs on will tell
-    ]
-    return digest_of([means, _files_of(Path(named["--data"])) if "--data" in named else []])
+    found, _ = resolve_experiment(
+        budget=named.get("--budget"),
+        generator=named.get("--generator"),
+        device=device,
+        file=Path(named["--config"]) if "--config" in named else None,
+        overrides=[value for name, value in given if name == "--set"],
+        **fields,
+    )
+    return found
 
 
 def _files_of(folder: Path) -> list[list[Any]]:

@@ -106,6 +106,7 @@ def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) 
         ("grids: {seed: [1]}", "unknown key 'grids'"),
         ("simulate: {store: x}\ngrid: {seed: [1]}", "unknown option 'store'"),
         ("grid: {sites: [two]}", "'two' is not a number"),
+        ("grid: {seed: [1], embedder: [nnunet, openclip]}", "no weights are named"),
         ("grid: {sites: [true]}", "True is not a number"),
         ("simulate: {settings: [syn, 50]}\ngrid: {seed: [1]}", "settings: 50 is not a setting's"),
     ],

@@ -51,7 +51,8 @@ def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) ->
     """What it means that a federation has one site, and how it gets more."""
     why = ""
     if withdrawn:
-        why = f", because {', '.join(sorted(withdrawn))} withdraws (for good, in this store)"
+        withdraw = "withdraws" if len(withdrawn) == 1 else "withdraw"
+        why = f", because {', '.join(sorted(withdrawn))} {withdraw} (for good, in this store)"
     return (
         f"{', '.join(sites)} is the only site{why}: nothing can be shared, so no general model is "
         f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites: see --sites, "

@@ -19,6 +19,7 @@ from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES
 from hyfree_ray.commands.check import digest_cache
+from hyfree_ray.config import check_embedder
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.log import set_up_logging
@@ -36,7 +37,7 @@ from hyfree_ray.studies import (
     scale_trials,
     write_scaling,
 )
-from hyfree_ray.trials import Place, Trial, TrialError, parse_numbers
+from hyfree_ray.trials import Place, Trial, TrialError, experiment_of, parse_numbers
 
 
 def run_scale(
@@ -133,6 +134,8 @@ def _run(
     trials: Sequence[Trial], place: Place, *, ray: str, parallel: int | None, output: str
 ) -> int:
     missing = [trial for trial in trials if place.finished(trial) is None]
+    for trial in missing:
+        check_embedder(experiment_of(trial.options, "cpu"))
     open_root(place.store)
     click.echo(
         f"study {place.folder.name}: {len(trials)} simulations, {len(missing)} to run", err=True
