@@ -4,7 +4,8 @@ Each compares with every training image as it is, mirrored, and shifted by up to
 for generators reproduce images a little out of place. What counts as near is not decided here
 but calibrated on the site's own patients (see `memorization`).
 
-Shapes: N and M images, C channels, H height, W width, F features, V variants, B blocks, P pixels.
+Shapes: N and M images, C channels, H height, W width, F features, V variants, B blocks, P pixels,
+Q = P + 2.
 """
 
 from __future__ import annotations
@@ -135,30 +136,35 @@ class Structure:
         return lattice(height, width)
 
     def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
-        """blocks_NBP of images whose channels have mean 0 and deviation 1."""
+        """blocks_NBQ of images whose channels have mean 0 and deviation 1: of each block the P
+        pixels less their mean, that mean, and their variance."""
         grid_NCHW = on_grid(images_NCHW)
         deviation, mean = torch.std_mean(grid_NCHW, dim=(2, 3), keepdim=True)
         standard = (grid_NCHW - mean) / deviation.clamp_min(1e-6)
         blocks = standard.unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
-        return blocks.flatten(4).flatten(1, 3)
+        pixels_NBP = blocks.flatten(4).flatten(1, 3)
+        spread_NB1, mean_NB1 = torch.var_mean(pixels_NBP, dim=2, correction=0, keepdim=True)
+        return torch.cat((pixels_NBP - mean_NB1, mean_NB1, spread_NB1), dim=2)
 
     def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
         """0 to 2."""
         # Four deviations stand for the range of values that the paper's constants refer to.
-        flat_mean, flat_contrast = (0.01 * 4) ** 2, (0.03 * 4) ** 2
-        query_BNP, known_BMP = query_N.transpose(0, 1), known_M.transpose(0, 1)
-        (mean_BN1, spread_BN1), (mean_BM1, spread_BM1) = (
-            (x.mean(2, keepdim=True), x.var(2, correction=0, keepdim=True))
-            for x in (query_BNP, known_BMP)
+        flat_mean, flat_contrast = (torch.full((1, 1, 1), (k * 4) ** 2) for k in (0.01, 0.03))
+        parts = [BLOCK**2, 1, 1]
+        of_query, mean_BN1, spread_BN1 = torch.split(query_N.transpose(0, 1), parts, dim=2)
+        of_known, mean_BM1, spread_BM1 = torch.split(known_M.transpose(0, 1), parts, dim=2)
+        # This runs for every variant, and its time goes into passes over arrays of N x M: a sum
+        # that a product can do on its way takes none, and (a + b)(c + d) is a product of rank 4.
+        above_BNM = torch.baddbmm(
+            flat_contrast, of_query, of_known.transpose(1, 2), alpha=2 / BLOCK**2
         )
-        mean_B1M, spread_B1M = mean_BM1.transpose(1, 2), spread_BM1.transpose(1, 2)
-        # In place: this runs for every variant, and its time goes into moving these arrays.
-        covariance_BNM = torch.bmm(query_BNP - mean_BN1, (known_BMP - mean_BM1).transpose(1, 2))
-        above_BNM = covariance_BNM.mul_(2 / query_BNP.shape[2]).add_(flat_contrast)
-        above_BNM.mul_(torch.bmm(2 * mean_BN1, mean_B1M).add_(flat_mean))
-        below_BNM = (mean_BN1**2 + flat_mean) + mean_B1M**2
-        below_BNM.mul_((spread_BN1 + flat_contrast) + spread_B1M)
-        return (1 - above_BNM.div_(below_BNM).mean(dim=0)).clamp_min(0)
+        above_BNM.mul_(torch.baddbmm(flat_mean, mean_BN1, mean_BM1.transpose(1, 2), alpha=2))
+        a, b = mean_BN1**2 + flat_mean, mean_BM1**2
+        c, d = spread_BN1 + flat_contrast, spread_BM1
+        left_BN4 = torch.cat((a * c, a, c, torch.ones_like(a)), dim=2)
+        right_BM4 = torch.cat((torch.ones_like(b), d, b, b * d), dim=2)
+        above_BNM.div_(torch.bmm(left_BN4, right_BM4.transpose(1, 2)))
+        return (1 - above_BNM.mean(dim=0)).clamp_min(0)
 
 
 def on_grid(images_NCHW: np.ndarray) -> torch.Tensor:

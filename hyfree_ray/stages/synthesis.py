@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hyfree_ray.privacy.sampling import Draw, Drawn
 
 
-@stage(version=6, device=True)
+@stage(version=7, device=True)
 def synthesise(
     context: Context,
     *,
