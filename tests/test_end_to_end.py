@@ -19,6 +19,9 @@ from hyfree_ray.scores import read_results
 from hyfree_ray.store import RECORD
 from tests.command import simulate
 
+OURS = re.compile(r"\d\d:\d\d:\d\d ")
+"""How a line of the log begins."""
+
 DEFAULT_SETTINGS = ("personalised", "chosen", "real-all")
 
 
@@ -124,6 +127,8 @@ def test_ray_and_no_ray_give_the_same_table(whole: tuple[Path, str], tmp_path: P
     done = simulate(tmp_path / "store")
     assert done.returncode == 0, done.stderr
     assert table(tmp_path / "store") == table(whole[0])
+    others = [line for line in done.stderr.splitlines() if not OURS.match(line)]
+    assert not others, "what Ray says of itself is no user's concern"
 
 
 def kill_at(store: Path, pattern: str, *options: str) -> None:

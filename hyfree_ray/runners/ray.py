@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from hyfree_ray.simulation import Simulation  # reads images: no party's process needs that
 
 VMSTAT = Path("/proc/vmstat")
+
+INLINE_BYTES = 64 << 10
+"""Ray keeps with an actor what it is made of, up to a little more than this."""
 
 RESTARTS = 3
 """Times that a stage whose process died is started again; it goes on from its checkpoint."""
@@ -108,6 +111,15 @@ class RayRunner:
         self.hung_s = hung_s
         self.pin = pin
         self.place = place or Place()
+
+    def join(self, gate: str, owner: str) -> None:
+        """Stand before the gate of that name, as a party's process that has just started.
+
+        By name, for a party's actor is made again from what it is given, and Ray warns where that
+        holds a handle.
+        """
+        self.place = replace(self.place, gate=ray.get_actor(gate))
+        self.place.begin(owner)
 
     async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
         """Run the call when it is its turn, wherever the cluster has room.
@@ -277,9 +289,10 @@ class SiteActor(_PartyProcess):
         federation: str,
         root: str,
         runner: RayRunner,
+        gate: str,
         rules: Rules,
     ) -> None:
-        runner.place.begin(site.name)
+        runner.join(gate, site.name)
         itself = disturbed(runner, rules, site.name)
         self.party = SiteParty(site, experiment, federation, Path(root), itself)
 
@@ -296,8 +309,9 @@ class PoolActor(_PartyProcess):
         experiment: Experiment,
         root: str,
         runner: RayRunner,
+        gate: str,
     ) -> None:
-        runner.place.begin(POOL)
+        runner.join(gate, POOL)
         self.party = PoolParty(key, federation, dataset, experiment, Path(root), runner)
 
 
@@ -312,8 +326,9 @@ class OracleActor(_PartyProcess):
         federation: str,
         root: str,
         runner: RayRunner,
+        gate: str,
     ) -> None:
-        runner.place.begin(ORACLE)
+        runner.join(gate, ORACLE)
         self.party = OracleParty(sites, experiment, federation, Path(root), runner)
 
 
@@ -336,35 +351,42 @@ class RayParty:
         return promise
 
 
+def _handed_over(value: Any) -> Any:
+    """What an actor is made of. Ray keeps what is small with the actor; what is large is Ray's
+    reference, which somebody has to hold for as long as the actor may be started again."""
+    small = len(ray.cloudpickle.dumps(value)) < INLINE_BYTES
+    return value if small else ray.put(value)
+
+
 def start_parties(
     simulation: Simulation, store: Path, device: str, execution: Execution | None = None
 ) -> dict[str, RayParty]:
     """Start an actor for each party; each is told its own part only."""
     experiment, federation = simulation.experiment, simulation.federation
     execution = execution or Execution()
-    outlooks = ray.put(dict(execution.outlooks))
-    gate = start_gate(outlooks, execution.segment_s)
+    outlooks = _handed_over(dict(execution.outlooks))
+    gate_name = f"{simulation.run}:gate"
+    gate = start_gate(outlooks, execution.segment_s, gate_name)
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)
         place = Place(
-            gate=gate,
             resources=resources_of(name, execution.resources),
             device_shares=dict(execution.device_shares.get(name, {})),
         )
         options = {"name": f"{simulation.run}:{name}", "resources": pin}
         root = str(simulation.root_of(name, store))
         runner = RayRunner(device, pin, place)
-        rest = (experiment, federation, root, runner)
+        rest = (experiment, federation, root, runner, gate_name)
         known: Any = None
         if name == POOL:
             task = (simulation.key, federation, dict(simulation.dataset), experiment)
-            actor = PoolActor.options(**options).remote(*task, root, runner)
+            actor = PoolActor.options(**options).remote(*task, root, runner, gate_name)
         elif name == ORACLE:
-            known = ray.put(dict(simulation.sites))
+            known = _handed_over(dict(simulation.sites))
             actor = OracleActor.options(**options).remote(known, *rest)
         else:
-            known = ray.put(simulation.sites[name])
+            known = _handed_over(simulation.sites[name])
             actor = SiteActor.options(**options).remote(known, *rest, execution.rules)
         parties[name] = RayParty(actor, needed=(gate, outlooks, known))
     return parties

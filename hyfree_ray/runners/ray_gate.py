@@ -79,14 +79,16 @@ class Gate:
         self.slots.forget(owner, process)
 
 
-def start_gate(outlooks: Any, segment_s: float) -> Any:
-    """Start a gate; its handle.
+def start_gate(outlooks: Any, segment_s: float, name: str | None = None) -> Any:
+    """Start a gate; its handle, by which it is kept alive.
 
     Args:
         outlooks: what is expected of each stage, by ticket: a mapping, or Ray's reference to one.
         segment_s: a training keeps its place for at least as long.
+        name: by which other processes find it.
     """
-    return Gate.options(max_concurrency=MOST_WAITING).remote(outlooks, segment_s)
+    options = {"max_concurrency": MOST_WAITING, "name": name}
+    return Gate.options(**options).remote(outlooks, segment_s)
 
 
 @dataclass(frozen=True, kw_only=True)
