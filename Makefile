@@ -8,7 +8,7 @@ simulate: environment
 	$(BIN)/hyfree-ray simulate --sites 5
 
 test: environment lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not chaos"
 
 lint: environment
 	$(BIN)/ruff check .

@@ -149,6 +149,7 @@ def kill_at(store: Path, pattern: str, *options: str) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_checkpoints_and_ends_with_the_same_table(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_generator_is_trained_killed_resumed_and_sampled_on_a_gpu_as_on_the_cp
     np.testing.assert_allclose(drawn, draw("cpu"), atol=1e-3 if precision == "fp32" else 0.05)
 
 
+@pytest.mark.slow
 def test_a_whole_run_on_a_gpu_ends_with_its_table_and_tells_what_memory_it_took(
     tmp_path: Path,
 ) -> None:

@@ -42,7 +42,9 @@ SLOWLY = 0.03
 """Seconds a step: long enough to be met by a kill."""
 
 
-@pytest.mark.parametrize("stages", [4, pytest.param(1, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize(
+    "stages", [pytest.param(4, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.chaos)]
+)
 def test_05_a_driver_killed_at_stage_boundaries_redoes_only_what_is_unfinished(
     start: Start, undisturbed: bytes, tmp_path: Path, stages: int
 ) -> None:

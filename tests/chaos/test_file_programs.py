@@ -78,6 +78,7 @@ def federation(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return root, federate(root, own, SMOKE, program_with_toys(start, root))
 
 
+@pytest.mark.slow
 def test_parties_that_share_nothing_but_files_get_the_numbers_of_the_simulation(
     federation: tuple[Path, Told], start: Start, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def crash_once(*, out: str, device: str, report: Any) -> None:
     (Path(out) / "done").touch()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_train_worker_that_dies_is_started_again(tmp_path: Path) -> None:
     """Case 4."""
