@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hyfree_ray.config import Experiment, read_yaml, resolve_experiment
+from hyfree_ray.config import read_yaml, resolve_experiment
 from hyfree_ray.errors import HyfreeError
 from hyfree_ray.files import replacing
 from hyfree_ray.results.contrasts import Contrast
@@ -30,7 +30,7 @@ from hyfree_ray.results.pooled import (
 from hyfree_ray.results.summary import IN_WORDS, contrasts_of
 from hyfree_ray.scores import COLUMNS, ScoreRow, csv_text
 from hyfree_ray.seeds import seed_of
-from hyfree_ray.trials import Trial
+from hyfree_ray.trials import Trial, experiment_of
 
 log = logging.getLogger("hyfree_ray")
 
@@ -49,6 +49,7 @@ class Group:
     name: str
     sites: int
     draws: int
+    runs: int
     contrasts: tuple[Contrast, ...]
     """Over all sites."""
 
@@ -59,9 +60,11 @@ def draw_subsets(sites: Sequence[str], size: int, repeats: int) -> list[tuple[st
     What is drawn depends on the names and the size alone, so that a larger study repeats a smaller
     one's trials.
     """
+    if len(sites) < 2:
+        raise HyfreeError(f"--sites {size}: the data have one site, {sites[0]}; see --partition")
     if not 2 <= size <= len(sites):
         raise HyfreeError(
-            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; leave it out"
+            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; take those"
         )
     random = np.random.default_rng(seed_of(0, "scale", *sorted(sites), str(size)))
     found: dict[tuple[str, ...], None] = {}
@@ -136,29 +139,42 @@ def grid_trials(path: Path) -> list[Trial]:
         if name not in SIMULATE_OPTIONS:
             known = ", ".join(SIMULATE_OPTIONS)
             raise HyfreeError(f"{path}: simulate: unknown option {name!r}; there are: {known}")
+    for name, value in shared.items():
+        if value is None:
+            raise HyfreeError(
+                f"{path}: simulate: {name}: it has no value; give one or leave it out"
+            )
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise HyfreeError(f"{path}: grid: {name}: write a list of values")
+        if name == "embedder_weights" and len(values) > 1:
+            raise HyfreeError(
+                f"{path}: grid: {name}: runs that differ in it alone are one run in a store; give "
+                "each weights a study and a store of their own"
+            )
         for place, value in enumerate(values):
             if value in values[:place]:
                 raise HyfreeError(f"{path}: grid: {name}: {value!r} stands there twice")
-    trials, most = [], []
+    trials = []
     for draw, combination in enumerate(itertools.product(*grid.values())):
         values = dict(zip(grid, combination, strict=True))
-        trial, experiment = _grid_trial(path, draw, shared, values)
-        trials.append(trial)
-        most.append(experiment.budget.synthesis.max_images)
-    if len(grid.get(_QUOTA, ())) > 1 and all(most):
-        log.warning(
-            f"{path}: {_QUOTA}: a site releases at most {max(filter(None, most))} images, whatever "
-            f"is asked for each real one; to lift that, add '{_MOST}: [null]' to the grid"
-        )
+        trials.append(_grid_trial(path, draw, shared, values))
+    if len(grid.get(_QUOTA, ())) > 1:
+        devices = ("cpu", "cuda")  # which it will be, and so its default budget, is not known
+        found = [experiment_of(trial.options, device) for trial in trials for device in devices]
+        most = [experiment.budget.synthesis.max_images for experiment in found]
+        if all(most):
+            log.warning(
+                f"{path}: {_QUOTA}: a site releases at most {max(filter(None, most))} images, "
+                f"whatever is asked for each real one; to lift that, set '{_MOST}: [null]' in the "
+                "grid"
+            )
     return trials
 
 
 def _grid_trial(
     path: Path, draw: int, shared: Mapping[str, Any], values: Mapping[str, Any]
-) -> tuple[Trial, Experiment]:
+) -> Trial:
     fields = {name: value for name, value in values.items() if name not in _VARIED}
     if isinstance(weights := fields.get("embedder_weights"), str):
         fields["embedder_weights"] = str(path.absolute().parent / weights)
@@ -187,10 +203,9 @@ def _grid_trial(
     options = [part for name, value in named.items() for part in (f"--{name}", str(value))]
     for override in overrides:
         options += ["--set", override]
-    trial = Trial(
+    return Trial(
         name=f"trial-{draw:03d}", options=tuple(options), sites=sites, draw=draw, values=values
     )
-    return trial, experiment
 
 
 def _as_yaml(value: Any) -> str:
@@ -242,12 +257,12 @@ def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> 
     ]
     noise = {column: (seed, 0 if every else draw) for column, (seed, draw) in enumerate(trainings)}
     contrasts = contrasts_of(rows, found[0].sites, seed=0, trainings=noise)
-    seeds = len({run.seed for run in found})
     return Group(
         name=name,
         sites=trials[0].sites,
         draws=draws,
-        contrasts=tuple(replace(one, seeds=seeds) for one in contrasts if one.site is None),
+        runs=len(trials),
+        contrasts=tuple(one for one in contrasts if one.site is None),
     )
 
 
@@ -307,8 +322,15 @@ def write_scaling(path: Path, trials: Sequence[Trial], runs: Mapping[str, Finish
 
 
 def curve_points(groups: Iterable[Group]) -> dict[str, list[Point]]:
-    """What `figures.curve` draws: by contrast, number of sites, difference and interval."""
+    """What `figures.curve` draws: by contrast, number of sites, difference and interval.
+
+    Nothing of groups that differ in something else than their number of sites.
+    """
     series: dict[str, list[Point]] = {}
+    groups = sorted(groups, key=lambda group: group.sites)
+    sizes = {group.sites for group in groups}
+    if len(sizes) < max(2, len(groups)):
+        return {}
     for group in groups:
         for one in group.contrasts:
             if one.difference is not None and one.first in _CURVES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,13 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hyfree_ray
 from hyfree_ray.config import Experiment, resolve_experiment
 from hyfree_ray.errors import HyfreeError
-from hyfree_ray.results.finished import is_current
+from hyfree_ray.results.finished import is_current, read_finished
 from hyfree_ray.store import digest_of, write_json
 
-PROGRAM = (sys.executable, "-m", "hyfree_ray.cli")
-"""The command line, in the environment of this process."""
+_PACKAGES = str(Path(hyfree_ray.__file__).parents[1])
+PROGRAM = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path[0] = {_PACKAGES!r}; from hyfree_ray.cli import main; main()",
+)
+"""The command line, in the environment of this process. Not by `-m`, by which a `yaml.py` in the
+user's folder would be taken for the library."""
 
 
 class TrialError(Exception):
@@ -69,22 +77,31 @@ class Place:
         """The run that a trial ended in.
 
         None where it has yet to run with these options, where these options now mean another
-        experiment, or where the run is of another version or not in MLflow: it costs little to
-        run a trial again of which all is in the store, and so all are of one kind.
+        experiment, where a site has withdrawn since, or where the run is of another version,
+        damaged or not in MLflow: it costs little to run a trial again of which all is in the store,
+        and so all are of one kind.
 
         Raises:
             HyfreeError: its options are no experiment.
         """
-        means = resolved(trial.options)
+        means = self._means(trial)
         try:
             found = json.loads(self._done(trial).read_text())
-        except (FileNotFoundError, ValueError):
+            folder = self.store / "runs" / str(found["run"])
+            same = (found["options"], found["experiment"]) == (list(trial.options), means)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        folder = self.store / "runs" / str(found["run"])
-        same = found["options"] == list(trial.options)
-        if not same or not (folder / "summary.json").exists() or not is_current(folder):
+        if not same or not is_current(folder):
             return None
-        return folder.name if found.get("experiment") == means else None
+        try:
+            return read_finished(folder).name
+        except HyfreeError:
+            return None
+
+    def _means(self, trial: Trial) -> str:
+        """Hash of what a trial's options mean in this store."""
+        withdrawn = sorted((self.store / "pool" / "withdrawn").glob("*.json"))
+        return digest_of([resolved(trial.options, self.cwd), *(f.read_text() for f in withdrawn)])
 
     def run_of(self, trial: Trial) -> str:
         """The run that a trial ended in the last time, which has just been."""
@@ -104,7 +121,7 @@ class Place:
             TrialError: it failed; its log says more.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
-        log, experiment = self.logs / f"{trial.name}.log", resolved(trial.options)
+        log, experiment = self.logs / f"{trial.name}.log", self._means(trial)
         try:
             run = str(run_command(self.command(trial, ray), log, self.cwd)["run"])
         except TrialError as error:
@@ -116,20 +133,24 @@ class Place:
         return run
 
 
-def resolved(options: Sequence[str]) -> str:
+def resolved(options: Sequence[str], cwd: Path) -> str:
     """Hash of the experiment that options of `simulate` mean, by today's defaults and files, those
-    of the data set too.
+    of the data set and an embedder's weights too.
 
     Args:
         options: each a name and a value, as they are typed.
+        cwd: where they were typed.
 
     Raises:
         HyfreeError: they are no experiment.
     """
     named = dict(zip(options[::2], options[1::2], strict=True))
     # Which device it is, the machine that it runs on will tell.
-    means = [experiment_of(options, device).model_dump(mode="json") for device in ("cpu", "cuda")]
-    return digest_of([means, _files_of(Path(named["--data"])) if "--data" in named else []])
+    means = [experiment_of(options, device) for device in ("cpu", "cuda")]
+    data = _files_of(Path(named["--data"])) if "--data" in named else []
+    weights = {one.embedder_weights for one in means if one.embedder_weights is not None}
+    data += [_looked_at(cwd / path, path) for path in sorted(weights) if (cwd / path).is_file()]
+    return digest_of([[one.model_dump(mode="json") for one in means], data])
 
 
 def experiment_of(options: Sequence[str], device: str) -> Experiment:
@@ -148,7 +169,8 @@ def experiment_of(options: Sequence[str], device: str) -> Experiment:
         name: int(named[f"--{name}"]) for name in ("fold", "seed") if f"--{name}" in named
     }
     if "--settings" in named:
-        fields["settings"] = tuple(filter(None, named["--settings"].split(",")))
+        names = (name.strip() for name in named["--settings"].split(","))
+        fields["settings"] = tuple(filter(None, names))
     found, _ = resolve_experiment(
         budget=named.get("--budget"),
         generator=named.get("--generator"),
@@ -163,8 +185,12 @@ def experiment_of(options: Sequence[str], device: str) -> Experiment:
 def _files_of(folder: Path) -> list[list[Any]]:
     """By what a changed data set is noticed, without reading it; `simulate` reads it."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    looked = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in looked]
+    return [_looked_at(path, path.relative_to(folder).as_posix()) for path in files]
+
+
+def _looked_at(path: Path, name: str) -> list[Any]:
+    stat = path.stat()
+    return [name, stat.st_size, stat.st_mtime_ns]
 
 
 def command_of(
@@ -208,6 +234,18 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     return [*passed, "--next-round"] if options.get("next_round") else passed
 
 
+def refuse_overrides(arguments: Sequence[str], names: Sequence[str], by: str) -> None:
+    """Refuse `--set` of what other options give each simulation its own value of.
+
+    Raises:
+        HyfreeError: it names the override.
+    """
+    for option, value in itertools.pairwise(arguments):
+        name = value.partition("=")[0].strip()
+        if option == "--set" and name in names:
+            raise HyfreeError(f"--set {value}: {by} would say otherwise; leave it out")
+
+
 def run_command(
     command: Sequence[str], log: Path | None = None, cwd: Path | None = None
 ) -> dict[str, Any]:
@@ -249,8 +287,8 @@ def parse_numbers(text: str, option: str, *, least: int, most: int) -> tuple[int
     ends = []
     try:
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            ends.append((int(first), int(last or first)))
+            first, dash, last = part.partition("-")
+            ends.append((int(first), int(last if dash else first)))
     except ValueError as error:
         raise HyfreeError(f"{option} {text}: write numbers as 0-4 or 0,2") from error
     if any(first > last or first < least or last > most for first, last in ends):

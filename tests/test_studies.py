@@ -108,6 +108,9 @@ def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) 
         ("grid: {sites: [two]}", "'two' is not a number"),
         ("grid: {seed: [1], embedder: [nnunet, openclip]}", "no weights are named"),
         ("grid: {sites: [true]}", "True is not a number"),
+        ("grid: {sites: [2, 65]}", "sites: 65: the phantom has 1 to 64 sites"),
+        ("simulate: {budget: }\ngrid: {seed: [1]}", "simulate: budget: it has no value"),
+        ("grid: {embedder_weights: [a, b]}", "are one run in a store"),
         ("simulate: {settings: [syn, 50]}\ngrid: {seed: [1]}", "settings: 50 is not a setting's"),
     ],
 )
@@ -181,6 +184,37 @@ def test_points_are_named_by_what_varies_and_those_that_scored_the_same_are_told
     names = [f"budget.synthesis.per_real {per_real}" for per_real in (1, 4, 20)]
     assert [group.name for group in grouped(found, runs)] == names
     assert same_scores(found, runs) == [names[1:]]
+
+
+def test_a_study_that_varies_more_than_the_number_of_sites_has_no_curve(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    groups = grouped(found, runs)
+    assert curve_points(groups) == curve_points(groups[::-1])
+    assert curve_points(groups[:1]) == {}
+    assert curve_points([*groups, replace(groups[0], name="the same number, otherwise")]) == {}
+
+
+def test_a_sentence_of_a_study_counts_the_seeds_in_which_its_regimes_were_scored(
+    tmp_path: Path,
+) -> None:
+    found, runs = made(tmp_path)
+    for name, run in runs.items():
+        if run.seed > 0:
+            kept = tuple(row for row in run.rows if row.regime != "finetuned")
+            runs[name] = replace(run, rows=kept)
+    for one in (one for group in grouped(found, runs) for one in group.contrasts):
+        assert one.seeds == (1 if one.first == "finetuned" else 3)
+        assert "helps" not in one.said or one.first == "general"
+
+
+def test_runs_before_and_after_a_withdrawal_are_no_point(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    described = dict(runs["2-0-1"].described)
+    first, *others = described["sites"]
+    gone = {**first, "outcome": {**first["outcome"], "outcome": "withdrawn"}}
+    runs["2-0-1"] = replace(runs["2-0-1"], described={**described, "sites": [gone, *others]})
+    with pytest.raises(HyfreeError, match="differ in withdrawn"):
+        grouped(found, runs)
 
 
 def test_a_quota_that_a_budget_caps_is_said_before_anything_runs(

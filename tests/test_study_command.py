@@ -99,6 +99,7 @@ def test_a_scaling_study_of_no_experiment_is_refused_before_anything_runs(tmp_pa
     for more, fault in (
         (("--set", "replay_sharee=0.5"), "did you mean 'replay_share'"),
         (("--config", tmp_path / "none.yaml"), "cannot be read"),
+        (("--set", "seed=5"), "--set seed=5: --folds and --seeds would say otherwise"),
     ):
         result = call("scale", *given, *more)
         assert result.exit_code == 2
@@ -113,6 +114,8 @@ def test_folds_are_not_given_twice(tmp_path: Path) -> None:
         (["--folds", "0-9"], "from 0 to 4"),
         (["--folds", "0-1", "--fold", "1"], "leave"),
         (["--folds", "0-1", "--calibrate"], "leave"),
+        (["--folds", "0-1", "--set", "fold=2"], "leave"),
+        (["--folds", "0-"], "write numbers"),
     ):
         result = CliRunner().invoke(main, ["simulate", *more, *store])
         assert result.exit_code == 2

@@ -43,6 +43,38 @@ def test_a_trial_is_done_while_its_run_and_its_options_are_there(
     assert place.finished(trial) is None
 
 
+def test_a_trial_runs_again_once_a_site_has_withdrawn_and_where_its_run_or_its_note_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, trial, run = done_trial(tmp_path, monkeypatch)
+    note = tmp_path / "pool" / "withdrawn" / "0123.json"
+    note.parent.mkdir(parents=True)
+    note.write_text('["site-2"]')
+    assert place.finished(trial) is None
+    note.unlink()
+    for file, damage in (
+        (run.folder / "results.csv", ""),
+        (place.folder / "trials/one.json", "{}"),
+    ):
+        before = file.read_text()
+        file.write_text(damage)
+        assert place.finished(trial) is None
+        file.write_text(before)
+    assert place.finished(trial) == run.name
+
+
+def test_what_lies_in_the_users_folder_is_not_taken_for_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "yaml.py").write_text("raise SystemExit('that is no library')")
+    place = Place(folder=tmp_path / "studies" / "s", store=tmp_path / "s", cwd=tmp_path)
+    monkeypatch.setattr(Place, "_means", lambda *_: "")
+    trial = Trial(name="one", options=("--sites", "65"), sites=65, draw=0)
+    with pytest.raises(trials.TrialError, match="the phantom has 1 to 64 sites") as caught:
+        place.run(trial, "off")
+    assert caught.value.code == 2
+
+
 def test_a_trial_runs_again_where_its_options_mean_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,13 +121,24 @@ def test_no_settings_are_not_the_default_ones() -> None:
     assert as_arguments({"settings": None, "contributors": ()}) == []
 
 
+def test_a_trial_is_of_the_weights_as_they_are_that_compare_its_images(tmp_path: Path) -> None:
+    options = ("--budget", "smoke", "--set", "embedder_weights=weights.pt")
+    (tmp_path / "weights.pt").write_bytes(b"before")
+    before = trials.resolved(options, tmp_path)
+    (tmp_path / "weights.pt").write_bytes(b"another")
+    assert trials.resolved(options, tmp_path) != before
+
+
 def test_a_trial_is_of_the_data_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "labelsTr").mkdir()
     label = tmp_path / "labelsTr" / "a.png"
     label.write_bytes(b"before")
     options = ("--data", str(tmp_path), "--budget", "smoke")
-    before = trials.resolved(options)
-    assert trials.resolved(options) == before
+    before = trials.resolved(options, tmp_path)
+    assert trials.resolved(options, tmp_path) == before
     label.write_bytes(b"corrected")
-    assert trials.resolved(options) != before
-    assert trials.resolved(options[2:]) not in {before, trials.resolved(options)}
+    assert trials.resolved(options, tmp_path) != before
+    assert trials.resolved(options[2:], tmp_path) not in {
+        before,
+        trials.resolved(options, tmp_path),
+    }

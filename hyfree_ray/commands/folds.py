@@ -20,6 +20,7 @@ from hyfree_ray.trials import (
     as_arguments,
     command_of,
     parse_numbers,
+    refuse_overrides,
     run_command,
 )
 
@@ -36,6 +37,7 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
         raise HyfreeError("--folds: leave --fold, --dry-run and --calibrate out")
     store: Path = options["store"]
     passed = as_arguments(options)
+    refuse_overrides(passed, ("fold",), "--folds")
     runs = []
     for fold in numbers:
         command = command_of(

@@ -40,7 +40,7 @@ FORMAT = click.option(
 LOG_FORMAT = click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
-    help="Of the lines on standard error. Default: as --format.",
+    help="Of the log, on standard error. Default: as --format.",
 )
 
 DEVICE = click.option(

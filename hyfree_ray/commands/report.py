@@ -37,6 +37,11 @@ def run_report(
         of_all = digest_of(sorted(run.name for run in found))[:8]
         name = f"{name}-and-{len(found) - 1}-more-{of_all}"
     curve = None if study is None else read_curve(store, study)
+    if curve is not None and not curve:
+        raise HyfreeError(
+            f"--study {study}: no curve: its simulations do not differ in their number of sites "
+            "alone; leave it out"
+        )
     folder = out or store / "reports" / name
     try:
         path = write_report(found, folder, curve=curve, real=with_real)

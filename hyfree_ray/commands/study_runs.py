@@ -37,7 +37,14 @@ from hyfree_ray.studies import (
     scale_trials,
     write_scaling,
 )
-from hyfree_ray.trials import Place, Trial, TrialError, experiment_of, parse_numbers
+from hyfree_ray.trials import (
+    Place,
+    Trial,
+    TrialError,
+    experiment_of,
+    parse_numbers,
+    refuse_overrides,
+)
 
 
 def run_scale(
@@ -56,6 +63,7 @@ def run_scale(
 ) -> int:
     """General models from random subsets of the sites, fine-tuned at all. Returns the exit code."""
     set_up_logging(output)
+    refuse_overrides(passed, ("fold", "seed"), "--folds and --seeds")
     sizes = parse_numbers(sites, "--sites", least=2, most=MAX_SITES if data is None else 10**6)
     names, options = _sites(max(sizes), data, how, store)
     trials = scale_trials(
@@ -98,6 +106,8 @@ def _of_data(trials: Sequence[Trial], store: Path) -> list[Trial]:
         data, how = options.get("--data"), options.get("--partition", NATURAL)
         if data is None:
             _check_phantom(how)
+            if not 1 <= trial.sites <= MAX_SITES:
+                raise HyfreeError(f"sites: {trial.sites}: the phantom has 1 to {MAX_SITES} sites")
             found.append(trial)
             continue
         read = (data, how == NATURAL)
@@ -193,7 +203,9 @@ def _finish(
     _track(runs, groups, place)
     points = curve_points(groups)
     write_json(place.folder / CURVE_FILE, points)
-    if len({group.sites for group in groups}) > 1 and points:
+    for ending in ("svg", "png"):  # of a grid that the file held before
+        (place.folder / f"scaling.{ending}").unlink(missing_ok=True)
+    if points:
         _draw(place.folder, points)
     alike = same_scores(trials, runs)
     if output == "json":
@@ -243,6 +255,7 @@ def _described(
                 "name": group.name,
                 "sites": group.sites,
                 "draws": group.draws,
+                "runs": group.runs,
                 "contrasts": [
                     {**vars(one), "verdict": one.verdict, "words": one.words}
                     for one in group.contrasts
@@ -261,7 +274,7 @@ def _table(groups: Sequence[Group]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for name in ("study", "draws", "compared", "tested on", "difference", "in words"):
+    for name in ("study", "runs", "compared", "tested on", "difference", "in words"):
         table.add_column(name, no_wrap=name == "difference")
     for group in groups:
         table.add_section()
@@ -269,7 +282,7 @@ def _table(groups: Sequence[Group]) -> Table:
         for one in (c for tested in TESTED for c in group.contrasts if c.tested == tested):
             table.add_row(
                 Text(group.name if first else ""),
-                str(group.draws) if first else "",
+                str(group.runs) if first else "",
                 Text(f"{one.first} minus {one.second}"),
                 IN_WORDS[one.tested],
                 one.interval,

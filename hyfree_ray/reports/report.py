@@ -24,7 +24,7 @@ from hyfree_ray.reports.parts import Table, of_run, table
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
-from hyfree_ray.results.pooled import Pooled, pool_runs
+from hyfree_ray.results.pooled import Pooled, fewer_folds, pool_runs
 from hyfree_ray.results.pooled_table import SCALES
 from hyfree_ray.results.summary import (
     BY_SITE,
@@ -241,7 +241,12 @@ def _layout(pooled: Pooled, metric: str) -> Table:
             [regime, train, *(shown((regime, train, test)) for test in pooled.sites)]
             for regime, train in models
         ],
-        caption=f"{name} by test site, {over}",
+        caption="; ".join(
+            (
+                f"{name} by test site, {over}",
+                *fewer_folds(pooled.cells[metric], len(pooled.folds)),
+            )
+        ),
         texts={1},
     )
 

@@ -175,13 +175,16 @@ def contrast(
         reason="",
     )
     if not strata:
-        return replace(found, reason=f"{first} and {second} were not both scored here")
+        regime, other = (name.rpartition(":")[2] for name in (first, second))  # see compare_runs
+        both = f"{regime} and {other} were not both" if regime != other else f"{regime} was not"
+        return replace(found, reason=f"{both} scored here")
     means = [np.nanmean(stratum_PS, axis=1) for stratum_PS in strata]
     seen_S = np.any([np.isfinite(stratum_PS).any(axis=0) for stratum_PS in strata], axis=0)
+    columns = [int(column) for column in np.flatnonzero(seen_S)]
     found = replace(
         found,
         difference=float(np.mean([mean_P.mean() for mean_P in means])),
-        seeds=int(seen_S.sum()),
+        seeds=len({factors[0][column] for column in columns} if factors else columns),
     )
     if (fewest := min(len(mean_P) for mean_P in means)) < LEAST_AT_A_SITE:
         few = patients < LEAST_PATIENTS or len(means) == 1

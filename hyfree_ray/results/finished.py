@@ -108,6 +108,12 @@ class Finished:
         return tuple(self.described.get("contributors", self.sites))
 
     @property
+    def withdrawn(self) -> tuple[str, ...]:
+        """Sites that had withdrawn when it ended."""
+        outcomes = [site["outcome"] for site in self.described["sites"]]
+        return tuple(one["site"] for one in outcomes if one.get("outcome") == "withdrawn")
+
+    @property
     def partition(self) -> str:
         """How patients were dealt out to sites; empty in a run of an earlier version."""
         return str(self.described.get("partition", {}).get("how", ""))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -111,6 +111,7 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
     rows = tuple(row for of_run in with_own_patients(runs).values() for row in of_run)
     regimes = in_order({row.regime for row in rows})
     seeds = tuple(sorted({run.seed for run in runs}))
+    cells = {metric: _cells(rows, regimes, metric) for metric in ("dice", "hd95")}
     return Pooled(
         runs=tuple(run.name for run in runs),
         rows=rows,
@@ -120,13 +121,26 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         regimes=regimes,
         folds=tuple(sorted({run.fold for run in runs})),
         seeds=seeds,
-        cells={metric: _cells(rows, regimes, metric) for metric in ("dice", "hd95")},
+        cells=cells,
         contrasts=contrasts_of(rows, first.sites, seed=0),
         caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < LEAST_SEEDS else "",
-        notes=tuple(
-            f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())
+        notes=(
+            *(f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())),
+            *fewer_folds(cells["dice"], len({run.fold for run in runs})),
         ),
     )
+
+
+def fewer_folds(cells: Sequence[Cell], folds: int) -> Iterator[str]:
+    """That means stand beside each other that are not of the same patients."""
+    least: dict[str, int] = {}
+    for cell in cells:
+        least[cell.regime] = min(cell.folds, least.get(cell.regime, folds))
+    if fewer := [f"{name} ({n} of {folds})" for name, n in least.items() if n < folds]:
+        yield (
+            f"not scored in every fold, so that some of its means are of fewer patients than those "
+            f"beside them: {', '.join(fewer)}"
+        )
 
 
 def check_choices(runs: Sequence[Finished]) -> None:
@@ -201,6 +215,7 @@ def _settings(run: Finished) -> dict[str, Any]:
         "cohort": run.described["cohort"],
         "sites": list(run.sites),
         "contributors": list(run.contributors),
+        "withdrawn": list(run.withdrawn),
     }
 
     def walk(values: Mapping[str, Any], prefix: str) -> None:
