@@ -1,11 +1,12 @@
-# The two commands of the README. Everything they need is installed into .venv.
+# The two commands of the README. Everything they need is installed into .venv. On a machine with a
+# GPU `simulate` alone would take the paper's budget, which is days.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: simulate test lint environment
 
 simulate: environment
-	$(BIN)/hyfree-ray simulate --sites 5
+	$(BIN)/hyfree-ray simulate --sites 5 --budget small
 
 test: environment lint
 	$(BIN)/python -m pytest -m "not chaos"

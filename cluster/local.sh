@@ -2,6 +2,7 @@
 # A Ray cluster of three nodes on this machine: one for the pool, two for three hospitals each.
 # Usage: sh cluster/local.sh [options of `hyfree-ray simulate`]
 set -eu
+command -v ray >/dev/null || { echo "error: no ray here; activate the environment first" >&2; exit 1; }
 port=${PORT:-6399}
 export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,27 @@ class _Group(click.Group):
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _in_one_line():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         run = super().invoke
-        return until_told(lambda: run(ctx))
+        with _in_one_line():
+            return until_told(lambda: run(ctx))
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What click says of options in three lines, as all else that is wrong."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "hyfree-ray"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        raise HyfreeError(f"{message}; see {command} --help") from error
 
 
 @click.group(cls=_Group, epilog=EXIT_CODES)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.util
 import math
@@ -167,7 +168,8 @@ def resolve_experiment(
     written.pop("resources", None)  # how a run is executed: resources.py reads it
     named = written.pop("budget") if isinstance(written.get("budget"), str) else None
     budget = budget or named or ("paper" if device == "cuda" else "small")
-    values: dict[str, Any] = {"budget": budget_values(budget)}
+    of_name = budget_values(budget)
+    values: dict[str, Any] = {"budget": copy.deepcopy(of_name)}
     if file is not None and isinstance(path := written.get("embedder_weights"), str):
         written["embedder_weights"] = str(file.absolute().parent / path)
     _merge(values, written, str(file))
@@ -179,6 +181,7 @@ def resolve_experiment(
     reasons = [
         f"budget {budget}: "
         + ("the lengths of the paper" if budget == "paper" else "shorter and narrower, same rules")
+        + (f", but for {_changed_by(file, overrides)}" if values["budget"] != of_name else "")
     ]
     if values.setdefault("generator", "auto") == "auto":
         values["generator"] = values["budget"]["generator_backend"]
@@ -186,7 +189,11 @@ def resolve_experiment(
     if values.setdefault("embedder", "auto") == "auto":
         named_weights = values.get("embedder_weights") is not None
         values["embedder"] = "openclip" if named_weights else "nnunet"
-        why = "its weights are named" if named_weights else "embedder_weights names no weights"
+        why = (
+            "its weights are named"
+            if named_weights
+            else "embedder_weights names none of OpenCLIP's"
+        )
         reasons.append(f"embedder {values['embedder']}: {why}")
     if "precision" not in values:
         values["precision"], why = best_precision(device)
@@ -195,6 +202,11 @@ def resolve_experiment(
         return Experiment.model_validate(values), reasons
     except ValidationError as error:
         raise HyfreeError(_first_problem(error)) from error
+
+
+def _changed_by(file: Path | None, overrides: Sequence[str]) -> str:
+    changes = ([] if file is None else [str(file)]) + (["--set"] if overrides else [])
+    return f"what {' and '.join(changes)} say{'s' if len(changes) == 1 else ''}"
 
 
 def check_embedder(experiment: Experiment) -> None:

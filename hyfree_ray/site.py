@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import gather
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,12 +220,16 @@ class SiteParty(Party):
         parcel = self.export(done.release)
         if done.release.record is not None and MANIFEST_FILE not in parcel.files:
             return self._withhold(parcel.result["reason"], parcel.result["rejection_rate"])
-        return self._signed(parcel, MANIFEST_FILE)
+        # Of the site's own numbers only what its card says travels, and as coarse as it says it.
+        told = {
+            name: parcel.result[name] for name in ("outcome", "images") if name in parcel.result
+        }
+        return self._signed(replace(parcel, result=told), MANIFEST_FILE)
 
     def _withhold(self, reason: str, rate: float | None) -> Parcel:
         """What is handed in instead of a release: that there is none, and why."""
         notice = Notice.of(self.name, self.federation, ROUND, reason, rate).to_json()
-        result = {"outcome": "withheld", "reason": reason, "rejection_rate": rate, "images": 0}
+        result = {"outcome": "withheld", "reason": reason, "images": 0}
         files = {NOTICE_FILE: notice.encode()}
         parcel = Parcel(
             sender=self.name, stage="release", key=digest_of(notice), files=files, result=result

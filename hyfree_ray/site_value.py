@@ -83,14 +83,14 @@ class Contribution:
 
 
 def images_shown(site: Site, budget: Budget) -> int:
-    """Length of the generator's training (METHOD: N thousand images for N training images)."""
+    """Length of the generator's training (Chebykin et al. 2024: N thousand images for N)."""
     generator = budget.generator
     shown = generator.images_shown_per_image * site.training_images
     return max(generator.min_images_shown, shown)
 
 
 def quota(site: Site, budget: Budget) -> int:
-    """Images that the site would release (METHOD: ten for each training image)."""
+    """Images that the site would release (Chebykin et al. 2024: ten for each training image)."""
     wanted = max(FEWEST_ROWS, round(budget.synthesis.per_real * site.training_images))
     return min(wanted, budget.synthesis.max_images or wanted)
 

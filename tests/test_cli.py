@@ -105,6 +105,22 @@ def test_json_tells_hours_where_the_text_does_and_only_there(
         assert hours > 0 if told else hours is None
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("simulate", "--site", "5"),
+        ("simulate", "--budget", "tiny"),
+        ("simulate", "--fold", "7"),
+        ("simulate", "--sites"),
+        ("simulat",),
+        ("study",),
+        ("import", "qatar"),
+    ],
+)
+def test_an_option_that_is_wrong_is_one_line_too(arguments: tuple[str, ...]) -> None:
+    assert "--help" in refused(call(*arguments))
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     line = refused(call("simulate", "--data", tmp_path / "none", "--store", tmp_path / "s"))
     assert "no such folder" in line

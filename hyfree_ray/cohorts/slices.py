@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 
 GENERATOR_SPACING = 4.0
-"""mm between the slices that a generator sees, at least (METHOD section 4)."""
+"""mm between the slices that a generator sees, at least."""
 
 _ROUNDING = 1e-3
 """Headers keep spacings in single precision: 0.8 mm read as 0.79999 is still five to 4 mm."""

@@ -99,7 +99,7 @@ SETTINGS = click.option(
     metavar="NAME,...",
     callback=_settings,
     help="What to train beside the protocol, for comparison; '' for nothing: "
-    f"{', '.join(regimes.SETTINGS)}.",
+    f"{', '.join(regimes.SETTINGS)}. Default: personalised,real-all.",
 )
 
 FOLD = click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")

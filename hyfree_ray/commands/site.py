@@ -38,9 +38,9 @@ log = logging.getLogger("hyfree_ray")
 def site() -> None:
     """One hospital's part, on its own machine: releases and models are folders that you carry.
 
-    All parties give the same --budget, --fold, --seed, --config and --set. Their data sets have
-    one name (in dataset.json, or the folder's), the same channels and the same structures, in
-    any values.
+    All parties give the same --budget, --generator, --fold, --seed, --config and --set, to the same
+    version of hyfree-ray. Their data sets have one name (in dataset.json, or the folder's), the
+    same channels and the same structures, in any values.
 
     \b
     Examples:

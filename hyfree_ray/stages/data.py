@@ -143,7 +143,7 @@ def prepare_for_general(
     general: Path,
     caps: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Preprocess a site's own cases for the general model's plan (METHOD: not for its own)."""
+    """Preprocess a site's own cases for the general model's plan, not for its own."""
     from hyfree_ray.segmenters.nnunet.data import preprocess_for
 
     plan = preprocess_for(

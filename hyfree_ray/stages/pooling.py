@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VALIDATION_SHARE = 0.2
 VALIDATION_MOST = 2500
-"""The last fifth of a release, at most 2500 slices, is its validation part (METHOD section 4)."""
+"""The last fifth of a release, at most 2500 slices, is its validation part."""
 
 
 @stage(version=5)

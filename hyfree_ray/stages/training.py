@@ -23,7 +23,7 @@ def train_generator(
     precision: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Train a site's generator on its training images (images alone, METHOD section 1)."""
+    """Train a site's generator on its training images (images alone, no masks)."""
     from hyfree_ray import generators
     from hyfree_ray.generator_plan import GeneratorPlan
     from hyfree_ray.generator_view import GeneratorView
