@@ -9,7 +9,7 @@ simulate: environment
 	$(BIN)/hyfree-ray simulate --sites 5 --budget small
 
 test: environment lint
-	$(BIN)/python -m pytest -m "not chaos"
+	$(BIN)/python -m pytest
 
 lint: environment
 	$(BIN)/ruff check .

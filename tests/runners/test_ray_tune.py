@@ -13,6 +13,7 @@ from hyfree_ray.trials import Place, Trial, TrialError
 TOY = """
 import json, pathlib, sys
 from hyfree_ray.results.finished import mark_shown, mark_written
+from hyfree_ray.scores import csv_text
 store, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 (store / "cwd").write_text(str(pathlib.Path.cwd()))
 with (store / "began").open("a") as file:
@@ -21,7 +22,8 @@ if name == "broken":
     print("error: something is wrong here", file=sys.stderr)
     sys.exit(2)
 (store / "runs" / name).mkdir(parents=True)
-(store / "runs" / name / "summary.json").write_text("{}")
+(store / "runs" / name / "summary.json").write_text('{"experiment": {}, "sites": []}')
+(store / "runs" / name / "results.csv").write_text(csv_text(()))
 mark_written(store / "runs" / name)
 mark_shown(store / "runs" / name)
 print(json.dumps({"run": name}))
