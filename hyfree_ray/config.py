@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import importlib.util
 import math
@@ -168,8 +167,7 @@ def resolve_experiment(
     written.pop("resources", None)  # how a run is executed: resources.py reads it
     named = written.pop("budget") if isinstance(written.get("budget"), str) else None
     budget = budget or named or ("paper" if device == "cuda" else "small")
-    of_name = budget_values(budget)
-    values: dict[str, Any] = {"budget": copy.deepcopy(of_name)}
+    values: dict[str, Any] = {"budget": budget_values(budget)}
     if file is not None and isinstance(path := written.get("embedder_weights"), str):
         written["embedder_weights"] = str(file.absolute().parent / path)
     _merge(values, written, str(file))
@@ -178,10 +176,11 @@ def resolve_experiment(
         values["generator"] = generator
     for override in overrides:
         _set(values, override)
+    changed = values["budget"] != budget_values(budget)
     reasons = [
         f"budget {budget}: "
         + ("the lengths of the paper" if budget == "paper" else "shorter and narrower, same rules")
-        + (f", but for {_changed_by(file, overrides)}" if values["budget"] != of_name else "")
+        + (f", but for {_changed_by(file, overrides)}" if changed else "")
     ]
     if values.setdefault("generator", "auto") == "auto":
         values["generator"] = values["budget"]["generator_backend"]

@@ -64,7 +64,7 @@ def draw_subsets(sites: Sequence[str], size: int, repeats: int) -> list[tuple[st
         raise HyfreeError(f"--sites {size}: the data have one site, {sites[0]}; see --partition")
     if not 2 <= size <= len(sites):
         raise HyfreeError(
-            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; take those"
+            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; name such"
         )
     random = np.random.default_rng(seed_of(0, "scale", *sorted(sites), str(size)))
     found: dict[tuple[str, ...], None] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -21,7 +20,8 @@ _PACKAGES = str(Path(hyfree_ray.__file__).parents[1])
 PROGRAM = (
     sys.executable,
     "-c",
-    f"import sys; sys.path[0] = {_PACKAGES!r}; from hyfree_ray.cli import main; main()",
+    f"import sys; sys.path[0] = {_PACKAGES!r}; "
+    "from hyfree_ray.cli import main; main(prog_name='hyfree-ray')",
 )
 """The command line, in the environment of this process. Not by `-m`, by which a `yaml.py` in the
 user's folder would be taken for the library."""
@@ -144,7 +144,7 @@ def resolved(options: Sequence[str], cwd: Path) -> str:
     Raises:
         HyfreeError: they are no experiment.
     """
-    named = dict(zip(options[::2], options[1::2], strict=True))
+    named = by_name(options)
     # Which device it is, the machine that it runs on will tell.
     means = [experiment_of(options, device) for device in ("cpu", "cuda")]
     data = _files_of(Path(named["--data"])) if "--data" in named else []
@@ -163,8 +163,7 @@ def experiment_of(options: Sequence[str], device: str) -> Experiment:
     Raises:
         HyfreeError: they are no experiment.
     """
-    given = list(zip(options[::2], options[1::2], strict=True))
-    named = dict(given)
+    named = by_name(options)
     fields: dict[str, Any] = {
         name: int(named[f"--{name}"]) for name in ("fold", "seed") if f"--{name}" in named
     }
@@ -176,10 +175,20 @@ def experiment_of(options: Sequence[str], device: str) -> Experiment:
         generator=named.get("--generator"),
         device=device,
         file=Path(named["--config"]) if "--config" in named else None,
-        overrides=[value for name, value in given if name == "--set"],
+        overrides=[value for name, value in pairs(options) if name == "--set"],
         **fields,
     )
     return found
+
+
+def pairs(options: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and values of options, in their order."""
+    return list(zip(options[::2], options[1::2], strict=True))
+
+
+def by_name(options: Sequence[str]) -> dict[str, str]:
+    """Values of options by their names; of one that is given several times, the last."""
+    return dict(pairs(options))
 
 
 def _files_of(folder: Path) -> list[list[Any]]:
@@ -234,16 +243,20 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     return [*passed, "--next-round"] if options.get("next_round") else passed
 
 
-def refuse_overrides(arguments: Sequence[str], names: Sequence[str], by: str) -> None:
+def refuse_overrides(overrides: Sequence[str], names: Sequence[str], by: str) -> None:
     """Refuse `--set` of what other options give each simulation its own value of.
+
+    Args:
+        overrides: each `KEY=VALUE`.
+        names: the keys that are refused.
+        by: the options that say them.
 
     Raises:
         HyfreeError: it names the override.
     """
-    for option, value in itertools.pairwise(arguments):
-        name = value.partition("=")[0].strip()
-        if option == "--set" and name in names:
-            raise HyfreeError(f"--set {value}: {by} would say otherwise; leave it out")
+    for override in overrides:
+        if override.partition("=")[0].strip() in names:
+            raise HyfreeError(f"--set {override}: {by} would say otherwise; leave it out")
 
 
 def run_command(

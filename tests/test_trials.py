@@ -63,12 +63,9 @@ def test_a_trial_runs_again_once_a_site_has_withdrawn_and_where_its_run_or_its_n
     assert place.finished(trial) == run.name
 
 
-def test_what_lies_in_the_users_folder_is_not_taken_for_a_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_in_the_users_folder_is_not_taken_for_a_library(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("raise SystemExit('that is no library')")
     place = Place(folder=tmp_path / "studies" / "s", store=tmp_path / "s", cwd=tmp_path)
-    monkeypatch.setattr(Place, "_means", lambda *_: "")
     trial = Trial(name="one", options=("--sites", "65"), sites=65, draw=0)
     with pytest.raises(trials.TrialError, match="the phantom has 1 to 64 sites") as caught:
         place.run(trial, "off")

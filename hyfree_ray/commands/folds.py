@@ -37,7 +37,7 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
         raise HyfreeError("--folds: leave --fold, --dry-run and --calibrate out")
     store: Path = options["store"]
     passed = as_arguments(options)
-    refuse_overrides(passed, ("fold",), "--folds")
+    refuse_overrides(options["overrides"], ("fold",), "--folds")
     runs = []
     for fold in numbers:
         command = command_of(

@@ -41,9 +41,9 @@ from hyfree_ray.trials import (
     Place,
     Trial,
     TrialError,
+    by_name,
     experiment_of,
     parse_numbers,
-    refuse_overrides,
 )
 
 
@@ -63,7 +63,6 @@ def run_scale(
 ) -> int:
     """General models from random subsets of the sites, fine-tuned at all. Returns the exit code."""
     set_up_logging(output)
-    refuse_overrides(passed, ("fold", "seed"), "--folds and --seeds")
     sizes = parse_numbers(sites, "--sites", least=2, most=MAX_SITES if data is None else 10**6)
     names, options = _sites(max(sizes), data, how, store)
     trials = scale_trials(
@@ -102,7 +101,7 @@ def _of_data(trials: Sequence[Trial], store: Path) -> list[Trial]:
     cohorts: dict[tuple[str, bool], Cohort] = {}
     found = []
     for trial in trials:
-        options = dict(zip(trial.options[::2], trial.options[1::2], strict=True))
+        options = by_name(trial.options)
         data, how = options.get("--data"), options.get("--partition", NATURAL)
         if data is None:
             _check_phantom(how)

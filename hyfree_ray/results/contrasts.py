@@ -175,9 +175,7 @@ def contrast(
         reason="",
     )
     if not strata:
-        regime, other = (name.rpartition(":")[2] for name in (first, second))  # see compare_runs
-        both = f"{regime} and {other} were not both" if regime != other else f"{regime} was not"
-        return replace(found, reason=f"{both} scored here")
+        return replace(found, reason=f"{first} and {second} were not both scored here")
     means = [np.nanmean(stratum_PS, axis=1) for stratum_PS in strata]
     seen_S = np.any([np.isfinite(stratum_PS).any(axis=0) for stratum_PS in strata], axis=0)
     columns = [int(column) for column in np.flatnonzero(seen_S)]

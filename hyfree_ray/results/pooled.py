@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -111,6 +111,7 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
     rows = tuple(row for of_run in with_own_patients(runs).values() for row in of_run)
     regimes = in_order({row.regime for row in rows})
     seeds = tuple(sorted({run.seed for run in runs}))
+    folds = tuple(sorted({run.fold for run in runs}))
     cells = {metric: _cells(rows, regimes, metric) for metric in ("dice", "hd95")}
     return Pooled(
         runs=tuple(run.name for run in runs),
@@ -119,28 +120,26 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         partition=first.partition,
         sites=first.sites,
         regimes=regimes,
-        folds=tuple(sorted({run.fold for run in runs})),
+        folds=folds,
         seeds=seeds,
         cells=cells,
         contrasts=contrasts_of(rows, first.sites, seed=0),
         caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < LEAST_SEEDS else "",
         notes=(
             *(f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())),
-            *fewer_folds(cells["dice"], len({run.fold for run in runs})),
+            *fewer_folds(cells["dice"], len(folds)),
         ),
     )
 
 
-def fewer_folds(cells: Sequence[Cell], folds: int) -> Iterator[str]:
-    """That means stand beside each other that are not of the same patients."""
+def fewer_folds(cells: Sequence[Cell], folds: int) -> list[str]:
+    """What to note where means stand beside each other that are not of the same patients."""
     least: dict[str, int] = {}
     for cell in cells:
         least[cell.regime] = min(cell.folds, least.get(cell.regime, folds))
-    if fewer := [f"{name} ({n} of {folds})" for name, n in least.items() if n < folds]:
-        yield (
-            f"not scored in every fold, so that some of its means are of fewer patients than those "
-            f"beside them: {', '.join(fewer)}"
-        )
+    fewer = [f"{name} ({n} of {folds})" for name, n in least.items() if n < folds]
+    why = "not scored in every fold, so that some of its means are of fewer patients than others"
+    return [f"{why}: {', '.join(fewer)}"] if fewer else []
 
 
 def check_choices(runs: Sequence[Finished]) -> None:
@@ -195,7 +194,13 @@ def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
         if row.test_site in sites and row.train_site in {*sites, POOL}
     ]
     pairs = [(f"first:{regime}", f"second:{regime}") for regime in in_order(shared)]
-    return contrasts_of(labelled, tuple(sites), seed=0, pairs=pairs)
+    found = contrasts_of(labelled, tuple(sites), seed=0, pairs=pairs)
+    return tuple(
+        replace(contrast, reason="not scored here in both runs")
+        if contrast.difference is None
+        else contrast
+        for contrast in found
+    )
 
 
 def differing_settings(one: Finished, other: Finished) -> dict[str, tuple[Any, Any]]:
