@@ -21,9 +21,10 @@ from bench import Bench
 
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.site_value import Site
+from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.core.store import Artifact
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases
@@ -31,7 +32,6 @@ from hyfree_ray.stages.quality import choose_snapshot, quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
 from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
-from hyfree_ray.store import Artifact
 
 WARM_UP, PROBE = 64, 800
 """Images shown before the clock counts, and to find out what a backend costs on this machine."""

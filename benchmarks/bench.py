@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.stage import Stage, execute
-from hyfree_ray.store import Artifact, Store
+from hyfree_ray.core.stage import Stage, execute
+from hyfree_ray.core.store import Artifact, Store
 
 
 class Bench:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.detectors import Correlation, Detector, Features, Measure, Structure
 from hyfree_ray.privacy.embedders import load_embedder
 from hyfree_ray.privacy.memorization import MemorisationFilter, shared_thresholds

@@ -36,10 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout, not 
 from hyfree_ray import generators
 from hyfree_ray.cohorts.phantom_anatomy import draw_patient
 from hyfree_ray.cohorts.phantom_sites import site_style
-from hyfree_ray.generator_view import PERCENTILES, fit_into_patch
+from hyfree_ray.evaluation.image_quality import kid
 from hyfree_ray.generators.flow import train as flow
 from hyfree_ray.generators.protocol import compute_of
-from hyfree_ray.quality import kid
+from hyfree_ray.generators.view import PERCENTILES, fit_into_patch
 
 PATCH = (56, 64)
 """What the `small` budget makes of the first site's slices."""

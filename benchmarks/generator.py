@@ -36,12 +36,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout, not installed
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.generator_plan import GeneratorPlan, Size
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators import SAMPLE_BATCH
 from hyfree_ray.generators.average import Average, keep_share
 from hyfree_ray.generators.cuda import COMPILE_FROM
 from hyfree_ray.generators.flow.train import BACKEND as FLOW
+from hyfree_ray.generators.plan import GeneratorPlan, Size
 from hyfree_ray.generators.protocol import Backend, Learner, compute_of
 from hyfree_ray.generators.stylegan2 import loss, ops
 from hyfree_ray.generators.stylegan2.train import (
@@ -50,7 +50,7 @@ from hyfree_ray.generators.stylegan2.train import (
     LEARNING_RATE,
     StyleGan2Learner,
 )
-from hyfree_ray.unet_plan import UNetPlan
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 WARM_UP = 2
 """Rounds that are not counted."""

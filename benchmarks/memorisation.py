@@ -29,13 +29,13 @@ from hyfree_ray.border.gate import Gate, faults
 from hyfree_ray.border.privacy_card import read_card
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config import Experiment, find_device, resolve_experiment
+from hyfree_ray.config.experiment import Experiment, find_device, resolve_experiment
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.core.store import digest_of, open_root
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.simulation import sites_of
+from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.runners.local import LocalRunner
-from hyfree_ray.seeds import seed_of
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.site import SiteParty
-from hyfree_ray.site_value import Site
-from hyfree_ray.store import digest_of, open_root
 
 POINTS = "20x100,40x100,80x100,160x100,320x100,80x25,80x50,80x200"
 """Both curves: over the number of images, and over how often each is shown."""

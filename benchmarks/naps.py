@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hyfree_ray.stage import Context, attempts, read_metrics, stage
+from hyfree_ray.core.stage import Context, attempts, read_metrics, stage
 
 
 @stage(version=1)

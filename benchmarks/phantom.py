@@ -25,14 +25,14 @@ import torch
 from bench import Bench
 
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config import resolve_experiment
-from hyfree_ray.seeds import seed_of
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.site_value import Site
+from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.core.store import Artifact, digest_of
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.training import train_segmenter
-from hyfree_ray.store import Artifact, digest_of
 
 SITES = 5
 POOLED = "pooled"

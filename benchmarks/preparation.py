@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from hyfree_ray.budget import budget_values
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.party import Party
+from hyfree_ray.config.budget import budget_values
+from hyfree_ray.core.store import RAW_DATA, Artifact, open_root
+from hyfree_ray.federation.party import Party
+from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.runners.local import LocalRunner
-from hyfree_ray.simulation import sites_of
 from hyfree_ray.stages.data import prepare, prepare_for_general
-from hyfree_ray.store import RAW_DATA, Artifact, open_root
 
 LIMIT_MIB = 2048
 SHARES = {"large": 0.7, "middle": 0.2, "small": 0.1}

@@ -4,10 +4,11 @@
 
 Sites are log-normal in size and stages take what the paper's lengths take on a data-centre GPU. The
 makespan is divided by max(total work / devices, critical path), which no schedule beats. `policy`
-is the code that a run uses, `hyfree_ray.slots`: the longest chain first, and trainings that give
-way at their checkpoints; to load everything again costs a training that goes on `RESUME_H`. Beside
-it, the same without giving way, first come first served (what Ray does alone), and barriers (no
-site begins a kind of stage before all have finished the kind before). `schedule_ray.py` measures.
+is the code that a run uses, `hyfree_ray.scheduling.queue`: the longest chain first, and trainings
+that give way at their checkpoints; to load everything again costs a training that goes on
+`RESUME_H`. Beside it, the same without giving way, first come first served (what Ray does alone),
+and barriers (no site begins a kind of stage before all have finished the kind before).
+`schedule_ray.py` measures.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyfree_ray.schedule import Outlook, remaining_seconds
-from hyfree_ray.slots import SEGMENT_S, Slots
+from hyfree_ray.scheduling.history import Outlook, remaining_seconds
+from hyfree_ray.scheduling.queue import SEGMENT_S, Slots
 
 DRAWS = 10
 CHECKPOINTS = 30

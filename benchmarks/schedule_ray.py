@@ -29,8 +29,8 @@ from schedule import CHECKPOINTS, RESUME_H, Task, bound, chains, federation, pol
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_gate import Place, start_gate
-from hyfree_ray.schedule import Outlook, ticket_of
-from hyfree_ray.slots import SEGMENT_S
+from hyfree_ray.scheduling.history import Outlook, ticket_of
+from hyfree_ray.scheduling.queue import SEGMENT_S
 
 ROOT = Path(__file__).parents[1]
 

@@ -32,7 +32,7 @@ from hyfree_ray.commands.site import site
 from hyfree_ray.commands.store import store
 from hyfree_ray.commands.study import scale, study
 from hyfree_ray.commands.track import track
-from hyfree_ray.errors import HyfreeError, StageError
+from hyfree_ray.core.errors import HyfreeError, StageError
 
 
 class _Group(click.Group):

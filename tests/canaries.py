@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise
 from tests.unpacking import arrays, cells, layers, picture, planes
 

@@ -12,11 +12,11 @@ import pytest
 
 from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
-from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.log import LOGGER
-from hyfree_ray.pool import PoolParty
+from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.core.log import LOGGER
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.simulation import Simulation, sites_of
 from hyfree_ray.runners.local import LocalRunner
-from hyfree_ray.simulation import Simulation, sites_of
 from tests.command import simulate
 from tests.handed_in import key_of
 

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
 from hyfree_ray.border.withheld import Notice
-from hyfree_ray.pool import PoolParty
-from hyfree_ray.simulation import Simulation
-from hyfree_ray.store import Parcel, digest_of
-from hyfree_ray.trust import sign
+from hyfree_ray.core.store import Parcel, digest_of
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.federation.trust import sign
 from tests.cards import card
 
 

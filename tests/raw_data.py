@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 GREY = np.zeros((10, 7), np.uint8)
 

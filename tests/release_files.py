@@ -15,7 +15,7 @@ import pytest
 
 from hyfree_ray.border.manifest import RELEASE_VERSION, Manifest
 from hyfree_ray.border.release import Release, ReleaseMetadata, read_release, write_release
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.core.errors import ReleaseError
 from tests.cards import card
 
 SITE, EXPERIMENT, ROUND = "site-1", "e" * 64, 3

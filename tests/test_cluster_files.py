@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
-from hyfree_ray.regimes import ORACLE_SETTINGS
+from hyfree_ray.evaluation.regimes import ORACLE_SETTINGS
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 

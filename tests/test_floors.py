@@ -13,40 +13,28 @@ import hyfree_ray
 ROOT = Path(hyfree_ray.__file__).parent
 
 FLOORS = (
-    (
-        "errors", "log", "seeds", "files", "strict_json", "guard", "listening", "processes",
-        "png_structure",
-    ),
-    ("unet_plan", "generator_plan", "regimes", "scores", "cohorts", "importers"),
-    ("border",),
-    ("budget", "results"),
-    (
-        "checkpoints", "device_memory", "generators", "segmenters", "privacy", "metrics",
-        "generator_view", "quality", "labelling", "reports",
-    ),
-    (
-        "rules", "store", "trust", "quarantine", "parcel_files", "stage", "config", "stages",
-        "party", "site_value", "site", "pool", "oracle", "protocol", "simulation", "shared_files",
-        "calibration", "trials", "studies",
-    ),
-    (
-        "progress", "dropouts", "shortfalls", "schedule", "slots", "resources", "costs", "asking",
-        "observer", "tracking", "background_tracking",
-    ),
+    ("core",),
+    ("cohorts", "importers", "evaluation", "border"),
+    ("generators", "segmenters", "config"),
+    ("privacy", "results", "reports"),
+    ("stages",),
+    ("federation",),
+    ("scheduling", "observing", "studies"),
     ("runners",),
     ("commands", "cli"),
-)  # fmt: skip
+)
+"""From the ground up: a room imports from its own floor and those below."""
 
 DOORS = {
     "nnunetv2": "segmenters/nnunet/",
     "ray": "runners/ray",
-    "mlflow": "tracking.py",
-    "monai": "metrics.py",
+    "mlflow": "observing/mlflow.py",
+    "monai": "evaluation/metrics.py",
     "open_clip": "privacy/embedders.py",
     "jinja2": "reports/report.py",
 }
 
-NO_TORCH = tuple(name for floor in FLOORS[:4] for name in floor)
+NO_TORCH = ("cohorts", "importers", "border", "config", "results", "reports")
 
 
 def files() -> list[Path]:

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.party import Party
-from hyfree_ray.pool import PoolParty
-from hyfree_ray.regimes import SETTINGS
+from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.core.store import digest_of
+from hyfree_ray.evaluation.regimes import SETTINGS
+from hyfree_ray.federation.party import Party
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.simulation import Simulation, sites_of
+from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.runners.planning import PlanningRunner, plan
-from hyfree_ray.simulation import Simulation, sites_of
-from hyfree_ray.site import SiteParty
-from hyfree_ray.store import digest_of
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # from a checkout, installed or not
 
-from hyfree_ray.regimes import CONTROL  # noqa: E402
+from hyfree_ray.evaluation.regimes import CONTROL  # noqa: E402
+from hyfree_ray.evaluation.scores import ScoreRow, read_results  # noqa: E402
 from hyfree_ray.results.contrasts import Contrast  # noqa: E402
 from hyfree_ray.results.summary import TESTED, contrasts_of  # noqa: E402
-from hyfree_ray.scores import ScoreRow, read_results  # noqa: E402
 
 REGIMES = ("finetuned", "general", "personalised", "chosen", "real-all")
 REAL = (("LungCXR", "Lung"), ("PolypRGB", "Polyp"))

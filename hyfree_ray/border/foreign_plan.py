@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 NETWORKS = ("dynamic_network_architectures.architectures.unet.PlainConvUNet",)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hyfree_ray.border.privacy_card import UNION, Attack, PrivacyCard, read_card
 from hyfree_ray.border.release import Release
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.core.errors import ReleaseError
 
 
 class Gate(BaseModel):

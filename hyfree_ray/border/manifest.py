@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from hyfree_ray.border.arrow_layout import LayoutError
-from hyfree_ray.errors import ReleaseError
-from hyfree_ray.files import UntrustedFileError, read_untrusted
-from hyfree_ray.strict_json import StrictObject
+from hyfree_ray.core.errors import ReleaseError
+from hyfree_ray.core.files import UntrustedFileError, read_untrusted
+from hyfree_ray.core.strict_json import StrictObject
 
 MANIFEST_FILE = "manifest.json"
 RELEASE_VERSION = 2

@@ -28,9 +28,9 @@ from hyfree_ray.border.manifest import (
     refusing,
 )
 from hyfree_ray.border.release_arrow import Pixels, declared, read_pixels, write_arrow
-from hyfree_ray.errors import ReleaseError
-from hyfree_ray.files import read_untrusted, replacing
-from hyfree_ray.strict_json import StrictObject
+from hyfree_ray.core.errors import ReleaseError
+from hyfree_ray.core.files import read_untrusted, replacing
+from hyfree_ray.core.strict_json import StrictObject
 
 RELEASE_FILE = "release.arrow"
 _CHUNK = 1 << 22

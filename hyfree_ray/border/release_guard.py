@@ -23,7 +23,7 @@ from typing import Any
 import hyfree_ray
 from hyfree_ray.border.manifest import Limits, Manifest
 from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, read_release
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.core.errors import ReleaseError
 
 _READY = b"ready"
 """The child's first line: from here on, what ends it is a release's doing."""

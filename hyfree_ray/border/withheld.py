@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyfree_ray.border.manifest import Signed, refusing
-from hyfree_ray.strict_json import StrictObject
+from hyfree_ray.core.strict_json import StrictObject
 
 NOTICE_FILE = "withheld.json"
 NOTICE_SIGNATURE_FILE = "withheld.sig"

@@ -37,7 +37,7 @@ from hyfree_ray.cohorts.tables import (
     read_sites_csv,
     reader_of,
 )
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 _Read = TypeVar("_Read")
 

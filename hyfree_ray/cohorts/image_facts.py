@@ -18,8 +18,8 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from hyfree_ray.files import replacing
-from hyfree_ray.png_structure import png_fault
+from hyfree_ray.cohorts.png_structure import png_fault
+from hyfree_ray.core.files import replacing
 
 MAX_PIXELS = 1 << 26
 MAX_VOXELS = 1 << 30

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 Labels = Mapping[str, Any]
 """Names to a class (a number) or a region (a list of classes), in nnU-Net's order."""

@@ -15,8 +15,8 @@ from hyfree_ray.cohorts.checks import FOLDS
 from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.label_sets import foreground
 from hyfree_ray.cohorts.tables import check_site_names
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.seeds import seed_of
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.seeds import seed_of
 
 NATURAL = "natural"
 COLUMN = "column:"

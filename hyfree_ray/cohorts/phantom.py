@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.phantom_anatomy import Array, draw_patient
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES, site_style
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.seeds import seed_of
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.seeds import seed_of
 
 PHANTOM_VERSION = 2
 NAME = "Phantom"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.seeds import seed_of
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.seeds import seed_of
 
 MAX_SITES = 64
 

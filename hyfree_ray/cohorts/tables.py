@@ -13,9 +13,9 @@ from typing import Any
 
 from hyfree_ray.cohorts.image_facts import NATURAL_ENDINGS, READERS
 from hyfree_ray.cohorts.label_sets import read_labels
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.scores import ORACLE, POOL
-from hyfree_ray.strict_json import checked_name
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.core.strict_json import checked_name
 
 MAX_CSV_BYTES = 16 << 20
 MAX_JSON_BYTES = 16 << 20

@@ -8,17 +8,17 @@ from collections.abc import Collection, Mapping
 
 import click
 
-from hyfree_ray.config import Runtime
-from hyfree_ray.costs import Cost
-from hyfree_ray.party import Step
-from hyfree_ray.pool import FEWEST_RELEASES
-from hyfree_ray.progress import IN_WORDS, clock
-from hyfree_ray.resources import Resources, resources_of
+from hyfree_ray.config.experiment import Runtime
+from hyfree_ray.federation.hospital import images_shown, quota
+from hyfree_ray.federation.party import Step
+from hyfree_ray.federation.pool import FEWEST_RELEASES
+from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.observing.progress import IN_WORDS, clock
 from hyfree_ray.runners.planning import Planned
-from hyfree_ray.schedule import OTHER_SECONDS
-from hyfree_ray.simulation import Simulation
-from hyfree_ray.site_value import images_shown, quota
-from hyfree_ray.slots import in_words
+from hyfree_ray.scheduling.estimates import Cost
+from hyfree_ray.scheduling.history import OTHER_SECONDS
+from hyfree_ray.scheduling.queue import in_words
+from hyfree_ray.scheduling.resources import Resources, resources_of
 
 log = logging.getLogger("hyfree_ray")
 

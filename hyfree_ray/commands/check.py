@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
-from hyfree_ray.store import ROOT_FILE, check_layout
+from hyfree_ray.core.store import ROOT_FILE, check_layout
 
 if TYPE_CHECKING:
     from hyfree_ray.cohorts.checks import Problem

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 LEAST_DISK_GIB = 5.0
 LEAST_MEMORY_GIB = 3.0
@@ -56,7 +56,7 @@ def doctor(store: Path, address: str | None, config: Path | None) -> None:
 
 
 def _versions() -> Iterator[Finding]:
-    from hyfree_ray.stage import installed_versions
+    from hyfree_ray.core.stage import installed_versions
 
     found = installed_versions()
     supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
@@ -71,7 +71,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    from hyfree_ray.config import find_device
+    from hyfree_ray.config.experiment import find_device
 
     device = find_device()
     visible = Path("/dev/nvidia0").exists()
@@ -97,7 +97,7 @@ def available_gib(meminfo: str) -> float:
 
 
 def _store(store: Path) -> Iterator[Finding]:
-    from hyfree_ray.store import open_root
+    from hyfree_ray.core.store import open_root
 
     there = next(path for path in (store, *store.parents) if path.exists())
     free = shutil.disk_usage(there).free / 2**30
@@ -131,8 +131,8 @@ def _mlflow(database: Path) -> Finding:
 
 
 def _configuration(config: Path | None) -> Iterator[Finding]:
-    from hyfree_ray.config import check_embedder, find_device, resolve_experiment
-    from hyfree_ray.resources import read_resources
+    from hyfree_ray.config.experiment import check_embedder, find_device, resolve_experiment
+    from hyfree_ray.scheduling.resources import read_resources
 
     try:
         experiment, _ = resolve_experiment(
@@ -147,7 +147,7 @@ def _configuration(config: Path | None) -> Iterator[Finding]:
 
 
 def _ports() -> Iterator[Finding]:
-    from hyfree_ray.listening import rays_ports
+    from hyfree_ray.runners.ports import rays_ports
 
     found = rays_ports()
     for what, loopback in (("ports, to all", False), ("ports, to here", True)):

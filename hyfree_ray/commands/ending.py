@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from hyfree_ray.processes import descendants, kill_descendants
+from hyfree_ray.core.processes import descendants, kill_descendants
 
 GO_ON = "nothing is lost: to go on, give the same command again"
 

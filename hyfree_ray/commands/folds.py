@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from hyfree_ray.cohorts.checks import FOLDS
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.results.finished import read_finished
 from hyfree_ray.results.pooled import pool_runs
 from hyfree_ray.results.pooled_table import render_pooled
 from hyfree_ray.results.table import wide_console
-from hyfree_ray.trials import (
+from hyfree_ray.studies.trials import (
     TrialError,
     as_arguments,
     command_of,

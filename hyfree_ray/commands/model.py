@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import check_free, try_to_write, writing_to
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import check_free, try_to_write, writing_to
 
 _MODEL = click.option(
     "--model",
@@ -32,7 +32,7 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
     Example:
       hyfree-ray predict --model model -i imagesTs -o labelsTs
     """
-    from hyfree_ray.config import find_device
+    from hyfree_ray.config.experiment import find_device
     from hyfree_ray.segmenters.nnunet.folders import predict_folder
 
     folder = _model_in(model)

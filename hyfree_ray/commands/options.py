@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hyfree_ray import regimes
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import try_to_write, writing_to
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import try_to_write, writing_to
+from hyfree_ray.evaluation import regimes
 
 if TYPE_CHECKING:
-    from hyfree_ray.config import Experiment
+    from hyfree_ray.config.experiment import Experiment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -153,8 +153,8 @@ def resolved(*, device: str, **given: Any) -> tuple[Experiment, list[str], str]:
     Returns:
         The experiment, the reasons of what is derived, and the device.
     """
-    from hyfree_ray.config import find_device, resolve_experiment
-    from hyfree_ray.log import set_up_logging
+    from hyfree_ray.config.experiment import find_device, resolve_experiment
+    from hyfree_ray.core.log import set_up_logging
 
     set_up_logging("text")
     found = find_device() if device == "auto" else device

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options, resolved
-from hyfree_ray.errors import HyfreeError, ReleaseError, TooFewSitesError
+from hyfree_ray.core.errors import HyfreeError, ReleaseError, TooFewSitesError
 
 if TYPE_CHECKING:
     from hyfree_ray.border.release import ReleaseMetadata
-    from hyfree_ray.config import Experiment
-    from hyfree_ray.parcel_files import HandedIn
-    from hyfree_ray.pool import PoolParty
-    from hyfree_ray.site_value import Shared
-    from hyfree_ray.store import Parcel
-    from hyfree_ray.trust import Trust
+    from hyfree_ray.config.experiment import Experiment
+    from hyfree_ray.core.store import Parcel
+    from hyfree_ray.federation.hospital import Shared
+    from hyfree_ray.federation.parcel_folders import HandedIn
+    from hyfree_ray.federation.pool import PoolParty
+    from hyfree_ray.federation.trust import Trust
 
 
 @click.group(epilog=EXIT_CODES)
@@ -64,10 +64,10 @@ def train(
 
     OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
-    from hyfree_ray.parcel_files import write_parcel
-    from hyfree_ray.scores import POOL
-    from hyfree_ray.shared_files import RELEASES, remove_shared, write_shared
-    from hyfree_ray.store import open_root
+    from hyfree_ray.core.parties import POOL
+    from hyfree_ray.core.store import open_root
+    from hyfree_ray.federation.parcel_folders import write_parcel
+    from hyfree_ray.federation.replay_folders import RELEASES, remove_shared, write_shared
 
     experiment, _, device = resolved(device=device, **settings)
     _check_out(out, experiment)
@@ -92,9 +92,9 @@ def train(
 
 def _check_out(out: Path, experiment: Experiment) -> None:
     """See that what is to be handed out can be written, before anything is trained."""
-    from hyfree_ray.parcel_files import check_out
-    from hyfree_ray.scores import POOL
-    from hyfree_ray.shared_files import RELEASES, check_shared_out
+    from hyfree_ray.core.parties import POOL
+    from hyfree_ray.federation.parcel_folders import check_out
+    from hyfree_ray.federation.replay_folders import RELEASES, check_shared_out
 
     check_out(out, POOL, "train_general")
     if "personalised" in experiment.settings:
@@ -116,7 +116,7 @@ async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parce
 def _read(folders: Sequence[Path]) -> list[HandedIn]:
     """What is small of each release. What is none is said, and the others go on."""
     from hyfree_ray.cohorts.tables import check_site_names
-    from hyfree_ray.parcel_files import read_handed_in
+    from hyfree_ray.federation.parcel_folders import read_handed_in
 
     found: list[HandedIn] = []
     for folder in folders:
@@ -132,8 +132,8 @@ def _read(folders: Sequence[Path]) -> list[HandedIn]:
 
 def _signed(handed: Sequence[HandedIn], root: Path, keys: Path | None) -> list[HandedIn]:
     """What is signed by who sent it; nothing is parsed for it. The rest is kept in quarantine."""
-    from hyfree_ray.quarantine import quarantine
-    from hyfree_ray.trust import Trust, check_signed
+    from hyfree_ray.federation.quarantine import quarantine
+    from hyfree_ray.federation.trust import Trust, check_signed
 
     trusted = Trust(root)
     signed: list[HandedIn] = []
@@ -201,9 +201,9 @@ def _open_pool(
     signed: Sequence[HandedIn], experiment: Experiment, root: Path, device: str
 ) -> tuple[PoolParty, dict[str, ReleaseMetadata]]:
     """The centre's program for the task of most of these; and what each says its images are."""
-    from hyfree_ray.pool import PoolParty
+    from hyfree_ray.core.store import digest_of
+    from hyfree_ray.federation.pool import PoolParty
     from hyfree_ray.runners.local import LocalRunner
-    from hyfree_ray.store import digest_of
 
     described = _read_all(signed)
     federation, dataset = _task(described, experiment)
@@ -267,9 +267,9 @@ def _task(
         HyfreeError: there is none.
     """
     from hyfree_ray.border.manifest import recipe_in
-    from hyfree_ray.site import RELEASE_VERSIONS
+    from hyfree_ray.core.store import digest_of
+    from hyfree_ray.federation.site import RELEASE_VERSIONS
     from hyfree_ray.stages.pooling import painted_in
-    from hyfree_ray.store import digest_of
 
     votes: Counter[str] = Counter()
     tasks: dict[str, tuple[str, Mapping[str, Any]]] = {}

@@ -21,8 +21,14 @@ from hyfree_ray.border.privacy_card import in_words, read_card
 from hyfree_ray.border.release import RELEASE_FILE, Release, read_release
 from hyfree_ray.border.release_guard import Handed, check_release_file
 from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
-from hyfree_ray.errors import HyfreeError, ReleaseError
-from hyfree_ray.files import UntrustedFileError, check_free, filling, read_untrusted, writing_to
+from hyfree_ray.core.errors import HyfreeError, ReleaseError
+from hyfree_ray.core.files import (
+    UntrustedFileError,
+    check_free,
+    filling,
+    read_untrusted,
+    writing_to,
+)
 
 
 def run_check(files: Sequence[Path], key: Path | None = None) -> int:

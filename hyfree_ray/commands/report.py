@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from hyfree_ray.commands.results import warn_of_older
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.store import check_layout, digest_of
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import find_runs, read_curve, read_finished
-from hyfree_ray.store import check_layout, digest_of
 
 
 def run_report(

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.store import check_layout
+from hyfree_ray.evaluation.scores import csv_text
 from hyfree_ray.results.finished import Finished, find_runs, is_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, differing_settings, pool_runs
 from hyfree_ray.results.pooled_table import render_comparison, render_pooled
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
-from hyfree_ray.scores import csv_text
-from hyfree_ray.store import check_layout
 
 
 def run_results(runs: Sequence[str], store: Path, *, compare: bool, output: str) -> None:

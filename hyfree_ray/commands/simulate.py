@@ -16,7 +16,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from hyfree_ray import protocol
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.partitions import NATURAL, partition
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
@@ -24,37 +23,38 @@ from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import digest_cache, notes, reading_bar
 from hyfree_ray.commands.ending import is_told, leave
-from hyfree_ray.config import (
+from hyfree_ray.config.experiment import (
     Experiment,
     Runtime,
     check_embedder,
     find_device,
     resolve_experiment,
 )
-from hyfree_ray.costs import estimate
-from hyfree_ray.errors import ClusterError, HyfreeError, StageError
-from hyfree_ray.log import set_up_logging
-from hyfree_ray.observer import Observer, read_summary, time_table
-from hyfree_ray.pool import FEWEST_RELEASES
-from hyfree_ray.progress import IN_WORDS, Progress, clock
-from hyfree_ray.resources import Execution, check_machine, check_parties, read_resources
+from hyfree_ray.core.errors import ClusterError, HyfreeError, StageError
+from hyfree_ray.core.log import set_up_logging
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.core.store import open_root
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.participation import Rules, check_drops, parse_rules
+from hyfree_ray.federation.pool import FEWEST_RELEASES
+from hyfree_ray.federation.simulation import Simulation, sites_of
+from hyfree_ray.observing.observer import Observer, read_summary, time_table
+from hyfree_ray.observing.progress import IN_WORDS, Progress, clock
 from hyfree_ray.results.finished import is_current, mark_outdated, read_finished
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
-from hyfree_ray.rules import Rules, check_drops, parse_rules
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
-from hyfree_ray.schedule import (
+from hyfree_ray.scheduling.estimates import estimate
+from hyfree_ray.scheduling.history import (
     Experience,
     expected_seconds,
     experience_of,
     outlooks,
     together,
 )
-from hyfree_ray.scores import POOL
-from hyfree_ray.simulation import Simulation, sites_of
-from hyfree_ray.store import open_root
+from hyfree_ray.scheduling.resources import Execution, check_machine, check_parties, read_resources
 
 log = logging.getLogger("hyfree_ray")
 
@@ -183,7 +183,7 @@ def _calibrated(simulation: Simulation, planned: Planned, runtime: Runtime) -> d
         return {}
     if runtime.device == "cuda" and find_device() != "cuda":
         raise HyfreeError("--calibrate: the cluster's GPUs are not in this machine; leave it out")
-    from hyfree_ray.calibration import CALIBRATION_S, calibrate
+    from hyfree_ray.scheduling.calibration import CALIBRATION_S, calibrate
 
     log.info(f"calibrating: training on this machine for at most {CALIBRATION_S:.0f} s")
     site = min(simulation.sites.values(), key=lambda site: site.training_images)

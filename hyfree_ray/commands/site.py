@@ -20,16 +20,16 @@ from hyfree_ray.commands.options import (
     in_a_folder,
     resolved,
 )
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import writing_to
-from hyfree_ray.regimes import CANDIDATES, CONTROL, kept, may_lose
-from hyfree_ray.scores import mean_over_patients
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import writing_to
+from hyfree_ray.evaluation.regimes import CANDIDATES, CONTROL, kept, may_lose
+from hyfree_ray.evaluation.scores import mean_over_patients
 
 if TYPE_CHECKING:
-    from hyfree_ray.simulation import Simulation
-    from hyfree_ray.site import SiteParty
-    from hyfree_ray.site_value import Shared
-    from hyfree_ray.store import Parcel
+    from hyfree_ray.core.store import Parcel
+    from hyfree_ray.federation.hospital import Shared
+    from hyfree_ray.federation.simulation import Simulation
+    from hyfree_ray.federation.site import SiteParty
 
 log = logging.getLogger("hyfree_ray")
 
@@ -71,7 +71,7 @@ _site_options = all_of(
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release."""
     from hyfree_ray.border.signing import PUBLIC_KEY_FILE, fingerprint
-    from hyfree_ray.parcel_files import check_out, write_parcel
+    from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
     check_out(out, options["name"], "release")
     party, simulation = open_site(**options)
@@ -114,7 +114,7 @@ def personalise(
     there than local2x, which is trained as long without the others, by over .005 Dice and over
     a standard error.
     """
-    from hyfree_ray.parcel_files import check_out, write_parcel
+    from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
     check_out(out, options["name"], "train_segmenter")
     party, _ = open_site(**options)
@@ -170,9 +170,9 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     Raises:
         HyfreeError: `general` is something else, or a release is not good.
     """
-    from hyfree_ray.parcel_files import read_parcel
-    from hyfree_ray.scores import POOL
-    from hyfree_ray.shared_files import RELEASES, read_shared
+    from hyfree_ray.core.parties import POOL
+    from hyfree_ray.federation.parcel_folders import read_parcel
+    from hyfree_ray.federation.replay_folders import RELEASES, read_shared
 
     parcel = read_parcel(general)
     if (parcel.sender, parcel.stage) != (POOL, "train_general"):
@@ -200,9 +200,9 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
 )
 def score(general: Path | None, releases: Path | None, out: Path, **options: Any) -> None:
     """Score the hospital's models on its own test cases: what sharing gave it."""
-    from hyfree_ray.protocol import Outcome, scores_of_chosen
-    from hyfree_ray.scores import write_results
-    from hyfree_ray.simulation import score_rows
+    from hyfree_ray.evaluation.scores import write_results
+    from hyfree_ray.federation.protocol import Outcome, scores_of_chosen
+    from hyfree_ray.federation.simulation import score_rows
 
     if general is None and releases is not None:
         raise HyfreeError("--releases: of which model? name it by --general")
@@ -225,7 +225,7 @@ async def _scores(
     party: SiteParty, pooled: _Pooled | None
 ) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
     """Every regime that the site can have, in the order of the table; and what it chooses."""
-    from hyfree_ray.scores import POOL
+    from hyfree_ray.core.parties import POOL
 
     chosen = {}
     models = {regime: (party.name, await party.model(regime)) for regime in ("local", "local2x")}
@@ -249,10 +249,10 @@ def open_site(
     """
     from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.commands.check import digest_cache
-    from hyfree_ray.config import check_embedder
+    from hyfree_ray.config.experiment import check_embedder
+    from hyfree_ray.core.store import open_root
+    from hyfree_ray.federation.simulation import Simulation, sites_of
     from hyfree_ray.runners.local import LocalRunner
-    from hyfree_ray.simulation import Simulation, sites_of
-    from hyfree_ray.store import open_root
 
     experiment, reasons, device = resolved(device=device, **settings)
     check_embedder(experiment)

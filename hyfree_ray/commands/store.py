@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 
 @click.group(epilog=EXIT_CODES)
@@ -83,7 +83,7 @@ def ls(store: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 def gc(store: Path, snapshots: bool, quarantine: bool, dry_run: bool) -> None:
     """Free checkpoints of finished trainings. No table changes and nothing is run again."""
-    from hyfree_ray.store import locked, remove_tree
+    from hyfree_ray.core.store import locked, remove_tree
 
     chosen = _chosen(store) if snapshots else {}
     freed = count = 0
@@ -110,7 +110,7 @@ def _all(store: Path) -> Iterator[Kept]:
     Raises:
         HyfreeError: the folder is no store, or one of another version.
     """
-    from hyfree_ray.store import check_layout
+    from hyfree_ray.core.store import check_layout
 
     if not (store / "store.json").is_file():
         raise HyfreeError(f"{store}: no store is there; name one by --store")
@@ -127,7 +127,7 @@ def _all(store: Path) -> Iterator[Kept]:
 
 def _quarantined(store: Path) -> list[Path]:
     """One folder for each release that was refused, which says why in its `reason.txt`."""
-    from hyfree_ray.quarantine import FOLDER
+    from hyfree_ray.federation.quarantine import FOLDER
 
     return sorted((store / "pool" / FOLDER).glob("*/"))
 

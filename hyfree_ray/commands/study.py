@@ -57,7 +57,7 @@ def scale(**options: Any) -> None:
       hyfree-ray scale --data Dataset301_LungCXR --partition random --sites 2,4,8
     """
     from hyfree_ray.commands.study_runs import run_scale
-    from hyfree_ray.trials import as_arguments, refuse_overrides
+    from hyfree_ray.studies.trials import as_arguments, refuse_overrides
 
     refuse_overrides(options["overrides"], ("fold", "seed"), "--folds and --seeds")
     for name in ("data", "config"):  # trials run in a folder of their own

@@ -19,15 +19,15 @@ from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES
 from hyfree_ray.commands.check import digest_cache
-from hyfree_ray.config import check_embedder
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import replacing
-from hyfree_ray.log import set_up_logging
+from hyfree_ray.config.experiment import check_embedder
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import replacing
+from hyfree_ray.core.log import set_up_logging
+from hyfree_ray.core.store import digest_of, open_root, write_json
 from hyfree_ray.results.finished import CURVE_FILE, Finished, read_finished
 from hyfree_ray.results.summary import IN_WORDS, TESTED
 from hyfree_ray.results.table import STYLE, wide_console
-from hyfree_ray.store import digest_of, open_root, write_json
-from hyfree_ray.studies import (
+from hyfree_ray.studies.designs import (
     Group,
     curve_points,
     grid_trials,
@@ -37,7 +37,7 @@ from hyfree_ray.studies import (
     scale_trials,
     write_scaling,
 )
-from hyfree_ray.trials import (
+from hyfree_ray.studies.trials import (
     Place,
     Trial,
     TrialError,
@@ -219,7 +219,7 @@ def _finish(
 
 def _track(runs: Mapping[str, Finished], groups: Sequence[Group], place: Place) -> None:
     """Show the study in MLflow as the parent of its simulations."""
-    from hyfree_ray.tracking import Tracker
+    from hyfree_ray.observing.mlflow import Tracker
 
     cohort = str(next(iter(runs.values())).described["cohort"])
     numbers: dict[str, object] = {

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 
 @click.command(epilog=EXIT_CODES)
@@ -22,9 +22,9 @@ def track(run: str, store: Path) -> None:
     Example:
       hyfree-ray track Phantom-01234567
     """
+    from hyfree_ray.core.store import check_layout
+    from hyfree_ray.observing.mlflow import database_uri
     from hyfree_ray.results.finished import is_shown, mark_hidden, read_finished
-    from hyfree_ray.store import check_layout
-    from hyfree_ray.tracking import database_uri
 
     check_layout(store)
     folder = store.absolute() / "runs" / run
@@ -42,10 +42,10 @@ def track(run: str, store: Path) -> None:
 
 def _track(store: Path, folder: Path, summary: Mapping[str, Any]) -> int:
     """Hand every record of a run to MLflow. Returns how many there were."""
-    from hyfree_ray.background_tracking import Tracking, finish_tracking, pictures_of
-    from hyfree_ray.scores import ORACLE, POOL
-    from hyfree_ray.stage import read_metrics
-    from hyfree_ray.store import Store
+    from hyfree_ray.core.parties import ORACLE, POOL
+    from hyfree_ray.core.stage import read_metrics
+    from hyfree_ray.core.store import Store
+    from hyfree_ray.observing.background import Tracking, finish_tracking, pictures_of
 
     tracking = Tracking(store, folder.name, summary["cohort"], summary["experiment"])
     count = 0

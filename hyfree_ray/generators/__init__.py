@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.generator_plan import GeneratorPlan
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.plan import GeneratorPlan
 
 if TYPE_CHECKING:
     import numpy as np

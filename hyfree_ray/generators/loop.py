@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import replacing
-from hyfree_ray.generator_plan import GeneratorPlan
+from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import replacing
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Backend, Learner, compute_of
-from hyfree_ray.seeds import seed_of
 
 INTERVALS = 30
 """Checkpoints a training: its first and last thirtieth cost as much to lose."""

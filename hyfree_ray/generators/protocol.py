@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.generator_plan import GeneratorPlan
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.plan import GeneratorPlan
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

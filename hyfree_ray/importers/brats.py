@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.raw_set import VOLUMES, Source, SourceCase, files_in, itk, read, stem
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.raw_set import Source, SourceCase, itk
 
 PATIENT = "0010|0020"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.raw_set import (
     PICTURES,
     VOLUMES,

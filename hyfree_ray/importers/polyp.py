@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from pathlib import Path
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.raw_set import (
     Source,
     SourceCase,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import check_free, filling
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import check_free, filling
 
 itk: Any = sitk  # it carries no types
 

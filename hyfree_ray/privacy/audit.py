@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from hyfree_ray.border.privacy_card import UNION, Attacks, PrivacyCard, Rejects, coarse
-from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.evaluation.image_quality import distances
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.detectors import Embed
 from hyfree_ray.privacy.membership import Group, membership
 from hyfree_ray.privacy.sampling import restore
 from hyfree_ray.privacy.thresholds import half_against_half, nearer_to_training, ratios
-from hyfree_ray.quality import distances
-from hyfree_ray.seeds import seed_of
 
 FEWEST_HELD_OUT = 20
 """Held-out images below which the card does not say whom the images are nearer to."""

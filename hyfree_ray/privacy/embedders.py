@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.view import GeneratorView
 
 Embed = Callable[[np.ndarray], np.ndarray]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyfree_ray.quality import distances
+from hyfree_ray.evaluation.image_quality import distances
 
 
 def half_against_half(

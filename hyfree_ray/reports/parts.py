@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
-from hyfree_ray.regimes import LEAVE_ONE_OUT, MIXES
+from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, MIXES
 from hyfree_ray.results.finished import Finished
 
 NONE = "–"

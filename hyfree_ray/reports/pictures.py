@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hyfree_ray.files import replacing
+from hyfree_ray.core.files import replacing
 
 MOST_IMAGES = 24
 _INCHES_ACROSS = 11.0

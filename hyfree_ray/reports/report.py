@@ -16,9 +16,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import replacing
-from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import replacing
+from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.evaluation.scores import ScoreRow
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import Table, of_run, table
 from hyfree_ray.results.answers import answers
@@ -36,7 +37,6 @@ from hyfree_ray.results.summary import (
 )
 from hyfree_ray.results.table import LEFT_OUT, TESTS, ContrastRows, contrast_rows, covered, p_value
 from hyfree_ray.results.timeline import critical_path, last_session, read_timeline
-from hyfree_ray.scores import ScoreRow
 
 REPORT = "report.html"
 HEADLINES = tuple((regime, CONTROL) for regime in ("chosen", "personalised", "finetuned"))
@@ -112,7 +112,7 @@ def write_report(
 
 def _template() -> Any:
     environment = Environment(
-        loader=PackageLoader("hyfree_ray", "templates"),
+        loader=PackageLoader("hyfree_ray.reports", "templates"),
         autoescape=True,  # names of sites, labels and reasons come from users
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyfree_ray.border.privacy_card import read_card, strongest_attack
-from hyfree_ray.regimes import CONTROL
+from hyfree_ray.evaluation.regimes import CONTROL
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.summary import SiteOutcome
 

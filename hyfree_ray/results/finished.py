@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import hyfree_ray
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.scores import ScoreRow, read_results
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.evaluation.scores import ScoreRow, read_results
 
 CURVE_FILE = "curve.json"
 """In a study's folder: contrasts by number of sites."""

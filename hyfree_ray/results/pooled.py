@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.regimes import LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.evaluation.scores import ScoreRow
 from hyfree_ray.results.contrasts import LEAST_SEEDS, Contrast
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.summary import contrasts_of, in_order, patient_means, site_mean
-from hyfree_ray.scores import POOL, ScoreRow
 
 ONE_SEED = "one seed; training noise not included"
 FEW_SEEDS = "two seeds: training noise is hardly known"

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from hyfree_ray.regimes import LEAVE_ONE_OUT
+from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.pooled import TWO_RUNS, Cell, Pooled
 from hyfree_ray.results.published import published_for

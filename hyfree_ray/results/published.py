@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from hyfree_ray.scores import POOL
+from hyfree_ray.core.parties import POOL
 
 Figures = Mapping[tuple[str, str, str], tuple[float, float | None]]
 """(regime, train site, test site) to Dice, mean and standard deviation over five folds."""

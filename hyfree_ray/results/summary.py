@@ -22,10 +22,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT, PROTOCOL, REGIMES
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT, PROTOCOL, REGIMES
+from hyfree_ray.evaluation.scores import MEASURED, ScoreRow
 from hyfree_ray.results.contrasts import Contrast, Factors, Strata, contrast, corrected
-from hyfree_ray.scores import MEASURED, POOL, ScoreRow
-from hyfree_ray.seeds import seed_of
 
 BY_SITE = ("finetuned", "general", "personalised", "chosen", "real-all")
 """Regimes whose contrasts are printed site by site; those of other settings over all sites."""

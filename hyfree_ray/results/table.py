@@ -12,11 +12,11 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from hyfree_ray.regimes import CONTROL, LEAVE_ONE_OUT
+from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT
+from hyfree_ray.evaluation.scores import NSD_TOLERANCE_MM
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import LEAST_PATIENTS, Contrast
 from hyfree_ray.results.summary import ALL_SITES, BY_SITE, IN_WORDS, TESTED, Score, Summary
-from hyfree_ray.scores import NSD_TOLERANCE_MM
 
 FILE_WIDTH = 140
 """Characters a line where nobody says how many there are."""

@@ -6,11 +6,11 @@ import asyncio
 import time
 from pathlib import Path
 
-from hyfree_ray.errors import StageError
-from hyfree_ray.party import Runner
-from hyfree_ray.rules import Disturbance, Rules
-from hyfree_ray.stage import Stage
-from hyfree_ray.store import Call
+from hyfree_ray.core.errors import StageError
+from hyfree_ray.core.stage import Stage
+from hyfree_ray.core.store import Call
+from hyfree_ray.federation.participation import Disturbance, Rules
+from hyfree_ray.federation.party import Runner
 
 
 def disturbed(runner: Runner, rules: Rules, party: str) -> Runner:

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.party import Party
-from hyfree_ray.stage import Stage, execute
-from hyfree_ray.store import Call
+from hyfree_ray.core.stage import Stage, execute
+from hyfree_ray.core.store import Call
+from hyfree_ray.federation.party import Party
 
 
 class LocalRunner:

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyfree_ray import protocol
-from hyfree_ray.party import Party, Step
-from hyfree_ray.rules import Rules
+from hyfree_ray.core.stage import Stage
+from hyfree_ray.core.store import Call
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.party import Party, Step
+from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.local import LocalParty
-from hyfree_ray.simulation import Simulation
-from hyfree_ray.stage import Stage
-from hyfree_ray.store import Call
 
 
 class PlanningRunner:

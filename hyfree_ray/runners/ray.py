@@ -17,29 +17,31 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayError, RayTaskError
 
-from hyfree_ray.config import Experiment
-from hyfree_ray.device_memory import share_taken
-from hyfree_ray.errors import HyfreeError, StageError
-from hyfree_ray.oracle import OracleParty
-from hyfree_ray.party import Party
-from hyfree_ray.pool import PoolParty
-from hyfree_ray.resources import Execution, resources_of
-from hyfree_ray.rules import Rules
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.device_memory import share_taken
+from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.core.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
+from hyfree_ray.core.store import Call
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.oracle import OracleParty
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.party import Party
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.ray_cluster import pin_of, worker_needs
 from hyfree_ray.runners.ray_gate import Place, Question, machines, next_turn, start_gate
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, Watch, here
-from hyfree_ray.schedule import ticket_of
-from hyfree_ray.scores import ORACLE, POOL
-from hyfree_ray.site import SiteParty
-from hyfree_ray.site_value import Site
-from hyfree_ray.slots import in_words
-from hyfree_ray.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
-from hyfree_ray.store import Call
+from hyfree_ray.scheduling.history import ticket_of
+from hyfree_ray.scheduling.queue import in_words
+from hyfree_ray.scheduling.resources import Execution, resources_of
 
 if TYPE_CHECKING:
-    from hyfree_ray.simulation import Simulation  # reads images: no party's process needs that
+    from hyfree_ray.federation.simulation import (
+        Simulation,  # reads images: no party's process needs that
+    )
 
 VMSTAT = Path("/proc/vmstat")
 

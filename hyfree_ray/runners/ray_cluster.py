@@ -18,16 +18,16 @@ from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
 from ray.exceptions import RayError, RayTaskError
 
-from hyfree_ray.errors import ClusterError, HyfreeError
-from hyfree_ray.party import Step
-from hyfree_ray.resources import Execution, Resources, never_starts, resources_of
-from hyfree_ray.rules import Rules
+from hyfree_ray.core.errors import ClusterError, HyfreeError
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.core.store import open_root
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.party import Step
 from hyfree_ray.runners.ray_gate import machines
-from hyfree_ray.schedule import Experience, experience_of, together
-from hyfree_ray.scores import POOL
-from hyfree_ray.site_value import Site
-from hyfree_ray.slots import in_words, places, unmet
-from hyfree_ray.store import open_root
+from hyfree_ray.scheduling.history import Experience, experience_of, together
+from hyfree_ray.scheduling.queue import in_words, places, unmet
+from hyfree_ray.scheduling.resources import Execution, Resources, never_starts, resources_of
 
 PIN = "site:{}"
 """Custom resource that pins a party to its machine, where a cluster declares it."""

@@ -15,11 +15,11 @@ from uuid import uuid4
 import ray
 from ray.exceptions import RayError
 
-from hyfree_ray.device_memory import share_taken
-from hyfree_ray.resources import Resources
-from hyfree_ray.schedule import Outlook
-from hyfree_ray.slots import Slots, Turn
-from hyfree_ray.stage import Stage
+from hyfree_ray.core.device_memory import share_taken
+from hyfree_ray.core.stage import Stage
+from hyfree_ray.scheduling.history import Outlook
+from hyfree_ray.scheduling.queue import Slots, Turn
+from hyfree_ray.scheduling.resources import Resources
 
 LOOK_S = 2.0
 """How often the gate looks which machines there are."""

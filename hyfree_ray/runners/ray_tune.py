@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from hyfree_ray.store import remove_tree
-from hyfree_ray.trials import Place, Trial, TrialError
+from hyfree_ray.core.store import remove_tree
+from hyfree_ray.studies.trials import Place, Trial, TrialError
 
 _HEAD = {"node:__internal_head__": 0.001}
 """A trial has to hold something: a trace of the head node, no CPU that its stages need."""

@@ -11,7 +11,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from hyfree_ray.stage import METRICS, born, last_attempt, read_metrics
+from hyfree_ray.core.stage import METRICS, born, last_attempt, read_metrics
 
 log = logging.getLogger("hyfree_ray")
 

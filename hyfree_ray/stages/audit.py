@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.stage import Context, read_result, stage
+from hyfree_ray.core.stage import Context, read_result, stage
 
 SECONDS = 3600.0
 """An audit that takes longer is given up, and nothing is released."""
@@ -39,7 +39,7 @@ def audit(
     import numpy as np
 
     from hyfree_ray.border.gate import Gate, faults
-    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.audit import TimeLimit, audit_samples, privacy_card
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.reports.pictures import distance_histogram

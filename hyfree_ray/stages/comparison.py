@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.budget import PlanCaps
-from hyfree_ray.stage import Context, stage
+from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.stages.data import Cases, raw_cases
 from hyfree_ray.stages.replay import (
     as_mha,
@@ -100,8 +100,8 @@ def prepare_mixture(
         seed: of which images are taken.
         inputs: `data_<position of the site>` and `release_<position in releases_of>`.
     """
+    from hyfree_ray.core.store import remove_tree
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
-    from hyfree_ray.store import remove_tree
 
     slices = context.out / "slices"
     written = [

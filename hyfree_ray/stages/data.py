@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.budget import PlanCaps
-from hyfree_ray.stage import Context, stage
+from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.stage import Context, stage
 
 if TYPE_CHECKING:
-    from hyfree_ray.generator_view import RawSlice
-    from hyfree_ray.unet_plan import UNetPlan
+    from hyfree_ray.generators.view import RawSlice
+    from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 Cases = Sequence[Mapping[str, Any]]
 """Cases as JSON: name, patient (index), images, label (relative to the data), part; of volumes
@@ -43,7 +43,7 @@ def prepare(
     """
     import numpy as np
 
-    from hyfree_ray.generator_view import stored_bits, write_view
+    from hyfree_ray.generators.view import stored_bits, write_view
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 
     plan = plan_and_preprocess(
@@ -91,7 +91,7 @@ def _slices(
         plan: the site's.
         small: hears of each slice whether it is smaller than the patch.
     """
-    from hyfree_ray.generator_view import RawSlice
+    from hyfree_ray.generators.view import RawSlice
     from hyfree_ray.segmenters.nnunet.data import cut_slices, read_image
 
     for case in cases:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.budget import PlanCaps
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.stage import Context, stage
+from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.stage import Context, stage
 
 if TYPE_CHECKING:
     from hyfree_ray.border.gate import Gate
@@ -95,7 +95,7 @@ def read_for_task(handed: Handed, dataset: Mapping[str, Any], gate: Gate) -> Rel
     from hyfree_ray.border.gate import check_card
     from hyfree_ray.border.release import read_release
     from hyfree_ray.cohorts.label_sets import Painted
-    from hyfree_ray.errors import ReleaseError
+    from hyfree_ray.core.errors import ReleaseError
 
     found = read_release(
         handed.folder,
@@ -200,8 +200,8 @@ def pool_releases(
     Raises:
         HyfreeError: the sites' slices lie in different planes, or have different structures.
     """
+    from hyfree_ray.core.store import remove_tree
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
-    from hyfree_ray.store import remove_tree
 
     by_site: list[list[Any]] = []
     first: ReleaseMetadata | None = None

@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.stage import Context, read_result, stage, stage_record
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.stage import Context, read_result, stage, stage_record
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.evaluation.image_quality import SnapshotScore
+    from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
-    from hyfree_ray.quality import SnapshotScore
 
 FEWEST_HELD_OUT = 20
 """Held-out images below which no criterion tells snapshots apart: the last one is taken."""
@@ -55,9 +55,9 @@ def choose_snapshot(
     """Choose the EMA snapshot by KID to held-out images, of those that do not copy."""
     import time
 
-    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.evaluation.image_quality import best_snapshot
+    from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
-    from hyfree_ray.quality import best_snapshot
 
     view = GeneratorView.load(prepared / "view.npz")
     names = read_result(generator)["snapshots"]
@@ -148,7 +148,7 @@ def _scores(
     names: list[str], draw: Callable[[str], np.ndarray], embed: Embed, view: GeneratorView
 ) -> Iterator[tuple[str, SnapshotScore]]:
     """Each snapshot and its score, the real images embedded once."""
-    from hyfree_ray.quality import score_snapshot
+    from hyfree_ray.evaluation.image_quality import score_snapshot
 
     real_NF = embed(view.images_NCHW)
     held_out_MF, training_KF = real_NF[~view.training_N], real_NF[view.training_N]
@@ -175,10 +175,10 @@ def quality_card(
     """
     import numpy as np
 
-    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.evaluation.image_quality import density_and_coverage, kid
+    from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.privacy.sampling import restore
-    from hyfree_ray.quality import density_and_coverage, kid
 
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
     view = GeneratorView.load(prepared / "view.npz")

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.budget import PlanCaps
-from hyfree_ray.stage import Context, stage
+from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.stages.data import Cases
 
 
@@ -51,13 +51,13 @@ def prepare_replay(
         round_number: the round.
         releases: `release_<position in releases_of>`.
     """
+    from hyfree_ray.core.store import remove_tree
     from hyfree_ray.segmenters.nnunet.data import (
         Split,
         preprocess_for,
         use_on_volumes,
         write_splits,
     )
-    from hyfree_ray.store import remove_tree
 
     real = write_real_slices(context.out / "slices", "real", data, cases, dataset)
     synthetic = write_releases(

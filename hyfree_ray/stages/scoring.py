@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.stage import Context, stage
+from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.stages.data import Cases
 
 SCORES = "scores.json"
@@ -32,7 +32,7 @@ def score(
     Writes `scores.json`: rows of patient and case as indices, whose names stay with the site.
     """
     from hyfree_ray.cohorts.label_sets import Painted, with_values
-    from hyfree_ray.metrics import score_case
+    from hyfree_ray.evaluation.metrics import score_case
     from hyfree_ray.segmenters.nnunet.data import read_image, read_label
     from hyfree_ray.segmenters.nnunet.model import Model
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.stage import Context, read_result, stage
+from hyfree_ray.core.stage import Context, read_result, stage
 
 if TYPE_CHECKING:
     import numpy as np
 
     from hyfree_ray.border.release import ReleaseMetadata
-    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
     from hyfree_ray.privacy.memorization import MemorisationFilter
     from hyfree_ray.privacy.sampling import Draw, Drawn
@@ -43,11 +43,11 @@ def synthesise(
     Writes `accepted.npy` (NCHW, of as many bits as `prepare` found needful), and what stays:
     `filter.json` with the thresholds, and `nearest_pairs.png` with real images.
     """
-    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.core.seeds import seed_of
+    from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.privacy.sampling import draw_until
     from hyfree_ray.privacy.self_test import self_test
-    from hyfree_ray.seeds import seed_of
 
     view = GeneratorView.load(prepared / "view.npz")
     embed = load_embedder(
@@ -172,7 +172,7 @@ def release(
 
     from hyfree_ray.border.release import nonce_of, write_release
     from hyfree_ray.cohorts.label_sets import foreground, mask_of
-    from hyfree_ray.generator_view import GeneratorView
+    from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.sampling import levels_of
 
     audited = read_result(audit)
@@ -219,7 +219,7 @@ def _describe(
     """What the pool has to know to use the images; `scale_C` is in physical units a stored step."""
     from hyfree_ray.border.release import ReleaseMetadata
     from hyfree_ray.cohorts.label_sets import Painted
-    from hyfree_ray.unet_plan import UNetPlan
+    from hyfree_ray.segmenters.unet_plan import UNetPlan
 
     painted = Painted.of(dataset)
     return ReleaseMetadata(
@@ -245,7 +245,7 @@ def _label(
     """Labels (N, H, W) by the site's own model, which never saw a padded margin: it gets none."""
     import numpy as np
 
-    from hyfree_ray.labelling import content_box
+    from hyfree_ray.segmenters.content_box import content_box
     from hyfree_ray.segmenters.nnunet.model import Model
 
     network = Model(model, context.device)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.regimes import REGIMES
-from hyfree_ray.stage import Context, stage
+from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.evaluation.regimes import REGIMES
 
 
 @stage(version=3, device=True)
@@ -25,9 +25,9 @@ def train_generator(
 ) -> dict[str, Any]:
     """Train a site's generator on its training images (images alone, no masks)."""
     from hyfree_ray import generators
-    from hyfree_ray.generator_plan import GeneratorPlan
-    from hyfree_ray.generator_view import GeneratorView
-    from hyfree_ray.unet_plan import UNetPlan
+    from hyfree_ray.generators.plan import GeneratorPlan
+    from hyfree_ray.generators.view import GeneratorView
+    from hyfree_ray.segmenters.unet_plan import UNetPlan
 
     plan = GeneratorPlan.derive(UNetPlan.read(prepared), max_channels=max_channels)
     view = GeneratorView.load(prepared / "view.npz")
@@ -133,8 +133,8 @@ def train_general_worker(
     report: Any = None,
 ) -> None:
     """One process of the general training; `report` is called on all ranks after each epoch."""
+    from hyfree_ray.core.store import write_json
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
-    from hyfree_ray.store import write_json
 
     context = Context(out=Path(out), owner=owner, device=device)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hyfree_ray.border.foreign_plan import NETWORKS, check_plan
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 ARCHITECTURE: dict[str, Any] = {
     "network_class_name": NETWORKS[0],

@@ -12,7 +12,7 @@ from hyfree_ray.border.gate import Gate, check_card, faults
 from hyfree_ray.border.manifest import Manifest
 from hyfree_ray.border.privacy_card import PrivacyCard, in_words, read_card
 from hyfree_ray.border.release import Release, ReleaseMetadata
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.core.errors import ReleaseError
 from tests.cards import attack, card
 
 

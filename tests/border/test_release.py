@@ -15,7 +15,7 @@ from hyfree_ray.border import release as module
 from hyfree_ray.border import release_arrow
 from hyfree_ray.border.manifest import RELEASE_VERSION, Limits, Manifest
 from hyfree_ray.border.release import ReleaseMetadata, repeated_rows, write_release
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.core.errors import ReleaseError
 from tests.release_files import (
     EXPERIMENT,
     METADATA,

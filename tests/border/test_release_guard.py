@@ -16,7 +16,7 @@ import pytest
 from hyfree_ray.border.manifest import read_manifest
 from hyfree_ray.border.release import ReleaseMetadata
 from hyfree_ray.border.release_guard import ChildLimits, Handed, check_release_file, check_releases
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.core.errors import ReleaseError
 from tests.release_files import EXPERIMENT, ROUND, SITE, arrow, described, put, read, write
 
 HOSTILE = """

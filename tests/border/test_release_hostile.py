@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from hyfree_ray.border.manifest import RELEASE_VERSION
-from hyfree_ray.errors import ReleaseError
+from hyfree_ray.core.errors import ReleaseError
 from tests.release_files import (
     METADATA,
     arrow,

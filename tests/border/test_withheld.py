@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.pool import PoolParty
-from hyfree_ray.simulation import Simulation
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.simulation import Simulation
 from tests.handed_in import notice, take
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import ray
 
-from hyfree_ray import protocol
-from hyfree_ray.resources import Execution
+from hyfree_ray.core.store import RECORD
+from hyfree_ray.evaluation.scores import write_results
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.simulation import score_rows
 from hyfree_ray.runners.ray import RayParty, start_parties
-from hyfree_ray.scores import write_results
-from hyfree_ray.simulation import score_rows
-from hyfree_ray.store import RECORD
+from hyfree_ray.scheduling.resources import Execution
 from tests.chaos import toys
 
 Disturb = Callable[[Path, dict[str, RayParty]], Awaitable[None]]

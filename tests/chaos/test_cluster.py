@@ -22,16 +22,17 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from hyfree_ray import asking, protocol
 from hyfree_ray.commands.doctor import available_gib
-from hyfree_ray.errors import StageError
-from hyfree_ray.observer import Observer, read_summary
-from hyfree_ray.processes import descendants
-from hyfree_ray.progress import Progress
-from hyfree_ray.rules import Rules
+from hyfree_ray.core.errors import StageError
+from hyfree_ray.core.processes import descendants
+from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.observing import polling as asking
+from hyfree_ray.observing.observer import Observer, read_summary
+from hyfree_ray.observing.progress import Progress
 from hyfree_ray.runners.ray import RayParty, RayRunner, start_parties
 from hyfree_ray.runners.ray_cluster import connect, disconnect
-from hyfree_ray.stage import Context, stage
 from tests.chaos import toys
 from tests.chaos.conftest import Start
 from tests.chaos.on_ray import (

@@ -15,13 +15,8 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
-from hyfree_ray.device_memory import share_taken
-from hyfree_ray.resources import Resources
-from hyfree_ray.runners.ray import RayRunner
-from hyfree_ray.runners.ray_cluster import connect, disconnect
-from hyfree_ray.runners.ray_gate import Place, start_gate
-from hyfree_ray.schedule import experience_of
-from hyfree_ray.stage import (
+from hyfree_ray.core.device_memory import share_taken
+from hyfree_ray.core.stage import (
     Context,
     GaveWay,
     Stage,
@@ -31,7 +26,12 @@ from hyfree_ray.stage import (
     stage,
     stage_record,
 )
-from hyfree_ray.store import Call
+from hyfree_ray.core.store import Call
+from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.runners.ray_gate import Place, start_gate
+from hyfree_ray.scheduling.history import experience_of
+from hyfree_ray.scheduling.resources import Resources
 from tests.chaos.on_ray import workers_run_toys
 
 TOTAL_MIB = 80_000

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.regimes import PROTOCOL
-from hyfree_ray.scores import ScoreRow, read_results
+from hyfree_ray.evaluation.regimes import PROTOCOL
+from hyfree_ray.evaluation.scores import ScoreRow, read_results
 from tests.chaos import toys
 from tests.chaos.conftest import Program, Start, program_with_toys
 from tests.chaos.hospitals import CASES, write_hospitals

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.processes import descendants
+from hyfree_ray.core.processes import descendants
 from tests.chaos import toys
 from tests.chaos.on_ray import workers_run_toys
 from tests.chaos.programs import under_way

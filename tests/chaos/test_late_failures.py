@@ -14,11 +14,11 @@ import cloudpickle
 import pytest
 import ray
 
-from hyfree_ray import protocol
-from hyfree_ray.errors import HyfreeError, StageError
-from hyfree_ray.party import Party
-from hyfree_ray.protocol import Handle
-from hyfree_ray.rules import Rules
+from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.party import Party
+from hyfree_ray.federation.protocol import Handle
 from hyfree_ray.runners import local
 from hyfree_ray.runners.local import LocalParty
 from hyfree_ray.runners.planning import PlanningRunner

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.rules import Rules
+from hyfree_ray.core.stage import METRICS
+from hyfree_ray.federation.participation import Rules
 from hyfree_ray.runners.ray import RayParty
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_train import RayTrainLaunch
-from hyfree_ray.stage import METRICS
 from tests.chaos import toys
 from tests.chaos.on_ray import (
     attempt_at,

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.rules import Disturbance, parse_rules
-from hyfree_ray.scores import read_results
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.evaluation.scores import read_results
+from hyfree_ray.federation.participation import Disturbance, parse_rules
 from tests.chaos import toys
 from tests.chaos.conftest import Start
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from hyfree_ray import observer
-from hyfree_ray.tracking import database_uri
+from hyfree_ray.observing import observer
+from hyfree_ray.observing.mlflow import database_uri
 from tests.chaos import toys
 from tests.chaos.conftest import Program, Start
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hyfree_ray.rules import Disturbance
-from hyfree_ray.scores import read_results
+from hyfree_ray.evaluation.scores import read_results
+from hyfree_ray.federation.participation import Disturbance
 from tests.chaos.conftest import Start
 
 BREAKS = {"site-2": Disturbance(drops=("audit",))}

@@ -29,14 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from hyfree_ray import protocol, stages, trials
+from hyfree_ray import stages
 from hyfree_ray.border.release import ReleaseMetadata, write_release
-from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.rules import Rules
-from hyfree_ray.scores import MEASURED, write_results
-from hyfree_ray.stage import Context, Stage, execute, stage
-from hyfree_ray.store import Artifact, digest_of
+from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.stage import Context, Stage, execute, stage
+from hyfree_ray.core.store import Artifact, digest_of
+from hyfree_ray.evaluation.scores import MEASURED, write_results
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.studies import trials
 from tests.cards import card
 
 STEPS = 4
@@ -141,7 +143,7 @@ def climb(context: Context, start: str) -> str:
     """From the newest checkpoint to the last step."""
     import torch
 
-    from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+    from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 
     folder = context.out / "checkpoints"
     found = load_checkpoint(folder)
@@ -159,7 +161,7 @@ def work(*, out: str, start: str, device: str, report: Any) -> None:
     """One worker of a distributed toy: rank 0 climbs, the others keep step with it."""
     from torch import distributed
 
-    from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
+    from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 
     rank = distributed.get_rank()
     (Path(out) / f"rank-{rank}.pid").write_text(str(os.getpid()))
@@ -236,7 +238,7 @@ def toy_experiment() -> Experiment:
 def toy_simulation(sites: int = 3) -> Any:
     """Uneven sites: the phantom's, of which no image is ever drawn."""
     from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-    from hyfree_ray.simulation import Simulation, sites_of
+    from hyfree_ray.federation.simulation import Simulation, sites_of
 
     cohort = phantom_cohort(sites, 0, Path("nowhere"))
     drawn = {
@@ -260,7 +262,7 @@ def federate_on(data: str, store: str, table: str) -> None:
     """A run in this process on a data set, with toys, and its table."""
     install()
     from hyfree_ray.cohorts.cohort import read_cohort
-    from hyfree_ray.simulation import Simulation, sites_of
+    from hyfree_ray.federation.simulation import Simulation, sites_of
 
     cohort = read_cohort(Path(data))
     sites = sites_of(cohort, 0)
@@ -299,9 +301,9 @@ def _run(
     rules: Rules | None = None,
     settings: Sequence[str] = (),
 ) -> None:
+    from hyfree_ray.federation.simulation import score_rows
     from hyfree_ray.runners.disturbed import disturbed
     from hyfree_ray.runners.local import LocalParty, LocalRunner
-    from hyfree_ray.simulation import score_rows
 
     class Runner(LocalRunner):
         ran = 0

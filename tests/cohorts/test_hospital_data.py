@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.config import read_yaml
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.png_structure import png_fault
-from hyfree_ray.simulation import sites_of
+from hyfree_ray.cohorts.png_structure import png_fault
+from hyfree_ray.config.experiment import read_yaml
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.federation.simulation import sites_of
 from tests.raw_data import GREY, edit_csv, edit_json, make, refusal, write
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hyfree_ray.border.manifest import Manifest
 from hyfree_ray.border.release import Release, ReleaseMetadata
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.generator_view import GeneratorView, stored_bits
-from hyfree_ray.labelling import content_box
+from hyfree_ray.core.stage import Context
+from hyfree_ray.federation.simulation import sites_of
+from hyfree_ray.generators.view import GeneratorView, stored_bits
 from hyfree_ray.privacy.sampling import levels_of, quantise, restore
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.stage import Context
+from hyfree_ray.segmenters.content_box import content_box
 from hyfree_ray.stages.data import prepare
 
 CHANNELS = {"0": "T1", "1": "FLAIR", "2": "CT", "3": "noNorm"}

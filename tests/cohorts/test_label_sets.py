@@ -13,20 +13,20 @@ from hyfree_ray.border.gate import Gate
 from hyfree_ray.border.release import read_release
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.label_sets import Painted, class_values, foreground, mask_of, read_labels
-from hyfree_ray.errors import HyfreeError, ReleaseError
-from hyfree_ray.generator_view import GeneratorView
-from hyfree_ray.metrics import score_case
+from hyfree_ray.core.errors import HyfreeError, ReleaseError
+from hyfree_ray.core.stage import Context
+from hyfree_ray.core.store import RECORD, write_json
+from hyfree_ray.evaluation.metrics import score_case
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.simulation import sites_of
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.site_value import Site
-from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release
-from hyfree_ray.store import RECORD, write_json
 from tests.cards import card
 from tests.discs import write_discs
 

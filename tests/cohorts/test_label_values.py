@@ -17,9 +17,14 @@ from hyfree_ray.border.signing import signing_key
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.label_sets import Painted, with_values
 from hyfree_ray.commands.pool import pool
-from hyfree_ray.config import Experiment, resolve_experiment
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.parcel_files import write_parcel
+from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.stage import Context
+from hyfree_ray.core.store import Parcel, digest_of
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.parcel_folders import write_parcel
+from hyfree_ray.federation.simulation import sites_of
+from hyfree_ray.federation.site import RELEASE_VERSIONS
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment, read_label
 from hyfree_ray.segmenters.nnunet.model import load_weights
 from hyfree_ray.segmenters.nnunet.train import (
@@ -29,14 +34,9 @@ from hyfree_ray.segmenters.nnunet.train import (
     put_outputs_in_order,
     train,
 )
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.site import RELEASE_VERSIONS
-from hyfree_ray.site_value import Site
-from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import check_release, pool_releases, read_releases, write_slices
 from hyfree_ray.stages.scoring import score
-from hyfree_ray.store import Parcel, digest_of
 from tests.cards import card
 from tests.discs import write_discs
 

@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.generator_view import GeneratorView
-from hyfree_ray.progress import plan_in_words
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.site import SiteParty
-from hyfree_ray.stage import Context
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.stage import Context
+from hyfree_ray.federation.simulation import sites_of
+from hyfree_ray.federation.site import SiteParty
+from hyfree_ray.generators.view import GeneratorView
+from hyfree_ray.observing.progress import plan_in_words
 from hyfree_ray.stages.data import prepare
 from tests.raw_data import make, write
 

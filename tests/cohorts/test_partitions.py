@@ -13,7 +13,7 @@ from rich.console import Console
 from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.partitions import partition
 from hyfree_ray.cohorts.summary import render_sites, summarise_sites
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 HOW = ("random", "size-skew", "dirichlet")
 

@@ -15,7 +15,7 @@ from hyfree_ray.cohorts.cohort import Case, read_cohort, split_fold
 from hyfree_ray.cohorts.phantom import draw_phantom_site, phantom_cohort
 from hyfree_ray.cohorts.phantom_anatomy import LESION, ORGAN
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES, site_style
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 
 SITE = 2
 

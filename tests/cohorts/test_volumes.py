@@ -13,11 +13,15 @@ import pytest
 import SimpleITK as sitk
 
 from hyfree_ray.border.release import ReleaseMetadata, read_release, write_release
-from hyfree_ray.budget import PlanCaps
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.image_facts import inspect_file
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.stage import Context
+from hyfree_ray.core.store import write_json
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.simulation import sites_of
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise, restore
 from hyfree_ray.segmenters.nnunet.data import (
     cut_slices,
@@ -27,14 +31,10 @@ from hyfree_ray.segmenters.nnunet.data import (
 )
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
-from hyfree_ray.simulation import sites_of
-from hyfree_ray.site_value import Site
-from hyfree_ray.stage import Context
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import pool_releases
 from hyfree_ray.stages.replay import write_real_slices
 from hyfree_ray.stages.scoring import score
-from hyfree_ray.store import write_json
 from tests.conftest import REAL_DATA
 
 CAPS = PlanCaps(working_size=32, base_features=4, max_features=16, batch_size=6)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hyfree_ray.generator_plan import GeneratorPlan
-from hyfree_ray.unet_plan import UNetPlan
+from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 HALVINGS = ((1, 1), (2, 2), (2, 2), (2, 2), (2, 2))
 

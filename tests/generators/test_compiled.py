@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyfree_ray.generator_plan import GeneratorPlan
 from hyfree_ray.generators.cuda import COMPILE_FROM, REHEARSALS
 from hyfree_ray.generators.flow.train import FlowLearner
+from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.stylegan2.train import StyleGan2Learner
 from tests.generators.plans import tiny_plan, unet_plan

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hyfree_ray.generator_plan import GeneratorPlan
 from hyfree_ray.generators.flow.network import VelocityNet
+from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator, minibatch_spread
 from tests.generators.plans import tiny_plan, unet_plan
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hyfree_ray import generators
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.stylegan2.train import StyleGan2Learner
 from tests.generators.plans import tiny_plan

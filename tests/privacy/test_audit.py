@@ -15,16 +15,16 @@ import pytest
 
 from hyfree_ray.border.gate import Gate, faults
 from hyfree_ray.border.privacy_card import PrivacyCard
-from hyfree_ray.errors import StageError
-from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.core.errors import StageError
+from hyfree_ray.core.stage import execute
+from hyfree_ray.core.store import RECORD, Artifact
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.audit import BATCH, Audit, TimeLimit, audit_samples, privacy_card
 from hyfree_ray.privacy.membership import Group, membership
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import draw_until, quantise
 from hyfree_ray.privacy.self_test import self_test
-from hyfree_ray.stage import execute
 from hyfree_ray.stages.audit import audit
-from hyfree_ray.store import RECORD, Artifact
 from tests.privacy.test_memorization import embed, images, measures
 
 TRAINING, HELD_OUT = 80, 60

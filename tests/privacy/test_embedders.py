@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.generator_view import GeneratorView
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy import embedders
 from hyfree_ray.privacy.embedders import Embed, load_embedder
 from tests.privacy.test_memorization import images

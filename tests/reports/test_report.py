@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyfree_ray.config import resolve_experiment
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import command, device_hours
 from hyfree_ray.reports.pictures import contact_sheet

@@ -14,15 +14,16 @@ from click.testing import CliRunner
 
 from hyfree_ray.cli import main
 from hyfree_ray.commands import report
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.regimes import CHOICE_VERSION
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.evaluation.regimes import CHOICE_VERSION
+from hyfree_ray.evaluation.scores import ScoreRow, write_results
 from hyfree_ray.results.finished import Finished, find_run, mark_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, pool_runs
 from hyfree_ray.results.pooled_table import render_pooled
 from hyfree_ray.results.published import published_for
 from hyfree_ray.results.summary import SiteOutcome, summarise
 from hyfree_ray.results.table import table_text
-from hyfree_ray.scores import POOL, ScoreRow, write_results
 from tests.results.test_results import row
 
 SITES = {"north": 60, "south": 35}

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.evaluation.scores import ScoreRow
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.summary import (
     ONE_RUN,
@@ -18,7 +20,6 @@ from hyfree_ray.results.summary import (
     summarise,
 )
 from hyfree_ray.results.table import table_text
-from hyfree_ray.scores import POOL, ScoreRow
 
 SITES = ("a", "b", "c")
 MODELS = ("finetuned", "local2x")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.results.timeline import Event, critical_path, last_session, read_timeline
 
 

@@ -18,15 +18,15 @@ import pytest
 import ray
 from ray.exceptions import OutOfDiskError, RayTaskError
 
-from hyfree_ray.errors import HyfreeError, PrivacyError, StageError
-from hyfree_ray.resources import Resources
+from hyfree_ray.core.errors import HyfreeError, PrivacyError, StageError
+from hyfree_ray.core.stage import Context, attempts, stage
+from hyfree_ray.core.store import Artifact, Store
+from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners import ray as ray_runner
 from hyfree_ray.runners.ray import RayParty, RayRunner, all_cpus, cause_of, start_parties
 from hyfree_ray.runners.ray_gate import Place
-from hyfree_ray.simulation import Simulation
-from hyfree_ray.stage import Context, attempts, stage
+from hyfree_ray.scheduling.resources import Resources
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Artifact, Store
 
 
 @stage(version=1)

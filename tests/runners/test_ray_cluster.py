@@ -18,13 +18,14 @@ import pytest
 import ray
 
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.listening import ports
-from hyfree_ray.processes import descendants
-from hyfree_ray.resources import Execution, Resources
-from hyfree_ray.rules import Rules
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.processes import descendants
+from hyfree_ray.core.store import ROOT_FILE
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.simulation import Simulation, sites_of
 from hyfree_ray.runners import ray_cluster
 from hyfree_ray.runners.planning import plan
+from hyfree_ray.runners.ports import ports
 from hyfree_ray.runners.ray_cluster import (
     check_resources,
     check_rounds_are_seen,
@@ -32,10 +33,9 @@ from hyfree_ray.runners.ray_cluster import (
     open_stores,
     pin_of,
 )
-from hyfree_ray.simulation import Simulation, sites_of
-from hyfree_ray.store import ROOT_FILE
+from hyfree_ray.scheduling.resources import Execution, Resources
 from tests.chaos.hospitals import write_data
-from tests.test_schedule import write_record
+from tests.scheduling.test_history import write_record
 
 JOIN = """
 import sys

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import ray
 
-from hyfree_ray.resources import Resources
+from hyfree_ray.core.stage import METRICS, Context, attempts, read_metrics, stage
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_gate import Place, start_gate
-from hyfree_ray.schedule import Outlook, ticket_of
-from hyfree_ray.stage import METRICS, Context, attempts, read_metrics, stage
+from hyfree_ray.scheduling.history import Outlook, ticket_of
+from hyfree_ray.scheduling.resources import Resources
 
 
 @stage(version=1)

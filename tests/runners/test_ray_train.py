@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hyfree_ray.core.stage import execute
+from hyfree_ray.core.store import Artifact
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
-from hyfree_ray.stage import execute
 from hyfree_ray.stages.training import train_general
-from hyfree_ray.store import Artifact
 
 
 @pytest.fixture
 def pooled(phantom_folder: Path, tmp_path: Path) -> Artifact:
-    from hyfree_ray.budget import PlanCaps
+    from hyfree_ray.config.budget import PlanCaps
     from tests.segmenters.test_nnunet import cases_of
 
     torch.set_num_threads(1)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.runners.ray_tune import run_trials
-from hyfree_ray.trials import Place, Trial, TrialError
+from hyfree_ray.studies.trials import Place, Trial, TrialError
 
 TOY = """
 import json, pathlib, sys
 from hyfree_ray.results.finished import mark_shown, mark_written
-from hyfree_ray.scores import csv_text
+from hyfree_ray.evaluation.scores import csv_text
 store, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 (store / "cwd").write_text(str(pathlib.Path.cwd()))
 with (store / "began").open("a") as file:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from hyfree_ray.core.stage import ATTEMPTS, METRICS, born
 from hyfree_ray.runners import watch
-from hyfree_ray.stage import ATTEMPTS, METRICS, born
 
 EVERY_S = 10.0
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from hyfree_ray.cohorts.phantom import draw_phantom_site
+from hyfree_ray.core.stage import Context
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment, read_splits
 from hyfree_ray.segmenters.nnunet.federated import FederatedTrainer, train_federated
 from hyfree_ray.segmenters.nnunet.train import ResumableTrainer, Schedule, make_trainer
-from hyfree_ray.stage import Context
 from hyfree_ray.stages.comparison import prepare_together
 
 SHORT = Schedule(epochs=3, iterations=2, validation_iterations=1)

@@ -12,8 +12,8 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from safetensors.torch import load_file, save_file
 
-from hyfree_ray.budget import PlanCaps
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.segmenters.nnunet.data import (
     DATASET,
     RawCase,
@@ -26,7 +26,7 @@ from hyfree_ray.segmenters.nnunet.data import (
 from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, slice_spacing
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset
 from hyfree_ray.segmenters.nnunet.train import PseudoDice, Schedule, WarmupPolyLR, train
-from hyfree_ray.unet_plan import UNetPlan
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 CAPS = PlanCaps(working_size=32, base_features=4, max_features=16, batch_size=4)
 SHORT = Schedule(epochs=3, iterations=3, validation_iterations=1)

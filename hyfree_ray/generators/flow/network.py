@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyfree_ray.generator_plan import GeneratorPlan, Size
+from hyfree_ray.generators.plan import GeneratorPlan, Size
 
 _FREQUENCIES = 32
 _GROUP = 8

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hyfree_ray.generator_plan import GeneratorPlan
 from hyfree_ray.generators.average import Average
 from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
 from hyfree_ray.generators.flow.network import VelocityNet
+from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Compute
 
 BATCH_SIZE = 16

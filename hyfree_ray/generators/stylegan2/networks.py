@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyfree_ray.generator_plan import GeneratorPlan, Size
+from hyfree_ray.generators.plan import GeneratorPlan, Size
 from hyfree_ray.generators.stylegan2 import ops
 
 _MAPPING_RATE = 0.01

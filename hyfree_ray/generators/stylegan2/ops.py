@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hyfree_ray.generator_plan import Size
+from hyfree_ray.generators.plan import Size
 
 SLOPE = 0.2
 ACTIVATION_GAIN = math.sqrt(2)

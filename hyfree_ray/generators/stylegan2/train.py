@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyfree_ray.generator_plan import GeneratorPlan
 from hyfree_ray.generators.average import Average
 from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
+from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Compute
 from hyfree_ray.generators.stylegan2 import loss
 from hyfree_ray.generators.stylegan2.augment import augment

@@ -28,11 +28,11 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hyfree_ray.border.foreign_plan import check_plan
-from hyfree_ray.budget import PlanCaps
 from hyfree_ray.cohorts.slices import generator_slices
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.guard import check_path
-from hyfree_ray.unet_plan import UNetPlan
+from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.guard import check_path
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 DATASET = "Dataset001_Party"
 """nnU-Net wants a numbered name. It never tells whose data it is: plans travel between parties."""

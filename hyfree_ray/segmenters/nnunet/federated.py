@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyfree_ray.seeds import seed_of
+from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.segmenters.nnunet.data import read_splits
 from hyfree_ray.segmenters.nnunet.train import (
     Progress,

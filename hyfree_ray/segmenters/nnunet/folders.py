@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 
-from hyfree_ray.errors import HyfreeError
-from hyfree_ray.files import replacing
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import replacing
 from hyfree_ray.segmenters.nnunet.model import Model
 
 RESULTS_FOLDER = "nnUNetTrainer__nnUNetPlans__2d"

@@ -21,9 +21,9 @@ from safetensors.torch import load_model, save_model
 
 from hyfree_ray.border.foreign_plan import check_plan
 from hyfree_ray.cohorts.label_sets import read_labels
-from hyfree_ray.errors import HyfreeError
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES
-from hyfree_ray.unet_plan import UNetPlan
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 MODEL_FILES = ("weights.safetensors", "plans.json", "dataset.json", "model.json")
 """What a model is, in full, when it travels between parties."""

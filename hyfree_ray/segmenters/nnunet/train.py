@@ -24,9 +24,9 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed
 
-from hyfree_ray.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.cohorts.label_sets import Painted
-from hyfree_ray.seeds import seed_of
+from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
+from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights, read_dataset, save_network
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset, in_bf16, limited_once

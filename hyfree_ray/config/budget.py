@@ -1,0 +1,100 @@
+"""The budget: how much is computed, and nothing else. It is the one dial of an experiment.
+
+Everything that the method derives (plans, networks, rates) stays derived; a budget shortens and
+narrows it, and says so. The three budgets are `configs/smoke.yaml`, `small.yaml`, `paper.yaml`.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from hyfree_ray.border.manifest import FEWEST_ROWS
+from hyfree_ray.core.errors import HyfreeError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PlanCaps(_Strict):
+    """Caps on nnU-Net's plan. `null` leaves nnU-Net's rule."""
+
+    working_size: int | None = Field(ge=16)
+    """Longest side, in pixels, of the median image after resampling."""
+    base_features: int | None = Field(ge=4)
+    """Features of the first U-Net stage; nnU-Net: 32."""
+    max_features: int | None = Field(ge=8)
+    """Features of the deepest stages at most; nnU-Net: 512."""
+    batch_size: int | None = Field(ge=2)
+    """Slices a batch at most."""
+
+
+class UNetBudget(_Strict):
+    """Lengths of nnU-Net's trainings."""
+
+    iterations: int = Field(ge=1)
+    """Batches an epoch; nnU-Net: 250."""
+    validation_iterations: int = Field(ge=1)
+    """Validation batches an epoch; nnU-Net: 50."""
+    epochs: int = Field(ge=1)
+    """Epochs of the local and of the general model; nnU-Net: 1000."""
+    finetune_epochs: int = Field(ge=1)
+    """Epochs of fine-tuning; local2x trains for `epochs + finetune_epochs`."""
+
+
+class GeneratorBudget(_Strict):
+    """Width and length of the generators."""
+
+    stylegan2_max_channels: int = Field(ge=8)
+    """Channels at most; the paper: 512."""
+    flow_max_channels: int = Field(ge=8)
+    images_shown_per_image: int = Field(ge=1)
+    """How often each training image is shown; the paper: 1000 (N thousand images for N)."""
+    min_images_shown: int = Field(ge=1)
+    """A small site's generator is shown at least this many images."""
+    snapshots: int = Field(ge=1, le=64)
+    """EMA snapshots kept for the choice of one."""
+
+
+class SynthesisBudget(_Strict):
+    """How much a site releases."""
+
+    per_real: float = Field(gt=0)
+    """Synthetic images for each real training image; the paper: 10."""
+    max_images: int | None = Field(ge=FEWEST_ROWS)
+    """Synthetic images a site at most."""
+
+
+class Budget(_Strict):
+    """Compute of a whole experiment. Enters keys by its values, never by its name."""
+
+    plan: PlanCaps
+    unet: UNetBudget
+    generator: GeneratorBudget
+    synthesis: SynthesisBudget
+    phantom_sites: int = Field(ge=1)
+    """Phantom hospitals where no number is given."""
+    generator_backend: str
+    """What `--generator auto` takes."""
+    generator_reason: str
+    """Why, in words: printed."""
+
+
+BUDGETS = ("smoke", "small", "paper")
+
+
+def budget_values(name: str) -> dict[str, Any]:
+    """The named budget as it stands in its YAML file.
+
+    Raises:
+        HyfreeError: no such budget.
+    """
+    if name not in BUDGETS:
+        raise HyfreeError(f"no budget is called {name!r}; take one of {', '.join(BUDGETS)}")
+    text = (resources.files("hyfree_ray.config") / "presets" / f"{name}.yaml").read_text()
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values

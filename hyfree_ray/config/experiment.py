@@ -1,0 +1,397 @@
+"""What a user asks for, resolved to numbers before anything is hashed or run.
+
+`Experiment` is what changes results: its fields enter keys, each only where it is read.
+`Runtime` is where and how: it never enters a key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from hyfree_ray.border.gate import Gate
+from hyfree_ray.cohorts.label_sets import Painted
+from hyfree_ray.config.budget import BUDGETS, Budget, budget_values
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.store import digest_of
+from hyfree_ray.evaluation.regimes import SETTINGS, Setting
+
+CONFIG_BYTES = 64 << 10
+"""A configuration is a page of text; anything longer is refused before it is parsed."""
+
+
+def _in_order(asked: Any) -> Any:
+    """Settings as a set: in one order, each once. What is no list of them is left to the check."""
+    if not isinstance(asked, (list, tuple)) or not set(map(str, asked)) <= set(SETTINGS):
+        return tuple(asked) if isinstance(asked, list) else asked
+    return tuple(setting for setting in SETTINGS if setting in asked)
+
+
+class Experiment(BaseModel):
+    """Everything that changes a result, by value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    seed: int = Field(default=0, ge=0)
+    fold: int = Field(default=0, ge=0, le=4)
+    """The test fold; validation is the next one, training the other three."""
+    generator: Literal["flow", "stylegan2"]
+    precision: Literal["fp32", "bf16"]
+    """Of the generators, and of nnU-Net's trainings on a CPU; on a GPU nnU-Net has its own."""
+    mirror: bool = False
+    """Whether a mirrored image is as good as the original. Anatomy is rarely symmetric."""
+    embedder: Literal["nnunet", "openclip"]
+    """What images are compared by: the site's own nnU-Net, or OpenCLIP as in the paper."""
+    embedder_weights: str | None = None
+    """File with OpenCLIP's weights."""
+    threshold_percentile: float = Field(default=5.0, gt=0, lt=100)
+    """Of the distances between patients: nearer to a training image is memorised."""
+    gate: Gate = Gate()
+    """What a release's privacy card has to say, at its site and at the pool."""
+    labeller: Literal["local", "local2x"] = "local"
+    """Which of its own networks a site labels its release with; the paper: `local`."""
+    replay_share: float = Field(default=0.25, gt=0, lt=1)
+    """Of what `personalised` is fine-tuned on, the share of synthetic images; the rest is real."""
+    min_label_agreement: float = Field(default=0.0, ge=0, le=1)
+    """Dice of a release's labels with a model trained on the other releases; one below it is not
+    replayed. 0 asks for none; above it the pool trains one more model a site."""
+    general_workers: int = Field(default=1, ge=1)
+    """Processes that share the general model's batches. More than one changes its result."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of fine-tuning's epochs in which the rate grows."""
+    settings: Annotated[tuple[Setting, ...], BeforeValidator(_in_order)] = (
+        "personalised",
+        "real-all",
+    )
+    """What is trained beside the paper's protocol, for comparison."""
+    budget: Budget
+
+    def task(self, cohort: str, dataset: Mapping[str, Any]) -> str:
+        """The joint task, whoever takes part in it: the first half of what releases are made for.
+
+        Labels are known by their names: sites may number them each in its own way, and leave
+        pixels out by `ignore` or not.
+        """
+        labels = Painted.of(dataset).numbered_by_name()
+        task = {"channels": dataset["channel_names"], "labels": labels}
+        return digest_of(["federation", cohort, task, self.seed, self.fold])[:32]
+
+    def recipe(self, versions: Sequence[int]) -> str:
+        """How releases are made: the second half. All that changes one is in it, and is signed.
+
+        Not what a hospital's own machine decides: the precision, and the embedder that it has
+        weights for, which stands on the privacy card.
+
+        Args:
+            versions: of the stages that make a release.
+        """
+        settings = self.model_dump(mode="json", exclude=_NOT_IN_A_RECIPE)
+        if self.labeller == "local2x":
+            settings["labeller_epochs"] = self.budget.unet.epochs + self.budget.unet.finetune_epochs
+        return digest_of(["recipe", settings, list(versions)])[:32]
+
+    def key(self, cohort: str, site_keys: Mapping[str, str]) -> str:
+        """Identity of the experiment: settings and the data of all sites."""
+        settings = self.model_dump(mode="json", exclude=_NOT_SETTINGS)
+        return digest_of([settings, cohort, dict(sorted(site_keys.items()))])
+
+
+_NOT_SETTINGS: dict[str, Any] = {
+    "embedder_weights": True,
+    "budget": {"generator_backend", "generator_reason", "phantom_sites"},
+}
+"""What `auto` was resolved by, and a path: the resolved values are in the key."""
+
+_NOT_IN_A_RECIPE: dict[str, Any] = {
+    **dict.fromkeys(("seed", "fold"), True),  # of the task
+    **dict.fromkeys(("precision", "embedder", "embedder_weights"), True),  # of a machine
+    # Of what comes after the releases.
+    **dict.fromkeys(("settings", "warmup", "replay_share"), True),
+    **dict.fromkeys(("min_label_agreement", "general_workers"), True),
+    "budget": {
+        "generator_backend": True,
+        "generator_reason": True,
+        "phantom_sites": True,
+        "unet": {"finetune_epochs"},
+    },
+}
+
+
+class Runtime(BaseModel):
+    """Where and how a run is executed. Not part of any key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    store: Path
+    ray: str = "local"
+    """"local", "off" (this process, one stage after the other) or a cluster's address."""
+    device: Literal["cpu", "cuda"]
+
+
+def resolve_experiment(
+    *,
+    budget: str | None,
+    generator: str | None,
+    device: str,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    **fields: Any,
+) -> tuple[Experiment, list[str]]:
+    """Resolve a configuration: the file, then the command line's fields, then `--set`.
+
+    Args:
+        budget: name of the budget whose values are the start; None: the file's, else `small` on
+            a CPU and `paper` on a GPU.
+        generator: "auto", "flow" or "stylegan2"; None: the file's, else "auto".
+        device: what the trainings will run on.
+        file: YAML with any of `Experiment`'s fields; its paths are from its folder.
+        overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`.
+        fields: top-level fields that the command line names; None: not named.
+
+    Returns:
+        The experiment, and one line of reason for each number that was derived.
+
+    Raises:
+        HyfreeError: an unknown key (with the nearest known one) or a value that does not fit.
+    """
+    written = {} if file is None else read_yaml(file)
+    written.pop("resources", None)  # how a run is executed: resources.py reads it
+    named = written.pop("budget") if isinstance(written.get("budget"), str) else None
+    budget = budget or named or ("paper" if device == "cuda" else "small")
+    values: dict[str, Any] = {"budget": budget_values(budget)}
+    if file is not None and isinstance(path := written.get("embedder_weights"), str):
+        written["embedder_weights"] = str(file.absolute().parent / path)
+    _merge(values, written, str(file))
+    values.update({name: value for name, value in fields.items() if value is not None})
+    if generator is not None:
+        values["generator"] = generator
+    for override in overrides:
+        _set(values, override)
+    changed = values["budget"] != budget_values(budget)
+    reasons = [
+        f"budget {budget}: "
+        + ("the lengths of the paper" if budget == "paper" else "shorter and narrower, same rules")
+        + (f", but for {_changed_by(file, overrides)}" if changed else "")
+    ]
+    if values.setdefault("generator", "auto") == "auto":
+        values["generator"] = values["budget"]["generator_backend"]
+        reasons.append(f"generator {values['generator']}: {values['budget']['generator_reason']}")
+    if values.setdefault("embedder", "auto") == "auto":
+        named_weights = values.get("embedder_weights") is not None
+        values["embedder"] = "openclip" if named_weights else "nnunet"
+        why = (
+            "its weights are named"
+            if named_weights
+            else "embedder_weights names none of OpenCLIP's"
+        )
+        reasons.append(f"embedder {values['embedder']}: {why}")
+    if "precision" not in values:
+        values["precision"], why = best_precision(device)
+        reasons.append(f"precision {values['precision']}: {why}")
+    try:
+        return Experiment.model_validate(values), reasons
+    except ValidationError as error:
+        raise HyfreeError(_first_problem(error)) from error
+
+
+def _changed_by(file: Path | None, overrides: Sequence[str]) -> str:
+    changes = ([] if file is None else [str(file)]) + (["--set"] if overrides else [])
+    return f"what {' and '.join(changes)} say{'s' if len(changes) == 1 else ''}"
+
+
+def check_embedder(experiment: Experiment) -> None:
+    """Refuse an embedder that could not be loaded, before anything is trained for it.
+
+    Nothing is imported. For who compares images: the pool does not.
+
+    Raises:
+        HyfreeError: its weights, or OpenCLIP itself, are not there.
+    """
+    if experiment.embedder != "openclip":
+        return
+    given = experiment.embedder_weights
+    if given is None:
+        raise HyfreeError(
+            "embedder 'openclip': no weights are named; set embedder_weights to their file, or "
+            "take --set embedder=nnunet"
+        )
+    if not (Path(given).is_file() and os.access(given, os.R_OK)):
+        raise HyfreeError(
+            f"embedder_weights: {given} is no file that can be read; name the file of OpenCLIP's "
+            "weights, or take --set embedder=nnunet"
+        )
+    if importlib.util.find_spec("open_clip") is None:
+        raise HyfreeError(
+            "embedder 'openclip' is not installed; install hyfree-ray[openclip] with a matching "
+            "torchvision, or take --set embedder=nnunet"
+        )
+
+
+def best_precision(device: str) -> tuple[str, str]:
+    """Precision of the generators and why, from the device alone (torch is not imported)."""
+    if device == "cuda":
+        return "bf16", "the GPU's tensor cores"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    if "avx512_bf16" in flags or "amx_bf16" in flags:
+        return "bf16", "this CPU has bf16 instructions"
+    return "fp32", "this CPU has no bf16 instructions"
+
+
+def find_device() -> Literal["cpu", "cuda"]:
+    """Whether this machine has a GPU that may be used, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in {"", "-1"}:
+        return "cpu"
+    return "cuda" if Path("/dev/nvidia0").exists() and _torch_has_cuda() else "cpu"
+
+
+def _torch_has_cuda() -> bool:
+    """Whether the installed torch is a CUDA build, from its version file as text."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    text = (Path(spec.origin).parent / "version.py").read_text()
+    found = re.search(r"^cuda\b[^=]*=\s*(\S+)", text, re.MULTILINE)
+    return found is not None and found.group(1) != "None"
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Numbers are finite, and what cannot be converted is an error of YAML that names its place."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            finite = not isinstance(value, (int, float)) or math.isfinite(value)
+            if isinstance(value, str):
+                value.encode()  # half of a surrogate pair could never be printed
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            raise _not_a_value(node) from error
+        if not finite:
+            raise _not_a_value(node)
+        return value
+
+
+def _not_a_value(node: yaml.Node) -> yaml.YAMLError:
+    # A constructor of PyYAML lets through whatever Python raises while it converts the text.
+    problem = f"no value that can be taken: {ascii(node.value)[:40]}"
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _parse(text: str, where: str) -> Any:
+    """A YAML value, read safely: no objects, no aliases, no infinite numbers.
+
+    Raises:
+        HyfreeError: it is none; one line that begins with `where`.
+    """
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise HyfreeError(f"{where}: YAML aliases (*) are not taken; write the value out")
+        return yaml.load(text, _PlainLoader)
+    except RecursionError as error:
+        raise HyfreeError(f"{where}: not valid YAML (nested too deeply)") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # Of an escape that is no character PyYAML's scanner lets through what Python raises.
+        first = " ".join(str(error).split())
+        raise HyfreeError(f"{where}: not valid YAML ({first})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read safely: no objects, no aliases, no more than a page.
+
+    Raises:
+        HyfreeError: missing, no ordinary file, too long, not YAML, or not a mapping.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise HyfreeError(f"{path}: is no ordinary file; see --config")
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES + 1)
+    except OSError as error:
+        raise HyfreeError(f"{path}: cannot be read ({error.strerror}); see --config") from error
+    if len(content) > CONFIG_BYTES:
+        raise HyfreeError(f"{path}: over {CONFIG_BYTES} bytes is not a configuration")
+    try:
+        values = _parse(content.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise HyfreeError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise HyfreeError(f"{path}: a configuration is a mapping of keys to values")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise HyfreeError(f"--set {override}: write key=value, e.g. budget.unet.epochs=10")
+    value = _parse(text, f"--set {override}")
+    nested: Any = value
+    for part in reversed(name.split(".")):
+        nested = {part: nested}
+    _merge(values, nested, f"--set {name}")
+
+
+def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
+    known = _known_keys()
+    for path, value in _leaves(more):
+        if path not in known:
+            raise HyfreeError(f"{where}: {_not_a_key(path, known, where)}")
+        target = values
+        *parents, last = path.split(".")
+        for part in parents:
+            target = target.setdefault(part, {})
+        target[last] = value
+
+
+def _not_a_key(path: str, known: Sequence[str], where: str) -> str:
+    """What is wrong with a key that there is not, and what was meant by it."""
+    if path.split(".")[0] == "resources":  # a file's are taken out before
+        return "resources are read from a --config file alone, as `resources: {default: {gpus: 2}}`"
+    if inside := [key for key in known if key.startswith(f"{path}.")]:
+        more = ", ..." if len(inside) > 5 else ""
+        return f"{path!r} is a section: {', '.join(inside[:5])}{more}"
+    if f"budget.{path}" in known and not where.startswith("--set"):
+        return (
+            f"{path!r} is a budget's key: put it under `budget:`, or name one of the budgets "
+            f"{', '.join(BUDGETS)} by --budget"
+        )
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+    return f"unknown key {path!r}; did you mean {close[0]!r}?"
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{path}.")
+        else:
+            found.append((path, value))
+    return found
+
+
+def _known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg'].lower()} (given: {problem['input']!r})"

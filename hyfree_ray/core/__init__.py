@@ -1,0 +1,1 @@
+"""What every room stands on: errors, files, keys and stages."""

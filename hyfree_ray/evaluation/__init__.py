@@ -1,0 +1,1 @@
+"""What is trained to be compared, what is measured, and the scores."""

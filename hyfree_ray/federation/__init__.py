@@ -1,0 +1,1 @@
+"""The programs of the parties, and what passes between them."""

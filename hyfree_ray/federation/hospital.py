@@ -1,0 +1,117 @@
+"""A hospital as a value, and what follows from how many images it has."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.border.manifest import FEWEST_ROWS
+from hyfree_ray.config.budget import Budget
+from hyfree_ray.core.store import RAW_DATA, Artifact, Parcel, write_json
+from hyfree_ray.federation.party import Party
+from hyfree_ray.stages.data import draw_phantom
+
+FEW_IMAGES = 40
+"""Training images under which nearly all samples were seen to be near copies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A hospital as a value: its name, its cases and where they are. It never runs."""
+
+    name: str
+    key: str
+    """Hash of its sorted cases: image and label digests, patients, parts."""
+    cases: tuple[Mapping[str, Any], ...]
+    """name, index, patient (index), images, label, part (train, val or test); of volumes also the
+    number of slices that the generator sees, and the axis that they are cut along."""
+    dataset: Mapping[str, Any]
+    """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
+    folder: Path | None
+    """Where the raw data set is; None: a phantom, which draws itself."""
+    phantom: Mapping[str, int] | None = None
+    """index, seed and version of a phantom site."""
+
+    def part(self, *names: str) -> list[Mapping[str, Any]]:
+        """The cases of the named parts."""
+        return [case for case in self.cases if case["part"] in names]
+
+    @property
+    def training_images(self) -> int:
+        """Slices that the generator is trained on, blank ones included; a 2D case is one."""
+        return sum(case.get("slices", 1) for case in self.part("train"))
+
+    @property
+    def too_few(self) -> str | None:
+        """What comes of having few training images, in words; None where there are enough."""
+        if self.training_images >= FEW_IMAGES:
+            return None
+        return (
+            f"{self.name} has {self.training_images} training images; of fewer than {FEW_IMAGES} a "
+            "generator that is trained for long copies: its release may be withheld"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The releases of a round on their way down, in the order of their sites' names."""
+
+    sites: tuple[str, ...]
+    parcels: tuple[Parcel, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What a site has trained on its own real data."""
+
+    prepared: Artifact
+    segmenter: Artifact
+    generator: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What a site has after the first half of the protocol."""
+
+    learned: Learned
+    samples: Artifact
+    release: Artifact | None
+    """None: the audit broke, so that nothing may leave."""
+
+
+def images_shown(site: Site, budget: Budget) -> int:
+    """Length of the generator's training (Chebykin et al. 2024: N thousand images for N)."""
+    generator = budget.generator
+    shown = generator.images_shown_per_image * site.training_images
+    return max(generator.min_images_shown, shown)
+
+
+def quota(site: Site, budget: Budget) -> int:
+    """Images that the site would release (Chebykin et al. 2024: ten for each training image)."""
+    wanted = max(FEWEST_ROWS, round(budget.synthesis.per_real * site.training_images))
+    return min(wanted, budget.synthesis.max_images or wanted)
+
+
+async def raw_data(party: Party, site: Site) -> Artifact:
+    """A site's raw data set: the hospital's folder as it is, or the phantom, drawn by `party`."""
+    if site.phantom is not None:
+        return await party.run(draw_phantom, **site.phantom)
+    assert site.folder is not None
+    return Artifact(stage=RAW_DATA, key=site.key, path=site.folder, record={})
+
+
+def raw_key(site: Site) -> str:
+    """The key of what `raw_data` gives, without drawing anything."""
+    return site.key if site.phantom is None else draw_phantom.call(**site.phantom).key
+
+
+def keep_for_the_site(folder: Path, site: Site, made: Artifact) -> None:
+    """Put what only the site may see where its people look: a stage's pictures, cases' names."""
+    folder.mkdir(exist_ok=True)
+    for picture in sorted(made.path.glob("*.png")):
+        shutil.copyfile(picture, folder / f"{picture.stem}-{made.key[:8]}.png")
+    names = {case["index"]: case["name"] for case in site.cases}
+    write_json(folder / f"cases-{site.key[:8]}.json", names)

@@ -1,0 +1,183 @@
+"""Parcels as folders: what crosses between real parties travels by any means that moves files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hyfree_ray.border.manifest import MANIFEST_FILE, Limits, parse_manifest
+from hyfree_ray.border.release import RELEASE_FILE
+from hyfree_ray.border.signing import KEY_BYTES, PUBLIC_KEY_FILE, SIGNATURE_BYTES, SIGNATURE_FILE
+from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
+from hyfree_ray.core.errors import HyfreeError, ReleaseError
+from hyfree_ray.core.files import (
+    COMING,
+    GOING,
+    UNFINISHED,
+    UntrustedFileError,
+    check_free,
+    read_untrusted,
+    refilling,
+    taken_by_something_else,
+    try_to_write,
+    writing_to,
+)
+from hyfree_ray.core.store import Parcel, check_parcel, write_bytes, write_json
+from hyfree_ray.core.strict_json import StrictObject
+
+PARCEL_FILE = "parcel.json"
+"""Written last: sender, stage, key, result, and the names of the other files."""
+
+_KEYS = ("sender", "stage", "key", "result", "files")
+_MOST_JSON = 4 << 20
+_MOST_BYTES = 8 << 30
+"""Of all files of a parcel together."""
+_MOST_FILES = 100
+
+_SMALL_FILES = {
+    MANIFEST_FILE: Limits().manifest_bytes,
+    NOTICE_FILE: Limits().manifest_bytes,
+    SIGNATURE_FILE: SIGNATURE_BYTES,
+    NOTICE_SIGNATURE_FILE: SIGNATURE_BYTES,
+    PUBLIC_KEY_FILE: KEY_BYTES,
+}
+"""What is read of a release before its signature is checked, and at most how much."""
+
+
+def check_out(folder: Path, sender: str, stage: str) -> set[str]:
+    """See that a folder is free for a parcel, also before there is one.
+
+    Returns:
+        The files of the same sender's older parcel, which a newer one replaces.
+
+    Raises:
+        HyfreeError: the folder holds something else, or cannot be written to.
+    """
+    whole = (folder / PARCEL_FILE).is_file()
+    if not whole and not (folder / UNFINISHED).is_dir():
+        check_free(folder)
+        return set()
+    before = _described(folder) if whole else None
+    if before is not None and (before.sender, before.stage) != (sender, stage):
+        raise taken_by_something_else(folder)
+    with writing_to(folder):
+        try_to_write(folder)
+    found: set[str] = set()
+    for place in (folder, folder / COMING, folder / GOING):
+        if (place / PARCEL_FILE).is_file():
+            found |= {PARCEL_FILE, *_described(place).files}
+    return found
+
+
+def write_parcel(folder: Path, parcel: Parcel) -> None:
+    """Write a parcel into a folder of its own; the same sender's older one is replaced, when all of
+    the newer is written.
+
+    Raises:
+        HyfreeError: the folder holds something else, or cannot be written to.
+    """
+    older = check_out(folder, parcel.sender, parcel.stage)
+    with writing_to(folder), refilling(folder, PARCEL_FILE, older) as fresh:
+        for name, content in parcel.files.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(fresh / name, content)
+        described = {name: getattr(parcel, name) for name in _KEYS}
+        write_json(fresh / PARCEL_FILE, described | {"files": sorted(parcel.files)})
+
+
+def read_parcel(folder: Path) -> Parcel:
+    """Read a folder that somebody else has written. What is in the files is not looked at.
+
+    Raises:
+        HyfreeError: no parcel, an incomplete one, or one whose names would leave the folder.
+    """
+    described = _described(folder)
+    files: dict[str, bytes] = {}
+    try:
+        for name in described.files:
+            left = _MOST_BYTES - sum(map(len, files.values()))
+            files[name] = read_untrusted(folder / name, most=left)
+    except UntrustedFileError as error:
+        raise _torn(folder, error) from error
+    return replace(described, files=files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandedIn:
+    """A release as it came in, of which only what is small was read."""
+
+    folder: Path
+    parcel: Parcel
+    """With its files' names; those that are not small, or that no release has, are empty."""
+    public_key: bytes
+    """What the folder says its site signs with; empty where it says nothing."""
+
+    @property
+    def small(self) -> Parcel:
+        """The parcel with what was read of it."""
+        files = {name: c for name, c in self.parcel.files.items() if name in _SMALL_FILES}
+        return replace(self.parcel, files=files)
+
+    def whole(self) -> Parcel:
+        """The parcel with the release's file, once its manifest's signature was checked.
+
+        Raises:
+            ReleaseError: there is no such file, or one of another size than the manifest says.
+        """
+        site, files = self.parcel.sender, self.parcel.files
+        if RELEASE_FILE not in files:
+            return self.parcel
+        manifest = parse_manifest(files[MANIFEST_FILE], site=site)
+        most = Limits().file_bytes
+        try:
+            file = read_untrusted(self.folder / RELEASE_FILE, most=most, expected=manifest.bytes)
+        except UntrustedFileError as error:
+            raise ReleaseError(site, error.rule, str(error)) from error
+        return replace(self.parcel, files={**files, RELEASE_FILE: file})
+
+
+def read_handed_in(folder: Path) -> HandedIn:
+    """Read what is small of a release that somebody else has put into a folder.
+
+    Raises:
+        HyfreeError: as `read_parcel`.
+    """
+    described = _described(folder)
+    try:
+        small = {
+            name: read_untrusted(folder / name, most=_SMALL_FILES[name])
+            for name in described.files
+            if name in _SMALL_FILES
+        }
+    except UntrustedFileError as error:
+        raise _torn(folder, error) from error
+    public_key = small.pop(PUBLIC_KEY_FILE, b"")
+    files = {name: b"" for name in described.files if name != PUBLIC_KEY_FILE} | small
+    return HandedIn(folder=folder, parcel=replace(described, files=files), public_key=public_key)
+
+
+def _described(folder: Path) -> Parcel:
+    """A parcel with its files' names alone."""
+    try:
+        text = bytes(read_untrusted(folder / PARCEL_FILE, most=_MOST_JSON)).decode()
+        described = StrictObject.parse(text, _KEYS)
+        names = described.names("files")
+        if len(names) > _MOST_FILES:
+            raise ValueError(f"{len(names)} files, over {_MOST_FILES}")
+        parcel = Parcel(
+            sender=described.name("sender"),
+            stage=described.name("stage"),
+            key=described.digest("key"),
+            files=dict.fromkeys(names, b""),
+            result=described.free("result"),
+        )
+    except (UntrustedFileError, ValueError) as error:
+        raise _torn(folder, error) from error
+    check_parcel(parcel)
+    return parcel
+
+
+def _torn(folder: Path, error: ValueError) -> HyfreeError:
+    return HyfreeError(
+        f"{folder}: not a whole parcel ({error}); copy the sender's folder again, all of it"
+    )

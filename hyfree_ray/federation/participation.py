@@ -1,0 +1,119 @@
+"""When a run may go on without somebody, and what it is told to suffer. None of it is in a key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from hyfree_ray.core.errors import HyfreeError
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disturbance:
+    """What a site of a simulation is made to suffer."""
+
+    drops: tuple[str, ...] = ()
+    """Stages (or roles) at which it drops out."""
+    slowness: float = 1.0
+    """How many times as long as they take its stages keep it busy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Who has to be in, and until when."""
+
+    min_sites: int | None = None
+    """Releases without which the pool does not close; None: every site has to hand in."""
+    deadline_s: float | None = None
+    """Time from the round's first start, not counting while nothing runs; None: no end."""
+    next_round: bool = False
+    """Open the next round, with the releases that came late."""
+    withdraw: tuple[str, ...] = ()
+    """Sites to be taken out of the pool for good."""
+    disturbances: Mapping[str, Disturbance] = field(default_factory=dict)
+
+    @property
+    def tolerant(self) -> bool:
+        """Whether a site may fail without the run failing."""
+        return self.min_sites is not None
+
+
+def parse_rules(
+    *,
+    sites: Sequence[str],
+    min_sites: int | None,
+    deadline: str | None,
+    next_round: bool,
+    withdraw: Sequence[str],
+    drop: Sequence[str],
+    slow: Sequence[str],
+) -> Rules:
+    """The command line's options as rules.
+
+    Raises:
+        HyfreeError: an unknown site, a duration or factor that is none, or options that need
+            `--min-sites`.
+    """
+    disturbances: dict[str, Disturbance] = {}
+    for text in drop:
+        site, _, stage = text.partition("@")
+        if not stage:
+            raise HyfreeError(f"--drop {text}: write SITE@STAGE, e.g. site-2@train_generator")
+        before = disturbances.get(site, Disturbance())
+        disturbances[site] = Disturbance(drops=(*before.drops, stage), slowness=before.slowness)
+    for text in slow:
+        site, _, factor = text.partition("=")
+        if not re.fullmatch(r"\d+(\.\d+)?x", factor):
+            raise HyfreeError(f"--slow {text}: write SITE=FACTORx, e.g. site-2=3x")
+        if float(factor[:-1]) < 1:
+            raise HyfreeError(f"--slow {text}: the factor is 1 or more, e.g. site-2=3x")
+        drops = disturbances.get(site, Disturbance()).drops
+        disturbances[site] = Disturbance(drops=drops, slowness=float(factor[:-1]))
+    for option, names in (("--withdraw", withdraw), ("--drop or --slow", disturbances)):
+        unknown = [name for name in names if name not in sites]
+        if unknown:
+            raise HyfreeError(f"{option} {unknown[0]}: the sites are {', '.join(sites)}")
+    if min_sites is None and (deadline or drop):
+        raise HyfreeError("--deadline and --drop: say by --min-sites how many releases must be in")
+    if min_sites is not None and min_sites > len(sites):
+        raise HyfreeError(f"--min-sites {min_sites}: there are {len(sites)} sites")
+    return Rules(
+        min_sites=min_sites,
+        deadline_s=None if deadline is None else _seconds(deadline),
+        next_round=next_round,
+        withdraw=tuple(withdraw),
+        disturbances=disturbances,
+    )
+
+
+def check_drops(rules: Rules, stages: Mapping[str, Collection[str]]) -> None:
+    """Refuse a stage at which nobody could drop out.
+
+    Args:
+        rules: the run's.
+        stages: by site, the stages and roles that it has.
+
+    Raises:
+        HyfreeError: the site has none of that name; the nearest is named, and all that it has.
+    """
+    for site, disturbance in rules.disturbances.items():
+        for stage in disturbance.drops:
+            if stage not in stages[site]:
+                nearest = get_close_matches(stage, stages[site], n=1, cutoff=0.0)
+                raise HyfreeError(
+                    f"--drop {site}@{stage}: the site has no such stage; did you mean "
+                    f"{nearest[0]!r}? It has: {', '.join(stages[site])}"
+                )
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None:
+        raise HyfreeError(f"--deadline {text}: write a number and s, m, h or d, e.g. 90m")
+    if not float(found[1]):
+        raise HyfreeError(f"--deadline {text}: a round lasts longer than that; e.g. 90m")
+    return float(found[1]) * _SECONDS[found[2]]

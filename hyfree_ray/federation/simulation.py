@@ -1,0 +1,227 @@
+"""A run: sites from a cohort, parties from sites, and the protocol over them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.border.manifest import key_of
+from hyfree_ray.cohorts.cohort import Case, Cohort, split_fold
+from hyfree_ray.cohorts.partitions import NATURAL
+from hyfree_ray.cohorts.slices import generator_slices, slice_axis
+from hyfree_ray.cohorts.tables import READER_KEY
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.core.store import digest_of
+from hyfree_ray.evaluation.regimes import ORACLE_SETTINGS
+from hyfree_ray.evaluation.scores import MEASURED, ScoreRow
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.oracle import OracleParty
+from hyfree_ray.federation.party import Party, Runner
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.site import RELEASE_VERSIONS, SiteParty
+
+log = logging.getLogger("hyfree_ray")
+
+REGIONS_KEY = "regions_class_order"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """A run as a value: everything is resolved, nothing has happened yet."""
+
+    cohort: str
+    sites: Mapping[str, Site]
+    experiment: Experiment
+    partition: str = NATURAL
+    """How patients were dealt out to the sites; their keys tell it from other ways."""
+    contributors: tuple[str, ...] = ()
+    """Sites whose releases are pooled; empty: all."""
+    reasons: tuple[str, ...] = ()
+    """One line for each number that was derived."""
+    round: int = 1
+    """The pool's round; the first unless sites came late or withdrew."""
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """The task: channels and labels, the same at all sites."""
+        return next(iter(self.sites.values())).dataset
+
+    @property
+    def federation(self) -> str:
+        """What releases are made for."""
+        task = self.experiment.task(self.cohort, self.dataset)
+        return key_of(task, self.experiment.recipe(RELEASE_VERSIONS))
+
+    @property
+    def key(self) -> str:
+        """Identity of the experiment."""
+        keys = {name: site.key for name, site in self.sites.items()}
+        key = self.experiment.key(self.cohort, keys)
+        return digest_of([key, sorted(self.contributors)]) if self.contributors else key
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        later = f"-round{self.round}" if self.round > 1 else ""
+        return f"{self.cohort}-{self.key[:8]}{later}"
+
+    @property
+    def with_oracle(self) -> bool:
+        """Whether a setting needs all real data in one place."""
+        return not set(ORACLE_SETTINGS).isdisjoint(self.experiment.settings)
+
+    @property
+    def party_names(self) -> tuple[str, ...]:
+        """All parties: sites, pool and, where it is needed, the oracle."""
+        return (*self.sites, POOL, *((ORACLE,) if self.with_oracle else ()))
+
+    def party(self, name: str, store: Path, runner: Runner) -> Party:
+        """The named party, with its own folder under `store`, in this process."""
+        if name == POOL:
+            return self.pool_party(store, runner)
+        return (
+            self.oracle_party(store, runner)
+            if name == ORACLE
+            else self.site_party(name, store, runner)
+        )
+
+    def site_party(self, name: str, store: Path, runner: Runner) -> SiteParty:
+        """One hospital."""
+        root = self.root_of(name, store)
+        return SiteParty(self.sites[name], self.experiment, self.federation, root, runner)
+
+    def pool_party(self, store: Path, runner: Runner) -> PoolParty:
+        """The centre."""
+        root = self.root_of(POOL, store)
+        return PoolParty(self.key, self.federation, self.dataset, self.experiment, root, runner)
+
+    def oracle_party(self, store: Path, runner: Runner) -> OracleParty:
+        """Who may see everything."""
+        root = self.root_of(ORACLE, store)
+        return OracleParty(self.sites, self.experiment, self.federation, root, runner)
+
+    def root_of(self, party: str, store: Path) -> Path:
+        """A party's own folder in the store."""
+        return store / party if party in {POOL, ORACLE} else store / "sites" / party
+
+
+def sites_of(
+    cohort: Cohort, fold: int, *, phantom: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, Site]:
+    """Sites as values, with their cases split for a fold.
+
+    Args:
+        cohort: the data set, by site.
+        fold: the test fold.
+        phantom: for drawn sites, what each is drawn from; their data need no folder.
+
+    Raises:
+        HyfreeError: sites whose volumes are cut along different axes.
+    """
+    dataset = {
+        # In the order of the files, which nnU-Net takes from the order of the names.
+        "channel_names": {str(k): name for k, name in enumerate(cohort.channel_names)},
+        "labels": dict(cohort.labels),
+        "file_ending": cohort.file_ending,
+    }
+    for key in (READER_KEY, REGIONS_KEY):
+        if key in cohort.dataset_json:
+            dataset[key] = cohort.dataset_json[key]
+    axes = {name: _slice_axis(cases, fold) for name, cases in cohort.sites.items()}
+    first = next(iter(axes))
+    for name, axis in axes.items():
+        if axis != axes[first]:
+            raise HyfreeError(
+                f"{name}: its volumes are cut along axis {axis}, those of {first} along axis"
+                f" {axes[first]}; permute the axes of one of them"
+            )
+    sites = {}
+    for name, cases in cohort.sites.items():
+        described = _describe(cases, fold, axes[name])
+        content = [(c.name, c.digest, c.patient) for c in sorted(cases, key=lambda c: c.name)]
+        sites[name] = Site(
+            name=name,
+            key=digest_of([content, fold, dataset]),
+            cases=described,
+            dataset=dataset,
+            folder=None if phantom else cohort.root.resolve(),
+            phantom=None if phantom is None else phantom[name],
+        )
+    return sites
+
+
+def _slice_axis(cases: tuple[Case, ...], fold: int) -> int:
+    """The axis that nnU-Net's plan will cut a site's volumes along, from headers alone."""
+    split = split_fold(cases, fold)
+    return slice_axis([case.spacing for case in (*split.train, *split.val) if len(case.shape) == 3])
+
+
+def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[dict[str, Any], ...]:
+    """Cases as JSON. Indices count the site's sorted patients and cases: they tell nothing else."""
+    split = split_fold(cases, fold)
+    part = {
+        case.name: name
+        for name, members in (("train", split.train), ("val", split.val), ("test", split.test))
+        for case in members
+    }
+    patients = {name: i for i, name in enumerate(sorted({case.patient for case in cases}))}
+    return tuple(
+        {
+            "name": case.name,
+            "index": index,
+            "patient": patients[case.patient],
+            "part": part[case.name],
+            "images": list(case.images),
+            "label": case.label,
+            "digest": case.digest,
+            **_slices_of(case, axis),
+        }
+        for index, case in enumerate(sorted(cases, key=lambda case: case.name))
+    )
+
+
+def _slices_of(case: Case, axis: int) -> dict[str, int]:
+    if len(case.shape) != 3:
+        return {}
+    slices = generator_slices(case.shape[axis], case.spacing[axis])
+    return {"slices": len(slices), "slice_axis": axis}
+
+
+def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreRow]:
+    """The outcome's scores as rows of `results.csv`; what is no number is left out, and named."""
+    rows = []
+    for scored in outcome.scores:
+        for row in scored["rows"]:
+            for metric in MEASURED:
+                if row[metric] is None:
+                    continue
+                if not math.isfinite(row[metric]):
+                    log.warning(
+                        f"{scored['test_site']}: {metric} of {row['label']} under "
+                        f"{scored['regime']} is not a number; it is left out"
+                    )
+                    continue
+                rows.append(
+                    ScoreRow(
+                        run=simulation.run,
+                        round=outcome.round,
+                        seed=simulation.experiment.seed,
+                        fold=simulation.experiment.fold,
+                        regime=scored["regime"],
+                        train_site=scored["train_site"],
+                        test_site=scored["test_site"],
+                        patient=row["patient"],
+                        case=row["case"],
+                        label=row["label"],
+                        metric=metric,
+                        value=row[metric],
+                    )
+                )
+    return rows

@@ -1,0 +1,79 @@
+"""Whose word the pool takes: the public keys that it knows, and what is signed with them.
+
+Nothing that a site hands in is parsed or kept, but in quarantine, before it has passed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyfree_ray.border.manifest import MANIFEST_FILE, quoted
+from hyfree_ray.border.release import RELEASE_FILE
+from hyfree_ray.border.signing import SIGNATURE_FILE, is_signed_by
+from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
+from hyfree_ray.core.errors import ReleaseError
+from hyfree_ray.core.store import Parcel, write_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+STATEMENTS = {MANIFEST_FILE: SIGNATURE_FILE, NOTICE_FILE: NOTICE_SIGNATURE_FILE}
+"""What a site signs, with where its signature is: of a release, or of its word that it withholds.
+The manifest holds the hash of the release's file."""
+
+HANDED_IN = (
+    frozenset({RELEASE_FILE, MANIFEST_FILE, SIGNATURE_FILE}),
+    frozenset({NOTICE_FILE, NOTICE_SIGNATURE_FILE}),
+)
+"""The files of a release, and of a notice: exactly these, or the parcel is refused."""
+
+
+def sign(parcel: Parcel, statement: str, key: Ed25519PrivateKey) -> Parcel:
+    """The parcel with its site's signature over one of its files."""
+    signature = key.sign(parcel.files[statement])
+    return replace(parcel, files={**parcel.files, STATEMENTS[statement]: signature})
+
+
+class Trust:
+    """The keys in a pool's own folder, one file a site."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "trusted"
+
+    def key_of(self, site: str) -> bytes | None:
+        """The site's public key; None where it is not known."""
+        path = self.folder / site
+        return path.read_bytes() if path.is_file() else None
+
+    def learn(self, site: str, public_key: bytes) -> None:
+        """Take this key as the site's, in the place of any that it had."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.folder / site, public_key)
+
+    def check(self, site: str, parcel: Parcel) -> None:
+        """Refuse what this site has not signed, or what is more than it has signed.
+
+        Raises:
+            ReleaseError: rule `site`, `parcel` or `signature`.
+        """
+        key = self.key_of(site)
+        if key is None:
+            raise ReleaseError(site, "signature", "the pool has no public key of this site")
+        check_signed(site, parcel, key)
+
+
+def check_signed(site: str, parcel: Parcel, key: bytes) -> None:
+    """`Trust.check` with a key that is not kept yet."""
+    if parcel.sender != site or parcel.stage != "release":
+        raise ReleaseError(site, "site", "another party's parcel was handed in")
+    if parcel.files.keys() not in HANDED_IN:
+        found = ", ".join(quoted(name) for name in sorted(parcel.files)[:6]) or "nothing"
+        raise ReleaseError(
+            site, "parcel", f"it holds {found}; a release has {', '.join(sorted(HANDED_IN[0]))}"
+        )
+    (statement,) = parcel.files.keys() & STATEMENTS.keys()
+    if not is_signed_by(key, parcel.files[statement], parcel.files[STATEMENTS[statement]]):
+        said = f"{statement} is not signed by the key that the pool knows of this site"
+        raise ReleaseError(site, "signature", said)

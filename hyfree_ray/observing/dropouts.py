@@ -1,0 +1,84 @@
+"""What it cost that sites were missing: models without them, images, compute, and time waited."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from hyfree_ray.config.budget import Budget
+from hyfree_ray.federation.hospital import Site, quota
+
+OF_THE_POOL = ("general", "finetuned", "personalised", "chosen")
+"""Regimes whose models know of a site by its release alone."""
+
+GONE = ("failed", "late", "withdrawn")
+"""Outcomes of sites that left the run. Others withheld, or were refused, and took part without."""
+
+_FOR_THE_RELEASE = (
+    "train_generator", "choose_snapshot", "synthesise", "audit", "release", "quality_card",
+)  # fmt: skip
+
+
+def missing_sites(
+    sites: Mapping[str, Site],
+    budget: Budget,
+    outcomes: Mapping[str, Mapping[str, Any]],
+    regimes: Collection[str],
+    records: Iterable[Mapping[str, Any]],
+    unfinished_s: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """What each site that handed in nothing, or broke later, took with it.
+
+    Args:
+        sites: all of the run.
+        outcomes: what became of each: outcome, reason, images.
+        regimes: what was trained.
+        records: of finished stages.
+        unfinished_s: by party, seconds that went into stages without an end.
+
+    Returns:
+        For each: site, outcome, reason, models (regimes that lack its images), images (that it
+        would have released), of_images (that all sites would have), vain_seconds (of its finished
+        stages that nothing was made of), unfinished_seconds.
+    """
+    wanted = {name: quota(site, budget) for name, site in sites.items()}
+    spent = list(records)
+    found = []
+    for name, told in outcomes.items():
+        if told["outcome"] == "released":
+            continue
+        pooled = told["images"] > 0
+        vain = 0.0
+        for record in spent:
+            for_release = record["stage"] in _FOR_THE_RELEASE or told["outcome"] in GONE
+            if record["owner"] == name and for_release and not pooled:
+                vain += record["seconds"]
+        found.append(
+            {
+                "site": name,
+                "outcome": told["outcome"],
+                "reason": told["reason"] or "",
+                "models": [] if pooled else [name for name in OF_THE_POOL if name in regimes],
+                "images": 0 if pooled else wanted[name],
+                "of_images": sum(wanted.values()),
+                "vain_seconds": round(vain, 3),
+                "unfinished_seconds": round(unfinished_s.get(name, 0.0), 3),
+            }
+        )
+    return found
+
+
+def straggler(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The site whose release came last, and for how many seconds the pool waited for it alone.
+
+    None where fewer than two came in.
+    """
+    came = sorted(
+        (record["started"], record["params"]["site"])
+        for record in records
+        if record["stage"] == "check_release"
+    )
+    if len(came) < 2:
+        return None
+    (before, _), (last, site) = came[-2:]
+    return {"site": site, "seconds": round(last - before, 3)}

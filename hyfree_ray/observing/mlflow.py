@@ -1,0 +1,373 @@
+"""The records of a run, shown in MLflow. The only file that imports it.
+
+MLflow is a view: all that it shows is in the store, nothing is ever read back from it, and it can
+be thrown away and filled again. So nothing that goes wrong here stops a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+# Read when MLflow is imported. Hospitals' machines report to nobody.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+
+from hyfree_ray.core.store import locked
+from hyfree_ray.evaluation.scores import MEASURED
+
+Scalar = str | int | float | bool | None
+
+_LOG = logging.getLogger(__name__)
+_METRICS_A_BATCH = 1000  # MLflow's limits on one call
+_PARAMS_A_BATCH = 100
+_LONGEST_VALUE = 500
+_PATIENCE_S = 5.0
+_LOCK_POLL_S = 0.02
+_KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
+_SUMMARY = "hyfree.summary"
+"""Tag of a simulation's run: hash of the summary that it shows in full."""
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
+_NOT_CURVES = frozenset({"step", "total", "time"})
+
+_P = ParamSpec("_P")
+
+
+def database_uri(store_root: Path) -> str:
+    """What `mlflow ui --backend-store-uri` takes to show this store."""
+    return f"sqlite:///{store_root.resolve() / 'mlflow.db'}"
+
+
+def _shown(
+    act: Callable[Concatenate[Tracker, _P], None],
+) -> Callable[Concatenate[Tracker, _P], None]:
+    """Do it, or say once that MLflow is behind; never raise into the run."""
+
+    @wraps(act)
+    def guarded(self: Tracker, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        if not self.healthy:
+            return
+        try:
+            act(self, *args, **kwargs)
+        except Exception as error:
+            # Whatever it is: database locked, disk full, a version that cannot read the database.
+            self.healthy = False
+            _LOG.warning(
+                "MLflow does not follow this run (%s); nothing is lost: the same command again "
+                "brings it up to date from the store",
+                f"{type(error).__name__}: {error}".splitlines()[0][:200],
+            )
+
+    return guarded
+
+
+class Tracker:
+    """Shows one simulation: a parent run, a child run a site, and under it one a stage.
+
+    Only the driver has one, and makes it before anything else may open the database. Handing in
+    the same records again changes nothing, so a run that was interrupted is brought up to date
+    by handing in all of them.
+
+    Args:
+        store_root: holds `mlflow.db` and `mlartifacts/`.
+        run_name: of the simulation, and what makes it the same one when it is seen again.
+        experiment_name: groups the simulations of one cohort.
+        parameters: every resolved number of the experiment.
+    """
+
+    def __init__(
+        self,
+        store_root: Path,
+        run_name: str,
+        experiment_name: str,
+        parameters: Mapping[str, Scalar],
+    ) -> None:
+        self.healthy = True
+        """False from the first thing that MLflow could not take."""
+        self._name = run_name
+        self._of = _tag_of(run_name)
+        self._artifacts = store_root.resolve() / "mlartifacts"
+        self._runs: dict[str, Run] = {}
+        self._ended = 0.0
+        self._open(store_root, experiment_name, parameters)
+
+    @_shown
+    def _open(
+        self, store_root: Path, experiment_name: str, parameters: Mapping[str, Scalar]
+    ) -> None:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # else every table is announced
+        # Another process that finds no tables or no experiment would make them meanwhile.
+        with locked(self._artifacts, patience_s=_LOCK_POLL_S):
+            _check_database(store_root / "mlflow.db")
+            self._client = MlflowClient(tracking_uri=database_uri(store_root))
+            found = self._client.get_experiment_by_name(experiment_name)
+            self._experiment = (
+                found.experiment_id
+                if found is not None
+                else self._client.create_experiment(experiment_name, self._artifacts.as_uri())
+            )
+        self._runs = {run.data.tags[_KEY]: run for run in self._find_runs()}
+        parent = self._run("run", self._name, parent=None, started=time.time())
+        self._log_parameters(parent, parameters)
+
+    @_shown
+    def stage_finished(
+        self,
+        record: Mapping[str, Any],
+        curve: Sequence[Mapping[str, Any]],
+        pictures: Mapping[str, Path],
+    ) -> None:
+        """Show one finished stage.
+
+        Args:
+            record: the stage's `record.json`.
+            curve: the lines of its `metrics.jsonl`: `step`, `time` (s since 1970), and numbers.
+            pictures: names to PNG files without any real image in them; the names are shown.
+        """
+        owner, stage = str(record["owner"]), str(record["stage"])
+        self._ended = max(self._ended, float(record["ended"]))
+        site = self._run(f"site/{owner}", owner, parent="run", started=record["started"])
+        run = self._run(
+            f"stage/{owner}/{stage}/{record['key']}",
+            stage,
+            parent=site.data.tags[_KEY],
+            started=record["started"],
+        )
+        if run.info.status == "FINISHED":
+            return
+        self._log_parameters(run, dict(_flat(record.get("params", {}))))
+        ended = record["ended"]
+        numbers = {
+            **{name: record.get(name) for name in ("seconds", "device_seconds", "cpu_seconds")},
+            "peak_memory_mib": record.get("peak_memory_mib"),
+            **dict(_flat({"result": record.get("result", {})})),
+        }
+        self._log_metrics(run, [*_points(curve), *_numbers(numbers, ended)])
+        for name, path in pictures.items():
+            self._client.log_artifact(run.info.run_id, str(path), _name(name))
+        self._close(run, ended)
+
+    @_shown
+    def finish(
+        self, summary: Mapping[str, Any], table_text: str, artifacts: Sequence[Path]
+    ) -> None:
+        """Show the final table and close the run and its sites; of another summary, it takes over.
+
+        Args:
+            summary: the run's `summary.json` (see results.Summary.to_json).
+            table_text: the same as it is printed.
+            artifacts: files of the run's own folder.
+        """
+        digest = hashlib.sha256(json.dumps([summary, table_text], sort_keys=True).encode())
+        # Another process may show the same meanwhile.
+        with locked(self._artifacts, patience_s=_LOCK_POLL_S):
+            parent = self._client.get_run(self._runs["run"].info.run_id)
+            if parent.data.tags.get(_SUMMARY) != digest.hexdigest():
+                self._show_summary(parent, summary, table_text, artifacts)
+                self._client.set_tag(parent.info.run_id, _SUMMARY, digest.hexdigest())
+
+    def _show_summary(
+        self, parent: Run, summary: Mapping[str, Any], table_text: str, artifacts: Sequence[Path]
+    ) -> None:
+        now = self._time_of_numbers(parent)
+        for site in summary["sites"]:
+            key = f"site/{site['outcome']['site']}"
+            if key in self._runs:
+                numbers = dict(_flat({"release": site["outcome"]})) | _scores(site["scores"])
+                self._log_metrics(self._runs[key], _numbers(numbers, now))
+        self._log_metrics(parent, _numbers(_scores(summary["overall"]), now))
+        run_id = parent.info.run_id
+        self._client.log_text(run_id, table_text, "table.txt")
+        self._client.log_dict(run_id, dict(summary), "summary.json")
+        self._log_table(run_id, _columns(summary))
+        for path in artifacts:
+            self._client.log_artifact(run_id, str(path))
+        for key, run in self._runs.items():
+            if key == "run" or key.startswith("site/"):
+                self._close(run, now)
+
+    def _time_of_numbers(self, parent: Run) -> float:
+        """The records' time, not the clock's: what is logged again is the same point.
+
+        Where the run was closed already it is after that of what the run shows: of two points of
+        one time MLflow would take the larger number for the newer.
+        """
+        before = (parent.info.end_time or 0) / 1000
+        return max(self._ended or time.time(), before + 0.001 if before else 0.0)
+
+    def _log_table(self, run_id: str, columns: Mapping[str, list[Any]]) -> None:
+        name = "table.json"
+        if not any(file.path == name for file in self._client.list_artifacts(run_id)):
+            self._client.log_table(run_id, dict(columns), name)
+            return
+        # MLflow would append to the table that is there.
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self._client.log_dict(run_id, {"columns": list(columns), "data": rows}, name)
+
+    @_shown
+    def adopt(self, runs: Iterable[str], numbers: Mapping[str, object]) -> None:
+        """Show this run as a study: the parent of the simulations that are its trials alone.
+
+        Args:
+            runs: names of simulations of the same cohort; those that MLflow lacks are left out.
+            numbers: what they gave together.
+        """
+        parent = self._runs["run"]
+        adopted = set()
+        for name in runs:
+            wanted = f"tags.`{_OF}` = '{_tag_of(name)}' AND tags.`{_KEY}` = 'run'"
+            for trial in self._client.search_runs([self._experiment], filter_string=wanted):
+                self._client.set_tag(trial.info.run_id, _PARENT, parent.info.run_id)
+                adopted.add(trial.info.run_id)
+        # A study's file may have been changed since it was shown.
+        children = f"tags.`{_PARENT}` = '{parent.info.run_id}'"
+        for trial in self._client.search_runs([self._experiment], filter_string=children):
+            if trial.info.run_id not in adopted:
+                self._client.delete_tag(trial.info.run_id, _PARENT)
+        now = time.time()
+        self._log_metrics(parent, _numbers(numbers, now))
+        self._close(parent, now)
+
+    def _find_runs(self, key: str | None = None) -> Iterable[Run]:
+        """What MLflow has of this simulation, or of it the run of one key."""
+        wanted = f"tags.`{_OF}` = '{self._of}'"
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                filter_string=wanted if key is None else f"{wanted} AND tags.`{_KEY}` = '{key}'",
+                max_results=1000,
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _run(self, key: str, name: str, *, parent: str | None, started: float) -> Run:
+        """The run of this key: the one that is there, or a new one."""
+        if key not in self._runs:
+            tags = {_KEY: key, _OF: self._of}
+            if parent is not None:
+                tags[_PARENT] = self._runs[parent].info.run_id
+            # Another process that follows the same simulation would make the same run meanwhile.
+            with locked(self._artifacts, patience_s=_LOCK_POLL_S):
+                self._runs[key] = next(iter(self._find_runs(key)), None) or self._client.create_run(
+                    self._experiment, start_time=_milliseconds(started), tags=tags, run_name=name
+                )
+        return self._runs[key]
+
+    def _close(self, run: Run, ended: float) -> None:
+        run_id = run.info.run_id
+        self._client.set_terminated(run_id, "FINISHED", _milliseconds(ended))
+        self._runs[run.data.tags[_KEY]] = self._client.get_run(run_id)
+
+    def _log_parameters(self, run: Run, parameters: Mapping[str, Scalar]) -> None:
+        known = run.data.params
+        new = [
+            Param(_name(name), _text(value))
+            for name, value in parameters.items()
+            if _name(name) not in known
+        ]
+        for start in range(0, len(new), _PARAMS_A_BATCH):
+            self._client.log_batch(run.info.run_id, params=new[start : start + _PARAMS_A_BATCH])
+
+    def _log_metrics(self, run: Run, points: Sequence[Metric]) -> None:
+        for start in range(0, len(points), _METRICS_A_BATCH):
+            batch = points[start : start + _METRICS_A_BATCH]
+            self._client.log_batch(run.info.run_id, metrics=batch)
+
+
+def _tag_of(run_name: str) -> str:
+    return hashlib.sha256(run_name.encode()).hexdigest()[:16]
+
+
+def _check_database(path: Path) -> None:
+    """Raise unless the database can be written; MLflow tries for two minutes before it does."""
+    with closing(sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes; label names, which become part of some, come from users."""
+    return _NOT_IN_NAMES.sub("_", text).strip("/ .")[:250] or "_"
+
+
+def _text(value: Scalar) -> str:
+    """A parameter as text; of a path only the name: where a site keeps its files is its own."""
+    text = str(value)
+    return (Path(text).name if Path(text).is_absolute() else text)[:_LONGEST_VALUE]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Scalar]]:
+    """Nested JSON as `outer.inner` names; a list is one value, as text."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            yield f"{prefix}{name}", json.dumps(value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _metric(name: str, value: object, at: float, step: int = 0) -> Metric | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return Metric(_name(name), float(value), _milliseconds(at), step)
+
+
+def _numbers(values: Mapping[str, object], at: float) -> list[Metric]:
+    points = (_metric(name, value, at) for name, value in values.items())
+    return [point for point in points if point is not None]
+
+
+def _points(curve: Iterable[Mapping[str, Any]]) -> list[Metric]:
+    points = (
+        _metric(name, value, line["time"], int(line["step"]))
+        for line in curve
+        for name, value in line.items()
+        if name not in _NOT_CURVES
+    )
+    return [point for point in points if point is not None]
+
+
+def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, object]:
+    return {
+        f"{metric}.{score['tested']}.{score['regime']}": score[metric]
+        for score in scores
+        for metric in MEASURED
+    }
+
+
+def _columns(summary: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The table a row a site, as columns."""
+    rows = [
+        {
+            "site": site["outcome"]["site"],
+            "outcome": site["outcome"]["outcome"],
+            "released": site["outcome"]["images"],
+            "rejection rate": site["outcome"]["rejection_rate"],
+            **_scores(site["scores"]),
+        }
+        for site in summary["sites"]
+    ]
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"site": []}

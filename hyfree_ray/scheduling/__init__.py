@@ -1,0 +1,1 @@
+"""Who goes first, how long things take, what a machine has room for."""

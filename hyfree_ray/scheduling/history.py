@@ -1,0 +1,212 @@
+"""How long stages will take, and how long the chains are that begin with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.core.device_memory import share_of
+from hyfree_ray.core.store import RECORD
+from hyfree_ray.federation.party import Step
+
+GPU_SECONDS_AN_ITERATION = 0.16
+"""nnU-Net 2d at its defaults: 40 s for 250 iterations on an A100 (its documentation)."""
+
+GPU_SECONDS_AN_IMAGE = 0.025
+"""StyleGAN2 at about 256x256 (published: 21.6 to 24.2 s for 1000 on a V100)."""
+
+CPU_FACTOR = 150.0
+"""A CPU core against such a GPU, at full width. Hours become weeks."""
+
+OTHER_SECONDS = 5.0
+"""A stage that trains nothing, where no record tells better."""
+
+_LIKE = {"train_general": "train_segmenter", "train_fedavg": "train_segmenter"}
+"""Trainings of networks like the sites' own: how fast those are tells how fast these will be."""
+
+_ITERATIONS = ("train_segmenter", "train_general", "train_fedavg")
+
+
+def work_of(stage: str, params: Mapping[str, Any]) -> float:
+    """A stage's length in its own units: iterations, images shown, images sampled."""
+    if stage in _ITERATIONS:
+        return float(params["epochs"] * params["iterations"])
+    if stage == "train_generator":
+        return float(params["images_shown"])
+    return float(params.get("quota", 1))
+
+
+def _records(store: Path) -> Iterator[dict[str, Any]]:
+    """All that a store's parties have done; what is not readable tells nothing."""
+    for folder in ("sites/*", "pool", "oracle"):
+        for file in store.glob(f"{folder}/stages/*/{RECORD}"):
+            with contextlib.suppress(OSError, ValueError):
+                yield json.loads(file.read_text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What the record of one stage tells of others."""
+
+    stage: str
+    seconds: float
+    work: float
+    """As `work_of` counts it."""
+    device: str
+    """"any" where it computed on none: it is as fast beside each."""
+    share: float
+    """Of a GPU that it took, with a margin; 0 where that was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """What the records of stores tell of stages to come."""
+
+    done: Mapping[str, Done] = field(default_factory=dict)
+    """By ticket."""
+
+    def pace(self, device: str) -> dict[str, tuple[float, int]]:
+        """Seconds a unit of work by stage on a device, and how many records say so."""
+        spent: dict[str, list[Done]] = defaultdict(list)
+        for one in self.done.values():
+            if one.device in {device, "any"}:
+                spent[one.stage].append(one)
+        return {
+            stage: (
+                sum(one.seconds for one in found) / max(1e-9, sum(one.work for one in found)),
+                len(found),
+            )
+            for stage, found in spent.items()
+        }
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """By party and stage, the share of a GPU that it took at most.
+
+        What was never measured on a GPU is not in it.
+        """
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for ticket, one in self.done.items():
+            if one.share:
+                stages = found[ticket.partition("/")[0]]
+                stages[one.stage] = max(one.share, stages.get(one.stage, 0.0))
+        return dict(found)
+
+
+def experience_of(store: Path) -> Experience:
+    """What one store tells, of all parties that have a folder in it.
+
+    What is not readable, and what is not of this form, tells nothing.
+    """
+    found = {}
+    for record in _records(store):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            used, there = record.get("device_memory_mib"), record.get("device_total_mib")
+            found[ticket_of(record["owner"], record["key"])] = Done(
+                stage=record["stage"],
+                seconds=float(record["seconds"]),
+                work=work_of(record["stage"], record["params"]),
+                device=record["device"] if record["device_seconds"] else "any",
+                share=share_of(used, there) if used and there else 0.0,
+            )
+    return Experience(done=found)
+
+
+def together(found: Iterable[Experience]) -> Experience:
+    """What several stores tell; one that is heard twice, of a common disk, tells no more."""
+    return Experience(done={ticket: one for each in found for ticket, one in each.done.items()})
+
+
+def expected_seconds(
+    steps: Iterable[Step],
+    pace: Mapping[str, tuple[float, int]],
+    device: str,
+    done: Collection[str] = (),
+) -> dict[str, float]:
+    """Expected seconds of each step by key: by records, else by rule of thumb; 0 if it is done.
+
+    Args:
+        steps: of all parties.
+        pace: as `Experience.pace` tells it.
+        device: "cpu" or "cuda".
+        done: tickets of stages that are done where this process cannot see it.
+    """
+    factor = 1.0 if device == "cuda" else CPU_FACTOR
+    found = {}
+    for step in steps:
+        work = work_of(step.stage, step.call.params)
+        told = pace.get(step.stage) or pace.get(_LIKE.get(step.stage, ""))
+        if step.done or ticket_of(step.owner, step.key) in done:
+            found[step.key] = 0.0
+        elif told is not None:
+            found[step.key] = told[0] * work
+        elif step.stage in _ITERATIONS:
+            found[step.key] = work * GPU_SECONDS_AN_ITERATION * factor
+        elif step.stage == "train_generator":
+            found[step.key] = work * GPU_SECONDS_AN_IMAGE * factor
+        else:
+            found[step.key] = OTHER_SECONDS
+    return found
+
+
+def remaining_seconds(
+    inputs: Mapping[str, Iterable[str]], seconds: Mapping[str, float]
+) -> dict[str, float]:
+    """The longest chain that begins with each stage, by key, itself included.
+
+    Args:
+        inputs: by stage, the keys of what it reads; keys that are no stage do not count.
+        seconds: how long each takes.
+    """
+    readers: dict[str, list[str]] = defaultdict(list)
+    for key, sources in inputs.items():
+        for source in sources:
+            readers[source].append(key)
+    found: dict[str, float] = {}
+    for start in inputs:
+        stack = [start]
+        while stack:  # depth first, without recursion
+            key = stack[-1]
+            open_readers = [reader for reader in readers[key] if reader not in found]
+            if key in found or not open_readers:
+                if key not in found:
+                    after = max((found[reader] for reader in readers[key]), default=0.0)
+                    found[key] = seconds[key] + after
+                stack.pop()
+            else:
+                stack += open_readers
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is expected of a stage, in seconds."""
+
+    seconds: float
+    """How long it takes."""
+    chain: float
+    """How long it and the longest chain after it take."""
+
+
+def ticket_of(owner: str, key: str) -> str:
+    """A stage's name in a run: two parties may make the same, each for itself."""
+    return f"{owner}/{key}"
+
+
+def outlooks(steps: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, Outlook]:
+    """What is expected of each step, by ticket.
+
+    Args:
+        steps: of all parties.
+        seconds: how long each takes, by key.
+    """
+    inputs = {step.key: [found.key for found in step.call.inputs.values()] for step in steps}
+    chains = remaining_seconds(inputs, seconds)
+    return {
+        ticket_of(step.owner, step.key): Outlook(seconds=seconds[step.key], chain=chains[step.key])
+        for step in steps
+    }

@@ -1,0 +1,212 @@
+"""`hyfree-ray check`: all that is wrong, at once; and what `simulate` does with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+
+from hyfree_ray.cli import main
+from hyfree_ray.cohorts.cohort import read_cohort, survey
+from hyfree_ray.cohorts.phantom import draw_phantom_site
+from hyfree_ray.core.errors import HyfreeError
+from tests.raw_data import edit_csv, edit_json, make, write
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def check(root: Path, code: int) -> list[str]:
+    result = call("check", root, "--store", root.parent / "store")
+    assert result.exit_code == code, result.output
+    assert not (root.parent / "store").exists()
+    return result.stdout.splitlines()
+
+
+def test_a_good_set_is_called_good_with_what_its_sites_hold(tmp_path: Path) -> None:
+    root, names = make(tmp_path / "x", ending=".nii.gz")
+    lines = check(root, 0)
+    assert lines[-1] == f"{len(names)} cases at 2 sites: good"
+    assert any("north" in line and " 9 " in line and " 6 " in line for line in lines)
+
+
+def test_everything_that_is_wrong_is_listed_with_file_and_mend(tmp_path: Path) -> None:
+    root, _ = make(tmp_path / "x", ending=".nii.gz")
+    grey = np.zeros((10, 7), np.uint8)
+    (root / "labelsTr/north1_0.nii.gz").unlink()
+    (root / "imagesTr/north2_0_0000.nii.gz").write_bytes(b"no image")
+    write(root / "labelsTr/north0_0.nii.gz", grey + 9)
+    write(root / "labelsTr/north0_1.nii.gz", grey[:-1])
+    write(root / "labelsTr/south0_0.nii.gz", grey)
+    write(root / "labelsTr/south0_1.nii.gz", grey)
+    edit_csv(root, "south2_1,south,south-2", "south2_1,south,north-2")
+    edit_csv(root, "south3_0,", "south9_9,")
+    lines = check(root, 2)
+    errors = [line for line in lines if line.startswith("error: ")]
+    expected = [
+        "error: sites.csv, line 15: the patient of case south2_1 (south) is also in site north; ",
+        "error: imagesTr/north1_0_0000.nii.gz: no label north1_0.nii.gz in labelsTr; add",
+        "error: sites.csv, line 16: case south9_9 has no image in imagesTr; add",
+        "error: imagesTr/north2_0_0000.nii.gz: unreadable; it is damaged",
+        "error: labelsTr/north0_1.nii.gz: size 9x7 differs from 10x7 of imagesTr/north0_1_0000",
+        "error: labelsTr/north0_0.nii.gz: label value 9 is not in dataset.json (0, 1, 2); mend",
+    ]
+    assert len(errors) == len(expected)
+    for line, start in zip(errors, expected, strict=True):
+        assert line.startswith(start)
+    assert (
+        "note: labelsTr/north0_1.nii.gz: an empty mask (and 2 more); right where nothing is to be"
+        " seen; otherwise draw it"
+    ) in lines
+    assert lines[-1] == "6 problems: mend them before anything trains"
+
+
+def test_what_check_lists_first_is_what_simulate_stops_at(tmp_path: Path) -> None:
+    root, names = make(tmp_path / "x")
+    for name in names[:3]:
+        write(root / f"labelsTr/{name}.png", np.full((10 + int(name[5]), 7), 5, np.uint8))
+    (first, second, third, _) = check(root, 2)
+    with pytest.raises(HyfreeError) as caught:
+        read_cohort(root)
+    assert str(caught.value) == first.removeprefix("error: ").replace("; ", " (and 2 more); ", 1)
+    assert second != third
+    result = call("simulate", "--data", root, "--store", tmp_path / "s", "--dry-run")
+    assert result.exit_code == 2
+    assert f"error: {caught.value}" in result.output
+
+
+def test_tables_that_cannot_be_read_do_not_hide_the_files(tmp_path: Path) -> None:
+    root, _ = make(tmp_path / "x")
+    (root / "sites.csv").unlink()
+    (root / "imagesTr/north1_0_0000.png").write_bytes(b"")
+    lines = check(root, 2)
+    assert len(lines) == 3
+    assert "sites.csv: no such file; write one" in lines[0]
+    assert "imagesTr/north1_0_0000.png: unreadable" in lines[1]
+    edit_json(root, labels={})
+    assert len(check(root, 2)) == 3
+    assert "no such folder; give the folder" in check(tmp_path / "nowhere", 2)[0]
+
+
+def copy(old: str, new: str) -> Callable[[Path], None]:
+    """The same pixels again, compressed otherwise."""
+
+    def apply(root: Path) -> None:
+        image = sitk.ReadImage(str(root / old))
+        sitk.WriteImage(image, str(root / new), useCompression=True, compressionLevel=1)
+
+    return apply
+
+
+def test_an_image_under_two_patients_is_a_leak_however_it_is_compressed(tmp_path: Path) -> None:
+    root, _ = make(tmp_path / "x")
+    for old, new in (("north0_0", "south0_1"), ("north1_0", "north0_1"), ("north4_0", "north4_1")):
+        copy(f"imagesTr/{old}_0000.png", f"imagesTr/{new}_0000.png")(root)
+        copy(f"labelsTr/{old}.png", f"labelsTr/{new}.png")(root)
+    errors = [line for line in check(root, 2) if line.startswith("error")]
+    # A patient's own image twice leaks nothing.
+    assert errors == [
+        "error: imagesTr/north1_0_0000.png: the same image as imagesTr/north0_1_0000.png, of"
+        " another patient; a copy leaks from training into test: keep one, or give both one"
+        " patient",
+        "error: imagesTr/south0_1_0000.png: the same image as imagesTr/north0_0_0000.png, of site"
+        " north; a copy leaks from training into test: keep one, or give both one patient",
+    ]
+    assert "south-0" not in " ".join(errors)
+
+
+def test_sites_that_label_different_structures_are_refused_with_the_difference(
+    tmp_path: Path,
+) -> None:
+    root, names = make(tmp_path / "x")
+    for name in names:
+        if name.startswith("south"):
+            label = np.ones((10 + int(name[5]), 7), np.uint8)
+            write(root / f"labelsTr/{name}.png", label)
+    said = "south: none of its masks has lesion, which north labels; sites have to label the same"
+    with pytest.raises(HyfreeError, match=said):
+        read_cohort(root)
+    assert read_cohort(root, own_sites=False).labels["lesion"] == 2
+
+
+def test_outliers_of_spacing_and_grids_elsewhere_are_told_and_stop_nothing(tmp_path: Path) -> None:
+    root, _ = make(tmp_path / "x", ending=".nrrd")
+    for kind in ("imagesTr/north0_0_0000", "labelsTr/north0_0"):
+        image: Any = sitk.ReadImage(str(root / f"{kind}.nrrd"))
+        image.SetSpacing((9.0, 1.0))
+        sitk.WriteImage(image, str(root / f"{kind}.nrrd"))
+    image = sitk.ReadImage(str(root / "labelsTr/south1_0.nrrd"))
+    image.SetOrigin((50.0, 0.0))
+    sitk.WriteImage(image, str(root / "labelsTr/south1_0.nrrd"))
+    notes = [line for line in check(root, 0) if line.startswith("note")]
+    assert notes == [
+        "note: labelsTr/south1_0.nrrd: origin or direction differs from"
+        " imagesTr/south1_0_0000.nrrd; nnU-Net does not look at them: see that the pixels match",
+        "note: imagesTr/north0_0_0000.nrrd: spacing 1x9 mm, the median of north is 1x1; check its"
+        " header",
+    ]
+    result = call("simulate", "--data", root, "--store", tmp_path / "s", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "what the sites hold" in result.output
+
+
+def test_images_among_volumes_are_refused(tmp_path: Path) -> None:
+    root, names = make(tmp_path / "x", ending=".nii.gz")
+    volume = np.random.default_rng(0).integers(0, 3, (4, 10, 7)).astype(np.uint8)
+    for name in (f"imagesTr/{names[0]}_0000", f"labelsTr/{names[0]}"):
+        write(root / f"{name}.nii.gz", volume)
+    (errors, *_), found = check(root, 2), survey(root)
+    assert "a 2D image among volumes; give either images or volumes" in errors
+    assert sum(problem.rule == "2D and 3D" for problem in found.problems) == len(names) - 1
+
+
+def test_volumes_in_pictures_formats_are_refused(tmp_path: Path) -> None:
+    root, names = make(tmp_path / "x", ending=".tif")
+    write(root / f"imagesTr/{names[0]}_0000.tif", np.zeros((4, 10, 7), np.uint8))
+    said = "4x10x7 pixels on 3 axes; volumes are taken as NIfTI, NRRD or MetaImage: convert them"
+    with pytest.raises(HyfreeError, match=said):
+        read_cohort(root)
+
+
+def test_a_simulation_deals_patients_out_by_any_partition(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    draw_phantom_site(2, 0, root)
+    for how, sites in (("size-skew", 3), ("dirichlet", 2)):
+        options = ["--data", root, "--partition", how, "--sites", str(sites), "--dry-run"]
+        result = call("simulate", *options, "--store", tmp_path / "s")
+        assert result.exit_code == 0, result.output
+        assert f"{sites} sites" in result.output
+        assert f"site-{sites}" in result.output
+    wrong = call("simulate", "--data", root, "--partition", "magic", "--store", tmp_path / "s")
+    assert wrong.exit_code == 2
+    assert "error: --partition magic: not one of natural, random" in wrong.output
+
+
+def test_a_thousand_cases_are_checked_in_seconds(tmp_path: Path) -> None:
+    root = tmp_path / "x"
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = ["case,site,patient"]
+    for index in range(1000):
+        pixels = rng.integers(0, 255, (64, 48)).astype(np.uint8)
+        write(root / f"imagesTr/c{index:04d}_0000.png", pixels)
+        write(root / f"labelsTr/c{index:04d}.png", (pixels > 99).astype(np.uint8))
+        lines.append(f"c{index:04d},{'ab'[index % 2]},p{index}")
+    (root / "sites.csv").write_text("\n".join(lines))
+    dataset = '{"channel_names": {"0": "x"}, "labels": {"background": 0, "y": 1},'
+    (root / "dataset.json").write_text(dataset + '"file_ending": ".png"}')
+    heard: list[tuple[int, int]] = []
+    begun = time.monotonic()
+    found = survey(root, told=lambda done, total: heard.append((done, total)))
+    assert time.monotonic() - begun < 20
+    assert found.problems == ()
+    assert heard[-1] == (2000, 2000)
+    assert len(heard) == 2000

@@ -1,0 +1,191 @@
+"""`study`, `scale` and `--folds` as they are typed; simulations are run with toys for stages."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hyfree_ray.cli import main
+from hyfree_ray.cohorts.phantom import draw_phantom_site
+from hyfree_ray.commands import study_runs
+from hyfree_ray.studies.designs import (
+    SIMULATE_OPTIONS,
+    trials,
+)
+
+
+def study(folder: Path, text: str) -> Path:
+    path = folder / "quota.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulations of trials run the real protocol with toy stages."""
+    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-m", "tests.chaos.toys"))
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_data_that_cannot_be_partitioned_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    draw_phantom_site(2, 0, tmp_path / "data")
+    store = ("--store", tmp_path / "s")
+    for text, fault in (
+        ("{data: data, partition: random}", "--sites"),
+        ("{data: data, sites: 4}", "--sites 4"),
+        ("{data: data, partition: 'column:ward'}", "ward"),
+        ("{partition: random, sites: 2}", "give --data"),
+    ):
+        result = call("study", study(tmp_path, f"simulate: {text}\ngrid: {{seed: [0]}}"), *store)
+        assert result.exit_code == 2, result.output
+        assert fault in result.output
+        assert result.output.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_study_counts_the_sites_of_its_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    draw_phantom_site(2, 0, tmp_path / "data")
+    ran: list[trials.Trial] = []
+    monkeypatch.setattr(study_runs, "_run", lambda found, *_, **__: ran.extend(found) or 0)
+    text = "simulate: {data: data, partition: random, sites: 3}\ngrid: {seed: [0]}"
+    assert call("study", study(tmp_path, text), "--store", tmp_path / "s").exit_code == 0
+    draw_phantom_site(1, 0, tmp_path / "natural")
+    text = "simulate: {data: natural, budget: paper}\ngrid: {seed: [0]}"
+    assert call("study", study(tmp_path, text), "--store", tmp_path / "s").exit_code == 0
+    assert [trial.sites for trial in ran] == [3, 1]
+
+
+def test_a_study_whose_file_is_missing_is_told_what_a_study_is(tmp_path: Path) -> None:
+    result = call("study", tmp_path / "none.yaml", "--store", tmp_path / "s")
+    assert result.exit_code == 2
+    assert "none.yaml: no such file; see hyfree-ray study --help" in result.output
+    assert "--config" not in result.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_help_of_a_study_names_every_option_that_its_file_may_give() -> None:
+    said = call("study", "--help").output
+    assert ", ".join(SIMULATE_OPTIONS) in " ".join(said.split())
+
+
+def test_a_scaling_studys_settings_are_its_trials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    passed: dict[str, Any] = {}
+    monkeypatch.setattr(study_runs, "run_scale", lambda **options: passed.update(options) or 0)
+    call("scale", "--sites", "2,3", "--settings", "personalised", "--config", "my.yaml")
+    assert passed["passed"] == [
+        *("--config", str(Path("my.yaml").absolute()), "--device", "auto"),
+        *("--settings", "personalised"),
+    ]
+    refused = call("scale", "--sites", "2,3", "--settings", "real")
+    assert refused.exit_code == 2
+    assert "did you mean 'real-all'" in refused.output
+
+
+def test_a_scaling_study_of_no_experiment_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    given = ("--sites", "2,3", "--store", tmp_path / "s")
+    for more, fault in (
+        (("--set", "replay_sharee=0.5"), "did you mean 'replay_share'"),
+        (("--config", tmp_path / "none.yaml"), "cannot be read"),
+        (("--set", "seed=5"), "--set seed=5: --folds and --seeds would say otherwise"),
+    ):
+        result = call("scale", *given, *more)
+        assert result.exit_code == 2
+        assert fault in result.output
+        assert result.output.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_folds_are_not_given_twice(tmp_path: Path) -> None:
+    store = ["--store", str(tmp_path / "s")]
+    for more, fault in (
+        (["--folds", "0-9"], "from 0 to 4"),
+        (["--folds", "0-1", "--fold", "1"], "leave"),
+        (["--folds", "0-1", "--calibrate"], "leave"),
+        (["--folds", "0-1", "--set", "fold=2"], "leave"),
+        (["--folds", "0-"], "write numbers"),
+    ):
+        result = CliRunner().invoke(main, ["simulate", *more, *store])
+        assert result.exit_code == 2
+        assert fault in result.output
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.slow
+def test_a_scaling_study_runs_and_is_read_again_without_running(toys: None, tmp_path: Path) -> None:
+    command = ("scale", "--sites", "2,3", "--repeats", "1", "--budget", "smoke", "--ray", "off")
+    done = call(*command, "--store", tmp_path / "s")
+    assert done.exit_code == 0, done.output
+    assert "3 sites" in done.output
+    assert "(2 of 2)" in done.stderr
+    assert "finetuned minus local2x" in done.output
+    (folder,) = (tmp_path / "s" / "studies").iterdir()
+    left = {"scaling.csv", "scaling.png", "scaling.svg", "curve.json"}
+    assert left <= {path.name for path in folder.iterdir()}
+    with (folder / "scaling.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["sites"] for row in rows} == {"2", "3"}
+    # Fine-tuned at all sites, whoever was pooled; and no generator was trained twice.
+    pooled_of_two = [row for row in rows if row["sites"] == "2" and row["regime"] == "finetuned"]
+    assert {row["train_site"] for row in pooled_of_two} == {"site-1", "site-2", "site-3"}
+    assert len(list((tmp_path / "s").glob("sites/*/stages/train_generator-*"))) == 3
+    assert len(list((tmp_path / "s").glob("pool/stages/train_general-*"))) == 2
+    before = (folder / "scaling.csv").read_bytes()
+    again = call(*command, "--store", tmp_path / "s", "--format", "json")
+    assert "2 simulations, 0 to run" in again.stderr
+    assert [t["sites"] for t in json.loads(again.stdout)["trials"]] == [2, 3]
+    assert (folder / "scaling.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_folds_in_one_go_end_in_their_summary(toys: None, tmp_path: Path) -> None:
+    command = ("simulate", "--sites", "2", "--folds", "0-1", "--budget", "smoke", "--ray", "off")
+    done = call(*command, "--store", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "Phantom: 2 runs, folds 0, 1, seeds 0" in done.output
+    assert "mean ± sd over 2 folds" in done.output
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_simulation_that_fails_ends_the_command_with_its_code(toys: None, tmp_path: Path) -> None:
+    # The experiment and its data are good; who has resources, only the simulation sees.
+    (tmp_path / "mine.yaml").write_text("resources: {site-9: {cpus: 1}}\n")
+    wrong = ("--config", tmp_path / "mine.yaml", "--ray", "off", "--store", tmp_path / "s")
+    assert call("simulate", "--folds", "0-1", *wrong).exit_code == 2
+    study = tmp_path / "wrong.yaml"
+    study.write_text("simulate: {config: mine.yaml, sites: 2}\ngrid: {seed: [0]}\n")
+    result = call("study", study, "--ray", "off", "--store", tmp_path / "s")
+    assert result.exit_code == 2
+    log = tmp_path / "s" / "studies" / "wrong" / "logs" / "trial-000.log"
+    assert "error: trial-000: error: resources.site-9: no such site" in result.output
+    assert f"(log: {log})" in result.output
+
+
+def test_a_simulation_that_is_killed_is_told_from_what_it_said_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    says = "import os, sys; print('3 of 9 stages', file=sys.stderr, flush=True)"
+    killed = f"{says}; os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-c", killed))
+    given = ("--ray", "off", "--store", tmp_path / "s")
+    study = tmp_path / "seeds.yaml"
+    study.write_text("grid: {seed: [0]}\n")
+    result = call("study", study, *given)
+    assert result.exit_code == 1
+    assert "error: trial-000: killed by signal 9 (log: " in result.output
+    assert "3 of 9" not in result.output
+    result = call("simulate", "--folds", "0-1", *given)
+    assert result.exit_code == 1
+    assert "error: fold 0: killed by signal 9\n" in result.output

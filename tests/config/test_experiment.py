@@ -1,0 +1,258 @@
+"""From what a user asks for to numbers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import hyfree_ray
+from hyfree_ray.config.budget import BUDGETS
+from hyfree_ray.config.experiment import Experiment, check_embedder, read_yaml, resolve_experiment
+from hyfree_ray.core.errors import HyfreeError
+
+NO_VALUES = (
+    "2020-99-99", '!!int "abc"', '!!int ""', '!!float "abc"', '!!timestamp "abc"', '!!bool "abc"',
+    "0x_", ".inf", "-.inf", ".nan", "1.0e+999", "9" * 5000, "0x" + "f" * 5000,
+    r'"\uD800"',
+)  # fmt: skip
+"""YAML that is well formed and that no value can be made of."""
+
+
+def resolve(*overrides: str, **options: object) -> Experiment:
+    arguments = {"budget": "small", "generator": None, "device": "cpu", **options}
+    return resolve_experiment(overrides=overrides, **arguments)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_budget_is_whole(budget: str) -> None:
+    assert resolve(budget=budget).budget.unet.epochs >= 1
+
+
+def test_the_paper_budget_caps_nothing_of_nnunet() -> None:
+    plan, unet = resolve(budget="paper").budget.plan, resolve(budget="paper").budget.unet
+    assert set(plan.model_dump().values()) == {None}
+    assert (unet.epochs, unet.iterations, unet.finetune_epochs) == (1000, 250, 1000)
+
+
+def test_auto_takes_stylegan2_for_the_paper_and_flow_for_minutes_of_cpu_and_says_why() -> None:
+    assert resolve(budget="paper").generator == "stylegan2"
+    experiment, reasons = resolve_experiment(budget="small", generator="auto", device="cpu")
+    assert experiment.generator == "flow"
+    assert any("flow" in reason and "CPU" in reason for reason in reasons)
+
+
+def test_openclip_is_taken_where_its_weights_are_named_and_only_there() -> None:
+    assert resolve("embedder_weights=weights.bin").embedder == "openclip"
+    assert resolve().embedder == "nnunet"
+    assert resolve("embedder_weights=weights.bin", "embedder=nnunet").embedder == "nnunet"
+
+
+def test_an_embedder_that_could_not_be_loaded_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.touch()
+    here, gone = f"embedder_weights={weights}", "embedder_weights=/nowhere/weights.bin"
+    monkeypatch.setitem(sys.modules, "open_clip", None)  # as where it is not installed
+    for settings, message in (
+        (["embedder=openclip"], "no weights are named"),
+        (["embedder=openclip", gone], "/nowhere/weights.bin is no file"),
+        ([gone], "/nowhere/weights.bin is no file"),  # not silently another embedder
+        ([f"embedder_weights={tmp_path}"], "is no file"),
+        ([here], "not installed"),
+    ):
+        with pytest.raises(HyfreeError, match=message) as caught:
+            check_embedder(resolve(*settings))
+        assert "\n" not in str(caught.value)
+    check_embedder(resolve())
+    check_embedder(resolve(gone, "embedder=nnunet"))
+    (tmp_path / "open_clip.py").write_text("raise AssertionError('it was imported')")
+    monkeypatch.delitem(sys.modules, "open_clip")
+    monkeypatch.syspath_prepend(tmp_path)
+    check_embedder(resolve(here))
+
+
+def test_the_embedders_weights_are_looked_for_beside_the_file_that_names_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.yaml").write_text("embedder_weights: w/g.bin\n")
+    experiment, _ = resolve_experiment(
+        budget=None, generator=None, device="cpu", file=tmp_path / "c.yaml"
+    )
+    assert experiment.embedder_weights == str(tmp_path / "w" / "g.bin")
+    assert experiment.embedder == "openclip"
+
+
+def test_the_budget_follows_the_device_where_none_is_named() -> None:
+    assert resolve(budget=None, device="cuda").budget == resolve(budget="paper").budget
+    assert resolve(budget=None).budget == resolve(budget="small").budget
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("budget: smoke\nseed: 3\nmirror: true\nthreshold_percentile: 2.5\n")
+    experiment = resolve("seed=7", budget=None, file=file)
+    assert experiment.seed == 7
+    assert experiment.mirror
+    assert experiment.threshold_percentile == 2.5
+    assert experiment.budget == resolve(budget="smoke").budget
+
+
+def test_settings_are_a_set_in_one_order() -> None:
+    asked = resolve("settings=[fedavg, personalised, fedavg]").settings
+    assert asked == ("personalised", "fedavg")
+    assert resolve().settings == ("personalised", "real-all")
+
+
+def test_set_reaches_nested_values() -> None:
+    assert resolve("budget.unet.epochs=41").budget.unet.epochs == 41
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "budget.unet.epoch=4",
+            "unknown key 'budget.unet.epoch'; did you mean 'budget.unet.epochs'",
+        ),
+        ("sede=4", "unknown key 'sede'; did you mean 'seed'"),
+        ("seed", "write key=value"),
+        ("seed=[1", "not valid YAML"),
+        ("fold=9", "fold: .*less than or equal to 4.*given: 9"),
+        ("mirror=perhaps", "mirror: .*boolean.*'perhaps'"),
+        ("settings=[magic]", "settings.0: .*'personalised'.*given: 'magic'"),
+        ("generator=magic", "generator: .*'flow' or 'stylegan2'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(override: str, message: str) -> None:
+    with pytest.raises(HyfreeError, match=message) as caught:
+        resolve(override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gate=hello", "'gate' is a section: gate.max_rejection_rate, gate.min_recall_exact, "),
+        ("budget.unet=3", "'budget.unet' is a section: budget.unet.iterations, "),
+        ("resources.default.gpus=2", "resources are read from a --config file alone"),
+        ("resources=2", "resources are read from a --config file alone"),
+    ],
+)
+def test_a_section_and_what_stands_in_a_file_alone_are_not_taken_for_a_typing_error(
+    override: str, said: str
+) -> None:
+    with pytest.raises(HyfreeError) as caught:
+        resolve(override)
+    assert said in str(caught.value)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_budget_that_is_given_as_a_configuration_is_told_what_it_is(budget: str) -> None:
+    file = Path(hyfree_ray.__file__).parent / "configs" / f"{budget}.yaml"
+    with pytest.raises(HyfreeError, match=r"a budget's key: put it under `budget:`, or .*--budget"):
+        resolve(file=file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: &x [1]\nb: *x\n", "aliases"),
+        ("- 1\n- 2\n", "mapping"),
+        ("seed: 1\nseeds: 2\n", "unknown key 'seeds'; did you mean 'seed'"),
+        ("#" * 70_000, "bytes is not a configuration"),
+        *((f"seed: {value}\n", "c.yaml: not valid YAML .*line 1") for value in NO_VALUES),
+        ("resources: {default: {memory_gib: .nan}}\n", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+        (r'seed: "\UFFFFFFFF"', "not valid YAML"),
+        (r'seed: "\U00110000"', "not valid YAML"),
+    ],
+)
+def test_a_hostile_or_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """Case 68."""
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(HyfreeError, match=message) as caught:
+        resolve(file=file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [*NO_VALUES, "&x [*x]", "[" * 5000])
+def test_a_setting_that_is_no_value_is_one_line(value: str) -> None:
+    with pytest.raises(HyfreeError, match=r"--set seed=.*YAML") as caught:
+        resolve(f"seed={value}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_is_an_ordinary_file(tmp_path: Path) -> None:
+    """A device would be read until the memory is full, a pipe waited for without end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (Path("/dev/zero"), pipe, tmp_path):
+        with pytest.raises(HyfreeError, match="no ordinary file"):
+            read_yaml(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HyfreeError, match=r"none\.yaml: cannot be read"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_the_key_follows_settings_and_data_but_not_the_order_of_sites() -> None:
+    experiment = resolve()
+    key = experiment.key("lung", {"A": "1", "B": "2"})
+    assert key == experiment.key("lung", {"B": "2", "A": "1"})
+    assert key != experiment.key("lung", {"A": "1", "B": "3"})
+    assert key != resolve("seed=1").key("lung", {"A": "1", "B": "2"})
+
+
+def test_a_release_is_made_for_the_task_whoever_takes_part() -> None:
+    dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}}
+    shorter = resolve("budget.unet.epochs=2")
+    assert resolve().task("p", dataset) == shorter.task("p", dataset)
+    other = {**dataset, "labels": {"background": 0, "lesion": 1}}
+    assert resolve().task("p", dataset) != resolve().task("p", other)
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        "generator=stylegan2", "mirror=true", "threshold_percentile=1.0", "labeller=local2x",
+        "gate.max_rejection_rate=0.9", "gate.max_auc_over_control=0.2", "budget.unet.epochs=2",
+        "budget.generator.min_images_shown=9", "budget.synthesis.per_real=3.0",
+        "budget.plan.working_size=48",
+    ],
+)  # fmt: skip
+def test_a_release_is_signed_for_every_setting_that_it_is_made_by(signed: str) -> None:
+    """Case 37: one that was made otherwise is refused, however well it is signed."""
+    assert resolve(signed).recipe([1, 2]) != resolve().recipe([1, 2])
+    assert resolve().recipe([1, 3]) != resolve().recipe([1, 2])
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        "precision=bf16", "embedder=openclip", "warmup=0.5", "settings=[syn]", "replay_share=0.2",
+        "budget.unet.finetune_epochs=2", "budget.phantom_sites=9", "general_workers=2", "seed=4",
+        "min_label_agreement=0.5",
+    ],
+)  # fmt: skip
+def test_what_makes_no_release_or_is_a_machines_own_is_not_signed(free: str) -> None:
+    assert resolve(free).recipe([1]) == resolve().recipe([1])
+    steps = [resolve("labeller=local2x", f"budget.unet.finetune_epochs={n}") for n in (2, 3)]
+    assert steps[0].recipe([1]) != steps[1].recipe([1])
+
+
+def test_resolving_does_not_import_torch() -> None:
+    import subprocess
+
+    code = (
+        "import sys; from hyfree_ray.config.experiment import resolve_experiment as r; "
+        "r(budget='small', generator='auto', device='cpu'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,78 @@
+"""What a reader of the table would miss: settings that are not there, mixtures that are short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hyfree_ray.federation.protocol import Outcome
+from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.observing.missing_comparisons import shortfalls
+
+SETTINGS = ("syn", "own-syn", "mix-50", "mix-100")
+
+
+def outcome(images: dict[str, int], *, own_syn: tuple[str, ...] = (), general: bool = True) -> Any:
+    sites = {
+        name: {"outcome": "released" if number else "withheld", "images": number}
+        for name, number in images.items()
+    }
+    scores = tuple(
+        {"regime": "own-syn", "train_site": name, "test_site": name, "rows": rows}
+        for name in images
+        for rows in ([{}] if name in own_syn else [],)
+    )
+    return Outcome(sites=sites, scores=scores, general=general, chosen={})
+
+
+def mixture(share: float, real: int, taken: int) -> dict[str, Any]:
+    size = real - round(share * real) + taken
+    return {
+        "stage": "prepare_mixture",
+        "params": {"synthetic_share": share},
+        "result": {"training_images": size, "synthetic": taken},
+    }
+
+
+def test_a_mixture_that_is_short_of_releases_is_told(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    sites = phantom_simulation(2).sites
+    real = sum(site.training_images for site in sites.values())
+    whole = outcome({"site-1": 20, "site-2": real - 25}, own_syn=("site-1", "site-2"))
+    records = [mixture(0.5, real, real // 2), mixture(1.0, real, real - 5)]
+    assert shortfalls(sites, SETTINGS, (), whole, records) == (
+        f"mix-100: {real - 5:,} training images instead of {real:,}: the sites released "
+        f"{real - 5:,} synthetic ones, not {real:,}",
+    )
+
+
+def test_a_setting_that_a_site_lacks_has_its_reason(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    sites = phantom_simulation(3).sites
+    found = outcome({"site-1": 20, "site-2": 0, "site-3": 20}, own_syn=("site-1",))
+    withheld = {
+        "stage": "release",
+        "owner": "site-3",
+        "result": {"outcome": "withheld", "reason": "62 % looked memorised"},
+    }
+    assert shortfalls(sites, SETTINGS, (), found, [withheld]) == (
+        "site-2: no syn, own-syn: it has no release",
+        "site-3: no own-syn: its release of twice the images was withheld (62 % looked memorised)",
+    )
+    pooled = shortfalls(sites, ("syn",), ("site-1", "site-2"), found, [])
+    assert pooled == (
+        "site-2: no syn: it has no release",
+        "site-3: no syn: its release is not pooled",
+    )
+    assert shortfalls(sites, ("personalised", "real-all"), (), found, []) == ()
+
+
+def test_without_a_general_model_one_line_says_what_is_missing(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    alone = outcome({"site-1": 20, "site-2": 0}, general=False)
+    assert shortfalls(phantom_simulation(2).sites, SETTINGS, (), alone, []) == (
+        "no syn, own-syn, mix-50, mix-100: too few releases",
+    )

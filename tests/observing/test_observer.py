@@ -1,0 +1,162 @@
+"""What the observer of a run makes of its records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hyfree_ray.federation.protocol import Outcome
+from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.observing import polling as asking
+from hyfree_ray.observing.observer import Observer, of_the_release, read_summary, what_for
+from hyfree_ray.observing.progress import Progress
+from hyfree_ray.results.finished import is_written
+
+
+def entry(stage: str, key: str, owner: str = "pool", **record: object) -> dict:
+    told = {"stage": stage, "key": key, "owner": owner, "inputs": {}, "params": {}, **record}
+    return {"name": stage, "record": told}
+
+
+def test_a_general_model_is_told_from_those_of_other_settings() -> None:
+    pooled = [
+        entry("pool_releases", "all", params={"sites": ["a", "b", "c"]}),
+        entry("pool_releases", "two", params={"sites": ["a", "b"]}),
+        entry("pool_releases", "one", params={"sites": ["a"]}),
+        entry("pool_releases", "own", owner="a", params={"sites": ["a"]}),
+    ]
+    trained = {
+        prepared: entry("train_general", f"on-{prepared}", inputs={"prepared": prepared})
+        for prepared in ("all", "two", "one")
+    }
+    own = entry("train_general", "on-own", owner="a", inputs={"prepared": "own"})
+    everything = [*pooled, *trained.values(), own]
+    assert what_for(trained["all"], everything) == "train_general"
+    assert what_for(trained["two"], everything) == "leave-one-out general"
+    assert what_for(trained["one"], everything) == "syn general"
+    assert what_for(own, everything) == "own-syn general"
+    assert what_for(entry("synthesise", "s"), everything) == "synthesise"
+    assert what_for(trained["all"], [trained["all"]]) == "train_general"
+
+
+def test_the_card_that_is_shown_is_that_of_the_samples_that_left() -> None:
+    """own-syn draws twice as many and audits them too, before or after."""
+    made = [
+        entry("synthesise", "once", "a", params={"quota": 40}),
+        entry("synthesise", "twice", "a", params={"quota": 80}),
+        entry("audit", "of-once", "a", inputs={"samples": "once"}),
+        entry("audit", "of-twice", "a", inputs={"samples": "twice"}),
+        entry("quality_card", "card", "a", inputs={"samples": "once"}),
+    ]
+    entries = {(one["record"]["owner"], one["record"]["key"]): one for one in made}
+    told = [one["record"]["key"] for one in made[2:] if of_the_release(one["record"], entries, 40)]
+    assert told == ["of-once", "card"]
+
+
+class Away:
+    """A party whose machine is gone: it is asked, and does not answer until it is back."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[Any]] = []
+
+    def call(self, _method: str, *_arguments: Any) -> asyncio.Future[Any]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return self.asked[-1]
+
+
+class Here:
+    """A party that answers, and counts how often."""
+
+    count = 0
+
+    def __init__(self, owner: str) -> None:
+        self.status = {"owner": owner, "running": [], "finished": [], "received": []}
+
+    def call(self, _method: str, *_arguments: Any) -> asyncio.Future[Any]:
+        self.count += 1
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result({**self.status, "unfinished_s": float(self.count)})
+        return answer
+
+
+def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_nor_the_end(
+    phantom_simulation: Callable[[int], Simulation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Case 9."""
+    told: list[str] = []
+    for name in ("ANSWER_S", "LAST_ANSWER_S"):
+        monkeypatch.setattr(asking, name, 0.01)
+    monkeypatch.setattr("hyfree_ray.observing.progress.STILL_S", 0.015)
+    away, here = Away(), Here("site-2")
+    parties = {"site-1": away, "site-2": here}
+
+    async def watched() -> Observer:
+        with Progress(list(parties), 9, Console(quiet=True)) as progress:
+            monkeypatch.setattr(progress, "tell", told.append)
+            observer = Observer(phantom_simulation(2), tmp_path, progress)
+            for _ in range(4):
+                await observer.poll(parties)
+            assert len(away.asked) == 1, "who does not answer is not asked again and again"
+            away.asked[0].set_result({**here.status, "owner": "site-1", "unfinished_s": 5.0})
+            await observer.poll(parties)
+            await observer.poll(parties)
+            await asyncio.wait_for(observer.poll(parties, last=True), 5)
+        return observer
+
+    observer = asyncio.run(watched())
+    assert observer.unfinished_s == {"site-1": 5.0, "site-2": float(here.count)}
+    assert here.count == 7
+    assert told[0].startswith("site-1: no answer for 0 s: its machine (where one declares site:sit")
+    assert len(told) < 6
+
+
+class Pool(Here):
+    """It has no pictures."""
+
+    def call(self, method: str, *arguments: Any) -> asyncio.Future[Any]:
+        if method != "picture":
+            return super().call(method, *arguments)
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(None)
+        return answer
+
+
+@pytest.mark.parametrize("silent", ["site-1", "pool", ""])
+def test_who_does_not_answer_at_the_end_is_named_and_the_folder_is_not_taken_for_whole(
+    phantom_simulation: Callable[[int], Simulation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    silent: str,
+) -> None:
+    monkeypatch.setattr(asking, "LAST_ANSWER_S", 0.01)
+    monkeypatch.setattr("hyfree_ray.observing.observer.finish_tracking", lambda *_: None)
+    told: list[str] = []
+    parties: dict[str, Any] = {name: Here(name) for name in ("site-1", "site-2")}
+    parties["pool"] = Pool("pool")
+    if silent:
+        parties[silent] = Away()
+    released = {"outcome": "released", "reason": None, "images": 5, "rejection_rate": 0.1}
+    sites = dict.fromkeys(("site-1", "site-2"), released)
+    outcome = Outcome(sites=sites, scores=(), general=False, chosen={})
+
+    async def ended() -> Observer:
+        with Progress(list(parties), 9, Console(quiet=True)) as progress:
+            monkeypatch.setattr(progress, "tell", told.append)
+            observer = Observer(phantom_simulation(2), tmp_path, progress)
+            await observer.poll(parties, last=True)
+            await asyncio.wait_for(observer.finish(outcome, parties["pool"]), 60)
+        return observer
+
+    folder = asyncio.run(ended()).folder
+    assert read_summary(folder)["unanswered"] == ([silent] if silent else [])
+    assert [line.split(":")[0] for line in told if "no answer at the end" in line] == (
+        [silent] if silent else []
+    )
+    assert is_written(folder) is not bool(silent)

@@ -1,0 +1,166 @@
+"""How long stages take, and what sites' stages take of a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.runners.planning import plan
+from hyfree_ray.scheduling.estimates import estimate
+from hyfree_ray.scheduling.history import (
+    Done,
+    Experience,
+    expected_seconds,
+    experience_of,
+    outlooks,
+    remaining_seconds,
+    ticket_of,
+    together,
+)
+from hyfree_ray.scheduling.resources import Resources, read_resources, resources_of
+
+
+def test_the_longest_chain_counts_from_each_stage_to_the_end() -> None:
+    inputs = {"a": ["raw"], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["a"]}
+    seconds = {"a": 1.0, "b": 10.0, "c": 2.0, "d": 4.0, "e": 7.0}
+    assert remaining_seconds(inputs, seconds) == {"a": 15, "b": 14, "c": 6, "d": 4, "e": 7}
+
+
+def test_a_late_sites_generator_goes_before_an_early_sites_control(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    steps = plan(phantom_simulation(3), tmp_path).steps
+    found = outlooks(steps, expected_seconds(steps, {}, "cpu"))
+    by_name = {
+        (step.owner, step.name): found[ticket_of(step.owner, step.key)].chain for step in steps
+    }
+    for site in ("site-1", "site-2", "site-3"):
+        for before in ("train_generator", "local", "synthesise", "release"):
+            assert by_name[site, before] > max(
+                by_name[other, "local2x"] for other in ("site-1", "site-2", "site-3")
+            )
+    assert by_name["pool", "train_general"] > by_name["site-1", "local2x"]
+
+
+def write_record(folder: Path, stage: str, seconds: float, **params: Any) -> None:
+    folder.mkdir(parents=True)
+    described: dict[str, Any] = {"stage": stage, "seconds": seconds, "device": "cpu"}
+    described |= {"params": params, "owner": folder.parts[-3], "key": folder.name}
+    described["device_seconds"] = seconds if stage.startswith("train") else 0.0
+    (folder / "record.json").write_text(json.dumps(described))
+
+
+def test_earlier_runs_tell_how_long_it_will_take(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    simulation = phantom_simulation(2)
+    steps = plan(simulation, tmp_path / "new").steps
+    without = estimate(simulation, steps, tmp_path / "new", "cpu")
+    assert "no earlier run" in without.by_records
+    tried = {"train_segmenter": 2.0, "train_generator": 0.25}
+    calibrated = estimate(simulation, steps, tmp_path / "new", "cpu", tried)
+    assert "by a calibration on this machine" in calibrated.by_records
+    stages = tmp_path / "store" / "sites" / "site-1" / "stages"
+    write_record(stages / "train_segmenter-a", "train_segmenter", 30.0, epochs=3, iterations=5)
+    write_record(stages / "train_segmenter-b", "train_segmenter", 90.0, epochs=3, iterations=15)
+    write_record(stages / "train_generator-c", "train_generator", 64.0, images_shown=256)
+    (stages / "broken").mkdir()
+    (stages / "broken" / "record.json").write_text("{")
+    pace = experience_of(tmp_path / "store").pace("cpu")
+    assert pace == {"train_segmenter": (2.0, 2), "train_generator": (0.25, 1)}
+    assert experience_of(tmp_path / "store").pace("cuda") == {}
+    write_record(stages / "prepare-d", "prepare", 3.0)
+    assert experience_of(tmp_path / "store").pace("cuda") == {"prepare": (3.0, 1)}, (
+        "no device, any device"
+    )
+    seconds = expected_seconds(steps, pace, "cpu")
+    (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
+    unet = simulation.experiment.budget.unet
+    assert seconds[local.key] == 2.0 * unet.epochs * unet.iterations
+    cost = estimate(simulation, steps, tmp_path / "store", "cpu")
+    assert "by 3 earlier trainings" in cost.by_records
+    assert 0 < cost.least_hours < cost.device_hours
+    for hours, words in ((0.001, "1 minute "), (1.0, "60 minutes "), (2.5, "2.5 hours ")):
+        assert f": {words}of one device" in dataclasses.replace(cost, device_hours=hours).by_records
+    assert calibrated.device_hours == pytest.approx(cost.device_hours)
+    slow = dict.fromkeys(tried, 1e6)  # where records tell, they are believed
+    assert estimate(simulation, steps, tmp_path / "store", "cpu", slow) == cost
+
+
+def test_stores_of_several_machines_tell_together_what_is_done_and_how_long_it_takes(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    steps = plan(phantom_simulation(2), tmp_path / "new").steps
+    (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
+    first = Done(stage="a", seconds=1.0, work=1.0, device="cpu", share=0.2)
+    second = Done(stage="a", seconds=9.0, work=2.0, device="cpu", share=0.1)
+    other = Experience(
+        done={
+            "x/2": second,
+            "y/1": dataclasses.replace(second, stage="b", device="any", share=0.0),
+            ticket_of("site-1", local.key): dataclasses.replace(first, device="cuda", share=0.0),
+        }
+    )
+    told = together([Experience(done={"x/1": first}), other, other])
+    assert told.pace("cpu") == {"a": (10 / 3, 2), "b": (4.5, 1)}
+    assert told.shares() == {"x": {"a": 0.2}}
+    assert together([]) == Experience()
+    seconds = expected_seconds(steps, told.pace("cpu"), "cpu", told.done)
+    assert seconds[local.key] == 0.0
+    (others,) = (s for s in steps if (s.owner, s.name) == ("site-2", "local"))
+    assert seconds[others.key] > 0.0
+
+
+def test_sites_share_a_gpu_by_what_was_measured(tmp_path: Path) -> None:
+    stages = tmp_path / "store" / "sites" / "site-1" / "stages"
+    for number, (used, stage) in enumerate(
+        ((6_000.0, "train_segmenter"), (9_000.0, "train_segmenter"), (79_000.0, "train_generator"))
+    ):
+        folder = stages / f"{stage}-{number}"
+        write_record(folder, stage, 1.0, epochs=1, iterations=2, images_shown=3)
+        described = json.loads((folder / "record.json").read_text())
+        described |= {"owner": "site-1", "device": "cuda"}
+        described |= {"device_memory_mib": used, "device_total_mib": 80_000.0}
+        (folder / "record.json").write_text(json.dumps(described))
+    write_record(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
+    shares = experience_of(tmp_path / "store").shares()
+    assert shares == {"site-1": {"train_segmenter": 0.15, "train_generator": 1.0}}
+    config = tmp_path / "c.yaml"
+    config.write_text("resources:\n  default: {gpus: measured}\n")
+    resources = resources_of("site-1", read_resources(config))
+    assert resources.needs(on_gpu=True, measured=0.15) == {"CPU": 1.0, "GPU": 0.15}
+    assert resources.needs(on_gpu=True) == {"CPU": 1.0, "GPU": 1.0}  # never seen: all of it
+    assert Resources().needs(on_gpu=True, measured=0.15) == {"CPU": 1.0, "GPU": 1.0}
+
+
+def test_resources_are_read_by_site(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("resources:\n  default: {gpus: 0.5}\n  site-1: {cpus: 4, memory_gib: 8}\n")
+    found = read_resources(config)
+    assert resources_of("site-2", found).needs(on_gpu=True) == {"CPU": 1.0, "GPU": 0.5}
+    own = resources_of("site-1", found).needs(on_gpu=False)
+    assert own == {"CPU": 4.0, "memory": 8 * 2.0**30}
+    assert resources_of("site-1", {}) == Resources()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{site-1: {gpu: 1}}", "resources.site-1.gpu"),
+        ("[1]", "is a mapping"),
+        ("{a: {cpus: 0}}", "a.cpus"),
+        ("{a: {gpus: many}}", "a.gpus"),
+    ],
+)
+def test_resources_that_are_none_are_one_line(tmp_path: Path, text: str, said: str) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"resources: {text}\n")
+    with pytest.raises(HyfreeError, match=said):
+        read_resources(config)

@@ -1,0 +1,270 @@
+"""Studies: what would be run, and what is read from it. The runs are made up."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hyfree_ray.cli import main
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.evaluation.regimes import CHOICE_VERSION
+from hyfree_ray.evaluation.scores import COLUMNS
+from hyfree_ray.results.finished import Finished
+from hyfree_ray.studies.designs import (
+    curve_points,
+    draw_subsets,
+    grid_trials,
+    grouped,
+    phases,
+    same_scores,
+    scale_trials,
+    write_scaling,
+)
+from hyfree_ray.studies.trials import Trial
+from tests.commands.test_study_command import study
+from tests.results.test_pooled import GAIN, SITES, finished
+
+NAMES = [f"site-{k}" for k in range(1, 9)]
+
+
+def test_subsets_are_random_different_and_the_same_next_time() -> None:
+    drawn = draw_subsets(NAMES, 3, 6)
+    assert len(set(drawn)) == 6
+    assert all(len(set(subset)) == 3 for subset in drawn)
+    assert drawn == draw_subsets(NAMES, 3, 6) == draw_subsets(list(reversed(NAMES)), 3, 6)
+    assert drawn[:2] == draw_subsets(NAMES, 3, 2)
+    assert {name for subset in drawn for name in subset} > set(NAMES[:3])  # no prefixes
+    assert draw_subsets(NAMES, 8, 5) == [tuple(NAMES)]
+    with pytest.raises(HyfreeError, match="2 to 8 of the 8 sites"):
+        draw_subsets(NAMES, 9, 1)
+
+
+def test_a_scaling_study_is_all_sizes_draws_folds_and_seeds() -> None:
+    found = scale_trials(NAMES, (2, 8), ("--sites", "8"), repeats=2, folds=(0, 1), seeds=2)
+    assert len(found) == (2 + 1) * 2 * 2
+    assert len({trial.name for trial in found}) == len(found)
+    whole = [trial for trial in found if trial.sites == 8]
+    assert not any("--contributors" in trial.options for trial in whole)
+    assert whole[0].options == ("--sites", "8", "--fold", "0", "--seed", "0")
+    part = next(trial for trial in found if trial.sites == 2)
+    assert part.options[-2] == "--contributors"
+    assert part.options[-1].split(",") == part.values["contributors"]
+    first, then = phases(found)
+    assert first == whole  # they train every generator that the others need
+    assert len(then) == 8
+
+
+def test_a_grid_is_every_combination(tmp_path: Path) -> None:
+    path = study(
+        tmp_path,
+        "simulate: {budget: smoke, settings: [real-all, syn]}\n"
+        "grid: {sites: [2, 3], budget.synthesis.per_real: [1.0, 4.0], seed: [0, 1]}\n",
+    )
+    found = grid_trials(path)
+    assert len(found) == 8
+    assert found[0].options == (
+        *("--budget", "smoke", "--settings", "real-all,syn", "--sites", "2"),
+        *("--set", "budget.synthesis.per_real=1.0", "--set", "seed=0"),
+    )
+    assert [trial.sites for trial in found] == [2] * 4 + [3] * 4
+    assert found[-1].values == {"sites": 3, "budget.synthesis.per_real": 4.0, "seed": 1}
+
+
+def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("warmup: 0.2\n")
+    path = study(
+        tmp_path,
+        "simulate: {config: my.yaml, data: Dataset001_X}\n"
+        "grid: {budget: [smoke, small], generator: [flow], seed: [0]}\n",
+    )
+    found = grid_trials(path)
+    assert [trial.options for trial in found] == [
+        (
+            *("--config", str(tmp_path / "my.yaml"), "--data", str(tmp_path / "Dataset001_X")),
+            *("--budget", budget, "--generator", "flow", "--set", "seed=0"),
+        )
+        for budget in ("smoke", "small")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("grid: {budget: [tiny]}", "no budget is called 'tiny'"),
+        ("grid: {budget: [{unet: 3}]}", "is not a budget's name"),
+        ("grid: {budget.synthesis.per_reel: [1]}", "did you mean 'budget.synthesis.per_real'"),
+        ("grid: {fold: [7]}", "fold: input should be less than or equal to 4"),
+        ("grid: {seed: 3}", "seed: write a list"),
+        ("grid: {fold: [1], seed: [0, 2, 0]}", "grid: seed: 0 stands there twice"),
+        ("grid: {budget.synthesis.per_real: [4, 4.0]}", "4.0 stands there twice"),
+        ("simulate: {data: none}\ngrid: {seed: [0]}", "no such folder"),
+        ("grid: {}", "'grid' maps fields to lists"),
+        ("grids: {seed: [1]}", "unknown key 'grids'"),
+        ("simulate: {store: x}\ngrid: {seed: [1]}", "unknown option 'store'"),
+        ("grid: {sites: [two]}", "'two' is not a number"),
+        ("grid: {seed: [1], embedder: [nnunet, openclip]}", "no weights are named"),
+        ("grid: {sites: [true]}", "True is not a number"),
+        ("grid: {sites: [2, 65]}", "sites: 65: the phantom has 1 to 64 sites"),
+        ("simulate: {budget: }\ngrid: {seed: [1]}", "simulate: budget: it has no value"),
+        ("grid: {embedder_weights: [a, b]}", "are one run in a store"),
+        ("simulate: {settings: [syn, 50]}\ngrid: {seed: [1]}", "settings: 50 is not a setting's"),
+    ],
+)
+def test_a_study_that_is_wrong_is_refused_before_anything_runs(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    result = CliRunner().invoke(
+        main, ["study", str(study(tmp_path, text)), "--store", str(tmp_path / "s")]
+    )
+    assert result.exit_code == 2
+    assert fault in result.output
+    assert result.output.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def made(tmp_path: Path) -> tuple[list[Trial], dict[str, Finished]]:
+    """Two sites pooled in two draws, three seeds; more of them gain more."""
+    found, runs = [], {}
+    for size, draw, extra in ((2, 0, 0.0), (2, 1, 0.002), (3, 0, 0.05)):
+        for seed in range(3):
+            name = f"{size}-{draw}-{seed}"
+            values = {"fold": 0, "seed": seed, "contributors": ["x"]}
+            found.append(Trial(name=name, options=(), sites=size, draw=draw, values=values))
+            run = finished(tmp_path / name, 0, seed, extra=extra)
+            runs[name] = replace(run, folder=run.folder.with_name(name))
+    return found, runs
+
+
+def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
+    few, many = grouped(*made(tmp_path))
+    assert (few.name, few.sites, few.draws) == ("2 sites", 2, 2)
+    assert (many.name, many.sites, many.draws) == ("3 sites", 3, 1)
+    for group, extra in ((few, 0.001), (many, 0.05)):
+        (one,) = (c for c in group.contrasts if (c.first, c.tested) == ("finetuned", "foreign"))
+        assert one.difference == pytest.approx(GAIN + extra, abs=0.012)
+        assert one.patients == sum(-(-count // 5) for count in SITES.values())
+        assert (one.seeds, one.said) == (3, "helps")
+    assert {name.split()[0] for name in curve_points([few, many])} == {"finetuned", "general"}
+    points = curve_points([few, many])["finetuned minus local2x, others"]
+    assert [size for size, *_ in points] == [2, 3]
+    assert points[1][1] > points[0][1]
+
+
+def test_further_settings_are_in_the_table_of_a_study_and_not_in_its_curve(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    for name, run in runs.items():
+        more = [
+            replace(row, regime=regime)
+            for row in run.rows
+            if row.regime == "finetuned"
+            for regime in ("personalised", "chosen", "mix-50")
+        ]
+        runs[name] = replace(run, rows=(*run.rows, *more))
+    groups = grouped(found, runs)
+    assert "mix-50" in {one.first for group in groups for one in group.contrasts}
+    regimes = ("finetuned", "general", "personalised", "chosen")
+    assert list(curve_points(groups)) == [
+        f"{regime} minus local2x, {side}" for regime in regimes for side in ("own", "others")
+    ]
+
+
+def test_points_are_named_by_what_varies_and_those_that_scored_the_same_are_told(
+    tmp_path: Path,
+) -> None:
+    """As where a release is at the most images that a site may give."""
+    found, runs = [], {}
+    for draw, (per_real, extra) in enumerate(((1, 0.0), (4, 0.1), (20, 0.1))):
+        values = {"budget.synthesis.per_real": per_real, "precision": "fp32"}
+        found.append(Trial(name=f"t-{draw}", options=(), sites=3, draw=draw, values=values))
+        runs[f"t-{draw}"] = finished(tmp_path / str(draw), 0, extra=extra)
+    names = [f"budget.synthesis.per_real {per_real}" for per_real in (1, 4, 20)]
+    assert [group.name for group in grouped(found, runs)] == names
+    assert same_scores(found, runs) == [names[1:]]
+
+
+def test_a_study_that_varies_more_than_the_number_of_sites_has_no_curve(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    groups = grouped(found, runs)
+    assert curve_points(groups) == curve_points(groups[::-1])
+    assert curve_points(groups[:1]) == {}
+    assert curve_points([*groups, replace(groups[0], name="the same number, otherwise")]) == {}
+
+
+def test_a_sentence_of_a_study_counts_the_seeds_in_which_its_regimes_were_scored(
+    tmp_path: Path,
+) -> None:
+    found, runs = made(tmp_path)
+    for name, run in runs.items():
+        if run.seed > 0:
+            kept = tuple(row for row in run.rows if row.regime != "finetuned")
+            runs[name] = replace(run, rows=kept)
+    for one in (one for group in grouped(found, runs) for one in group.contrasts):
+        assert one.seeds == (1 if one.first == "finetuned" else 3)
+        assert "helps" not in one.said or one.first == "general"
+
+
+def test_runs_before_and_after_a_withdrawal_are_no_point(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    described = dict(runs["2-0-1"].described)
+    first, *others = described["sites"]
+    gone = {**first, "outcome": {**first["outcome"], "outcome": "withdrawn"}}
+    runs["2-0-1"] = replace(runs["2-0-1"], described={**described, "sites": [gone, *others]})
+    with pytest.raises(HyfreeError, match="differ in withdrawn"):
+        grouped(found, runs)
+
+
+def test_a_quota_that_a_budget_caps_is_said_before_anything_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quota = "budget.synthesis.per_real: [1, 20]"
+    grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{quota}}}"))
+    assert "a site releases at most 300 images" in caplog.text
+    caplog.clear()
+    for grid in (f"{quota}, budget.synthesis.max_images: [null]", "seed: [0, 1]"):
+        grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{grid}}}"))
+    assert not caplog.text
+
+
+def test_the_table_of_a_study_has_the_columns_of_results_behind_its_own(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    write_scaling(tmp_path / "scaling.csv", found, runs)
+    with (tmp_path / "scaling.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["sites", "draw", *COLUMNS]
+    assert len(rows) == sum(len(run.rows) for run in runs.values())
+    assert {tuple(row[:2]) for row in rows} == {("2", "0"), ("2", "1"), ("3", "0")}
+
+
+def test_a_point_of_runs_of_different_kinds_is_refused(tmp_path: Path) -> None:
+    found, runs = made(tmp_path)
+    first, other = found[0].name, found[1].name
+    apart = {**runs[other].described["experiment"], "replay_share": 0.5}
+    mixed = replace(runs[other], described={**runs[other].described, "experiment": apart})
+    with pytest.raises(HyfreeError, match=r"2 sites: .* differ in replay_share: only"):
+        grouped(found, {**runs, other: mixed})
+    choosing = {
+        name: replace(
+            run,
+            rows=(*run.rows, replace(run.rows[0], regime="chosen")),
+            described={**run.described, "choice": CHOICE_VERSION},
+        )
+        for name, run in runs.items()
+    }
+    grouped(found, choosing)
+    choosing[first] = replace(choosing[first], described=runs[first].described)
+    with pytest.raises(HyfreeError, match=f"{first}: its 'chosen' models are by an older rule"):
+        grouped(found, choosing)
+
+
+def test_runs_of_data_that_have_changed_are_no_point(tmp_path: Path) -> None:
+    runs = {
+        name: finished(tmp_path / name, fold, data={site: f"{site}-{name}" for site in SITES})
+        for fold, name in enumerate(("before", "after"))
+    }
+    members = [Trial(name=name, options=(), sites=2, draw=0) for name in runs]
+    with pytest.raises(HyfreeError, match="the data have changed"):
+        grouped(members, runs)
