@@ -14,10 +14,8 @@ from click.testing import CliRunner, Result
 from hyfree_ray.cli import main
 from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.commands import study_runs
-from hyfree_ray.studies.designs import (
-    SIMULATE_OPTIONS,
-    trials,
-)
+from hyfree_ray.studies import trials
+from hyfree_ray.studies.designs import SIMULATE_OPTIONS
 
 
 def study(folder: Path, text: str) -> Path:

@@ -153,7 +153,7 @@ def test_a_section_and_what_stands_in_a_file_alone_are_not_taken_for_a_typing_er
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_a_budget_that_is_given_as_a_configuration_is_told_what_it_is(budget: str) -> None:
-    file = Path(hyfree_ray.__file__).parent / "configs" / f"{budget}.yaml"
+    file = Path(hyfree_ray.__file__).parent / "config" / "presets" / f"{budget}.yaml"
     with pytest.raises(HyfreeError, match=r"a budget's key: put it under `budget:`, or .*--budget"):
         resolve(file=file)
 
