@@ -63,7 +63,7 @@ class Launch(Protocol):
     ) -> None: ...
 
 
-class GaveWay(Exception):
+class Preempted(Exception):
     """A training ended at a checkpoint because its place is wanted: it goes on from there."""
 
 
@@ -78,17 +78,17 @@ class Context:
     """"cpu" or "cuda"."""
     launch: Launch | None = None
     """How to start the workers of a distributed training; None: in this process."""
-    wanted: Callable[[float], bool] | None = None
+    should_preempt: Callable[[float], bool] | None = None
     """Asks whether somebody more urgent waits, given the share that is done; None: nobody."""
 
     def saved(self, step: int, total: int) -> None:
         """Where a training has just written a checkpoint: it ends here if its place is wanted.
 
         Raises:
-            GaveWay: the runner calls the stage again later.
+            Preempted: the runner calls the stage again later.
         """
-        if step < total and self.wanted is not None and self.wanted(step / total):
-            raise GaveWay
+        if step < total and self.should_preempt is not None and self.should_preempt(step / total):
+            raise Preempted
 
     def progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Report how far the stage is. One line in `metrics.jsonl`; observers read it there."""
@@ -159,7 +159,7 @@ def execute(
     owner: str,
     device: str,
     launch: Launch | None = None,
-    wanted: Callable[[float], bool] | None = None,
+    should_preempt: Callable[[float], bool] | None = None,
 ) -> dict[str, Any]:
     """Run a call in this process unless it is done, and record it.
 
@@ -172,7 +172,7 @@ def execute(
     Raises:
         HyfreeError: what the stage refused.
         StageError: anything else that went wrong; the traceback is in the stage's folder.
-        GaveWay: its place was `wanted`; called again, it goes on from its checkpoint.
+        Preempted: its place was wanted; called again, it goes on from its checkpoint.
     """
     target = find_stage(module, call.stage)
     with _named(owner, call, folder), locked(folder):
@@ -181,7 +181,9 @@ def execute(
             return record
         # A run on GPUs gives none to a stage that computes on no device.
         device = device if target.device else "cpu"
-        context = Context(out=folder, owner=owner, device=device, launch=launch, wanted=wanted)
+        context = Context(
+            out=folder, owner=owner, device=device, launch=launch, should_preempt=should_preempt
+        )
         # The workers that a distributed stage launches hold the devices, its own process has none.
         holds = "cpu" if target.distributed and launch is not None else device
         earlier = segments(folder)
@@ -232,7 +234,7 @@ def _attempt(target: Stage, call: Call, context: Context) -> dict[str, Any]:
         if type(error) is HyfreeError and not str(error).startswith(f"{context.owner}:"):
             raise HyfreeError(f"{context.owner}: {error}") from error
         raise
-    except GaveWay:
+    except Preempted:
         raise
     except Exception as error:
         trace = context.out / "error.txt"

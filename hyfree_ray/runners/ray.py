@@ -21,7 +21,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.device_memory import share_taken
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.core.stage import OUT_OF_MEMORY, GaveWay, Stage, execute
+from hyfree_ray.core.stage import OUT_OF_MEMORY, Preempted, Stage, execute
 from hyfree_ray.core.store import Call
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.oracle import OracleParty
@@ -77,9 +77,15 @@ def _run_stage(
     launch = RayTrainLaunch(device, each)
     try:
         execute(
-            module, call, Path(folder), owner=owner, device=device, launch=launch, wanted=question
+            module,
+            call,
+            Path(folder),
+            owner=owner,
+            device=device,
+            launch=launch,
+            should_preempt=question,
         )
-    except GaveWay:
+    except Preempted:
         return _Segment(done=False, takes=share_taken(measures))
     return _Segment(done=True, takes=share_taken(measures))
 

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from hyfree_ray.core.device_memory import share_taken
 from hyfree_ray.core.stage import (
     Context,
-    GaveWay,
+    Preempted,
     Stage,
     attempts,
     execute,
@@ -125,7 +125,7 @@ def grow(context: Context, *, mib: int, at: str, together: int) -> dict[str, Any
         context.progress(step, STEPS, {})
         try:
             context.saved(step, STEPS)
-        except GaveWay:
+        except Preempted:
             here.unlink()
             raise
     raise TimeoutError("they have never met")

@@ -14,7 +14,7 @@ from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.stage import (
     METRICS,
     Context,
-    GaveWay,
+    Preempted,
     Stage,
     attempts,
     execute,
@@ -113,16 +113,20 @@ def test_a_stage_whose_place_is_wanted_ends_where_it_is_saved_and_goes_on_from_t
 ) -> None:
     call, folder, asked = described(tmp_path), tmp_path / "out", []
 
-    def wanted(share: float) -> bool:
+    def should_preempt(share: float) -> bool:
         asked.append(share)
         return share in (0.25, 0.75)
 
     for _ in range(2):
-        with pytest.raises(GaveWay):
-            execute(__name__, call, folder, owner="site-1", device="cpu", wanted=wanted)
+        with pytest.raises(Preempted):
+            execute(
+                __name__, call, folder, owner="site-1", device="cpu", should_preempt=should_preempt
+            )
         assert not (folder / RECORD).exists()
         assert not (folder / "error.txt").exists()
-    record = execute(__name__, call, folder, owner="site-1", device="cpu", wanted=wanted)
+    record = execute(
+        __name__, call, folder, owner="site-1", device="cpu", should_preempt=should_preempt
+    )
     assert record["result"] == {"sum": 2}
     assert asked == [0.25, 0.5, 0.75]  # once each, and not at the end
     (first, second), last = record["earlier"], record["started"]
