@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.cohorts.checks import Problem
 from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.label_sets import foreground
 
@@ -75,3 +77,12 @@ def render_sites(cohort: Cohort) -> Table:
             f"{mean:.4g} ± {sd:.4g}",
         )
     return table
+
+
+def describe_notes(problems: Iterable[Problem]) -> list[str]:
+    """Describe what is worth knowing and stops nothing: a line a kind, with how many there are."""
+    kinds: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        if not problem.fatal:
+            kinds[problem.rule].append(problem)
+    return [members[0].line(len(members) - 1) for members in kinds.values()]

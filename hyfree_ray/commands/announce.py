@@ -3,61 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Collection, Mapping
 
 import click
 
-from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.federation.hospital import images_shown, quota
 from hyfree_ray.federation.party import Step
-from hyfree_ray.federation.pool import FEWEST_RELEASES
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.progress import IN_WORDS, clock
-from hyfree_ray.runners.planning import Planned
+from hyfree_ray.runners.run import Run
 from hyfree_ray.scheduling.estimates import Cost
 from hyfree_ray.scheduling.history import OTHER_SECONDS
 from hyfree_ray.scheduling.queue import in_words
-from hyfree_ray.scheduling.resources import Resources, resources_of
-
-log = logging.getLogger("hyfree_ray")
+from hyfree_ray.scheduling.resources import resources_of
 
 
-def announce(
-    simulation: Simulation, planned: Planned, cost: Cost, runtime: Runtime, output: str
-) -> None:
-    """Say what will run and which numbers follow from what; as JSON only warnings, on stderr."""
-    total, missing = len(planned.steps), len(planned.missing)
-    if output == "text":
-        click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
-        for reason in (*simulation.reasons, *_derived(simulation)):
-            click.echo(f"  {reason}")
-        click.echo(f"  store: {runtime.store}")
-        if missing == 0:
-            click.echo("  everything is done already")
-        elif missing < total:
-            click.echo(f"  {total - missing} stages are done already, {missing} are left")
-    for site in simulation.sites.values() if missing else ():
-        if site.too_few:
-            log.warning(site.too_few)
-    if missing and len(planned.taking_part) < FEWEST_RELEASES:
-        left = planned.taking_part
-        log.warning(nothing_to_share(left, withdrawn=set(simulation.sites) - set(left)))
-    if missing and cost.worth_saying:
-        log.warning(cost.words)
-
-
-def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) -> str:
-    """What it means that a federation has one site, and how it gets more."""
-    why = ""
-    if withdrawn:
-        withdraw = "withdraws" if len(withdrawn) == 1 else "withdraw"
-        why = f", because {', '.join(sorted(withdrawn))} {withdraw} (for good, in this store)"
-    return (
-        f"{', '.join(sites)} is the only site{why}: nothing can be shared, so no general model is "
-        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites: see --sites, "
-        "--partition and sites.csv"
-    )
+def announce(run: Run, output: str) -> None:
+    """Say what will run and which numbers follow from what, as text."""
+    if output != "text":
+        return
+    simulation, total, missing = run.simulation, len(run.planned.steps), len(run.planned.missing)
+    click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
+    for reason in (*simulation.reasons, *_derived(simulation)):
+        click.echo(f"  {reason}")
+    click.echo(f"  store: {run.runtime.store}")
+    if missing == 0:
+        click.echo("  everything is done already")
+    elif missing < total:
+        click.echo(f"  {total - missing} stages are done already, {missing} are left")
 
 
 def _derived(simulation: Simulation) -> list[str]:
@@ -81,18 +53,15 @@ def _derived(simulation: Simulation) -> list[str]:
     return lines
 
 
-def print_plan(
-    planned: Planned, cost: Cost, resources: Mapping[str, Resources], device: str, output: str
-) -> None:
+def print_plan(run: Run, cost: Cost, output: str) -> None:
     """Print all stages by owner, what is done, and what is expected of the rest.
 
     Args:
-        planned: the run.
+        run: the run.
         cost: what is expected of it.
-        resources: what parties' stages take, by party and `default`.
-        device: "cpu" or "cuda".
         output: "text" or "json".
     """
+    planned, resources, device = run.planned, run.execution.resources, run.runtime.device
     if output == "json":
         described = [
             {

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
-from hyfree_ray.core.store import ROOT_FILE, check_layout
-
-if TYPE_CHECKING:
-    from hyfree_ray.cohorts.checks import Problem
 
 
 @click.command("check", epilog=EXIT_CODES)
@@ -38,15 +32,16 @@ def check_data(data: Path, store: Path) -> None:
 def _check(data: Path, store: Path) -> int:
     """Print every problem, a line each, and what the sites hold. Returns the exit code."""
     from hyfree_ray.cohorts.cohort import survey
-    from hyfree_ray.cohorts.summary import render_sites
-    from hyfree_ray.commands.announce import nothing_to_share
+    from hyfree_ray.cohorts.summary import describe_notes, render_sites
+    from hyfree_ray.core.store import digest_cache
+    from hyfree_ray.runners.run import nothing_to_share
 
     with reading_bar() as told:
         found = survey(data, digest_cache=digest_cache(store), told=told)
     fatal = [problem for problem in found.problems if problem.fatal]
     for problem in fatal:
         click.echo(f"error: {problem.line()}")
-    for line in notes(found.problems):
+    for line in describe_notes(found.problems):
         click.echo(f"note: {line}")
     if found.cohort is not None:
         Console().print(render_sites(found.cohort))
@@ -58,25 +53,6 @@ def _check(data: Path, store: Path) -> int:
         return 0
     click.echo(f"{len(fatal)} problems: mend them before anything trains")
     return 2
-
-
-def notes(problems: tuple[Problem, ...]) -> list[str]:
-    """What is worth knowing and stops nothing: one line a kind, with how many there are."""
-    kinds: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        if not problem.fatal:
-            kinds[problem.rule].append(problem)
-    return [members[0].line(len(members) - 1) for members in kinds.values()]
-
-
-def digest_cache(store: Path) -> Path | None:
-    """Where facts of files are kept; None before the store is made: bad data leave nothing.
-
-    Raises:
-        HyfreeError: the store is another version's, or its marker cannot be read.
-    """
-    check_layout(store)
-    return store / "digests.json" if (store / ROOT_FILE).exists() else None
 
 
 @contextmanager

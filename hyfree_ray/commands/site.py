@@ -248,9 +248,8 @@ def open_site(
         HyfreeError: no such site; the message names those of `sites.csv`.
     """
     from hyfree_ray.cohorts.cohort import read_cohort
-    from hyfree_ray.commands.check import digest_cache
     from hyfree_ray.config.experiment import check_embedder
-    from hyfree_ray.core.store import open_root
+    from hyfree_ray.core.store import digest_cache, open_root
     from hyfree_ray.federation.simulation import Simulation, sites_of
     from hyfree_ray.runners.local import LocalRunner
 

@@ -18,12 +18,11 @@ from hyfree_ray.cohorts.checks import FOLDS
 from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES
-from hyfree_ray.commands.check import digest_cache
 from hyfree_ray.config.experiment import check_embedder
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.log import set_up_logging
-from hyfree_ray.core.store import digest_of, open_root, write_json
+from hyfree_ray.core.store import digest_cache, digest_of, open_root, write_json
 from hyfree_ray.results.finished import CURVE_FILE, Finished, read_finished
 from hyfree_ray.results.summary import IN_WORDS, TESTED
 from hyfree_ray.results.table import STYLE, wide_console

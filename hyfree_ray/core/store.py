@@ -350,6 +350,16 @@ def _check_above(root: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
 
 
+def digest_cache(root: Path) -> Path | None:
+    """Return where facts of files are kept; None before the store is made: bad data leave nothing.
+
+    Raises:
+        HyfreeError: the store is another version's, or its marker cannot be read.
+    """
+    check_layout(root)
+    return root / "digests.json" if (root / ROOT_FILE).exists() else None
+
+
 def check_layout(root: Path) -> None:
     """Check that what is in a store is laid out as this version reads it; no store is none.
 

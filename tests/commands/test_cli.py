@@ -291,13 +291,14 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
     from hyfree_ray.commands import ending
     from hyfree_ray.commands import simulate as command
     from hyfree_ray.runners import ray_cluster
+    from hyfree_ray.runners.run import joined
 
     def run(*_: object) -> None:
         raise ends_by
 
     def simulate(**_: object) -> None:
-        with command._connected("head:6379"):
-            command._run_or_leave(*[None] * 4)
+        with joined("head:6379"):
+            command._execute_or_leave(None)
 
     def left_with(line: str, code: int) -> NoReturn:
         click.echo(line, err=True)
@@ -307,7 +308,7 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
     monkeypatch.setattr(ray_cluster, "connect", lambda _: None)
     monkeypatch.setattr(ray_cluster, "disconnect", lambda: found.append("left"))
     monkeypatch.setattr(command, "_simulate", simulate)
-    monkeypatch.setattr(command, "_run", run)
+    monkeypatch.setattr(command, "execute", run)
     monkeypatch.setattr(ending, "_told", [])
     for module in (command, ending):
         monkeypatch.setattr(module, "leave", left_with)

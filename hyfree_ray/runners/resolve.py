@@ -1,0 +1,200 @@
+"""From what a user asks for to a `Simulation`: all is resolved, and nothing has happened yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hyfree_ray.cohorts.cohort import Cohort, read_cohort
+from hyfree_ray.cohorts.partitions import NATURAL, partition
+from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.cohorts.summary import describe_notes
+from hyfree_ray.config.experiment import (
+    Experiment,
+    Runtime,
+    check_embedder,
+    find_device,
+    resolve_experiment,
+)
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.store import digest_cache, open_root
+from hyfree_ray.federation.pool import FEWEST_RELEASES
+from hyfree_ray.federation.simulation import Simulation, sites_of
+
+log = logging.getLogger("hyfree_ray")
+
+ReadCohort = Callable[[Path, bool], Cohort]
+"""Reads the data set of a folder; True: with the sites of its `sites.csv`."""
+
+Told = Callable[[int, int], None]
+"""Hears (files read, files in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationOptions:
+    """What is to be simulated, as `hyfree-ray simulate` takes it; None: not named."""
+
+    sites: int | None = None
+    data: Path | None = None
+    """An nnU-Net raw data set with its `sites.csv`; None: phantom sites."""
+    partition: str = NATURAL
+    config: Path | None = None
+    budget: str | None = None
+    generator: str | None = None
+    settings: tuple[str, ...] | None = None
+    fold: int | None = None
+    seed: int | None = None
+    overrides: tuple[str, ...] = ()
+    """Each `key=value`, with dots."""
+    contributors: tuple[str, ...] = ()
+    """Sites whose releases are pooled; empty: all."""
+
+    def experiment(self, device: str) -> tuple[Experiment, list[str]]:
+        """Resolve the experiment on a device, with a line of reason for each derived number.
+
+        Raises:
+            HyfreeError: there is no such experiment.
+        """
+        return resolve_experiment(
+            budget=self.budget,
+            generator=self.generator,
+            device=device,
+            file=self.config,
+            overrides=self.overrides,
+            fold=self.fold,
+            seed=self.seed,
+            settings=self.settings,
+        )
+
+
+def resolve_device(device: str, ray: str) -> Literal["cpu", "cuda"]:
+    """Resolve `auto` to what this machine has, or the cluster that this process has joined."""
+    if device == "auto" and ray not in {"local", "off"}:
+        from hyfree_ray.runners.ray_cluster import cluster_device
+
+        device = cluster_device()
+    if device == "auto":
+        return find_device()
+    return "cuda" if device == "cuda" else "cpu"
+
+
+def check_options(experiment: Experiment, runtime: Runtime) -> None:
+    """Refuse what could not be run here, before any data are read.
+
+    Raises:
+        HyfreeError: the embedder is not here, workers want Ray, or the store is another version's.
+    """
+    check_embedder(experiment)
+    if runtime.ray == "off" and experiment.general_workers > 1:
+        raise HyfreeError(
+            f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1"
+        )
+    open_root(runtime.store, create=False)
+
+
+def reader_of(
+    store: Path, showing: Callable[[], AbstractContextManager[Told]] = lambda: nullcontext(_silent)
+) -> ReadCohort:
+    """Return what reads data sets with the digests that a store remembers, and logs their notes.
+
+    Args:
+        store: its root.
+        showing: opened for each reading; gives what hears of it.
+    """
+
+    def read(data: Path, own_sites: bool) -> Cohort:
+        with showing() as told:
+            cache = digest_cache(store)
+            cohort = read_cohort(data, digest_cache=cache, own_sites=own_sites, told=told)
+        for note in describe_notes(cohort.notes):
+            log.warning(note)
+        return cohort
+
+    return read
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Hear of a reading and show nothing."""
+
+
+def find_cohort(
+    options: SimulationOptions, experiment: Experiment, store: Path, read: ReadCohort
+) -> Cohort:
+    """Find the sites: those of the data, dealt out as asked for, or the phantom's.
+
+    Raises:
+        HyfreeError: the data or their partition are not good.
+    """
+    if options.data is None:
+        if options.partition != NATURAL:
+            raise HyfreeError(
+                f"--partition {options.partition}: phantom sites are drawn apart; give --data"
+            )
+        count = experiment.budget.phantom_sites if options.sites is None else options.sites
+        return phantom_cohort(count, experiment.seed, store)
+    cohort = read(options.data, options.partition == NATURAL)
+    return partition(cohort, options.partition, sites=options.sites, seed=experiment.seed)
+
+
+def make_simulation(
+    options: SimulationOptions, cohort: Cohort, experiment: Experiment, reasons: Sequence[str]
+) -> Simulation:
+    """Put a simulation together from its resolved parts.
+
+    Raises:
+        HyfreeError: contributors that are no sites, or too few.
+    """
+    drawn = {
+        name: {
+            "index": int(name.removeprefix("site-")),
+            "seed": experiment.seed,
+            "phantom": PHANTOM_VERSION,
+        }
+        for name in cohort.sites
+        if options.data is None
+    }
+    sites = sites_of(cohort, experiment.fold, phantom=drawn or None)
+    return Simulation(
+        cohort=cohort.name,
+        sites=sites,
+        experiment=experiment,
+        partition=options.partition,
+        contributors=_contributors(options.contributors, sites),
+        reasons=tuple(reasons),
+    )
+
+
+def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ...]:
+    """The named sites, sorted; empty where that is all of them, so that it is the same run."""
+    for name in named:
+        if name not in sites:
+            raise HyfreeError(
+                f"--contributors {name}: no such site; there are: {', '.join(sorted(sites))}"
+            )
+    if named and len(set(named)) < FEWEST_RELEASES:
+        raise HyfreeError(f"--contributors: a pool needs {FEWEST_RELEASES} sites")
+    return () if set(named) == set(sites) else tuple(sorted(set(named)))
+
+
+def resolve_simulation(
+    options: SimulationOptions, runtime: Runtime, read: ReadCohort | None = None
+) -> Simulation:
+    """Resolve what a user asks for; nothing is written.
+
+    Args:
+        options: what is to be simulated.
+        runtime: where it is to run.
+        read: reads data sets; None: each anew.
+
+    Raises:
+        HyfreeError: what is wrong with the options or the data, in one line.
+    """
+    experiment, reasons = options.experiment(runtime.device)
+    check_options(experiment, runtime)
+    read = read or reader_of(runtime.store)
+    cohort = find_cohort(options, experiment, runtime.store, read)
+    return make_simulation(options, cohort, experiment, reasons)

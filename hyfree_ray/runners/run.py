@@ -1,0 +1,290 @@
+"""A simulation's run: planned, checked, estimated, executed, written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from hyfree_ray.config.experiment import Runtime, find_device
+from hyfree_ray.core.errors import ClusterError, HyfreeError
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.core.store import open_root
+from hyfree_ray.federation import protocol
+from hyfree_ray.federation.participation import check_drops
+from hyfree_ray.federation.pool import FEWEST_RELEASES
+from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.observing.observer import Observer
+from hyfree_ray.observing.progress import Progress
+from hyfree_ray.results.finished import Finished, is_current, mark_outdated, read_finished
+from hyfree_ray.runners.disturbed import disturbed
+from hyfree_ray.runners.local import LocalParty, LocalRunner
+from hyfree_ray.runners.planning import Planned, plan
+from hyfree_ray.scheduling.estimates import Cost, estimate
+from hyfree_ray.scheduling.history import (
+    Experience,
+    expected_seconds,
+    experience_of,
+    outlooks,
+    together,
+)
+from hyfree_ray.scheduling.resources import Execution, check_machine, check_parties
+
+log = logging.getLogger("hyfree_ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A simulation that was planned, and how it is executed."""
+
+    simulation: Simulation
+    """Of the round that is planned."""
+    planned: Planned
+    runtime: Runtime
+    execution: Execution
+
+    @property
+    def folder(self) -> Path:
+        """Where it is written to."""
+        return self.runtime.store / "runs" / self.simulation.run
+
+    @property
+    def remote(self) -> bool:
+        """Whether it runs on a cluster that is there already."""
+        return self.runtime.ray not in {"local", "off"}
+
+
+@contextlib.contextmanager
+def joined(ray: str) -> Iterator[None]:
+    """Join the cluster at an address for as long as the block runs; `local` and `off` are none."""
+    with contextlib.nullcontext() if ray in {"local", "off"} else _connected(ray):
+        yield
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    from hyfree_ray.runners.ray_cluster import connect, disconnect
+
+    connect(address)
+    try:
+        yield
+    except ClusterError:
+        raise  # there is nobody to take leave of
+    except BaseException:
+        disconnect()
+        raise
+    disconnect()
+
+
+def plan_run(simulation: Simulation, runtime: Runtime, execution: Execution) -> Run:
+    """Plan a run; nothing is written.
+
+    Raises:
+        HyfreeError: names that nothing has, or what could never start.
+    """
+    planned = plan(simulation, runtime.store, execution.rules)
+    simulation = replace(simulation, round=planned.outcome.round)
+    run = Run(simulation=simulation, planned=planned, runtime=runtime, execution=execution)
+    _check(run)
+    return run
+
+
+def _check(run: Run) -> None:
+    planned, execution = run.planned, run.execution
+    if not planned.taking_part:
+        raise HyfreeError(
+            "--withdraw: with that all sites have withdrawn, and nothing is left to run; no "
+            "withdrawal was noted now: leave a site in"
+        )
+    names = {site: _stages(planned, site) for site in execution.rules.disturbances}
+    check_drops(execution.rules, names)
+    check_parties(execution.resources, [party.name for party in planned.parties])
+    if run.runtime.ray == "local":
+        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        check_machine(planned.steps, execution.resources, os.cpu_count() or 1, memory_gib)
+    elif run.remote:
+        from hyfree_ray.runners.ray_cluster import check_resources, check_rounds_are_seen
+
+        workers = run.simulation.experiment.general_workers
+        check_resources(run.runtime.device, workers, planned.steps, execution)
+        check_rounds_are_seen(run.runtime.store / POOL / "rounds", execution.rules)
+
+
+def _stages(planned: Planned, owner: str) -> list[str]:
+    """All that a party is to do, by the names of stages and of the roles that they have."""
+    own = [step for step in planned.steps if step.owner == owner]
+    return sorted({name for step in own for name in (step.name, step.stage)})
+
+
+def estimate_cost(run: Run, *, calibrated: bool = False) -> Cost:
+    """Estimate what is left of a run.
+
+    Args:
+        run: the run.
+        calibrated: time the trainings on this machine where no earlier run tells.
+
+    Raises:
+        HyfreeError: they would have to be timed on a GPU that is not here.
+    """
+    tried = _calibrate(run) if calibrated else {}
+    return estimate(run.simulation, run.planned.steps, run.runtime.store, run.runtime.device, tried)
+
+
+def _calibrate(run: Run) -> dict[str, float]:
+    """Time the trainings on this machine, where no earlier run tells."""
+    simulation, device = run.simulation, run.runtime.device
+    known = experience_of(run.runtime.store).pace(device)
+    if not run.planned.missing or {"train_generator", "train_segmenter"} <= known.keys():
+        return {}
+    if device == "cuda" and find_device() != "cuda":
+        raise HyfreeError("--calibrate: the cluster's GPUs are not in this machine; leave it out")
+    from hyfree_ray.scheduling.calibration import CALIBRATION_S, calibrate
+
+    log.info(f"calibrating: training on this machine for at most {CALIBRATION_S:.0f} s")
+    site = min(simulation.sites.values(), key=lambda site: site.training_images)
+    return calibrate(site, simulation.experiment, device)
+
+
+def warn_before(run: Run, cost: Cost) -> None:
+    """Log what should be known of a run before it starts."""
+    if not run.planned.missing:
+        return
+    for site in run.simulation.sites.values():
+        if site.too_few:
+            log.warning(site.too_few)
+    left = run.planned.taking_part
+    if len(left) < FEWEST_RELEASES:
+        log.warning(nothing_to_share(left, withdrawn=set(run.simulation.sites) - set(left)))
+    if cost.worth_saying:
+        log.warning(cost.words)
+
+
+def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) -> str:
+    """Describe what it means that a federation has one site, and how it gets more."""
+    why = ""
+    if withdrawn:
+        withdraw = "withdraws" if len(withdrawn) == 1 else "withdraw"
+        why = f", because {', '.join(sorted(withdrawn))} {withdraw} (for good, in this store)"
+    return (
+        f"{', '.join(sites)} is the only site{why}: nothing can be shared, so no general model is "
+        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites: see --sites, "
+        "--partition and sites.csv"
+    )
+
+
+def open_stores(run: Run) -> Run:
+    """Open the store here, and where parties have machines of their own.
+
+    Returns:
+        The run with how long each stage will take and what of a GPU, as the records there tell.
+    """
+    store, device, steps = run.runtime.store, run.runtime.device, run.planned.steps
+    open_root(store)
+    if not run.planned.missing or run.runtime.ray == "off":
+        return run
+    elsewhere = Experience()
+    if run.remote:
+        from hyfree_ray.runners import ray_cluster
+
+        elsewhere = ray_cluster.open_stores(store, run.simulation.sites)
+    known = together([experience_of(store), elsewhere])
+    seconds = expected_seconds(steps, known.pace(device), device, known.done.keys())
+    execution = replace(
+        run.execution, outlooks=outlooks(steps, seconds), device_shares=known.shares()
+    )
+    return replace(run, execution=execution)
+
+
+def execute(run: Run) -> Finished:
+    """Run what is missing and write the run's folder, unless this code has written it already.
+
+    Args:
+        run: its stores are open.
+
+    Raises:
+        HyfreeError: what a stage refused.
+        StageError: a stage broke.
+        ClusterError: the cluster is gone.
+    """
+    if not run.planned.missing and is_current(run.folder) and _shows_all(run):
+        return read_finished(run.folder)
+    mark_outdated(run.folder)  # what it says is wrong from the first stage that runs now
+    simulation, runtime = run.simulation, run.runtime
+    console, rules = Console(stderr=True), run.execution.rules
+    with Progress(simulation.party_names, len(run.planned.steps), console) as progress:
+        observer = Observer(simulation, runtime.store, progress)
+        if not run.planned.missing:
+            parties = {party.name: LocalParty(party) for party in run.planned.parties}
+            asyncio.run(_observe(observer, parties, run, run.planned.outcome))
+        elif runtime.ray == "off":
+            runner = LocalRunner(runtime.device)
+            parties = {
+                name: LocalParty(
+                    simulation.party(name, runtime.store, disturbed(runner, rules, name))
+                )
+                for name in simulation.party_names
+            }
+            asyncio.run(_observe(observer, parties, run))
+        else:
+            _execute_on_ray(run, observer)
+    return read_finished(run.folder)
+
+
+def _shows_all(run: Run) -> bool:
+    """Whether a run's folder tells of all its stages: another run may have done some since.
+
+    Also where something damaged it since: it is written again then.
+    """
+    try:
+        stages = read_finished(run.folder).described["stages"]
+        shown = {(stage["owner"], stage["key"]) for stage in stages}
+    except (HyfreeError, KeyError, TypeError):
+        return False
+    return shown.issuperset((step.owner, step.key) for step in run.planned.steps)
+
+
+def _execute_on_ray(run: Run, observer: Observer) -> None:
+    from hyfree_ray.runners.ray import cause_of, start_parties
+    from hyfree_ray.runners.ray_cluster import check_resources, while_the_head_answers
+
+    simulation, runtime, execution = run.simulation, run.runtime, run.execution
+    with contextlib.nullcontext() if run.remote else _connected("local"):
+        if not run.remote:  # of another it was asked before
+            workers = simulation.experiment.general_workers
+            check_resources(runtime.device, workers, run.planned.steps, execution)
+        try:
+            parties = start_parties(simulation, runtime.store, runtime.device, execution)
+            asyncio.run(while_the_head_answers(_observe(observer, parties, run)))
+        except Exception as error:
+            raise cause_of(error) from error
+
+
+async def _observe(
+    observer: Observer,
+    parties: Mapping[str, protocol.Handle],
+    run: Run,
+    outcome: protocol.Outcome | None = None,
+) -> None:
+    """Run the protocol (unless its outcome is known) while the observer watches."""
+    if outcome is None:
+        watching = asyncio.ensure_future(observer.watch(parties))
+        try:
+            outcome = await protocol.simulate(
+                parties,
+                settings=run.simulation.experiment.settings,
+                rules=run.execution.rules,
+                contributors=run.simulation.contributors,
+                told=observer.progress.tell,
+            )
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+    await observer.poll(parties, last=True)
+    await observer.finish(outcome, parties[POOL])
