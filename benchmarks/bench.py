@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.stage import Stage, execute
+from hyfree_ray.core.execution import execute
+from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Artifact, Store
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hyfree_ray.core.stage import Context, attempts, read_metrics, stage
+from hyfree_ray.core.journal import attempts, read_metrics
+from hyfree_ray.core.stage import Context, stage
 
 
 @stage(version=1)

@@ -56,7 +56,7 @@ def doctor(store: Path, address: str | None, config: Path | None) -> None:
 
 
 def _versions() -> Iterator[Finding]:
-    from hyfree_ray.core.stage import installed_versions
+    from hyfree_ray.core.execution import installed_versions
 
     found = installed_versions()
     supported = (3, 10) <= sys.version_info[:2] <= (3, 12)

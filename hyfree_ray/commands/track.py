@@ -42,8 +42,8 @@ def track(run: str, store: Path) -> None:
 
 def _track(store: Path, folder: Path, summary: Mapping[str, Any]) -> int:
     """Hand every record of a run to MLflow. Returns how many there were."""
+    from hyfree_ray.core.journal import read_metrics
     from hyfree_ray.core.parties import ORACLE, POOL
-    from hyfree_ray.core.stage import read_metrics
     from hyfree_ray.core.store import Store
     from hyfree_ray.observing.background import Tracking, finish_tracking, pictures_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from collections.abc import Collection
 from pathlib import Path
@@ -37,3 +38,27 @@ def kill_descendants(spared: Collection[int]) -> None:
     for pid in sorted(descendants(os.getpid(), spared=spared) - {os.getpid()}):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def started_at(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did: with its number it is known by this."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return None
+    return int(fields[19])
+
+
+def forget_peak_memory() -> None:
+    """Let the process's peaks start anew: processes are used for one stage after the other."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib() -> float:
+    """Return the most memory that this process has held since `forget_peak_memory`, MiB."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -97,6 +97,12 @@ class Artifact:
     record: Mapping[str, Any] | None = None
     """None while it is only planned."""
 
+    def __truediv__(self, name: str, /) -> Path:
+        return self.path / name
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def result(self) -> Mapping[str, Any]:
         """The numbers that the stage returned."""

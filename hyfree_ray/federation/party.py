@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hyfree_ray.core.errors import StageError
-from hyfree_ray.core.stage import Stage, attempts, read_metrics, seconds_spent
+from hyfree_ray.core.journal import attempts, read_metrics, seconds_spent
+from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Artifact, Call, Parcel, Store
 
 log = logging.getLogger("hyfree_ray")
@@ -30,14 +31,14 @@ class Runner(Protocol):
     planning: bool
     """True: nothing is run, written or received; calls are only looked up and noted."""
 
-    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+    async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
         """Run the call until its folder holds its record.
 
         Raises:
             HyfreeError: what the stage refused.
         """
 
-    def takes(self, stage: Stage, /) -> str:
+    def takes(self, stage: Stage[Any], /) -> str:
         """What a stage that has not begun waits for, in words."""
 
 
@@ -79,14 +80,14 @@ class Party:
         self._ready: dict[str, Any] = {}
         self._received: dict[str, Artifact] = {}
 
-    async def run(self, stage: Stage, **arguments: Any) -> Artifact:
+    async def run(self, stage: Stage[Any], **arguments: Any) -> Artifact:
         """The artifact of a call: from the store, or made now. Asked twice, it is made once."""
         call = stage.call(**arguments)
         if call.key not in self._asked:
             self._asked[call.key] = asyncio.ensure_future(self._make(stage, call))
         return await asyncio.shield(self._asked[call.key])
 
-    async def _make(self, stage: Stage, call: Call) -> Artifact:
+    async def _make(self, stage: Stage[Any], call: Call) -> Artifact:
         found = self.store.find(call)
         name = str(call.params.get("role", call.stage))
         self.steps.append(

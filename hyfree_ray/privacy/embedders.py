@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.stage import Folder
 from hyfree_ray.generators.view import GeneratorView
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -23,7 +24,7 @@ def load_embedder(
     name: str,
     *,
     model: Path,
-    weights: Path | None,
+    weights: Folder | None,
     view: GeneratorView,
     device: str,
 ) -> Embed:
@@ -45,7 +46,7 @@ def load_embedder(
 
         network = Model(model, device)
         return lambda images_NCHW: network.embed(view.physical(images_NCHW))
-    shown = _openclip(weights, (view.low_C, view.high_C), device)
+    shown = _openclip(None if weights is None else Path(weights), (view.low_C, view.high_C), device)
     return lambda images_NCHW: shown(view.physical(images_NCHW))
 
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.stage import Stage, execute
+from hyfree_ray.core.execution import execute
+from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Call
 from hyfree_ray.federation.party import Party
 

@@ -20,8 +20,9 @@ from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayError, RayTaskEr
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.device_memory import share_taken
 from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.core.execution import OUT_OF_MEMORY, execute
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.core.stage import OUT_OF_MEMORY, Preempted, Stage, execute
+from hyfree_ray.core.stage import Preempted, Stage
 from hyfree_ray.core.store import Call
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.oracle import OracleParty

@@ -11,7 +11,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from hyfree_ray.core.stage import METRICS, born, last_attempt, read_metrics
+from hyfree_ray.core.journal import METRICS, last_attempt, read_metrics
+from hyfree_ray.core.processes import started_at
 
 log = logging.getLogger("hyfree_ray")
 
@@ -71,7 +72,7 @@ class Watch:
         if longest is None or silence < max(self.hung_s, LONGER * longest):
             return False
         pid = int(attempt["pid"])
-        if attempt.get("born") != born(pid):
+        if attempt.get("born") != started_at(pid):
             return False  # it has ended, and its number is another process's
         log.warning(
             f"{self.owner}: {self.folder.name} was silent for {silence:.0f} s; it is started again"

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyfree_ray.config.experiment import Experiment
-from hyfree_ray.core.stage import Context, single_threaded
+from hyfree_ray.core.execution import single_threaded
+from hyfree_ray.core.stage import Context
 from hyfree_ray.federation.hospital import Site
 
 CALIBRATION_S = 60.0
@@ -117,9 +118,8 @@ def _try_out(
 def _prepare(site: Site, experiment: Experiment, folder: Path) -> Path:
     from hyfree_ray.stages.data import draw_phantom, prepare
 
-    data = site.folder
+    data = site.folder or folder / "data"
     if site.phantom is not None:
-        data = folder / "data"
         data.mkdir()
         draw_phantom(Context(out=data, owner=site.name), **site.phantom)
     context = Context(out=folder / "prepared", owner=site.name)

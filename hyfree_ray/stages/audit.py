@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.stage import Context, read_result, stage
+from hyfree_ray.core.stage import Context, Folder, read_result, stage
 
 SECONDS = 3600.0
 """An audit that takes longer is given up, and nothing is released."""
@@ -21,15 +20,15 @@ HISTOGRAM = "distances.png"
 def audit(
     context: Context,
     *,
-    samples: Path,
-    segmenter: Path,
-    prepared: Path,
+    samples: Folder,
+    segmenter: Folder,
+    prepared: Folder,
     gate: Mapping[str, float],
     generator: str,
     images_shown: int,
     embedder: str,
     seed: int,
-    embedder_weights: Path | None = None,
+    embedder_weights: Folder | None = None,
 ) -> dict[str, Any]:
     """Attack the accepted samples, write the privacy card, and hold it against the site's gate.
 

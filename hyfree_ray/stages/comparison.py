@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.config.budget import PlanCaps
-from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.stages.data import Cases, raw_cases
 from hyfree_ray.stages.replay import (
     as_mha,
@@ -21,11 +21,12 @@ from hyfree_ray.stages.replay import (
 @stage(version=1, private=("cases",))
 def prepare_together(
     context: Context,
+    /,
     *,
     cases: Sequence[Cases],
     dataset: Mapping[str, Any],
     caps: Mapping[str, Any],
-    **data: Path,
+    **data: Folder,
 ) -> dict[str, Any]:
     """Plan nnU-Net on the real cases of all sites together, and preprocess.
 
@@ -71,6 +72,7 @@ def prepare_together(
 @stage(version=2, private=("cases",))
 def prepare_mixture(
     context: Context,
+    /,
     *,
     cases: Sequence[Cases],
     dataset: Mapping[str, Any],
@@ -80,7 +82,7 @@ def prepare_mixture(
     federation: str,
     round_number: int,
     seed: int,
-    **inputs: Path,
+    **inputs: Folder,
 ) -> dict[str, Any]:
     """Real and synthetic images of all sites together, as many as there are real training images.
 
@@ -147,7 +149,7 @@ def _some(cases: Sequence[Any], count: int, seed: int) -> list[Any]:
 def train_fedavg(
     context: Context,
     *,
-    prepared: Path,
+    prepared: Folder,
     epochs: int,
     iterations: int,
     validation_iterations: int,
@@ -159,7 +161,7 @@ def train_fedavg(
     from hyfree_ray.segmenters.nnunet.train import Schedule
 
     return train_federated(
-        prepared,
+        Path(prepared),
         context.out,
         schedule=Schedule(
             epochs=epochs,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.config.budget import PlanCaps
-from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.core.stage import Context, Folder, stage
 
 if TYPE_CHECKING:
     from hyfree_ray.generators.view import RawSlice
@@ -32,7 +31,7 @@ def draw_phantom(context: Context, *, index: int, seed: int, phantom: int) -> di
 def prepare(
     context: Context,
     *,
-    data: Path,
+    data: Folder,
     cases: Cases,
     dataset: Mapping[str, Any],
     caps: Mapping[str, Any],
@@ -80,7 +79,7 @@ def prepare(
 
 
 def _slices(
-    data: Path, cases: Cases, dataset: Mapping[str, Any], plan: UNetPlan, small: list[bool]
+    data: Folder, cases: Cases, dataset: Mapping[str, Any], plan: UNetPlan, small: list[bool]
 ) -> Iterator[RawSlice]:
     """The slices that the generator sees, one case in memory at a time.
 
@@ -107,7 +106,7 @@ def _slices(
             )
 
 
-def _label_shares(data: Path, cases: Cases, dataset: Mapping[str, Any]) -> dict[str, float]:
+def _label_shares(data: Folder, cases: Cases, dataset: Mapping[str, Any]) -> dict[str, float]:
     """Share of the pixels that each label or region takes, the mean over cases."""
     import numpy as np
 
@@ -137,10 +136,10 @@ def _is_smaller(size: tuple[int, ...], spacing: tuple[float, float], plan: UNetP
 def prepare_for_general(
     context: Context,
     *,
-    data: Path,
+    data: Folder,
     cases: Cases,
     dataset: Mapping[str, Any],
-    general: Path,
+    general: Folder,
     caps: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Preprocess a site's own cases for the general model's plan, not for its own."""
@@ -157,7 +156,7 @@ def prepare_for_general(
     return {"patch_size": list(plan.patch_size), "batch_size": plan.batch_size}
 
 
-def raw_cases(data: Path, cases: Cases) -> list[Any]:
+def raw_cases(data: Folder, cases: Cases) -> list[Any]:
     """Cases as nnU-Net reads them, under the data set's folder."""
     from hyfree_ray.segmenters.nnunet.data import RawCase
 

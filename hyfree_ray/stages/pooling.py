@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.core.stage import Context, Folder, stage
 
 if TYPE_CHECKING:
     from hyfree_ray.border.gate import Gate
@@ -28,7 +28,7 @@ VALIDATION_MOST = 2500
 def check_release(
     context: Context,
     *,
-    release: Path,
+    release: Folder,
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
@@ -53,12 +53,12 @@ def check_release(
     from hyfree_ray.reports.pictures import contact_sheet
 
     handed = Handed(
-        folder=release,
+        folder=Path(release),
         site=site,
         experiment=federation,
         round_number=round_number,
         # Read once: both processes hold the file to the hash that is in this one.
-        manifest=read_manifest(release, site=site),
+        manifest=read_manifest(Path(release), site=site),
     )
     check_release_file(handed)
     found = read_for_task(handed, dataset, Gate(**gate))
@@ -128,8 +128,8 @@ MOST_COMPARED = 200
 def label_agreement(
     context: Context,
     *,
-    release: Path,
-    model: Path,
+    release: Folder,
+    model: Folder,
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
@@ -149,7 +149,7 @@ def label_agreement(
     from hyfree_ray.cohorts.label_sets import Painted, foreground, mask_of, with_values
     from hyfree_ray.segmenters.nnunet.model import Model, read_dataset
 
-    found = read_release(release, site=site, experiment=federation, round_number=round_number)
+    found = read_release(Path(release), site=site, experiment=federation, round_number=round_number)
     network = Model(model / "model", context.device)
     painted = Painted.of(dataset)
     labels_NHW = with_values(
@@ -177,12 +177,13 @@ def label_agreement(
 @stage(version=2)
 def pool_releases(
     context: Context,
+    /,
     *,
     sites: list[str],
     federation: str,
     round_number: int,
     caps: Mapping[str, Any],
-    **releases: Path,
+    **releases: Folder,
 ) -> dict[str, Any]:
     """Write the releases as one raw data set, plan nnU-Net on them alone, and preprocess.
 
@@ -261,7 +262,7 @@ def painted_in(metadata: ReleaseMetadata) -> Painted:
 
 
 def read_releases(
-    sites: Sequence[str], releases: Mapping[str, Path], federation: str, round_number: int
+    sites: Sequence[str], releases: Mapping[str, Folder], federation: str, round_number: int
 ) -> Iterator[tuple[str, Release]]:
     """Each site's release, one in memory at a time, read as strictly as the pool checks it.
 
@@ -280,7 +281,7 @@ def read_releases(
         folder = releases[f"release_{position}"]
         yield (
             site,
-            read_release(folder, site=site, experiment=federation, round_number=round_number),
+            read_release(Path(folder), site=site, experiment=federation, round_number=round_number),
         )
 
 

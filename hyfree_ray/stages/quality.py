@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.stage import Context, read_result, stage, stage_record
+from hyfree_ray.core.stage import Context, Folder, read_result, stage, stage_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,15 +42,15 @@ def samples_a_snapshot(backend: str, images_shown: int, snapshots: int) -> int:
 def choose_snapshot(
     context: Context,
     *,
-    generator: Path,
-    segmenter: Path,
-    prepared: Path,
+    generator: Folder,
+    segmenter: Folder,
+    prepared: Folder,
     backend: str,
     images_shown: int,
     embedder: str,
     precision: str,
     seed: int,
-    embedder_weights: Path | None = None,
+    embedder_weights: Folder | None = None,
 ) -> dict[str, Any]:
     """Choose the EMA snapshot by KID to held-out images, of those that do not copy."""
     import time
@@ -123,7 +123,7 @@ def _reason(scores: Sequence[SnapshotScore]) -> str:
 
 
 def _draw(
-    generator: Path, name: str, *, count: int, seed: int, device: str, precision: str
+    generator: Folder, name: str, *, count: int, seed: int, device: str, precision: str
 ) -> np.ndarray:
     """Samples_NCHW of a snapshot, in equal batches: whatever a batch is short of is drawn too."""
     import numpy as np
@@ -132,7 +132,7 @@ def _draw(
 
     batches = -(-count // generators.SAMPLE_BATCH)
     drawn = generators.sample(
-        generator,
+        Path(generator),
         name,
         start=0,
         count=count,
@@ -161,12 +161,12 @@ def _scores(
 def quality_card(
     context: Context,
     *,
-    samples: Path,
-    release: Path,
-    segmenter: Path,
-    prepared: Path,
+    samples: Folder,
+    release: Folder,
+    segmenter: Folder,
+    prepared: Folder,
     embedder: str,
-    embedder_weights: Path | None = None,
+    embedder_weights: Folder | None = None,
 ) -> dict[str, Any]:
     """How good a site's synthetic images are; what they give away is the audit's.
 

@@ -17,24 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.config.budget import PlanCaps
-from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.stages.data import Cases
 
 
 @stage(version=3, private=("cases",))
 def prepare_replay(
     context: Context,
+    /,
     *,
-    data: Path,
+    data: Folder,
     cases: Cases,
     dataset: Mapping[str, Any],
-    general: Path,
+    general: Folder,
     caps: Mapping[str, Any],
     releases_of: Sequence[str],
     share: float,
     federation: str,
     round_number: int,
-    **releases: Path,
+    **releases: Folder,
 ) -> dict[str, Any]:
     """Preprocess own real cases and other sites' releases for the general model's plan.
 
@@ -119,7 +120,7 @@ def slice_axis_of(cases: Cases) -> int:
 def write_releases(
     folder: Path,
     sites: Sequence[str],
-    releases: Mapping[str, Path],
+    releases: Mapping[str, Folder],
     federation: str,
     round_number: int,
     dataset: Mapping[str, Any],
@@ -143,7 +144,7 @@ def write_releases(
 
 
 def write_real_slices(
-    folder: Path, prefix: str, data: Path, cases: Cases, dataset: Mapping[str, Any]
+    folder: Path, prefix: str, data: Folder, cases: Cases, dataset: Mapping[str, Any]
 ) -> list[tuple[Any, str]]:
     """Real cases slice by slice as MetaImage, each with its part.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.stages.data import Cases
 
 SCORES = "scores.json"
@@ -17,10 +16,10 @@ SCORES = "scores.json"
 def score(
     context: Context,
     *,
-    data: Path,
+    data: Folder,
     cases: Cases,
     dataset: Mapping[str, Any],
-    model: Path,
+    model: Folder,
     regime: str,
     train_site: str,
 ) -> dict[str, Any]:

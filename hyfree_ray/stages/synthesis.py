@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.core.stage import Context, read_result, stage
+from hyfree_ray.core.stage import Context, Folder, read_result, stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 def synthesise(
     context: Context,
     *,
-    generator: Path,
-    segmenter: Path,
-    prepared: Path,
-    choice: Path,
+    generator: Folder,
+    segmenter: Folder,
+    prepared: Folder,
+    choice: Folder,
     quota: int,
     percentile: float,
     max_rejection_rate: float,
     embedder: str,
     precision: str,
     seed: int,
-    embedder_weights: Path | None = None,
+    embedder_weights: Folder | None = None,
 ) -> dict[str, Any]:
     """Sample until `quota` images have passed the memorisation filter, or decide to withhold.
 
@@ -99,13 +99,15 @@ def _calibrated(view: GeneratorView, embed: Embed, percentile: float) -> Memoris
     )
 
 
-def _draw_from(generator: Path, choice: Path, *, seed: int, device: str, precision: str) -> Draw:
+def _draw_from(
+    generator: Folder, choice: Folder, *, seed: int, device: str, precision: str
+) -> Draw:
     """Samples of the chosen snapshot, by their number in the seed's series."""
     from hyfree_ray import generators
 
     snapshot = read_result(choice)["snapshot"]
     return lambda start, count: generators.sample(
-        generator,
+        Path(generator),
         snapshot,
         start=start,
         count=count,
@@ -154,10 +156,10 @@ def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
 def release(
     context: Context,
     *,
-    samples: Path,
-    audit: Path,
-    segmenter: Path,
-    prepared: Path,
+    samples: Folder,
+    audit: Folder,
+    segmenter: Folder,
+    prepared: Folder,
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
@@ -211,7 +213,7 @@ def release(
 def _describe(
     site: str,
     dataset: Mapping[str, Any],
-    prepared: Path,
+    prepared: Folder,
     view: GeneratorView,
     scale_C: np.ndarray,
     card: Mapping[str, Any],
@@ -228,7 +230,7 @@ def _describe(
         label_names=painted.names,
         regions=painted.regions,
         spacing=view.spacing,
-        slice_axis=UNetPlan.read(prepared).slice_axis,
+        slice_axis=UNetPlan.read(Path(prepared)).slice_axis,
         scale=tuple(float(s) for s in scale_C),
         offset=tuple(float(o) for o in view.low_C),
         card=dict(card),

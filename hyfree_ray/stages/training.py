@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.stage import Context, stage
+from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.evaluation.regimes import REGIMES
 
 
@@ -14,7 +14,7 @@ from hyfree_ray.evaluation.regimes import REGIMES
 def train_generator(
     context: Context,
     *,
-    prepared: Path,
+    prepared: Folder,
     backend: str,
     max_channels: int,
     images_shown: int,
@@ -29,7 +29,7 @@ def train_generator(
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
-    plan = GeneratorPlan.derive(UNetPlan.read(prepared), max_channels=max_channels)
+    plan = GeneratorPlan.derive(UNetPlan.read(Path(prepared)), max_channels=max_channels)
     view = GeneratorView.load(prepared / "view.npz")
     generators.train(
         backend,
@@ -57,21 +57,21 @@ def train_segmenter(
     context: Context,
     *,
     role: str,
-    prepared: Path,
+    prepared: Folder,
     epochs: int,
     iterations: int,
     validation_iterations: int,
     warmup: float,
     precision: str,
     seed: int,
-    initial: Path | None = None,
+    initial: Folder | None = None,
 ) -> dict[str, Any]:
     """Train nnU-Net in one of its roles: a regime's name, which progress and tables show."""
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
     assert role in REGIMES
     return train(
-        prepared,
+        Path(prepared),
         context.out,
         schedule=Schedule(
             epochs=epochs,
@@ -92,7 +92,7 @@ def train_segmenter(
 def train_general(
     context: Context,
     *,
-    prepared: Path,
+    prepared: Folder,
     epochs: int,
     iterations: int,
     validation_iterations: int,

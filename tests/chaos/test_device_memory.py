@@ -16,16 +16,9 @@ import torch
 from ray.cluster_utils import Cluster
 
 from hyfree_ray.core.device_memory import share_taken
-from hyfree_ray.core.stage import (
-    Context,
-    Preempted,
-    Stage,
-    attempts,
-    execute,
-    read_metrics,
-    stage,
-    stage_record,
-)
+from hyfree_ray.core.execution import execute
+from hyfree_ray.core.journal import attempts, read_metrics
+from hyfree_ray.core.stage import Context, Preempted, Stage, stage, stage_record
 from hyfree_ray.core.store import Call
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.core.stage import METRICS, read_metrics
+from hyfree_ray.core.journal import METRICS, read_metrics
 from hyfree_ray.core.store import RECORD
 from tests.chaos import toys
 from tests.chaos.conftest import Start

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.stage import METRICS
+from hyfree_ray.core.journal import METRICS
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.runners.ray import RayParty
 from hyfree_ray.runners.ray_cluster import connect, disconnect

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from hyfree_ray.core.journal import METRICS
 from hyfree_ray.core.processes import descendants
-from hyfree_ray.core.stage import METRICS
 from tests.chaos import toys
 from tests.chaos.conftest import Program, Start
 from tests.chaos.hospitals import write_hospitals

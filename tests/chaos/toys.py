@@ -33,7 +33,8 @@ from hyfree_ray import stages
 from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.config.experiment import Experiment, resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.stage import Context, Stage, execute, stage
+from hyfree_ray.core.execution import execute
+from hyfree_ray.core.stage import Context, Stage, stage
 from hyfree_ray.core.store import Artifact, digest_of
 from hyfree_ray.evaluation.scores import MEASURED, write_results
 from hyfree_ray.federation import protocol

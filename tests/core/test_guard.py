@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from hyfree_ray.core.errors import PrivacyError
+from hyfree_ray.core.execution import execute
 from hyfree_ray.core.guard import Confinement, check_path, confined
-from hyfree_ray.core.stage import Context, execute, stage
+from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.core.store import Artifact, open_root, write_bytes
 
 WAYS: dict[str, Callable[[Path], Any]] = {

@@ -19,7 +19,8 @@ import ray
 from ray.exceptions import OutOfDiskError, RayTaskError
 
 from hyfree_ray.core.errors import HyfreeError, PrivacyError, StageError
-from hyfree_ray.core.stage import Context, attempts, stage
+from hyfree_ray.core.journal import attempts
+from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.core.store import Artifact, Store
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners import ray as ray_runner

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import ray
 
-from hyfree_ray.core.stage import METRICS, Context, attempts, read_metrics, stage
+from hyfree_ray.core.journal import METRICS, attempts, read_metrics
+from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_gate import Place, start_gate
 from hyfree_ray.scheduling.history import Outlook, ticket_of

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hyfree_ray.core.stage import execute
+from hyfree_ray.core.execution import execute
 from hyfree_ray.core.store import Artifact
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess

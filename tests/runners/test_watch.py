@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.core.stage import ATTEMPTS, METRICS, born
+from hyfree_ray.core.journal import ATTEMPTS, METRICS
+from hyfree_ray.core.processes import started_at
 from hyfree_ray.runners import watch
 
 EVERY_S = 10.0
@@ -41,7 +42,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 def stage(folder: Path, pid: int, begun: float, **about: Any) -> Path:
     """A stage that wrote five lines, one every ten seconds."""
-    attempt = {"started": begun, "pid": pid, "born": born(pid), "host": platform.node()}
+    attempt = {"started": begun, "pid": pid, "born": started_at(pid), "host": platform.node()}
     (folder / ATTEMPTS).write_text(json.dumps({**attempt, **about}) + "\n")
     for step in range(1, 6):
         say(folder, step, begun + EVERY_S * step)
