@@ -23,7 +23,7 @@ from hyfree_ray.commands.options import (
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import writing_to
 from hyfree_ray.evaluation.regimes import CANDIDATES, CONTROL, kept, may_lose
-from hyfree_ray.evaluation.scores import mean_over_patients
+from hyfree_ray.evaluation.scores import PRIMARY, mean_over_patients
 
 if TYPE_CHECKING:
     from hyfree_ray.core.store import Parcel
@@ -214,7 +214,7 @@ def score(general: Path | None, releases: Path | None, out: Path, **options: Any
     with writing_to(out):
         write_results(out, score_rows(simulation, outcome))
     for found in scores:
-        measured = [row["dice"] for row in found["rows"] if row["dice"] is not None]
+        measured = [row[PRIMARY] for row in found["rows"] if row[PRIMARY] is not None]
         mean = f"{sum(measured) / len(measured):.3f}" if measured else "nothing to measure"
         which = f" ({chosen[party.name]})" if found["regime"] == "chosen" else ""
         click.echo(f"{found['regime']:<12} mean Dice {mean}{which}")

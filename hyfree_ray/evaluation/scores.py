@@ -16,10 +16,8 @@ from typing import Any
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 
-MEASURED = ("dice", "hd95", "nsd", "volume_error")
-"""The metrics (see metrics.py)."""
-NSD_TOLERANCE_MM = 2.0
-"""Surfaces that are no further apart agree."""
+PRIMARY = "dice"
+"""The metric that models are chosen and compared by, and that figures show."""
 
 _DECIMALS = 6
 # A spreadsheet takes a cell that begins with one of these as a formula; site names come from users.
@@ -45,7 +43,7 @@ class ScoreRow:
     """An index within the test site, as `patient`."""
     label: str
     metric: str
-    """One of `MEASURED`: `dice`, `hd95` (mm), `nsd`, `volume_error`."""
+    """The name of one of `metrics.METRICS`."""
     value: float
 
 
@@ -118,12 +116,20 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+_OF_A_MASK = frozenset({"patient", "case", "label", "outcome"})
+
+
+def measured(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """What the stage `score` measured of one mask, by metric."""
+    return {name: value for name, value in row.items() if name not in _OF_A_MASK}
+
+
 def dice_by_patient(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """Dice: case = mean of labels, patient = mean of cases; who has nothing measured is not in."""
     cases: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row["dice"] is not None:
-            cases[row["patient"]][row["case"]].append(row["dice"])
+        if row[PRIMARY] is not None:
+            cases[row["patient"]][row["case"]].append(row[PRIMARY])
     return {
         patient: fmean(map(fmean, of_patient.values())) for patient, of_patient in cases.items()
     }

@@ -19,7 +19,7 @@ from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.store import digest_of
 from hyfree_ray.evaluation.regimes import ORACLE_SETTINGS
-from hyfree_ray.evaluation.scores import MEASURED, ScoreRow
+from hyfree_ray.evaluation.scores import ScoreRow, measured
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.oracle import OracleParty
@@ -199,10 +199,10 @@ def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreR
     rows = []
     for scored in outcome.scores:
         for row in scored["rows"]:
-            for metric in MEASURED:
-                if row[metric] is None:
+            for metric, value in measured(row).items():
+                if value is None:
                     continue
-                if not math.isfinite(row[metric]):
+                if not math.isfinite(value):
                     log.warning(
                         f"{scored['test_site']}: {metric} of {row['label']} under "
                         f"{scored['regime']} is not a number; it is left out"
@@ -221,7 +221,7 @@ def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreR
                         case=row["case"],
                         label=row["label"],
                         metric=metric,
-                        value=row[metric],
+                        value=value,
                     )
                 )
     return rows

@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 
 from hyfree_ray.core.store import locked
-from hyfree_ray.evaluation.scores import MEASURED
+from hyfree_ray.results.means import Score
 
 Scalar = str | int | float | bool | None
 
@@ -352,9 +352,9 @@ def _points(curve: Iterable[Mapping[str, Any]]) -> list[Metric]:
 
 def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, object]:
     return {
-        f"{metric}.{score['tested']}.{score['regime']}": score[metric]
+        f"{metric}.{score['tested']}.{score['regime']}": value
         for score in scores
-        for metric in MEASURED
+        for metric, value in Score.from_json(score).values.items()
     }
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
 from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, MIXES
+from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.finished import Finished
 
 NONE = "–"
@@ -239,8 +240,8 @@ def worth(run: Finished) -> Table:
         hours = device_hours(run, regime)
         cells = [regime, NONE if hours is None else f"{hours:.3g}"]
         for tested in ("own", "foreign"):
-            dice = scores[regime, tested]["dice"]
-            base = scores.get(("local", tested), {}).get("dice")
+            dice = scores[regime, tested][PRIMARY]
+            base = scores.get(("local", tested), {}).get(PRIMARY)
             gain = NONE
             if dice is not None and base is not None and hours is not None and hours > local:
                 gain = f"{(dice - base) / (hours - local):+.3g}"

@@ -18,22 +18,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
+from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
-from hyfree_ray.evaluation.scores import ScoreRow
+from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import Table, of_run, table
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
+from hyfree_ray.results.means import patient_means, site_mean
 from hyfree_ray.results.pooled import Pooled, fewer_folds, pool_runs
-from hyfree_ray.results.pooled_table import SCALES
 from hyfree_ray.results.summary import (
     BY_SITE,
     IN_WORDS,
     TESTED,
     SiteOutcome,
-    patient_means,
-    site_mean,
 )
 from hyfree_ray.results.table import LEFT_OUT, TESTS, ContrastRows, contrast_rows, covered, p_value
 from hyfree_ray.results.timeline import critical_path, last_session, read_timeline
@@ -162,7 +161,7 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
         ],
         "covered": covered(known, pooled.caveat),
         "tests": f"{TESTS} {LEFT_OUT}" if LEAVE_ONE_OUT in pooled.regimes else TESTS,
-        "layouts": [_layout(pooled, metric) for metric in ("dice", "hd95")],
+        "layouts": [_layout(pooled, metric) for metric in pooled.cells],
         "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],
     }
     return {"figures": tuple(charts.values()), "page": page}
@@ -205,7 +204,7 @@ def _by_patient(
     by_model = patient_means(
         replace(row, train_site=THE_OTHERS) if row.regime == LEAVE_ONE_OUT else row
         for row in rows
-        if row.metric == "dice"
+        if row.metric == PRIMARY
     )
     found: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(
         lambda: defaultdict(list)
@@ -218,12 +217,12 @@ def _by_patient(
         key: [fmean(values) for _, values in sorted(patients.items())]
         for key, patients in found.items()
     }
-    return boxes, {model: site_mean(patients) for model, patients in by_model.items()}
+    return boxes, {model: site_mean(patients, PRIMARY) for model, patients in by_model.items()}
 
 
 def _layout(pooled: Pooled, metric: str) -> Table:
     """The paper's layout, turned over: a row a model, so that many sites fit a page."""
-    name, scale = SCALES[metric]
+    measured = METRICS[metric]
     over = "mean ± sd over the folds" if len(pooled.folds) > 1 else "mean of the patients"
     cells = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
     models = list(dict.fromkeys((c.regime, c.train_site) for c in pooled.cells[metric]))
@@ -232,8 +231,8 @@ def _layout(pooled: Pooled, metric: str) -> Table:
         cell = cells.get(key)
         if cell is None:
             return "–"
-        spread = "" if cell.sd is None else f" ± {cell.sd * scale:.1f}"
-        return f"{cell.mean * scale:.1f}{spread}"
+        spread = "" if cell.sd is None else f" ± {cell.sd * measured.scale:.1f}"
+        return f"{cell.mean * measured.scale:.1f}{spread}"
 
     return table(
         ["regime", "trained at", *pooled.sites],
@@ -243,7 +242,7 @@ def _layout(pooled: Pooled, metric: str) -> Table:
         ],
         caption="; ".join(
             (
-                f"{name} by test site, {over}",
+                f"{measured.heading} by test site, {over}",
                 *fewer_folds(pooled.cells[metric], len(pooled.folds)),
             )
         ),

@@ -14,11 +14,13 @@ from typing import Any
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import POOL
+from hyfree_ray.evaluation.metrics import metrics_in_order
 from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, THE_OTHERS
-from hyfree_ray.evaluation.scores import ScoreRow
+from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.results.contrasts import LEAST_SEEDS, Contrast
 from hyfree_ray.results.finished import Finished
-from hyfree_ray.results.summary import contrasts_of, in_order, patient_means, site_mean
+from hyfree_ray.results.means import patient_means, site_mean
+from hyfree_ray.results.summary import contrasts_of, in_order
 
 ONE_SEED = "one seed; training noise not included"
 FEW_SEEDS = "two seeds: training noise is hardly known"
@@ -113,7 +115,11 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
     regimes = in_order({row.regime for row in rows})
     seeds = tuple(sorted({run.seed for run in runs}))
     folds = tuple(sorted({run.fold for run in runs}))
-    cells = {metric: _cells(rows, regimes, metric) for metric in ("dice", "hd95")}
+    cells = {
+        metric.name: _cells(rows, regimes, metric.name)
+        for metric in metrics_in_order(row.metric for row in rows)
+        if metric.layout
+    }
     return Pooled(
         runs=tuple(run.name for run in runs),
         rows=rows,
@@ -128,7 +134,7 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < LEAST_SEEDS else "",
         notes=(
             *(f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())),
-            *fewer_folds(cells["dice"], len(folds)),
+            *fewer_folds(cells[PRIMARY], len(folds)),
         ),
     )
 
@@ -266,7 +272,7 @@ def _cells(rows: Sequence[ScoreRow], regimes: Sequence[str], metric: str) -> tup
         of_fold = [row for row in rows if row.fold == fold and row.metric == metric]
         for (regime, train, test), patients in patient_means(of_fold).items():
             owner = THE_OTHERS if regime == LEAVE_ONE_OUT else train
-            by_fold[regime, owner, test].append(site_mean(patients))
+            by_fold[regime, owner, test].append(site_mean(patients, metric))
     return tuple(
         Cell(
             regime=model[0],

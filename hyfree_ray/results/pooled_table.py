@@ -11,7 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT
+from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.pooled import TWO_RUNS, Cell, Pooled
 from hyfree_ray.results.published import published_for
@@ -24,8 +26,6 @@ from hyfree_ray.results.table import (
     rows_by_site,
 )
 
-SCALES = {"dice": ("Dice x 100", 100.0), "hd95": ("HD95 in mm", 1.0)}
-"""By metric its heading, and what its values are multiplied with below it."""
 _GAP = 3
 _FIRST = "tested on"
 _WIDEST_SITE = 24
@@ -121,10 +121,10 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
 
     Below a site stands what the paper has for it, where the cohort is one of the paper's.
     """
-    name, scale = SCALES[metric]
+    measured = METRICS[metric]
     over = f"mean ± sd over {len(pooled.folds)} folds" if len(pooled.folds) > 1 else "one fold"
     table = Table(
-        title=Text(f"{name} on real test cases, {over}"),
+        title=Text(f"{measured.heading} on real test cases, {over}"),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -140,11 +140,11 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
             regime=regime, train_site=train, test_site=test, mean=mean, sd=sd, folds=5
         )
         for (regime, train, test), (mean, sd) in published.dice.items()
-        if metric == "dice"
+        if metric == PRIMARY
     }
     for site in pooled.sites:
         cells = [
-            _cell(found.get((regime, train, site)), scale, own=train == site)
+            _cell(found.get((regime, train, site)), measured.scale, own=train == site)
             for regime, train in models
         ]
         table.add_row(Text(site), *cells)
@@ -152,7 +152,7 @@ def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> T
         if any(theirs):
             table.add_row(
                 Text("  published", style="dim"),
-                *(Text("") if c is None else _cell(c, scale, own=False) for c in theirs),
+                *(Text("") if c is None else _cell(c, measured.scale, own=False) for c in theirs),
             )
     if known:
         table.caption = Text(published.source)

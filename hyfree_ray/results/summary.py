@@ -1,9 +1,5 @@
 """What a run found: from its scores to the summary that is printed and kept.
 
-Aggregation, everywhere: a case is the mean of its labels, a patient the mean of their cases in each
-seed and then of the seeds, a test site the mean of its patients, foreign the unweighted mean of the
-other test sites.
-
 A mask that is rightly empty has no Dice, so that a model's own mean leaves it out, as nnU-Net's
 evaluator does. A difference between two models does not, else a false alarm would cost nothing: it
 is over all masks of which any model here has a Dice. A model without one was right: against a
@@ -24,9 +20,11 @@ import numpy as np
 
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.evaluation.metrics import metrics_in_order
 from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT, PROTOCOL, REGIMES
-from hyfree_ray.evaluation.scores import MEASURED, ScoreRow
+from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.results.contrasts import Contrast, Factors, Strata, contrast, corrected
+from hyfree_ray.results.means import Score, Tested, patient_means, site_mean
 
 BY_SITE = ("finetuned", "general", "personalised", "chosen", "real-all")
 """Regimes whose contrasts are printed site by site; those of other settings over all sites."""
@@ -39,7 +37,6 @@ CONTRASTS = tuple(
 Those of settings are made where they were asked for."""
 ONE_RUN = "this run; training noise not included"
 
-Tested = Literal["own", "foreign"]
 TESTED: tuple[Tested, ...] = ("own", "foreign")
 IN_WORDS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
 """Whose test cases, as tables and curves name them."""
@@ -48,8 +45,6 @@ ALL_SITES = "all sites"
 Counts = Mapping[tuple[str, str, str], Mapping[str, int]]
 """(regime, train site, test site) to outcome (see metrics.py) to how many."""
 _Model = tuple[str, str, str]
-_Patients = dict[int, dict[int, float]]
-"""Patient to seed to value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +70,6 @@ class SiteOutcome:
     """Whether that is enough for its release to be replayed."""
     attack: str = ""
     """The strongest membership attack on its samples, in words; empty where there was none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One regime's models, of one site or of all, on own or foreign test cases."""
-
-    regime: str
-    tested: Tested
-    dice: float | None
-    hd95: float | None
-    """mm; masks that were missed or false alarms count with the image's diagonal."""
-    counts: dict[str, int]
-    nsd: float | None = None
-    """Share of the surfaces that agree (see metrics.py for the tolerance)."""
-    volume_error: float | None = None
-    """Difference of the volumes over their mean: 0 where they are equal, 2 where one is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +105,12 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without NaN. Contrasts carry their verdict and words."""
-        plain: dict[str, Any] = _rounded(dataclasses.asdict(self))
+        scores = {"overall": [score.to_json() for score in self.overall]}
+        scores["sites"] = [
+            {"outcome": vars(site.outcome), "scores": [score.to_json() for score in site.scores]}
+            for site in self.sites
+        ]
+        plain: dict[str, Any] = _rounded(dataclasses.asdict(self) | scores)
         for written in plain["contrasts"]:
             one = Contrast(**written)  # as it is read again: of the rounded numbers
             written |= {"verdict": one.verdict, "words": one.words}
@@ -142,11 +126,11 @@ class Summary:
             sites=tuple(
                 SiteSummary(
                     outcome=SiteOutcome(**site["outcome"]),
-                    scores=tuple(Score(**score) for score in site["scores"]),
+                    scores=tuple(map(Score.from_json, site["scores"])),
                 )
                 for site in values["sites"]
             ),
-            overall=tuple(Score(**score) for score in values["overall"]),
+            overall=tuple(map(Score.from_json, values["overall"])),
             contrasts=tuple(
                 Contrast(**{name: one[name] for name in names if name in one})
                 for one in values["contrasts"]
@@ -202,8 +186,8 @@ class _Table:
         self.counts = counts
         self.seeds = sorted({row.seed for row in rows})
         self.means = {
-            metric: patient_means(row for row in rows if row.metric == metric)
-            for metric in MEASURED
+            metric.name: patient_means(row for row in rows if row.metric == metric.name)
+            for metric in metrics_in_order(row.metric for row in rows)
         }
         self._masks: dict[_Model, dict[tuple[int, int], dict[tuple[int, str], float]]] = (
             defaultdict(lambda: defaultdict(dict))
@@ -213,7 +197,7 @@ class _Table:
         self._folds: dict[tuple[str, int, int], int] = {}
         self._scored: set[tuple[_Model, int, int]] = set()
         for row in rows:
-            if row.metric == "dice":
+            if row.metric == PRIMARY:
                 model = (row.regime, row.train_site, row.test_site)
                 self._masks[model][row.patient, row.seed][row.case, row.label] = row.value
                 whose = (row.test_site, row.patient, row.seed)
@@ -237,13 +221,13 @@ class _Table:
                 counts[outcome] += number
         measured = {
             metric: _mean(
-                site_mean(patients)
+                site_mean(patients, metric)
                 for test in tests
                 if (patients := self._of_model(means, regime, site, test))
             )
             for metric, means in self.means.items()
         }
-        return Score(regime=regime, tested=tested, counts=dict(counts), **measured)
+        return Score(regime=regime, tested=tested, counts=dict(counts), values=measured)
 
     def model(self, regime: str, owner: str, test: str) -> _Model | None:
         """A site's model of this regime, or the one that is every site's; None: not scored."""
@@ -275,21 +259,6 @@ class _Table:
         return values.get((regime, site, test)) or values.get((regime, POOL, test), {})
 
 
-def patient_means(rows: Iterable[ScoreRow]) -> dict[_Model, _Patients]:
-    """Of one metric: for every model and test site, a patient's mean in each seed."""
-    labels: dict[tuple[_Model, int, int, int], list[float]] = defaultdict(list)
-    for row in rows:
-        model = (row.regime, row.train_site, row.test_site)
-        labels[model, row.patient, row.seed, row.case].append(row.value)
-    cases: dict[tuple[_Model, int, int], list[float]] = defaultdict(list)
-    for (model, patient, seed, _), values in labels.items():
-        cases[model, patient, seed].append(fmean(values))
-    means: dict[_Model, _Patients] = defaultdict(lambda: defaultdict(dict))
-    for (model, patient, seed), values in cases.items():
-        means[model][patient][seed] = fmean(values)
-    return {model: dict(patients) for model, patients in means.items()}
-
-
 def _apart(one: float | None, other: float | None) -> float | None:
     """Difference of two Dice of a mask; None where one of them is not known.
 
@@ -302,11 +271,6 @@ def _apart(one: float | None, other: float | None) -> float | None:
         empty = {one, other} == {None, 0.0}
         return None if not empty else 1.0 if one is None else -1.0
     return one - other
-
-
-def site_mean(patients: Mapping[int, Mapping[int, float]]) -> float:
-    """A test site's: every patient weighs the same, however many seeds it was seen with."""
-    return fmean(fmean(by_seed.values()) for by_seed in patients.values())
 
 
 def contrasted(regimes: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -409,7 +373,10 @@ def _overall(sites: Sequence[SiteSummary], regime: str, tested: Tested) -> Score
         regime=regime,
         tested=tested,
         counts=dict(counts),
-        **{name: _mean(getattr(score, name) for score in scores) for name in MEASURED},
+        values={
+            name: _mean(score.values[name] for score in scores)
+            for name in (scores[0].values if scores else ())
+        },
     )
 
 

@@ -12,11 +12,13 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.evaluation.metrics import metrics_in_order
 from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT
-from hyfree_ray.evaluation.scores import NSD_TOLERANCE_MM
+from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import LEAST_PATIENTS, Contrast
-from hyfree_ray.results.summary import ALL_SITES, BY_SITE, IN_WORDS, TESTED, Score, Summary
+from hyfree_ray.results.means import Score
+from hyfree_ray.results.summary import ALL_SITES, BY_SITE, IN_WORDS, TESTED, Summary
 
 FILE_WIDTH = 140
 """Characters a line where nobody says how many there are."""
@@ -223,30 +225,34 @@ def p_value(value: float | None) -> str:
 
 def _surface(summary: Summary) -> Table:
     """The other metrics, and how many masks were missed or made up, by regime."""
+    names = {name for score in summary.overall for name in score.values}
+    metrics = [metric for metric in metrics_in_order(names) if metric.name != PRIMARY]
+    counts = _listed([metric.miss_counts for metric in metrics])
     table = _table(
-        f"HD95 in mm, surface Dice at {NSD_TOLERANCE_MM:g} mm (NSD), volume error (of the mean "
-        "volume);\na missed or made-up mask counts as the diagonal, 0 and 2"
+        f"{', '.join(metric.description for metric in metrics)};\n"
+        f"a missed or made-up mask counts as {counts}"
     )
     table.columns[0].header = ALL_SITES
     table.columns[0].no_wrap = True
     table.add_column("tested on", no_wrap=True)
-    for name in ("HD95", "NSD", "volume", "missed", "made up"):
+    for name in (*(metric.label for metric in metrics), "missed", "made up"):
         table.add_column(name, justify="right", no_wrap=True)
     before = None
     for regime in summary.regimes:
         for tested in TESTED:
             score = summary.score(regime, tested)
-            if score is not None and score.dice is not None:
+            if score is not None and score.primary is not None:
                 first = Text("" if regime == before else regime)
-                table.add_row(first, IN_WORDS[tested], *_measured(score))
+                cells = [metric.text(score.values.get(metric.name)) for metric in metrics]
+                shares = [_share(score.counts, outcome) for outcome in ("missed", "false-alarm")]
+                table.add_row(first, IN_WORDS[tested], *cells, *shares)
                 before = regime
     return table
 
 
-def _measured(score: Score) -> list[str]:
-    hd95 = "-" if score.hd95 is None else f"{score.hd95:.1f}"
-    shares = [_share(score.counts, outcome) for outcome in ("missed", "false-alarm")]
-    return [hd95, _fraction(score.nsd), _fraction(score.volume_error), *shares]
+def _listed(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _fraction(value: float | None) -> str:
@@ -284,4 +290,6 @@ def _notes(summary: Summary) -> Iterable[str]:
 
 
 def _both(own: Score | None, foreign: Score | None) -> str:
-    return " / ".join("-" if score is None else _fraction(score.dice) for score in (own, foreign))
+    return " / ".join(
+        "-" if score is None else _fraction(score.primary) for score in (own, foreign)
+    )

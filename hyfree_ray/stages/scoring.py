@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyfree_ray.core.stage import Context, Folder, stage
+from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.stages.data import Cases
 
 SCORES = "scores.json"
@@ -48,16 +49,13 @@ def score(
                 "patient": case["patient"],
                 "case": case["index"],
                 "label": found.label,
-                "dice": found.dice,
-                "hd95": found.hd95,
-                "nsd": found.nsd,
-                "volume_error": found.volume_error,
+                **found.values,
                 "outcome": found.outcome,
             }
             for found in scores
         ]
     (context.out / SCORES).write_text(json.dumps(rows))
-    measured = [row["dice"] for row in rows if row["dice"] is not None]
+    measured = [row[PRIMARY] for row in rows if row[PRIMARY] is not None]
     return {
         "regime": regime,
         "train_site": train_site,

@@ -36,7 +36,8 @@ from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.stage import Context, Stage, stage
 from hyfree_ray.core.store import Artifact, digest_of
-from hyfree_ray.evaluation.scores import MEASURED, write_results
+from hyfree_ray.evaluation.metrics import METRICS
+from hyfree_ray.evaluation.scores import write_results
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.studies import trials
@@ -223,7 +224,7 @@ def _rows(value: str, cases: Any) -> list[dict[str, Any]]:
     for case in cases:
         number = int(digest_of([value, case["index"]])[:6], 16) / 2**24
         about = {"patient": case["patient"], "case": case["index"], "label": "organ"}
-        measured = {name: (k + 1) * number for k, name in enumerate(MEASURED)}
+        measured = {name: (k + 1) * number for k, name in enumerate(METRICS.names())}
         rows.append({**about, **measured, "outcome": "scored"})
     return rows
 

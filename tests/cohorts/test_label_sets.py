@@ -233,7 +233,9 @@ def test_regions_are_scored_by_name_and_not_where_nothing_was_annotated(
     wild_HW = np.where(reference_HW == 3, 2, reference_HW)
     for predicted_HW in (good_HW, wild_HW):
         found = score_case(predicted_HW, reference_HW, LABELS, (1.0, 2.0))
-        assert [(one.label, one.dice, one.hd95, one.nsd) for one in found] == [
+        assert [
+            (one.label, *(one.values[name] for name in ("dice", "hd95", "nsd"))) for one in found
+        ] == [
             ("whole", 1.0, 0.0, 1.0),
             ("core", 1.0, 0.0, 1.0),
         ]

@@ -55,7 +55,7 @@ def dice(found: Summary, site: str, regime: str, tested: str) -> float | None:
     (one,) = (one for one in found.sites if one.outcome.site == site)
     score = one.score(regime, tested)  # type: ignore[arg-type]
     assert score is not None
-    return score.dice
+    return score.primary
 
 
 def whole_run(patients: int = 12) -> Iterator[ScoreRow]:
@@ -88,7 +88,7 @@ def test_labels_then_cases_then_patients_then_sites_are_averaged() -> None:
     assert dice(found, "b", "local", "own") is None
     score = found.score("local", "own")
     assert score is not None
-    assert score.dice == pytest.approx(0.5)
+    assert score.primary == pytest.approx(0.5)
 
 
 def test_the_general_model_is_every_sites() -> None:
@@ -211,8 +211,8 @@ def test_counts_are_added_over_the_test_sites() -> None:
     assert foreign is not None
     assert own.counts == {"scored": 3, "missed": 1}
     assert foreign.counts == {"scored": 6, "missed": 4, "false-alarm": 2, "both-empty": 7}
-    assert own.hd95 == 4.0
-    assert own.dice == 0.5
+    assert own.values["hd95"] == 4.0
+    assert own.primary == 0.5
 
 
 def test_without_a_general_model_the_summary_says_so() -> None:
