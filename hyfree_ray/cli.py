@@ -13,8 +13,8 @@ import click
 from hyfree_ray import __version__
 from hyfree_ray.commands.check import check_data
 from hyfree_ray.commands.doctor import doctor
-from hyfree_ray.commands.ending import until_told
 from hyfree_ray.commands.import_data import import_data
+from hyfree_ray.commands.interrupts import run_interruptible
 from hyfree_ray.commands.model import export_model, predict
 from hyfree_ray.commands.options import (
     EXIT_CODES,
@@ -52,7 +52,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         run = super().invoke
         with _in_one_line():
-            return until_told(lambda: run(ctx))
+            return run_interruptible(lambda: run(ctx))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from rich.console import Console
 from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import reading_bar
-from hyfree_ray.commands.ending import is_told, leave
+from hyfree_ray.commands.interrupts import exit_now, is_interrupted
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import ClusterError, HyfreeError, StageError
 from hyfree_ray.core.log import set_up_logging
@@ -52,9 +52,9 @@ def run_simulate(**options: Any) -> int:
     try:
         return _simulate(**options)
     except ClusterError as error:
-        leave(f"error: {error}", error.exit_code)
+        exit_now(f"error: {error}", error.exit_code)
     except _FailedError as failed:
-        leave(f"error: {failed.__cause__}", failed.code)
+        exit_now(f"error: {failed.__cause__}", failed.code)
 
 
 class _FailedError(Exception):
@@ -115,7 +115,7 @@ def _simulate(
         if dry_run:
             print_plan(run, cost, output)
             return 0
-        finished = _execute_or_leave(open_stores(run))
+        finished = _execute_or_exit(open_stores(run))
     _print_results(finished, runtime, output)
     return 0
 
@@ -131,7 +131,7 @@ def _resolve(options: SimulationOptions, runtime: Runtime, output: str) -> Simul
     return make_simulation(options, cohort, experiment, reasons)
 
 
-def _execute_or_leave(run: Run) -> Finished:
+def _execute_or_exit(run: Run) -> Finished:
     """Run, and turn what fails on the way into an exit code."""
     try:
         return execute(run)
@@ -142,7 +142,7 @@ def _execute_or_leave(run: Run) -> Finished:
     except StageError as error:
         raise _FailedError(1) from error
     except Exception as error:
-        if not is_told():  # or a library made this of the interrupt
+        if not is_interrupted():  # or a library made this of the interrupt
             log.exception("this should not have happened; please report it")
         raise _FailedError(1) from error
 

@@ -288,7 +288,7 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
     monkeypatch: pytest.MonkeyPatch, ends_by: BaseException, code: int, left: list[str]
 ) -> None:
     """Ray tries for seconds to take leave of a head that does not answer."""
-    from hyfree_ray.commands import ending
+    from hyfree_ray.core import interrupts
     from hyfree_ray.commands import simulate as command
     from hyfree_ray.runners import ray_cluster
     from hyfree_ray.runners.run import joined
@@ -298,7 +298,7 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
 
     def simulate(**_: object) -> None:
         with joined("head:6379"):
-            command._execute_or_leave(None)
+            command._execute_or_exit(None)
 
     def left_with(line: str, code: int) -> NoReturn:
         click.echo(line, err=True)
@@ -309,9 +309,9 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
     monkeypatch.setattr(ray_cluster, "disconnect", lambda: found.append("left"))
     monkeypatch.setattr(command, "_simulate", simulate)
     monkeypatch.setattr(command, "execute", run)
-    monkeypatch.setattr(ending, "_told", [])
-    for module in (command, ending):
-        monkeypatch.setattr(module, "leave", left_with)
+    monkeypatch.setattr(interrupts, "_signals", [])
+    for module in (command, interrupts):
+        monkeypatch.setattr(module, "exit_now", left_with)
     done = call("simulate")
     assert (done.exit_code, found) == (code, left), done.output
     assert str(ends_by) in done.output

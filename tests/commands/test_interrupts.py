@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.commands.ending import until_told
+from hyfree_ray.commands.interrupts import run_interruptible
 
 HELD_UP = """
 import os, signal, subprocess, sys, threading, time
-from hyfree_ray.commands import ending
+from hyfree_ray.commands import interrupts
 
-ending.PATIENCE_S = 0.5
+interrupts.PATIENCE_S = 0.5
 
 def wait():
     while True:
@@ -59,12 +59,12 @@ def fill():
         sys.stdout.write("and what is left")
 
 def interrupt_itself():
-    killed = ending.kill_descendants
+    killed = interrupts.kill_descendants
     def kill(spared):
         os.kill(os.getpid(), signal.SIGINT)
         killed(spared)
-    ending.kill_descendants = kill
-    ending.leave("error: a stage broke", 1)
+    interrupts.kill_descendants = kill
+    interrupts.exit_now("error: a stage broke", 1)
 
 def burst():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
@@ -79,7 +79,7 @@ def command():
     print(child.pid, flush=True)
     {body}()
 
-ending.until_told(command)
+interrupts.run_interruptible(command)
 """
 
 SAID = {
@@ -196,6 +196,6 @@ def test_signals_are_what_they_were_after_a_command() -> None:
         return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     before = handlers()
-    during = until_told(handlers)
+    during = run_interruptible(handlers)
     assert not set(during) & set(before)
     assert handlers() == before
