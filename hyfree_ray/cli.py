@@ -14,7 +14,6 @@ from hyfree_ray import __version__
 from hyfree_ray.commands.check import check_data
 from hyfree_ray.commands.doctor import doctor
 from hyfree_ray.commands.import_data import import_data
-from hyfree_ray.commands.interrupts import run_interruptible
 from hyfree_ray.commands.model import export_model, predict
 from hyfree_ray.commands.options import (
     EXIT_CODES,
@@ -33,6 +32,7 @@ from hyfree_ray.commands.store import store
 from hyfree_ray.commands.study import scale, study
 from hyfree_ray.commands.track import track
 from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.core.interrupts import run_interruptible
 
 
 class _Group(click.Group):

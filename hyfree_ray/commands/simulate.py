@@ -14,9 +14,9 @@ from rich.console import Console
 from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import reading_bar
-from hyfree_ray.commands.interrupts import exit_now, is_interrupted
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import ClusterError, HyfreeError, StageError
+from hyfree_ray.core.interrupts import exit_now, is_interrupted
 from hyfree_ray.core.log import set_up_logging
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.federation.simulation import Simulation

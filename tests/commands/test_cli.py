@@ -288,8 +288,8 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
     monkeypatch: pytest.MonkeyPatch, ends_by: BaseException, code: int, left: list[str]
 ) -> None:
     """Ray tries for seconds to take leave of a head that does not answer."""
-    from hyfree_ray.core import interrupts
     from hyfree_ray.commands import simulate as command
+    from hyfree_ray.core import interrupts
     from hyfree_ray.runners import ray_cluster
     from hyfree_ray.runners.run import joined
 

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
-import click
-
 from hyfree_ray.core.processes import descendants, kill_descendants
 
 GO_ON = "nothing is lost: to go on, give the same command again"
@@ -89,8 +87,8 @@ def run_interruptible(command: Callable[[], _Result]) -> _Result:
                 exit_now(*_ending())
         finally:
             os.close(writer)
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+            for handled, handler in before.items():
+                signal.signal(handled, handler or signal.SIG_DFL)
 
 
 def _ignore(numbers: Iterable[int]) -> None:
@@ -126,6 +124,6 @@ def exit_now(line: str, code: int) -> NoReturn:
 def _print(line: str) -> None:
     # Who reads it may have gone before, as `tee` does at Ctrl-C, and a daemon has no streams.
     with contextlib.suppress(Exception):
-        click.echo(line, err=True)
+        print(line, file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):
         sys.stdout.flush()

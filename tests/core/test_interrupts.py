@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.commands.interrupts import run_interruptible
+from hyfree_ray.core.interrupts import run_interruptible
 
 HELD_UP = """
 import os, signal, subprocess, sys, threading, time
-from hyfree_ray.commands import interrupts
+from hyfree_ray.core import interrupts
 
 interrupts.PATIENCE_S = 0.5
 
