@@ -4,7 +4,7 @@
     python benchmarks/schedule_ray.py driver 64   # 64 sites: the driver's time, everybody's memory
 
 `order` runs the stages of `schedule.py` through a run's own code, asleep. `driver` runs the command
-line with toys for stages (`tests/chaos/toys.py`).
+line with toys for stages (`tests/toys.py`).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def measure(sites: int, seconds: float) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        command = [sys.executable, "-m", "tests.chaos.toys", "simulate", "--budget", "smoke"]
+        command = [sys.executable, "-m", "tests.toys", "simulate", "--budget", "smoke"]
         options = ["--sites", str(sites), "--settings", "", "--device", "cpu", "--seed", "0"]
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         begun = time.monotonic()

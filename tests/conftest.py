@@ -19,6 +19,9 @@ from hyfree_ray.federation.simulation import Simulation, sites_of
 from hyfree_ray.runners.local import LocalRunner
 from tests.command import simulate
 from tests.handed_in import key_of
+from tests.toy_processes import dice, program, start, undisturbed
+
+__all__ = ["dice", "program", "start", "undisturbed"]
 
 REAL_DATA = Path(os.environ.get("HYFREE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Folder with real nnU-Net raw data sets; tests that need one skip where it is absent."""

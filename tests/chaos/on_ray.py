@@ -20,7 +20,7 @@ from hyfree_ray.federation import protocol
 from hyfree_ray.federation.simulation import score_rows
 from hyfree_ray.runners.ray import RayParty, start_parties
 from hyfree_ray.scheduling.resources import Execution
-from tests.chaos import toys
+from tests import toys
 
 Disturb = Callable[[Path, dict[str, RayParty]], Awaitable[None]]
 
@@ -29,7 +29,7 @@ Disturb = Callable[[Path, dict[str, RayParty]], Awaitable[None]]
 def workers_run_toys(**environment: str) -> Iterator[None]:
     """Workers of clusters that are started meanwhile run toys, a tenth of a second a step."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR", "tests.chaos.toys.install")
+    patch.setenv("__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR", "tests.toys.install")
     patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
     patch.setenv(toys.STEP_S, "0.1")
     for name, value in environment.items():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.chaos import toys
+from tests import toys
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def begun(
 ) -> Iterator[subprocess.Popen[str]]:
     """The same, once something is true."""
     with subprocess.Popen(  # which closes its pipes and waits
-        [sys.executable, "-m", "tests.chaos.toys", *command, "--store", str(store)],
+        [sys.executable, "-m", "tests.toys", *command, "--store", str(store)],
         env={**os.environ, toys.STEP_S: "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

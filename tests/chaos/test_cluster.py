@@ -33,8 +33,7 @@ from hyfree_ray.observing.observer import Observer, read_summary
 from hyfree_ray.observing.progress import Progress
 from hyfree_ray.runners.ray import RayParty, RayRunner, start_parties
 from hyfree_ray.runners.ray_cluster import connect, disconnect
-from tests.chaos import toys
-from tests.chaos.conftest import Start
+from tests import toys
 from tests.chaos.on_ray import (
     attempt_at,
     attempts,
@@ -43,6 +42,9 @@ from tests.chaos.on_ray import (
     table,
     workers_run_toys,
 )
+from tests.toy_processes import Start
+
+pytestmark = pytest.mark.chaos
 
 
 @pytest.fixture
@@ -58,7 +60,6 @@ def cluster() -> Iterator[Cluster]:
             found.shutdown()
 
 
-@pytest.mark.chaos
 def test_09_a_lost_machine_is_waited_for_by_who_is_pinned_to_it_and_left_by_the_others(
     cluster: Cluster, undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -85,7 +86,6 @@ def test_09_a_lost_machine_is_waited_for_by_who_is_pinned_to_it_and_left_by_the_
     assert len(nodes) == 2  # the machine before, and what took its place
 
 
-@pytest.mark.chaos
 def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_its_observer_ends(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +203,6 @@ class Slow:
         self.cluster.add_node(**self.pinned[party])
 
 
-@pytest.mark.chaos
 def test_09_a_machine_is_lost_while_its_release_is_on_its_way_to_the_pool(
     start: Start, tmp_path: Path
 ) -> None:
@@ -229,7 +228,6 @@ def test_09_a_machine_is_lost_while_its_release_is_on_its_way_to_the_pool(
     assert attempts(store, "sites/site-1/stages/release-*") == 1
 
 
-@pytest.mark.chaos
 def test_09_a_machine_is_lost_while_its_model_is_on_its_way_to_another_site(
     start: Start, tmp_path: Path
 ) -> None:
@@ -283,7 +281,6 @@ def head(port: str, **environment: str) -> Iterator[None]:
         process.wait()
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize("mode", ["token", "disabled"])
 def test_80_the_doctor_comes_without_a_token_and_lists_rays_ports(
     tmp_path: Path, mode: str
@@ -309,7 +306,6 @@ def test_80_the_doctor_comes_without_a_token_and_lists_rays_ports(
         assert done.returncode == 1
 
 
-@pytest.mark.chaos
 def test_79_a_wrong_token_or_none_is_one_line_within_a_minute(tmp_path: Path) -> None:
     port = "6431"
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32, "HOME": str(tmp_path)}
@@ -343,7 +339,6 @@ LOST = {
 """Messages that Ray is told to lose, and how often, in percent."""
 
 
-@pytest.mark.chaos
 def test_11_messages_that_are_lost_between_processes_change_nothing(
     undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -374,7 +369,6 @@ def devour(context: Context, *, number: int) -> dict[str, Any]:
     return {"number": number}
 
 
-@pytest.mark.chaos
 def test_13_a_stage_that_a_cluster_ends_for_memory_is_tried_once_more_and_then_named(
     tmp_path: Path,
 ) -> None:
@@ -415,7 +409,6 @@ class _Owner:
         return "nothing happened"
 
 
-@pytest.mark.chaos
 def test_14_an_object_store_that_is_too_small_for_the_models_holds_up_nobody(
     undisturbed: bytes, tmp_path: Path
 ) -> None:

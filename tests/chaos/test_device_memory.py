@@ -1,4 +1,4 @@
-"""What stages take of a GPU, without one: torch.cuda's counters are played, all else is real."""
+"""Sites that share a GPU which is none: torch.cuda's counters are played, all else is real."""
 
 from __future__ import annotations
 
@@ -8,98 +8,25 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from ray.cluster_utils import Cluster
 
-from hyfree_ray.core.device_memory import share_taken
-from hyfree_ray.core.execution import execute
 from hyfree_ray.core.journal import attempts, read_metrics
 from hyfree_ray.core.stage import Context, Preempted, Stage, stage, stage_record
 from hyfree_ray.core.store import Call
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_gate import Place, start_gate
-from hyfree_ray.scheduling.history import experience_of
 from hyfree_ray.scheduling.resources import Resources
 from tests.chaos.on_ray import workers_run_toys
+from tests.scheduling.test_device_memory import Counters, folder_of, reserve, stand_in
 
-TOTAL_MIB = 80_000
+pytestmark = pytest.mark.chaos
+
 STEPS = 900
 """Of a tenth of a second: longer than any machine takes to start three processes."""
-
-
-class Counters:
-    """Of a GPU's memory in this process: what is reserved, and the most that ever was."""
-
-    reserved = most = 0
-
-    @classmethod
-    def reserve(cls, mib: int) -> None:
-        cls.reserved = mib << 20
-        cls.most = max(cls.most, cls.reserved)
-
-    @classmethod
-    def reset(cls) -> None:
-        cls.most = cls.reserved
-
-
-def stand_in(patch: Any = None) -> None:
-    """Put the counters in the place of torch's."""
-    put = setattr if patch is None else patch.setattr
-    put(torch.cuda, "reset_peak_memory_stats", Counters.reset)
-    put(torch.cuda, "max_memory_reserved", lambda: Counters.most)
-    total = SimpleNamespace(total_memory=TOTAL_MIB << 20)
-    put(torch.cuda, "get_device_properties", lambda device: total)
-
-
-@stage(version=1, device=True)
-def reserve(context: Context, *, mib: int, left_mib: int, seconds: float) -> dict[str, Any]:
-    """Takes so much of the device for so long, and leaves some of it to its process."""
-    before = Counters.reserved >> 20
-    Counters.reserve(mib)
-    time.sleep(seconds)
-    Counters.reserve(left_mib)
-    return {"before": before, "pid": os.getpid()}
-
-
-def folder_of(store: Path, site: str, name: str) -> Path:
-    return store / "sites" / site / "stages" / f"reserve-{name}"
-
-
-def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(monkeypatch)
-    monkeypatch.setattr(Counters, "reserved", 0)
-    monkeypatch.setattr(Counters, "most", 0)
-    for name, mib in (("large", 30_000), ("small", 9_000), ("middle", 20_000)):
-        call = reserve.call(mib=mib, left_mib=0, seconds=0.0)
-        folder = folder_of(tmp_path, "site-1", name)
-        record = execute(reserve.module, call, folder, owner="site-1", device="cuda")
-        assert record["device_memory_mib"] == mib, "the stages before it do not count"
-        assert record["device_total_mib"] == TOTAL_MIB
-    shares = experience_of(tmp_path).shares()
-    (share,) = shares["site-1"].values()
-    assert 30_000 / TOTAL_MIB < share <= 0.5
-    place = Place(resources=Resources(gpus="measured"), device_shares=shares["site-1"])
-    assert place.needs(reserve, "cuda") == {"CPU": 1.0, "GPU": share}
-
-
-def test_who_took_nothing_of_a_device_does_not_tell_what_others_will(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As where another process had done the stage meanwhile, and the device was never touched."""
-    stand_in(monkeypatch)
-    monkeypatch.setattr(Counters, "reserved", 0)
-    monkeypatch.setattr(Counters, "most", 0)
-    assert share_taken("cuda") == 0.0
-    Counters.reserve(20_000)
-    assert share_taken("cuda") == pytest.approx(0.3)
-    assert share_taken("cpu") == 0.0
 
 
 @stage(version=1, device=True)
@@ -133,7 +60,7 @@ def read(context: Context) -> dict[str, Any]:
 @contextlib.contextmanager
 def one_gpu() -> Iterator[None]:
     """A cluster which believes that it has a GPU."""
-    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.stand_in"}
+    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{stand_in.__module__}.{stand_in.__name__}"}
     with workers_run_toys(**hook):
         found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1})
         try:
@@ -174,7 +101,6 @@ def run_all(
     return [record for record in found if record]
 
 
-@pytest.mark.chaos
 def test_sites_that_nobody_knew_share_a_gpu_once_the_first_of_them_was_measured(
     tmp_path: Path,
 ) -> None:
@@ -191,7 +117,6 @@ def test_sites_that_nobody_knew_share_a_gpu_once_the_first_of_them_was_measured(
     assert "device_memory_mib" not in told
 
 
-@pytest.mark.chaos
 def test_sites_share_a_gpu_by_what_was_measured_and_get_a_process_each(tmp_path: Path) -> None:
     """What a stage leaves in its process goes with it."""
     known = {"site-1": {"reserve": 0.4}, "site-2": {"reserve": 0.4}, "site-3": {}}

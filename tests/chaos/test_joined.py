@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.core.processes import descendants
-from tests.chaos import toys
+from tests import toys
 from tests.chaos.on_ray import workers_run_toys
 from tests.chaos.programs import under_way
 from tests.chaos.test_cluster import head
 from tests.chaos.test_signals import STUDY
+
+pytestmark = pytest.mark.chaos
 
 
 def killed(name: str) -> int:
@@ -32,7 +34,6 @@ def killed(name: str) -> int:
     return len(found)
 
 
-@pytest.mark.chaos
 def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_path: Path) -> None:
     """There is nobody left to take leave of, which by itself Ray tries for a while."""
     store, port = tmp_path / "store", "6436"
@@ -51,7 +52,6 @@ def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_
     assert took < 30
 
 
-@pytest.mark.chaos
 def test_08_a_study_on_a_cluster_of_others_that_is_told_to_end_leaves_no_simulation_behind(
     tmp_path: Path,
 ) -> None:
@@ -85,7 +85,6 @@ def simulations(store: Path) -> list[str]:
     return found
 
 
-@pytest.mark.chaos
 def test_80_the_doctor_asks_a_cluster_for_a_token_that_it_was_not_given_the_address_of(
     tmp_path: Path,
 ) -> None:

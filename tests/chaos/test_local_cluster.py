@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.hospitals import SIX, write_data
+from tests.hospitals import SIX, write_data
+
+pytestmark = pytest.mark.chaos
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,14 +77,13 @@ def assert_pinned(nodes: dict[str, str]) -> None:
         assert {nodes[name] for name in (first, *hospitals)} == {nodes[first]}
 
 
-@pytest.mark.chaos
 def test_six_hospitals_pinned_to_two_of_three_nodes_run_there_and_nowhere_else(
     tmp_path: Path,
 ) -> None:
     """With toys for stages, on one disk."""
-    toys, store = (sys.executable, "-m", "tests.chaos.toys"), tmp_path / "store"
+    toys, store = (sys.executable, "-m", "tests.toys"), tmp_path / "store"
     write_command(tmp_path / "bin" / "hyfree-ray", f'exec {shlex.join(toys)} "$@"')
-    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "tests.chaos.toys.install"}
+    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "tests.toys.install"}
     start_cluster(tmp_path / "bin", 6417, "--sites", "6", "--store", str(store), **hook)
     assert_pinned(nodes_of([store / "pool", *(store / "sites").iterdir()]))
 
@@ -138,7 +139,6 @@ def disks(tmp_path: Path) -> Disks:
     return found
 
 
-@pytest.mark.chaos
 def test_hospitals_whose_data_and_stores_are_seen_on_their_machine_alone_get_the_same_table(
     disks: Disks, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from hyfree_ray.federation.participation import Rules
 from hyfree_ray.runners.ray import RayParty
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_train import RayTrainLaunch
-from tests.chaos import toys
+from tests import toys
 from tests.chaos.on_ray import (
     attempt_at,
     attempt_of_another,
@@ -32,6 +32,8 @@ from tests.chaos.on_ray import (
     workers_run_toys,
 )
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
@@ -42,7 +44,6 @@ def cluster() -> Iterator[None]:
         disconnect()
 
 
-@pytest.mark.chaos
 def test_01_04_a_stage_a_site_and_the_pool_are_killed_and_the_table_is_the_same(
     undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -61,7 +62,6 @@ def test_01_04_a_stage_a_site_and_the_pool_are_killed_and_the_table_is_the_same(
     assert len(list(store.glob("pool/received/*/release-*"))) == 3  # O2: one a site
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize(
     "stage", ["prepare", "train_segmenter", "synthesise", "release", "score", "quality_card"]
 )
@@ -79,7 +79,6 @@ KINDS = ("draw_phantom", "prepare", "choose_snapshot", "audit", "prepare_for_gen
 OF_THE_POOL = ("check_release", "pool_releases")
 
 
-@pytest.mark.chaos
 def test_01_a_worker_is_killed_in_one_of_each_kind_of_stage_in_one_run(
     undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -99,7 +98,6 @@ def test_01_a_worker_is_killed_in_one_of_each_kind_of_stage_in_one_run(
         assert max(tried) > 1, stages
 
 
-@pytest.mark.chaos
 def test_01_a_worker_is_killed_while_it_fine_tunes(undisturbed: bytes, tmp_path: Path) -> None:
     async def disturb(store: Path, parties: dict[str, RayParty]) -> None:
         # What a site begins to train once there is a general model is that one, fine-tuned.
@@ -116,7 +114,6 @@ def test_01_a_worker_is_killed_while_it_fine_tunes(undisturbed: bytes, tmp_path:
     assert len((killed[0] / "attempts.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.chaos
 def test_03_a_stage_killed_three_times_succeeds(undisturbed: bytes, tmp_path: Path) -> None:
     stage = "sites/site-3/stages/train_generator-*"
 
@@ -128,7 +125,6 @@ def test_03_a_stage_killed_three_times_succeeds(undisturbed: bytes, tmp_path: Pa
     assert attempts(tmp_path / "store", stage) == 4
 
 
-@pytest.mark.chaos
 def test_03_a_stage_killed_four_times_is_failed_and_the_others_finish(tmp_path: Path) -> None:
     stage = "sites/site-3/stages/train_generator-*"
 
@@ -144,7 +140,6 @@ def test_03_a_stage_killed_four_times_is_failed_and_the_others_finish(tmp_path: 
     assert tested == {"site-1", "site-2"}
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize("rank", [0, 1])
 def test_04_a_worker_of_the_general_training_is_killed(tmp_path: Path, rank: int) -> None:
     """Two workers, through Ray Train: the value is that of the undisturbed training."""
@@ -172,7 +167,6 @@ def _kill_rank(folder: Path, rank: int) -> None:
     (folder / "was-killed").touch()
 
 
-@pytest.mark.chaos
 def test_16_28_30_a_stopped_process_is_not_waited_for_and_its_late_release_not_mixed_in(
     tmp_path: Path,
 ) -> None:
@@ -199,7 +193,6 @@ def test_16_28_30_a_stopped_process_is_not_waited_for_and_its_late_release_not_m
     assert not list(store.glob("pool/received/site-2/*"))
 
 
-@pytest.mark.chaos
 def test_10_a_head_that_is_killed_ends_the_run_soon_and_the_same_command_ends_it_well(
     training_on_ray: subprocess.Popen[str], tmp_path: Path
 ) -> None:

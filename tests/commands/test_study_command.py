@@ -27,7 +27,7 @@ def study(folder: Path, text: str) -> Path:
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulations of trials run the real protocol with toy stages."""
-    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-m", "tests.chaos.toys"))
+    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-m", "tests.toys"))
 
 
 def call(*arguments: str | Path) -> Result:

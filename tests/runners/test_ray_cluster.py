@@ -34,7 +34,7 @@ from hyfree_ray.runners.ray_cluster import (
     pin_of,
 )
 from hyfree_ray.scheduling.resources import Execution, Resources
-from tests.chaos.hospitals import write_data
+from tests.hospitals import write_data
 from tests.scheduling.test_history import write_record
 
 JOIN = """

@@ -13,8 +13,8 @@ import torch
 
 from hyfree_ray import generators
 from hyfree_ray.evaluation.scores import read_results
-from tests.chaos.hospitals import write_data
 from tests.generators.plans import tiny_plan
+from tests.hospitals import write_data
 from tests.stand_in_gpu import MEMORY_MIB, PEAK_MIB, stand_in_gpu
 
 SHOWN = 16 * 8

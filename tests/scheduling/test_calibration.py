@@ -14,7 +14,7 @@ from hyfree_ray.scheduling.calibration import calibrate
 CALIBRATES = """
 import sys
 from pathlib import Path
-from tests.chaos.toys import toy_simulation
+from tests.toys import toy_simulation
 from tests.scheduling.test_calibration import calibrate
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import pytest
 
 from hyfree_ray.core.journal import METRICS, read_metrics
 from hyfree_ray.core.store import RECORD
-from tests.chaos import toys
-from tests.chaos.conftest import Start
+from tests import toys
+from tests.toy_processes import Start
 
 
 def until(store: Path, pattern: str) -> Path:
@@ -43,7 +43,7 @@ SLOWLY = 0.03
 
 
 @pytest.mark.parametrize(
-    "stages", [pytest.param(4, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.chaos)]
+    "stages", [pytest.param(4, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)]
 )
 def test_05_a_driver_killed_at_stage_boundaries_redoes_only_what_is_unfinished(
     start: Start, undisturbed: bytes, tmp_path: Path, stages: int
@@ -68,8 +68,8 @@ def test_05_a_driver_killed_at_stage_boundaries_redoes_only_what_is_unfinished(
     "stage",
     [
         "train_general",
-        pytest.param("train_generator", marks=pytest.mark.chaos),
-        pytest.param("train_segmenter", marks=pytest.mark.chaos),
+        pytest.param("train_generator", marks=pytest.mark.slow),
+        pytest.param("train_segmenter", marks=pytest.mark.slow),
     ],
 )
 def test_01_02_a_training_goes_on_from_its_checkpoint_and_before_the_first_from_the_start(
@@ -89,7 +89,7 @@ def test_01_02_a_training_goes_on_from_its_checkpoint_and_before_the_first_from_
     assert [entry["step"] for entry in read_metrics(folder)] == list(range(1, toys.STEPS + 1))
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_06_a_driver_killed_at_random_times_converges(
     start: Start, undisturbed: bytes, tmp_path: Path, dice: random.Random
 ) -> None:
@@ -102,7 +102,7 @@ def test_06_a_driver_killed_at_random_times_converges(
     assert finish(start, store) == undisturbed
 
 
-@pytest.mark.parametrize("damage", ["flipped", pytest.param("truncated", marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("damage", ["flipped", pytest.param("truncated", marks=pytest.mark.slow)])
 def test_22_23_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(
     start: Start, undisturbed: bytes, tmp_path: Path, damage: str
 ) -> None:

@@ -16,8 +16,8 @@ from hyfree_ray.cli import main
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.evaluation.scores import read_results
 from hyfree_ray.federation.participation import Disturbance, parse_rules
-from tests.chaos import toys
-from tests.chaos.conftest import Start
+from tests import toys
+from tests.toy_processes import Start
 
 DROPPED = {"site-2": Disturbance(drops=("train_generator",))}
 SLOW = {"site-2": Disturbance(slowness=1000.0)}
@@ -125,14 +125,14 @@ def test_a_site_that_withholds_says_so_signed_and_gets_the_general_model(
     assert again["sites"] == first["sites"]
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_03_without_min_sites_a_site_that_fails_ends_the_run(start: Start, tmp_path: Path) -> None:
     found = run(start, tmp_path / "store", code=1, disturbances=DROPPED)
     assert "the stage train_generator failed: dropped out" in found["said"]
     assert rounds(tmp_path / "store") == []
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_03_a_site_that_fails_after_the_pool_has_closed_keeps_what_it_has(
     start: Start, tmp_path: Path
 ) -> None:
@@ -168,7 +168,7 @@ def test_28_30_a_late_site_is_not_waited_for_and_taken_in_by_the_next_round(
     assert "no release is new since round 2" in nobody["said"]
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_17_28_the_deadline_counts_over_restarts(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     (folder,) = {file.parent for file in _closed(start, tmp_path / "other")}

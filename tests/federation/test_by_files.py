@@ -14,10 +14,10 @@ import pytest
 
 from hyfree_ray.evaluation.regimes import PROTOCOL
 from hyfree_ray.evaluation.scores import ScoreRow, read_results
-from tests.chaos import toys
-from tests.chaos.conftest import Program, Start, program_with_toys
-from tests.chaos.hospitals import CASES, write_hospitals
+from tests import toys
+from tests.hospitals import CASES, write_hospitals
 from tests.segmenters.test_folders import foreground_of_equal_voxels
+from tests.toy_processes import Program, Start, program_with_toys
 
 REGIMES = {*PROTOCOL, "personalised", "chosen"}
 """What a hospital scores when it has the pool's model and releases."""
@@ -210,7 +210,7 @@ def test_what_is_wrong_with_a_federation_by_files_is_one_line(
     assert not (tmp_path / "general").exists()
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_with_real_trainings_too(tmp_path: Path) -> None:
     """Every command in a process tree of its own."""
 

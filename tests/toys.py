@@ -6,7 +6,7 @@ newest checkpoint on, so that what was resumed wrongly, or read from a damaged f
 table. It imports torch where a stage
 runs and nowhere else, as stages do.
 
-Run as a program it is the command line with toys: `python -m tests.chaos.toys simulate ...`
+Run as a program it is the command line with toys: `python -m tests.toys simulate ...`
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ _SHOWN: dict[str, Any] = {
 def install() -> None:
     """Put toys in the place of all stages, those of a study's simulations too. Before `site` and
     `pool` are imported."""
-    trials.PROGRAM = (sys.executable, "-m", "tests.chaos.toys")
+    trials.PROGRAM = (sys.executable, "-m", "tests.toys")
     for found in pkgutil.iter_modules(stages.__path__):
         module = importlib.import_module(f"{stages.__name__}.{found.name}")
         for name, value in list(vars(module).items()):
@@ -377,7 +377,7 @@ def keep_much(folder: str, what: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"] = "tests.chaos.toys.install"
+    os.environ["__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"] = "tests.toys.install"
     install()
     from hyfree_ray.cli import main
 

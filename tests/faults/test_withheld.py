@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hyfree_ray.evaluation.scores import read_results
 from hyfree_ray.federation.participation import Disturbance
-from tests.chaos.conftest import Start
+from tests.toy_processes import Start
 
 BREAKS = {"site-2": Disturbance(drops=("audit",))}
 

@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 
 from hyfree_ray.observing import observer
 from hyfree_ray.observing.mlflow import database_uri
-from tests.chaos import toys
-from tests.chaos.conftest import Program, Start
+from tests import toys
+from tests.toy_processes import Program, Start
 
 RUN = ("simulate", "--budget", "smoke", "--device", "cpu", "--ray", "off", "--sites", "3")
 GIVEN = (*RUN, "--min-sites", "2", "--settings", "personalised")
@@ -71,7 +71,7 @@ def test_05_a_summary_of_before_a_kill_is_not_taken_for_that_of_what_ran_since(
     assert shown(store, folder.name) == json.loads((folder / "summary.json").read_text())
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_what_other_code_wrote_is_written_again_though_mlflow_shows_it(
     program: Program, tmp_path: Path
 ) -> None:
@@ -86,7 +86,7 @@ def test_what_other_code_wrote_is_written_again_though_mlflow_shows_it(
     assert (folder / "table.txt").read_text() == expected
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_a_summary_is_not_taken_for_whole_where_another_run_has_since_done_what_it_lacks(
     start: Start, program: Program, tmp_path: Path
 ) -> None:
