@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,21 @@ from hyfree_ray.commands.store import store
 from hyfree_ray.commands.study import scale, study
 from hyfree_ray.commands.track import track
 from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.core.failure import choose_format, error_line
 from hyfree_ray.core.interrupts import run_interruptible
 
 
 class _Group(click.Group):
     """Says what went wrong in one line, and ends with the exit code that says it too."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        choose_format(given)
         try:
-            return super().main(*args, **kwargs)
+            return super().main(given, *more, **kwargs)
         except (HyfreeError, StageError) as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(error.exit_code)
+            click.echo(error_line(error), err=True)
+            raise SystemExit(error.exit_code) from error
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _in_one_line():
@@ -65,7 +68,7 @@ def _in_one_line() -> Iterator[None]:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "hyfree-ray"
         message = " ".join(error.format_message().split()).rstrip(".")
-        raise HyfreeError(f"{message}; see {command} --help") from error
+        raise HyfreeError("option.usage", f"{message}; see {command} --help") from error
 
 
 @click.group(cls=_Group, epilog=EXIT_CODES)

@@ -54,34 +54,50 @@ def check_plan(plans: Mapping[str, Any]) -> None:
         _check_sizes(configuration)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HyfreeError(
+            "model.plan-refused",
             f"the model's plan is not one of nnU-Net's ({type(error).__name__}); ask its owner to "
-            "export it again"
+            "export it again",
         ) from error
 
 
 def _check_network(architecture: Mapping[str, Any]) -> None:
     name = architecture["network_class_name"]
     if name not in NETWORKS:
-        raise HyfreeError(f"the model's plan names the network {name!a}; only nnU-Net's is run")
+        raise HyfreeError(
+            "model.plan-refused",
+            f"the model's plan names the network {name!a}; only nnU-Net's is run",
+        )
     for key in architecture["_kw_requires_import"]:
         operation = architecture["arch_kwargs"][key]
         if operation not in _OPERATIONS:
-            raise HyfreeError(f"the model's plan names the operation {operation!a}; refused")
+            raise HyfreeError(
+                "model.plan-refused", f"the model's plan names the operation {operation!a}; refused"
+            )
 
 
 def _check_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
     for key, known in _NAMES.items():
         if configuration[key] not in known:
-            raise HyfreeError(f"the model's plan has {key} {configuration[key]!a}; refused")
+            raise HyfreeError(
+                "model.plan-refused", f"the model's plan has {key} {configuration[key]!a}; refused"
+            )
     strange = set(configuration["normalization_schemes"]) - _NORMALISATIONS
     if strange or plans["label_manager"] != "LabelManager":
-        raise HyfreeError("the model's plan names a normalisation or labels of its own; refused")
+        raise HyfreeError(
+            "model.plan-refused",
+            "the model's plan names a normalisation or labels of its own; refused",
+        )
     # The reader is chosen anew by whoever reads; the name must still be one, not a path.
     for key in ("image_reader_writer", "plans_name", "dataset_name"):
         if not str(plans[key]).isidentifier():
-            raise HyfreeError(f"the model's plan has {key} {str(plans[key])[:40]!a}; refused")
+            raise HyfreeError(
+                "model.plan-refused",
+                f"the model's plan has {key} {str(plans[key])[:40]!a}; refused",
+            )
     if not str(configuration["data_identifier"]).isidentifier():
-        raise HyfreeError("the model's plan names a folder that is none; refused")
+        raise HyfreeError(
+            "model.plan-refused", "the model's plan names a folder that is none; refused"
+        )
 
 
 def _check_sizes(configuration: Mapping[str, Any]) -> None:
@@ -90,14 +106,18 @@ def _check_sizes(configuration: Mapping[str, Any]) -> None:
     whole = all(type(number) is int and number > 0 for number in (height, width, batch))
     if not whole or height * width * batch > _MOST_PIXELS:
         raise HyfreeError(
+            "model.plan-refused",
             f"the model's plan wants batches of {str(batch)[:20]} patches of "
-            f"{str(height)[:20]}x{str(width)[:20]} pixels; refused"
+            f"{str(height)[:20]}x{str(width)[:20]} pixels; refused",
         )
     described = configuration["architecture"]["arch_kwargs"]
     for key, most in _SIZES.items():
         for number in _numbers(described[key]):
             if type(number) is not int or not 1 <= number <= most:
-                raise HyfreeError(f"the model's plan has {key} of {str(number)[:20]}; refused")
+                raise HyfreeError(
+                    "model.plan-refused",
+                    f"the model's plan has {key} of {str(number)[:20]}; refused",
+                )
 
 
 def _numbers(value: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from typing import Any
 import hyfree_ray
 from hyfree_ray.border.manifest import Limits, Manifest
 from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, read_release
+from hyfree_ray.core.error_codes import CODES
 from hyfree_ray.core.errors import ReleaseError
 
 _READY = b"ready"
@@ -157,7 +158,7 @@ def _verdict_in(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | None
         match json.loads(line):
             case str() as text:
                 return ReleaseMetadata.from_json(text)
-            case [str() as rule, str() as message]:
+            case [str() as rule, str() as message] if f"release.{rule}" in CODES:
                 return ReleaseError(site, rule, message)
     return None
 

@@ -25,8 +25,8 @@ OUTLIER_FACTOR = 3.0
 class Problem:
     """One thing that is wrong, and what to do."""
 
-    rule: str
-    """Short name of its kind, stable enough to script against."""
+    code: str
+    """Its kind: one of `core.error_codes.CODES`."""
     where: str
     """A file, a line of a table, or a site. Patients are not named: cases are."""
     what: str
@@ -63,7 +63,7 @@ def check_patients(rows: Sequence[Row], *, fill_folds: bool) -> list[Problem]:
     first_site: dict[str, str] = {}
     problems = [
         Problem(
-            rule="patient",
+            code="data.patient-in-two-sites",
             where=f"sites.csv, line {row.line}",
             what=f"the patient of case {row.case} ({row.site}) is also in site"
             f" {first_site[row.patient]}",
@@ -77,7 +77,7 @@ def check_patients(rows: Sequence[Row], *, fill_folds: bool) -> list[Problem]:
         patients[row.site].add(row.patient)
     return problems + [
         Problem(
-            rule="folds",
+            code="data.too-few-patients",
             where=site,
             what=f"{len(patients[site])} patients cannot fill {FOLDS} folds",
             mend="merge it with another site or leave it out",
@@ -93,7 +93,7 @@ def check_pairs(
     """Every image has its label and every label its image."""
     return [
         Problem(
-            rule="unlabelled",
+            code="data.no-label",
             where=images[case][0],
             what=f"no label {case}{ending} in labelsTr",
             mend="add the label or take the image away",
@@ -101,7 +101,7 @@ def check_pairs(
         for case in sorted(images.keys() - labels.keys())
     ] + [
         Problem(
-            rule="no image",
+            code="data.no-image",
             where=labels[case],
             what=f"no image {case}_0000{ending} in imagesTr",
             mend="add the image or take the label away",
@@ -114,7 +114,7 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
     """Every case of `sites.csv` is there."""
     return [
         Problem(
-            rule="absent",
+            code="data.no-image",
             where=f"sites.csv, line {row.line}",
             what=f"case {ascii(row.case)[1:-1]} has no image in imagesTr",
             mend="add the image or take the row out",
@@ -126,18 +126,27 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
 
 def check_files(facts: Facts) -> list[Problem]:
     """Each file by itself: readable, of sensible size, finite."""
-    mends = {
-        "not a file": "nnU-Net reads files: put the image itself here",
-        "unreadable": "it is damaged or of another format than its ending says; write it again",
-        "too large": f"a slice may have {MAX_PIXELS >> 20} million pixels and a volume"
-        f" {MAX_VOXELS >> 20} million; check its header",
-        "NaN or infinite pixels": "replace them by numbers",
-        "animated": "write its one frame as a PNG of its own",
-        "hidden content": "it has text, a profile or a payload beside the image; write it again",
+    kinds = {
+        "not a file": ("data.not-found", "nnU-Net reads files: put the image itself here"),
+        "unreadable": (
+            "data.unreadable",
+            "it is damaged or of another format than its ending says; write it again",
+        ),
+        "too large": (
+            "data.too-large",
+            f"a slice may have {MAX_PIXELS >> 20} million pixels and a volume"
+            f" {MAX_VOXELS >> 20} million; check its header",
+        ),
+        "NaN or infinite pixels": ("data.not-finite", "replace them by numbers"),
+        "animated": ("data.animated", "write its one frame as a PNG of its own"),
+        "hidden content": (
+            "data.hidden-content",
+            "it has text, a profile or a payload beside the image; write it again",
+        ),
     }
     return [
-        Problem(rule=fault, where=path, what=fault, mend=mend)
-        for fault, mend in mends.items()
+        Problem(code=code, where=path, what=fault, mend=mend)
+        for fault, (code, mend) in kinds.items()
         for path, fact in facts.items()
         if fact.fault == fault
     ]
@@ -160,11 +169,13 @@ def check_axes(facts: Facts, ending: str, reader: str) -> list[Problem]:
             continue
         if len(fact.shape) not in allowed:
             what = f"{_times(fact.shape)} pixels on {len(fact.shape)} axes"
-            problems.append(Problem(rule="axes", where=path, what=what, mend=mend))
+            problems.append(Problem(code="data.axes", where=path, what=what, mend=mend))
         elif reader == "NibabelIO" and len(fact.place) == _PLACE_OF_2D:
             what = "two axes, and nnU-Net reads volumes here"
             flat = "write it as a volume of one slice, or set overwrite_image_reader_writer to"
-            problems.append(Problem(rule="axes", where=path, what=what, mend=f"{flat} SimpleITKIO"))
+            problems.append(
+                Problem(code="data.axes", where=path, what=what, mend=f"{flat} SimpleITKIO")
+            )
     return problems
 
 
@@ -182,7 +193,7 @@ def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> li
             have = ", ".join(f"_{n} with {k}" for n, k in zip(numbers, held, strict=True))
             problems.append(
                 Problem(
-                    rule="channels",
+                    code="data.channels",
                     where=case.images[0],
                     what=f"dataset.json names {channels} channels, the case has {have}",
                     mend="give one file a channel (_0000, _0001, ...) or mend channel_names",
@@ -190,7 +201,9 @@ def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> li
             )
         if facts[case.label].channels != 1:
             what, mend = "a label has one channel", "write it as a grey image"
-            problems.append(Problem(rule="label channels", where=case.label, what=what, mend=mend))
+            problems.append(
+                Problem(code="data.label-channels", where=case.label, what=what, mend=mend)
+            )
     return problems
 
 
@@ -212,7 +225,7 @@ def check_geometry(files: Files, facts: Facts) -> list[Problem]:
             elif not _same_place(first, fact):
                 moved.append(
                     Problem(
-                        rule="place",
+                        code="data.place",
                         where=path,
                         what=f"origin or direction differs from {case.images[0]}",
                         mend="nnU-Net does not look at them: see that the pixels match",
@@ -228,7 +241,7 @@ def _flat_ones(files: Files, facts: Facts) -> list[Problem]:
         return []
     return [
         Problem(
-            rule="2D and 3D",
+            code="data.images-and-volumes",
             where=path,
             what="a 2D image among volumes",
             mend="give either images or volumes",
@@ -249,17 +262,23 @@ def check_label_values(files: Files, facts: Facts, labels: Labels) -> list[Probl
         if fact.values is None:
             what = "label values are not whole numbers"
             mend = "write the classes as integers"
-            fractional.append(Problem(rule="fraction", where=case.label, what=what, mend=mend))
+            fractional.append(
+                Problem(code="data.fractional-labels", where=case.label, what=what, mend=mend)
+            )
         elif not known.issuperset(fact.values):
             value = min(set(fact.values) - known)
             what = f"label value {value} is not in dataset.json ({_listed(sorted(known))})"
             strange.append(
-                Problem(rule="values", where=case.label, what=what, mend="mend one of them")
+                Problem(
+                    code="data.unknown-labels", where=case.label, what=what, mend="mend one of them"
+                )
             )
         elif fact.values == (0,):
             what = "an empty mask"
             mend = "right where nothing is to be seen; otherwise draw it"
-            empty.append(Problem(rule="empty", where=case.label, what=what, mend=mend, fatal=False))
+            empty.append(
+                Problem(code="data.empty-mask", where=case.label, what=what, mend=mend, fatal=False)
+            )
     return fractional + strange + empty
 
 
@@ -281,7 +300,7 @@ def check_structures(files: Files, facts: Facts, labels: Labels) -> list[Problem
             others = [other for other in sorted(found) if _has(labels, lacking[0], found[other])]
             problems.append(
                 Problem(
-                    rule="structures",
+                    code="data.structures-differ",
                     where=site,
                     what=f"none of its masks has {_listed(lacking)}, which {others[0]} labels",
                     mend="sites have to label the same structures: label it, leave the site out,"
@@ -307,7 +326,7 @@ def check_copies(files: Files, facts: Facts) -> list[Problem]:
             where = "another patient" if same else f"site {other.row.site}"
             problems.append(
                 Problem(
-                    rule="copy",
+                    code="data.copied-image",
                     where=case.images[0],
                     what=f"the same image as {other.images[0]}, of {where}",
                     mend="a copy leaks from training into test: keep one, or give both one patient",
@@ -320,7 +339,7 @@ def check_constant(files: Files, facts: Facts) -> list[Problem]:
     """An image of one value shows nothing: mostly a broken export."""
     return [
         Problem(
-            rule="constant",
+            code="data.constant-image",
             where=case.images[0],
             what="all its pixels have the same value",
             mend="it is trained on as it is: see whether it was exported well, or take it out",
@@ -352,7 +371,7 @@ def _outliers(site: str, spacings: Mapping[str, tuple[float, ...]]) -> list[Prob
     usual = [median(steps) for steps in zip(*spacings.values(), strict=True)]
     return [
         Problem(
-            rule="spacing",
+            code="data.spacing-outlier",
             where=path,
             what=f"spacing {_times(spacing)} mm, the median of {site} is {_times(usual)}",
             mend="check its header",
@@ -371,7 +390,7 @@ def _different_axes(axes: Mapping[str, int]) -> list[Problem]:
     first = next(iter(axes), "")
     return [
         Problem(
-            rule="slice axis",
+            code="data.slice-axes-differ",
             where=site,
             what=f"its volumes are cut along axis {axis}, those of {first} along axis"
             f" {axes[first]}",
@@ -386,7 +405,7 @@ def _differs(
     what: str, path: str, own: Sequence[float], image: str, its: Sequence[float]
 ) -> Problem:
     return Problem(
-        rule=what,
+        code="data.size-differs" if what == "size" else "data.spacing-differs",
         where=path,
         what=f"{what} {_times(own)} differs from {_times(its)} of {image}",
         mend="bring them to one grid",

@@ -144,8 +144,8 @@ def read_cohort(
         reading.notes += [problem for problem in step if not problem.fatal]
         fatal = [problem for problem in step if problem.fatal]
         if fatal:
-            others = sum(problem.rule == fatal[0].rule for problem in fatal) - 1
-            raise HyfreeError(fatal[0].line(others))
+            others = sum(problem.code == fatal[0].code for problem in fatal) - 1
+            raise HyfreeError(fatal[0].code, fatal[0].line(others))
     return reading.cohort()
 
 
@@ -177,7 +177,11 @@ class _Reading:
         """The problems that each step finds, the cheap steps first."""
         if not self.root.is_dir():
             mend = "give the folder that holds dataset.json"
-            yield [Problem(rule="root", where=str(self.root), what="no such folder", mend=mend)]
+            yield [
+                Problem(
+                    code="data.not-found", where=str(self.root), what="no such folder", mend=mend
+                )
+            ]
             return
         yield self._read_tables()
         if self.rows is not None:
@@ -187,7 +191,7 @@ class _Reading:
         channel_names, labels, ending = self.description
         problems = self._pair_files(ending)
         yield problems
-        if any(problem.rule == "table" for problem in problems):
+        if any(problem.code == "data.not-found" for problem in problems):
             return
         if self.rows is not None:
             yield check_listed(self.rows, self.images)
@@ -283,7 +287,7 @@ def _tried(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
         what, semicolon, mend = rest.rpartition("; ")
         if not semicolon:
             what, mend = rest, "mend it"
-        problems.append(Problem(rule="table", where=where, what=what, mend=mend))
+        problems.append(Problem(code=error.code, where=where, what=what, mend=mend))
         return None
 
 
@@ -310,10 +314,15 @@ def split_fold(cases: Sequence[Case], fold: int) -> Split:
     A patient's fold comes from the rank of its name's hash: a new patient moves at most four.
     """
     if not 0 <= fold < FOLDS:
-        raise HyfreeError(f"--fold {fold}: there are {FOLDS} folds; give 0 to {FOLDS - 1}")
+        raise HyfreeError(
+            "option.out-of-range", f"--fold {fold}: there are {FOLDS} folds; give 0 to {FOLDS - 1}"
+        )
     patients = sorted({case.patient for case in cases}, key=_patient_rank)
     if len(patients) < FOLDS:
-        raise HyfreeError(f"{len(patients)} patients cannot fill {FOLDS} folds; add patients")
+        raise HyfreeError(
+            "data.too-few-patients",
+            f"{len(patients)} patients cannot fill {FOLDS} folds; add patients",
+        )
     fold_of = {patient: rank * FOLDS // len(patients) for rank, patient in enumerate(patients)}
     parts: dict[str, list[Case]] = {"train": [], "val": [], "test": []}
     for case in cases:
@@ -328,5 +337,7 @@ def _patient_rank(patient: str) -> tuple[str, str]:
 
 def _file_names(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise HyfreeError(f"{folder}: no such folder; an nnU-Net raw data set has one")
+        raise HyfreeError(
+            "data.not-found", f"{folder}: no such folder; an nnU-Net raw data set has one"
+        )
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")

@@ -41,40 +41,48 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     labels = dataset.get("labels")
     if not isinstance(labels, dict) or not labels:
         raise HyfreeError(
-            'dataset.json: labels must be like {"background": 0, "organ": 1}; mend them'
+            "data.bad-labels",
+            'dataset.json: labels must be like {"background": 0, "organ": 1}; mend them',
         )
     for name, value in labels.items():
         classes = value if isinstance(value, list) and value and name != IGNORE else [value]
         if any(isinstance(one, bool) or not isinstance(one, int) for one in classes):
             raise HyfreeError(
+                "data.bad-labels",
                 f"dataset.json: label {name!r} must be a whole number, or a list of them: a region;"
-                " mend it"
+                " mend it",
             )
     if labels.get(BACKGROUND) != 0:
         raise HyfreeError(
-            'dataset.json: nnU-Net insists on the name "background": 0 in labels; add it'
+            "data.bad-labels",
+            'dataset.json: nnU-Net insists on the name "background": 0 in labels; add it',
         )
     classes = sorted(class_values(labels))
     known = classes + ([labels[IGNORE]] if IGNORE in labels else [])
     if len(known) > MOST_VALUES:
         raise HyfreeError(
-            f"dataset.json: {len(known)} label values; at most {MOST_VALUES} are taken, merge some"
+            "data.bad-labels",
+            f"dataset.json: {len(known)} label values; at most {MOST_VALUES} are taken, merge some",
         )
     if len(classes) < 2 or known != list(range(len(known))):
         raise HyfreeError(
+            "data.bad-labels",
             "dataset.json: label values must be 0 (background), 1, 2, ... without gaps, and the"
-            " highest one ignore's, if there is one; renumber them"
+            " highest one ignore's, if there is one; renumber them",
         )
     if not has_regions(labels):
         if len(labels) != len(known):
-            raise HyfreeError("dataset.json: two labels have the same value; give each its own")
+            raise HyfreeError(
+                "data.bad-labels", "dataset.json: two labels have the same value; give each its own"
+            )
         return {name: _scalar(value) for name, value in sorted(labels.items(), key=_by_value)}
     order = dataset.get("regions_class_order")
     regions = len(foreground(labels))
     if not isinstance(order, list) or len(order) != regions or sorted(order) != classes[1:]:
         raise HyfreeError(
+            "data.bad-regions",
             f"dataset.json: regions need regions_class_order, a list of {regions}: the class that"
-            f" each region paints, in the order of labels, each of {classes[1:]} once; mend it"
+            f" each region paints, in the order of labels, each of {classes[1:]} once; mend it",
         )
     return dict(labels)
 
@@ -187,8 +195,9 @@ class Painted:
         """
         if differences := own.differences(self):
             raise HyfreeError(
+                "data.other-labels",
                 f"labels that come from another party are those of another task: it {differences};"
-                " only who labels the same structures can work together"
+                " only who labels the same structures can work together",
             )
         return {value: own.names[name] for name, value in self.names.items()}
 

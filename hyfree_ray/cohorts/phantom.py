@@ -39,7 +39,9 @@ def phantom_cohort(sites: int, seed: int, root: Path) -> Cohort:
     its files: it is derived from the version, the seed and the names.
     """
     if not 1 <= sites <= MAX_SITES:
-        raise HyfreeError(f"--sites {sites}: the phantom has 1 to {MAX_SITES} sites")
+        raise HyfreeError(
+            "option.out-of-range", f"--sites {sites}: the phantom has 1 to {MAX_SITES} sites"
+        )
     names = {index: f"site-{index}" for index in range(1, sites + 1)}
     cases = {
         names[index]: tuple(case for case, _ in _site_cases(index, seed))

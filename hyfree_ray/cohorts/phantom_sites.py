@@ -166,7 +166,10 @@ _FIRST_SITES = (
 def site_style(index: int, seed: int) -> SiteStyle:
     """The style of site `index` (from 1): five are written down, a seed varies them for others."""
     if not 1 <= index <= MAX_SITES:
-        raise HyfreeError(f"site-{index}: the phantom has sites 1 to {MAX_SITES}; ask for fewer")
+        raise HyfreeError(
+            "option.out-of-range",
+            f"site-{index}: the phantom has sites 1 to {MAX_SITES}; ask for fewer",
+        )
     base = _FIRST_SITES[(index - 1) % len(_FIRST_SITES)]
     if index <= len(_FIRST_SITES):
         return base

@@ -84,5 +84,5 @@ def describe_notes(problems: Iterable[Problem]) -> list[str]:
     kinds: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         if not problem.fatal:
-            kinds[problem.rule].append(problem)
+            kinds[problem.code].append(problem)
     return [members[0].line(len(members) - 1) for members in kinds.values()]

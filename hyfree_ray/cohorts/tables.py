@@ -60,14 +60,17 @@ def and_more(problems: Sequence[object]) -> str:
 
 def _read_text(path: Path, limit: int, mend: str) -> str:
     if not path.is_file():
-        raise HyfreeError(f"{path}: no such file; {mend}")
+        raise HyfreeError("data.not-found", f"{path}: no such file; {mend}")
     if path.stat().st_size > limit:
-        raise HyfreeError(f"{path}: larger than {limit >> 20} MiB; it is no such table, check it")
+        raise HyfreeError(
+            "data.too-large",
+            f"{path}: larger than {limit >> 20} MiB; it is no such table, check it",
+        )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise HyfreeError(
-            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+            "data.bad-text", f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from None
 
 
@@ -77,11 +80,15 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
         parsed = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise HyfreeError(f"{path}: not valid JSON ({error.msg}, {where}); mend it") from None
+        raise HyfreeError(
+            "data.bad-json", f"{path}: not valid JSON ({error.msg}, {where}); mend it"
+        ) from None
     except RecursionError:
-        raise HyfreeError(f"{path}: nested too deeply; mend it") from None
+        raise HyfreeError("data.bad-json", f"{path}: nested too deeply; mend it") from None
     if not isinstance(parsed, dict):
-        raise HyfreeError(f"{path}: a JSON object is expected; see nnU-Net's dataset format")
+        raise HyfreeError(
+            "data.bad-json", f"{path}: a JSON object is expected; see nnU-Net's dataset format"
+        )
     return parsed
 
 
@@ -93,14 +100,19 @@ def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
         or not channels
         or set(channels) != {str(index) for index in range(len(channels))}
     ):
-        raise HyfreeError('dataset.json: channel_names must be like {"0": "T1", "1": "T2"}')
+        raise HyfreeError(
+            "data.bad-channels", 'dataset.json: channel_names must be like {"0": "T1", "1": "T2"}'
+        )
     for name in (*channels.values(), *_keys_of(dataset.get("labels"))):
         _check_name(name)
     labels = read_labels(dataset)
     ending = dataset.get("file_ending")
     if not isinstance(ending, str) or ending not in READERS:
         known = ", ".join(READERS)
-        raise HyfreeError(f"dataset.json: file_ending {ending!r} is not one of {known}; convert")
+        raise HyfreeError(
+            "data.unknown-format",
+            f"dataset.json: file_ending {ending!r} is not one of {known}; convert",
+        )
     reader_of(dataset, ending)
     return tuple(channels[str(index)] for index in range(len(channels))), labels, ending
 
@@ -114,7 +126,7 @@ def _check_name(name: Any) -> None:
     try:
         checked_name(f"the name {str(name)[:40]!a} of a channel or label", name)
     except ValueError as error:
-        raise HyfreeError(f"dataset.json: {error}; rename it") from None
+        raise HyfreeError("data.bad-name", f"dataset.json: {error}; rename it") from None
 
 
 def reader_of(dataset: Mapping[str, Any], ending: str) -> str:
@@ -129,8 +141,9 @@ def reader_of(dataset: Mapping[str, Any], ending: str) -> str:
         return NNUNET_DEFAULTS[ending]
     if named not in known:
         raise HyfreeError(
+            "data.unknown-format",
             f"dataset.json: nnU-Net would read {ending} by {str(named)[:40]!a}, which is not"
-            f" taken here; set {READER_KEY} to {' or '.join(known)}"
+            f" taken here; set {READER_KEY} to {' or '.join(known)}",
         )
     return str(named)
 
@@ -152,7 +165,9 @@ def read_sites_csv(path: Path) -> list[Row]:
         header = [cell.strip() for cell in next(reader, [])]
         missing = [name for name in ("case", "site", "patient") if header.count(name) != 1]
         if missing:
-            raise HyfreeError(f"{path}: needs one column named {', '.join(missing)}; {mend}")
+            raise HyfreeError(
+                "data.bad-table", f"{path}: needs one column named {', '.join(missing)}; {mend}"
+            )
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
@@ -160,21 +175,25 @@ def read_sites_csv(path: Path) -> list[Row]:
             values = {name: row.get(name, "") for name in ("case", "site", "patient")}
             if len(cells) != len(header) or not all(values.values()):
                 raise HyfreeError(
+                    "data.bad-table",
                     f"{path}, line {reader.line_num}: a cell is missing or empty or too many;"
-                    f" give case, site and patient in each row"
+                    f" give case, site and patient in each row",
                 )
             columns = tuple((name, cell) for name, cell in row.items() if name not in values)
             rows.append(Row(line=reader.line_num, **values, columns=columns))
     except csv.Error as error:
-        raise HyfreeError(f"{path}, line {reader.line_num}: not a CSV ({error}); mend it") from None
+        raise HyfreeError(
+            "data.bad-table", f"{path}, line {reader.line_num}: not a CSV ({error}); mend it"
+        ) from None
     if not rows:
-        raise HyfreeError(f"{path}: names no case; {mend}")
+        raise HyfreeError("data.no-cases", f"{path}: names no case; {mend}")
     first = {row.case: row for row in reversed(rows)}
     twice = [row for row in rows if first[row.case] is not row]
     if twice:
         raise HyfreeError(
+            "data.case-twice",
             f"{path}, line {twice[0].line}: case {twice[0].case} is listed twice{and_more(twice)};"
-            " keep one row a case"
+            " keep one row a case",
         )
     return rows
 
@@ -200,17 +219,20 @@ def check_site_names(names: Iterable[str], where: str = "") -> None:
         if not (letters and small and name[0].isalnum() and name[-1] != "." and ".." not in name):
             shown = ascii(name[:40]) + ("..." if len(name) > 40 else "")
             raise HyfreeError(
+                "data.bad-site-name",
                 f"{written}site name {shown} is not safe as a folder's name; use letters, digits,"
-                f" '-', '_', '.' and spaces, a letter or digit first, {MAX_SITE_NAME_BYTES} bytes"
+                f" '-', '_', '.' and spaces, a letter or digit first, {MAX_SITE_NAME_BYTES} bytes",
             )
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
         if folded in {POOL, ORACLE}:
             raise HyfreeError(
-                f"{written}the site name {name!a} is taken by a party of our own; rename it"
+                "data.bad-site-name",
+                f"{written}the site name {name!a} is taken by a party of our own; rename it",
             )
         if folded in known:
             raise HyfreeError(
+                "data.bad-site-name",
                 f"{written}site names {known[folded]!a} and {name!a} differ only in"
-                " case or Unicode form; write one name one way"
+                " case or Unicode form; write one name one way",
             )
         known[folded] = name

@@ -11,6 +11,7 @@ import click
 
 from hyfree_ray.cohorts.checks import FOLDS
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.failure import failure_line
 from hyfree_ray.results.finished import read_finished
 from hyfree_ray.results.pooled import pool_runs
 from hyfree_ray.results.pooled_table import render_pooled
@@ -34,7 +35,7 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
     """
     numbers = parse_numbers(folds, "--folds", least=0, most=FOLDS - 1)
     if options["fold"] is not None or options["dry_run"] or options["calibrate"]:
-        raise HyfreeError("--folds: leave --fold, --dry-run and --calibrate out")
+        raise HyfreeError("option.conflict", "--folds: leave --fold, --dry-run and --calibrate out")
     store: Path = options["store"]
     passed = as_arguments(options)
     refuse_overrides(options["overrides"], ("fold",), "--folds")
@@ -51,7 +52,8 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
             found = run_command(command)
         except TrialError as error:
             if error.message:  # else it has said why
-                click.echo(f"error: fold {fold}: {error}", err=True)
+                said = f"fold {fold}: {error}"
+                click.echo(failure_line("study.trial-failed", said, exit_code=error.code), err=True)
             return error.code
         runs.append(read_finished(store / "runs" / found["run"]))
     pooled = pool_runs(runs)

@@ -71,5 +71,6 @@ def _model_in(folder: Path) -> Path:
         if (found / "weights.safetensors").is_file() and (found / "plans.json").is_file():
             return found
     raise HyfreeError(
-        f"{folder}: no model is there; name what 'pool train' or the like has written"
+        "model.not-found",
+        f"{folder}: no model is there; name what 'pool train' or the like has written",
     )

@@ -90,7 +90,10 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
     for name in names:
         if name not in regimes.SETTINGS:
             nearest = difflib.get_close_matches(name, regimes.SETTINGS, n=1, cutoff=0.0)[0]
-            raise HyfreeError(f"--settings {name}: no such setting; did you mean {nearest!r}?")
+            raise HyfreeError(
+                "option.unknown-setting",
+                f"--settings {name}: no such setting; did you mean {nearest!r}?",
+            )
     return names
 
 
@@ -120,7 +123,9 @@ def in_a_folder(_context: object, parameter: click.Parameter, path: Path) -> Pat
     """
     option, folder = parameter.opts[0], path.absolute().parent
     if not folder.is_dir():
-        raise HyfreeError(f"{option} {path}: {path.parent} is no folder; make it first")
+        raise HyfreeError(
+            "output.not-writable", f"{option} {path}: {path.parent} is no folder; make it first"
+        )
     with writing_to(path, option):
         try_to_write(folder)
     return path

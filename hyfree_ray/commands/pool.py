@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options, resolved
-from hyfree_ray.core.errors import HyfreeError, ReleaseError, TooFewSitesError
+from hyfree_ray.core.errors import HyfreeError, ReleaseError
 
 if TYPE_CHECKING:
     from hyfree_ray.border.release import ReleaseMetadata
@@ -77,8 +77,9 @@ def train(
     party, described = _open_pool(signed, experiment, root, device)
     members = asyncio.run(_take_in(party, signed, described))
     if not members:
-        raise TooFewSitesError(
-            "fewer than two good releases make no general model; nothing is written"
+        raise HyfreeError(
+            "round.too-few-releases",
+            "fewer than two good releases make no general model; nothing is written",
         )
     general, shared = asyncio.run(_hand_out(party, members))
     write_parcel(out, general)
@@ -252,7 +253,10 @@ def _read_all(signed: Sequence[HandedIn]) -> dict[str, tuple[str, ReleaseMetadat
     if not found:
         for line in bad:
             click.echo(line)
-        raise TooFewSitesError("none of these releases is signed and good; nothing is written")
+        raise HyfreeError(
+            "round.too-few-releases",
+            "none of these releases is signed and good; nothing is written",
+        )
     return found
 
 
@@ -283,8 +287,9 @@ def _task(
             tasks.setdefault(vote, (federation, {"channel_names": channels, **painted.dataset()}))
     if not votes:
         raise HyfreeError(
+            "round.other-settings",
             "none of these releases was made by this command's settings: give the same --budget, "
-            "--generator, --config and --set to all parties, of one version of hyfree-ray"
+            "--generator, --config and --set to all parties, of one version of hyfree-ray",
         )
     return tasks[votes.most_common(1)[0][0]]
 

@@ -108,9 +108,14 @@ def read_public_key(file: Path, option: str) -> bytes:
     try:
         content = read_untrusted(file, most=SIGNATURE_BYTES)
     except UntrustedFileError as error:
-        raise HyfreeError(f"{option} {_shown(file)}: {error}; name a site's public.key") from error
+        raise HyfreeError(
+            "option.bad-key", f"{option} {_shown(file)}: {error}; name a site's public.key"
+        ) from error
     if len(content) != KEY_BYTES:
-        raise HyfreeError(f"{option} {_shown(file)}: {len(content)} bytes, a key has {KEY_BYTES}")
+        raise HyfreeError(
+            "option.bad-key",
+            f"{option} {_shown(file)}: {len(content)} bytes, a key has {KEY_BYTES}",
+        )
     return content
 
 
@@ -141,11 +146,14 @@ def _folder(file: Path) -> Path:
     if file.is_dir() and not file.is_symlink():
         return file
     if not file.parent.is_dir() or (file.name != RELEASE_FILE and not os.path.lexists(file)):
-        raise HyfreeError(f"{_shown(file)}: no release: there is no such file or folder")
+        raise HyfreeError(
+            "release.not-found", f"{_shown(file)}: no release: there is no such file or folder"
+        )
     if file.name != RELEASE_FILE:
         raise HyfreeError(
+            "release.not-found",
             f"{_shown(file)}: no release: name a {RELEASE_FILE} that has its {MANIFEST_FILE} "
-            "beside it, or the folder of both"
+            "beside it, or the folder of both",
         )
     return file.parent
 

@@ -39,14 +39,17 @@ def run_report(
     curve = None if study is None else read_curve(store, study)
     if curve is not None and not curve:
         raise HyfreeError(
+            "run.no-curve",
             f"--study {study}: no curve: its simulations do not differ in their number of sites "
-            "alone; leave it out"
+            "alone; leave it out",
         )
     folder = out or store / "reports" / name
     try:
         path = write_report(found, folder, curve=curve, real=with_real)
     except OSError as error:
-        raise HyfreeError(f"{folder}: cannot be written ({error.strerror}); see --out") from error
+        raise HyfreeError(
+            "output.not-writable", f"{folder}: cannot be written ({error.strerror}); see --out"
+        ) from error
     click.echo(f"report: {path}")
     if with_real:
         click.echo("it holds real images: it must not leave the site that they are from")

@@ -16,6 +16,7 @@ from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import reading_bar
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import ClusterError, HyfreeError, StageError
+from hyfree_ray.core.failure import error_line
 from hyfree_ray.core.interrupts import exit_now, is_interrupted
 from hyfree_ray.core.log import set_up_logging
 from hyfree_ray.federation.participation import parse_rules
@@ -52,17 +53,18 @@ def run_simulate(**options: Any) -> int:
     try:
         return _simulate(**options)
     except ClusterError as error:
-        exit_now(f"error: {error}", error.exit_code)
+        exit_now(error_line(error), error.exit_code)
     except _FailedError as failed:
-        exit_now(f"error: {failed.__cause__}", failed.code)
+        exit_now(error_line(failed.cause), failed.exit_code)
 
 
 class _FailedError(Exception):
     """A run failed after stages were started. Its cause is one line to print."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+    def __init__(self, cause: Exception, exit_code: int = 1) -> None:
+        super().__init__(cause, exit_code)
+        self.cause = cause
+        self.exit_code = exit_code
 
 
 def _simulate(
@@ -89,7 +91,9 @@ def _simulate(
 ) -> int:
     set_up_logging(log_format or output)
     if calibrate and not dry_run:
-        raise HyfreeError("--calibrate: it tells how long a plan would take; add --dry-run")
+        raise HyfreeError(
+            "option.conflict", "--calibrate: it tells how long a plan would take; add --dry-run"
+        )
     options = SimulationOptions(
         sites=sites,
         data=data,
@@ -137,14 +141,12 @@ def _execute_or_exit(run: Run) -> Finished:
         return execute(run)
     except ClusterError:
         raise  # it is not the run that failed
-    except HyfreeError as error:
-        raise _FailedError(error.exit_code) from error
-    except StageError as error:
-        raise _FailedError(1) from error
+    except (HyfreeError, StageError) as error:
+        raise _FailedError(error, error.exit_code) from error
     except Exception as error:
         if not is_interrupted():  # or a library made this of the interrupt
             log.exception("this should not have happened; please report it")
-        raise _FailedError(1) from error
+        raise _FailedError(error) from error
 
 
 def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:

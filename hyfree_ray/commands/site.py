@@ -121,7 +121,8 @@ def personalise(
     pooled = _read_pooled(general, releases, party)
     if pooled.shared is None and keep == "personalised":
         raise HyfreeError(
-            f"--keep personalised: {general} has no releases; name them by --releases"
+            "model.no-releases",
+            f"--keep personalised: {general} has no releases; name them by --releases",
         )
     regime, model = asyncio.run(_personalised(party, pooled, keep))
     write_parcel(out, replace(model, result={**model.result, "regime": regime}))
@@ -176,7 +177,9 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
 
     parcel = read_parcel(general)
     if (parcel.sender, parcel.stage) != (POOL, "train_general"):
-        raise HyfreeError(f"{general}: not a general model; name what 'pool train' wrote")
+        raise HyfreeError(
+            "model.not-found", f"{general}: not a general model; name what 'pool train' wrote"
+        )
     beside = general / RELEASES
     folder = releases or (beside if beside.exists() else None)
     shared = None if folder is None else read_shared(folder, parcel, party)
@@ -205,7 +208,7 @@ def score(general: Path | None, releases: Path | None, out: Path, **options: Any
     from hyfree_ray.federation.simulation import score_rows
 
     if general is None and releases is not None:
-        raise HyfreeError("--releases: of which model? name it by --general")
+        raise HyfreeError("option.conflict", "--releases: of which model? name it by --general")
     party, simulation = open_site(**options)
     pooled = None if general is None else _read_pooled(general, releases, party)
     scores, chosen = asyncio.run(_scores(party, pooled))
@@ -259,7 +262,9 @@ def open_site(
     open_root(store, create=False)
     cohort = read_cohort(data, digest_cache=digest_cache(store))
     if name not in cohort.sites:
-        raise HyfreeError(f"--site {name}: {data} has {', '.join(cohort.sites)}")
+        raise HyfreeError(
+            "option.unknown-site", f"--site {name}: {data} has {', '.join(cohort.sites)}"
+        )
     open_root(store)
     simulation = Simulation(
         cohort=cohort.name,

@@ -113,7 +113,7 @@ def _all(store: Path) -> Iterator[Kept]:
     from hyfree_ray.core.store import check_layout
 
     if not (store / "store.json").is_file():
-        raise HyfreeError(f"{store}: no store is there; name one by --store")
+        raise HyfreeError("store.not-found", f"{store}: no store is there; name one by --store")
     check_layout(store)
     for root in sorted([*store.glob("sites/*"), store / "pool", store / "oracle"]):
         for folder in sorted(root.glob("stages/*-*")):

@@ -20,6 +20,7 @@ from hyfree_ray.cohorts.partitions import COLUMN, NATURAL, partition
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES
 from hyfree_ray.config.experiment import check_embedder
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.failure import failure_line
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.log import set_up_logging
 from hyfree_ray.core.store import digest_cache, digest_of, open_root, write_json
@@ -105,7 +106,10 @@ def _of_data(trials: Sequence[Trial], store: Path) -> list[Trial]:
         if data is None:
             _check_phantom(how)
             if not 1 <= trial.sites <= MAX_SITES:
-                raise HyfreeError(f"sites: {trial.sites}: the phantom has 1 to {MAX_SITES} sites")
+                raise HyfreeError(
+                    "option.out-of-range",
+                    f"sites: {trial.sites}: the phantom has 1 to {MAX_SITES} sites",
+                )
             found.append(trial)
             continue
         read = (data, how == NATURAL)
@@ -121,7 +125,9 @@ def _of_data(trials: Sequence[Trial], store: Path) -> list[Trial]:
 
 def _check_phantom(how: str) -> None:
     if how != NATURAL:
-        raise HyfreeError(f"--partition {how}: phantom sites are drawn apart; give --data")
+        raise HyfreeError(
+            "option.conflict", f"--partition {how}: phantom sites are drawn apart; give --data"
+        )
 
 
 def _sites(
@@ -160,7 +166,8 @@ def _run(
         for phase in phases(missing) if missing else ():
             _run_phase(phase, place, ray, parallel, told)
     except TrialError as error:
-        click.echo(f"error: {error}; to go on, give the same command again", err=True)
+        said = f"{error}; to go on, give the same command again"
+        click.echo(failure_line("study.trial-failed", said, exit_code=error.code), err=True)
         return error.code
     runs = {
         trial.name: read_finished(place.store / "runs" / place.run_of(trial)) for trial in trials

@@ -31,12 +31,17 @@ def track(run: str, store: Path) -> None:
     if not (folder / "summary.json").is_file():
         there = sorted(file.parent.name for file in (store / "runs").glob("*/summary.json"))
         names = ", ".join(there) or "none"
-        raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+        raise HyfreeError(
+            "run.not-found", f"{store}: no finished run is called {run!r}; there are: {names}"
+        )
     summary = read_finished(folder).described
     mark_hidden(folder)
     count = _track(store.absolute(), folder, summary)
     if not is_shown(folder):
-        raise HyfreeError(f"MLflow does not take it; is {store / 'mlflow.db'} locked or damaged?")
+        raise HyfreeError(
+            "mlflow.not-writable",
+            f"MLflow does not take it; is {store / 'mlflow.db'} locked or damaged?",
+        )
     click.echo(f"{run}: {count} stages shown in {database_uri(store)}")
 
 

@@ -94,7 +94,10 @@ def budget_values(name: str) -> dict[str, Any]:
         HyfreeError: no such budget.
     """
     if name not in BUDGETS:
-        raise HyfreeError(f"no budget is called {name!r}; take one of {', '.join(BUDGETS)}")
+        raise HyfreeError(
+            "config.unknown-budget",
+            f"no budget is called {name!r}; take one of {', '.join(BUDGETS)}",
+        )
     text = (resources.files("hyfree_ray.config") / "presets" / f"{name}.yaml").read_text()
     values: dict[str, Any] = yaml.safe_load(text)
     return values

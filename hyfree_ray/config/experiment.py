@@ -200,7 +200,7 @@ def resolve_experiment(
     try:
         return Experiment.model_validate(values), reasons
     except ValidationError as error:
-        raise HyfreeError(_first_problem(error)) from error
+        raise HyfreeError("config.bad-value", _first_problem(error)) from error
 
 
 def _changed_by(file: Path | None, overrides: Sequence[str]) -> str:
@@ -221,18 +221,21 @@ def check_embedder(experiment: Experiment) -> None:
     given = experiment.embedder_weights
     if given is None:
         raise HyfreeError(
+            "embedder.no-weights",
             "embedder 'openclip': no weights are named; set embedder_weights to their file, or "
-            "take --set embedder=nnunet"
+            "take --set embedder=nnunet",
         )
     if not (Path(given).is_file() and os.access(given, os.R_OK)):
         raise HyfreeError(
+            "embedder.no-weights",
             f"embedder_weights: {given} is no file that can be read; name the file of OpenCLIP's "
-            "weights, or take --set embedder=nnunet"
+            "weights, or take --set embedder=nnunet",
         )
     if importlib.util.find_spec("open_clip") is None:
         raise HyfreeError(
+            "embedder.not-installed",
             "embedder 'openclip' is not installed; install hyfree-ray[openclip] with a matching "
-            "torchvision, or take --set embedder=nnunet"
+            "torchvision, or take --set embedder=nnunet",
         )
 
 
@@ -297,14 +300,18 @@ def _parse(text: str, where: str) -> Any:
     """
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise HyfreeError(f"{where}: YAML aliases (*) are not taken; write the value out")
+            raise HyfreeError(
+                "config.bad-yaml", f"{where}: YAML aliases (*) are not taken; write the value out"
+            )
         return yaml.load(text, _PlainLoader)
     except RecursionError as error:
-        raise HyfreeError(f"{where}: not valid YAML (nested too deeply)") from error
+        raise HyfreeError(
+            "config.bad-yaml", f"{where}: not valid YAML (nested too deeply)"
+        ) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # Of an escape that is no character PyYAML's scanner lets through what Python raises.
         first = " ".join(str(error).split())
-        raise HyfreeError(f"{where}: not valid YAML ({first})") from error
+        raise HyfreeError("config.bad-yaml", f"{where}: not valid YAML ({first})") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -315,26 +322,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise HyfreeError(f"{path}: is no ordinary file; see --config")
+            raise HyfreeError("config.unreadable", f"{path}: is no ordinary file; see --config")
         with path.open("rb") as file:
             content = file.read(CONFIG_BYTES + 1)
     except OSError as error:
-        raise HyfreeError(f"{path}: cannot be read ({error.strerror}); see --config") from error
+        raise HyfreeError(
+            "config.unreadable", f"{path}: cannot be read ({error.strerror}); see --config"
+        ) from error
     if len(content) > CONFIG_BYTES:
-        raise HyfreeError(f"{path}: over {CONFIG_BYTES} bytes is not a configuration")
+        raise HyfreeError(
+            "config.unreadable", f"{path}: over {CONFIG_BYTES} bytes is not a configuration"
+        )
     try:
         values = _parse(content.decode(), str(path))
     except UnicodeDecodeError as error:
-        raise HyfreeError(f"{path}: not valid YAML ({error})") from error
+        raise HyfreeError("config.bad-yaml", f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
-        raise HyfreeError(f"{path}: a configuration is a mapping of keys to values")
+        raise HyfreeError(
+            "config.bad-yaml", f"{path}: a configuration is a mapping of keys to values"
+        )
     return values
 
 
 def _set(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
-        raise HyfreeError(f"--set {override}: write key=value, e.g. budget.unet.epochs=10")
+        raise HyfreeError(
+            "option.malformed", f"--set {override}: write key=value, e.g. budget.unet.epochs=10"
+        )
     value = _parse(text, f"--set {override}")
     nested: Any = value
     for part in reversed(name.split(".")):
@@ -346,7 +361,7 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
     known = _known_keys()
     for path, value in _leaves(more):
         if path not in known:
-            raise HyfreeError(f"{where}: {_not_a_key(path, known, where)}")
+            raise HyfreeError("config.unknown-key", f"{where}: {_not_a_key(path, known, where)}")
         target = values
         *parents, last = path.split(".")
         for part in parents:

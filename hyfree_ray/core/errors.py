@@ -1,28 +1,33 @@
-"""Errors that a user can mend. Each message is one line: what is wrong, where, and what to do."""
+"""Errors that a user can fix. Each message is one line: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
+from hyfree_ray.core.error_codes import CODES
+
 
 class HyfreeError(Exception):
-    """A user's mistake. The command line prints it without a traceback and exits with 2."""
+    """A user's mistake. The command line prints it without a traceback and exits with its code.
 
-    exit_code = 2
+    Args:
+        code: its kind, one of `CODES`: stable, unlike the message.
+        message: one line.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)  # exceptions travel between processes by their `args`
+        self.code = code
+        self.exit_code = CODES[code].exit_code
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class PrivacyError(HyfreeError):
     """Something was asked to cross a party's border that is not one of its named exports."""
 
 
-class TooFewSitesError(HyfreeError):
-    """Fewer releases than `--min-sites` are in: no model is made."""
-
-    exit_code = 3
-
-
 class ClusterError(HyfreeError):
     """The cluster went away under a run."""
-
-    exit_code = 1
 
 
 class ReleaseError(HyfreeError):
@@ -30,18 +35,17 @@ class ReleaseError(HyfreeError):
 
     Args:
         site: who handed the release in (as the pool knows it, never read from the file).
-        rule: short name of the rule that was broken, stable enough to script against.
+        rule: the rule that was broken; `release.RULE` is the error's code.
         message: what is wrong and what to do, one line.
     """
 
     def __init__(self, site: str, rule: str, message: str) -> None:
-        super().__init__(f"{site}: release refused ({rule}): {message}")
+        super().__init__(f"release.{rule}", f"{site}: release refused ({rule}): {message}")
         self.site = site
         self.rule = rule
         self.message = message
 
     def __reduce__(self) -> tuple[type[ReleaseError], tuple[str, str, str]]:
-        # Exceptions travel between processes by their `args`, which hold the joined message only.
         return (ReleaseError, (self.site, self.rule, self.message))
 
 
@@ -55,7 +59,8 @@ class StageError(Exception):
         log: file with the traceback, at the owner.
     """
 
-    exit_code = 1
+    code = "stage.failed"
+    exit_code = CODES[code].exit_code
 
     def __init__(self, owner: str, stage: str, reason: str, log: str) -> None:
         super().__init__(owner, stage, reason, log)

@@ -119,7 +119,7 @@ def _attempt(target: Stage[Any], call: Call, context: Context) -> dict[str, Any]
             return target(context, **arguments)
     except HyfreeError as error:
         if type(error) is HyfreeError and not str(error).startswith(f"{context.owner}:"):
-            raise HyfreeError(f"{context.owner}: {error}") from error
+            raise HyfreeError(error.code, f"{context.owner}: {error}") from error
         raise
     except Preempted:
         raise

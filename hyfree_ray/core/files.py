@@ -179,7 +179,9 @@ def try_to_write(folder: Path) -> None:
 
 def taken_by_something_else(folder: Path, option: str = "--out") -> HyfreeError:
     """What `check_free` says."""
-    return HyfreeError(f"{folder}: is there already; name a new or an empty folder by {option}")
+    return HyfreeError(
+        "output.not-empty", f"{folder}: is there already; name a new or an empty folder by {option}"
+    )
 
 
 @contextmanager
@@ -194,7 +196,8 @@ def writing_to(path: Path, option: str = "--out") -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise HyfreeError(
-            f"{path}: cannot be written ({reason}); mend that or name another by {option}"
+            "output.not-writable",
+            f"{path}: cannot be written ({reason}); mend that or name another by {option}",
         ) from error
 
 

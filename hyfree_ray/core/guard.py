@@ -62,8 +62,9 @@ class Confinement:
     def error(self) -> PrivacyError:
         """What is told of a file that was refused."""
         return PrivacyError(
+            "privacy.foreign-file",
             f"{self.owner}: the stage {self.stage} tried to open a file that is not this party's; "
-            "it was stopped, which is a mistake in the stage: please report it"
+            "it was stopped, which is a mistake in the stage: please report it",
         )
 
     def _is_own(self, real: str) -> bool:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
+from hyfree_ray.core.error_codes import CODES
+from hyfree_ray.core.failure import failure_line
 from hyfree_ray.core.processes import descendants, kill_descendants
 
 GO_ON = "nothing is lost: to go on, give the same command again"
@@ -22,7 +24,7 @@ interrupt, or that takes its time to close, does not hold it up."""
 _PRINT_S = 1.0
 """The longest that the last line may take: its reader may have stopped, as a pager has."""
 
-_ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
+_CODES = {signal.SIGINT: "run.interrupted", signal.SIGTERM: "run.terminated"}
 
 _signals: list[int] = []
 """The signals that came, in their order. Whoever got one exits: it is never emptied."""
@@ -68,7 +70,7 @@ def run_interruptible(command: Callable[[], _Result]) -> _Result:
         # A thread from the start: a signal may come while another one is being started.
         threading.Thread(target=exit_late, daemon=True).start()
         if threading.current_thread() is threading.main_thread():
-            for number in _ENDINGS:
+            for number in _CODES:
                 before[number] = signal.getsignal(number)
                 if before[number] != signal.SIG_IGN:
                     signal.signal(number, on_signal)
@@ -98,8 +100,9 @@ def _ignore(numbers: Iterable[int]) -> None:
 
 def _ending() -> tuple[str, int]:
     """The last line and the exit code, by the first signal."""
-    word, code = _ENDINGS[signal.Signals(_signals[0])]
-    return f"{word}; {GO_ON}", code
+    code = _CODES[signal.Signals(_signals[0])]
+    line = failure_line(code, f"{code.removeprefix('run.')}; {GO_ON}", mark="")
+    return line, CODES[code].exit_code
 
 
 def exit_now(line: str, code: int) -> NoReturn:
@@ -108,7 +111,7 @@ def exit_now(line: str, code: int) -> NoReturn:
     Where a signal asked it to end, the signal's line and exit code are taken instead.
     """
     if threading.current_thread() is threading.main_thread():
-        _ignore(_ENDINGS)  # a signal before that interrupts this, and `run_interruptible` exits
+        _ignore(_CODES)  # a signal before that interrupts this, and `run_interruptible` exits
     if _signals:
         line, code = _ending()
     try:

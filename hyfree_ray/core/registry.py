@@ -127,8 +127,9 @@ class Registry(Generic[R]):
         self._check(record, name, "the running program")
         if name in self.names() and name not in self._registered:
             raise HyfreeError(
+                "name.taken",
                 f"a {self.concept} called {name!r} is there already ({self.origin(name)}); "
-                "register yours by another name"
+                "register yours by another name",
             )
         self._records[name] = record
         self._registered.add(name)
@@ -155,16 +156,18 @@ class Registry(Generic[R]):
         origin = _origin(entry)
         if _BUILT_IN_ONLY.get():
             raise HyfreeError(
+                "extension.not-imported",
                 f"the {self.concept} {name!r} is of the package {origin}, which is not imported "
-                "where what others handed in is read"
+                "where what others handed in is read",
             )
         try:
             record = entry.load()
         except Exception as error:  # whatever another package's import raises
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise HyfreeError(
+                "extension.broken",
                 f"the {self.concept} {name!r} of the package {origin} cannot be imported ({why}); "
-                "mend or uninstall that package"
+                "mend or uninstall that package",
             ) from error
         self._check(record, name, str(origin))
         _loaded[origin.package] = origin.version
@@ -173,13 +176,15 @@ class Registry(Generic[R]):
     def _check(self, record: R, name: str, whose: str) -> R:
         if not isinstance(record, self._kind):
             raise HyfreeError(
+                "extension.broken",
                 f"the {self.concept} {name!r} of {whose} is of type {type(record).__name__}, not "
-                f"{self._kind.__name__}"
+                f"{self._kind.__name__}",
             )
         if record.name != name:
             raise HyfreeError(
+                "extension.broken",
                 f"the {self.concept} {name!r} of {whose} calls itself {record.name!r}; give it one "
-                "name"
+                "name",
             )
         return record
 
@@ -192,13 +197,15 @@ class Registry(Generic[R]):
             names = self.names()
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise HyfreeError(
+                "name.unknown",
                 f"no {self.concept} is called {name!r}; did you mean {nearest!r}? There are "
-                f"{', '.join(names)}"
+                f"{', '.join(names)}",
             )
         if len(found) > 1:
             raise HyfreeError(
+                "name.ambiguous",
                 f"the {self.concept} {name!r} is in several packages "
-                f"({', '.join(sorted(map(str, found)))}); uninstall all but one"
+                f"({', '.join(sorted(map(str, found)))}); uninstall all but one",
             )
         return next(iter(found.values()))
 

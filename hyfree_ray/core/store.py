@@ -200,7 +200,8 @@ class Store:
         if artifact.stage not in self.exports:
             allowed = ", ".join(sorted(self.exports)) or "nothing"
             raise PrivacyError(
-                f"{self.owner}: '{artifact.stage}' may not leave; this party exports {allowed}"
+                "privacy.not-exported",
+                f"{self.owner}: '{artifact.stage}' may not leave; this party exports {allowed}",
             )
         files = {
             str(file.relative_to(artifact.path)): file.read_bytes()
@@ -233,8 +234,9 @@ class Store:
         if artifact.record is not None:
             if artifact.record["sha256"] != parcel.sha256:
                 raise PrivacyError(
+                    "parcel.contradicts",
                     f"{parcel.sender}: refused a second {parcel.stage} with other content under "
-                    "the same key; the first is kept"
+                    "the same key; the first is kept",
                 )
             return artifact
         with locked(artifact.path):
@@ -277,7 +279,9 @@ def check_parcel(parcel: Parcel) -> None:
         for name in parcel.files
     )
     if not (named and keyed and inside and short and parcel.stage.isidentifier()):
-        raise PrivacyError(f"{sender[:40]!a}: refused a parcel with a name outside of it")
+        raise PrivacyError(
+            "parcel.bad-name", f"{sender[:40]!a}: refused a parcel with a name outside of it"
+        )
 
 
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
@@ -327,7 +331,8 @@ def open_root(root: Path, *, create: bool = True) -> Path:
             # Looked for again: somebody else may have made it a store meanwhile.
             if not is_free(root) and not marker.exists():
                 raise HyfreeError(
-                    f"{root}: the folder is not empty and not a store; name another by --store"
+                    "store.not-a-store",
+                    f"{root}: the folder is not empty and not a store; name another by --store",
                 )
             if not create:
                 _check_above(root)
@@ -341,7 +346,9 @@ def open_root(root: Path, *, create: bool = True) -> Path:
                     try_to_write(folder)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise HyfreeError(f"{root}: cannot keep a store here ({reason}); see --store") from error
+        raise HyfreeError(
+            "store.not-writable", f"{root}: cannot keep a store here ({reason}); see --store"
+        ) from error
     return root
 
 
@@ -382,13 +389,15 @@ def check_layout(root: Path) -> None:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise HyfreeError(
-            f"{marker}: is not what a store has ({reason}); name another store by --store"
+            "store.not-a-store",
+            f"{marker}: is not what a store has ({reason}); name another store by --store",
         ) from error
     found = told.get("store_version")
     if found != STORE_VERSION:
         raise HyfreeError(
+            "store.other-version",
             f"{root}: the store was written by another version (layout {found!r}, this one reads "
-            f"{STORE_VERSION}); name a new folder by --store or use that version"
+            f"{STORE_VERSION}); name a new folder by --store or use that version",
         )
 
 

@@ -89,9 +89,11 @@ def read_results(path: Path) -> list[ScoreRow]:
     try:
         lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise HyfreeError(f"{path}: cannot be read as a table of results ({error})") from error
+        raise HyfreeError(
+            "run.damaged", f"{path}: cannot be read as a table of results ({error})"
+        ) from error
     if not lines or tuple(lines[0]) != COLUMNS:
-        raise HyfreeError(f"{path}: line 1: the columns are not {','.join(COLUMNS)}")
+        raise HyfreeError("run.damaged", f"{path}: line 1: the columns are not {','.join(COLUMNS)}")
     return [_row(path, number, cells) for number, cells in enumerate(lines[1:], start=2)]
 
 
@@ -108,7 +110,9 @@ def _row(path: Path, number: int, cells: list[str]) -> ScoreRow:
         if not math.isfinite(row.value):
             raise ValueError(f"the value {row.value}")
     except ValueError as error:
-        raise HyfreeError(f"{path}: line {number}: not a row of results ({error})") from error
+        raise HyfreeError(
+            "run.damaged", f"{path}: line {number}: not a row of results ({error})"
+        ) from error
     return row
 
 

@@ -179,5 +179,6 @@ def _described(folder: Path) -> Parcel:
 
 def _torn(folder: Path, error: ValueError) -> HyfreeError:
     return HyfreeError(
-        f"{folder}: not a whole parcel ({error}); copy the sender's folder again, all of it"
+        "parcel.damaged",
+        f"{folder}: not a whole parcel ({error}); copy the sender's folder again, all of it",
     )

@@ -62,25 +62,38 @@ def parse_rules(
     for text in drop:
         site, _, stage = text.partition("@")
         if not stage:
-            raise HyfreeError(f"--drop {text}: write SITE@STAGE, e.g. site-2@train_generator")
+            raise HyfreeError(
+                "option.malformed", f"--drop {text}: write SITE@STAGE, e.g. site-2@train_generator"
+            )
         before = disturbances.get(site, Disturbance())
         disturbances[site] = Disturbance(drops=(*before.drops, stage), slowness=before.slowness)
     for text in slow:
         site, _, factor = text.partition("=")
         if not re.fullmatch(r"\d+(\.\d+)?x", factor):
-            raise HyfreeError(f"--slow {text}: write SITE=FACTORx, e.g. site-2=3x")
+            raise HyfreeError(
+                "option.malformed", f"--slow {text}: write SITE=FACTORx, e.g. site-2=3x"
+            )
         if float(factor[:-1]) < 1:
-            raise HyfreeError(f"--slow {text}: the factor is 1 or more, e.g. site-2=3x")
+            raise HyfreeError(
+                "option.out-of-range", f"--slow {text}: the factor is 1 or more, e.g. site-2=3x"
+            )
         drops = disturbances.get(site, Disturbance()).drops
         disturbances[site] = Disturbance(drops=drops, slowness=float(factor[:-1]))
     for option, names in (("--withdraw", withdraw), ("--drop or --slow", disturbances)):
         unknown = [name for name in names if name not in sites]
         if unknown:
-            raise HyfreeError(f"{option} {unknown[0]}: the sites are {', '.join(sites)}")
+            raise HyfreeError(
+                "option.unknown-site", f"{option} {unknown[0]}: the sites are {', '.join(sites)}"
+            )
     if min_sites is None and (deadline or drop):
-        raise HyfreeError("--deadline and --drop: say by --min-sites how many releases must be in")
+        raise HyfreeError(
+            "option.conflict",
+            "--deadline and --drop: say by --min-sites how many releases must be in",
+        )
     if min_sites is not None and min_sites > len(sites):
-        raise HyfreeError(f"--min-sites {min_sites}: there are {len(sites)} sites")
+        raise HyfreeError(
+            "option.out-of-range", f"--min-sites {min_sites}: there are {len(sites)} sites"
+        )
     return Rules(
         min_sites=min_sites,
         deadline_s=None if deadline is None else _seconds(deadline),
@@ -105,15 +118,20 @@ def check_drops(rules: Rules, stages: Mapping[str, Collection[str]]) -> None:
             if stage not in stages[site]:
                 nearest = get_close_matches(stage, stages[site], n=1, cutoff=0.0)
                 raise HyfreeError(
+                    "option.unknown-stage",
                     f"--drop {site}@{stage}: the site has no such stage; did you mean "
-                    f"{nearest[0]!r}? It has: {', '.join(stages[site])}"
+                    f"{nearest[0]!r}? It has: {', '.join(stages[site])}",
                 )
 
 
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if found is None:
-        raise HyfreeError(f"--deadline {text}: write a number and s, m, h or d, e.g. 90m")
+        raise HyfreeError(
+            "option.malformed", f"--deadline {text}: write a number and s, m, h or d, e.g. 90m"
+        )
     if not float(found[1]):
-        raise HyfreeError(f"--deadline {text}: a round lasts longer than that; e.g. 90m")
+        raise HyfreeError(
+            "option.out-of-range", f"--deadline {text}: a round lasts longer than that; e.g. 90m"
+        )
     return float(found[1]) * _SECONDS[found[2]]

@@ -13,7 +13,7 @@ from typing import Any
 
 from hyfree_ray.border.withheld import NOTICE_FILE, read_notice
 from hyfree_ray.config.experiment import Experiment
-from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError, TooFewSitesError
+from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.core.store import (
@@ -222,7 +222,7 @@ class PoolParty(Party):
             round; releases: their keys by site, sorted, empty where there are fewer than two.
 
         Raises:
-            TooFewSitesError: fewer are in than the rules want.
+            HyfreeError: fewer are in than the rules want.
             HyfreeError: a next round in which nobody is new.
         """
         rules = rules or Rules()
@@ -239,12 +239,14 @@ class PoolParty(Party):
         releases = dict(sorted((kept | new).items())) if rules.next_round or not kept else kept
         if last["round"] and releases == last["releases"]:
             raise HyfreeError(
-                f"--next-round: no release is new since round {last['round']}; leave it out"
+                "round.nothing-new",
+                f"--next-round: no release is new since round {last['round']}; leave it out",
             )
         if rules.min_sites is not None and len(releases) < rules.min_sites:
-            raise TooFewSitesError(
+            raise HyfreeError(
+                "round.too-few-releases",
                 f"{len(releases)} releases are in, --min-sites wants {rules.min_sites}: there is "
-                "no general model; mend the sites that failed, or lower it"
+                "no general model; mend the sites that failed, or lower it",
             )
         number = last["round"] + 1
         closed = {"round": number, "releases": releases, "left_out": dict(left_out or {})}

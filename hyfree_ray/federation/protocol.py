@@ -67,7 +67,7 @@ async def simulate(
         told: hears one line a turning point.
 
     Raises:
-        TooFewSitesError: fewer releases are in than the rules want.
+        HyfreeError: fewer releases are in than the rules want.
     """
     return await _Run(parties, settings, rules or Rules(), contributors, told).through()
 

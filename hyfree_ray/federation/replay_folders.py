@@ -136,8 +136,9 @@ def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
         raise _torn(folder, str(error)) from error
     if key != general.key:
         raise HyfreeError(
+            "parcel.other-model",
             f"{folder}: the releases of another general model ({key[:8]}, not {general.key[:8]}); "
-            "copy both from one 'pool train'"
+            "copy both from one 'pool train'",
         )
     return listed
 
@@ -180,5 +181,6 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
 
 def _torn(folder: Path, reason: str) -> HyfreeError:
     return HyfreeError(
-        f"{folder}: not a pool's folder of releases ({reason}); copy it again, all of it"
+        "parcel.damaged",
+        f"{folder}: not a pool's folder of releases ({reason}); copy it again, all of it",
     )

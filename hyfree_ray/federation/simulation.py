@@ -139,8 +139,9 @@ def sites_of(
     for name, axis in axes.items():
         if axis != axes[first]:
             raise HyfreeError(
+                "data.slice-axes-differ",
                 f"{name}: its volumes are cut along axis {axis}, those of {first} along axis"
-                f" {axes[first]}; permute the axes of one of them"
+                f" {axes[first]}; permute the axes of one of them",
             )
     sites = {}
     for name, cases in cohort.sites.items():

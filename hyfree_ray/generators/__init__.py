@@ -39,7 +39,10 @@ def backend_of(name: str) -> Backend:
     import importlib
 
     if name not in BACKENDS:
-        raise HyfreeError(f"no generator is called {name!r}; take one of {', '.join(BACKENDS)}")
+        raise HyfreeError(
+            "generator.unknown",
+            f"no generator is called {name!r}; take one of {', '.join(BACKENDS)}",
+        )
     backend: Backend = importlib.import_module(BACKENDS[name]).BACKEND
     return backend
 

@@ -52,23 +52,31 @@ def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> 
     wanted = (plan.channels, *plan.patch_size)
     if images_NCHW.ndim != 4 or images_NCHW.shape[1:] != wanted or len(images_NCHW) == 0:
         raise HyfreeError(
+            "generator.bad-images",
             f"generator: training images have shape {images_NCHW.shape}; the plan needs "
-            f"(N, {', '.join(map(str, wanted))}) with N > 0; prepare them with the same plan"
+            f"(N, {', '.join(map(str, wanted))}) with N > 0; prepare them with the same plan",
         )
     if images_NCHW.dtype != np.float32:
-        raise HyfreeError(f"generator: training images are {images_NCHW.dtype}, not float32")
+        raise HyfreeError(
+            "generator.bad-images",
+            f"generator: training images are {images_NCHW.dtype}, not float32",
+        )
     if not np.isfinite(images_NCHW).all():
         broken = np.flatnonzero(~np.isfinite(images_NCHW).all(axis=(1, 2, 3)))
         raise HyfreeError(
+            "generator.bad-images",
             f"generator: {len(broken)} of {len(images_NCHW)} training images hold NaN or infinite "
-            f"values, the first is number {broken[0]}; mend or leave them out"
+            f"values, the first is number {broken[0]}; mend or leave them out",
         )
     if np.abs(images_NCHW).max() > 1.001:
-        raise HyfreeError("generator: training images leave [-1, 1]; scale them first")
+        raise HyfreeError(
+            "generator.bad-images", "generator: training images leave [-1, 1]; scale them first"
+        )
     if settings.images_shown < 1 or settings.snapshots < 1:
         raise HyfreeError(
+            "generator.bad-plan",
             f"generator: {settings.images_shown} images shown and {settings.snapshots} snapshots "
-            "were asked for; both have to be at least 1"
+            "were asked for; both have to be at least 1",
         )
 
 
@@ -146,8 +154,9 @@ def _resume(learner: Learner, folder: Path, device: torch.device, identity: str)
     step, state = found
     if state["identity"] != identity:
         raise HyfreeError(
+            "generator.other-settings",
             f"{folder.parent} holds a generator trained with other settings or images; "
-            "choose another folder or delete this one"
+            "choose another folder or delete this one",
         )
     learner.load_state_dict(state["learner"])
     return step
@@ -184,8 +193,9 @@ def _run(
             values = {key: float(value) for key, value in losses.items()}
             if not all(np.isfinite(list(values.values()))):
                 raise HyfreeError(
+                    "generator.diverged",
                     f"generator: the loss is no longer finite after {shown} images; "
-                    "train with precision fp32 or look for extreme images"
+                    "train with precision fp32 or look for extreme images",
                 )
             # Told before it is kept: a kill between the two repeats a point, and loses none.
             progress(shown, settings.images_shown, values)
@@ -202,7 +212,7 @@ def _read(workdir: Path, snapshot: str) -> tuple[str, GeneratorPlan, dict[str, T
         weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise HyfreeError(
-            f"{path} is no snapshot of a trained generator; train it first"
+            "generator.no-snapshot", f"{path} is no snapshot of a trained generator; train it first"
         ) from error
     plan = GeneratorPlan.from_json(json.dumps(description["plan"]))
     return description["backend"], plan, weights

@@ -68,7 +68,10 @@ class GeneratorPlan:
             HyfreeError: a width under 8, or a U-Net plan that no generator can be built from.
         """
         if max_channels < 8:
-            raise HyfreeError(f"max_channels is {max_channels}; a generator needs at least 8")
+            raise HyfreeError(
+                "generator.bad-plan",
+                f"max_channels is {max_channels}; a generator needs at least 8",
+            )
         strides, kernels = _levels(unet)
         product = (math.prod(s[0] for s in strides), math.prod(s[1] for s in strides))
         height, width = unet.patch_size
@@ -187,15 +190,20 @@ def _levels(unet: UNetPlan) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
     """
     if not unet.strides or len(unet.strides) != len(unet.kernel_sizes):
         raise HyfreeError(
+            "generator.bad-plan",
             f"the U-Net plan has {len(unet.strides)} strides and {len(unet.kernel_sizes)} kernel "
-            "sizes; it needs one of each for every stage"
+            "sizes; it needs one of each for every stage",
         )
     if any(side % 2 == 0 for kernel in unet.kernel_sizes for side in kernel):
-        raise HyfreeError(f"the U-Net plan has an even kernel in {unet.kernel_sizes}; use odd ones")
+        raise HyfreeError(
+            "generator.bad-plan",
+            f"the U-Net plan has an even kernel in {unet.kernel_sizes}; use odd ones",
+        )
     if unet.channels < 1 or min(unet.patch_size) < 1 or min(min(s) for s in unet.strides) < 1:
         raise HyfreeError(
+            "generator.bad-plan",
             f"the U-Net plan has patch {unet.patch_size}, {unet.channels} channels and strides "
-            f"{unet.strides}; all of them have to be at least 1"
+            f"{unet.strides}; all of them have to be at least 1",
         )
     if unet.strides[0] == (1, 1):
         return unet.strides[1:], unet.kernel_sizes

@@ -31,13 +31,20 @@ def compute_of(device: str, precision: str) -> Compute:
         HyfreeError: an unknown device or precision.
     """
     if precision not in _DTYPES:
-        raise HyfreeError(f"precision {precision!r} is unknown; take one of {', '.join(_DTYPES)}")
+        raise HyfreeError(
+            "device.unknown-precision",
+            f"precision {precision!r} is unknown; take one of {', '.join(_DTYPES)}",
+        )
     try:
         where = torch.device(device)
     except RuntimeError as error:
-        raise HyfreeError(f"device {device!r} is unknown; take cpu or cuda:0") from error
+        raise HyfreeError(
+            "device.unknown", f"device {device!r} is unknown; take cpu or cuda:0"
+        ) from error
     if where.type == "cuda" and not torch.cuda.is_available():
-        raise HyfreeError(f"device {device!r} was asked for, but torch finds no GPU; take cpu")
+        raise HyfreeError(
+            "device.no-gpu", f"device {device!r} was asked for, but torch finds no GPU; take cpu"
+        )
     return Compute(device=where, dtype=_DTYPES[precision])
 
 

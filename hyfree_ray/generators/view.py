@@ -158,8 +158,9 @@ def write_view(
         if not (high_C > low_C).all():
             channel = int(np.argmin(high_C > low_C))
             raise HyfreeError(
+                "data.constant-channel",
                 f"{site}: channel {channel} has the same value in all training images; "
-                "check the export or leave the channel out of dataset.json"
+                "check the export or leave the channel out of dataset.json",
             )
         arrays = {
             "patients": np.array(placed.patients, dtype=np.int64),

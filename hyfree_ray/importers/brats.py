@@ -31,7 +31,9 @@ _INSTITUTION = re.compile(r"Brats1\d_([A-Za-z0-9]+)_")
 def brats(root: Path) -> Source:
     """Sites are the institutions of `name_mapping.csv` (2020); 2021 does not tell them."""
     if not root.is_dir():
-        raise HyfreeError(f"{root}: no such folder; name the folder of the download")
+        raise HyfreeError(
+            "import.not-found", f"{root}: no such folder; name the folder of the download"
+        )
     institutions = _institutions(root)
     cases, left_out = [], []
     for folder in sorted(path for path in root.rglob("BraTS*") if path.is_dir()):
@@ -53,8 +55,9 @@ def brats(root: Path) -> Source:
         )
     if not cases:
         raise HyfreeError(
+            "import.nothing-found",
             f"{root}: no BraTS20_Training_NNN or BraTS2021_NNNNN with t1, t1ce, t2, flair and seg"
-            " is below it; name the folder of the training data"
+            " is below it; name the folder of the training data",
         )
     return Source(
         name="BraTS",
@@ -86,7 +89,9 @@ def _rows(table: Path) -> list[list[str]]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             return list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error):
-        raise HyfreeError(f"{table}: cannot be read as a table; download it again") from None
+        raise HyfreeError(
+            "import.unreadable", f"{table}: cannot be read as a table; download it again"
+        ) from None
 
 
 def _label(path: Path) -> Any:
@@ -94,7 +99,10 @@ def _label(path: Path) -> Any:
     values = itk.GetArrayFromImage(image)
     strange = set(np.unique(values).tolist()) - set(CLASSES)
     if strange:
-        raise HyfreeError(f"{path}: label value {min(strange)} is not BraTS's; download it again")
+        raise HyfreeError(
+            "import.bad-labels",
+            f"{path}: label value {min(strange)} is not BraTS's; download it again",
+        )
     label = np.zeros(values.shape, np.uint8)
     for theirs, ours in CLASSES.items():
         label[values == theirs] = ours

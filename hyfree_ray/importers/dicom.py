@@ -24,7 +24,9 @@ def dicom(root: Path) -> Source:
     Files without DICOM in them are passed over. Labels are drawn afterwards, into `labelsTr`.
     """
     if not root.is_dir():
-        raise HyfreeError(f"{root}: no such folder; name the folder of the DICOM files")
+        raise HyfreeError(
+            "import.not-found", f"{root}: no such folder; name the folder of the DICOM files"
+        )
     series, left_out, modalities = [], [], set()
     for files in _series(root):
         if len(files) < FEWEST_SLICES:
@@ -34,10 +36,14 @@ def dicom(root: Path) -> Source:
         modalities.add(header.get(MODALITY, "unknown"))
         series.append((header.get(PATIENT, str(Path(files[0]).parent)), tuple(map(Path, files))))
     if not series:
-        raise HyfreeError(f"{root}: no DICOM series is below it; name the folder of the files")
+        raise HyfreeError(
+            "import.nothing-found",
+            f"{root}: no DICOM series is below it; name the folder of the files",
+        )
     if len(modalities) > 1:
         raise HyfreeError(
-            f"{root}: series of {', '.join(sorted(modalities))}; import one modality at a time"
+            "import.mixed-modalities",
+            f"{root}: series of {', '.join(sorted(modalities))}; import one modality at a time",
         )
     numbers = {name: n for n, name in enumerate(dict.fromkeys(name for name, _ in series), 1)}
     return Source(
@@ -79,7 +85,9 @@ def _header(file: str) -> dict[str, str]:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        raise HyfreeError(f"{file}: its header cannot be read; check the export") from None
+        raise HyfreeError(
+            "import.unreadable", f"{file}: its header cannot be read; check the export"
+        ) from None
     return {
         key: reader.GetMetaData(key).strip()
         for key in (PATIENT, MODALITY)
@@ -94,5 +102,6 @@ def _volume(files: tuple[Path, ...]) -> Any:
         return reader.Execute()
     except RuntimeError:
         raise HyfreeError(
-            f"{files[0]}: its series of {len(files)} slices is no volume; check the export"
+            "import.unreadable",
+            f"{files[0]}: its series of {len(files)} slices is no volume; check the export",
         ) from None

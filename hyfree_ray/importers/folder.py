@@ -38,7 +38,9 @@ def folder(root: Path) -> Source:
     Every image counts as a patient: mend the column `patient` of sites.csv where that is wrong.
     """
     if not root.is_dir():
-        raise HyfreeError(f"{root}: no such folder; name the folder of images and masks")
+        raise HyfreeError(
+            "import.not-found", f"{root}: no such folder; name the folder of images and masks"
+        )
     parts = [root] if (root / "images").is_dir() else sorted(p for p in root.iterdir())
     cases, left_out = [], []
     for part in parts:
@@ -57,8 +59,9 @@ def folder(root: Path) -> Source:
             )
     if not cases:
         raise HyfreeError(
+            "import.nothing-found",
             f"{root}: no images with masks; give SOURCE/images and SOURCE/masks, or SITE/images and"
-            " SITE/masks below SOURCE"
+            " SITE/masks below SOURCE",
         )
     first = cases[0].images[0]
     if first.name.lower().endswith(PICTURES):
@@ -97,7 +100,10 @@ def _classes(path: Path) -> tuple[np.ndarray, Any]:
     image = read(path)
     values: np.ndarray = itk.GetArrayFromImage(image)
     if (values != np.round(values)).any() or values.min() < 0 or values.max() > 255:
-        raise HyfreeError(f"{path}: label values are not whole numbers from 0 to 255; mend them")
+        raise HyfreeError(
+            "import.bad-labels",
+            f"{path}: label values are not whole numbers from 0 to 255; mend them",
+        )
     return values.astype(np.uint8), image
 
 

@@ -29,8 +29,9 @@ def lung(root: Path) -> Source:
     cases, left_out = _cases(root)
     if not cases:
         raise HyfreeError(
+            "import.nothing-found",
             f"{root}: no CXR_png with masks is below it; name the folder that holds MontgomerySet"
-            " and ChinaSet_AllFiles, and Shenzhen's masks in 'mask'"
+            " and ChinaSet_AllFiles, and Shenzhen's masks in 'mask'",
         )
     return Source(
         name="LungCXR",

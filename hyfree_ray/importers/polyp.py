@@ -37,8 +37,9 @@ def polyp(root: Path) -> Source:
     cases = [*kvasir, *cvc]
     if not cases:
         raise HyfreeError(
+            "import.nothing-found",
             f"{root}: neither images and masks of HyperKvasir nor Original and Ground Truth of"
-            " CVC-ClinicDB are below it; name the folder that holds both downloads"
+            " CVC-ClinicDB are below it; name the folder that holds both downloads",
         )
     return Source(
         name="Polyp",

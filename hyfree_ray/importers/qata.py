@@ -48,8 +48,9 @@ def qata(root: Path) -> Source:
             )
     if not cases:
         raise HyfreeError(
+            "import.nothing-found",
             f"{root}: no 'Images' with masks in 'Ground-truths' beside it; name the folder of"
-            " QaTa-COV19-v2"
+            " QaTa-COV19-v2",
         )
     return Source(
         name="QaTa-COV19",

@@ -68,7 +68,10 @@ def write_raw_set(
     """
     check_free(out, "OUT")
     if not source.cases:
-        raise HyfreeError(f"{source.name}: no case was found; see 'hyfree-ray import --help'")
+        raise HyfreeError(
+            "import.nothing-found",
+            f"{source.name}: no case was found; see 'hyfree-ray import --help'",
+        )
     _refuse_equal_names(source)
     with filling(out, "OUT") as partial:
         for folder in ("imagesTr", "labelsTr"):
@@ -85,7 +88,8 @@ def _refuse_equal_names(source: Source) -> None:
         other = first.setdefault(case.name, case)
         if other is not case:
             raise HyfreeError(
-                f"{case.images[0]}: would be called {case.name}, as {other.images[0]}; rename one"
+                "import.same-name",
+                f"{case.images[0]}: would be called {case.name}, as {other.images[0]}; rename one",
             )
 
 
@@ -98,8 +102,9 @@ def _write_case(source: Source, case: SourceCase, out: Path) -> None:
         label = source.read_label(case)
         if label.GetSize() != images[0].GetSize():
             raise HyfreeError(
+                "import.size-differs",
                 f"{case.masks[0]}: size {label.GetSize()} differs from {images[0].GetSize()} of"
-                f" {case.images[0]}; take the case away or mend it"
+                f" {case.images[0]}; take the case away or mend it",
             )
         itk.WriteImage(label, str(out / "labelsTr" / f"{case.name}{ending}"))
 
@@ -136,7 +141,9 @@ def read(path: Path) -> Image:
     try:
         return itk.ReadImage(str(path))
     except RuntimeError:
-        raise HyfreeError(f"{path}: cannot be read as an image; download it again") from None
+        raise HyfreeError(
+            "import.unreadable", f"{path}: cannot be read as an image; download it again"
+        ) from None
 
 
 def grey(path: Path) -> Image:
@@ -180,7 +187,9 @@ def pixels_of(path: Path) -> np.ndarray:
     """A 2D image's pixels, uint8 or uint16: (H, W), or (H, W, channels)."""
     pixels: np.ndarray = itk.GetArrayFromImage(read(path))
     if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
-        raise HyfreeError(f"{path}: not a 2D image of 8 or 16 bits; convert it")
+        raise HyfreeError(
+            "import.unreadable", f"{path}: not a 2D image of 8 or 16 bits; convert it"
+        )
     return pixels
 
 
@@ -213,7 +222,9 @@ def folders_named(root: Path, *names: str) -> list[Path]:
         HyfreeError: there is no folder `root`.
     """
     if not root.is_dir():
-        raise HyfreeError(f"{root}: no such folder; name the folder of the download")
+        raise HyfreeError(
+            "import.not-found", f"{root}: no such folder; name the folder of the download"
+        )
     wanted = {name.casefold() for name in names}
     found = [path for path in root.rglob("*") if path.is_dir()]
     return sorted(path for path in (root, *found) if path.name.casefold() in wanted)

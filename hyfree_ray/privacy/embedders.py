@@ -53,15 +53,17 @@ def load_embedder(
 def _openclip(weights: Path | None, window_C: tuple[np.ndarray, np.ndarray], device: str) -> Embed:
     if weights is None or not weights.is_file():
         raise HyfreeError(
+            "embedder.no-weights",
             f"embedder 'openclip': no weights at {weights}; set embedder_weights to the file of "
-            f"{OPENCLIP_MODEL}, or take --set embedder=nnunet"
+            f"{OPENCLIP_MODEL}, or take --set embedder=nnunet",
         )
     try:
         import open_clip
     except (ImportError, RuntimeError) as error:  # torchvision raises RuntimeError beside CPU torch
         raise HyfreeError(
+            "embedder.not-installed",
             f"embedder 'openclip' cannot be imported ({error}); install hyfree-ray[openclip] with "
-            "a matching torchvision, or take --set embedder=nnunet"
+            "a matching torchvision, or take --set embedder=nnunet",
         ) from error
     import torch
 

@@ -309,8 +309,9 @@ def _audit(folder: Path) -> list[Sheet]:
     found = sorted(folder.glob("*.png"))
     if not found:
         raise HyfreeError(
+            "report.no-pictures",
             f"--with-real {folder}: no pictures; name a site's audit folder, e.g. "
-            "STORE/sites/site-1/audit"
+            "STORE/sites/site-1/audit",
         )
     return [Sheet(site=path.stem, source=_uri(path.read_bytes(), "image/png")) for path in found]
 

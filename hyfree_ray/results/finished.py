@@ -134,8 +134,9 @@ class Finished:
             return str(self.described["data"][site])
         except KeyError as error:
             raise HyfreeError(
+                "run.other-version",
                 f"{self.name}: the run does not say on which patients it was; give its 'simulate' "
-                "command again with this version"
+                "command again with this version",
             ) from error
 
 
@@ -150,14 +151,18 @@ def find_run(store: Path, run: str | None) -> Path:
         key=lambda folder: (folder / "summary.json").stat().st_mtime,
     )
     if not finished:
-        raise HyfreeError(f"{store}: no finished run; run 'hyfree-ray simulate' or see --store")
+        raise HyfreeError(
+            "run.not-found", f"{store}: no finished run; run 'hyfree-ray simulate' or see --store"
+        )
     if run is None:
         return finished[-1]
     for folder in finished:
         if folder.name == run:
             return folder
     names = ", ".join(folder.name for folder in finished)
-    raise HyfreeError(f"{store}: no finished run is called {run!r}; there are: {names}")
+    raise HyfreeError(
+        "run.not-found", f"{store}: no finished run is called {run!r}; there are: {names}"
+    )
 
 
 def find_runs(store: Path, runs: Sequence[str]) -> list[Path]:
@@ -168,7 +173,7 @@ def find_runs(store: Path, runs: Sequence[str]) -> list[Path]:
     """
     for position, run in enumerate(runs):
         if run in runs[:position]:
-            raise HyfreeError(f"{run}: named twice; name each run once")
+            raise HyfreeError("run.named-twice", f"{run}: named twice; name each run once")
     return [find_run(store, run) for run in runs or (None,)]
 
 
@@ -188,7 +193,9 @@ def read_curve(store: Path, study: str) -> dict[str, list[Point]]:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         names = sorted(file.parent.name for file in (store / "studies").glob(f"*/{CURVE_FILE}"))
         there = f"there are: {', '.join(names)}" if names else "run 'hyfree-ray scale'"
-        raise HyfreeError(f"{store}: no study {study!r} has a curve; {there}") from error
+        raise HyfreeError(
+            "run.no-curve", f"{store}: no study {study!r} has a curve; {there}"
+        ) from error
 
 
 def read_finished(folder: Path) -> Finished:
@@ -203,7 +210,9 @@ def read_finished(folder: Path) -> Finished:
         if not isinstance(described, dict) or not {"experiment", "sites"} <= described.keys():
             raise ValueError("it is not a run's")
     except (OSError, ValueError, RecursionError) as error:
-        raise HyfreeError(f"{path}: cannot be read as a summary ({error})") from error
+        raise HyfreeError(
+            "run.damaged", f"{path}: cannot be read as a summary ({error})"
+        ) from error
     return Finished(
         folder=folder, described=described, rows=tuple(read_results(folder / "results.csv"))
     )

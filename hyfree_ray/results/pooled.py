@@ -96,20 +96,23 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         differing = [key for key in differing_settings(first, other) if key not in VARIES]
         if differing:
             raise HyfreeError(
+                "results.settings-differ",
                 f"{first.name} and {other.name} differ in {', '.join(differing)}: only folds and "
-                "seeds are pooled; see --compare"
+                "seeds are pooled; see --compare",
             )
     check_choices(runs)
     for one, other in itertools.pairwise(runs):
         if (one.seed, one.fold) == (other.seed, other.fold):
             raise HyfreeError(
+                "results.same-fold",
                 f"{one.name} and {other.name} are both of fold {one.fold} and seed {one.seed}; "
-                "leave one out"
+                "leave one out",
             )
         if one.seed == other.seed and (apart := other_patients(one, other)):
             raise HyfreeError(
+                "results.patients-differ",
                 f"{one.name} and {other.name} are of seed {one.seed} and other patients at "
-                f"{', '.join(apart)}: folds of one data set and partition are pooled"
+                f"{', '.join(apart)}: folds of one data set and partition are pooled",
             )
     rows = tuple(row for of_run in with_own_patients(runs).values() for row in of_run)
     regimes = in_order({row.regime for row in rows})
@@ -159,8 +162,9 @@ def check_choices(runs: Sequence[Finished]) -> None:
     if len(by_rule) > 1:
         older, newer = by_rule[min(by_rule)], by_rule[max(by_rule)]
         raise HyfreeError(
+            "run.other-version",
             f"{older.name}: its 'chosen' models are by an older rule than those of {newer.name}; "
-            "give its 'simulate' command again with this version"
+            "give its 'simulate' command again with this version",
         )
 
 
@@ -189,11 +193,14 @@ def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
             else "no site in common"
         )
         raise HyfreeError(
-            f"{one.name} and {other.name} were not tested on the same patients ({why})"
+            "results.patients-differ",
+            f"{one.name} and {other.name} were not tested on the same patients ({why})",
         )
     shared = {row.regime for row in one.rows} & {row.regime for row in other.rows}
     if not shared:
-        raise HyfreeError(f"{one.name} and {other.name} have no regime in common")
+        raise HyfreeError(
+            "results.no-common-regime", f"{one.name} and {other.name} have no regime in common"
+        )
     labelled = [
         replace(row, regime=f"{mark}:{row.regime}", seed=0)
         for mark, run in (("first", one), ("second", other))

@@ -50,7 +50,9 @@ def read_timeline(folder: Path) -> tuple[Event, ...]:
             if entry["ph"] == "X"
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HyfreeError(f"{path}: cannot be read as a timeline ({error})") from error
+        raise HyfreeError(
+            "run.damaged", f"{path}: cannot be read as a timeline ({error})"
+        ) from error
     return tuple(sorted(events, key=lambda event: (event.start, event.end, event.party)))
 
 

@@ -267,9 +267,10 @@ def cause_of(error: BaseException) -> BaseException:
         inner = inner.cause
     if isinstance(inner, OutOfDiskError):
         return HyfreeError(
+            "cluster.disk-full",
             "the disk on which Ray keeps what its memory has no room for is nearly full: free some "
             "of it, or set RAY_TMPDIR to a folder on another disk; nothing is lost: give the same "
-            "command again"
+            "command again",
         )
     return inner if isinstance(inner, (HyfreeError, StageError)) else error
 

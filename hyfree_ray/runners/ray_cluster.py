@@ -89,9 +89,10 @@ def _connect(address: str, cpus: int | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         first = " ".join(str(error).split())[:160]
         raise HyfreeError(
+            "cluster.unreachable",
             f"--ray {address}: no Ray cluster answers there ({first}); start one with "
             "'ray start --head', set its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN=...), or take "
-            "--ray local"
+            "--ray local",
         ) from error
 
 
@@ -130,8 +131,9 @@ def _knock(address: str, patience_s: float = 5.0) -> None:
         socket.create_connection((host, int(port)), timeout=patience_s).close()
     except OSError as error:
         raise HyfreeError(
+            "cluster.unreachable",
             f"--ray {address}: no Ray cluster answers there ({error.strerror or error}); start one "
-            "with 'ray start --head', or take --ray local"
+            "with 'ray start --head', or take --ray local",
         ) from error
 
 
@@ -183,8 +185,9 @@ async def while_the_head_answers(work: Awaitable[Any]) -> None:
             failures += 1
         if failures == 3:
             raise ClusterError(
+                "cluster.head-lost",
                 "the head of the Ray cluster does not answer any more; nothing is lost: start it "
-                "again where it was not ours, and give the same command again"
+                "again where it was not ours, and give the same command again",
             )
     await working
 
@@ -213,8 +216,9 @@ def check_resources(
     if room < workers:
         where = " on the machine of site:pool" if pin_of(POOL) else ""
         raise HyfreeError(
+            "cluster.no-room",
             f"the general model wants {workers} workers of {in_words(one)} each, there is room for "
-            f"{room}{where}; lower general_workers or add machines"
+            f"{room}{where}; lower general_workers or add machines",
         )
     for step in steps:
         if step.done:
@@ -255,13 +259,14 @@ def _open_store(party: str, store: Path, site: Site | None) -> Experience:
         missing = sum(not (site.folder / name).is_file() for name in files)
         if missing:
             raise HyfreeError(
+                "cluster.data-missing",
                 f"{site.folder}: {missing} of the {len(files)} files of {party} are not there "
-                f"{where}; copy that hospital's data to it"
+                f"{where}; copy that hospital's data to it",
             )
     try:
         open_root(store)
     except HyfreeError as error:
-        raise HyfreeError(f"{where}: {error}") from None
+        raise HyfreeError(error.code, f"{where}: {error}") from None
     return experience_of(store)
 
 
@@ -287,8 +292,9 @@ def check_rounds_are_seen(rounds: Path, rules: Rules) -> None:
         return
     if rules.next_round or rules.withdraw:
         raise HyfreeError(
+            "cluster.rounds-elsewhere",
             f"--next-round and --withdraw: {rounds} is not to be seen from here; give the command "
-            "on the machine that declares site:pool"
+            "on the machine that declares site:pool",
         )
 
 

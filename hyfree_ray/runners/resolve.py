@@ -91,7 +91,8 @@ def check_options(experiment: Experiment, runtime: Runtime) -> None:
     check_embedder(experiment)
     if runtime.ray == "off" and experiment.general_workers > 1:
         raise HyfreeError(
-            f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1"
+            "option.conflict",
+            f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1",
         )
     open_root(runtime.store, create=False)
 
@@ -132,7 +133,8 @@ def find_cohort(
     if options.data is None:
         if options.partition != NATURAL:
             raise HyfreeError(
-                f"--partition {options.partition}: phantom sites are drawn apart; give --data"
+                "option.conflict",
+                f"--partition {options.partition}: phantom sites are drawn apart; give --data",
             )
         count = experiment.budget.phantom_sites if options.sites is None else options.sites
         return phantom_cohort(count, experiment.seed, store)
@@ -173,10 +175,13 @@ def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ..
     for name in named:
         if name not in sites:
             raise HyfreeError(
-                f"--contributors {name}: no such site; there are: {', '.join(sorted(sites))}"
+                "option.unknown-site",
+                f"--contributors {name}: no such site; there are: {', '.join(sorted(sites))}",
             )
     if named and len(set(named)) < FEWEST_RELEASES:
-        raise HyfreeError(f"--contributors: a pool needs {FEWEST_RELEASES} sites")
+        raise HyfreeError(
+            "option.out-of-range", f"--contributors: a pool needs {FEWEST_RELEASES} sites"
+        )
     return () if set(named) == set(sites) else tuple(sorted(set(named)))
 
 

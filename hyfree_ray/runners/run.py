@@ -99,8 +99,9 @@ def _check(run: Run) -> None:
     planned, execution = run.planned, run.execution
     if not planned.taking_part:
         raise HyfreeError(
+            "round.nobody-left",
             "--withdraw: with that all sites have withdrawn, and nothing is left to run; no "
-            "withdrawal was noted now: leave a site in"
+            "withdrawal was noted now: leave a site in",
         )
     names = {site: _stages(planned, site) for site in execution.rules.disturbances}
     check_drops(execution.rules, names)
@@ -143,7 +144,10 @@ def _calibrate(run: Run) -> dict[str, float]:
     if not run.planned.missing or {"train_generator", "train_segmenter"} <= known.keys():
         return {}
     if device == "cuda" and find_device() != "cuda":
-        raise HyfreeError("--calibrate: the cluster's GPUs are not in this machine; leave it out")
+        raise HyfreeError(
+            "cluster.no-local-gpu",
+            "--calibrate: the cluster's GPUs are not in this machine; leave it out",
+        )
     from hyfree_ray.scheduling.calibration import CALIBRATION_S, calibrate
 
     log.info(f"calibrating: training on this machine for at most {CALIBRATION_S:.0f} s")

@@ -58,7 +58,10 @@ def read_resources(config: Path | None) -> dict[str, Resources]:
     """
     found = {} if config is None else read_yaml(config).get("resources", {})
     if not isinstance(found, Mapping):
-        raise HyfreeError(f"{config}: resources is a mapping of sites to cpus, gpus, memory_gib")
+        raise HyfreeError(
+            "config.bad-value",
+            f"{config}: resources is a mapping of sites to cpus, gpus, memory_gib",
+        )
     return {str(name): _entry(str(name), values) for name, values in found.items()}
 
 
@@ -72,7 +75,9 @@ def check_parties(resources: Mapping[str, Resources], sites: Collection[str]) ->
     for name in resources:
         if name not in known:
             nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise HyfreeError(f"resources.{name}: no such site; did you mean {nearest!r}?")
+            raise HyfreeError(
+                "option.unknown-site", f"resources.{name}: no such site; did you mean {nearest!r}?"
+            )
 
 
 def check_machine(
@@ -93,8 +98,9 @@ def check_machine(
 def never_starts(step: Step, lacking: str) -> HyfreeError:
     """A stage that would wait for ever, and for what."""
     return HyfreeError(
+        "cluster.no-room",
         f"{step.owner}: {step.name} can never start: it {lacking}; lower its resources in the "
-        "configuration or add a machine"
+        "configuration or add a machine",
     )
 
 
@@ -104,7 +110,7 @@ def _entry(name: str, values: Any) -> Resources:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in ("resources", name, *problem["loc"]))
-        raise HyfreeError(f"{where}: {problem['msg'].lower()}") from error
+        raise HyfreeError("config.bad-value", f"{where}: {problem['msg'].lower()}") from error
 
 
 def resources_of(party: str, by_party: Mapping[str, Resources]) -> Resources:

@@ -64,8 +64,9 @@ def choose_snapshot(
     freed = [name for name in names if not (generator / "snapshots" / name).is_file()]
     if freed:
         raise HyfreeError(
+            "generator.snapshots-freed",
             f"{generator}: the snapshots {', '.join(freed)} were freed, so that none can be chosen "
-            "anew; remove this folder to train the generator again"
+            "anew; remove this folder to train the generator again",
         )
     if reason := _no_choice(len(names), view.patients_N[~view.training_N]):
         return {"snapshot": names[-1], "reason": reason, "samples": 0}

@@ -61,10 +61,14 @@ def draw_subsets(sites: Sequence[str], size: int, repeats: int) -> list[tuple[st
     one's trials.
     """
     if len(sites) < 2:
-        raise HyfreeError(f"--sites {size}: the data have one site, {sites[0]}; see --partition")
+        raise HyfreeError(
+            "option.out-of-range",
+            f"--sites {size}: the data have one site, {sites[0]}; see --partition",
+        )
     if not 2 <= size <= len(sites):
         raise HyfreeError(
-            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; name such"
+            "option.out-of-range",
+            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; name such",
         )
     random = np.random.default_rng(seed_of(0, "scale", *sorted(sites), str(size)))
     found: dict[tuple[str, ...], None] = {}
@@ -127,34 +131,47 @@ def grid_trials(path: Path) -> list[Trial]:
         HyfreeError: a key that is not known, a value that does not fit; before anything runs.
     """
     if not path.is_file():
-        raise HyfreeError(f"{path}: no such file; see hyfree-ray study --help")
+        raise HyfreeError("study.not-found", f"{path}: no such file; see hyfree-ray study --help")
     written = read_yaml(path)
     for name in written:
         if name not in {"simulate", "grid"}:
-            raise HyfreeError(f"{path}: unknown key {name!r}; a study has 'simulate' and 'grid'")
+            raise HyfreeError(
+                "study.unknown-key",
+                f"{path}: unknown key {name!r}; a study has 'simulate' and 'grid'",
+            )
     shared, grid = written.get("simulate") or {}, written.get("grid")
     if not isinstance(shared, dict) or not isinstance(grid, dict) or not grid:
-        raise HyfreeError(f"{path}: 'grid' maps fields to lists of values, 'simulate' is a mapping")
+        raise HyfreeError(
+            "study.bad-value",
+            f"{path}: 'grid' maps fields to lists of values, 'simulate' is a mapping",
+        )
     for name in shared:
         if name not in SIMULATE_OPTIONS:
             known = ", ".join(SIMULATE_OPTIONS)
-            raise HyfreeError(f"{path}: simulate: unknown option {name!r}; there are: {known}")
+            raise HyfreeError(
+                "study.unknown-key",
+                f"{path}: simulate: unknown option {name!r}; there are: {known}",
+            )
     for name, value in shared.items():
         if value is None:
             raise HyfreeError(
-                f"{path}: simulate: {name}: it has no value; give one or leave it out"
+                "study.bad-value",
+                f"{path}: simulate: {name}: it has no value; give one or leave it out",
             )
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise HyfreeError(f"{path}: grid: {name}: write a list of values")
+            raise HyfreeError("study.bad-value", f"{path}: grid: {name}: write a list of values")
         if name == "embedder_weights" and len(values) > 1:
             raise HyfreeError(
+                "study.bad-value",
                 f"{path}: grid: {name}: runs that differ in it alone are one run in a store; give "
-                "each weights a study and a store of their own"
+                "each weights a study and a store of their own",
             )
         for place, value in enumerate(values):
             if value in values[:place]:
-                raise HyfreeError(f"{path}: grid: {name}: {value!r} stands there twice")
+                raise HyfreeError(
+                    "study.bad-value", f"{path}: grid: {name}: {value!r} stands there twice"
+                )
     trials = []
     for draw, combination in enumerate(itertools.product(*grid.values())):
         values = dict(zip(grid, combination, strict=True))
@@ -183,13 +200,17 @@ def _grid_trial(
     if isinstance(settings := named.get("settings"), list):
         for name in settings:
             if not isinstance(name, str):
-                raise HyfreeError(f"{path}: settings: {name!r} is not a setting's name")
+                raise HyfreeError(
+                    "option.unknown-setting", f"{path}: settings: {name!r} is not a setting's name"
+                )
         named["settings"] = ",".join(settings)
     for name in ("config", "data"):
         if name in named:  # trials run in a folder of their own
             named[name] = (path.parent / str(named[name])).absolute()
     if not isinstance(named.get("budget"), str | None):
-        raise HyfreeError(f"{path}: budget: {named['budget']!r} is not a budget's name")
+        raise HyfreeError(
+            "study.bad-value", f"{path}: budget: {named['budget']!r} is not a budget's name"
+        )
     experiment, _ = resolve_experiment(
         budget=named.get("budget"),
         generator=named.get("generator"),
@@ -199,7 +220,7 @@ def _grid_trial(
     )
     sites = named.get("sites", experiment.budget.phantom_sites)
     if not isinstance(sites, int) or isinstance(sites, bool):
-        raise HyfreeError(f"{path}: sites: {sites!r} is not a number")
+        raise HyfreeError("study.bad-value", f"{path}: sites: {sites!r} is not a number")
     options = [part for name, value in named.items() for part in (f"--{name}", str(value))]
     for override in overrides:
         options += ["--set", override]
@@ -277,15 +298,17 @@ def _check_alike(name: str, runs: Sequence[Finished]) -> None:
         differing = differing_settings(runs[0], other).keys() - {*VARIES, "contributors"}
         if differing:
             raise HyfreeError(
+                "results.settings-differ",
                 f"{name}: {runs[0].name} and {other.name} differ in {', '.join(sorted(differing))}:"
                 " only folds, seeds and draws are pooled; name what differs in the study's command"
-                " or file, and give it again"
+                " or file, and give it again",
             )
     for one, other in itertools.combinations(runs, 2):
         if one.seed == other.seed and (apart := other_patients(one, other)):
             raise HyfreeError(
+                "results.patients-differ",
                 f"{name}: {one.name} and {other.name} are of seed {one.seed} and other patients at "
-                f"{', '.join(apart)}: the data have changed; give the study's command again"
+                f"{', '.join(apart)}: the data have changed; give the study's command again",
             )
 
 

@@ -256,7 +256,9 @@ def refuse_overrides(overrides: Sequence[str], names: Sequence[str], by: str) ->
     """
     for override in overrides:
         if override.partition("=")[0].strip() in names:
-            raise HyfreeError(f"--set {override}: {by} would say otherwise; leave it out")
+            raise HyfreeError(
+                "option.conflict", f"--set {override}: {by} would say otherwise; leave it out"
+            )
 
 
 def run_command(
@@ -303,7 +305,11 @@ def parse_numbers(text: str, option: str, *, least: int, most: int) -> tuple[int
             first, dash, last = part.partition("-")
             ends.append((int(first), int(last if dash else first)))
     except ValueError as error:
-        raise HyfreeError(f"{option} {text}: write numbers as 0-4 or 0,2") from error
+        raise HyfreeError(
+            "option.malformed", f"{option} {text}: write numbers as 0-4 or 0,2"
+        ) from error
     if any(first > last or first < least or last > most for first, last in ends):
-        raise HyfreeError(f"{option} {text}: numbers from {least} to {most} are possible")
+        raise HyfreeError(
+            "option.out-of-range", f"{option} {text}: numbers from {least} to {most} are possible"
+        )
     return tuple(sorted({number for first, last in ends for number in range(first, last + 1)}))

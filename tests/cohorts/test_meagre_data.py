@@ -77,7 +77,7 @@ def test_a_hospital_of_few_images_is_told_before_it_trains(
     root, _ = make(tmp_path / "data")
 
     async def stop(_: SiteParty) -> None:
-        raise HyfreeError("it went on")
+        raise HyfreeError("internal.unexpected", "it went on")
 
     monkeypatch.setattr(SiteParty, "hand_in", stop)
     options = ("--data", root, "--site", "north", "--out", tmp_path / "out")

@@ -164,7 +164,10 @@ def test_images_among_volumes_are_refused(tmp_path: Path) -> None:
         write(root / f"{name}.nii.gz", volume)
     (errors, *_), found = check(root, 2), survey(root)
     assert "a 2D image among volumes; give either images or volumes" in errors
-    assert sum(problem.rule == "2D and 3D" for problem in found.problems) == len(names) - 1
+    assert (
+        sum(problem.code == "data.images-and-volumes" for problem in found.problems)
+        == len(names) - 1
+    )
 
 
 def test_volumes_in_pictures_formats_are_refused(tmp_path: Path) -> None:

@@ -279,8 +279,8 @@ def test_a_ray_address_that_does_not_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ends_by", "code", "left"),
     [
-        (ClusterError("the head is gone"), 1, []),
-        (HyfreeError("something else is wrong"), 2, ["left"]),
+        (ClusterError("cluster.head-lost", "the head is gone"), 1, []),
+        (HyfreeError("run.not-found", "something else is wrong"), 2, ["left"]),
         (KeyboardInterrupt(), 130, ["left"]),
     ],
 )

@@ -33,7 +33,7 @@ def count(context: Context, *, start: int, cases: list[str], previous: Path) -> 
 @stage(version=1)
 def refuse(context: Context) -> dict[str, Any]:
     """Says no."""
-    raise HyfreeError(f"{context.owner}: no such thing; ask for another")
+    raise HyfreeError("data.not-found", f"{context.owner}: no such thing; ask for another")
 
 
 def described(tmp_path: Path, **changes: Any) -> Call:

@@ -86,7 +86,7 @@ class Forgetful(Party):
     async def model(self, regime: str) -> str:
         self.asked += 1
         if self.asked > 1:
-            raise HyfreeError(f"/data/{SECRET}.png is not there; put it back")
+            raise HyfreeError("data.not-found", f"/data/{SECRET}.png is not there; put it back")
         return regime
 
 

@@ -187,7 +187,7 @@ def _closed(start: Start, store: Path) -> list[Path]:
 def test_29_below_min_sites_no_model_is_made(start: Start, tmp_path: Path) -> None:
     drops = {**DROPPED, "site-1": Disturbance(drops=("release",))}
     found = run(start, tmp_path / "store", code=1, min_sites=2, disturbances=drops)
-    assert "TooFewSitesError: 1 releases are in, --min-sites wants 2" in found["said"]
+    assert "HyfreeError: 1 releases are in, --min-sites wants 2" in found["said"]
     assert rounds(tmp_path / "store") == []
     assert trained(tmp_path / "store", "train_general") == 0
 

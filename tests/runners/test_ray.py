@@ -40,7 +40,7 @@ def where(context: Context, *, number: int) -> dict[str, Any]:
 def fail(context: Context, *, how: str) -> dict[str, Any]:
     """Fails: by a user's mistake, by a defect, or by dying once."""
     if how == "mistake":
-        raise HyfreeError(f"{context.owner}: wrong; mend it")
+        raise HyfreeError("data.not-found", f"{context.owner}: wrong; mend it")
     if how == "defect":
         raise RuntimeError("a defect")
     if not (context.out / "died").exists():

@@ -224,8 +224,9 @@ def plan_and_preprocess(
             plans = CappedPlanner(DATASET, caps).plan_experiment()
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise HyfreeError(
+                "data.no-plan",
                 f"nnU-Net cannot plan a network for these images ({error}); "
-                "check that they are at least 16 pixels high and wide"
+                "check that they are at least 16 pixels high and wide",
             ) from error
         _preprocess(root, cases, plans, validation)
     return UNetPlan.from_plans(plans, channels=len(dataset_json["channel_names"]))

@@ -45,8 +45,9 @@ def predict_folder(
     for case, files in cases.items():
         if len(files) != channels and not (len(files) == 1 and ending in (".png", ".bmp")):
             raise HyfreeError(
+                "data.channels",
                 f"{images}: case {case} has {len(files)} files, the model takes {channels} "
-                "channels (_0000, _0001, ...); add what is missing"
+                "channels (_0000, _0001, ...); add what is missing",
             )
     out.mkdir(parents=True, exist_ok=True)
     missing = {c: f for c, f in cases.items() if not (out / f"{c}{ending}").exists()}
@@ -66,7 +67,8 @@ def _cases_in(images: Path) -> tuple[str, dict[str, list[Path]]]:
     found = sorted(images.glob("*_0000.*")) if images.is_dir() else []
     if not found:
         raise HyfreeError(
-            f"{images}: no images are called CASE_0000.ENDING there; name the folder by -i"
+            "data.no-cases",
+            f"{images}: no images are called CASE_0000.ENDING there; name the folder by -i",
         )
     ending = found[0].name.rpartition("_0000")[2]
     cases: dict[str, list[Path]] = defaultdict(list)

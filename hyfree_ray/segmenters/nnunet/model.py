@@ -70,11 +70,15 @@ def load_weights(network: torch.nn.Module, file: Path) -> None:
     except (RuntimeError, SafetensorError) as error:
         first = " ".join(str(error).split())[:200]
         raise HyfreeError(
-            f"the model's weights do not fit its plan ({first}); ask its owner to export it again"
+            "model.bad-weights",
+            f"the model's weights do not fit its plan ({first}); ask its owner to export it again",
         ) from error
     for name, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise HyfreeError(f"the model's weight {name} is not finite; its training diverged")
+            raise HyfreeError(
+                "model.bad-weights",
+                f"the model's weight {name} is not finite; its training diverged",
+            )
 
 
 class Model:
