@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
-from hyfree_ray.evaluation.regimes import ORACLE_SETTINGS
+from hyfree_ray.evaluation.regimes import trained_by
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 
@@ -101,7 +101,7 @@ def test_the_raycluster_can_run_the_command_that_it_gives() -> None:
         mounted = {mount["mountPath"]: mount["subPath"] for mount in container["volumeMounts"]}
         assert mounted.keys() == {given["--data"], given["--store"]}
         assert len(set(mounted.values())) == 2  # a store is in a folder of its own
-    assert not set(given["--settings"].split(",")) & set(ORACLE_SETTINGS)
+    assert not set(given["--settings"].split(",")) & set(trained_by("oracle"))
 
 
 def test_the_ray_up_file_is_accepted_by_rays_own_schema() -> None:

@@ -19,7 +19,7 @@ from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config.experiment import Experiment, resolve_experiment
 from hyfree_ray.core.store import digest_of
-from hyfree_ray.evaluation.regimes import SETTINGS
+from hyfree_ray.evaluation.regimes import settings
 from hyfree_ray.federation.party import Party
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation, sites_of
@@ -28,7 +28,7 @@ from hyfree_ray.runners.planning import PlanningRunner, plan
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
 
-EVERYTHING = ",".join(SETTINGS)
+EVERYTHING = ",".join(settings())
 
 
 def experiment(budget: str, generator: str, settings: str, *overrides: str) -> Experiment:

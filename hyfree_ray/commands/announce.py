@@ -9,7 +9,7 @@ import click
 from hyfree_ray.federation.hospital import images_shown, quota
 from hyfree_ray.federation.party import Step
 from hyfree_ray.federation.simulation import Simulation
-from hyfree_ray.observing.progress import IN_WORDS, clock
+from hyfree_ray.observing.progress import clock, describe
 from hyfree_ray.runners.run import Run
 from hyfree_ray.scheduling.estimates import Cost
 from hyfree_ray.scheduling.history import OTHER_SECONDS
@@ -96,6 +96,6 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
             told = cost.grounded and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
             takes = clock(sum(cost.seconds[s.key] for s in same)) if told else ""
             state = "done" if done else f"to run  {takes:>8}".rstrip()
-            click.echo(f"  {IN_WORDS.get(name, name) + times:<36} {needs:<7} {state}")
+            click.echo(f"  {describe(name) + times:<36} {needs:<7} {state}")
     click.echo(cost.by_records)
     click.echo(f"it would take {cost.disk}")

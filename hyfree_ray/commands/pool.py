@@ -12,6 +12,7 @@ import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options, resolved
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
+from hyfree_ray.evaluation.regimes import replays
 
 if TYPE_CHECKING:
     from hyfree_ray.border.release import ReleaseMetadata
@@ -98,14 +99,14 @@ def _check_out(out: Path, experiment: Experiment) -> None:
     from hyfree_ray.federation.replay_folders import RELEASES, check_shared_out
 
     check_out(out, POOL, "train_general")
-    if "personalised" in experiment.settings:
+    if replays(experiment.settings):
         check_shared_out(out / RELEASES)
 
 
 async def _hand_out(party: PoolParty, members: Mapping[str, str]) -> tuple[Parcel, Shared | None]:
     """The general model and, where sites are to personalise it, the releases for replay."""
     general = await party.general(members)
-    if "personalised" not in party.experiment.settings:
+    if not replays(party.experiment.settings):
         return general, None
     shared = await party.share_for_replay(members)
     for site, dice in (await party.agreement(members)).items():

@@ -22,7 +22,7 @@ from hyfree_ray.core.log import set_up_logging
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.observer import time_table
-from hyfree_ray.observing.progress import IN_WORDS, clock
+from hyfree_ray.observing.progress import clock, describe
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
@@ -161,7 +161,7 @@ def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
     total = sum(seconds for _, seconds in spent)
     click.echo(f"\nwhere the time went (all parties together: {clock(total)})")
     for name, seconds in spent:
-        words = IN_WORDS.get(name, name)
+        words = describe(name)
         click.echo(f"  {words:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
     click.echo(f"files: {finished.folder}")
     click.echo(ui)

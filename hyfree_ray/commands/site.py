@@ -22,7 +22,8 @@ from hyfree_ray.commands.options import (
 )
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import writing_to
-from hyfree_ray.evaluation.regimes import CANDIDATES, CONTROL, kept, may_lose
+from hyfree_ray.evaluation.choice import choose_regime, non_inferiority_margin
+from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, REGIMES, candidates, replays
 from hyfree_ray.evaluation.scores import PRIMARY, mean_over_patients
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ _RELEASES = click.option(
 @_RELEASES
 @click.option(
     "--keep",
-    type=click.Choice(CANDIDATES),
+    type=click.Choice(candidates()),
     help="The model to write. Default: the hospital's choice; without releases finetuned.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -119,10 +120,10 @@ def personalise(
     check_out(out, options["name"], "train_segmenter")
     party, _ = open_site(**options)
     pooled = _read_pooled(general, releases, party)
-    if pooled.shared is None and keep == "personalised":
+    if pooled.shared is None and keep is not None and replays([keep]):
         raise HyfreeError(
             "model.no-releases",
-            f"--keep personalised: {general} has no releases; name them by --releases",
+            f"--keep {keep}: {general} has no releases; name them by --releases",
         )
     regime, model = asyncio.run(_personalised(party, pooled, keep))
     write_parcel(out, replace(model, result={**model.result, "regime": regime}))
@@ -135,21 +136,21 @@ def _told(regime: str, dice: Mapping[str, Mapping[int, float]]) -> str:
     if regime == CONTROL:
         return f"{regime} {mean:.3f}"
     gained = mean - mean_over_patients(dice[CONTROL])
-    limit = may_lose(dice[regime], dice[CONTROL])
+    limit = non_inferiority_margin(dice[regime], dice[CONTROL])
     return f"{regime} {mean:.3f} ({gained:+.3f}; it may lose {limit:.3f})"
 
 
 async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> tuple[str, Parcel]:
     """The regime that the site keeps, and its model. Says what it was chosen by."""
-    chosen = "finetuned"
+    chosen = next(name for name in candidates() if not replays([name]))
     if pooled.shared is None:
         click.echo(f"{party.name}: no releases to replay: no choice")
     else:
         replayed = ", ".join(pooled.shared.sites) or "nobody"
         click.echo(f"{party.name}: releases checked, for replay: {replayed}")
         dice = await party.compare_at_home(pooled.general, pooled.shared)
-        chosen = kept(dice)
-        told = ", ".join(_told(regime, dice) for regime in reversed(CANDIDATES))
+        chosen = choose_regime(dice)
+        told = ", ".join(_told(regime, dice) for regime in reversed(candidates()))
         click.echo(f"{party.name}: Dice on its validation cases: {told}; it chooses {chosen}")
     regime = keep or chosen
     model = await party.model(regime, pooled.general, pooled.shared)
@@ -219,7 +220,7 @@ def score(general: Path | None, releases: Path | None, out: Path, **options: Any
     for found in scores:
         measured = [row[PRIMARY] for row in found["rows"] if row[PRIMARY] is not None]
         mean = f"{sum(measured) / len(measured):.3f}" if measured else "nothing to measure"
-        which = f" ({chosen[party.name]})" if found["regime"] == "chosen" else ""
+        which = f" ({chosen[party.name]})" if found["regime"] == CHOSEN else ""
         click.echo(f"{found['regime']:<12} mean Dice {mean}{which}")
     click.echo(f"case by case: {out}")
 
@@ -231,14 +232,19 @@ async def _scores(
     from hyfree_ray.core.parties import POOL
 
     chosen = {}
-    models = {regime: (party.name, await party.model(regime)) for regime in ("local", "local2x")}
-    if pooled is not None:
-        models["general"] = (POOL, pooled.general)
-        models["finetuned"] = (party.name, await party.model("finetuned", pooled.general))
-        if pooled.shared is not None:
-            given = (pooled.general, pooled.shared)
-            models["personalised"] = (party.name, await party.model("personalised", *given))
-            chosen[party.name] = await party.choose(*given)
+    given: dict[str, Any] = {} if pooled is None else {"general": pooled.general}
+    if pooled is not None and pooled.shared is not None:
+        given["replay"] = pooled.shared
+        chosen[party.name] = await party.choose(pooled.general, pooled.shared)
+    models = {}
+    for name, regime in REGIMES.items():
+        if regime.setting == "optional" or not given.keys() >= set(regime.needs):
+            continue
+        if regime.trained_by == "site":
+            arguments = [given[need] for need in regime.needs]
+            models[name] = (party.name, await party.model(name, *arguments))
+        elif regime.trained_by == "pool" and pooled is not None:
+            models[name] = (POOL, pooled.general)
     return [await party.score(regime, *model) for regime, model in models.items()], chosen
 
 

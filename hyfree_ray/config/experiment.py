@@ -11,19 +11,27 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from hyfree_ray.border.gate import Gate
 from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.config.budget import BUDGETS, Budget, budget_values
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.store import digest_of
-from hyfree_ray.evaluation.regimes import SETTINGS, Setting
+from hyfree_ray.evaluation import regimes
 
 CONFIG_BYTES = 64 << 10
 """A configuration is a page of text; anything longer is refused before it is parsed."""
@@ -31,9 +39,23 @@ CONFIG_BYTES = 64 << 10
 
 def _in_order(asked: Any) -> Any:
     """Settings as a set: in one order, each once. What is no list of them is left to the check."""
-    if not isinstance(asked, (list, tuple)) or not set(map(str, asked)) <= set(SETTINGS):
+    known = regimes.settings()
+    if not isinstance(asked, (list, tuple)) or not set(map(str, asked)) <= set(known):
         return tuple(asked) if isinstance(asked, list) else asked
-    return tuple(setting for setting in SETTINGS if setting in asked)
+    return tuple(setting for setting in known if setting in asked)
+
+
+def _one_of(known: Callable[[], tuple[str, ...]]) -> AfterValidator:
+    """Return a validator that takes the names of some regimes alone."""
+
+    def check(name: str) -> str:
+        if name not in known():
+            raise PydanticCustomError(
+                "unknown_regime", "there is no such name; there are: {names}", {"names": known()}
+            )
+        return name
+
+    return AfterValidator(check)
 
 
 class Experiment(BaseModel):
@@ -57,7 +79,7 @@ class Experiment(BaseModel):
     """Of the distances between patients: nearer to a training image is memorised."""
     gate: Gate = Gate()
     """What a release's privacy card has to say, at its site and at the pool."""
-    labeller: Literal["local", "local2x"] = "local"
+    labeller: Annotated[str, _one_of(regimes.of_own_images)] = "local"
     """Which of its own networks a site labels its release with; the paper: `local`."""
     replay_share: float = Field(default=0.25, gt=0, lt=1)
     """Of what `personalised` is fine-tuned on, the share of synthetic images; the rest is real."""
@@ -68,10 +90,9 @@ class Experiment(BaseModel):
     """Processes that share the general model's batches. More than one changes its result."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of fine-tuning's epochs in which the rate grows."""
-    settings: Annotated[tuple[Setting, ...], BeforeValidator(_in_order)] = (
-        "personalised",
-        "real-all",
-    )
+    settings: Annotated[
+        tuple[Annotated[str, _one_of(regimes.settings)], ...], BeforeValidator(_in_order)
+    ] = Field(default_factory=lambda: regimes.settings(default=True))
     """What is trained beside the paper's protocol, for comparison."""
     budget: Budget
 
@@ -95,7 +116,7 @@ class Experiment(BaseModel):
             versions: of the stages that make a release.
         """
         settings = self.model_dump(mode="json", exclude=_NOT_IN_A_RECIPE)
-        if self.labeller == "local2x":
+        if self.labeller == regimes.CONTROL:
             settings["labeller_epochs"] = self.budget.unet.epochs + self.budget.unet.finetune_epochs
         return digest_of(["recipe", settings, list(versions)])[:32]
 

@@ -1,100 +1,235 @@
-"""What a model can have been trained by: the names in tables, in files and on the command line."""
+"""What a model can have been trained by: one record a regime, which everybody reads.
+
+Names stand in `results.csv`, in `summary.json` and on the command line. Who trains a regime's
+models is said here, how is registered where that party's program is (see `federation`).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from statistics import stdev
-from typing import Literal, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-from hyfree_ray.evaluation.scores import mean_over_patients
-
-PROTOCOL = ("local", "local2x", "general", "finetuned")
-"""The paper's protocol, with its control."""
+RELEASE = "release"
+"""The purpose of what makes, checks and pools releases: it is for no regime alone."""
 
 CONTROL = "local2x"
-"""What a site has without sharing, after as many steps."""
+"""What a site has without sharing, after as many steps: what most regimes are compared with."""
 
-Setting = Literal[
-    "personalised",
-    "real-all",
-    "syn",
-    "own-syn",
-    "leave-one-out",
-    "mix-25",
-    "mix-50",
-    "mix-75",
-    "mix-100",
-    "fedavg",
-]
-SETTINGS: tuple[Setting, ...] = get_args(Setting)
-"""What can be trained and scored beside the paper's protocol:
+CHOSEN = "chosen"
+"""What each site would keep, where it was asked: one of its `candidates`."""
 
-- `personalised`: fine-tuned with replay, a quarter of each batch the others' synthetic images; and
-  `chosen`, what each site would keep by its validation cases;
-- `real-all`: all sites' real data in one place, the ceiling;
-- `syn`: the release of one site alone;
-- `own-syn`: a general model from twice the site's own release only, then fine-tuned;
-- `leave-one-out`: the general model without a site's release, at that site, which is foreign to it;
-- `mix-P`: P % synthetic and the rest real images of all sites, as many as there are real ones;
-- `fedavg`: nnU-Net by federated averaging, on real-all's plan.
-"""
-
-LEAVE_ONE_OUT = "leave-one-out"
-"""Its `train_site` is the site that was left out, which is also the one that it is tested at."""
 THE_OTHERS = "(the others)"
 """Whose model it is, in tables of models and test sites; no site can be called so."""
 
-MIXES = {
-    "real-all": 0.0,
-    "mix-25": 0.25,
-    "mix-50": 0.5,
-    "mix-75": 0.75,
-    "mix-100": 1.0,
-}
-"""Share of synthetic images in what the oracle trains one network on."""
-
-ORACLE_SETTINGS = (*MIXES, "fedavg")
-"""Settings that need the real data of all sites in one place."""
-
-REGIMES = (*PROTOCOL, "personalised", "chosen", *SETTINGS[1:])
-"""The order of columns."""
-
-CANDIDATES = ("personalised", "finetuned", "local2x")
-"""What a site chooses from, in the order in which it should travel best."""
-
-CHOICE_VERSION = 1
-"""Of the rule of `kept`, which is in no key: raised when it would keep another model."""
-
-MAY_LOSE_AT_HOME = 0.005
-"""Dice that a model which travels better may lose to `local2x` on a site's validation cases."""
+Trainer = Literal["site", "pool", "oracle"]
+Need = Literal["general", "replay"]
 
 
-def kept(dice: Mapping[str, Mapping[int, float]]) -> str:
-    """What a site keeps: the model that should travel best, unless it is worse at home.
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """All that the project knows of a way to train, but for the training itself."""
 
-    Worse is by over `MAY_LOSE_AT_HOME`, or where a few patients cannot tell so little, by over a
-    standard error of the difference (Breiman et al. 1984, Classification and Regression Trees,
-    section 3.4.3: the simplest within one standard error of the best).
+    name: str
+    label: str
+    """In a reader's words: for legends and help."""
+    progress: str
+    """What its party does while it trains one."""
+    trained_by: Trainer | None
+    """None: nobody; it is one of the others by another name."""
+    setting: Literal["default", "optional"] | None = None
+    """Whether it is trained where `--settings` is not given, or named there alone. None: always."""
+    releases: Literal["none", "own", "others", "all"] = "none"
+    """Whose releases are in a model: of none, of the site that it is named after, of all but that
+    site, which alone tests it, or of all that were pooled."""
+    needs: tuple[Need, ...] = ()
+    """What a site's training begins with, in the order of its arguments: the general model, and
+    the other sites' releases as they are handed out for replay."""
+    synthetic_share: float | None = None
+    """Of the images that the oracle trains one network on; None: it is no mixture."""
+    control: str | None = CONTROL
+    """The regime that it is compared with on the same patients."""
+    by_site: bool = False
+    """Its differences are shown site by site and as a curve; others' over all sites."""
+    primary: bool = False
+    """It is compared first: the paper's claim."""
+    candidate: int | None = None
+    """A site may keep it: the lower, the better it should travel."""
+    note: str = ""
+    """What a reader of its numbers has to know, below tables."""
 
-    Args:
-        dice: of each candidate, by patient of the site's own validation cases.
-    """
-    return next(
-        regime
-        for regime in CANDIDATES
-        if mean_over_patients(dice[regime]) - mean_over_patients(dice[CONTROL])
-        >= -may_lose(dice[regime], dice[CONTROL])
+    @property
+    def foreign_only(self) -> bool:
+        """Whether its models are named after the one site that they know nothing of."""
+        return self.releases == "others"
+
+    @property
+    def of_the_pool(self) -> bool:
+        """Whether its models know of other sites by their pooled releases alone."""
+        return self.releases == "all" and self.trained_by != "oracle"
+
+    @property
+    def of_one_release(self) -> bool:
+        """Whether there is a model for each release that was pooled."""
+        return self.releases in {"own", "others"}
+
+
+def _mixture(percent: int) -> Regime:
+    synthetic = "all of them" if percent == 100 else f"{percent} % of them"
+    return Regime(
+        name=f"mix-{percent}",
+        label=f"one model on as many images as there are real ones, {synthetic} synthetic",
+        progress=f"training on a mixture, {percent if percent < 100 else 'all'}"
+        f"{' %' if percent < 100 else ''} synthetic",
+        trained_by="oracle",
+        setting="optional",
+        releases="all",
+        synthetic_share=percent / 100,
     )
 
 
-def may_lose(dice: Mapping[int, float], control: Mapping[int, float]) -> float:
-    """What a model may lose to the control and be no worse: see `kept`.
+REGIMES: dict[str, Regime] = {
+    regime.name: regime
+    for regime in (
+        Regime(
+            name="local",
+            label="the hospital's own images alone",
+            progress="training its own nnU-Net",
+            trained_by="site",
+            control=None,
+        ),
+        Regime(
+            name=CONTROL,
+            label="the hospital's own images alone, for as many steps as with sharing",
+            progress="training the control (local2x)",
+            trained_by="site",
+            control=None,
+            candidate=3,
+        ),
+        Regime(
+            name="general",
+            label="one model for all, on all shared synthetic images",
+            progress="training the general nnU-Net",
+            trained_by="pool",
+            releases="all",
+            by_site=True,
+        ),
+        Regime(
+            name="finetuned",
+            label="the general model, trained further on the hospital's own images",
+            progress="fine-tuning",
+            trained_by="site",
+            releases="all",
+            needs=("general",),
+            by_site=True,
+            primary=True,
+            candidate=2,
+        ),
+        Regime(
+            name="personalised",
+            label="the same, with the other hospitals' synthetic images in each batch",
+            progress="fine-tuning with replay",
+            trained_by="site",
+            setting="default",
+            releases="all",
+            needs=("general", "replay"),
+            by_site=True,
+            candidate=1,
+        ),
+        Regime(
+            name=CHOSEN,
+            label="what the hospital would keep, by its own validation cases",
+            progress="choosing a model",
+            trained_by=None,
+            releases="all",
+            by_site=True,
+        ),
+        Regime(
+            name="real-all",
+            label="one model on the real images of all hospitals: what sharing them would give",
+            progress="training on all real data",
+            trained_by="oracle",
+            setting="default",
+            synthetic_share=0.0,
+            by_site=True,
+        ),
+        Regime(
+            name="syn",
+            label="the synthetic images of one hospital alone",
+            progress="training on one release",
+            trained_by="pool",
+            setting="optional",
+            releases="own",
+        ),
+        Regime(
+            name="own-syn",
+            label="twice the hospital's own synthetic images, then its real ones",
+            progress="training with its own release",
+            trained_by="site",
+            setting="optional",
+            releases="own",
+        ),
+        Regime(
+            name="leave-one-out",
+            label="the general model without the hospital's synthetic images, at that hospital",
+            progress="training without one release",
+            trained_by="pool",
+            setting="optional",
+            releases="others",
+            note="leave-one-out: the general model without a site's release, at that site; minus "
+            "the control models of the other sites there.",
+        ),
+        *map(_mixture, (25, 50, 75, 100)),
+        Regime(
+            name="fedavg",
+            label="one model by federated averaging on real images that stay where they are",
+            progress="federated averaging",
+            trained_by="oracle",
+            setting="optional",
+        ),
+    )
+}
+"""By name, in the order of columns."""
 
-    Args:
-        dice: by patient.
-        control: the control's; where less than two patients have both, there is no error to tell.
-    """
-    apart = [dice[patient] - control[patient] for patient in dice.keys() & control.keys()]
-    error = stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
-    return max(MAY_LOSE_AT_HOME, error)
+
+def settings(*, default: bool = False) -> tuple[str, ...]:
+    """Return what can be trained and scored beside the protocol, or what is by default."""
+    wanted = {"default"} if default else {"default", "optional"}
+    return tuple(name for name, one in REGIMES.items() if one.setting in wanted)
+
+
+def protocol() -> tuple[str, ...]:
+    """Return what is always trained: the paper's protocol with its control."""
+    return tuple(n for n, one in REGIMES.items() if one.setting is None and one.trained_by)
+
+
+def trained_by(trainer: Trainer) -> tuple[str, ...]:
+    """Return the regimes that a party trains."""
+    return tuple(name for name, one in REGIMES.items() if one.trained_by == trainer)
+
+
+def of_own_images() -> tuple[str, ...]:
+    """Return the regimes that a site trains on its own images alone."""
+    return tuple(n for n in trained_by("site") if REGIMES[n].releases == "none")
+
+
+def candidates() -> tuple[str, ...]:
+    """Return what a site chooses from, in the order in which it should travel best."""
+    ranks = {name: one.candidate for name, one in REGIMES.items() if one.candidate is not None}
+    return tuple(sorted(ranks, key=ranks.__getitem__))
+
+
+def replays(names: Iterable[str]) -> bool:
+    """Return whether one of these regimes needs the releases handed out to sites."""
+    return any("replay" in REGIMES[name].needs for name in names)
+
+
+def record_of(name: str) -> Regime:
+    """Return a regime's record; of one that only a file knows, a bare one with its name."""
+    bare = Regime(name=name, label=name, progress=name, trained_by=None, control=None)
+    return REGIMES.get(name, bare)
+
+
+def primary() -> str:
+    """Return the regime that is compared first."""
+    return next(name for name, one in REGIMES.items() if one.primary)

@@ -15,7 +15,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.core.store import Artifact, Parcel
-from hyfree_ray.evaluation.regimes import MIXES
+from hyfree_ray.evaluation.regimes import REGIMES
 from hyfree_ray.federation.hospital import Shared, Site, raw_data, raw_key
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.federation.site import ROUND
@@ -57,7 +57,7 @@ class OracleParty(Party):
             shared: what the pool took in; only mixtures read it.
             sites: whose real data it may read: all but those that have withdrawn.
         """
-        share = MIXES.get(regime, 0.0)
+        share = REGIMES[regime].synthetic_share
         real = await self._real(sites)
         prepared = await (self._mixture(share, shared, real) if share else self._together(real))
         unet = self.experiment.budget.unet

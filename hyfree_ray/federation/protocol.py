@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, MIXES, ORACLE_SETTINGS
+from hyfree_ray.evaluation.regimes import CHOSEN, REGIMES, trained_by
 from hyfree_ray.federation.participation import Rules
 
 TICK_S = 5.0
@@ -309,14 +309,14 @@ class _Run:
             if "own-syn" in self.settings:
                 self._score("own-syn", name, _Made(self.sites[name], "model", "own-syn"))
             others = {other: key for other, key in members.items() if other != name}
-            if LEAVE_ONE_OUT in self.settings and others:
+            if "leave-one-out" in self.settings and others:
                 model = _Made(self.pool, "general", others)
-                self._score(LEAVE_ONE_OUT, name, model, at=[name])
+                self._score("leave-one-out", name, model, at=[name])
         if self.oracle is None or not self.real:
             return
         shared, real = _Made(self.pool, "share", members), sorted(self.real)
-        for regime in ORACLE_SETTINGS:
-            if regime in self.settings and (members or not MIXES.get(regime)):
+        for regime in trained_by("oracle"):
+            if regime in self.settings and (members or REGIMES[regime].releases == "none"):
                 model = _Made(self.oracle, "model", regime, shared, real)
                 self._score(regime, POOL, model)
 
@@ -326,7 +326,7 @@ def scores_of_chosen(
 ) -> list[Mapping[str, Any]]:
     """What each site's choice scored, under a name of its own."""
     return [
-        {**score, "regime": "chosen"}
+        {**score, "regime": CHOSEN}
         for score in scores
         if chosen.get(score["train_site"]) == score["regime"]
     ]

@@ -18,7 +18,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.store import digest_of
-from hyfree_ray.evaluation.regimes import ORACLE_SETTINGS
+from hyfree_ray.evaluation.regimes import trained_by
 from hyfree_ray.evaluation.scores import ScoreRow, measured
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.hospital import Site
@@ -75,7 +75,7 @@ class Simulation:
     @property
     def with_oracle(self) -> bool:
         """Whether a setting needs all real data in one place."""
-        return not set(ORACLE_SETTINGS).isdisjoint(self.experiment.settings)
+        return not set(trained_by("oracle")).isdisjoint(self.experiment.settings)
 
     @property
     def party_names(self) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.core.store import Artifact, Parcel, digest_of, file_digest
-from hyfree_ray.evaluation.regimes import CANDIDATES, kept
+from hyfree_ray.evaluation.choice import choose_regime
+from hyfree_ray.evaluation.regimes import candidates
 from hyfree_ray.evaluation.scores import dice_by_patient
 from hyfree_ray.federation.hospital import (
     Contribution,
@@ -369,7 +370,7 @@ class SiteParty(Party):
 
     async def choose(self, general: Parcel, shared: Shared) -> str:
         """The regime that the site keeps."""
-        return kept(await self.compare_at_home(general, shared))
+        return choose_regime(await self.compare_at_home(general, shared))
 
     async def compare_at_home(self, general: Parcel, shared: Shared) -> dict[str, dict[int, float]]:
         """Dice of what the site may keep, by patient of its validation cases: no test case."""
@@ -377,7 +378,7 @@ class SiteParty(Party):
             regime: dice_by_patient(
                 await self._score_part("val", regime, await self._model(regime, general, shared))
             )
-            for regime in CANDIDATES
+            for regime in candidates()
         }
 
     async def score(self, regime: str, train_site: str, model: Parcel | None) -> dict[str, Any]:

@@ -6,10 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from hyfree_ray.config.budget import Budget
+from hyfree_ray.evaluation.regimes import REGIMES
 from hyfree_ray.federation.hospital import Site, quota
-
-OF_THE_POOL = ("general", "finetuned", "personalised", "chosen")
-"""Regimes whose models know of a site by its release alone."""
 
 GONE = ("failed", "late", "withdrawn")
 """Outcomes of sites that left the run. Others withheld, or were refused, and took part without."""
@@ -42,6 +40,7 @@ def missing_sites(
         stages that nothing was made of), unfinished_seconds.
     """
     wanted = {name: quota(site, budget) for name, site in sites.items()}
+    lacking = [n for n, regime in REGIMES.items() if regime.of_the_pool and n in regimes]
     spent = list(records)
     found = []
     for name, told in outcomes.items():
@@ -58,7 +57,7 @@ def missing_sites(
                 "site": name,
                 "outcome": told["outcome"],
                 "reason": told["reason"] or "",
-                "models": [] if pooled else [name for name in OF_THE_POOL if name in regimes],
+                "models": [] if pooled else list(lacking),
                 "images": 0 if pooled else wanted[name],
                 "of_images": sum(wanted.values()),
                 "vain_seconds": round(vain, 3),

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, MIXES
+from hyfree_ray.evaluation.regimes import REGIMES
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.protocol import Outcome
-
-_OF_A_RELEASE = ("syn", "own-syn", LEAVE_ONE_OUT)
-"""Settings with a model for each release that was pooled."""
 
 
 def shortfalls(
@@ -30,16 +27,18 @@ def shortfalls(
         records: of finished stages.
     """
     records = list(records)
-    asked = [name for name in _OF_A_RELEASE if name in settings]
+    wanted = [regime for name, regime in REGIMES.items() if name in settings]
+    asked = [regime.name for regime in wanted if regime.of_one_release]
     if not outcome.general:
-        more = [name for name, share in MIXES.items() if share and name in settings]
+        more = [regime.name for regime in wanted if regime.synthetic_share]
         return (f"no {', '.join([*asked, *more])}: too few releases",) if asked or more else ()
+    own = [name for name in asked if REGIMES[name].trained_by == "site"]
     found = []
     for name, told in outcome.sites.items():
         if asked and (reason := _not_pooled(name, told, contributors)):
             found.append(f"{name}: no {', '.join(asked)}: {reason}")
-        elif "own-syn" in settings and not _scored(outcome, "own-syn", name):
-            found.append(f"{name}: no own-syn: {_why_withheld(name, records)}")
+        elif unmade := [regime for regime in own if not _scored(outcome, regime, name)]:
+            found.append(f"{name}: no {', '.join(unmade)}: {_why_withheld(name, records)}")
     released = sum(told["images"] for told in outcome.sites.values())
     mixtures = [record for record in records if record["stage"] == "prepare_mixture"]
     lines = (_short_of(record, sites, released) for record in mixtures)
@@ -76,7 +75,7 @@ def _short_of(record: Mapping[str, Any], sites: Mapping[str, Site], released: in
     """Whether a mixture is smaller than the real images, since the sites released too few."""
     share, taken = record["params"]["synthetic_share"], record["result"]["synthetic"]
     size = record["result"]["training_images"]
-    name = next(name for name, of_name in MIXES.items() if of_name == share)
+    name = next(name for name, regime in REGIMES.items() if regime.synthetic_share == share)
     if not any("slices" in case for site in sites.values() for case in site.cases):
         real = sum(site.training_images for site in sites.values())
     elif share < 1:

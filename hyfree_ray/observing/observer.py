@@ -18,7 +18,7 @@ from hyfree_ray.core.execution import installed_versions
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.store import digest_of, write_json
-from hyfree_ray.evaluation.regimes import CHOICE_VERSION
+from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.scores import write_results
 from hyfree_ray.federation.hospital import Site, quota
 from hyfree_ray.federation.protocol import Handle, Outcome

@@ -13,14 +13,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.evaluation.regimes import REGIMES
+
 log = logging.getLogger("hyfree_ray")
 
-IN_WORDS = {
+_STAGES = {
     "draw_phantom": "drawing images",
     "prepare": "planning nnU-Net",
     "train_generator": "training the generator",
-    "local": "training its own nnU-Net",
-    "local2x": "training the control (local2x)",
     "choose_snapshot": "choosing the snapshot",
     "quality_card": "measuring quality",
     "synthesise": "sampling and filtering",
@@ -28,26 +28,21 @@ IN_WORDS = {
     "release": "labelling the release",
     "check_release": "checking releases",
     "pool_releases": "planning on the pool",
-    "train_general": "training the general nnU-Net",
-    "syn general": "training on one release",
-    "leave-one-out general": "training without one release",
-    "own-syn general": "training on the own release",
+    "train_general": REGIMES["general"].progress,
+    "train_fedavg": REGIMES["fedavg"].progress,
     "label_agreement": "comparing labels with the others'",
     "prepare_for_general": "preparing to fine-tune",
-    "finetuned": "fine-tuning",
     "prepare_replay": "preparing to fine-tune with replay",
-    "personalised": "fine-tuning with replay",
-    "own-syn": "fine-tuning (own-syn)",
     "prepare_together": "planning on all real data",
     "prepare_mixture": "planning on a mixture",
-    "real-all": "training on all real data",
-    "mix-25": "training on a mixture, 25 % synthetic",
-    "mix-50": "training on a mixture, 50 % synthetic",
-    "mix-75": "training on a mixture, 75 % synthetic",
-    "mix-100": "training on a mixture, all synthetic",
-    "train_fedavg": "federated averaging",
     "score": "scoring",
 }
+
+
+def describe(name: str) -> str:
+    """Return what a party does in a stage, by the stage's name or what it was called for."""
+    regime = REGIMES.get(name.removesuffix(" general"))
+    return _STAGES.get(name, name) if regime is None else regime.progress
 
 
 def seconds_left(running: Mapping[str, Any]) -> float | None:
@@ -110,7 +105,7 @@ class Watchdog:
                 if stage["begun"]
                 else f"it waits for {stage['takes']}"
             )
-            words, long = IN_WORDS.get(name, name), clock(stage["silent_s"])
+            words, long = describe(name), clock(stage["silent_s"])
             yield f"{status['owner']}: {words}: no progress for {long}: {why}"
 
     def of_a_party(self, owner: str, silent_s: float) -> Iterator[str]:
@@ -171,7 +166,7 @@ class Progress:
             self.done += 1
             self.finished[owner] += 1
             if not self.live and entry["record"]["stage"] != "score":
-                words = IN_WORDS.get(entry["name"], entry["name"])
+                words = describe(entry["name"])
                 took = clock(entry["record"]["seconds"])
                 log.info(f"{owner}: {words}: done in {took} ({self.done} of {self.total} stages)")
         if self.live:
@@ -193,7 +188,7 @@ class Progress:
             states = self.states[name]
             table.add_row(
                 Text(name),
-                "\n".join(IN_WORDS.get(s["name"], s["name"]) for s in states) or "waiting",
+                "\n".join(describe(s["name"]) for s in states) or "waiting",
                 "\n".join(_bar(state) for state in states),
                 "\n".join(_left(state) for state in states),
             )

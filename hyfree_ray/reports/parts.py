@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
-from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, MIXES
+from hyfree_ray.evaluation.regimes import REGIMES
 from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.finished import Finished
 
@@ -27,8 +27,8 @@ _AFTER_RELEASING = {
     "finetuned": ("train_general", "prepare_for_general", "finetuned"),
     "personalised": ("train_general", "prepare_replay", "personalised"),
     "syn": ("syn general",),
-    LEAVE_ONE_OUT: ("leave-one-out general",),
-    **{regime: (regime,) for regime, share in MIXES.items() if share},
+    "leave-one-out": ("leave-one-out general",),
+    **{name: (name,) for name, regime in REGIMES.items() if regime.synthetic_share},
 }
 _ALONE = {"fedavg": ("train_fedavg",)}
 _TWICE_THE_RELEASE = "own-syn"
@@ -222,7 +222,7 @@ def device_hours(run: Finished, regime: str) -> float | None:
             return None
         labeller = run.described["experiment"]["labeller"]
         needed = {*_RELEASING, labeller, *_AFTER_RELEASING[regime]}
-        if regime == LEAVE_ONE_OUT and "leave-one-out general" not in seconds:
+        if regime == "leave-one-out" and "leave-one-out general" not in seconds:
             needed.add("syn general")  # of two releases the other one is left
     else:
         needed = {*_ALONE.get(regime, (regime,))}

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.evaluation.metrics import METRICS
-from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, THE_OTHERS, candidates, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import Table, of_run, table
@@ -29,17 +29,21 @@ from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.means import patient_means, site_mean
 from hyfree_ray.results.pooled import Pooled, fewer_folds, pool_runs
 from hyfree_ray.results.summary import (
-    BY_SITE,
     IN_WORDS,
     TESTED,
     SiteOutcome,
 )
-from hyfree_ray.results.table import LEFT_OUT, TESTS, ContrastRows, contrast_rows, covered, p_value
+from hyfree_ray.results.table import (
+    TESTS,
+    ContrastRows,
+    contrast_rows,
+    covered,
+    p_value,
+    regime_notes,
+)
 from hyfree_ray.results.timeline import critical_path, last_session, read_timeline
 
 REPORT = "report.html"
-HEADLINES = tuple((regime, CONTROL) for regime in ("chosen", "personalised", "finetuned"))
-"""What is said of all sites together before anything else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +141,7 @@ def _sub(pooled: Pooled) -> str:
 def _statistics(pooled: Pooled) -> dict[str, Any]:
     boxes, means = _by_patient(pooled.rows, pooled.sites)
     known = [one for one in pooled.contrasts if one.difference is not None]
+    headlines = [(name, CONTROL) for name in (CHOSEN, *candidates()) if name != CONTROL]
     charts = {
         "boxes": figures.drawn(
             "dice-by-test-site",
@@ -147,7 +152,7 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
             lambda theme: figures.matrices(theme, means, pooled.regimes, pooled.sites),
         ),
     }
-    if by_site := [one for one in known if one.first in BY_SITE]:
+    if by_site := [one for one in known if record_of(one.first).by_site]:
         charts["forest"] = figures.drawn("contrasts", lambda theme: figures.forest(theme, by_site))
     page: dict[str, Any] = {"forest": None}
     page |= {name: sources(figure) for name, figure in charts.items()}
@@ -155,12 +160,12 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
         "answers": [
             _answer(one)
             for tested in TESTED
-            for pair in HEADLINES
+            for pair in headlines
             for one in known
             if one.site is None and one.tested == tested and (one.first, one.second) == pair
         ],
         "covered": covered(known, pooled.caveat),
-        "tests": f"{TESTS} {LEFT_OUT}" if LEAVE_ONE_OUT in pooled.regimes else TESTS,
+        "tests": " ".join([TESTS, *regime_notes(pooled.regimes)]),
         "layouts": [_layout(pooled, metric) for metric in pooled.cells],
         "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],
     }
@@ -170,7 +175,7 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
 def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> dict[str, Any]:
     """What each site asks: what it would get, and at what risk."""
     adopted, found = answers(outcomes, contrasts)
-    how = ", chosen by its validation cases" if adopted == "chosen" else ""
+    how = ", chosen by its validation cases" if adopted == CHOSEN else ""
     gains = [["-" if c is None else c.words for c in (one.own, one.foreign)] for one in found]
     return {
         "by_site": table(
@@ -202,7 +207,7 @@ def _by_patient(
 ) -> tuple[dict[tuple[str, str, str], list[float]], dict[tuple[str, str, str], float]]:
     """Dice of patients for the box plots, and its mean for the matrix."""
     by_model = patient_means(
-        replace(row, train_site=THE_OTHERS) if row.regime == LEAVE_ONE_OUT else row
+        replace(row, train_site=THE_OTHERS) if record_of(row.regime).foreign_only else row
         for row in rows
         if row.metric == PRIMARY
     )

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyfree_ray.border.privacy_card import read_card, strongest_attack
-from hyfree_ray.evaluation.regimes import CONTROL
+from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, primary
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.summary import SiteOutcome
 
-_ADOPTED = ("chosen", "finetuned")
-"""The model that a site would take home: its own choice, or what the paper's protocol makes."""
 _IN_THE_ROUND = {"released", "withheld", "refused"}
 """Outcomes of sites that get the general model, whether or not they shared something."""
 
@@ -49,13 +47,13 @@ def answers(
     for outcome in outcomes:
         by_site.setdefault(outcome.site, []).append(outcome)
     compared = {one.first for one in contrasts if one.second == CONTROL}
-    adopted = next((name for name in _ADOPTED if name in compared), _ADOPTED[-1])
+    adopted = CHOSEN if CHOSEN in compared else primary()
     found = {
         (one.site, one.tested): one
         for one in contrasts
         if (one.first, one.second) == (adopted, CONTROL) and one.difference is not None
     }
-    made = {site for site, tested in found if tested == "own" and adopted != "chosen"}
+    made = {site for site, tested in found if tested == "own" and adopted != CHOSEN}
     return adopted, tuple(
         Answer(
             site=site,

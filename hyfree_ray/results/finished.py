@@ -12,6 +12,7 @@ from typing import Any
 
 import hyfree_ray
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.evaluation.regimes import CHOSEN
 from hyfree_ray.evaluation.scores import ScoreRow, read_results
 
 CURVE_FILE = "curve.json"
@@ -121,7 +122,7 @@ class Finished:
     @property
     def choice(self) -> int | None:
         """Version of the rule of `chosen`; 0: of before it had any; None: there is no `chosen`."""
-        chosen = any(row.regime == "chosen" for row in self.rows)
+        chosen = any(row.regime == CHOSEN for row in self.rows)
         return int(self.described.get("choice", 0)) if chosen else None
 
     def data_of(self, site: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.evaluation.metrics import metrics_in_order
-from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT, THE_OTHERS
+from hyfree_ray.evaluation.regimes import THE_OTHERS, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.results.contrasts import LEAST_SEEDS, Contrast
 from hyfree_ray.results.finished import Finished
@@ -278,7 +278,7 @@ def _cells(rows: Sequence[ScoreRow], regimes: Sequence[str], metric: str) -> tup
     for fold in sorted({row.fold for row in rows}):
         of_fold = [row for row in rows if row.fold == fold and row.metric == metric]
         for (regime, train, test), patients in patient_means(of_fold).items():
-            owner = THE_OTHERS if regime == LEAVE_ONE_OUT else train
+            owner = THE_OTHERS if record_of(regime).foreign_only else train
             by_fold[regime, owner, test].append(site_mean(patients, metric))
     return tuple(
         Cell(

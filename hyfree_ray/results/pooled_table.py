@@ -12,17 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from hyfree_ray.evaluation.metrics import METRICS
-from hyfree_ray.evaluation.regimes import LEAVE_ONE_OUT
 from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.pooled import TWO_RUNS, Cell, Pooled
 from hyfree_ray.results.published import published_for
 from hyfree_ray.results.table import (
-    LEFT_OUT,
     TESTS,
     ContrastRows,
     contrast_rows,
     contrast_tables,
+    regime_notes,
     rows_by_site,
 )
 
@@ -62,7 +61,7 @@ class _Pooled:
             for part in _parts(cells, pooled.sites, width):
                 yield _layout(pooled, metric, part)
         yield from contrast_tables(contrast_rows(pooled.contrasts), pooled.caveat, width)
-        notes = [*pooled.notes, *([LEFT_OUT] if LEAVE_ONE_OUT in pooled.regimes else []), TESTS]
+        notes = [*pooled.notes, *regime_notes(pooled.regimes), TESTS]
         yield Text("\n".join(notes), style="dim")
 
 

@@ -21,20 +21,11 @@ import numpy as np
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.metrics import metrics_in_order
-from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT, PROTOCOL, REGIMES
+from hyfree_ray.evaluation.regimes import REGIMES, protocol, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.results.contrasts import Contrast, Factors, Strata, contrast, corrected
 from hyfree_ray.results.means import Score, Tested, patient_means, site_mean
 
-BY_SITE = ("finetuned", "general", "personalised", "chosen", "real-all")
-"""Regimes whose contrasts are printed site by site; those of other settings over all sites."""
-CONTRASTS = tuple(
-    (regime, CONTROL)
-    for regime in dict.fromkeys((*BY_SITE, *REGIMES))
-    if regime not in {"local", CONTROL}
-)
-"""The first is the primary one: the control has seen as many steps as general and fine-tuning.
-Those of settings are made where they were asked for."""
 ONE_RUN = "this run; training noise not included"
 
 TESTED: tuple[Tested, ...] = ("own", "foreign")
@@ -275,13 +266,15 @@ def _apart(one: float | None, other: float | None) -> float | None:
 
 def contrasted(regimes: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """The pairs that are compared: the protocol's, and of the others those that were asked for."""
-    found = set(regimes) | set(PROTOCOL)
-    return tuple(pair for pair in CONTRASTS if found.issuperset(pair))
+    found = set(regimes) | set(protocol())
+    compared = [one for one in REGIMES.values() if one.control and {one.name, one.control} <= found]
+    compared.sort(key=lambda one: not one.primary)
+    return tuple((one.name, str(one.control)) for one in compared)
 
 
 def in_order(regimes: Set[str]) -> tuple[str, ...]:
     """Ours first, then others by name."""
-    return (*(name for name in REGIMES if name in regimes), *sorted(regimes - set(REGIMES)))
+    return (*(name for name in REGIMES if name in regimes), *sorted(regimes - REGIMES.keys()))
 
 
 def contrasts_of(
@@ -356,7 +349,7 @@ def _strata(table: _Table, first: str, second: str, site: str | None, tested: st
 
 def _left_out(regime: str) -> bool:
     """Whether a regime's models are named after the one site that they know nothing of."""
-    return regime.rpartition(":")[2] == LEAVE_ONE_OUT
+    return record_of(regime.rpartition(":")[2]).foreign_only
 
 
 def _pairs(regimes: Sequence[str]) -> list[tuple[str, Tested]]:

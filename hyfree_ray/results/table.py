@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hyfree_ray.evaluation.metrics import metrics_in_order
-from hyfree_ray.evaluation.regimes import CONTROL, LEAVE_ONE_OUT
+from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, record_of
 from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import LEAST_PATIENTS, Contrast
 from hyfree_ray.results.means import Score
-from hyfree_ray.results.summary import ALL_SITES, BY_SITE, IN_WORDS, TESTED, Summary
+from hyfree_ray.results.summary import ALL_SITES, IN_WORDS, TESTED, Summary
 
 FILE_WIDTH = 140
 """Characters a line where nobody says how many there are."""
@@ -35,11 +35,6 @@ TESTS = (
     "the sites and tests of the two regimes; 1-sided: the paper's test, Bonferroni's correction."
 )
 """What the columns of a contrast table are."""
-LEFT_OUT = (
-    "leave-one-out: the general model without a site's release, at that site; minus the control "
-    "models of the other sites there."
-)
-"""What its line is, where every other one is of a site's own models."""
 
 
 def render_table(summary: Summary) -> RenderableType:
@@ -129,16 +124,21 @@ class ContrastRows:
 def contrast_rows(contrasts: Sequence[Contrast]) -> Iterable[ContrastRows]:
     """Two regimes site by site, all sites last; then all further settings over all sites."""
     for first, second in dict.fromkeys((c.first, c.second) for c in contrasts):
-        if first in BY_SITE:
+        if record_of(first).by_site:
             rows = [c for c in contrasts if (c.first, c.second) == (first, second)]
             yield rows_by_site(f"Dice of {first} minus {second}", rows)
-    if further := [c for c in contrasts if c.first not in BY_SITE and c.site is None]:
+    if further := [c for c in contrasts if not record_of(c.first).by_site and c.site is None]:
         yield ContrastRows(
             title=f"Dice of further settings minus {CONTROL}, over all sites",
             header="setting",
             names=tuple(one.first for one in further),
             contrasts=tuple(further),
         )
+
+
+def regime_notes(regimes: Iterable[str]) -> list[str]:
+    """Return what has to be known of the numbers of some regimes."""
+    return [note for name in regimes if (note := record_of(name).note)]
 
 
 def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
@@ -199,7 +199,7 @@ def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
 def _answers(summary: Summary) -> Table:
     """What a hospital came to see, last, where a terminal leaves it in view."""
     adopted, found = answers([site.outcome for site in summary.sites], summary.contrasts)
-    how = " (chosen by its validation cases)" if adopted == "chosen" else ""
+    how = " (chosen by its validation cases)" if adopted == CHOSEN else ""
     table = _table(f"Would sharing help? What each site would keep{how}, Dice against {CONTROL}")
     table.add_column("keeps", no_wrap=True)
     for name in ("at home", "elsewhere", "attack on release"):
@@ -281,8 +281,7 @@ def _notes(summary: Summary) -> Iterable[str]:
     if agreement:
         yield f"Labels agree with a model trained on the others', Dice: {', '.join(agreement)}."
     yield from summary.notes
-    if LEAVE_ONE_OUT in summary.regimes:
-        yield LEFT_OUT
+    yield from regime_notes(summary.regimes)
     if any(one.difference is not None and one.reason for one in summary.contrasts):
         yield f"No interval is given under {LEAST_PATIENTS} test patients."
     if any(one.p is not None for one in summary.contrasts):

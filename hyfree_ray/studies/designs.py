@@ -19,6 +19,7 @@ from hyfree_ray.config.experiment import read_yaml, resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.evaluation.scores import COLUMNS, ScoreRow, csv_text
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
@@ -356,12 +357,8 @@ def curve_points(groups: Iterable[Group]) -> dict[str, list[Point]]:
         return {}
     for group in groups:
         for one in group.contrasts:
-            if one.difference is not None and one.first in _CURVES:
+            if one.difference is not None and record_of(one.first).of_the_pool:
                 name = f"{one.first} minus {one.second}, {IN_WORDS[one.tested]}"
                 points = series.setdefault(name, [])
                 points.append((group.sites, one.difference, one.low, one.high))
     return series
-
-
-_CURVES = ("general", "finetuned", "personalised", "chosen")
-"""Regimes whose curves are drawn; those of further settings are in the table."""

@@ -30,7 +30,7 @@ from hyfree_ray.config.experiment import resolve_experiment
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.store import Parcel
-from hyfree_ray.evaluation.regimes import ORACLE_SETTINGS
+from hyfree_ray.evaluation.regimes import trained_by
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.hospital import Shared, Site
 from hyfree_ray.federation.participation import Rules
@@ -149,7 +149,7 @@ async def walked(run: Simulation, store: Path, clinic: Path) -> Walk:
     actors = start_parties(run, store, "cpu")
     actors.pop(ORACLE)  # it reads everybody's data: it is no part of the border
     wires = {name: Wire(name, actor, calls) for name, actor in actors.items()}
-    settings = [name for name in run.experiment.settings if name not in ORACLE_SETTINGS]
+    settings = [name for name in run.experiment.settings if name not in trained_by("oracle")]
     with Progress(run.party_names, 0, Console(quiet=True)) as progress:
         observer = Observer(run, store, progress)
         outcome = await protocol.simulate(wires, settings=settings, rules=Rules(min_sites=2))

@@ -1,42 +1,50 @@
+"""The table of regimes: what files and command lines say of it, and what follows from a record."""
+
 from __future__ import annotations
 
-from hyfree_ray.evaluation.regimes import kept
-
-LOCAL = {1: 0.80, 2: 0.70, 3: 0.90, 4: 0.60}
-
-
-def _moved(*changes: float) -> dict[int, float]:
-    return {
-        patient: dice + change
-        for (patient, dice), change in zip(LOCAL.items(), changes, strict=True)
-    }
-
-
-def test_what_travels_best_is_kept_where_it_is_no_worse() -> None:
-    same = _moved(0.0, 0.0, 0.0, 0.0)
-    assert kept({"personalised": same, "finetuned": same, "local2x": LOCAL}) == "personalised"
+from hyfree_ray.evaluation.regimes import (
+    CONTROL,
+    REGIMES,
+    candidates,
+    of_own_images,
+    primary,
+    protocol,
+    record_of,
+    settings,
+    trained_by,
+)
 
 
-def test_a_loss_of_less_than_half_a_hundredth_is_taken_whatever_its_error() -> None:
-    little, much = _moved(*[-0.004] * 4), _moved(*[-0.006] * 4)
-    assert kept({"personalised": little, "finetuned": LOCAL, "local2x": LOCAL}) == "personalised"
-    assert kept({"personalised": much, "finetuned": LOCAL, "local2x": LOCAL}) == "finetuned"
-    assert kept({"personalised": much, "finetuned": much, "local2x": LOCAL}) == "local2x"
+def test_names_and_their_order_stay_as_files_have_them() -> None:
+    assert protocol() == ("local", "local2x", "general", "finetuned")
+    assert settings() == (
+        *("personalised", "real-all", "syn", "own-syn", "leave-one-out"),
+        *("mix-25", "mix-50", "mix-75", "mix-100", "fedavg"),
+    )
+    assert settings(default=True) == ("personalised", "real-all")
+    assert tuple(REGIMES) == (*protocol(), "personalised", "chosen", *settings()[1:])
+    assert candidates() == ("personalised", "finetuned", CONTROL)
+    assert of_own_images() == ("local", CONTROL)
+    assert primary() == "finetuned"
+    assert trained_by("oracle") == (
+        *("real-all", "mix-25", "mix-50", "mix-75", "mix-100", "fedavg"),
+    )
 
 
-def test_a_loss_within_one_standard_error_is_taken() -> None:
-    # Mean -0.01, standard deviations 0.0231 and 0.0163: standard errors 0.0115 and 0.0082.
-    within, beyond = _moved(-0.03, -0.03, 0.01, 0.01), _moved(-0.03, -0.01, -0.01, 0.01)
-    assert kept({"personalised": within, "finetuned": LOCAL, "local2x": LOCAL}) == "personalised"
-    assert kept({"personalised": beyond, "finetuned": LOCAL, "local2x": LOCAL}) == "finetuned"
+def test_what_a_model_knows_of_other_sites_follows_from_whose_releases_are_in_it() -> None:
+    of_the_pool = [name for name, one in REGIMES.items() if one.of_the_pool]
+    assert of_the_pool == ["general", "finetuned", "personalised", "chosen"]
+    of_one = [name for name, one in REGIMES.items() if one.of_one_release]
+    assert of_one == ["syn", "own-syn", "leave-one-out"]
+    assert [name for name, one in REGIMES.items() if one.foreign_only] == ["leave-one-out"]
 
 
-def test_one_patient_tells_no_error() -> None:
-    one = {1: 0.80}
-    assert kept({"personalised": {1: 0.78}, "finetuned": one, "local2x": one}) == "finetuned"
+def test_every_control_is_a_regime_and_every_record_has_words_of_its_own() -> None:
+    assert {one.control for one in REGIMES.values()} - {None} <= REGIMES.keys()
+    assert len({one.label for one in REGIMES.values()}) == len(REGIMES)
+    assert len({one.progress for one in REGIMES.values()}) == len(REGIMES)
 
 
-def test_a_patient_that_only_one_model_was_measured_on_counts_for_the_mean() -> None:
-    """As with an empty reference: right is no measurement, a false alarm is a Dice of 0."""
-    alarmed = {**LOCAL, 5: 0.0}
-    assert kept({"personalised": alarmed, "finetuned": LOCAL, "local2x": LOCAL}) == "finetuned"
+def test_a_regime_that_only_a_file_knows_is_compared_with_nothing() -> None:
+    stranger = record_of("magic")
+    assert (stranger.name, stranger.control, stranger.by_site) == ("magic", None, False)

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.evaluation.regimes import PROTOCOL
+from hyfree_ray.evaluation.regimes import protocol
 from hyfree_ray.evaluation.scores import ScoreRow, read_results
 from tests import toys
 from tests.hospitals import CASES, write_hospitals
 from tests.segmenters.test_folders import foreground_of_equal_voxels
 from tests.toy_processes import Program, Start, program_with_toys
 
-REGIMES = {*PROTOCOL, "personalised", "chosen"}
+REGIMES = {*protocol(), "personalised", "chosen"}
 """What a hospital scores when it has the pool's model and releases."""
 
 Told = dict[str, str]

@@ -17,7 +17,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Artifact, Parcel
-from hyfree_ray.evaluation.regimes import REGIMES, SETTINGS
+from hyfree_ray.evaluation.regimes import REGIMES, settings
 from hyfree_ray.federation.hospital import Shared
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation, score_rows, sites_of
@@ -192,7 +192,7 @@ def test_settings_add_models_and_change_no_key_of_the_protocol(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:
     base = with_settings(phantom_simulation(3))
-    whole = with_settings(phantom_simulation(3), *SETTINGS)
+    whole = with_settings(phantom_simulation(3), *settings())
     before = {step.key for step in plan(base, tmp_path).steps}
     after = plan(whole, tmp_path)
     assert before < {step.key for step in after.steps}

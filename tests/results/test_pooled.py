@@ -16,7 +16,7 @@ from hyfree_ray.cli import main
 from hyfree_ray.commands import report
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import POOL
-from hyfree_ray.evaluation.regimes import CHOICE_VERSION
+from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.scores import ScoreRow, write_results
 from hyfree_ray.results.finished import Finished, find_run, mark_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, pool_runs

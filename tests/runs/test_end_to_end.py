@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.core.store import RECORD
-from hyfree_ray.evaluation.regimes import PROTOCOL
+from hyfree_ray.evaluation.regimes import protocol
 from hyfree_ray.evaluation.scores import read_results
 from tests.command import simulate
 
@@ -40,7 +40,7 @@ def test_a_run_leaves_what_people_script_against(whole: tuple[Path, str]) -> Non
     folder = run_folder(store)
     assert re.fullmatch(r"Phantom-[0-9a-f]{8}", folder.name)
     rows = read_results(folder / "results.csv")
-    assert {row.regime for row in rows} == {*PROTOCOL, *DEFAULT_SETTINGS}
+    assert {row.regime for row in rows} == {*protocol(), *DEFAULT_SETTINGS}
     assert {row.metric for row in rows} == {"dice", "hd95", "nsd", "volume_error"}
     assert {row.test_site for row in rows} == {"site-1", "site-2"}
     assert sorted(file.name for file in (folder / "samples").iterdir()) == [

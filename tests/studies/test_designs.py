@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from hyfree_ray.cli import main
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.evaluation.regimes import CHOICE_VERSION
+from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.scores import COLUMNS
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.studies.designs import (
