@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import SimpleITK as sitk
 
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.core.errors import HyfreeError
+from tests.refusals import refuses
 
 GREY = np.zeros((10, 7), np.uint8)
 
@@ -81,10 +80,10 @@ def edit_csv(root: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def refusal(root: Path, **options: Any) -> str:
-    with pytest.raises(HyfreeError) as caught:
+def refusal(root: Path, code: str, *names: str, **options: Any) -> str:
+    """The message in which a cohort is refused with this code, which has the names."""
+    with refuses(code, *names) as caught:
         read_cohort(root, **options)
     message = str(caught.value)
-    assert "\n" not in message
     assert len(message) < 400
     return message

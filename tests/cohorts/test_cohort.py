@@ -101,14 +101,16 @@ def test_the_second_reading_opens_no_image(tmp_path: Path) -> None:
     assert digests(root, cache) == first
     assert cache.stat().st_mtime_ns == changed
     os.utime(root / f"labelsTr/{names[3]}.png", ns=(0, 0))
-    assert f"labelsTr/{names[3]}.png: unreadable" in refusal(root, digest_cache=cache)
+    refusal(root, "data.unreadable", f"labelsTr/{names[3]}.png", digest_cache=cache)
 
 
 def test_the_cache_remembers_what_was_wrong_with_a_file(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x")
     write(root / f"labelsTr/{names[0]}.png", np.full((10, 7), 9, np.uint8))
     cache = tmp_path / "digests.json"
-    assert refusal(root, digest_cache=cache) == refusal(root, digest_cache=cache)
+    code = "data.unknown-labels"
+    first = refusal(root, code, digest_cache=cache)
+    assert refusal(root, code, digest_cache=cache) == first
 
 
 def test_cohorts_share_a_cache_and_a_broken_one_is_made_anew(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import struct
 import zlib
 from pathlib import Path
@@ -15,9 +14,9 @@ import pytest
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.png_structure import png_fault
 from hyfree_ray.config.experiment import read_yaml
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.federation.simulation import sites_of
 from tests.raw_data import GREY, edit_csv, edit_json, make, refusal, write
+from tests.refusals import refuses
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -34,21 +33,21 @@ BOMB = b"Comment\0\0" + zlib.compress(bytes(100 << 20))
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "said"),
+    ("kind", "data", "code"),
     [
-        (b"zTXt", BOMB, "hidden content"),
-        (b"iTXt", b"Comment\0\1\0\0\0" + BOMB, "hidden content"),
-        (b"iCCP", BOMB, "hidden content"),
-        (b"acTL", struct.pack(">II", 2, 0), "animated"),
+        (b"zTXt", BOMB, "data.hidden-content"),
+        (b"iTXt", b"Comment\0\1\0\0\0" + BOMB, "data.hidden-content"),
+        (b"iCCP", BOMB, "data.hidden-content"),
+        (b"acTL", struct.pack(">II", 2, 0), "data.animated"),
     ],
 )
 def test_a_png_with_a_bomb_or_with_frames_is_refused_from_its_chunks(
-    tmp_path: Path, kind: bytes, data: bytes, said: str
+    tmp_path: Path, kind: bytes, data: bytes, code: str
 ) -> None:
     """Case 59: nothing is inflated to find out."""
     root, names = make(tmp_path / "x")
     with_chunk(root / f"imagesTr/{names[0]}_0000.png", kind, data)
-    assert said in refusal(root)
+    refusal(root, code, names[0])
 
 
 def test_a_payload_behind_a_png_is_refused(tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_a_payload_behind_a_png_is_refused(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x")
     path = root / f"labelsTr/{names[0]}.png"
     path.write_bytes(path.read_bytes() + b"PK\3\4 a zip file")
-    assert "hidden content" in refusal(root)
+    refusal(root, "data.hidden-content", names[0])
 
 
 def test_short_text_in_a_png_is_none_of_our_business(tmp_path: Path) -> None:
@@ -82,26 +81,24 @@ def nifti(path: Path, **changes: tuple[int, str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dim", "said"),
+    ("dim", "code"),
     [
-        ((2, -7, 10, 1, 1, 1, 1, 1), "unreadable|too large"),
-        ((2, 30000, 30000, 1, 1, 1, 1, 1), "too large|unreadable"),
-        ((3, 32767, 32767, 32767, 1, 1, 1, 1), "too large|unreadable"),
-        ((-1, 7, 10, 1, 1, 1, 1, 1), "unreadable|axes"),
-        ((99, 7, 10, 1, 1, 1, 1, 1), "unreadable|axes"),
-        ((2, 0, 10, 1, 1, 1, 1, 1), "unreadable|too large|size"),
+        ((2, -7, 10, 1, 1, 1, 1, 1), "data.unreadable"),
+        ((2, 30000, 30000, 1, 1, 1, 1, 1), "data.too-large"),
+        ((3, 32767, 32767, 32767, 1, 1, 1, 1), "data.too-large"),
+        ((-1, 7, 10, 1, 1, 1, 1, 1), "data.unreadable"),
+        ((99, 7, 10, 1, 1, 1, 1, 1), "data.unreadable"),
+        ((2, 0, 10, 1, 1, 1, 1, 1), "data.unreadable"),
     ],
     ids=str,
 )
 def test_a_nifti_of_impossible_dimensions_is_refused(
-    tmp_path: Path, dim: tuple[int, ...], said: str
+    tmp_path: Path, dim: tuple[int, ...], code: str
 ) -> None:
     """Case 64: negative, absurd, no and too many axes; nothing of that size is allocated."""
-    import re
-
     root, names = make(tmp_path / "x", ending=".nii.gz")
     nifti(root / f"imagesTr/{names[0]}_0000.nii.gz", dim=(40, "h", dim))
-    assert re.search(said, refusal(root))
+    refusal(root, code, names[0])
 
 
 def test_a_gzip_bomb_behind_a_nifti_is_not_inflated(tmp_path: Path) -> None:
@@ -123,8 +120,7 @@ def test_a_nifti_with_a_singular_affine_is_refused_by_name(tmp_path: Path) -> No
     path = root / f"imagesTr/{names[0]}_0000.nii.gz"
     rows = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     nifti(path, codes=(252, "h", (0, 1)), affine=(280, "f", rows))
-    with pytest.raises(HyfreeError, match=names[0]):
-        read_cohort(root)
+    refusal(root, "data.unreadable", names[0])
 
 
 def test_cells_of_a_table_that_look_like_formulas_are_text(tmp_path: Path) -> None:
@@ -134,22 +130,22 @@ def test_cells_of_a_table_that_look_like_formulas_are_text(tmp_path: Path) -> No
     cohort = read_cohort(root)
     assert any(case.patient.startswith("=1+1") for case in cohort.sites["north"])
     edit_csv(root, ",north,=1+1", ",=HYPERLINK,")
-    assert "not safe as a folder's name" in refusal(root)
+    refusal(root, "data.bad-site-name", "'=HYPERLINK'")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    "text",
     [
-        ("a: &a [x,x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", "aliases"),
-        ("budget: !!python/object/new:os.system [touch ran]\n", "not valid YAML"),
-        ("[" * 5000, "not valid YAML|nested"),
+        "a: &a [x,x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n",
+        "budget: !!python/object/new:os.system [touch ran]\n",
+        "[" * 5000,
     ],
     ids=["aliases", "object", "deep"],
 )
-def test_yaml_bombs_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_yaml_bombs_are_refused(tmp_path: Path, text: str) -> None:
     """Case 68."""
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(HyfreeError, match=said):
+    with refuses("config.bad-yaml", "c.yaml: "):
         read_yaml(tmp_path / "c.yaml")
 
 
@@ -173,7 +169,7 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path, put: Any, place: str
     path = root / place.format(names[0])
     path.unlink()
     put(path)
-    assert f"{place.format(names[0])}: not a file" in refusal(root)
+    refusal(root, "data.not-found", place.format(names[0]))
 
 
 def test_a_file_that_cannot_be_opened_is_read_once_it_can_be(
@@ -190,8 +186,7 @@ def test_a_file_that_cannot_be_opened_is_read_once_it_can_be(
     cache = tmp_path / "digests.json"
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", denied)
-        with pytest.raises(HyfreeError, match="unreadable"):
-            read_cohort(root, digest_cache=cache)
+        refusal(root, "data.unreadable", digest_cache=cache)
     read_cohort(root, digest_cache=cache)
 
 
@@ -199,7 +194,7 @@ def test_names_with_control_characters_cannot_draw_on_the_screen(tmp_path: Path)
     root, names = make(tmp_path / "x")
     path = root / f"imagesTr/{names[0]}_0000.png"
     path.rename(path.with_name("\x1b[31m_0000.png"))
-    assert r"\x1b[31m_0000.png: no label" in refusal(root)
+    refusal(root, "data.no-label", r"\x1b[31m_0000.png: ")
 
 
 def test_channels_have_the_order_of_their_files(tmp_path: Path) -> None:
@@ -214,36 +209,36 @@ def test_channels_have_the_order_of_their_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "reader", "said"),
+    ("ending", "reader", "code", "known"),
     [
-        (".bmp", None, ""),
-        (".tif", None, ""),
-        (".tiff", None, "set overwrite_image_reader_writer to NaturalImage2DIO"),
-        (".tiff", "NaturalImage2DIO", ""),
-        (".nii", None, "two axes, and nnU-Net reads volumes here .*SimpleITKIO"),
-        (".nii", "SimpleITKIO", ""),
-        (".nii.gz", None, ""),
-        (".nii.gz", "NibabelIO", "two axes"),
-        (".nii.gz", "NibabelIOWithReorient", "set overwrite_image_reader_writer to SimpleITKIO"),
-        (".nrrd", None, ""),
-        (".mha", "NibabelIO", "set overwrite_image_reader_writer to SimpleITKIO"),
-        (".gipl", None, ""),
+        (".bmp", None, "", ""),
+        (".tif", None, "", ""),
+        (".tiff", None, "data.unknown-format", "NaturalImage2DIO"),
+        (".tiff", "NaturalImage2DIO", "", ""),
+        (".nii", None, "data.axes", "SimpleITKIO"),
+        (".nii", "SimpleITKIO", "", ""),
+        (".nii.gz", None, "", ""),
+        (".nii.gz", "NibabelIO", "data.axes", "SimpleITKIO"),
+        (".nii.gz", "NibabelIOWithReorient", "data.unknown-format", "SimpleITKIO"),
+        (".nrrd", None, "", ""),
+        (".mha", "NibabelIO", "data.unknown-format", "SimpleITKIO"),
+        (".gipl", None, "", ""),
     ],
 )
 def test_what_passes_is_what_nnunets_reader_reads(
-    tmp_path: Path, ending: str, reader: str | None, said: str
+    tmp_path: Path, ending: str, reader: str | None, code: str, known: str
 ) -> None:
     from hyfree_ray.segmenters.nnunet.data import read_image, read_label
 
-    root, names = make(tmp_path / "x", ending=ending)
+    root, cases = make(tmp_path / "x", ending=ending)
     if reader is not None:
         edit_json(root, overwrite_image_reader_writer=reader)
-    if said:
-        assert re.search(said, refusal(root))
+    if code:
+        refusal(root, code, "overwrite_image_reader_writer", known)
         return
     cohort = read_cohort(root)
     described = cohort.dataset_json
-    (case,) = (case for case in cohort.sites["north"] if case.name == names[0])
+    (case,) = (case for case in cohort.sites["north"] if case.name == cases[0])
     image_CZHW, _ = read_image([root / name for name in case.images], described)
     assert image_CZHW.shape == (1, 1, *case.shape)
     assert read_label(root / case.label, described).shape == (1, *case.shape)

@@ -13,7 +13,7 @@ from rich.console import Console
 from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.partitions import partition
 from hyfree_ray.cohorts.summary import render_sites, summarise_sites
-from hyfree_ray.core.errors import HyfreeError
+from tests.refusals import refuses
 
 HOW = ("random", "size-skew", "dirichlet")
 
@@ -112,27 +112,29 @@ def test_a_column_of_sites_csv_names_the_sites() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "sites", "said"),
+    ("how", "sites", "code", "names"),
     [
-        ("randon", 2, "--partition randon: not one of natural, random, size-skew, dirichlet, col"),
-        ("random", None, "--partition random: say into how many sites by --sites N"),
-        ("dirichlet", 0, "--sites 0: at least one"),
-        ("size-skew", 5, "--sites 5: 24 patients fill at most 4 sites of 5 patients; ask for few"),
-        ("natural", 2, r"--sites 2: data has 1 natural sites \(only\); leave --sites out"),
-        ("column:scanner", 2, r"--sites 2: data has 3 column:scanner sites"),
-        ("column:age", None, "no such cell for case p000_0; its further columns are: scanner, p"),
-        ("column:part", None, "the patient of case p001_0 has several values .0, 1.; a patient"),
-        ("column:odd", None, "--partition column:odd: site name '-0' is not safe as a folder"),
-        ("column:few", None, "few 0: 4 patients cannot fill 5 folds; take another column"),
+        ("randon", 2, "partition.unknown", ("--partition randon", "natural, random, size-skew")),
+        ("random", None, "option.conflict", ("--partition random", "--sites N")),
+        ("dirichlet", 0, "option.out-of-range", ("--sites 0",)),
+        ("size-skew", 5, "partition.too-few-patients", ("--sites 5", "24 patients", "4 sites")),
+        ("natural", 2, "option.conflict", ("--sites 2", "1 natural", "(only)")),
+        ("column:scanner", 2, "option.conflict", ("--sites 2", "3 column:scanner")),
+        ("column:age", None, "partition.bad-column", ("p000_0", "scanner, part")),
+        ("column:part", None, "partition.bad-column", ("p001_0", "(0, 1)")),
+        ("column:odd", None, "data.bad-site-name", ("--partition column:odd", "'-0'")),
+        ("column:few", None, "partition.too-few-patients", ("few 0: 4", "5 folds")),
     ],
 )
-def test_a_partition_that_cannot_be_made_is_refused(how: str, sites: int | None, said: str) -> None:
+def test_a_partition_that_cannot_be_made_is_refused(
+    how: str, sites: int | None, code: str, names: tuple[str, ...]
+) -> None:
     whole = cohort(24, columns={"scanner": "s{}", "part": "{1}"})
     if how == "column:odd":
         whole = cohort(24, columns={"odd": "-{}"})
     if how == "column:few":
         whole = cohort(12, columns={"few": "few {}"})
-    with pytest.raises(HyfreeError, match=said):
+    with refuses(code, *names):
         partition(whole, how, sites=sites, seed=0)
 
 
