@@ -27,7 +27,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from generator import plan_of
+from generator import unet_of
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,6 +38,8 @@ from hyfree_ray.cohorts.phantom_anatomy import draw_patient
 from hyfree_ray.cohorts.phantom_sites import site_style
 from hyfree_ray.evaluation.image_quality import kid
 from hyfree_ray.generators.flow import train as flow
+from hyfree_ray.generators.flow.config import FlowConfig
+from hyfree_ray.generators.flow.plan import derive
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.view import PERCENTILES, fit_into_patch
 
@@ -133,8 +135,10 @@ def midpoint(velocity: Velocity, x_NCHW: Tensor, steps: int) -> Tensor:
     return x_NCHW
 
 
+EVALUATIONS = FlowConfig().evaluations
+
 SOLVERS: dict[str, tuple[int, Solver]] = {
-    "ours": (flow.EVALUATIONS, partial(flow.follow, steps=flow.EVALUATIONS)),
+    "ours": (EVALUATIONS, partial(flow.follow, steps=EVALUATIONS)),
     "Euler, 10": (10, partial(euler, steps=10)),
     "Euler, 25": (25, partial(euler, steps=25)),
 }
@@ -146,7 +150,8 @@ def trained(images_NCHW: np.ndarray, kimg: float, seed: int, precision: str) -> 
         shown = round(kimg * 1000)
         generators.train(
             "flow",
-            plan=plan_of(PATCH, WIDTH, levels=3),
+            config=FlowConfig(max_channels=WIDTH),
+            unet=unet_of(PATCH, levels=3),
             images_NCHW=images_NCHW,
             images_shown=shown,
             seed=seed,
@@ -162,9 +167,8 @@ def trained(images_NCHW: np.ndarray, kimg: float, seed: int, precision: str) -> 
 
 def drawn(weights: dict[str, Tensor], solver: Solver, count: int, precision: str) -> np.ndarray:
     """Images 0 to `count` of a solver, NCHW, clipped."""
-    sampler = flow.FlowSampler(
-        plan_of(PATCH, WIDTH, levels=3), compute_of("cpu", precision), weights
-    )
+    plan = derive(unet_of(PATCH, levels=3), FlowConfig(max_channels=WIDTH))
+    sampler = flow.FlowSampler(plan, compute_of("cpu", precision), weights)
     with torch.no_grad(), mock.patch.object(flow, "follow", lambda v, x, _steps: solver(v, x)):
         batches = [sampler(range(first, first + BATCH)) for first in range(0, count, BATCH)]
     return torch.cat(batches)[:count].clamp(-1, 1).numpy()

@@ -37,13 +37,14 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout, not installed
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.generators import SAMPLE_BATCH
+from hyfree_ray.generators import GENERATORS, SAMPLE_BATCH
 from hyfree_ray.generators.average import Average, keep_share
 from hyfree_ray.generators.cuda import COMPILE_FROM
-from hyfree_ray.generators.flow.train import BACKEND as FLOW
+from hyfree_ray.generators.flow import FLOW
 from hyfree_ray.generators.plan import GeneratorPlan, Size
 from hyfree_ray.generators.protocol import Backend, Learner, compute_of
-from hyfree_ray.generators.stylegan2 import loss, ops
+from hyfree_ray.generators.stylegan2 import STYLEGAN2, loss, ops
+from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
 from hyfree_ray.generators.stylegan2.train import (
     BACKEND,
     BATCH_SIZE,
@@ -63,10 +64,10 @@ PUBLISHED = {
 }
 
 
-def plan_of(size: Size, width: int, levels: int = 4) -> GeneratorPlan:
+def unet_of(size: Size, levels: int = 4) -> UNetPlan:
     """One channel, `levels` halvings."""
     strides = ((1, 1), *((2, 2),) * levels)
-    unet = UNetPlan(
+    return UNetPlan(
         patch_size=size,
         spacing=(1.0, 1.0),
         strides=strides,
@@ -76,7 +77,6 @@ def plan_of(size: Size, width: int, levels: int = 4) -> GeneratorPlan:
         channels=1,
         normalization_schemes=("ZScoreNormalization",),
     )
-    return GeneratorPlan.derive(unet, max_channels=width)
 
 
 # --- the direct formulation ---------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Phases:
     There the discriminator has images drawn anew ("fakes"); ours has those of the generator's step.
     """
 
-    def __init__(self, plan: GeneratorPlan, *, precision: str, direct: bool) -> None:
+    def __init__(self, plan: StyleGan2Plan, *, precision: str, direct: bool) -> None:
         torch.manual_seed(0)
         self.direct = direct
         compute = compute_of("cpu", precision)
@@ -231,7 +231,7 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _check_equal(plan: GeneratorPlan) -> float:
+def _check_equal(plan: StyleGan2Plan) -> float:
     """Largest difference between the two formulations' images, over the images' scale."""
     ours = Phases(plan, precision="fp32", direct=False).learner.generator
     latents = torch.randn(4, plan.latent_size)
@@ -285,7 +285,7 @@ def _arrow_milliseconds(size: Size) -> float:
 
 def compare(size: Size, width: int, rounds: int) -> None:
     """Print the comparison on a CPU; the last line is for scripts."""
-    plan = plan_of(size, width)
+    plan = STYLEGAN2.derive(unet_of(size), STYLEGAN2.config(max_channels=width))
     print(f"plan: {size[0]}x{size[1]}, width {width}, batch {BATCH_SIZE}, rate {LEARNING_RATE}")
     print(f"largest difference between the formulations: {_check_equal(plan):.1e}")
     variants = {
@@ -323,7 +323,7 @@ def compare(size: Size, width: int, rounds: int) -> None:
     )
 
 
-def _sampling(plan: GeneratorPlan, weights: dict[str, Tensor]) -> dict[str, float]:
+def _sampling(plan: StyleGan2Plan, weights: dict[str, Tensor]) -> dict[str, float]:
     """Images per second, printed with what batches gain over one by one, ours and the direct."""
     ours = BACKEND.sampler(plan, compute_of("cpu", "bf16"), weights)
     plain = BACKEND.sampler(plan, compute_of("cpu", "fp32"), weights)
@@ -362,10 +362,11 @@ def _batch(learner: Learner, plan: GeneratorPlan, device: torch.device) -> Tenso
 
 
 def _flow(size: Size) -> None:
-    plan, compute = plan_of(size, 64), compute_of("cpu", "bf16")
-    learner = FLOW.learner(plan, compute, images_shown=10_000)
+    plan = FLOW.derive(unet_of(size), FLOW.at("small"))
+    compute, backend = compute_of("cpu", "bf16"), FLOW.load()
+    learner = backend.learner(plan, compute, images_shown=10_000)
     cost = _pace(learner, _batch(learner, plan, compute.device), 10, 1) / learner.batch_size * 1e3
-    rate = _images_per_second(FLOW.sampler(plan, compute, learner.averaged()), SAMPLE_BATCH, 64)
+    rate = _images_per_second(backend.sampler(plan, compute, learner.averaged()), SAMPLE_BATCH, 64)
     print(f"flow, width 64, bf16: {cost:.1f} s/kimg, {rate:.0f} images/s")
 
 
@@ -373,10 +374,12 @@ def accelerator(device: str, rounds: int) -> None:
     """Seconds for 1000 images at full width, compiled and eager, beside published figures."""
     for side, published in PUBLISHED.items():
         print(f"{side}x{side}, one channel, bf16 ({published})")
-        for name, backend, width in (("stylegan2", BACKEND, 512), ("flow", FLOW, 256)):
-            plan = plan_of((side, side), width, levels=int(math.log2(side)) - 2)
+        for generator in GENERATORS.built_in():
+            config = generator.at("paper")
+            plan = generator.derive(unet_of((side, side), int(math.log2(side)) - 2), config)
+            name = f"{generator.name}, width {config.max_channels}"
             for compiled in (True, False):
-                _accelerated(f"{name}, width {width}", backend, plan, device, rounds, compiled)
+                _accelerated(name, generator.load(), plan, device, rounds, compiled)
 
 
 def _accelerated(

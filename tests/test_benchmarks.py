@@ -15,7 +15,7 @@ import pytest
 
 from hyfree_ray.generators.flow.train import BACKEND as FLOW
 from hyfree_ray.generators.stylegan2.train import BACKEND as STYLEGAN2
-from tests.generators.plans import tiny_plan
+from tests.generators.plans import tiny_flow, tiny_stylegan2
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -56,15 +56,15 @@ def test_the_generators_benchmark_ends_with_its_four_ratios(tmp_path: Path) -> N
     assert float(difference.split()[-1]) < 1e-5
 
 
-@pytest.mark.parametrize("backend", [STYLEGAN2, FLOW])
+@pytest.mark.parametrize(("backend", "plan"), [(STYLEGAN2, tiny_stylegan2()), (FLOW, tiny_flow())])
 def test_what_was_to_be_compiled_and_was_not_is_said(
-    backend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    backend, plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import generator
 
     for compiled in (True, False):
-        generator._accelerated("tiny", backend, tiny_plan(), "cpu", 1, compiled)
+        generator._accelerated("tiny", backend, plan, "cpu", 1, compiled)
     wanted, eager = capsys.readouterr().out.splitlines()
     assert wanted.startswith("  tiny, eager, for compiling FAILED")
     assert eager.startswith("  tiny, eager: ")

@@ -77,9 +77,24 @@ BUDGET = click.option(
     help="How much is computed. Default: small on a CPU, paper on a GPU.",
 )
 
-GENERATOR = click.option(
-    "--generator", type=click.Choice(["auto", "flow", "stylegan2"]), help="Default: auto."
-)
+
+class _GeneratorName(click.ParamType):  # type: ignore[type-arg]  # click 8.1 takes none
+    """`auto` or a generator's name; records are looked up only where they are asked for."""
+
+    name = "generator"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        from hyfree_ray.generators import GENERATORS
+
+        return f"[auto|{'|'.join(GENERATORS.names())}]"
+
+    def convert(self, value: str, *_: Any) -> str:
+        from hyfree_ray.generators import GENERATORS
+
+        return value if value == "auto" else GENERATORS[value].name
+
+
+GENERATOR = click.option("--generator", type=_GeneratorName(), help="Default: auto.")
 
 
 def _settings(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:

@@ -32,6 +32,7 @@ from hyfree_ray.config.budget import BUDGETS, Budget, budget_values
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.store import digest_of
 from hyfree_ray.evaluation import regimes
+from hyfree_ray.generators import GENERATORS
 
 CONFIG_BYTES = 64 << 10
 """A configuration is a page of text; anything longer is refused before it is parsed."""
@@ -58,6 +59,10 @@ def _one_of(known: Callable[[], tuple[str, ...]]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _known_generator(name: str) -> str:
+    return GENERATORS[name].name
+
+
 class Experiment(BaseModel):
     """Everything that changes a result, by value."""
 
@@ -66,7 +71,8 @@ class Experiment(BaseModel):
     seed: int = Field(default=0, ge=0)
     fold: int = Field(default=0, ge=0, le=4)
     """The test fold; validation is the next one, training the other three."""
-    generator: Literal["flow", "stylegan2"]
+    generator: Annotated[str, AfterValidator(_known_generator)]
+    """One of `GENERATORS`."""
     precision: Literal["fp32", "bf16"]
     """Of the generators, and of nnU-Net's trainings on a CPU; on a GPU nnU-Net has its own."""
     mirror: bool = False
@@ -172,7 +178,7 @@ def resolve_experiment(
     Args:
         budget: name of the budget whose values are the start; None: the file's, else `small` on
             a CPU and `paper` on a GPU.
-        generator: "auto", "flow" or "stylegan2"; None: the file's, else "auto".
+        generator: "auto" or one of `GENERATORS`; None: the file's, else "auto".
         device: what the trainings will run on.
         file: YAML with any of `Experiment`'s fields; its paths are from its folder.
         overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`.

@@ -1,7 +1,7 @@
-"""Generators: a backend learns a site's images and draws new ones.
+"""Generators: one learns a site's images and draws new ones.
 
-A backend is a module with a `BACKEND` (see `protocol.py`). It is imported when it is first
-used: importing this package does not import torch. Shapes: N images, C channels, H, W.
+A generator is a record (`record.py`), which does not import torch; its learner and sampler
+(`protocol.py`) are imported when it is first used. Shapes: N images, C channels, H, W.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.registry import Registry
 from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.generators.record import Generator, GeneratorConfig
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from hyfree_ray.generators.protocol import Backend
-
-BACKENDS = {
-    "stylegan2": "hyfree_ray.generators.stylegan2.train",
-    "flow": "hyfree_ray.generators.flow.train",
-}
-"""Where each backend's `BACKEND` lives."""
+GENERATORS = Registry(
+    "generator",
+    "hyfree_ray.generators",
+    Generator,
+    {
+        "flow": f"{__name__}.flow:FLOW",
+        "stylegan2": f"{__name__}.stylegan2:STYLEGAN2",
+    },
+)
 
 SAMPLE_BATCH = 16
 
@@ -30,27 +34,11 @@ Progress = Callable[[int, int, dict[str, float]], None]
 Saved = Callable[[int, int], None]
 
 
-def backend_of(name: str) -> Backend:
-    """Import a backend.
-
-    Raises:
-        HyfreeError: there is none of that name.
-    """
-    import importlib
-
-    if name not in BACKENDS:
-        raise HyfreeError(
-            "generator.unknown",
-            f"no generator is called {name!r}; take one of {', '.join(BACKENDS)}",
-        )
-    backend: Backend = importlib.import_module(BACKENDS[name]).BACKEND
-    return backend
-
-
 def train(
-    backend: str,
+    name: str,
     *,
-    plan: GeneratorPlan,
+    config: GeneratorConfig,
+    unet: UNetPlan,
     images_NCHW: np.ndarray,
     images_shown: int,
     seed: int,
@@ -61,14 +49,16 @@ def train(
     snapshots: int,
     progress: Progress,
     saved: Saved = lambda step, total: None,
-) -> None:
+) -> GeneratorPlan:
     """Train a generator, or go on with a training that was interrupted in `workdir`.
 
     Writes `generator.json`, `snapshots/<images shown>.safetensors` (averaged weights) and
     `checkpoints/`. On CPU an interrupted training ends with the very weights of one that was not.
 
     Args:
-        backend: a key of `BACKENDS`.
+        name: one of `GENERATORS`.
+        config: its settings.
+        unet: nnU-Net's plan, from which the generator's is derived.
         images_NCHW: float32 in [-1, 1], of the plan's channels and patch size.
         images_shown: the training's length; time is counted in images.
         device: "cpu" or "cuda[:k]".
@@ -78,16 +68,21 @@ def train(
         progress: gets (images shown, of, losses) a few times a minute.
         saved: gets (images shown, of) after each checkpoint; what it raises ends the training.
 
+    Returns:
+        The generator's plan.
+
     Raises:
         HyfreeError: images or settings that cannot be trained on, or a `workdir` that holds
             another training.
     """
     from hyfree_ray.generators import loop
 
+    generator = GENERATORS[name]
+    plan = generator.derive(unet, config)
     loop.train(
-        backend_of(backend),
-        backend,
-        plan=plan,
+        generator,
+        config,
+        plan,
         images_NCHW=images_NCHW,
         settings=loop.Settings(
             images_shown=images_shown,
@@ -101,6 +96,7 @@ def train(
         progress=progress,
         saved=saved,
     )
+    return plan
 
 
 def sample(

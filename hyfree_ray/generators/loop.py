@@ -24,9 +24,14 @@ from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.core.store import write_json
+from hyfree_ray.generators import GENERATORS
 from hyfree_ray.generators.plan import GeneratorPlan
-from hyfree_ray.generators.protocol import Backend, Learner, compute_of
+from hyfree_ray.generators.protocol import Learner, compute_of
+from hyfree_ray.generators.record import Generator, GeneratorConfig
 
+DESCRIPTION = "generator.json"
+"""Which generator it is, with its settings and its plan: all that its snapshots are read by."""
 INTERVALS = 30
 """Checkpoints a training: its first and last thirtieth cost as much to lose."""
 PROGRESS_EVERY = 5.0
@@ -120,10 +125,10 @@ def _write_snapshot(workdir: Path, images_shown: int, weights: dict[str, Tensor]
 
 
 def train(
-    backend: Backend,
-    name: str,
-    *,
+    generator: Generator,
+    config: GeneratorConfig,
     plan: GeneratorPlan,
+    *,
     images_NCHW: np.ndarray,
     settings: Settings,
     workdir: Path,
@@ -134,13 +139,16 @@ def train(
     _check(images_NCHW, plan, settings)
     compute = compute_of(settings.device, settings.precision)
     torch.manual_seed(seed_of(settings.seed, "weights"))
-    learner = backend.learner(plan, compute, images_shown=settings.images_shown)
+    learner = generator.load().learner(plan, compute, images_shown=settings.images_shown)
     workdir.mkdir(parents=True, exist_ok=True)
-    with replacing(workdir / "generator.json") as file:
-        file.write(json.dumps({"backend": name, "plan": json.loads(plan.to_json())}).encode())
+    described = {
+        "generator": generator.name,
+        "config": config.model_dump(mode="json"),
+        "plan": json.loads(plan.to_json()),
+    }
+    write_json(workdir / DESCRIPTION, described)
     # Any device may go on with it.
-    described = {**asdict(settings), "device": None}
-    identity = json.dumps([name, json.loads(plan.to_json()), described, len(images_NCHW)])
+    identity = json.dumps([described, {**asdict(settings), "device": None}, len(images_NCHW)])
     done = _resume(learner, workdir / "checkpoints", compute.device, identity)
     images = learner.prepare(torch.from_numpy(images_NCHW).to(compute.device))
     batches = _Batches(images, learner.batch_size, settings)
@@ -205,17 +213,23 @@ def _run(
             saved(shown, settings.images_shown)
 
 
-def _read(workdir: Path, snapshot: str) -> tuple[str, GeneratorPlan, dict[str, Tensor]]:
+def _read(workdir: Path, snapshot: str) -> tuple[Generator, GeneratorPlan, dict[str, Tensor]]:
     path = workdir / "snapshots" / f"{snapshot.removesuffix('.safetensors')}.safetensors"
     try:
-        description = json.loads((workdir / "generator.json").read_text())
+        described = json.loads((workdir / DESCRIPTION).read_text())
         weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise HyfreeError(
             "generator.no-snapshot", f"{path} is no snapshot of a trained generator; train it first"
         ) from error
-    plan = GeneratorPlan.from_json(json.dumps(description["plan"]))
-    return description["backend"], plan, weights
+    if "generator" not in described:
+        raise HyfreeError(
+            "generator.other-version",
+            f"{workdir} holds a generator of an earlier version, which this one does not read; "
+            "train it again in another folder",
+        )
+    generator = GENERATORS[described["generator"]]
+    return generator, generator.plan.from_json(json.dumps(described["plan"])), weights
 
 
 def sample(
@@ -230,10 +244,8 @@ def sample(
     batch_size: int,
 ) -> Iterator[np.ndarray]:
     """See `hyfree_ray.generators.sample`."""
-    from hyfree_ray.generators import backend_of
-
-    name, plan, weights = _read(workdir, snapshot)
-    sampler = backend_of(name).sampler(plan, compute_of(device, precision), weights)
+    generator, plan, weights = _read(workdir, snapshot)
+    sampler = generator.load().sampler(plan, compute_of(device, precision), weights)
     for first in range(start - start % batch_size, start + count, batch_size):
         seeds = [seed_of(seed, "sample", k) for k in range(first, first + batch_size)]
         with torch.no_grad():

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.generators.plan import GeneratorPlan
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -85,12 +84,12 @@ class Sampler(Protocol):
 
 
 class Backend(Protocol):
-    """A kind of generator."""
+    """Learner and sampler of a generator; `plan` is of the type that its record names."""
 
-    def learner(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> Learner:
+    def learner(self, plan: Any, compute: Compute, *, images_shown: int) -> Learner:
         """A network with fresh weights, drawn from torch's global generator."""
         ...
 
-    def sampler(self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]) -> Sampler:
+    def sampler(self, plan: Any, compute: Compute, weights: dict[str, Tensor]) -> Sampler:
         """A network with the weights of a snapshot."""
         ...

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hyfree_ray.evaluation.image_quality import SnapshotScore
+    from hyfree_ray.generators.record import GeneratorConfig
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
 
@@ -24,17 +25,13 @@ SHARE_OF_TRAINING = 0.03
 """Sampling for the choice may cost this share of the training; comparing costs the like again, and
 together they are to stay below a twentieth."""
 
-FORWARDS_TO_TRAIN = {"flow": 3.0, "stylegan2": 9.0}
-FORWARDS_TO_SAMPLE = {"flow": 10.0, "stylegan2": 1.0}
-"""Network passes for an image trained on, and for one sampled."""
-
 MOST_SAMPLES = 500
 
 
-def samples_a_snapshot(backend: str, images_shown: int, snapshots: int) -> int:
+def samples_a_snapshot(config: GeneratorConfig, images_shown: int, snapshots: int) -> int:
     """Samples of each snapshot that keep the choice within its share of the training."""
-    passes = SHARE_OF_TRAINING * images_shown * FORWARDS_TO_TRAIN[backend]
-    count = int(passes / FORWARDS_TO_SAMPLE[backend] / snapshots)
+    passes = SHARE_OF_TRAINING * images_shown * config.training_passes
+    count = int(passes / config.sample_passes / snapshots)
     return max(8, min(MOST_SAMPLES, count))
 
 
@@ -56,6 +53,7 @@ def choose_snapshot(
     import time
 
     from hyfree_ray.evaluation.image_quality import best_snapshot
+    from hyfree_ray.generators import GENERATORS
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
 
@@ -78,7 +76,7 @@ def choose_snapshot(
         view=view,
         device=context.device,
     )
-    count = samples_a_snapshot(backend, images_shown, len(names))
+    count = samples_a_snapshot(GENERATORS[backend].config(), images_shown, len(names))
     draw = partial(
         _draw, generator, count=count, seed=seed, device=context.device, precision=precision
     )

@@ -25,15 +25,14 @@ def train_generator(
 ) -> dict[str, Any]:
     """Train a site's generator on its training images (images alone, no masks)."""
     from hyfree_ray import generators
-    from hyfree_ray.generators.plan import GeneratorPlan
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
-    plan = GeneratorPlan.derive(UNetPlan.read(Path(prepared)), max_channels=max_channels)
     view = GeneratorView.load(prepared / "view.npz")
-    generators.train(
+    plan = generators.train(
         backend,
-        plan=plan,
+        config=generators.GENERATORS[backend].configured({"max_channels": max_channels}),
+        unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
         images_shown=images_shown,
         seed=seed,

@@ -124,7 +124,7 @@ def test_set_reaches_nested_values() -> None:
         ("fold=9", "fold: .*less than or equal to 4.*given: 9"),
         ("mirror=perhaps", "mirror: .*boolean.*'perhaps'"),
         ("settings=[magic]", "settings.0: .*'personalised'.*given: 'magic'"),
-        ("generator=magic", "generator: .*'flow' or 'stylegan2'"),
+        ("generator=magic", "no generator is called 'magic'.*flow, stylegan2"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(override: str, message: str) -> None:

@@ -120,7 +120,7 @@ def test_density_and_coverage_are_near_one_for_real_and_fall_with_collapse() -> 
 
 def test_the_choice_stays_within_its_share_of_the_training() -> None:
     for backend, train, sample in (("flow", 3, 10), ("stylegan2", 9, 1)):
-        count = samples_a_snapshot(backend, 20_000, 4)
+        count = samples_a_snapshot(generators.GENERATORS[backend].config(), 20_000, 4)
         assert 4 * count * sample <= 0.05 * 20_000 * train
         assert count >= 8
 
@@ -178,7 +178,8 @@ def test_the_choice_looks_at_all_that_it_draws(
         list(generators.sample(tmp_path, "00000032", start=0, count=21, **common))
     )
     drawn: list[int] = []
-    sampler = generators.backend_of("flow").sampler
+    backend = generators.GENERATORS["flow"].load()
+    sampler = backend.sampler
 
     def counting(*arguments):
         draw = sampler(*arguments)
@@ -189,7 +190,7 @@ def test_the_choice_looks_at_all_that_it_draws(
 
         return counted
 
-    monkeypatch.setattr(generators.backend_of("flow"), "sampler", counting)
+    monkeypatch.setattr(backend, "sampler", counting)
     found = _draw(tmp_path, "00000032", count=21, **common)
     np.testing.assert_allclose(found, series, atol=1e-4)
     assert drawn == [11, 11]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.generators.flow import plan as flow
+from hyfree_ray.generators.flow.config import FlowConfig
+from hyfree_ray.generators.flow.plan import FlowPlan
+from hyfree_ray.generators.stylegan2 import plan as stylegan2
+from hyfree_ray.generators.stylegan2.config import StyleGan2Config
+from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 HALVINGS = ((1, 1), (2, 2), (2, 2), (2, 2), (2, 2))
@@ -29,9 +34,15 @@ def unet_plan(
     )
 
 
-def tiny_plan(channels: int = 1, patch: tuple[int, int] = (24, 20)) -> GeneratorPlan:
+def tiny_unet(channels: int = 1, patch: tuple[int, int] = (24, 20)) -> UNetPlan:
     """Non-square, with a stride along one axis only, and sizes that the strides do not divide."""
     strides = ((1, 1), (2, 2), (2, 1), (1, 2))
-    return GeneratorPlan.derive(
-        unet_plan(patch, channels=channels, strides=strides), max_channels=8
-    )
+    return unet_plan(patch, channels=channels, strides=strides)
+
+
+def tiny_flow(channels: int = 1, patch: tuple[int, int] = (24, 20)) -> FlowPlan:
+    return flow.derive(tiny_unet(channels, patch), FlowConfig(max_channels=8))
+
+
+def tiny_stylegan2(channels: int = 1, patch: tuple[int, int] = (24, 20)) -> StyleGan2Plan:
+    return stylegan2.derive(tiny_unet(channels, patch), StyleGan2Config(max_channels=8))

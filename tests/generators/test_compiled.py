@@ -12,10 +12,11 @@ from torch import Tensor
 
 from hyfree_ray.generators.cuda import COMPILE_FROM, REHEARSALS
 from hyfree_ray.generators.flow.train import FlowLearner
-from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import compute_of
+from hyfree_ray.generators.stylegan2.config import StyleGan2Config
+from hyfree_ray.generators.stylegan2.plan import derive
 from hyfree_ray.generators.stylegan2.train import StyleGan2Learner
-from tests.generators.plans import tiny_plan, unet_plan
+from tests.generators.plans import tiny_flow, unet_plan
 
 PARTS = ("generator", "discriminator")
 SIZE = (13, 10)
@@ -23,7 +24,7 @@ SIZE = (13, 10)
 
 def _learner(images_shown: int = 1) -> StyleGan2Learner:
     torch.manual_seed(0)
-    plan = GeneratorPlan.derive(unet_plan(SIZE, strides=((1, 1), (2, 1))), max_channels=8)
+    plan = derive(unet_plan(SIZE, strides=((1, 1), (2, 1))), StyleGan2Config(max_channels=8))
     learner = StyleGan2Learner(plan, compute_of("cpu", "fp32"), images_shown=images_shown)
     with torch.no_grad():
         for convolution in learner.generator.synthesis.convolutions:
@@ -82,7 +83,7 @@ def test_compiled_phases_have_the_losses_and_gradients_of_the_eager_ones() -> No
 
 def _flow(images_shown: int = 1600, precision: str = "fp32") -> FlowLearner:
     torch.manual_seed(0)
-    return FlowLearner(tiny_plan(2), compute_of("cpu", precision), images_shown=images_shown)
+    return FlowLearner(tiny_flow(2), compute_of("cpu", precision), images_shown=images_shown)
 
 
 def _walk(learner: FlowLearner, steps: int) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hyfree_ray.generators.flow import train as flow
+from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.protocol import Compute
-from tests.generators.plans import tiny_plan
+from tests.generators.plans import tiny_flow
 
 
 def test_ten_steps_are_as_exact_as_25_of_eulers_on_gaussian_data():
@@ -23,7 +24,7 @@ def test_ten_steps_are_as_exact_as_25_of_eulers_on_gaussian_data():
     euler = noise
     for k in range(25):
         euler = euler + velocity(euler, k / 25) / 25
-    ours = flow.follow(velocity, noise, flow.EVALUATIONS)
+    ours = flow.follow(velocity, noise, FlowConfig().evaluations)
     assert (ours - exact).abs().mean() < (euler - exact).abs().mean()
 
 
@@ -43,7 +44,7 @@ def test_the_rate_warms_up_and_falls():
 
 def test_a_new_networks_loss_is_the_variance_of_the_velocity():
     compute = Compute(device=torch.device("cpu"), dtype=torch.float32)
-    learner = flow.FlowLearner(tiny_plan(3), compute, images_shown=100)
+    learner = flow.FlowLearner(tiny_flow(3), compute, images_shown=100)
     images = learner.prepare(torch.full((64, 3, 24, 20), 0.5))
     value = learner.loss(images, torch.Generator().manual_seed(0)).detach()
     assert float(value) == pytest.approx(1 + 0.5**2, rel=0.02)
@@ -51,7 +52,7 @@ def test_a_new_networks_loss_is_the_variance_of_the_velocity():
 
 def test_padding_continues_the_edge_evenly_on_both_sides():
     compute = Compute(device=torch.device("cpu"), dtype=torch.float32)
-    plan = tiny_plan(1, (21, 19))
+    plan = tiny_flow(1, (21, 19))
     learner = flow.FlowLearner(plan, compute, images_shown=100)
     image = torch.randn(1, 1, 21, 19)
     padded = learner.prepare(image)
@@ -64,7 +65,7 @@ def test_padding_continues_the_edge_evenly_on_both_sides():
 def test_a_flow_learns_the_mean_and_spread_of_simple_images():
     torch.manual_seed(0)
     compute = Compute(device=torch.device("cpu"), dtype=torch.bfloat16)
-    plan = tiny_plan(1)
+    plan = tiny_flow(1)
     learner = flow.FlowLearner(plan, compute, images_shown=16 * 150)
     random = torch.Generator().manual_seed(1)
     for step in range(150):

@@ -9,12 +9,12 @@ from hyfree_ray.generators.stylegan2 import loss
 from hyfree_ray.generators.stylegan2.augment import augment
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator
 from hyfree_ray.generators.stylegan2.train import lazy_adam
-from tests.generators.plans import tiny_plan
+from tests.generators.plans import tiny_stylegan2
 
 
 def _double_networks(channels: int = 2) -> tuple[Generator, Discriminator]:
     torch.manual_seed(0)
-    plan = tiny_plan(channels, (11, 14))
+    plan = tiny_stylegan2(channels, (11, 14))
     return Generator(plan, torch.float64).double(), Discriminator(plan, torch.float64).double()
 
 

@@ -3,10 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hyfree_ray.generators.flow import plan as flow
+from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.flow.network import VelocityNet
-from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.generators.stylegan2 import plan as stylegan2
+from hyfree_ray.generators.stylegan2.config import StyleGan2Config
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator, minibatch_spread
-from tests.generators.plans import tiny_plan, unet_plan
+from tests.generators.plans import tiny_flow, tiny_stylegan2, unet_plan
 
 
 def _parameters(module: torch.nn.Module) -> int:
@@ -18,7 +21,7 @@ def _noises(generator: Generator, count: int) -> list[torch.Tensor]:
 
 
 def test_the_papers_plan_has_the_papers_parameters():
-    plan = GeneratorPlan.derive(unet_plan((96, 64)))
+    plan = stylegan2.derive(unet_plan((96, 64)), StyleGan2Config())
     with torch.device("meta"):
         generator, discriminator = Generator(plan), Discriminator(plan)
     assert _parameters(generator) == pytest.approx(24.2e6, rel=0.02)
@@ -27,33 +30,35 @@ def test_the_papers_plan_has_the_papers_parameters():
 
 def test_the_small_budgets_flow_has_about_a_million_parameters_at_most():
     with torch.device("meta"):
-        network = VelocityNet(GeneratorPlan.derive(unet_plan((64, 64)), max_channels=64))
+        network = VelocityNet(flow.derive(unet_plan((64, 64)), FlowConfig(max_channels=64)))
     assert 0.3e6 < _parameters(network) < 1.2e6
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
 @pytest.mark.parametrize("patch", [(24, 20), (21, 19)])
 def test_networks_take_and_give_patches_of_any_channels_and_size(channels, patch):
-    plan = tiny_plan(channels, patch)
+    plan = tiny_stylegan2(channels, patch)
     generator, discriminator = Generator(plan), Discriminator(plan)
     images = generator(torch.randn(4, plan.latent_size), _noises(generator, 4))
     assert images.shape == (4, channels, *patch)
     assert discriminator(images).shape == (4,)
     padded = torch.randn(2, channels, *plan.padded_size)
-    assert VelocityNet(plan)(padded, torch.rand(2)).shape == padded.shape
+    assert VelocityNet(tiny_flow(channels, patch))(padded, torch.rand(2)).shape == padded.shape
 
 
 def test_a_plan_without_levels_works():
-    plan = GeneratorPlan.derive(unet_plan((6, 5), strides=((1, 1),)), max_channels=8)
+    unet = unet_plan((6, 5), strides=((1, 1),))
+    plan = stylegan2.derive(unet, StyleGan2Config(max_channels=8))
     generator = Generator(plan)
     images = generator(torch.randn(2, plan.latent_size), _noises(generator, 2))
     assert Discriminator(plan)(images).shape == (2,)
-    assert VelocityNet(plan)(images, torch.rand(2)).shape == images.shape
+    network = VelocityNet(flow.derive(unet, FlowConfig(max_channels=8)))
+    assert network(images, torch.rand(2)).shape == images.shape
 
 
 def test_fresh_networks_keep_the_scale_of_what_passes_through():
     torch.manual_seed(0)
-    plan = GeneratorPlan.derive(unet_plan((64, 48), channels=3), max_channels=32)
+    plan = stylegan2.derive(unet_plan((64, 48), channels=3), StyleGan2Config(max_channels=32))
     generator, discriminator = Generator(plan), Discriminator(plan)
     images = generator(torch.randn(16, plan.latent_size), _noises(generator, 16))
     assert 0.3 < float(images.detach().std()) < 5
@@ -64,7 +69,7 @@ def test_fresh_networks_keep_the_scale_of_what_passes_through():
 
 def test_bfloat16_networks_give_nearly_the_same():
     torch.manual_seed(1)
-    plan = tiny_plan(3)
+    plan = tiny_stylegan2(3)
     exact, fast = Generator(plan), Generator(plan, torch.bfloat16)
     fast.load_state_dict(exact.state_dict())
     latents, noises = torch.randn(4, plan.latent_size), _noises(exact, 4)
@@ -86,6 +91,6 @@ def test_the_spread_channel_is_the_mean_deviation_within_groups_of_four():
 
 
 def test_the_flow_starts_as_the_zero_function():
-    plan = tiny_plan(2)
+    plan = tiny_flow(2)
     out = VelocityNet(plan)(torch.randn(2, 2, *plan.padded_size), torch.rand(2))
     assert torch.count_nonzero(out) == 0

@@ -6,7 +6,13 @@ import sys
 import pytest
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.generators.plan import GeneratorPlan, channels_at
+from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.flow import plan as flow
+from hyfree_ray.generators.flow.config import FlowConfig
+from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.generators.stylegan2 import plan as stylegan2
+from hyfree_ray.generators.stylegan2.config import StyleGan2Config
+from hyfree_ray.generators.stylegan2.plan import channels_at
 from tests.generators.plans import HALVINGS, unet_plan
 
 SIX = (*HALVINGS, (2, 2))
@@ -32,7 +38,8 @@ SIX = (*HALVINGS, (2, 2))
 def test_plans_of_real_u_nets_have_the_papers_shapes(
     patch, channels, strides, base, padded, widths
 ):
-    plan = GeneratorPlan.derive(unet_plan(patch, channels=channels, strides=strides))
+    unet = unet_plan(patch, channels=channels, strides=strides)
+    plan = stylegan2.derive(unet, StyleGan2Config())
     assert plan.base_size == base
     assert plan.padded_size == padded
     assert plan.level_sizes[0] == padded
@@ -44,9 +51,7 @@ def test_plans_of_real_u_nets_have_the_papers_shapes(
 
 def test_the_base_times_the_strides_covers_the_patch_by_less_than_one_base_pixel():
     for height in range(17, 60, 7):
-        plan = GeneratorPlan.derive(
-            unet_plan((height, 41), strides=((1, 1), (2, 1), (2, 2), (1, 2)))
-        )
+        plan = GeneratorPlan.of(unet_plan((height, 41), strides=((1, 1), (2, 1), (2, 2), (1, 2))))
         assert 0 <= plan.padded_size[0] - height < 4
         assert plan.padded_size[1] == 44
         assert plan.margin[0] == (plan.padded_size[0] - height) // 2
@@ -59,71 +64,79 @@ def test_channels_follow_the_papers_formula():
 
 
 def test_a_stem_with_a_stride_gets_a_level_of_its_own():
-    plan = GeneratorPlan.derive(
-        unet_plan((48, 32), strides=((2, 2), (2, 2)), kernels=((3, 3), (1, 3)))
-    )
+    plan = GeneratorPlan.of(unet_plan((48, 32), strides=((2, 2), (2, 2)), kernels=((3, 3), (1, 3))))
     assert plan.level_sizes == ((48, 32), (24, 16), (12, 8))
     assert plan.kernel_sizes == ((3, 3), (3, 3), (1, 3))
 
 
 def test_a_u_net_without_levels_gives_a_generator_without_levels():
-    plan = GeneratorPlan.derive(unet_plan((7, 5), strides=((1, 1),)), max_channels=8)
+    plan = flow.derive(unet_plan((7, 5), strides=((1, 1),)), FlowConfig(max_channels=8))
     assert plan.level_sizes == ((7, 5),)
-    assert plan.flow_features == (8,)
+    assert plan.features == (8,)
 
 
 def test_pixels_are_unshuffled_only_where_the_first_stride_is_two_by_two():
-    halved = GeneratorPlan.derive(unet_plan((96, 64)), max_channels=64)
-    assert halved.flow_unshuffle == (2, 2)
-    assert len(halved.flow_features) == 4
-    assert len(halved.flow_strides) == 3
-    uneven = GeneratorPlan.derive(
-        unet_plan((96, 64), strides=((1, 1), (2, 1), (2, 2))), max_channels=64
-    )
-    assert uneven.flow_unshuffle == (1, 1)
-    assert uneven.flow_strides == ((2, 1), (2, 2))
-    assert len(uneven.flow_kernels) == 3
+    config = FlowConfig(max_channels=64)
+    halved = flow.derive(unet_plan((96, 64)), config)
+    assert halved.unshuffle == (2, 2)
+    assert len(halved.features) == 4
+    assert len(halved.feature_strides) == 3
+    uneven = flow.derive(unet_plan((96, 64), strides=((1, 1), (2, 1), (2, 2))), config)
+    assert uneven.unshuffle == (1, 1)
+    assert uneven.feature_strides == ((2, 1), (2, 2))
+    assert len(uneven.feature_kernels) == 3
 
 
-def test_a_width_cap_narrows_both_generators_and_is_said():
-    plan = GeneratorPlan.derive(unet_plan((96, 64)), max_channels=32)
+def test_a_width_cap_narrows_each_generator_and_is_said():
+    plan = stylegan2.derive(unet_plan((96, 64)), StyleGan2Config(max_channels=32))
     assert set(plan.level_channels) == {32}
     assert plan.latent_size == 128
-    assert max(plan.flow_features) == 32
     assert any("the paper's cap is 512" in step for step in plan.steps)
+    narrow = flow.derive(unet_plan((96, 64)), FlowConfig(max_channels=32))
+    assert max(narrow.features) == 32
+    assert any("at most 32" in step for step in narrow.steps)
 
 
-def test_steps_are_numbered_and_fit_a_line_each():
-    plan = GeneratorPlan.derive(unet_plan((100, 75)))
+@pytest.mark.parametrize("generator", GENERATORS.built_in(), ids=lambda one: one.name)
+def test_each_generator_has_a_plan_of_its_own_in_numbered_steps(generator):
+    plan = generator.derive(unet_plan((100, 75), channels=4), generator.config())
+    assert isinstance(plan, generator.plan)
     assert [step.split(".")[0] for step in plan.steps] == [
         str(number) for number in range(1, len(plan.steps) + 1)
     ]
     assert not any("\n" in step for step in plan.steps)
     assert any("112x80 is cut to its centre" in step for step in plan.steps)
-
-
-def test_json_brings_back_the_same_plan():
-    plan = GeneratorPlan.derive(unet_plan((100, 75), channels=4))
-    assert GeneratorPlan.from_json(plan.to_json()) == plan
+    assert generator.plan.from_json(plan.to_json()) == plan
+    others = [other.name for other in GENERATORS.built_in() if other.name != generator.name]
+    assert not any(name in step for step in plan.steps for name in others)
 
 
 @pytest.mark.parametrize(
-    ("plan", "width", "message"),
+    ("plan", "message"),
     [
-        (unet_plan((32, 24)), 4, "at least 8"),
-        (unet_plan((32, 24), kernels=((3, 3),)), 512, "one of each"),
-        (unet_plan((32, 24), kernels=((2, 3),) * 5), 512, "even kernel"),
-        (unet_plan((0, 24)), 512, "at least 1"),
+        (unet_plan((32, 24), kernels=((3, 3),)), "one of each"),
+        (unet_plan((32, 24), kernels=((2, 3),) * 5), "even kernel"),
+        (unet_plan((0, 24)), "at least 1"),
     ],
 )
-def test_plans_that_cannot_be_built_are_refused_with_a_reason(plan, width, message):
+def test_plans_that_cannot_be_built_are_refused_with_a_reason(plan, message):
     with pytest.raises(HyfreeError, match=message):
-        GeneratorPlan.derive(plan, max_channels=width)
+        GeneratorPlan.of(plan)
 
 
-def test_planning_and_looking_backends_up_does_not_import_torch():
+@pytest.mark.parametrize("generator", GENERATORS.built_in(), ids=lambda one: one.name)
+def test_settings_that_do_not_fit_are_one_line_that_names_those_there_are(generator):
+    with pytest.raises(HyfreeError, match=r"config\.max_channels: .* 8 \(given: 4\)"):
+        generator.configured({"max_channels": 4})
+    with pytest.raises(HyfreeError, match=rf"config\.wide: .*; {generator.name} has max_channels"):
+        generator.configured({"wide": True})
+    assert generator.configured({}) == generator.at("paper") == generator.config()
+    assert generator.at("smoke") != generator.at("paper")
+
+
+def test_records_and_plans_do_not_import_torch():
     code = (
-        "import sys, hyfree_ray.generators.plan, hyfree_ray.generators;"
+        "import sys; from hyfree_ray.generators import GENERATORS; GENERATORS.built_in();"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,9 +11,9 @@ from hyfree_ray import generators
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.stylegan2.train import StyleGan2Learner
-from tests.generators.plans import tiny_plan
+from tests.generators.plans import tiny_stylegan2, tiny_unet
 
-BACKENDS = sorted(generators.BACKENDS)
+GENERATORS = [generator.name for generator in generators.GENERATORS.built_in()]
 SHOWN = 16 * 40
 
 
@@ -30,7 +30,7 @@ def _images(count: int = 21, channels: int = 2, size: tuple[int, int] = (21, 19)
 def _train(backend, workdir, *, images=None, progress=None, saved=None, **changes):
     images = _images() if images is None else images
     settings = {
-        "plan": tiny_plan(2, (21, 19)),
+        "unet": tiny_unet(2, (21, 19)),
         "images_shown": SHOWN,
         "seed": 7,
         "device": "cpu",
@@ -39,8 +39,9 @@ def _train(backend, workdir, *, images=None, progress=None, saved=None, **change
         "snapshots": 3,
         **changes,
     }
-    generators.train(
+    return generators.train(
         backend,
+        config=generators.GENERATORS[backend].config(max_channels=8),
         images_NCHW=images,
         workdir=workdir,
         progress=progress or (lambda _done, _of, _losses: None),
@@ -61,7 +62,7 @@ def _same(first, second) -> bool:
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", GENERATORS)
 def test_a_killed_training_that_is_resumed_ends_with_the_very_same_weights(
     backend, tmp_path, monkeypatch
 ):
@@ -111,7 +112,7 @@ def test_a_training_that_ends_at_a_checkpoint_repeats_no_step_and_ends_with_the_
     assert _same(_snapshots(tmp_path / "whole"), _snapshots(tmp_path / "cut"))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", GENERATORS)
 def test_snapshots_are_evenly_spaced_and_the_last_is_the_end(backend, tmp_path):
     reports = []
     _train(
@@ -128,10 +129,10 @@ def test_snapshots_are_evenly_spaced_and_the_last_is_the_end(backend, tmp_path):
     done, of, losses = reports[-1]
     assert (done, of) == (100, 100)
     assert all(isinstance(value, float) for value in losses.values())
-    assert json.loads((tmp_path / "generator.json").read_text())["backend"] == backend
+    assert json.loads((tmp_path / "generator.json").read_text())["generator"] == backend
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", GENERATORS)
 def test_an_image_depends_on_the_seed_and_its_number_alone(backend, tmp_path):
     _train(backend, tmp_path, images_shown=32, snapshots=1)
 
@@ -155,7 +156,7 @@ def test_an_image_depends_on_the_seed_and_its_number_alone(backend, tmp_path):
     assert np.abs(exact - whole).mean() < 0.02
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", GENERATORS)
 def test_fewer_images_than_a_batch_are_enough(backend, tmp_path):
     _train(backend, tmp_path, images=_images(3), images_shown=32, precision="fp32")
 
@@ -238,7 +239,7 @@ def test_every_image_is_shown_once_before_any_is_shown_again():
 def test_the_discriminator_sees_the_generators_images_and_does_not_move_it(monkeypatch):
     """As new ones would cost a pass; both are augmented on their own."""
     learner = StyleGan2Learner(
-        tiny_plan(2, (21, 19)), compute_of("cpu", "fp32"), images_shown=SHOWN
+        tiny_stylegan2(2, (21, 19)), compute_of("cpu", "fp32"), images_shown=SHOWN
     )
     seen = {}
 

@@ -13,7 +13,7 @@ import torch
 
 from hyfree_ray import generators
 from hyfree_ray.evaluation.scores import read_results
-from tests.generators.plans import tiny_plan
+from tests.generators.plans import tiny_unet
 from tests.hospitals import write_data
 from tests.stand_in_gpu import MEMORY_MIB, PEAK_MIB, stand_in_gpu
 
@@ -77,7 +77,8 @@ def test_a_generator_is_trained_killed_resumed_and_sampled_on_a_gpu_as_on_the_cp
         told: list[int] = []
         generators.train(
             backend,
-            plan=tiny_plan(2, (21, 19)),
+            config=generators.GENERATORS[backend].config(max_channels=8),
+            unet=tiny_unet(2, (21, 19)),
             images_NCHW=images_NCHW,
             images_shown=SHOWN,
             seed=7,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyfree_ray.generators.plan import GeneratorPlan, Size
+from hyfree_ray.generators.flow.plan import FlowPlan
+from hyfree_ray.generators.plan import Size
 
 _FREQUENCIES = 32
 _GROUP = 8
@@ -86,12 +87,12 @@ class VelocityNet(nn.Module):
     A skip is added, not concatenated: the block after it costs half as much.
     """
 
-    def __init__(self, plan: GeneratorPlan) -> None:
+    def __init__(self, plan: FlowPlan) -> None:
         super().__init__()
-        features, kernels, strides = plan.flow_features, plan.flow_kernels, plan.flow_strides
-        self._unshuffle = plan.flow_unshuffle[0]
+        features, kernels, strides = plan.features, plan.feature_kernels, plan.feature_strides
+        self._unshuffle = plan.unshuffle[0]
         self._strides = strides
-        folded = plan.channels * math.prod(plan.flow_unshuffle)
+        folded = plan.channels * math.prod(plan.unshuffle)
         levels = range(len(features))
         self.enter = _Conv(folded, features[0], kernels[0])
         self.down_blocks = nn.ModuleList(_Block(features[i], kernels[i]) for i in levels)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from hyfree_ray.generators.average import Average
 from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
 from hyfree_ray.generators.flow.network import VelocityNet
-from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.generators.flow.plan import FlowPlan
 from hyfree_ray.generators.protocol import Compute
 
 BATCH_SIZE = 16
@@ -28,8 +28,6 @@ WARM_UP = 0.02
 """Share of the training in which the learning rate grows."""
 FINAL_RATE = 0.05
 """Share of the learning rate that is left at the end."""
-EVALUATIONS = 10
-"""Evaluations of the network for an image."""
 
 
 def rate_at(share: float) -> float:
@@ -45,7 +43,7 @@ class FlowLearner:
 
     batch_size = BATCH_SIZE
 
-    def __init__(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> None:
+    def __init__(self, plan: FlowPlan, compute: Compute, *, images_shown: int) -> None:
         self._plan = plan
         self._compute = compute
         self._images_shown = images_shown
@@ -172,7 +170,7 @@ def follow(velocity: Callable[[Tensor, float], Tensor], x_NCHW: Tensor, steps: i
 class FlowSampler:
     """Follows the velocity from noise to an image."""
 
-    def __init__(self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]) -> None:
+    def __init__(self, plan: FlowPlan, compute: Compute, weights: dict[str, Tensor]) -> None:
         tune(compute.device)
         self._plan = plan
         self._compute = compute
@@ -192,7 +190,7 @@ class FlowSampler:
         # On the CPU whatever the device: a seed means the same noise everywhere.
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
         noise_NCHW = torch.stack(noise).to(self._compute.device)
-        x_NCHW = follow(self._velocity, noise_NCHW, EVALUATIONS)
+        x_NCHW = follow(self._velocity, noise_NCHW, self._plan.evaluations)
         (top, left), (height, width) = self._plan.margin, self._plan.patch_size
         return x_NCHW[:, :, top : top + height, left : left + width]
 
@@ -200,13 +198,11 @@ class FlowSampler:
 class FlowBackend:
     """The rectified flow as a backend."""
 
-    def learner(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> FlowLearner:
+    def learner(self, plan: FlowPlan, compute: Compute, *, images_shown: int) -> FlowLearner:
         """A flow with fresh weights."""
         return FlowLearner(plan, compute, images_shown=images_shown)
 
-    def sampler(
-        self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]
-    ) -> FlowSampler:
+    def sampler(self, plan: FlowPlan, compute: Compute, weights: dict[str, Tensor]) -> FlowSampler:
         """A flow with the weights of a snapshot."""
         return FlowSampler(plan, compute, weights)
 

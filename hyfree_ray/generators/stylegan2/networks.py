@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyfree_ray.generators.plan import GeneratorPlan, Size
+from hyfree_ray.generators.plan import Size
 from hyfree_ray.generators.stylegan2 import ops
+from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
 
 _MAPPING_RATE = 0.01
 """The mapping network learns this much slower (Karras et al. 2019, arXiv 1812.04948, app. C)."""
@@ -110,7 +111,7 @@ class _ToImage(nn.Module):
 class Synthesis(nn.Module):
     """w to an image: one styled convolution at the base, two at each finer level."""
 
-    def __init__(self, plan: GeneratorPlan, dtype: torch.dtype) -> None:
+    def __init__(self, plan: StyleGan2Plan, dtype: torch.dtype) -> None:
         super().__init__()
         self._plan, self._dtype = plan, dtype
         channels, latent = plan.level_channels, plan.latent_size
@@ -164,7 +165,7 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """Mapping and synthesis."""
 
-    def __init__(self, plan: GeneratorPlan, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, plan: StyleGan2Plan, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.mapping = Mapping(plan.latent_size)
         self.synthesis = Synthesis(plan, dtype)
@@ -225,7 +226,7 @@ def minibatch_spread(x_NCHW: Tensor) -> Tensor:
 class Discriminator(nn.Module):
     """Images to one logit each: residual blocks, minibatch spread, two linear layers."""
 
-    def __init__(self, plan: GeneratorPlan, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, plan: StyleGan2Plan, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self._dtype = dtype
         channels, kernels = plan.level_channels, plan.kernel_sizes

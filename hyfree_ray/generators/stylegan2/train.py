@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from hyfree_ray.generators.average import Average
 from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
-from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Compute
 from hyfree_ray.generators.stylegan2 import loss
 from hyfree_ray.generators.stylegan2.augment import augment
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator
+from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
 
 BATCH_SIZE = 8
 LEARNING_RATE = 0.002
@@ -46,7 +46,7 @@ class StyleGan2Learner:
 
     batch_size = BATCH_SIZE
 
-    def __init__(self, plan: GeneratorPlan, compute: Compute, *, images_shown: int) -> None:
+    def __init__(self, plan: StyleGan2Plan, compute: Compute, *, images_shown: int) -> None:
         device = compute.device
         self._plan, self._latent, self._device = plan, plan.latent_size, device
         self.generator = Generator(plan, compute.dtype).to(device)
@@ -214,7 +214,7 @@ class StyleGan2Learner:
 class StyleGan2Sampler:
     """A trained generator, without truncation (psi 1)."""
 
-    def __init__(self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]) -> None:
+    def __init__(self, plan: StyleGan2Plan, compute: Compute, weights: dict[str, Tensor]) -> None:
         tune(compute.device)
         self._latent, self._device = plan.latent_size, compute.device
         self._generator = Generator(plan, compute.dtype).to(compute.device)
@@ -240,13 +240,13 @@ class StyleGan2Backend:
     """StyleGAN2 as a backend."""
 
     def learner(
-        self, plan: GeneratorPlan, compute: Compute, *, images_shown: int
+        self, plan: StyleGan2Plan, compute: Compute, *, images_shown: int
     ) -> StyleGan2Learner:
         """Two networks with fresh weights."""
         return StyleGan2Learner(plan, compute, images_shown=images_shown)
 
     def sampler(
-        self, plan: GeneratorPlan, compute: Compute, weights: dict[str, Tensor]
+        self, plan: StyleGan2Plan, compute: Compute, weights: dict[str, Tensor]
     ) -> StyleGan2Sampler:
         """A generator with the weights of a snapshot."""
         return StyleGan2Sampler(plan, compute, weights)

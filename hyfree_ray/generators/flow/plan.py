@@ -1,0 +1,61 @@
+"""The flow's shape, derived from nnU-Net's plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyfree_ray.generators.flow.config import FlowConfig
+from hyfree_ray.generators.plan import AVERAGED, GeneratorPlan, Size, size_text
+from hyfree_ray.segmenters.unet_plan import UNetPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowPlan(GeneratorPlan):
+    """What the velocity network and its sampler are built from."""
+
+    unshuffle: Size
+    """Pixels (h, w) folded into channels before the first level."""
+    features: tuple[int, ...]
+    """Of each of the network's levels (those left after unshuffling)."""
+    evaluations: int
+    """Of the network for an image."""
+
+    @property
+    def feature_strides(self) -> tuple[Size, ...]:
+        """Strides between the network's levels."""
+        return self.strides[len(self.strides) + 1 - len(self.features) :]
+
+    @property
+    def feature_kernels(self) -> tuple[Size, ...]:
+        """Kernels of the network's levels."""
+        return self.kernel_sizes[-len(self.features) :]
+
+
+def derive(unet: UNetPlan, config: FlowConfig) -> FlowPlan:
+    """Derive the plan in numbered steps.
+
+    Raises:
+        HyfreeError: a U-Net plan that no generator can be built from.
+    """
+    shape, width = GeneratorPlan.of(unet), config.max_channels
+    unshuffle = (2, 2) if shape.strides[:1] == ((2, 2),) else (1, 1)
+    levels = len(shape.level_sizes) - (unshuffle != (1, 1))
+    first = min(width, max(32, width // 4))
+    features = tuple(min(first * 2**level, width) for level in range(levels))
+    why = (
+        "the first stride is 2x2, so pixels become channels at no loss and a quarter of the cost"
+        if unshuffle == (2, 2)
+        else "the first stride is not 2x2"
+    )
+    return FlowPlan(
+        **shape.with_steps(
+            f"input unshuffled {size_text(unshuffle)}: {why}",
+            f"features {' '.join(map(str, features))}: doubled at each level like the U-Net's, "
+            f"from max(32, {width} / 4), at most {width}",
+            f"{config.evaluations} evaluations of the network for an image, by a two-step solver",
+            AVERAGED,
+        ),
+        unshuffle=unshuffle,
+        features=features,
+        evaluations=config.evaluations,
+    )

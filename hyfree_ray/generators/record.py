@@ -1,0 +1,87 @@
+"""What the platform knows of a generator before anything is trained; torch is not imported."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.segmenters.unet_plan import UNetPlan
+
+if TYPE_CHECKING:
+    from hyfree_ray.generators.protocol import Backend
+
+Emits = Literal["image", "image and mask", "mask"]
+Given = Literal["nothing", "mask"]
+
+
+class GeneratorConfig(BaseModel):
+    """A generator's own settings: those of the paper where none are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @property
+    def training_passes(self) -> float:
+        """Network passes for an image that is trained on."""
+        return 3.0
+
+    @property
+    def sample_passes(self) -> float:
+        """Network passes for an image that is drawn."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A kind of generator."""
+
+    name: str
+    config: type[GeneratorConfig]
+    plan: type[GeneratorPlan]
+    derive: Callable[[UNetPlan, Any], GeneratorPlan]
+    """The plan (of the type `plan`) from nnU-Net's and a config, in numbered steps."""
+    backend: str
+    """Where learner and sampler are (`protocol.Backend`): "module:ATTRIBUTE"."""
+    emits: Emits = "image"
+    """What a sampler returns for a seed."""
+    given: Given = "nothing"
+    """What a sampler needs for it beside the seed."""
+    budgets: Mapping[str, GeneratorConfig] = field(default_factory=dict)
+    """Narrower or shorter settings by the name of a budget."""
+
+    @property
+    def learns_masks(self) -> bool:
+        """Whether it is trained on masks beside the images."""
+        return self.emits != "image" or self.given == "mask"
+
+    def at(self, budget: str) -> GeneratorConfig:
+        """Return the settings at a budget."""
+        return self.budgets[budget] if budget in self.budgets else self.config()
+
+    def configured(self, values: Mapping[str, Any]) -> GeneratorConfig:
+        """Return settings by value.
+
+        Raises:
+            HyfreeError: a setting that it does not have, or a value that does not fit.
+        """
+        try:
+            return self.config.model_validate(dict(values))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(("generator", "config", *map(str, problem["loc"])))
+            raise HyfreeError(
+                "config.bad-value",
+                f"{where}: {problem['msg'].lower()} (given: {problem['input']!r}); "
+                f"{self.name} has {', '.join(self.config.model_fields) or 'no settings'}",
+            ) from error
+
+    def load(self) -> Backend:
+        """Import learner and sampler, and torch with them."""
+        module, _, attribute = self.backend.partition(":")
+        backend: Backend = getattr(importlib.import_module(module), attribute)
+        return backend
