@@ -6,6 +6,7 @@ One process a key, resumed after a crash, recorded last.
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import time
 import traceback
@@ -178,6 +179,7 @@ def _identity(target: Stage[Any], call: Call, owner: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def installed_versions() -> dict[str, str]:
     """Versions of the libraries that results may depend on. Recorded, not hashed."""
     found = {"python": platform.python_version()}
