@@ -16,6 +16,7 @@ from hyfree_ray.border.signing import is_signed_by, signing_key
 from hyfree_ray.cli import main
 from hyfree_ray.commands import release as by_hand
 from tests.cards import card
+from tests.refusals import refused
 from tests.release_files import METADATA, described, pixels, put, write
 
 
@@ -110,23 +111,21 @@ def test_a_key_that_is_none_is_one_line(
 ) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
-    result = call("check", folder, "--key", tmp_path / "key")
-    assert result.exit_code == 2
-    assert said in result.output
+    refused(call("check", folder, "--key", tmp_path / "key"), "option.bad-key", said)
 
 
 def test_a_card_below_the_default_gate_is_refused_by_hand_too(tmp_path: Path) -> None:
     put(tmp_path / "in", described(card=card(images=5, nearer_to_training=0.95)))
     result = call("check", tmp_path / "in")
     assert result.exit_code == 2
-    assert "refused (gate): 95% of the images are nearer" in result.output
+    assert "refused (gate): 95%" in result.output
 
 
 def test_a_file_of_another_name_is_told_what_to_name(tmp_path: Path) -> None:
     (tmp_path / "cat.png").touch()
     result = call("check", tmp_path / "cat.png")
     assert result.exit_code == 2
-    assert "name a release.arrow" in result.output
+    assert "release.arrow" in result.output
 
 
 def test_what_is_no_release_gets_its_line_and_the_others_go_on(
@@ -137,8 +136,9 @@ def test_what_is_no_release_gets_its_line_and_the_others_go_on(
     assert result.exit_code == 2
     first, none, cat, last = result.output.splitlines()
     assert "good" in first
-    assert none == f"{tmp_path / 'none'}: no release: there is no such file or folder"
-    assert cat.startswith(f"{tmp_path / 'cat.png'}: no release: name a release.arrow")
+    assert none.startswith(f"{tmp_path / 'none'}: ")
+    assert cat.startswith(f"{tmp_path / 'cat.png'}: ")
+    assert none.partition(": ")[2] != cat.partition(": ")[2]
     assert "good" in last
 
 
@@ -148,12 +148,10 @@ def test_what_is_refused_is_named_by_its_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    refused = call(command[0], "empty", *command[1:])
-    assert refused.exit_code == 2
-    assert refused.output.startswith("error: empty: release refused (missing): ")
-    missing = call(command[0], "none", *command[1:])
-    assert missing.exit_code == 2
-    assert missing.output == "error: none: no release: there is no such file or folder\n"
+    empty = refused(call(command[0], "empty", *command[1:]), "release.missing")
+    assert empty.startswith("empty: ")
+    missing = refused(call(command[0], "none", *command[1:]), "release.not-found")
+    assert missing.startswith("none: ")
 
 
 def test_show_prints_the_card_and_draws_the_images(folder: Path, tmp_path: Path) -> None:
@@ -171,9 +169,7 @@ def test_a_release_that_is_refused_is_neither_shown_nor_exported(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "in", b"text")
-    result = call(command[0], tmp_path / "in", *command[1:])
-    assert result.exit_code == 2
-    assert "(magic)" in result.output
+    refused(call(command[0], tmp_path / "in", *command[1:]), "release.magic", str(tmp_path / "in"))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -217,29 +213,27 @@ def test_png_holds_the_stored_values_at_their_depth(tmp_path: Path, dtype: type)
 
 def test_nothing_is_written_over(folder: Path) -> None:
     result = call("export", folder, "--to", "png", "--out", folder)
-    assert result.exit_code == 2
-    assert "is there already" in result.output
+    refused(result, "output.not-empty", str(folder), "--out")
 
 
 @pytest.mark.parametrize(
-    ("command", "where", "said"),
+    ("command", "where", "code"),
     [
-        ("show --picture", "none/x.png", "--picture none/x.png: none is no folder; make it first"),
-        ("show --picture", "file/x.png", "--picture file/x.png: file is no folder; make it first"),
-        ("export --to png --out", "file/x", "file/x: cannot be written (Not a directory)"),
-        ("export --to png --out", "file", "file: is there already; name a new or an empty folder"),
+        ("show --picture", "none/x.png", "output.not-writable"),
+        ("show --picture", "file/x.png", "output.not-writable"),
+        ("export --to png --out", "file/x", "output.not-writable"),
+        ("export --to png --out", "file", "output.not-empty"),
     ],
 )
 def test_where_nothing_can_be_written_is_one_line_before_the_release_is_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, where: str, said: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, where: str, code: str
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "file").touch()
     (folder / "release.arrow").unlink()  # as the refusal would say
     name, *options = command.split()
     result = call(name, folder, *options, where)
-    assert result.exit_code == 2
-    assert said in result.output
+    refused(result, code, where, options[-1])
     assert result.output.count("\n") == 1
 
 
@@ -256,7 +250,5 @@ def test_a_disk_that_is_full_is_one_line(
     monkeypatch.setattr(pq, "write_table", full)
     name, *options = command.split()
     result = call(name, folder, *options)
-    assert result.exit_code == 2
-    said = "x: cannot be written (No space left on device); mend that or name another by"
-    assert f"{said} {options[-2]}\n" in result.output
+    refused(result, "output.not-writable", "x: ", "No space left on device", options[-2])
     assert not (tmp_path / "x").exists()

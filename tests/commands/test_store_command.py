@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from hyfree_ray.cli import main
 from tests.hospitals import write_hospitals
+from tests.refusals import refused
 
 
 def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:
@@ -39,16 +40,14 @@ def test_a_site_keeps_nothing_in_a_folder_before_it_is_its_store(
     data, _ = write_hospitals(tmp_path)
     general = [] if command == "contribute" else ["--general", str(tmp_path)]
     given = ["--data", str(data), *general, "--out", str(tmp_path / "out"), "--device", "cpu"]
-    for name, said in (("empty", "--site nobody"), ("thesis", "not empty and not a store")):
+    for name, code in (("empty", "option.unknown-site"), ("thesis", "store.not-a-store")):
         store = tmp_path / name
         store.mkdir()
         if name == "thesis":
             (store / "thesis.docx").touch()
         before = list(store.iterdir())
         arguments = ["site", command, *given, "--site", "nobody", "--store", str(store)]
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == 2
-        assert said in result.output
+        refused(CliRunner().invoke(main, arguments), code)
         assert list(store.iterdir()) == before
 
 

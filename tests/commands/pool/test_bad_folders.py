@@ -17,11 +17,12 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.store import Parcel, digest_of
 from hyfree_ray.federation.trust import sign
 from tests.commands.pool.folders import TASK, federation, hand_in, key_at, put, quarantined, train
+from tests.refusals import refused
 
 
 def torn_json(root: Path, site: str, made_for: str) -> str:
     (hand_in(root, site, made_for) / "parcel.json").write_text("{")
-    return f"in/{site}: not a whole parcel"
+    return f"refused: {root}/in/{site}: "
 
 
 def no_file(root: Path, site: str, made_for: str) -> str:
@@ -31,7 +32,7 @@ def no_file(root: Path, site: str, made_for: str) -> str:
 
 def no_manifest(root: Path, site: str, made_for: str) -> str:
     (hand_in(root, site, made_for) / "manifest.json").unlink()
-    return f"in/{site}: not a whole parcel (there is no manifest.json)"
+    return f"refused: {root}/in/{site}: "
 
 
 def cut_short(root: Path, site: str, made_for: str) -> str:
@@ -71,7 +72,7 @@ def with_more_files(root: Path, site: str, made_for: str, *names: str) -> Path:
 
 def with_names_that_clash(root: Path, site: str, made_for: str) -> str:
     with_more_files(root, site, made_for, "x", "x/y")
-    return f"{site!a}: refused a parcel with a name outside of it"
+    return f"refused: {site!a}: "
 
 
 def with_a_file_more(root: Path, site: str, made_for: str) -> str:
@@ -81,7 +82,7 @@ def with_a_file_more(root: Path, site: str, made_for: str) -> str:
 
 def of_an_odd_name(root: Path, site: str, made_for: str) -> str:
     hand_in(root, f"-{site}", made_for)
-    return f"refused: {root}/in/-{site}: site name '-{site}' is not safe"
+    return f"refused: {root}/in/-{site}: "
 
 
 def of_a_name_that_is_taken(root: Path, site: str, made_for: str) -> str:
@@ -135,14 +136,14 @@ def test_a_release_that_nobody_signed_is_not_parsed(
     done = train(tmp_path, tmp_path / "in" / "A")
     assert done.exit_code == 3
     assert "A: release refused (signature)" in done.output
-    assert "none of these releases is signed and good" in done.output
+    refused(done, "round.too-few-releases")
     assert not (tmp_path / "general").exists()
 
 
 def test_one_good_release_is_too_few_sites(tmp_path: Path, smoke: Experiment) -> None:
     done = train(tmp_path, hand_in(tmp_path, "A", federation(smoke)))
+    refused(done, "round.too-few-releases")
     assert done.exit_code == 3
-    assert "fewer than two good releases make no general model" in done.output
     assert not (tmp_path / "general").exists()
 
 
@@ -154,8 +155,7 @@ def test_a_release_of_other_settings_alone_says_which_options_are_to_agree(
     done = train(
         tmp_path, *(tmp_path / "in").iterdir(), options=("--set", "threshold_percentile=1.0")
     )
-    assert done.exit_code == 2
-    assert "give the same --budget, --generator, --config and --set" in done.output
+    refused(done, "round.other-settings", "--budget, --generator, --config and --set")
 
 
 def test_a_site_that_withholds_is_named_and_the_others_go_on(
