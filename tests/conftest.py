@@ -91,7 +91,7 @@ def pool(simulation: Simulation, tmp_path: Path) -> PoolParty:
     """Their pool, which knows their keys."""
     party = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
     for site in simulation.sites:
-        party.trust(site, key_of(tmp_path, site).public_key().public_bytes_raw())
+        party.workspace.trust(site, key_of(tmp_path, site).public_key().public_bytes_raw())
     return party
 
 

@@ -14,6 +14,7 @@ from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
 from hyfree_ray.border.withheld import Notice
 from hyfree_ray.core.store import Parcel, digest_of
+from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.trust import sign
@@ -84,5 +85,5 @@ def key_of(folder: Path, site: str) -> Ed25519PrivateKey:
     return signing_key(folder / "keys" / site)
 
 
-def take(pool: PoolParty, site: str, parcel: Parcel) -> dict:
+def take(pool: PoolParty, site: str, parcel: Parcel) -> Receipt:
     return asyncio.run(pool.take(site, parcel))

@@ -115,7 +115,7 @@ async def by_files(simulation: Simulation, root: Path) -> list[str]:
     sites: Mapping[str, SiteParty] = {
         name: simulation.site_party(name, root, runner) for name in simulation.sites
     }
-    parcels = {name: await site.hand_in() for name, site in sites.items()}
+    parcels = {name: await site.submit() for name, site in sites.items()}
     released = {name: parcel.key for name, parcel in parcels.items()}
     key = digest_of([simulation.experiment.key(simulation.federation, released), "files"])
     pool = PoolParty(
@@ -123,9 +123,9 @@ async def by_files(simulation: Simulation, root: Path) -> list[str]:
     )
     for name, parcel in parcels.items():
         await pool.take(name, parcel)
-    members = pool.close_with_late(list(sites))
+    members = pool.rounds.close_with_late(list(sites))
     assert members == released
-    general, shared = await pool.general(members), await pool.share_for_replay(members)
+    general, shared = await pool.model("general", members), await pool.share_for_replay(members)
     for name, site in sites.items():
         await site.compare_at_home(general, shared)
         models = [("local", None, None), ("local2x", None, None), ("finetuned", general, None)]

@@ -105,7 +105,7 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
         return {**_SHOWN, "outcome": "withheld", "reason": "its gate is closed", "images": 0}
     asked = re.match(r"(\S+)([:!]) (.+)", os.environ.get(BREAK, ""))
     if asked and asked[1] == f"{name}@{context.owner}":
-        raise (HyfreeError if asked[2] == "!" else ValueError)(asked[3])
+        raise HyfreeError("data.not-found", asked[3]) if asked[2] == "!" else ValueError(asked[3])
     params = {key: value for key, value in arguments.items() if not isinstance(value, Path)}
     inputs = {
         key: _value_of(path, params.get("cases", ()))
@@ -328,9 +328,10 @@ def _run(
         )
         for name in simulation.party_names
     }
-    running = protocol.simulate(parties, settings=settings, rules=rules, told=say)
+    running = protocol.simulate(parties, settings=settings, rules=rules, report=say)
     outcome = asyncio.run(running)
-    say(json.dumps({"round": outcome.round, "sites": outcome.sites, "chosen": outcome.chosen}))
+    sites = {name: dataclasses.asdict(receipt) for name, receipt in outcome.sites.items()}
+    say(json.dumps({"round": outcome.round, "sites": sites, "chosen": outcome.chosen}))
     write_results(Path(table), score_rows(simulation, outcome))
 
 

@@ -7,8 +7,8 @@ import json
 import click
 
 from hyfree_ray.federation.hospital import images_shown, quota
-from hyfree_ray.federation.party import Step
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.federation.status import Step
 from hyfree_ray.observing.progress import clock, describe
 from hyfree_ray.runners.run import Run
 from hyfree_ray.scheduling.estimates import Cost

@@ -20,7 +20,7 @@ from hyfree_ray.border.manifest import (
 from hyfree_ray.border.privacy_card import in_words, read_card
 from hyfree_ray.border.release import RELEASE_FILE, Release, read_release
 from hyfree_ray.border.release_guard import Handed, check_release_file
-from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
+from hyfree_ray.border.signing import SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
 from hyfree_ray.core.files import (
     UntrustedFileError,
@@ -29,6 +29,7 @@ from hyfree_ray.core.files import (
     read_untrusted,
     writing_to,
 )
+from hyfree_ray.federation.trust import read_public_key
 
 
 def run_check(files: Sequence[Path], key: Path | None = None) -> int:
@@ -93,30 +94,6 @@ def run_export(file: Path, target: str, out: Path) -> None:
     with writing_to(out), filling(out) as partial:
         EXPORTERS[target](release, partial)
     click.echo(f"{len(release.images_NCHW)} images written to {out}")
-
-
-def read_public_key(file: Path, option: str) -> bytes:
-    """A site's public key.
-
-    Args:
-        file: that holds it.
-        option: by which it was named.
-
-    Raises:
-        HyfreeError: it holds none.
-    """
-    try:
-        content = read_untrusted(file, most=SIGNATURE_BYTES)
-    except UntrustedFileError as error:
-        raise HyfreeError(
-            "option.bad-key", f"{option} {_shown(file)}: {error}; name a site's public.key"
-        ) from error
-    if len(content) != KEY_BYTES:
-        raise HyfreeError(
-            "option.bad-key",
-            f"{option} {_shown(file)}: {len(content)} bytes, a key has {KEY_BYTES}",
-        )
-    return content
 
 
 def _manifest(folder: Path, public: bytes | None) -> Manifest:

@@ -28,7 +28,7 @@ from hyfree_ray.evaluation.scores import PRIMARY, mean_over_patients
 
 if TYPE_CHECKING:
     from hyfree_ray.core.store import Parcel
-    from hyfree_ray.federation.hospital import Shared
+    from hyfree_ray.federation.interface import ReplaySet, Scored
     from hyfree_ray.federation.simulation import Simulation
     from hyfree_ray.federation.site import SiteParty
 
@@ -78,8 +78,8 @@ def contribute(out: Path, **options: Any) -> None:
     party, simulation = open_site(**options)
     if few := simulation.sites[party.name].too_few:
         log.warning(few)
-    parcel = asyncio.run(party.hand_in())
-    key = party.public_key()
+    parcel = asyncio.run(party.submit())
+    key = party.workspace.public_key()
     write_parcel(out, replace(parcel, files={**parcel.files, PUBLIC_KEY_FILE: key}))
     click.echo(f"{party.name}: signed with the key {fingerprint(key)}")
     if parcel.result["outcome"] == "withheld":
@@ -163,7 +163,7 @@ class _Pooled:
     """What came from the pool."""
 
     general: Parcel
-    shared: Shared | None
+    shared: ReplaySet | None
 
 
 def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Pooled:
@@ -218,16 +218,14 @@ def score(general: Path | None, releases: Path | None, out: Path, **options: Any
     with writing_to(out):
         write_results(out, score_rows(simulation, outcome))
     for found in scores:
-        measured = [row[PRIMARY] for row in found["rows"] if row[PRIMARY] is not None]
+        measured = [row[PRIMARY] for row in found.rows if row[PRIMARY] is not None]
         mean = f"{sum(measured) / len(measured):.3f}" if measured else "nothing to measure"
-        which = f" ({chosen[party.name]})" if found["regime"] == CHOSEN else ""
-        click.echo(f"{found['regime']:<12} mean Dice {mean}{which}")
+        which = f" ({chosen[party.name]})" if found.regime == CHOSEN else ""
+        click.echo(f"{found.regime:<12} mean Dice {mean}{which}")
     click.echo(f"case by case: {out}")
 
 
-async def _scores(
-    party: SiteParty, pooled: _Pooled | None
-) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+async def _scores(party: SiteParty, pooled: _Pooled | None) -> tuple[list[Scored], dict[str, str]]:
     """Every regime that the site can have, in the order of the table; and what it chooses."""
     from hyfree_ray.core.parties import POOL
 

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import glob
 import hashlib
 import json
 import logging
@@ -221,6 +222,11 @@ class Store:
         """Where a parcel lies once it was taken in (its record is None before)."""
         path = self.root / "received" / sender / f"{stage}-{key[:20]}"
         return Artifact(stage=stage, key=key, path=path, record=read_record(path, key))
+
+    def received_keys(self, stage: str, sender: str) -> set[str]:
+        """Return the keys of all that was taken in of a sender's."""
+        records = self.root.glob(f"received/{glob.escape(sender)}/{stage}-*/{RECORD}")
+        return {json.loads(file.read_text())["key"] for file in records}
 
     def receive(self, parcel: Parcel) -> Artifact:
         """Take a parcel in. The same parcel twice is one.

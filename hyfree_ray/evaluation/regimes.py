@@ -1,7 +1,7 @@
 """What a model can have been trained by: one record a regime, which everybody reads.
 
 Names stand in `results.csv`, in `summary.json` and on the command line. Who trains a regime's
-models is said here, how is registered where that party's program is (see `federation`).
+models is said here, and by which function: it is imported where that party's program runs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Regime:
     """What its party does while it trains one."""
     trained_by: Trainer | None
     """None: nobody; it is one of the others by another name."""
+    train: str = ""
+    """"module:function" that trains it; `federation.training` says what it is called with."""
     setting: Literal["default", "optional"] | None = None
     """Whether it is trained where `--settings` is not given, or named there alone. None: always."""
     releases: Literal["none", "own", "others", "all"] = "none"
@@ -74,6 +76,9 @@ class Regime:
         return self.releases in {"own", "others"}
 
 
+_TRAINING = "hyfree_ray.federation.training:"
+
+
 def _mixture(percent: int) -> Regime:
     synthetic = "all of them" if percent == 100 else f"{percent} % of them"
     return Regime(
@@ -82,6 +87,7 @@ def _mixture(percent: int) -> Regime:
         progress=f"training on a mixture, {percent if percent < 100 else 'all'}"
         f"{' %' if percent < 100 else ''} synthetic",
         trained_by="oracle",
+        train=_TRAINING + "train_on_mixture",
         setting="optional",
         releases="all",
         synthetic_share=percent / 100,
@@ -96,6 +102,7 @@ REGIMES: dict[str, Regime] = {
             label="the hospital's own images alone",
             progress="training its own nnU-Net",
             trained_by="site",
+            train=_TRAINING + "train_local",
             control=None,
         ),
         Regime(
@@ -103,6 +110,7 @@ REGIMES: dict[str, Regime] = {
             label="the hospital's own images alone, for as many steps as with sharing",
             progress="training the control (local2x)",
             trained_by="site",
+            train=_TRAINING + "train_local2x",
             control=None,
             candidate=3,
         ),
@@ -111,6 +119,7 @@ REGIMES: dict[str, Regime] = {
             label="one model for all, on all shared synthetic images",
             progress="training the general nnU-Net",
             trained_by="pool",
+            train=_TRAINING + "train_general",
             releases="all",
             by_site=True,
         ),
@@ -119,6 +128,7 @@ REGIMES: dict[str, Regime] = {
             label="the general model, trained further on the hospital's own images",
             progress="fine-tuning",
             trained_by="site",
+            train=_TRAINING + "finetune",
             releases="all",
             needs=("general",),
             by_site=True,
@@ -130,6 +140,7 @@ REGIMES: dict[str, Regime] = {
             label="the same, with the other hospitals' synthetic images in each batch",
             progress="fine-tuning with replay",
             trained_by="site",
+            train=_TRAINING + "personalise",
             setting="default",
             releases="all",
             needs=("general", "replay"),
@@ -149,6 +160,7 @@ REGIMES: dict[str, Regime] = {
             label="one model on the real images of all hospitals: what sharing them would give",
             progress="training on all real data",
             trained_by="oracle",
+            train=_TRAINING + "train_together",
             setting="default",
             synthetic_share=0.0,
             by_site=True,
@@ -158,6 +170,7 @@ REGIMES: dict[str, Regime] = {
             label="the synthetic images of one hospital alone",
             progress="training on one release",
             trained_by="pool",
+            train=_TRAINING + "train_general",
             setting="optional",
             releases="own",
         ),
@@ -166,6 +179,7 @@ REGIMES: dict[str, Regime] = {
             label="twice the hospital's own synthetic images, then its real ones",
             progress="training with its own release",
             trained_by="site",
+            train=_TRAINING + "train_on_own_synthetic",
             setting="optional",
             releases="own",
         ),
@@ -174,6 +188,7 @@ REGIMES: dict[str, Regime] = {
             label="the general model without the hospital's synthetic images, at that hospital",
             progress="training without one release",
             trained_by="pool",
+            train=_TRAINING + "train_general",
             setting="optional",
             releases="others",
             note="leave-one-out: the general model without a site's release, at that site; minus "
@@ -185,6 +200,7 @@ REGIMES: dict[str, Regime] = {
             label="one model by federated averaging on real images that stay where they are",
             progress="federated averaging",
             trained_by="oracle",
+            train=_TRAINING + "train_by_averaging",
             setting="optional",
         ),
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from hyfree_ray.border.manifest import FEWEST_ROWS
 from hyfree_ray.config.budget import Budget
-from hyfree_ray.core.store import RAW_DATA, Artifact, Parcel, write_json
+from hyfree_ray.core.store import RAW_DATA, Artifact
+from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.federation.party import Party
 from hyfree_ray.stages.data import draw_phantom
 
@@ -55,17 +55,8 @@ class Site:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """The releases of a round on their way down, in the order of their sites' names."""
-
-    sites: tuple[str, ...]
-    parcels: tuple[Parcel, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learned:
-    """What a site has trained on its own real data."""
+class LocalModelInputs(TypedDict):
+    """`LocalModels` as the inputs of a stage."""
 
     prepared: Artifact
     segmenter: Artifact
@@ -73,10 +64,27 @@ class Learned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalModels:
+    """What a site has trained on its own real data."""
+
+    prepared: Artifact
+    segmenter: Artifact
+    generator: Artifact
+
+    def inputs(self) -> LocalModelInputs:
+        """Return them as the inputs of a stage that reads all."""
+        return {
+            "prepared": self.prepared,
+            "segmenter": self.segmenter,
+            "generator": self.generator,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contribution:
     """What a site has after the first half of the protocol."""
 
-    learned: Learned
+    local: LocalModels
     samples: Artifact
     release: Artifact | None
     """None: the audit broke, so that nothing may leave."""
@@ -98,7 +106,7 @@ def quota(site: Site, budget: Budget) -> int:
 async def raw_data(party: Party, site: Site) -> Artifact:
     """A site's raw data set: the hospital's folder as it is, or the phantom, drawn by `party`."""
     if site.phantom is not None:
-        return await party.run(draw_phantom, **site.phantom)
+        return await party.run(RELEASE, draw_phantom, **site.phantom)
     assert site.folder is not None
     return Artifact(stage=RAW_DATA, key=site.key, path=site.folder, record={})
 
@@ -106,12 +114,3 @@ async def raw_data(party: Party, site: Site) -> Artifact:
 def raw_key(site: Site) -> str:
     """The key of what `raw_data` gives, without drawing anything."""
     return site.key if site.phantom is None else draw_phantom.call(**site.phantom).key
-
-
-def keep_for_the_site(folder: Path, site: Site, made: Artifact) -> None:
-    """Put what only the site may see where its people look: a stage's pictures, cases' names."""
-    folder.mkdir(exist_ok=True)
-    for picture in sorted(made.path.glob("*.png")):
-        shutil.copyfile(picture, folder / f"{picture.stem}-{made.key[:8]}.png")
-    names = {case["index"]: case["name"] for case in site.cases}
-    write_json(folder / f"cases-{site.key[:8]}.json", names)

@@ -14,13 +14,12 @@ from typing import Any
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import Artifact, Parcel
-from hyfree_ray.evaluation.regimes import REGIMES
-from hyfree_ray.federation.hospital import Shared, Site, raw_data, raw_key
+from hyfree_ray.core.store import Parcel
+from hyfree_ray.federation.hospital import Site, raw_data, raw_key
+from hyfree_ray.federation.interface import ReplaySet
+from hyfree_ray.federation.parameters import caps, numbered
 from hyfree_ray.federation.party import Party, Runner
-from hyfree_ray.federation.site import ROUND
-from hyfree_ray.stages.comparison import prepare_mixture, prepare_together, train_fedavg
-from hyfree_ray.stages.training import train_segmenter
+from hyfree_ray.federation.training import oracle_trainer
 
 EXPORTS = {"train_segmenter": ("model/*",), "train_fedavg": ("model/*",)}
 
@@ -49,58 +48,31 @@ class OracleParty(Party):
         self.experiment = experiment
         self.federation = federation
 
-    async def model(self, regime: str, shared: Shared, sites: Collection[str]) -> Parcel:
+    def seed(self, stage: str) -> int:
+        """Return the seed of one of its stages."""
+        return seed_of(self.experiment.seed, ORACLE, stage)
+
+    async def model(self, regime: str, shared: ReplaySet, sites: Collection[str]) -> Parcel:
         """Train one of the comparisons, for as many steps as `local2x`.
 
         Args:
-            regime: `real-all`, a mixture, or `fedavg`.
+            regime: of those that the oracle trains.
             shared: what the pool took in; only mixtures read it.
             sites: whose real data it may read: all but those that have withdrawn.
         """
-        share = REGIMES[regime].synthetic_share
-        real = await self._real(sites)
-        prepared = await (self._mixture(share, shared, real) if share else self._together(real))
-        unet = self.experiment.budget.unet
-        lengths: dict[str, Any] = {
-            "prepared": prepared,
-            "epochs": unet.epochs + unet.finetune_epochs,
-            "iterations": unet.iterations,
-            "validation_iterations": unet.validation_iterations,
-            "precision": self.experiment.precision,
-            "seed": seed_of(self.experiment.seed, ORACLE, regime),
-        }
-        if regime == "fedavg":
-            return self.export(await self.run(train_fedavg, **lengths))
-        return self.export(await self.run(train_segmenter, role=regime, warmup=0.0, **lengths))
+        return self.export(await oracle_trainer(regime)(self, regime, shared, sites))
 
-    def touched_by(self, site: str, keys: Collection[str]) -> list[str]:
-        """The oracle's models, in words, of a site's real data, or of what has one of the keys."""
-        return self.touched({raw_key(self.sites[site]), *keys})
+    async def models_of_site(self, site: str, keys: Collection[str]) -> list[str]:
+        """Name the models that were made from a site's real data, or from what has these keys."""
+        return await self.models_derived_from({raw_key(self.sites[site]), *keys})
 
-    async def _together(self, real: Mapping[str, Any]) -> Artifact:
-        """All training and validation cases, under one plan made on them."""
-        return await self.run(prepare_together, **real)
-
-    async def _mixture(self, share: float, shared: Shared, real: Mapping[str, Any]) -> Artifact:
-        """`share` synthetic and the rest real images, as many as there are real ones."""
-        received = [self.receive(parcel) for parcel in shared.parcels]
-        return await self.run(
-            prepare_mixture,
-            **real,
-            synthetic_share=share,
-            releases_of=list(shared.sites),
-            federation=self.federation,
-            round_number=ROUND,
-            seed=seed_of(self.experiment.seed, ORACLE, "mixture"),
-            **{f"release_{position}": found for position, found in enumerate(received)},
-        )
-
-    async def _real(self, names: Collection[str]) -> dict[str, Any]:
+    async def real_cases(self, names: Collection[str]) -> dict[str, Any]:
+        """Return the training and validation cases of the named sites, as stages take them."""
         sites = [site for name, site in self.sites.items() if name in names]
         data = await gather(*(raw_data(self, site) for site in sites))
         return {
             "cases": [site.part("train", "val") for site in sites],
             "dataset": sites[0].dataset,
-            "caps": self.experiment.budget.plan.model_dump(),
-            **{f"data_{position}": found for position, found in enumerate(data)},
+            "caps": caps(self.experiment),
+            **numbered("data", data),
         }

@@ -1,8 +1,7 @@
 """The method from above: who calls whom, and what crosses between them. Nothing runs here.
 
-A `Handle` is a party somewhere: in this process, or a Ray actor. A call gives a promise of its
-result, and a promise may be an argument of another call: parcels go from party to party without
-passing through here. Errors do not: what breaks at a party breaks this program, and what others
+A parcel goes from party to party without passing through here: what stands for it is an argument of
+the next call. Errors do not travel: what breaks at a party breaks this program, and what others
 were to be called with then never reaches them.
 """
 
@@ -11,36 +10,38 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import gather
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-from uuid import uuid4
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.evaluation.regimes import CHOSEN, REGIMES, trained_by
+from hyfree_ray.core.store import Parcel
+from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, REGIMES, replays, trained_by
+from hyfree_ray.federation.interface import (
+    Handle,
+    OracleProgram,
+    PoolProgram,
+    Receipt,
+    Scored,
+    SiteProgram,
+)
 from hyfree_ray.federation.participation import Rules
+
+T = TypeVar("T")
 
 TICK_S = 5.0
 """How often the time that a round has waited is written down."""
-
-
-class Handle(Protocol):
-    """A party, wherever it is."""
-
-    def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
-        """Start a method of the party; the promise of its result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """All that is known after a run."""
 
-    sites: Mapping[str, Mapping[str, Any]]
-    """What became of each site: outcome, reason, rejection_rate, images, flag, and label_agreement
-    where the experiment asks for it."""
-    scores: tuple[Mapping[str, Any], ...]
-    """test_site, regime, train_site, rows; sorted."""
+    sites: Mapping[str, Receipt]
+    """What became of each site."""
+    scores: tuple[Scored, ...]
+    """Sorted by regime, site of training and site of test."""
     general: bool
     """Whether there is a general model."""
     chosen: Mapping[str, str]
@@ -55,7 +56,7 @@ async def simulate(
     settings: Collection[str] = (),
     rules: Rules | None = None,
     contributors: Collection[str] = (),
-    told: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run the method on all sites. No site waits for another before the pool closes.
 
@@ -64,58 +65,16 @@ async def simulate(
         settings: what is trained beside the paper's protocol.
         rules: who may be missing; None: nobody.
         contributors: sites whose releases are pooled; empty: all. The others fine-tune too.
-        told: hears one line a turning point.
+        report: gets one line a turning point.
 
     Raises:
         HyfreeError: fewer releases are in than the rules want.
     """
-    return await _Run(parties, settings, rules or Rules(), contributors, told).through()
-
-
-class _Made:
-    """What a party makes for others, as soon as it can be made.
-
-    Others are called with it, or not at all: as an argument its error would go from party to party.
-
-    Args:
-        party: who makes it.
-        method: by which method.
-        arguments: of it; others' makings among them are waited for.
-    """
-
-    def __init__(self, party: Handle, method: str, *arguments: Any) -> None:
-        self._making = asyncio.ensure_future(self._make(party, method, arguments))
-
-    async def promise(self) -> Awaitable[Any]:
-        """The promise of it, kept already.
-
-        Raises:
-            Exception: what broke at its party, in full, for whoever runs the parties.
-        """
-        return await self._making
-
-    async def _make(self, party: Handle, method: str, arguments: Sequence[Any]) -> Awaitable[Any]:
-        given, made = await _kept(arguments), uuid4().hex
-        await party.call("ready", made, method, *given)
-        return party.call("hand_out", made, method, *given)
-
-
-async def _kept(arguments: Iterable[Any]) -> list[Any]:
-    """Arguments as a party takes them: promises in the place of what others make."""
-    return [await one.promise() if isinstance(one, _Made) else one for one in arguments]
-
-
-def _call(party: Handle, method: str, *arguments: Any) -> asyncio.Task[Any]:
-    """Call a party with what others make, once they have made it."""
-
-    async def called() -> Any:
-        return await party.call(method, *await _kept(arguments))
-
-    return asyncio.ensure_future(called())
+    return await _Run(parties, settings, rules or Rules(), contributors, report).through()
 
 
 class _Run:
-    """One run: promises of models are scored at all sites as soon as they are kept."""
+    """One run: models are scored at all sites as soon as there are any."""
 
     def __init__(
         self,
@@ -123,21 +82,22 @@ class _Run:
         settings: Collection[str],
         rules: Rules,
         contributors: Collection[str],
-        told: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         self.pool = parties[POOL]
         self.oracle = parties.get(ORACLE)
         self.sites = {name: p for name, p in parties.items() if name not in {POOL, ORACLE}}
         self.real = set(self.sites)
         """Whose real data the oracle may read."""
-        self.settings = settings
+        always = (name for name, one in REGIMES.items() if one.setting is None)
+        self.regimes = {*always, *settings}
         self.rules = rules
         self.contributors = frozenset(contributors or self.sites)
-        self.told = told
-        self.outcomes: dict[str, Mapping[str, Any]] = {}
-        self.controls: dict[str, _Made] = {}
-        self.assessments: list[Awaitable[Any]] = []
-        self.scoring: list[Awaitable[Any]] = []
+        self.report = report
+        self.receipts: dict[str, Receipt] = {}
+        self.controls: dict[str, asyncio.Future[Parcel | None]] = {}
+        self.quality_cards: list[Awaitable[None]] = []
+        self.scoring: list[Awaitable[Scored]] = []
         self.choices: dict[str, Awaitable[str]] = {}
         self.agreement: Awaitable[Mapping[str, float]] | None = None
 
@@ -146,53 +106,51 @@ class _Run:
         await self._withdraw()
         await self._until_in()
         pooled = [name for name in self.sites if name in self.contributors]
-        closed = await self.pool.call("close", pooled, self.rules, self._left_out())
-        members = closed["releases"]
-        if not members:
-            self.told("fewer than two releases: no general model and nothing to fine-tune")
+        left_out = {n: r for n, r in self.receipts.items() if r.outcome in {"failed", "late"}}
+        closed = await self.pool.call(PoolProgram.close, pooled, self.rules, left_out)
+        if closed.releases:
+            names = ", ".join(sorted(closed.releases))
+            self.report(f"pool closed with {len(closed.releases)} releases: {names}")
         else:
-            self.told(f"pool closed with {len(members)} releases: {', '.join(sorted(members))}")
-            self._share(members)
-        for name, site in self.sites.items():
-            self._score("local", name, _Made(site, "model", "local"))
-            self._score("local2x", name, self.controls[name])
-        self._compare(members)
+            self.report("fewer than two releases: no general model and nothing to fine-tune")
+        general = _start(self._general(closed.releases))
+        self._at_sites(closed.releases, general)
+        self._at_the_pool(closed.releases, general)
+        self._at_the_oracle(closed.releases)
         scores = [found for found in await self._settled(self.scoring) if found is not None]
         choices = await self._settled(self.choices.values())
         chosen = {n: c for n, c in zip(self.choices, choices, strict=True) if c is not None}
         scores += scores_of_chosen(scores, chosen)
         if self.agreement is not None:
             for name, dice in (await self.agreement).items():
-                self.outcomes[name] = {**self.outcomes[name], "label_agreement": dice}
-        await self._settled(self.assessments)
+                self.receipts[name] = replace(self.receipts[name], label_agreement=dice)
+        await self._settled(self.quality_cards)
         return Outcome(
-            sites={name: self.outcomes[name] for name in everybody},
-            scores=tuple(sorted(scores, key=_order)),
-            general=bool(members),
+            sites={name: self.receipts[name] for name in everybody},
+            scores=tuple(sorted(scores, key=lambda s: (s.regime, s.train_site, s.test_site))),
+            general=bool(closed.releases),
             chosen=chosen,
-            round=closed["round"],
+            round=closed.number,
         )
 
     # --- who takes part ----------------------------------------------------------------------
 
     async def _withdraw(self) -> None:
-        """Leave out who has withdrawn, now or before, and name the models that knew them."""
-        for name in await self.pool.call("withdraw", list(self.rules.withdraw)):
+        """Leave out who has withdrawn, now or before, and name the models derived from them."""
+        for name in await self.pool.call(PoolProgram.withdraw, list(self.rules.withdraw)):
             if name not in self.sites:
                 continue
-            self.outcomes[name] = _without_release("withdrawn", "the site has withdrawn")
-            self.told(_in_words(name, self.outcomes[name]))
-            del self.sites[name]
+            self._leave(name, Receipt(outcome="withdrawn", reason="the site has withdrawn"))
             self.real.discard(name)
-            touched = await self.pool.call("touched_by", name)
+            keys = await self.pool.call(PoolProgram.models_of_site, name)
             for other, site in self.sites.items():
-                for model in await site.call("touched", touched):
-                    self.told(f"{name} had a part in {other}'s {model}")
-            for key in touched:
-                self.told(f"{name} had a part in the general model {key[:8]}")
+                for model in await site.call(SiteProgram.models_derived_from, keys):
+                    self.report(f"{name} had a part in {other}'s {model}")
+            for key in keys:
+                self.report(f"{name} had a part in the general model {key[:8]}")
             if self.oracle is not None:
-                for model in await self.oracle.call("touched_by", name, touched):
-                    self.told(f"{name} had a part in the comparison {model}")
+                for model in await self.oracle.call(OracleProgram.models_of_site, name, keys):
+                    self.report(f"{name} had a part in the comparison {model}")
 
     async def _until_in(self) -> None:
         """Wait for the releases: of all sites, or of those that are in at the deadline.
@@ -200,12 +158,12 @@ class _Run:
         Who was left out of a round that is closed is not waited for again.
         """
         if not self.rules.next_round:
-            for name, outcome in (await self.pool.call("left_out")).items():
+            for name, receipt in (await self.pool.call(PoolProgram.left_out)).items():
                 if self.sites.pop(name, None) is not None:
-                    self.outcomes[name] = outcome
-                    self.told(f"{_in_words(name, outcome)}; --next-round takes it in")
+                    self.receipts[name] = receipt
+                    self.report(f"{describe(name, receipt)}; --next-round takes it in")
         tasks = {asyncio.ensure_future(self._contribute(name)): name for name in tuple(self.sites)}
-        waited = await self._waited(0.0)
+        waited = await self._add_waiting(0.0)
         while tasks:
             left = None if self.rules.deadline_s is None else self.rules.deadline_s - waited
             if left is not None and left <= 0:
@@ -217,127 +175,162 @@ class _Run:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             for task in done:
-                self._came_in(tasks.pop(task), task)
+                self._note_submission(tasks.pop(task), task)
             if left is not None:
-                waited = await self._waited(time.monotonic() - begun)
+                waited = await self._add_waiting(time.monotonic() - begun)
         for task, name in tasks.items():
             task.cancel()
-            self._leave_out(name, "late", "its release was not in at the deadline")
+            reason = "its release was not in at the deadline"
+            self._leave(name, Receipt(outcome="late", reason=reason))
 
-    async def _waited(self, seconds: float) -> float:
+    async def _add_waiting(self, seconds: float) -> float:
         if self.rules.deadline_s is None:
             return 0.0
-        return float(await self.pool.call("waited", seconds, self.rules.next_round))
+        return await self.pool.call(PoolProgram.add_waiting, seconds, self.rules.next_round)
 
-    def _came_in(self, name: str, task: asyncio.Task[Mapping[str, Any]]) -> None:
-        """Note what a site handed in; one that broke is left out, where the rules allow it."""
+    def _note_submission(self, name: str, task: asyncio.Task[Receipt]) -> None:
+        """Note what came of a submission; a site that broke is left out, where the rules allow."""
         try:
-            self.outcomes[name] = task.result()
+            self.receipts[name] = task.result()
         except Exception as error:
             cause = _cause_of(error)
             if not self.rules.tolerant or not isinstance(cause, (HyfreeError, StageError)):
                 raise
-            self._leave_out(name, "failed", _reason_of(cause), in_full=cause)
+            self._leave(name, Receipt(outcome="failed", reason=_public_reason(cause)), cause)
 
-    def _leave_out(
-        self, name: str, outcome: str, reason: str, in_full: BaseException | None = None
-    ) -> None:
+    def _leave(self, name: str, receipt: Receipt, cause: BaseException | None = None) -> None:
         self.sites.pop(name, None)
-        self.outcomes[name] = _without_release(outcome, reason)
-        self.told(_in_words(name, self.outcomes[name], in_full))
+        self.receipts[name] = receipt
+        self.report(describe(name, receipt, cause))
 
-    def _left_out(self) -> dict[str, Mapping[str, Any]]:
-        late = {"failed", "late"}
-        return {name: o for name, o in self.outcomes.items() if o["outcome"] in late}
-
-    async def _settled(self, promises: Iterable[Awaitable[Any]]) -> list[Any]:
-        """What was promised; None in the place of what a site broke, where the rules allow it."""
+    async def _settled(self, promises: Iterable[Awaitable[T]]) -> list[T | None]:
+        """Wait for all; None in the place of what a site broke, where the rules allow it."""
         if not self.rules.tolerant:
             return list(await gather(*promises))
-        settled = []
+        settled: list[T | None] = []
         for found in await gather(*promises, return_exceptions=True):
-            cause = _cause_of(found) if isinstance(found, BaseException) else None
-            if isinstance(cause, StageError) and cause.owner in self.sites:
-                if self.outcomes[cause.owner]["outcome"] != "failed":
-                    reason = _reason_of(cause)
-                    told = {**self.outcomes[cause.owner], "outcome": "failed", "reason": reason}
-                    self.outcomes[cause.owner] = told
-                    self.told(_in_words(cause.owner, told, cause))
-            elif cause is not None:
+            if not isinstance(found, BaseException):
+                settled.append(found)
+                continue
+            cause = _cause_of(found)
+            if not (isinstance(cause, StageError) and cause.owner in self.sites):
                 raise cause
-            settled.append(None if cause is not None else found)
+            before = self.receipts[cause.owner]
+            if before.outcome != "failed":
+                failed = replace(before, outcome="failed", reason=_public_reason(cause))
+                self.receipts[cause.owner] = failed
+                self.report(describe(cause.owner, failed, cause))
+            settled.append(None)
         return settled
 
     # --- what is trained ---------------------------------------------------------------------
 
-    async def _contribute(self, name: str) -> Mapping[str, Any]:
+    async def _contribute(self, name: str) -> Receipt:
         site = self.sites[name]
-        handed_in = await _Made(site, "hand_in").promise()
-        await _call(self.pool, "trust", name, _Made(site, "public_key"))
-        outcome: Mapping[str, Any] = await self.pool.call("take", name, handed_in)
-        self.told(_in_words(name, outcome))
+        submitted = await site.make(SiteProgram.submit)
+        await self.pool.call(PoolProgram.trust, name, await site.make(SiteProgram.public_key))
+        receipt = await self.pool.call(PoolProgram.take, name, submitted)
+        self.report(describe(name, receipt))
         # While others finish and the pool trains, the site trains its control.
-        self.controls[name] = _Made(site, "model", "local2x")
-        self.assessments.append(site.call("assess"))
-        return outcome
+        self.controls[name] = _start(site.make(SiteProgram.model, CONTROL))
+        self.quality_cards.append(_start(site.call(SiteProgram.write_quality_card)))
+        return receipt
 
-    def _score(self, regime: str, train_site: str, model: _Made, at: Iterable[str] = ()) -> None:
-        """Have a model scored at the named sites, or at all."""
-        for name in at or self.sites:
-            self.scoring.append(_call(self.sites[name], "score", regime, train_site, model))
+    def _score(
+        self,
+        regime: str,
+        train_site: str,
+        model: asyncio.Future[Any],
+        at: Iterable[str] = (),
+    ) -> None:
+        """Have a model scored at the named sites, or at all, once it is made."""
 
-    def _share(self, members: Mapping[str, str]) -> None:
-        """The general model, and what sites make of it."""
-        general = _Made(self.pool, "general", members)
-        self._score("general", POOL, general)
-        for name, site in self.sites.items():
-            self._score("finetuned", name, _Made(site, "model", "finetuned", general))
-        if "personalised" in self.settings:
-            self.agreement = self.pool.call("agreement", members)
-            shared = _Made(self.pool, "share_for_replay", members)
+        async def scored(site: Handle) -> Scored:
+            return await site.call(SiteProgram.score, regime, train_site, await model)
+
+        self.scoring += [_start(scored(self.sites[name])) for name in at or self.sites]
+
+    async def _general(self, members: Mapping[str, str]) -> Parcel | None:
+        """The general model of the round; None where there is none."""
+        if not members:
+            return None
+        return await self.pool.make(PoolProgram.model, "general", members)
+
+    def _at_sites(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
+        """Train the sites' own models, from the general model and the others' releases or not."""
+        wanted = [name for name in trained_by("site") if name in self.regimes]
+        given = {"general": general}
+        if members and replays(wanted):
+            self.agreement = _start(self.pool.call(PoolProgram.label_agreement, members))
+            given["replay"] = _start(self.pool.make(PoolProgram.share_for_replay, members))
             for name, site in self.sites.items():
-                model = _Made(site, "model", "personalised", general, shared)
-                self._score("personalised", name, model)
-                self.choices[name] = _call(site, "choose", general, shared)
+                choice = _with(site.call, SiteProgram.choose, *given.values())
+                self.choices[name] = _start(choice)
+        for regime in wanted:
+            record = REGIMES[regime]
+            if record.needs and not members:
+                continue
+            for name, site in self.sites.items():
+                if record.releases == "own" and name not in members:
+                    continue
+                begun = self.controls.get(name) if regime == CONTROL else None
+                needs = [given[need] for need in record.needs]
+                self._score(
+                    regime,
+                    name,
+                    begun or _start(_with(site.make, SiteProgram.model, regime, *needs)),
+                )
 
-    def _compare(self, members: Mapping[str, str]) -> None:
-        """The settings that answer: compared with what?"""
-        for name in sorted(members):
-            if "syn" in self.settings:
-                alone = {name: members[name]}
-                self._score("syn", name, _Made(self.pool, "general", alone))
-            if "own-syn" in self.settings:
-                self._score("own-syn", name, _Made(self.sites[name], "model", "own-syn"))
-            others = {other: key for other, key in members.items() if other != name}
-            if "leave-one-out" in self.settings and others:
-                model = _Made(self.pool, "general", others)
-                self._score("leave-one-out", name, model, at=[name])
+    def _at_the_pool(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
+        """Train the pool's models: of all releases, of each alone, of all but each."""
+        for regime in (name for name in trained_by("pool") if name in self.regimes):
+            record = REGIMES[regime]
+            parts: dict[str, Mapping[str, str]] = {POOL: members} if members else {}
+            if record.releases == "own":
+                parts = {name: {name: members[name]} for name in sorted(members)}
+            elif record.foreign_only:
+                parts = {
+                    name: {other: key for other, key in members.items() if other != name}
+                    for name in sorted(members)
+                }
+            for name, part in parts.items():
+                if not part:
+                    continue
+                alone = [name] if record.foreign_only else []
+                if part is members and regime == "general":
+                    self._score(regime, name, general)
+                else:
+                    training = self.pool.make(PoolProgram.model, regime, part)
+                    self._score(regime, name, _start(training), alone)
+
+    def _at_the_oracle(self, members: Mapping[str, str]) -> None:
+        """Train what needs the real data of all sites in one place."""
         if self.oracle is None or not self.real:
             return
-        shared, real = _Made(self.pool, "share", members), sorted(self.real)
+        shared, real = _start(self.pool.make(PoolProgram.share, members)), sorted(self.real)
         for regime in trained_by("oracle"):
-            if regime in self.settings and (members or REGIMES[regime].releases == "none"):
-                model = _Made(self.oracle, "model", regime, shared, real)
-                self._score(regime, POOL, model)
+            if regime in self.regimes and (members or not REGIMES[regime].synthetic_share):
+                training = _with(self.oracle.make, OracleProgram.model, regime, shared, real)
+                self._score(regime, POOL, _start(training))
 
 
-def scores_of_chosen(
-    scores: Iterable[Mapping[str, Any]], chosen: Mapping[str, str]
-) -> list[Mapping[str, Any]]:
-    """What each site's choice scored, under a name of its own."""
+def _start(work: Awaitable[T]) -> asyncio.Future[T]:
+    return asyncio.ensure_future(work)
+
+
+async def _with(call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Call a party with what others make, once they have made it."""
+    ready = [await one if isinstance(one, asyncio.Future) else one for one in arguments]
+    return await call(*ready)
+
+
+def scores_of_chosen(scores: Iterable[Scored], chosen: Mapping[str, str]) -> list[Scored]:
+    """Return what each site's choice scored, under a name of its own."""
     return [
-        {**score, "regime": CHOSEN}
+        replace(score, regime=CHOSEN)
         for score in scores
-        if chosen.get(score["train_site"]) == score["regime"]
+        if chosen.get(score.train_site) == score.regime
     ]
-
-
-def _order(score: Mapping[str, Any]) -> tuple[str, str, str]:
-    return (score["regime"], score["train_site"], score["test_site"])
-
-
-def _without_release(outcome: str, reason: str) -> dict[str, Any]:
-    return {"outcome": outcome, "reason": reason, "rejection_rate": None, "images": 0}
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -346,8 +339,8 @@ def _cause_of(error: BaseException) -> BaseException:
     return _cause_of(cause) if isinstance(cause, BaseException) else error
 
 
-def _reason_of(error: BaseException) -> str:
-    """What others are told, the pool and the run's summary: the stage and the kind of error.
+def _public_reason(error: BaseException) -> str:
+    """What the pool and the run's summary get to know: the stage and the kind of error.
 
     An error's own text may name a file, and with it a patient: it is for this terminal alone.
     """
@@ -356,11 +349,12 @@ def _reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}; what it says stays at the site"
 
 
-def _in_words(name: str, outcome: Mapping[str, Any], in_full: BaseException | None = None) -> str:
-    if outcome["outcome"] == "released":
-        flag = f"; look at it: {outcome['flag']}" if outcome.get("flag") else ""
-        return f"{name}: released {outcome['images']} synthetic images{flag}"
-    kind = "FAILED" if outcome["outcome"] == "failed" else outcome["outcome"]
-    if isinstance(in_full, StageError):
-        return f"{name}: {kind}: {outcome['reason']} (see {in_full.log})"
-    return f"{name}: {kind}: {outcome['reason'] if in_full is None else in_full}"
+def describe(name: str, receipt: Receipt, cause: BaseException | None = None) -> str:
+    """Describe what became of a site, with the error in full where it is for this terminal."""
+    if receipt.outcome == "released":
+        flag = f"; look at it: {receipt.flag}" if receipt.flag else ""
+        return f"{name}: released {receipt.images} synthetic images{flag}"
+    kind = "FAILED" if receipt.outcome == "failed" else receipt.outcome
+    if isinstance(cause, StageError):
+        return f"{name}: {kind}: {receipt.reason} (see {cause.log})"
+    return f"{name}: {kind}: {receipt.reason if cause is None else cause}"

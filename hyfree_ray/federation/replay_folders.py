@@ -30,9 +30,10 @@ from hyfree_ray.core.files import (
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.store import Parcel, write_json
 from hyfree_ray.core.strict_json import StrictObject, checked_name
-from hyfree_ray.federation.hospital import Shared
+from hyfree_ray.federation.interface import ReplaySet
+from hyfree_ray.federation.parameters import ROUND
 from hyfree_ray.federation.parcel_folders import read_parcel, write_parcel
-from hyfree_ray.federation.site import ROUND, SiteParty
+from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.stages.pooling import read_for_task
 
 RELEASES = "releases"
@@ -66,7 +67,7 @@ def _is_ours(folder: Path) -> bool:
     return (folder / LIST_FILE).is_file() or (folder / UNFINISHED).is_dir()
 
 
-def write_shared(folder: Path, shared: Shared, general: Parcel) -> None:
+def write_shared(folder: Path, shared: ReplaySet, general: Parcel) -> None:
     """Write releases that may be replayed, in the place of those of an older general model.
 
     Args:
@@ -94,7 +95,7 @@ def remove_shared(folder: Path) -> None:
         folder.rmdir()  # where it is there, and holds nothing
 
 
-def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
+def read_shared(folder: Path, general: Parcel, party: SiteParty) -> ReplaySet:
     """Read what was handed out, for a site that trusts neither the pool nor what carried it.
 
     The site's own release is left where it is. Another one is taken as the pool takes it: a process
@@ -117,7 +118,7 @@ def read_shared(folder: Path, general: Parcel, party: SiteParty) -> Shared:
     others = sorted(set(listed) - {party.name})
     parcels = [_read_one(folder, site, listed[site]) for site in others]
     _check(folder, others, parcels, party)
-    return Shared(sites=tuple(others), parcels=tuple(parcels))
+    return ReplaySet(sites=tuple(others), parcels=tuple(parcels))
 
 
 def _described(parcel: Parcel) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.oracle import OracleParty
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.federation.pool import PoolParty
-from hyfree_ray.federation.site import RELEASE_VERSIONS, SiteParty
+from hyfree_ray.federation.site import SiteParty
+from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 
 log = logging.getLogger("hyfree_ray")
 
@@ -83,29 +84,30 @@ class Simulation:
         return (*self.sites, POOL, *((ORACLE,) if self.with_oracle else ()))
 
     def party(self, name: str, store: Path, runner: Runner) -> Party:
-        """The named party, with its own folder under `store`, in this process."""
+        """Return the named party, with its own folder under `store`, in this process."""
+        program, part = self.program(name)
+        return program(*part, self.root_of(name, store), runner)
+
+    def program(self, name: str) -> tuple[Callable[..., Party], tuple[Any, ...]]:
+        """Return the class of the named party, and what it is made of: its own part alone."""
+        told = (self.experiment, self.federation)
         if name == POOL:
-            return self.pool_party(store, runner)
-        return (
-            self.oracle_party(store, runner)
-            if name == ORACLE
-            else self.site_party(name, store, runner)
-        )
+            return PoolParty, (self.key, self.federation, dict(self.dataset), self.experiment)
+        if name == ORACLE:
+            return OracleParty, (dict(self.sites), *told)
+        return SiteParty, (self.sites[name], *told)
 
     def site_party(self, name: str, store: Path, runner: Runner) -> SiteParty:
-        """One hospital."""
-        root = self.root_of(name, store)
-        return SiteParty(self.sites[name], self.experiment, self.federation, root, runner)
+        """Return one hospital."""
+        party = self.party(name, store, runner)
+        assert isinstance(party, SiteParty), name
+        return party
 
     def pool_party(self, store: Path, runner: Runner) -> PoolParty:
-        """The centre."""
-        root = self.root_of(POOL, store)
-        return PoolParty(self.key, self.federation, self.dataset, self.experiment, root, runner)
-
-    def oracle_party(self, store: Path, runner: Runner) -> OracleParty:
-        """Who may see everything."""
-        root = self.root_of(ORACLE, store)
-        return OracleParty(self.sites, self.experiment, self.federation, root, runner)
+        """Return the centre."""
+        party = self.party(POOL, store, runner)
+        assert isinstance(party, PoolParty)
+        return party
 
     def root_of(self, party: str, store: Path) -> Path:
         """A party's own folder in the store."""
@@ -199,14 +201,14 @@ def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreR
     """The outcome's scores as rows of `results.csv`; what is no number is left out, and named."""
     rows = []
     for scored in outcome.scores:
-        for row in scored["rows"]:
+        for row in scored.rows:
             for metric, value in measured(row).items():
                 if value is None:
                     continue
                 if not math.isfinite(value):
                     log.warning(
-                        f"{scored['test_site']}: {metric} of {row['label']} under "
-                        f"{scored['regime']} is not a number; it is left out"
+                        f"{scored.test_site}: {metric} of {row['label']} under "
+                        f"{scored.regime} is not a number; it is left out"
                     )
                     continue
                 rows.append(
@@ -215,9 +217,9 @@ def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreR
                         round=outcome.round,
                         seed=simulation.experiment.seed,
                         fold=simulation.experiment.fold,
-                        regime=scored["regime"],
-                        train_site=scored["train_site"],
-                        test_site=scored["test_site"],
+                        regime=scored.regime,
+                        train_site=scored.train_site,
+                        test_site=scored.test_site,
                         patient=row["patient"],
                         case=row["case"],
                         label=row["label"],

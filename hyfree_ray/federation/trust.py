@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from hyfree_ray.border.manifest import MANIFEST_FILE, quoted
 from hyfree_ray.border.release import RELEASE_FILE
-from hyfree_ray.border.signing import SIGNATURE_FILE, is_signed_by
+from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
-from hyfree_ray.core.errors import ReleaseError
+from hyfree_ray.core.errors import HyfreeError, ReleaseError
+from hyfree_ray.core.files import UntrustedFileError, read_untrusted
 from hyfree_ray.core.store import Parcel, write_bytes
 
 if TYPE_CHECKING:
@@ -77,3 +78,29 @@ def check_signed(site: str, parcel: Parcel, key: bytes) -> None:
     if not is_signed_by(key, parcel.files[statement], parcel.files[STATEMENTS[statement]]):
         said = f"{statement} is not signed by the key that the pool knows of this site"
         raise ReleaseError(site, "signature", said)
+
+
+def read_public_key(file: Path, option: str) -> bytes:
+    """Read a site's public key.
+
+    Args:
+        file: that holds it.
+        option: by which it was named.
+
+    Raises:
+        HyfreeError: it holds none.
+    """
+    shown = str(file) if str(file).isprintable() else ascii(str(file))
+    try:
+        content = read_untrusted(file, most=SIGNATURE_BYTES)
+    except UntrustedFileError as error:
+        raise HyfreeError(
+            "option.bad-key",
+            f"{option} {shown}: {error}; name a site's public.key",
+        ) from error
+    if len(content) != KEY_BYTES:
+        raise HyfreeError(
+            "option.bad-key",
+            f"{option} {shown}: {len(content)} bytes, a key has {KEY_BYTES}",
+        )
+    return content

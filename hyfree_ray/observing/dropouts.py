@@ -8,6 +8,7 @@ from typing import Any
 from hyfree_ray.config.budget import Budget
 from hyfree_ray.evaluation.regimes import REGIMES
 from hyfree_ray.federation.hospital import Site, quota
+from hyfree_ray.federation.interface import Receipt
 
 GONE = ("failed", "late", "withdrawn")
 """Outcomes of sites that left the run. Others withheld, or were refused, and took part without."""
@@ -20,7 +21,7 @@ _FOR_THE_RELEASE = (
 def missing_sites(
     sites: Mapping[str, Site],
     budget: Budget,
-    outcomes: Mapping[str, Mapping[str, Any]],
+    outcomes: Mapping[str, Receipt],
     regimes: Collection[str],
     records: Iterable[Mapping[str, Any]],
     unfinished_s: Mapping[str, float],
@@ -43,20 +44,20 @@ def missing_sites(
     lacking = [n for n, regime in REGIMES.items() if regime.of_the_pool and n in regimes]
     spent = list(records)
     found = []
-    for name, told in outcomes.items():
-        if told["outcome"] == "released":
+    for name, receipt in outcomes.items():
+        if receipt.outcome == "released":
             continue
-        pooled = told["images"] > 0
+        pooled = receipt.images > 0
         vain = 0.0
         for record in spent:
-            for_release = record["stage"] in _FOR_THE_RELEASE or told["outcome"] in GONE
+            for_release = record["stage"] in _FOR_THE_RELEASE or receipt.outcome in GONE
             if record["owner"] == name and for_release and not pooled:
                 vain += record["seconds"]
         found.append(
             {
                 "site": name,
-                "outcome": told["outcome"],
-                "reason": told["reason"] or "",
+                "outcome": receipt.outcome,
+                "reason": receipt.reason or "",
                 "models": [] if pooled else list(lacking),
                 "images": 0 if pooled else wanted[name],
                 "of_images": sum(wanted.values()),

@@ -7,6 +7,7 @@ from typing import Any
 
 from hyfree_ray.evaluation.regimes import REGIMES
 from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.protocol import Outcome
 
 
@@ -34,28 +35,26 @@ def shortfalls(
         return (f"no {', '.join([*asked, *more])}: too few releases",) if asked or more else ()
     own = [name for name in asked if REGIMES[name].trained_by == "site"]
     found = []
-    for name, told in outcome.sites.items():
-        if asked and (reason := _not_pooled(name, told, contributors)):
+    for name, receipt in outcome.sites.items():
+        if asked and (reason := _not_pooled(name, receipt, contributors)):
             found.append(f"{name}: no {', '.join(asked)}: {reason}")
         elif unmade := [regime for regime in own if not _scored(outcome, regime, name)]:
             found.append(f"{name}: no {', '.join(unmade)}: {_why_withheld(name, records)}")
-    released = sum(told["images"] for told in outcome.sites.values())
+    released = sum(receipt.images for receipt in outcome.sites.values())
     mixtures = [record for record in records if record["stage"] == "prepare_mixture"]
     lines = (_short_of(record, sites, released) for record in mixtures)
     return (*found, *sorted(line for line in lines if line))
 
 
-def _not_pooled(name: str, told: Mapping[str, Any], contributors: Collection[str]) -> str:
-    if not told["images"]:
+def _not_pooled(name: str, receipt: Receipt, contributors: Collection[str]) -> str:
+    if not receipt.images:
         return "it has no release"
     return "its release is not pooled" if contributors and name not in contributors else ""
 
 
 def _scored(outcome: Outcome, regime: str, site: str) -> bool:
     return any(
-        score["rows"]
-        for score in outcome.scores
-        if (score["regime"], score["train_site"]) == (regime, site)
+        score.rows for score in outcome.scores if (score.regime, score.train_site) == (regime, site)
     )
 
 

@@ -10,7 +10,8 @@ import asyncio
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from hyfree_ray.core.files import replacing
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.store import digest_of, write_json
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
+from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.evaluation.scores import write_results
-from hyfree_ray.federation.hospital import Site, quota
-from hyfree_ray.federation.protocol import Handle, Outcome
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.interface import Handle, PoolProgram
+from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation, score_rows
+from hyfree_ray.federation.status import FinishedStage, ReceivedParcel, Status
 from hyfree_ray.observing.background import Tracking, finish_tracking, pictures_of
 from hyfree_ray.observing.dropouts import missing_sites, straggler
 from hyfree_ray.observing.missing_comparisons import shortfalls
@@ -52,9 +56,9 @@ class Observer:
         self.store = store
         self.folder = store / "runs" / simulation.run
         self.progress = progress
-        self.entries: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.entries: dict[tuple[str, str], FinishedStage] = {}
         """By owner and key: two parties may have made the same."""
-        self.received: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.received: dict[tuple[str, str], ReceivedParcel] = {}
         """By receiver and key."""
         self.told = defaultdict[str, tuple[set[str], set[str]]](lambda: (set(), set()))
         """By party, the keys of entries and of parcels that it need not tell again."""
@@ -97,28 +101,28 @@ class Observer:
                     "tell: give the same command again when its machine is back"
                 )
 
-    def _take_in(self, owner: str, status: Mapping[str, Any]) -> None:
+    def _take_in(self, owner: str, status: Status) -> None:
         """Note and show what a party has told."""
         finished, parcels = self.told[owner]
-        fresh = [e for e in status["finished"] if e["record"]["key"] not in finished]
-        self.unfinished_s[owner] = status["unfinished_s"]
+        fresh = [e for e in status.finished if e.record["key"] not in finished]
+        self.unfinished_s[owner] = status.unfinished_s
         for entry in fresh:
-            self.entries[owner, entry["record"]["key"]] = entry
-            finished.add(entry["record"]["key"])
+            self.entries[owner, entry.record["key"]] = entry
+            finished.add(entry.record["key"])
             self._say_what_was_derived(entry)
             # Scores are in the table; a release is shown with its picture, at the end.
-            if entry["name"] not in {"score", "release"}:
+            if entry.name not in {"score", "release"}:
                 self._track(entry, {})
-        for parcel in status["received"]:
-            self.received[owner, parcel["key"]] = parcel
-            parcels.add(parcel["key"])
-        self.progress.update({**status, "finished": fresh})
+        for parcel in status.received:
+            self.received[owner, parcel.key] = parcel
+            parcels.add(parcel.key)
+        self.progress.update(replace(status, finished=fresh))
         for line in self.watchdog.lines(status):
             self.progress.tell(line)
 
-    def _say_what_was_derived(self, entry: Mapping[str, Any]) -> None:
+    def _say_what_was_derived(self, entry: FinishedStage) -> None:
         """Print what followed from a site's data; a generator's steps once, they are rules."""
-        record, result = entry["record"], entry["record"]["result"]
+        record, result = entry.record, entry.record["result"]
         if record["stage"] in {"prepare", "pool_releases"}:
             for line in plan_in_words(record):
                 self.progress.tell(line)
@@ -145,7 +149,7 @@ class Observer:
         write_results(self.folder / "results.csv", score_rows(self.simulation, outcome))
         (self.folder / "samples").mkdir(exist_ok=True)
         for site in self.simulation.sites if POOL not in self.unanswered else ():
-            picture = await pool.call("picture", site)
+            picture = await pool.call(PoolProgram.picture, site)
             if picture is not None:
                 with replacing(self.folder / "samples" / f"{site}.png") as file:
                     file.write(picture)
@@ -160,14 +164,14 @@ class Observer:
         self._finish_tracking(described)
         return summary
 
-    def _track(self, entry: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
-        record = {**entry["record"], "stage": entry["name"]}
-        self.tracking.hand("stage_finished", record, entry["curve"], pictures)
+    def _track(self, entry: FinishedStage, pictures: Mapping[str, Path]) -> None:
+        record = {**entry.record, "stage": entry.name}
+        self.tracking.hand("stage_finished", record, entry.curve, pictures)
 
     def _finish_tracking(self, described: Mapping[str, Any]) -> None:
         for entry in self.entries.values():
-            if entry["name"] == "release":
-                self._track(entry, pictures_of(self.folder, entry["record"]["owner"]))
+            if entry.name == "release":
+                self._track(entry, pictures_of(self.folder, entry.record["owner"]))
         finish_tracking(self.tracking, self.folder, described)
 
     def summarise(self, outcome: Outcome) -> Summary:
@@ -175,26 +179,26 @@ class Observer:
         counts: dict[tuple[str, str, str], dict[str, int]] = {}
         for scored in outcome.scores:
             found = counts.setdefault(
-                (scored["regime"], scored["train_site"], scored["test_site"]), defaultdict(int)
+                (scored.regime, scored.train_site, scored.test_site), defaultdict(int)
             )
-            for row in scored["rows"]:
+            for row in scored.rows:
                 found[row["outcome"]] += 1
         least = self.simulation.experiment.min_label_agreement
         derived = self.derived()
         sites = [
             SiteOutcome(
                 site=name,
-                outcome=told["outcome"],
-                reason=told["reason"] or "",
-                images=told["images"],
-                rejection_rate=told["rejection_rate"],
-                flag=told.get("flag") or "",
+                outcome=receipt.outcome,
+                reason=receipt.reason or "",
+                images=receipt.images,
+                rejection_rate=receipt.rejection_rate,
+                flag=receipt.flag or "",
                 chosen=outcome.chosen.get(name, ""),
-                label_agreement=told.get("label_agreement"),
-                replayed=told.get("label_agreement", least) >= least,
+                label_agreement=receipt.label_agreement,
+                replayed=receipt.label_agreement is None or receipt.label_agreement >= least,
                 attack=attack_in_words(derived.get(name, {}).get("audit")),
             )
-            for name, told in outcome.sites.items()
+            for name, receipt in outcome.sites.items()
         ]
         return summarise(
             self.simulation.run,
@@ -207,7 +211,7 @@ class Observer:
                 self.simulation.experiment.settings,
                 self.simulation.contributors,
                 outcome,
-                (entry["record"] for entry in self.entries.values()),
+                (entry.record for entry in self.entries.values()),
             ),
         )
 
@@ -228,24 +232,25 @@ class Observer:
             "derived": self.derived(),
             "compute": self.compute(),
             "ledger": sorted(
-                self.received.values(), key=lambda p: (p["from"], p["to"], p["stage"], p["key"])
+                (_ledger_line(parcel) for parcel in self.received.values()),
+                key=lambda p: (p["from"], p["to"], p["stage"], p["key"]),
             ),
             "unanswered": list(self.unanswered),
             "versions": installed_versions(),
             "stages": [
-                {"owner": owner, "name": e["name"], "stage": e["record"]["stage"], "key": key}
+                {"owner": owner, "name": e.name, "stage": e.record["stage"], "key": key}
                 for (owner, key), e in sorted(self.entries.items())
             ],
         }
 
     def missing(self, outcome: Outcome) -> dict[str, Any]:
         """Which sites were missing, which one came last, and what that cost."""
-        records = [entry["record"] for entry in self.entries.values()]
+        records = [entry.record for entry in self.entries.values()]
         missing = missing_sites(
             self.simulation.sites,
             self.simulation.experiment.budget,
             outcome.sites,
-            {score["regime"] for score in outcome.scores},
+            {score.regime for score in outcome.scores},
             records,
             self.unfinished_s,
         )
@@ -255,9 +260,9 @@ class Observer:
         """Seconds, device seconds and peak memory by party and stage (scores are summed)."""
         found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
         for entry in self.entries.values():
-            record = entry["record"]
+            record = entry.record
             spent = found[record["owner"]].setdefault(
-                what_for(entry, self.entries.values()),
+                _task_of(entry),
                 {"seconds": 0.0, "device_seconds": 0.0, "peak_memory_mib": 0.0},
             )
             spent["seconds"] = round(spent["seconds"] + record["seconds"], 3)
@@ -271,18 +276,15 @@ class Observer:
         """What plans derived, which snapshot was chosen and how good its images are, by party."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         for entry in self.entries.values():
-            record = entry["record"]
+            record = entry.record
             if record["stage"].startswith("prepare") or record["stage"] == "pool_releases":
                 found[record["owner"]][record["stage"]] = record["result"]
             if record["stage"] == "train_generator":
                 found[record["owner"]]["generator"] = record["result"]["derivation"]
             of_card = record["stage"] in {"choose_snapshot", "audit", "quality_card"}
-            if of_card and of_the_release(record, self.entries, self._quota(record["owner"])):
+            if of_card and entry.purpose == RELEASE:
                 found[record["owner"]][record["stage"]] = record["result"]
         return {owner: found[owner] for owner in sorted(found)}
-
-    def _quota(self, owner: str) -> int:
-        return quota(self.simulation.sites[owner], self.simulation.experiment.budget)
 
     def timeline(self) -> list[dict[str, Any]]:
         """Chrome's trace format: one complete event a stage, one process row a party."""
@@ -305,11 +307,11 @@ class Observer:
 
         # A stage that was killed, or gave way, is drawn in parts.
         parts = [
-            (start, end, entry["name"], entry["record"])
+            (start, end, entry.name, entry.record)
             for entry in self.entries.values()
             for start, end in (
-                *entry["record"].get("earlier", ()),
-                (entry["record"]["started"], entry["record"]["ended"]),
+                *entry.record.get("earlier", ()),
+                (entry.record["started"], entry.record["ended"]),
             )
         ]
         for start, end, name, record in sorted(parts, key=lambda part: part[0]):
@@ -333,44 +335,21 @@ def _data_key(site: Site) -> str:
     return digest_of(sorted([c["name"], c["digest"], c["patient"]] for c in site.cases))
 
 
-def of_the_release(
-    record: Mapping[str, Any], entries: Mapping[tuple[str, str], Mapping[str, Any]], wanted: int
-) -> bool:
-    """Whether a finding is of what a site releases: own-syn audits further samples, which stay.
-
-    Args:
-        record: of a stage of the site.
-        entries: finished stages of the run, by owner and key.
-        wanted: images that the site's release is to have.
-    """
-    if record["stage"] != "audit":
-        return True
-    samples = entries.get((record["owner"], record["inputs"]["samples"]))
-    return samples is None or samples["record"]["params"]["quota"] == wanted
+def _task_of(entry: FinishedStage) -> str:
+    """Name what a stage was run for, where several models of a stage differ in that alone."""
+    general = entry.record["stage"] == "train_general"
+    return f"{entry.purpose} general" if general and entry.purpose != "general" else entry.name
 
 
-def what_for(entry: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> str:
-    """A stage's name; of a general model that is not the round's, what it was trained for.
-
-    Args:
-        entry: a finished stage: its name and record.
-        entries: all finished stages of the run; the round's model is on the most releases.
-    """
-    record = entry["record"]
-    if record["stage"] != "train_general":
-        return str(entry["name"])
-    if record["owner"] != POOL:
-        return "own-syn general"
-    others = (other["record"] for other in entries)
-    releases = {
-        other["key"]: len(other["params"]["sites"])
-        for other in others
-        if other["stage"] == "pool_releases" and other["owner"] == POOL
+def _ledger_line(parcel: ReceivedParcel) -> dict[str, Any]:
+    return {
+        "from": parcel.sender,
+        "to": parcel.receiver,
+        "stage": parcel.stage,
+        "key": parcel.key,
+        "bytes": parcel.bytes,
+        "sha256": parcel.sha256,
     }
-    count = releases.get(record["inputs"]["prepared"])
-    if count is None or count == max(releases.values()):
-        return "train_general"
-    return "syn general" if count == 1 else "leave-one-out general"
 
 
 def time_table(compute: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, float]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Set
-from typing import Any
 
-from hyfree_ray.federation.protocol import Handle
+from hyfree_ray.federation.interface import Handle, SiteProgram
+from hyfree_ray.federation.status import Status
 
 ANSWER_S = 10.0
 """How long who does not answer keeps the others from being asked again."""
@@ -20,7 +20,7 @@ class Asking:
     """Who was asked and has not answered yet: nobody is asked twice at the same time."""
 
     def __init__(self) -> None:
-        self._owed: dict[str, tuple[float, asyncio.Future[Any]]] = {}
+        self._owed: dict[str, tuple[float, asyncio.Future[Status]]] = {}
         """Since when (monotonic, seconds), and the answer."""
 
     async def ask(
@@ -29,7 +29,7 @@ class Asking:
         known: Mapping[str, tuple[Set[str], Set[str]]],
         *,
         last: bool = False,
-    ) -> tuple[dict[str, asyncio.Future[Any]], dict[str, float]]:
+    ) -> tuple[dict[str, asyncio.Future[Status]], dict[str, float]]:
         """Ask each party for its status, and wait a while.
 
         Args:
@@ -45,7 +45,7 @@ class Asking:
         for owner, party in parties.items():
             if owner not in self._owed:
                 finished, parcels = known[owner]
-                asking = party.call("status", frozenset(finished), frozenset(parcels))
+                asking = party.call(SiteProgram.status, frozenset(finished), frozenset(parcels))
                 self._owed[owner] = (time.monotonic(), asyncio.ensure_future(asking))
         answers = {owner: answer for owner, (_, answer) in self._owed.items()}
         done, _ = await asyncio.wait(answers.values(), timeout=LAST_ANSWER_S if last else ANSWER_S)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyfree_ray.evaluation.regimes import REGIMES
+from hyfree_ray.federation.status import RunningStage, Status
 
 log = logging.getLogger("hyfree_ray")
 
@@ -45,9 +46,9 @@ def describe(name: str) -> str:
     return _STAGES.get(name, name) if regime is None else regime.progress
 
 
-def seconds_left(running: Mapping[str, Any]) -> float | None:
+def seconds_left(running: RunningStage) -> float | None:
     """Time that a running stage still needs at its own pace, from its first and last report."""
-    first, last = running["first"], running["last"]
+    first, last = running.first, running.last
     if not first or not last or last["step"] <= first["step"]:
         return None
     pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
@@ -92,21 +93,21 @@ class Watchdog:
     def __init__(self) -> None:
         self.doublings: dict[tuple[str, str], int] = {}
 
-    def lines(self, status: Mapping[str, Any]) -> Iterator[str]:
+    def lines(self, status: Status) -> Iterator[str]:
         """What there is to say of a party's running and waiting stages."""
-        longest: dict[str, Mapping[str, Any]] = {}
-        for stage in sorted(status["running"], key=lambda stage: float(stage["silent_s"])):
-            longest[stage["name"]] = stage
+        longest: dict[str, RunningStage] = {}
+        for stage in sorted(status.running, key=lambda stage: float(stage.silent_s)):
+            longest[stage.name] = stage
         for name, stage in longest.items():
-            if not self._doubled((status["owner"], name), stage["silent_s"]):
+            if not self._doubled((status.owner, name), stage.silent_s):
                 continue
             why = (
                 "it was started and has not reported since"
-                if stage["begun"]
-                else f"it waits for {stage['takes']}"
+                if stage.begun
+                else f"it waits for {stage.takes}"
             )
-            words, long = describe(name), clock(stage["silent_s"])
-            yield f"{status['owner']}: {words}: no progress for {long}: {why}"
+            words, long = describe(name), clock(stage.silent_s)
+            yield f"{status.owner}: {words}: no progress for {long}: {why}"
 
     def of_a_party(self, owner: str, silent_s: float) -> Iterator[str]:
         """What there is to say of a party that does not answer, or did at once: 0."""
@@ -141,7 +142,7 @@ class Progress:
         self.done = 0
         self.console = console
         self.started = time.monotonic()
-        self.states: dict[str, list[Mapping[str, Any]]] = {name: [] for name in self.parties}
+        self.states: dict[str, Sequence[RunningStage]] = {name: [] for name in self.parties}
         self.finished: dict[str, int] = dict.fromkeys(self.parties, 0)
         self.live = (
             Live(self._table(), console=console, refresh_per_second=2, transient=True)
@@ -158,16 +159,16 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def update(self, status: Mapping[str, Any]) -> None:
+    def update(self, status: Status) -> None:
         """Take in a party's status."""
-        owner = status["owner"]
-        self.states[owner] = status["running"]
-        for entry in status["finished"]:
+        owner = status.owner
+        self.states[owner] = status.running
+        for entry in status.finished:
             self.done += 1
             self.finished[owner] += 1
-            if not self.live and entry["record"]["stage"] != "score":
-                words = describe(entry["name"])
-                took = clock(entry["record"]["seconds"])
+            if not self.live and entry.record["stage"] != "score":
+                words = describe(entry.name)
+                took = clock(entry.record["seconds"])
                 log.info(f"{owner}: {words}: done in {took} ({self.done} of {self.total} stages)")
         if self.live:
             self.live.update(self._table())
@@ -188,15 +189,15 @@ class Progress:
             states = self.states[name]
             table.add_row(
                 Text(name),
-                "\n".join(describe(s["name"]) for s in states) or "waiting",
+                "\n".join(describe(s.name) for s in states) or "waiting",
                 "\n".join(_bar(state) for state in states),
                 "\n".join(_left(state) for state in states),
             )
         return table
 
 
-def _bar(state: Mapping[str, Any]) -> str:
-    last = state["last"]
+def _bar(state: RunningStage) -> str:
+    last = state.last
     if not last or not last["total"]:
         return "…"
     share = last["step"] / last["total"]
@@ -204,6 +205,6 @@ def _bar(state: Mapping[str, Any]) -> str:
     return f"{'━' * filled}{'─' * (16 - filled)} {share:4.0%}"
 
 
-def _left(state: Mapping[str, Any]) -> str:
+def _left(state: RunningStage) -> str:
     seconds = seconds_left(state)
     return "" if seconds is None else clock(seconds)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Call
 from hyfree_ray.federation.participation import Disturbance, Rules
 from hyfree_ray.federation.party import Runner
+from hyfree_ray.federation.workspace import Exports, Workspace
 
 
 def disturbed(runner: Runner, rules: Rules, party: str) -> Runner:
@@ -22,13 +24,11 @@ def disturbed(runner: Runner, rules: Rules, party: str) -> Runner:
 class DisturbedRunner:
     """Runs stages as another runner does, but breaks at some and is slow in all."""
 
-    planning = False
-
     def __init__(self, runner: Runner, disturbance: Disturbance) -> None:
         self.runner = runner
         self.disturbance = disturbance
 
-    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+    async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
         """Run the call, unless the site drops out here.
 
         Raises:
@@ -41,6 +41,10 @@ class DisturbedRunner:
         # The device is free again: what is slow about a slow site is the site.
         await asyncio.sleep((self.disturbance.slowness - 1) * (time.monotonic() - begun))
 
-    def takes(self, stage: Stage, /) -> str:
+    def takes(self, stage: Stage[Any], /) -> str:
         """As of the other runner."""
         return self.runner.takes(stage)
+
+    def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:
+        """Open a party's own folder."""
+        return self.runner.workspace(root, owner, exports)

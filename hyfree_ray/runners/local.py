@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Call
 from hyfree_ray.federation.party import Party
+from hyfree_ray.federation.workspace import Exports, Workspace
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class LocalRunner:
     """Runs stages in this process, one after the other, for all parties that share it."""
 
-    planning = False
-
     def __init__(self, device: str) -> None:
         self.device = device
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stage")
 
-    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+    async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
         """Run one call in the stage thread."""
 
         def work() -> None:
@@ -30,24 +33,29 @@ class LocalRunner:
 
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def takes(self, _stage: Stage, /) -> str:
-        """This process, which runs one after the other."""
+    def takes(self, _stage: Stage[Any], /) -> str:
+        """Return that a stage waits for those before it."""
         return "its turn"
+
+    def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:
+        """Open a party's own folder."""
+        return Workspace(root, owner, exports)
 
 
 class LocalParty:
-    """Calls a party's methods as Ray's actors are called: at once, for a result that comes later.
-
-    Results of other calls may be arguments; they are waited for.
-    """
+    """A party in this process."""
 
     def __init__(self, party: Party) -> None:
         self.party = party
 
-    def call(self, method: str, *arguments: Any) -> asyncio.Task[Any]:
-        """Start a method and return the task of its result."""
-        return asyncio.ensure_future(self._call(method, arguments))
+    def call(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[R]:
+        """Start a method of the party."""
+        return asyncio.ensure_future(getattr(self.party, method.__name__)(*args, **kwargs))
 
-    async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        ready = [await a if isinstance(a, asyncio.Future) else a for a in arguments]
-        return await self.party.call(method, *ready)
+    async def make(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Wait for a method's answer."""
+        return await self.call(method, *args, **kwargs)

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Call
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.participation import Rules
-from hyfree_ray.federation.party import Party, Step
+from hyfree_ray.federation.party import Party
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.federation.status import Step
+from hyfree_ray.federation.workspace import DryWorkspace, Exports, Workspace
 from hyfree_ray.runners.local import LocalParty
 
 
 class PlanningRunner:
-    """Runs nothing. What parties would run is what they then list as their steps."""
+    """Runs nothing and writes nothing. What parties would run is what they then list as steps."""
 
-    planning = True
+    async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
+        """Leave the stage to the run that is planned."""
 
-    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
-        """Never called: a planning party does not get this far."""
-        raise AssertionError(f"{owner}: {stage.name} was to run while planning {call.key} {folder}")
-
-    def takes(self, _stage: Stage, /) -> str:
-        """Nothing."""
+    def takes(self, _stage: Stage[Any], /) -> str:
+        """Return that nothing is waited for."""
         return "nothing"
+
+    def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:
+        """Open a party's folder to read it."""
+        return DryWorkspace(root, owner, exports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,15 @@ class Planned:
     @property
     def taking_part(self) -> list[str]:
         """Sites that have not withdrawn."""
-        told = self.outcome.sites.items()
-        return [name for name, site in told if site.get("outcome") != "withdrawn"]
+        sites = self.outcome.sites.items()
+        return [name for name, receipt in sites if receipt.outcome != "withdrawn"]
 
 
 def plan(simulation: Simulation, store: Path, rules: Rules | None = None) -> Planned:
-    """Walk through the protocol without running, writing or importing anything heavy."""
+    """Walk through the protocol without running, writing or importing anything heavy.
+
+    Nobody is late in it: how long the round has waited is the run's affair.
+    """
     runner = PlanningRunner()
     parties = tuple(simulation.party(name, store, runner) for name in simulation.party_names)
     handles = {party.name: LocalParty(party) for party in parties}
@@ -58,7 +65,7 @@ def plan(simulation: Simulation, store: Path, rules: Rules | None = None) -> Pla
         protocol.simulate(
             handles,
             settings=simulation.experiment.settings,
-            rules=rules,
+            rules=replace(rules or Rules(), deadline_s=None),
             contributors=simulation.contributors,
         )
     )

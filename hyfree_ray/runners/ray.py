@@ -17,32 +17,21 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayError, RayTaskError
 
-from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.device_memory import share_taken
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.execution import OUT_OF_MEMORY, execute
-from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.stage import Preempted, Stage
 from hyfree_ray.core.store import Call
-from hyfree_ray.federation.hospital import Site
-from hyfree_ray.federation.oracle import OracleParty
-from hyfree_ray.federation.participation import Rules
-from hyfree_ray.federation.party import Party
-from hyfree_ray.federation.pool import PoolParty
-from hyfree_ray.federation.site import SiteParty
-from hyfree_ray.runners.disturbed import disturbed
-from hyfree_ray.runners.ray_cluster import pin_of, worker_needs
-from hyfree_ray.runners.ray_gate import Place, Question, machines, next_turn, start_gate
+from hyfree_ray.federation.workspace import Exports, Workspace
+from hyfree_ray.runners.ray_cluster import worker_needs
+from hyfree_ray.runners.ray_gate import Place, Question, machines, next_turn
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, Watch, here
 from hyfree_ray.scheduling.history import ticket_of
 from hyfree_ray.scheduling.queue import in_words
-from hyfree_ray.scheduling.resources import Execution, resources_of
 
 if TYPE_CHECKING:
-    from hyfree_ray.federation.simulation import (
-        Simulation,  # reads images: no party's process needs that
-    )
+    pass
 
 VMSTAT = Path("/proc/vmstat")
 
@@ -107,8 +96,6 @@ class RayRunner:
         hung_s: silence after which a stage that was talking is started again.
     """
 
-    planning = False
-
     def __init__(
         self,
         device: str,
@@ -130,7 +117,7 @@ class RayRunner:
         self.place = replace(self.place, gate=ray.get_actor(gate))
         self.place.begin(owner)
 
-    async def run(self, stage: Stage, call: Call, folder: Path, owner: str) -> None:
+    async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
         """Run the call when it is its turn, wherever the cluster has room.
 
         Raises:
@@ -151,13 +138,17 @@ class RayRunner:
                 reason = f"{OUT_OF_MEMORY}, also alone on its machine ({again.reason})"
                 raise StageError(owner, stage.name, reason, again.log) from again
 
-    def takes(self, stage: Stage, /) -> str:
+    def takes(self, stage: Stage[Any], /) -> str:
         """Amounts by resource, and where."""
         where = "".join(f" on the machine that declares {pin}" for pin in self.pin)
         if stage.distributed:  # its own process takes nothing
             each = worker_needs(self.place.resources, self.device, self.pin)
             return f"{in_words(each)} for each of its workers{where}"
         return in_words(self.place.needs(stage, self.device)) + where
+
+    def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:
+        """Open a party's own folder."""
+        return Workspace(root, owner, exports)
 
     async def _watched(self, work: Awaitable[Any], folder: Path, owner: str) -> Any:
         """Wait for a stage; end its process where it hangs, so that Ray starts it again."""
@@ -167,7 +158,7 @@ class RayRunner:
         return await waiting
 
     async def _run(
-        self, stage: Stage, call: Call, folder: Path, owner: str, *, alone: bool
+        self, stage: Stage[Any], call: Call, folder: Path, owner: str, *, alone: bool
     ) -> None:
         ticket, ended = ticket_of(owner, call.key), _Segment(done=False, takes=0.0)
         while not ended.done:
@@ -181,7 +172,7 @@ class RayRunner:
             finally:
                 self.place.leave(ticket, turn, done=ended.done, takes=ended.takes)
 
-    def _asks_for(self, stage: Stage, *, alone: bool) -> tuple[dict[str, float], str]:
+    def _asks_for(self, stage: Stage[Any], *, alone: bool) -> tuple[dict[str, float], str]:
         """What a stage needs, and whose share of a GPU it may take where its own is not known."""
         needs = self.place.needs(stage, self.device)
         if alone:
@@ -193,7 +184,7 @@ class RayRunner:
         return needs, stage.name if guess else ""
 
     async def _segment(
-        self, stage: Stage, call: Call, folder: Path, owner: str, needs: Mapping[str, float]
+        self, stage: Stage[Any], call: Call, folder: Path, owner: str, needs: Mapping[str, float]
     ) -> _Segment:
         """Run the call, from its checkpoint, to its end or until it gives way."""
         # Ray Train's workers take what a distributed stage needs, its task takes nothing.
@@ -273,130 +264,3 @@ def cause_of(error: BaseException) -> BaseException:
             "command again",
         )
     return inner if isinstance(inner, (HyfreeError, StageError)) else error
-
-
-class _PartyProcess:
-    """A party in a process of its own.
-
-    Its memory may be lost at any time: all that it knows is in its store, where methods find it.
-    """
-
-    party: Party
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the party."""
-        return await self.party.call(method, *arguments)
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class SiteActor(_PartyProcess):
-    """A hospital."""
-
-    def __init__(
-        self,
-        site: Site,
-        experiment: Experiment,
-        federation: str,
-        root: str,
-        runner: RayRunner,
-        gate: str,
-        rules: Rules,
-    ) -> None:
-        runner.join(gate, site.name)
-        itself = disturbed(runner, rules, site.name)
-        self.party = SiteParty(site, experiment, federation, Path(root), itself)
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class PoolActor(_PartyProcess):
-    """The centre."""
-
-    def __init__(
-        self,
-        key: str,
-        federation: str,
-        dataset: Mapping[str, Any],
-        experiment: Experiment,
-        root: str,
-        runner: RayRunner,
-        gate: str,
-    ) -> None:
-        runner.join(gate, POOL)
-        self.party = PoolParty(key, federation, dataset, experiment, Path(root), runner)
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class OracleActor(_PartyProcess):
-    """Who may see everything. It is not pinned: it reads every hospital's folder."""
-
-    def __init__(
-        self,
-        sites: Mapping[str, Site],
-        experiment: Experiment,
-        federation: str,
-        root: str,
-        runner: RayRunner,
-        gate: str,
-    ) -> None:
-        runner.join(gate, ORACLE)
-        self.party = OracleParty(sites, experiment, federation, Path(root), runner)
-
-
-class RayParty:
-    """Handle of a party's actor.
-
-    Args:
-        actor: kept alive by this.
-        needed: what else has to be kept alive: the gate, and objects that actors are made of. Ray
-            makes an actor that died again from these, but by itself forgets large ones.
-    """
-
-    def __init__(self, actor: Any, needed: tuple[Any, ...] = ()) -> None:
-        self.actor = actor
-        self.needed = needed
-
-    def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
-        """Start a method; the promise of its result, which may be an argument of other calls."""
-        promise: Awaitable[Any] = self.actor.call.remote(method, *arguments)
-        return promise
-
-
-def _handed_over(value: Any) -> Any:
-    """What an actor is made of. Ray keeps what is small with the actor; what is large is Ray's
-    reference, which somebody has to hold for as long as the actor may be started again."""
-    small = len(ray.cloudpickle.dumps(value)) < INLINE_BYTES
-    return value if small else ray.put(value)
-
-
-def start_parties(
-    simulation: Simulation, store: Path, device: str, execution: Execution | None = None
-) -> dict[str, RayParty]:
-    """Start an actor for each party; each is told its own part only."""
-    experiment, federation = simulation.experiment, simulation.federation
-    execution = execution or Execution()
-    outlooks = _handed_over(dict(execution.outlooks))
-    gate_name = f"{simulation.run}:gate"
-    gate = start_gate(outlooks, execution.segment_s, gate_name)
-    parties = {}
-    for name in simulation.party_names:
-        pin = {} if name == ORACLE else pin_of(name)
-        place = Place(
-            resources=resources_of(name, execution.resources),
-            device_shares=dict(execution.device_shares.get(name, {})),
-        )
-        options = {"name": f"{simulation.run}:{name}", "resources": pin}
-        root = str(simulation.root_of(name, store))
-        runner = RayRunner(device, pin, place)
-        rest = (experiment, federation, root, runner, gate_name)
-        known: Any = None
-        if name == POOL:
-            task = (simulation.key, federation, dict(simulation.dataset), experiment)
-            actor = PoolActor.options(**options).remote(*task, root, runner, gate_name)
-        elif name == ORACLE:
-            known = _handed_over(dict(simulation.sites))
-            actor = OracleActor.options(**options).remote(known, *rest)
-        else:
-            known = _handed_over(simulation.sites[name])
-            actor = SiteActor.options(**options).remote(known, *rest, execution.rules)
-        parties[name] = RayParty(actor, needed=(gate, outlooks, known))
-    return parties

@@ -23,7 +23,7 @@ from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.store import open_root
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.participation import Rules
-from hyfree_ray.federation.party import Step
+from hyfree_ray.federation.status import Step
 from hyfree_ray.runners.ray_gate import machines
 from hyfree_ray.scheduling.history import Experience, experience_of, together
 from hyfree_ray.scheduling.queue import in_words, places, unmet

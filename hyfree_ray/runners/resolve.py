@@ -22,7 +22,7 @@ from hyfree_ray.config.experiment import (
 )
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.store import digest_cache, open_root
-from hyfree_ray.federation.pool import FEWEST_RELEASES
+from hyfree_ray.federation.rounds import MIN_RELEASES
 from hyfree_ray.federation.simulation import Simulation, sites_of
 
 log = logging.getLogger("hyfree_ray")
@@ -178,9 +178,9 @@ def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ..
                 "option.unknown-site",
                 f"--contributors {name}: no such site; there are: {', '.join(sorted(sites))}",
             )
-    if named and len(set(named)) < FEWEST_RELEASES:
+    if named and len(set(named)) < MIN_RELEASES:
         raise HyfreeError(
-            "option.out-of-range", f"--contributors: a pool needs {FEWEST_RELEASES} sites"
+            "option.out-of-range", f"--contributors: a pool needs {MIN_RELEASES} sites"
         )
     return () if set(named) == set(sites) else tuple(sorted(set(named)))
 

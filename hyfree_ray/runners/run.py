@@ -17,8 +17,9 @@ from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.store import open_root
 from hyfree_ray.federation import protocol
+from hyfree_ray.federation.interface import Handle
 from hyfree_ray.federation.participation import check_drops
-from hyfree_ray.federation.pool import FEWEST_RELEASES
+from hyfree_ray.federation.rounds import MIN_RELEASES
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
@@ -163,7 +164,7 @@ def warn_before(run: Run, cost: Cost) -> None:
         if site.too_few:
             log.warning(site.too_few)
     left = run.planned.taking_part
-    if len(left) < FEWEST_RELEASES:
+    if len(left) < MIN_RELEASES:
         log.warning(nothing_to_share(left, withdrawn=set(run.simulation.sites) - set(left)))
     if cost.worth_saying:
         log.warning(cost.words)
@@ -177,7 +178,7 @@ def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) ->
         why = f", because {', '.join(sorted(withdrawn))} {withdraw} (for good, in this store)"
     return (
         f"{', '.join(sites)} is the only site{why}: nothing can be shared, so no general model is "
-        f"trained and nothing fine-tuned; a pool needs {FEWEST_RELEASES} sites: see --sites, "
+        f"trained and nothing fine-tuned; a pool needs {MIN_RELEASES} sites: see --sites, "
         "--partition and sites.csv"
     )
 
@@ -254,8 +255,9 @@ def _shows_all(run: Run) -> bool:
 
 
 def _execute_on_ray(run: Run, observer: Observer) -> None:
-    from hyfree_ray.runners.ray import cause_of, start_parties
+    from hyfree_ray.runners.ray import cause_of
     from hyfree_ray.runners.ray_cluster import check_resources, while_the_head_answers
+    from hyfree_ray.runners.ray_parties import start_parties
 
     simulation, runtime, execution = run.simulation, run.runtime, run.execution
     with contextlib.nullcontext() if run.remote else _connected("local"):
@@ -271,7 +273,7 @@ def _execute_on_ray(run: Run, observer: Observer) -> None:
 
 async def _observe(
     observer: Observer,
-    parties: Mapping[str, protocol.Handle],
+    parties: Mapping[str, Handle],
     run: Run,
     outcome: protocol.Outcome | None = None,
 ) -> None:
@@ -284,7 +286,7 @@ async def _observe(
                 settings=run.simulation.experiment.settings,
                 rules=run.execution.rules,
                 contributors=run.simulation.contributors,
-                told=observer.progress.tell,
+                report=observer.progress.tell,
             )
         finally:
             watching.cancel()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyfree_ray.federation.party import Step
+from hyfree_ray.federation.status import Step
 from hyfree_ray.scheduling.history import expected_seconds, experience_of, outlooks
 
 if TYPE_CHECKING:

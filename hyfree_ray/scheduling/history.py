@@ -12,7 +12,7 @@ from typing import Any
 
 from hyfree_ray.core.device_memory import share_of
 from hyfree_ray.core.store import RECORD
-from hyfree_ray.federation.party import Step
+from hyfree_ray.federation.status import Step
 
 GPU_SECONDS_AN_ITERATION = 0.16
 """nnU-Net 2d at its defaults: 40 s for 250 iterations on an A100 (its documentation)."""

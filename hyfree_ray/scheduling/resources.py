@@ -14,7 +14,7 @@ from hyfree_ray.config.experiment import read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.federation.participation import Rules
-from hyfree_ray.federation.party import Step
+from hyfree_ray.federation.status import Step
 from hyfree_ray.scheduling.history import Outlook
 from hyfree_ray.scheduling.queue import SEGMENT_S, unmet
 

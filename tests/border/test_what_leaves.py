@@ -10,7 +10,7 @@ import json
 import pickle
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +32,16 @@ from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.store import Parcel
 from hyfree_ray.evaluation.regimes import trained_by
 from hyfree_ray.federation import protocol
-from hyfree_ray.federation.hospital import Shared, Site
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.simulation import Simulation, sites_of
 from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import draw_until, quantise
-from hyfree_ray.runners.ray import RayParty, start_parties
 from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.runners.ray_parties import RayParty, start_parties
 from tests.canaries import Canaries, is_pickle
 from tests.privacy.test_memorization import images, measures
 from tests.release_files import EXPERIMENT, ROUND, SITE, release_of
@@ -65,9 +66,17 @@ class Wire:
     def __init__(self, name: str, party: RayParty, calls: list[Crossing]) -> None:
         self.name, self.party, self.calls = name, party, calls
 
-    def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
+    def call(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Awaitable[Any]:
         answer = self.party.call(method, *arguments)
-        self.calls.append(Crossing(self.name, method, arguments, answer))
+        self.calls.append(Crossing(self.name, method.__name__, arguments, answer))
+        return answer
+
+    async def make(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        answer = None  # what breaks is for the terminal that started it
+        try:
+            answer = await self.party.make(method, *arguments)
+        finally:
+            self.calls.append(Crossing(self.name, method.__name__, arguments, answer))
         return answer
 
 
@@ -197,13 +206,12 @@ def leaks(crossings: Sequence[Crossing], canaries: Canaries) -> tuple[list[Leak]
     """What is wrong with the calls, and the names of all contents that were searched.
 
     What a site's own call breaks with is for the terminal that started it. It crosses where it is
-    an argument of another call, or was to be handed out.
+    an argument of another call.
     """
     known: dict[bytes, list[str]] = {}
     found, seen = [], set()
     for one in crossings:
-        own = isinstance(one.answer, BaseException) and one.method != "hand_out"
-        answers = () if own else (one.answer,)
+        answers = () if isinstance(one.answer, BaseException) else (one.answer,)
         for name, content in (pair for v in (*one.arguments, *answers) for pair in contents(v)):
             seen.add(name)
             if content not in known:
@@ -218,14 +226,11 @@ def test_nothing_real_crosses_in_a_whole_run(walk: Walk, canaries: Canaries) -> 
     found, seen = leaks(walk.crossings, canaries)
     assert found == []
     assert {"release.arrow", "manifest.json", "model/weights.safetensors", "json", "bytes"} <= seen
-    called = {
-        (one.receiver, one.arguments[1] if one.method == "hand_out" else one.method)
-        for one in walk.crossings
-    }
+    called = {(one.receiver, one.method) for one in walk.crossings}
     for site in ("site-1", "site-2"):
-        for method in ("hand_in", "model", "score", "choose", "assess", "status"):
+        for method in ("submit", "model", "score", "choose", "write_quality_card", "status"):
             assert (site, method) in called
-    for method in ("take", "close", "general", "share_for_replay", "status", "picture"):
+    for method in ("take", "close", "model", "share_for_replay", "status", "picture"):
         assert (POOL, method) in called
 
 
@@ -242,7 +247,7 @@ def test_a_leak_is_found_in_whatever_a_call_carries(walk: Walk, canaries: Canari
         "path": StageError(site, "prepare", "ValueError", path),
         "pixels": dataclasses.replace(parcel, files={"release.arrow": b"ARROW" + pixels}),
         "copy": png.getvalue(),
-        "distance": Shared(sites=(), parcels=(parcel, canaries.bytes_["distance"][5])),
+        "distance": ReplaySet(sites=(), parcels=(parcel, canaries.bytes_["distance"][5])),
         "pickle": pickle.dumps({"a": 1}),
     }
     for kind, value in planted.items():
@@ -291,7 +296,7 @@ def sent(walk: Walk) -> set[Entry]:
     for one in walk.crossings:
         for argument in one.arguments:
             parcels: tuple[Any, ...] = (argument,)
-            if isinstance(argument, Shared):
+            if isinstance(argument, ReplaySet):
                 pairs = zip(argument.sites, argument.parcels, strict=True)
                 parcels = tuple(parcel for site, parcel in pairs if site != one.receiver)
             found |= {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation
 from tests.handed_in import notice, take
@@ -34,9 +35,9 @@ def test_that_a_site_withholds_is_believed_of_nobody_but_the_site(
 ) -> None:
     """Cases 53 and 94: it is signed for this experiment, and as strict as a manifest."""
     told = take(pool, "site-1", notice(simulation, "site-1", tmp_path, **changes))
-    assert told["outcome"] == "refused"
-    assert f"({rule})" in told["reason"]
-    assert "\n" not in told["reason"]
+    assert told.outcome == "refused"
+    assert f"({rule})" in told.reason
+    assert "\n" not in told.reason
 
 
 def test_another_sites_word_that_it_withholds_is_not_this_ones(
@@ -44,11 +45,11 @@ def test_another_sites_word_that_it_withholds_is_not_this_ones(
 ) -> None:
     """Case 53."""
     stolen = notice(simulation, "site-1", tmp_path)
-    assert "(site)" in take(pool, "site-2", stolen)["reason"]
+    assert "(site)" in take(pool, "site-2", stolen).reason
     renamed = dataclasses.replace(stolen, sender="site-2")
-    assert "(signature)" in take(pool, "site-2", renamed)["reason"]
+    assert "(signature)" in take(pool, "site-2", renamed).reason
     unsigned = dataclasses.replace(stolen, files={})
-    assert "(parcel)" in take(pool, "site-1", unsigned)["reason"]
+    assert "(parcel)" in take(pool, "site-1", unsigned).reason
 
 
 def test_a_site_that_withholds_is_in_without_a_release(
@@ -56,11 +57,5 @@ def test_a_site_that_withholds_is_in_without_a_release(
 ) -> None:
     """Case 94: with the reason and the rate that it has signed."""
     told = take(pool, "site-1", notice(simulation, "site-1", tmp_path))
-    assert told == {
-        "outcome": "withheld",
-        "reason": "too small",
-        "rejection_rate": 0.9,
-        "images": 0,
-        "flag": None,
-    }
+    assert told == Receipt(outcome="withheld", reason="too small", rejection_rate=0.9)
     assert asyncio.run(pool.picture("site-1")) is None

@@ -18,7 +18,7 @@ from hyfree_ray.core.store import RECORD
 from hyfree_ray.evaluation.scores import write_results
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.simulation import score_rows
-from hyfree_ray.runners.ray import RayParty, start_parties
+from hyfree_ray.runners.ray_parties import RayParty, start_parties
 from hyfree_ray.scheduling.resources import Execution
 from tests import toys
 

@@ -31,8 +31,9 @@ from hyfree_ray.federation.participation import Rules
 from hyfree_ray.observing import polling as asking
 from hyfree_ray.observing.observer import Observer, read_summary
 from hyfree_ray.observing.progress import Progress
-from hyfree_ray.runners.ray import RayParty, RayRunner, start_parties
+from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.runners.ray_parties import RayParty, start_parties
 from tests import toys
 from tests.chaos.on_ray import (
     attempt_at,

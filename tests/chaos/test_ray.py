@@ -17,8 +17,8 @@ import pytest
 
 from hyfree_ray.core.journal import METRICS
 from hyfree_ray.federation.participation import Rules
-from hyfree_ray.runners.ray import RayParty
 from hyfree_ray.runners.ray_cluster import connect, disconnect
+from hyfree_ray.runners.ray_parties import RayParty
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from tests import toys
 from tests.chaos.on_ray import (

@@ -24,7 +24,7 @@ from hyfree_ray.core.store import Parcel, digest_of
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.parcel_folders import write_parcel
 from hyfree_ray.federation.simulation import sites_of
-from hyfree_ray.federation.site import RELEASE_VERSIONS
+from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment, read_label
 from hyfree_ray.segmenters.nnunet.model import load_weights
 from hyfree_ray.segmenters.nnunet.train import (

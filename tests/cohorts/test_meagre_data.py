@@ -79,7 +79,7 @@ def test_a_hospital_of_few_images_is_told_before_it_trains(
     async def stop(_: SiteParty) -> None:
         raise HyfreeError("internal.unexpected", "it went on")
 
-    monkeypatch.setattr(SiteParty, "hand_in", stop)
+    monkeypatch.setattr(SiteParty, "submit", stop)
     options = ("--data", root, "--site", "north", "--out", tmp_path / "out")
     result = call("site", "contribute", *options, "--store", tmp_path / "s", "--budget", "smoke")
     assert "north has 3 training images" in result.stderr

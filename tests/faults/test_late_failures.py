@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.store import Parcel
+from hyfree_ray.federation.interface import Handle, SiteProgram
 from hyfree_ray.federation.party import Party
-from hyfree_ray.federation.protocol import Handle
 from hyfree_ray.runners import local
 from hyfree_ray.runners.local import LocalParty
 from hyfree_ray.runners.planning import PlanningRunner
@@ -30,14 +30,18 @@ SETTINGS = ("personalised",)
 
 
 class Listening:
-    """A party; promises that it is called with are kept to be looked into."""
+    """A party; all that it is called with is kept to be looked into."""
 
     def __init__(self, party: Handle, heard: list[tuple[str, Any]]) -> None:
         self.party, self.heard = party, heard
 
-    def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
-        self.heard += [(method, one) for one in arguments if isinstance(one, Awaitable)]
+    def call(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Awaitable[Any]:
+        self.heard += [(method.__name__, one) for one in arguments]
         return self.party.call(method, *arguments)
+
+    async def make(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        self.heard += [(method.__name__, one) for one in arguments]
+        return await self.party.make(method, *arguments)
 
 
 def broken(kind: str) -> str:
@@ -52,9 +56,9 @@ def listened(store: str, kind: str) -> None:
     try:
         toys.federate(store, settings=SETTINGS, min_sites=2)
     finally:
-        ended = [(method, one) for method, one in heard if one.done() and not one.cancelled()]
-        crossed = {(method, repr(one.exception())) for method, one in ended if one.exception()}
-        toys.say(f"with {len(ended)} results came errors to {sorted(crossed)}\n")
+        models = [one for _, one in heard if isinstance(one, Parcel)]
+        crossed = {(method, repr(one)) for method, one in heard if isinstance(one, Exception)}
+        toys.say(f"with {len(models)} parcels came errors to {sorted(crossed)}\n")
 
 
 @pytest.mark.parametrize("kind", [":", "!"])
@@ -68,7 +72,7 @@ def test_91_an_error_of_a_late_stage_goes_to_no_other_party(
     process.join()
     said = Path(f"{store}.log").read_text()
     assert process.exitcode == code, said
-    assert re.search(r"^with \d\d results came errors to \[\]$", said, re.MULTILINE), said
+    assert re.search(r"^with \d\d parcels came errors to \[\]$", said, re.MULTILINE), said
     if code == 0:
         assert "site-2: FAILED: prepare_for_general: ValueError (see " in said
     else:
@@ -78,45 +82,24 @@ def test_91_an_error_of_a_late_stage_goes_to_no_other_party(
             assert SECRET.encode() not in file.read_bytes(), file
 
 
-class Forgetful(Party):
-    """Has a model when it is asked whether it has, and has lost it when it is to hand it out."""
-
-    asked = 0
+class Broken(Party):
+    """Cannot make the model that others are to be called with."""
 
     async def model(self, regime: str) -> str:
-        self.asked += 1
-        if self.asked > 1:
-            raise HyfreeError("data.not-found", f"/data/{SECRET}.png is not there; put it back")
-        return regime
+        raise HyfreeError("data.not-found", f"{regime}: /data/{SECRET}.png is not there; find it")
 
 
-def test_what_is_there_when_it_is_asked_for_is_not_made_again(tmp_path: Path) -> None:
-    party = Forgetful("site-2", tmp_path, PlanningRunner(), {})
-
-    async def handed_out() -> Any:
-        handle = LocalParty(party)
-        await handle.call("ready", "one", "model", "finetuned")
-        return await handle.call("hand_out", "one", "model", "finetuned")
-
-    assert asyncio.run(handed_out()) == "finetuned"
-    assert party.asked == 1
-
-
-def test_91_what_is_lost_at_the_last_moment_is_told_as_missing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_91_what_breaks_while_it_is_made_is_told_to_whoever_runs_the_parties_alone(
+    tmp_path: Path,
 ) -> None:
-    party = Forgetful("site-2", tmp_path, PlanningRunner(), {})
+    heard: list[tuple[str, Any]] = []
+    party = LocalParty(Broken("site-2", tmp_path, PlanningRunner(), {}))
+    other = Listening(LocalParty(Party("site-1", tmp_path, PlanningRunner(), {})), heard)
 
-    async def handed_out() -> None:
-        handle = LocalParty(party)
-        await handle.call("ready", "one", "model", "finetuned")
-        other = LocalParty(Party("site-1", tmp_path, PlanningRunner(), {}))
-        await other.call("receive", handle.call("hand_out", "other", "model", "finetuned"))
+    async def score_elsewhere() -> None:
+        made = await party.make(SiteProgram.model, "finetuned")
+        await other.call(SiteProgram.score, "finetuned", "site-2", made)
 
-    with caplog.at_level(logging.WARNING), pytest.raises(StageError) as caught:
-        asyncio.run(handed_out())
-    assert (caught.value.owner, caught.value.stage) == ("site-2", "model finetuned")
-    assert "is missing" in str(caught.value)
-    assert SECRET not in str(caught.value)
-    assert caught.value.__suppress_context__
-    assert SECRET in caplog.text, "at the site itself"
+    with pytest.raises(HyfreeError, match=SECRET):
+        asyncio.run(score_elsewhere())
+    assert heard == []

@@ -95,7 +95,7 @@ def withholding(store: str) -> None:
     simulation = toys.toy_simulation()
     plain = simulation.experiment.model_copy(update={"settings": ()})  # as `federate` asks
     planned = plan(dataclasses.replace(simulation, experiment=plain), Path(store))
-    asked = {name: dict(told) for name, told in planned.outcome.sites.items()}
+    asked = {name: dataclasses.asdict(r) for name, r in planned.outcome.sites.items()}
     toys.say(json.dumps({"missing": [step.name for step in planned.missing], "sites": asked}))
 
 

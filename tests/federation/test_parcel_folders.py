@@ -18,7 +18,7 @@ import pytest
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.store import Parcel
-from hyfree_ray.federation.hospital import Shared
+from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parcel_folders import check_out, read_parcel, write_parcel
 from hyfree_ray.federation.replay_folders import (
     LIST_FILE,
@@ -114,8 +114,8 @@ def test_releases_that_are_handed_out_are_those_of_one_model_or_written_again(
     tmp_path: Path,
 ) -> None:
     release = parcel("c", stage="release", arrow=b"pixels")
-    older = Shared(sites=("A",), parcels=(release,))
-    newer = Shared(sites=("B",), parcels=(release,))
+    older = ReplaySet(sites=("A",), parcels=(release,))
+    newer = ReplaySet(sites=("B",), parcels=(release,))
     for write in (lambda folder: write_shared(folder, newer, NEWER), remove_shared):
         for after in itertools.count():
             folder = tmp_path / write.__name__ / str(after)

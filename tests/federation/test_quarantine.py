@@ -47,11 +47,11 @@ def test_what_is_refused_is_kept_in_quarantine_with_the_reason_and_nowhere_else(
         ((name, (reason, files)),) = quarantined(pool).items()
         assert name.startswith("site-1-")
         assert f"({rule})" in reason
-        assert reason == told["reason"] + "\n"
+        assert reason == told.reason + "\n"
         assert files == set(bad.files)
         assert not list((pool.store.root).glob("received/*/release-*"))
     other = take(pool, "site-2", parcel(simulation, "site-2", tmp_path))
-    assert other["outcome"] == "released"
+    assert other.outcome == "released"
 
 
 def test_a_refusal_takes_nothing_from_what_is_in(
@@ -62,9 +62,9 @@ def test_a_refusal_takes_nothing_from_what_is_in(
     take(pool, "site-1", mine)
     take(pool, "site-1", parcel(simulation, "site-1", tmp_path, content=1, key=1))
     stricter = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
-    stricter.round = stricter.round.with_name("another")
+    stricter.rounds.folder = "rounds/another"
     stricter.federation = "another"
-    assert take(stricter, "site-1", mine)["outcome"] == "refused"
+    assert take(stricter, "site-1", mine).outcome == "refused"
     assert sorted(reason.split("(")[1][:6] for reason, _ in quarantined(pool).values()) == [
         "experi",
         "second",

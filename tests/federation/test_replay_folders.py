@@ -12,7 +12,7 @@ import pytest
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.store import Parcel
-from hyfree_ray.federation.hospital import Shared
+from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.replay_folders import LIST_FILE, read_shared, write_shared
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.site import SiteParty
@@ -28,14 +28,14 @@ def site(simulation: Simulation, tmp_path: Path) -> SiteParty:
     return simulation.site_party("site-1", tmp_path / "store", LocalRunner("cpu"))
 
 
-def down(simulation: Simulation, folder: Path, *sites: str, **changes: object) -> Shared:
+def down(simulation: Simulation, folder: Path, *sites: str, **changes: object) -> ReplaySet:
     """These sites' releases as the pool sends them; the last one changed."""
     parcels = []
     for name in sites:
         up = parcel(simulation, name, folder, **(changes if name == sites[-1] else {}))
         files = {name: c for name, c in up.files.items() if name != "manifest.sig"}
         parcels.append(dataclasses.replace(up, sender=POOL, files=files))
-    return Shared(sites=sites, parcels=tuple(parcels))
+    return ReplaySet(sites=sites, parcels=tuple(parcels))
 
 
 def handed_out(simulation: Simulation, root: Path, **changes: object) -> Path:
@@ -153,5 +153,5 @@ def test_what_is_handed_out_takes_the_place_of_what_was_but_of_nothing_else(
     assert read_shared(folder, GENERAL, site).sites == ("site-3",)
     (folder / LIST_FILE).unlink()
     with pytest.raises(HyfreeError, match="is there already"):
-        write_shared(folder, Shared(sites=(), parcels=()), GENERAL)
+        write_shared(folder, ReplaySet(sites=(), parcels=()), GENERAL)
     assert (folder / "site-3" / "release.arrow").is_file()

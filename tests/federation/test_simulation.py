@@ -18,7 +18,7 @@ from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import Artifact, Parcel
 from hyfree_ray.evaluation.regimes import REGIMES, settings
-from hyfree_ray.federation.hospital import Shared
+from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation, score_rows, sites_of
 from hyfree_ray.federation.site import SiteParty
@@ -46,7 +46,7 @@ def test_every_regime_of_every_site_is_scored_at_every_site(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:
     outcome = plan(phantom_simulation(3), tmp_path).outcome
-    scored = {(s["regime"], s["train_site"], s["test_site"]) for s in outcome.scores}
+    scored = {(s.regime, s.train_site, s.test_site) for s in outcome.scores}
     assert len(scored) == 3 * (3 + 3 + 3 + 1 + 3 + 3 + 1)
     assert ("personalised", "site-2", "site-1") in scored
     assert ("real-all", "pool", "site-1") in scored
@@ -62,7 +62,7 @@ def test_only_contributors_are_pooled_and_every_site_fine_tunes(
     assert part.key == replace(whole, contributors=("site-3", "site-1")).key != whole.key
     assert part.federation == whole.federation
     planned = plan(part, tmp_path)
-    tuned = {(s["train_site"], s["test_site"]) for s in planned.outcome.scores}
+    tuned = {(s.train_site, s.test_site) for s in planned.outcome.scores}
     assert {(a, b) for a in whole.sites for b in whole.sites} <= tuned
     before, after = keys(whole, tmp_path), keys(part, tmp_path)
     shared = {
@@ -170,16 +170,16 @@ def test_the_control_has_the_steps_of_general_and_fine_tuning_together(
     epochs: dict[str, int] = {}
 
     class Listening(SiteParty):
-        async def run(self, stage: Stage, **arguments: Any) -> Artifact:
+        async def run(self, purpose: str, stage: Stage[Any], **arguments: Any) -> Artifact:  # type: ignore[override]
             if stage.name == "train_segmenter":
-                epochs[arguments["role"]] = arguments["epochs"]
-            return await super().run(stage, **arguments)
+                epochs[purpose] = arguments["epochs"]
+            return await super().run(purpose, stage, **arguments)
 
     party = Listening(
         simulation.sites["site-1"], simulation.experiment, "f", tmp_path, PlanningRunner()
     )
     general = Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
-    shared = Shared(sites=(), parcels=())
+    shared = ReplaySet(sites=(), parcels=())
     for regime in ("local2x", "finetuned", "personalised", "own-syn"):
         asyncio.run(party.model(regime, general, shared))
     unet = simulation.experiment.budget.unet
@@ -197,7 +197,7 @@ def test_settings_add_models_and_change_no_key_of_the_protocol(
     after = plan(whole, tmp_path)
     assert before < {step.key for step in after.steps}
     assert base.run != whole.run
-    scored = {(s["regime"], s["train_site"], s["test_site"]) for s in after.outcome.scores}
+    scored = {(s.regime, s.train_site, s.test_site) for s in after.outcome.scores}
     assert {regime for regime, _, _ in scored} == set(REGIMES)
     for regime in ("personalised", "chosen", "syn", "own-syn"):
         assert sum(name == regime for name, _, _ in scored) == 9
@@ -215,9 +215,9 @@ def test_of_two_releases_the_other_one_is_left(
 ) -> None:
     found = plan(with_settings(phantom_simulation(2), "leave-one-out"), tmp_path)
     assert [
-        (score["train_site"], score["test_site"])
+        (score.train_site, score.test_site)
         for score in found.outcome.scores
-        if score["regime"] == "leave-one-out"
+        if score.regime == "leave-one-out"
     ] == [("site-1", "site-1"), ("site-2", "site-2")]
 
 
@@ -240,7 +240,7 @@ def test_a_site_keeps_what_travels_best_unless_it_is_worse_at_home(
     dice: dict[str, float] = {}
 
     class Knowing(SiteParty):
-        async def _score_part(self, part: str, regime: str, *_: Any) -> list[Any]:
+        async def score_cases(self, part: str, _purpose: str, regime: str, *_: Any) -> list[Any]:
             assert part == "val"
             return [{"patient": 0, "case": 0, "dice": dice[regime]}]
 
@@ -250,7 +250,7 @@ def test_a_site_keeps_what_travels_best_unless_it_is_worse_at_home(
             simulation.sites["site-1"], simulation.experiment, "f", tmp_path, PlanningRunner()
         )
         general = Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
-        return asyncio.run(party.choose(general, Shared(sites=(), parcels=())))
+        return asyncio.run(party.choose(general, ReplaySet(sites=(), parcels=())))
 
     assert choice(personalised=0.7, finetuned=0.8, local2x=0.7) == "personalised"
     assert choice(personalised=0.696, finetuned=0.8, local2x=0.7) == "personalised"
@@ -319,10 +319,10 @@ def test_scores_of_a_site_that_are_not_numbers_are_left_out_and_named(
 ) -> None:
     """Case 33."""
 
-    def scored(site: str, dice: float | None) -> dict[str, Any]:
+    def scored(site: str, dice: float | None) -> Scored:
         row = {"patient": 0, "case": 3, "label": "organ", "dice": dice, "hd95": 2.0}
         rows = [{**row, "nsd": 0.5, "volume_error": None}]
-        return {"test_site": site, "regime": "local", "train_site": site, "rows": rows}
+        return Scored(test_site=site, regime="local", train_site=site, rows=rows)
 
     values = (("site-1", 0.5), ("site-2", math.nan), ("site-3", math.inf), ("site-4", None))
     found = Outcome(sites={}, scores=tuple(scored(*v) for v in values), general=False, chosen={})

@@ -13,13 +13,12 @@ from hyfree_ray.core.stage import Stage
 from hyfree_ray.core.store import RECORD, Call, write_json
 from hyfree_ray.federation.hospital import quota
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.federation.workspace import Exports, Workspace
 from hyfree_ray.runners.local import LocalRunner
 
 
 class Pretending:
     """Writes a record for each stage and runs none; the audit breaks as often as it is told to."""
-
-    planning = False
 
     def __init__(self, breaks: int) -> None:
         self.breaks = breaks
@@ -27,6 +26,9 @@ class Pretending:
 
     def takes(self, _stage: Stage, /) -> str:
         return "nothing"
+
+    def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:
+        return Workspace(root, owner, exports)
 
     async def run(self, _stage: Stage, call: Call, folder: Path, owner: str) -> None:
         self.ran.append(call.stage)
@@ -49,8 +51,8 @@ def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(
     site = simulation.site_party("site-1", tmp_path / "store", runner)
 
     async def protocol() -> tuple[Any, Any]:
-        handed = await site.hand_in()
-        await site.assess()
+        handed = await site.submit()
+        await site.write_quality_card()
         return handed, await site.model("local2x")
 
     handed, control = asyncio.run(protocol())
@@ -61,10 +63,10 @@ def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(
     assert not {"release", "quality_card"} & set(runner.ran)
     assert runner.ran.count("audit") == 1  # it is not tried again and again
     pool = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
-    pool.trust("site-1", site.public_key())
+    asyncio.run(pool.trust("site-1", site.workspace.public_key()))
     taken = asyncio.run(pool.take("site-1", handed))
-    assert (taken["outcome"], taken["images"]) == ("withheld", 0)
-    assert (taken["reason"], taken["rejection_rate"]) == (handed.result["reason"], 0.1)
+    assert (taken.outcome, taken.images) == ("withheld", 0)
+    assert (taken.reason, taken.rejection_rate) == (handed.result["reason"], 0.1)
 
 
 def test_a_site_of_few_images_releases_as_many_as_a_pool_takes(
@@ -87,6 +89,6 @@ def test_the_same_command_tries_a_broken_audit_again(
     for breaks in (1, 0):
         runner = Pretending(breaks)
         site = simulation.site_party("site-1", tmp_path / "store", runner)
-        handed = asyncio.run(site.hand_in())
+        handed = asyncio.run(site.submit())
     assert runner.ran == ["audit", "release"]
     assert sorted(handed.files) == ["manifest.json", "manifest.sig"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyfree_ray.federation.hospital import quota
+from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.dropouts import missing_sites, straggler
 
@@ -16,8 +17,8 @@ def record(owner: str, stage: str, seconds: float, **more: Any) -> dict[str, Any
     return {"owner": owner, "stage": stage, "seconds": seconds, "params": {}, **more}
 
 
-def told(outcome: str, images: int = 0) -> dict[str, Any]:
-    return {"outcome": outcome, "reason": None, "rejection_rate": None, "images": images}
+def told(outcome: Any, images: int = 0) -> Receipt:
+    return Receipt(outcome=outcome, images=images)
 
 
 SPENT = [
@@ -31,7 +32,7 @@ SPENT = [
 
 
 def missing(
-    simulation: Simulation, outcomes: dict[str, Any], unfinished_s: dict[str, float]
+    simulation: Simulation, outcomes: dict[str, Receipt], unfinished_s: dict[str, float]
 ) -> dict[str, dict[str, Any]]:
     budget = simulation.experiment.budget
     found = missing_sites(simulation.sites, budget, outcomes, REGIMES, SPENT, unfinished_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hyfree_ray.federation.interface import Receipt, Scored
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.missing_comparisons import shortfalls
@@ -14,11 +15,11 @@ SETTINGS = ("syn", "own-syn", "mix-50", "mix-100")
 
 def outcome(images: dict[str, int], *, own_syn: tuple[str, ...] = (), general: bool = True) -> Any:
     sites = {
-        name: {"outcome": "released" if number else "withheld", "images": number}
+        name: Receipt(outcome="released" if number else "withheld", images=number)
         for name, number in images.items()
     }
     scores = tuple(
-        {"regime": "own-syn", "train_site": name, "test_site": name, "rows": rows}
+        Scored(regime="own-syn", train_site=name, test_site=name, rows=rows)
         for name in images
         for rows in ([{}] if name in own_syn else [],)
     )

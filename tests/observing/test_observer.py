@@ -4,58 +4,50 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from hyfree_ray.evaluation.regimes import RELEASE
+from hyfree_ray.federation.interface import PoolProgram, Receipt
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.federation.status import FinishedStage, Status
 from hyfree_ray.observing import polling as asking
-from hyfree_ray.observing.observer import Observer, of_the_release, read_summary, what_for
+from hyfree_ray.observing.observer import Observer, read_summary
 from hyfree_ray.observing.progress import Progress
 from hyfree_ray.results.finished import is_written
 
 
-def entry(stage: str, key: str, owner: str = "pool", **record: object) -> dict:
-    told = {"stage": stage, "key": key, "owner": owner, "inputs": {}, "params": {}, **record}
-    return {"name": stage, "record": told}
-
-
-def test_a_general_model_is_told_from_those_of_other_settings() -> None:
-    pooled = [
-        entry("pool_releases", "all", params={"sites": ["a", "b", "c"]}),
-        entry("pool_releases", "two", params={"sites": ["a", "b"]}),
-        entry("pool_releases", "one", params={"sites": ["a"]}),
-        entry("pool_releases", "own", owner="a", params={"sites": ["a"]}),
-    ]
-    trained = {
-        prepared: entry("train_general", f"on-{prepared}", inputs={"prepared": prepared})
-        for prepared in ("all", "two", "one")
-    }
-    own = entry("train_general", "on-own", owner="a", inputs={"prepared": "own"})
-    everything = [*pooled, *trained.values(), own]
-    assert what_for(trained["all"], everything) == "train_general"
-    assert what_for(trained["two"], everything) == "leave-one-out general"
-    assert what_for(trained["one"], everything) == "syn general"
-    assert what_for(own, everything) == "own-syn general"
-    assert what_for(entry("synthesise", "s"), everything) == "synthesise"
-    assert what_for(trained["all"], [trained["all"]]) == "train_general"
-
-
-def test_the_card_that_is_shown_is_that_of_the_samples_that_left() -> None:
-    """own-syn draws twice as many and audits them too, before or after."""
+def test_time_is_told_apart_by_what_models_and_releases_are_for(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    """own-syn draws, audits and pools as a release does; a pool trains one network in many ways."""
+    observer = Observer(phantom_simulation(2), tmp_path, Progress([], 0, Console(quiet=True)))
     made = [
-        entry("synthesise", "once", "a", params={"quota": 40}),
-        entry("synthesise", "twice", "a", params={"quota": 80}),
-        entry("audit", "of-once", "a", inputs={"samples": "once"}),
-        entry("audit", "of-twice", "a", inputs={"samples": "twice"}),
-        entry("quality_card", "card", "a", inputs={"samples": "once"}),
+        ("train_general", "general"),
+        ("train_general", "leave-one-out"),
+        ("train_general", "syn"),
+        ("train_general", "own-syn"),
+        ("audit", "own-syn"),
+        ("audit", RELEASE),
     ]
-    entries = {(one["record"]["owner"], one["record"]["key"]): one for one in made}
-    told = [one["record"]["key"] for one in made[2:] if of_the_release(one["record"], entries, 40)]
-    assert told == ["of-once", "card"]
+    for number, (stage, purpose) in enumerate(made):
+        numbers = {"seconds": 1.0, "device_seconds": 0.0, "peak_memory_mib": 1.0}
+        record = {"stage": stage, "owner": "a", "result": {"of": purpose}, **numbers}
+        found = FinishedStage(name=stage, purpose=purpose, record=record, curve=())
+        observer.entries["a", str(number)] = found
+    assert set(observer.compute()["a"]) == {
+        "train_general",
+        "leave-one-out general",
+        "syn general",
+        "own-syn general",
+        "audit",
+    }
+    assert observer.derived()["a"]["audit"] == {"of": RELEASE}
 
 
 class Away:
@@ -64,7 +56,7 @@ class Away:
     def __init__(self) -> None:
         self.asked: list[asyncio.Future[Any]] = []
 
-    def call(self, _method: str, *_arguments: Any) -> asyncio.Future[Any]:
+    def call(self, _method: Callable[..., Any], *_arguments: Any) -> asyncio.Future[Any]:
         self.asked.append(asyncio.get_running_loop().create_future())
         return self.asked[-1]
 
@@ -75,12 +67,12 @@ class Here:
     count = 0
 
     def __init__(self, owner: str) -> None:
-        self.status = {"owner": owner, "running": [], "finished": [], "received": []}
+        self.status = Status(owner=owner, running=[], unfinished_s=0.0, finished=[], received=[])
 
-    def call(self, _method: str, *_arguments: Any) -> asyncio.Future[Any]:
+    def call(self, _method: Callable[..., Any], *_arguments: Any) -> asyncio.Future[Any]:
         self.count += 1
         answer = asyncio.get_running_loop().create_future()
-        answer.set_result({**self.status, "unfinished_s": float(self.count)})
+        answer.set_result(replace(self.status, unfinished_s=float(self.count)))
         return answer
 
 
@@ -104,7 +96,7 @@ def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_
             for _ in range(4):
                 await observer.poll(parties)
             assert len(away.asked) == 1, "who does not answer is not asked again and again"
-            away.asked[0].set_result({**here.status, "owner": "site-1", "unfinished_s": 5.0})
+            away.asked[0].set_result(replace(here.status, owner="site-1", unfinished_s=5.0))
             await observer.poll(parties)
             await observer.poll(parties)
             await asyncio.wait_for(observer.poll(parties, last=True), 5)
@@ -120,8 +112,8 @@ def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_
 class Pool(Here):
     """It has no pictures."""
 
-    def call(self, method: str, *arguments: Any) -> asyncio.Future[Any]:
-        if method != "picture":
+    def call(self, method: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        if method is not PoolProgram.picture:
             return super().call(method, *arguments)
         answer = asyncio.get_running_loop().create_future()
         answer.set_result(None)
@@ -142,7 +134,7 @@ def test_who_does_not_answer_at_the_end_is_named_and_the_folder_is_not_taken_for
     parties["pool"] = Pool("pool")
     if silent:
         parties[silent] = Away()
-    released = {"outcome": "released", "reason": None, "images": 5, "rejection_rate": 0.1}
+    released = Receipt(outcome="released", images=5, rejection_rate=0.1)
     sites = dict.fromkeys(("site-1", "site-2"), released)
     outcome = Outcome(sites=sites, scores=(), general=False, chosen={})
 

@@ -22,10 +22,13 @@ from hyfree_ray.core.errors import HyfreeError, PrivacyError, StageError
 from hyfree_ray.core.journal import attempts
 from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.core.store import Artifact, Store
+from hyfree_ray.federation.interface import PoolProgram, SiteProgram
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.federation.status import Status
 from hyfree_ray.runners import ray as ray_runner
-from hyfree_ray.runners.ray import RayParty, RayRunner, all_cpus, cause_of, start_parties
+from hyfree_ray.runners.ray import RayRunner, all_cpus, cause_of
 from hyfree_ray.runners.ray_gate import Place
+from hyfree_ray.runners.ray_parties import RayParty, start_parties
 from hyfree_ray.scheduling.resources import Resources
 from hyfree_ray.stages.training import train_general
 
@@ -97,14 +100,14 @@ def test_actors_hold_no_cpu_and_guard_their_border(
     async def ask() -> None:
         parties = start_parties(phantom_simulation(2), tmp_path, "cpu")
         assert list(parties) == ["site-1", "site-2", "pool", "oracle"]
-        status = await parties["site-1"].call("status", frozenset(), frozenset())
+        status = await parties["site-1"].call(SiteProgram.status, frozenset(), frozenset())
         nothing: dict[str, Any] = {"running": [], "finished": [], "received": []}
-        assert status == {"owner": "site-1", "unfinished_s": 0, **nothing}
-        assert await parties["pool"].call("picture", "site-1") is None
+        assert status == Status(owner="site-1", unfinished_s=0, **nothing)
+        assert await parties["pool"].call(PoolProgram.picture, "site-1") is None
         assert ray.available_resources()["CPU"] == 2
         secret = Artifact(stage="prepare", key="k" * 64, path=tmp_path, record={"result": {}})
         with pytest.raises(Exception, match="may not leave") as caught:
-            await parties["site-1"].call("export", secret)
+            await parties["site-1"].actor.call.remote("export", secret)
         assert isinstance(cause_of(caught.value), PrivacyError)
         for party in parties.values():
             assert isinstance(party, RayParty)

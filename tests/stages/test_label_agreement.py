@@ -123,7 +123,7 @@ def test_a_release_whose_labels_do_not_agree_is_not_replayed(
             store / "pool",
             LocalRunner("cpu"),
         )
-        agreement = asyncio.run(pool.agreement(keys))
+        agreement = asyncio.run(pool.label_agreement(keys))
         return agreement, asyncio.run(pool.share_for_replay(keys)).sites
 
     agreement, everybody = replayed(0.0)

@@ -15,13 +15,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Whose releases general models would have been trained on: trainings are others' tests."""
     members: list[list[str]] = []
 
-    async def general(_: PoolParty, releases: dict[str, str]) -> Parcel:
+    async def model(_: PoolParty, _regime: str, releases: dict[str, str]) -> Parcel:
         members.append(sorted(releases))
         return Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
 
     async def nothing(_: PoolParty, releases: dict[str, str]) -> Any:
         return {}
 
-    monkeypatch.setattr(PoolParty, "general", general)
-    monkeypatch.setattr(PoolParty, "agreement", nothing)
+    monkeypatch.setattr(PoolParty, "model", model)
+    monkeypatch.setattr(PoolParty, "label_agreement", nothing)
     return members

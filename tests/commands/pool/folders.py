@@ -16,7 +16,7 @@ from hyfree_ray.cli import main
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.store import Parcel, digest_of
 from hyfree_ray.federation.parcel_folders import write_parcel
-from hyfree_ray.federation.site import RELEASE_VERSIONS
+from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.federation.trust import sign
 from tests.cards import card
 

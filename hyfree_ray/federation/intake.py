@@ -1,0 +1,228 @@
+"""The pool's intake from folders: whose key is believed, and for which task a pool is opened.
+
+Signatures are checked first, with nothing parsed; then each release is read to its end by another
+process; then the task is that of most of those that are good.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.border.manifest import MANIFEST_FILE, parse_manifest, recipe_in
+from hyfree_ray.border.release import ReleaseMetadata
+from hyfree_ray.border.release_guard import Handed, check_releases
+from hyfree_ray.border.signing import fingerprint
+from hyfree_ray.cohorts.label_sets import Painted
+from hyfree_ray.cohorts.tables import check_site_names
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.errors import HyfreeError, ReleaseError
+from hyfree_ray.core.store import digest_of
+from hyfree_ray.federation.parcel_folders import HandedIn, read_handed_in
+from hyfree_ray.federation.party import Runner
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.quarantine import quarantine
+from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
+from hyfree_ray.federation.trust import Trust, check_signed, read_public_key
+from hyfree_ray.stages.pooling import painted_in
+
+Report = Callable[[str], None]
+"""Gets a line about each folder."""
+
+
+def read_submissions(folders: Sequence[Path], report: Report) -> list[HandedIn]:
+    """What is small of each release. What is none is said, and the others go on."""
+    found: list[HandedIn] = []
+    for folder in folders:
+        try:
+            one = read_handed_in(folder)
+            check_site_names({one.parcel.sender}, str(folder))
+        except HyfreeError as error:
+            report(f"refused: {error}")
+        else:
+            found.append(one)
+    return found
+
+
+def check_signatures(
+    handed: Sequence[HandedIn], root: Path, keys: Path | None, report: Report
+) -> list[HandedIn]:
+    """What is signed by who sent it; nothing is parsed for it. The rest is kept in quarantine."""
+    trusted = Trust(root)
+    signed: list[HandedIn] = []
+    for one in handed:
+        site, known = one.parcel.sender, trusted.key_of(one.parcel.sender)
+        try:
+            key = _key_from(keys, site) if keys else _key_beside(one, handed, known, trusted)
+            check_signed(site, one.parcel, key)
+            _check_alone(site, [other.parcel.sender for other in signed])
+        except ReleaseError as error:
+            quarantine(root, site, one.small, str(error))
+            report(str(error))
+        else:
+            trusted.learn(site, key)
+            signed.append(one)
+    return signed
+
+
+def _key_from(keys: Path, site: str) -> bytes:
+    """A site's key as whoever runs the federation got it."""
+    file = keys / f"{site}.key"
+    if not file.exists():
+        raise ReleaseError(site, "signature", f"--keys has no {file.name}")
+    return read_public_key(file, "--keys")
+
+
+def _key_beside(
+    one: HandedIn, handed: Sequence[HandedIn], known: bytes | None, trusted: Trust
+) -> bytes:
+    """A site's key as it came with its release: believed once, and held to ever after.
+
+    Raises:
+        ReleaseError: it is not the one that the site had; or two folders say that they are a site
+            of which none is known.
+    """
+    site = one.parcel.sender
+    if known is not None and known != one.public_key:
+        raise ReleaseError(
+            site,
+            "signature",
+            "its key is not the one it had; ask the hospital, and only if it has a new key remove "
+            f"{trusted.folder / site}",
+        )
+    claims = {other.public_key for other in handed if other.parcel.sender == site}
+    if known is None and len(claims) > 1:
+        said = "two folders with different keys say they are this site; ask it, and see --keys"
+        raise ReleaseError(site, "signature", said)
+    return one.public_key
+
+
+def _check_alone(site: str, others: Sequence[str]) -> None:
+
+    if site in others:
+        raise ReleaseError(site, "second", "two releases of one site; name the one that is meant")
+    try:
+        check_site_names({*others, site})
+    except HyfreeError as error:
+        raise ReleaseError(site, "site", str(error)) from error
+
+
+def open_pool(
+    signed: Sequence[HandedIn], experiment: Experiment, root: Path, runner: Runner, report: Report
+) -> tuple[PoolParty, dict[str, ReleaseMetadata]]:
+    """The centre's program for the task of most of these; and what each says its images are."""
+    described = _read_all(signed, report)
+    federation, dataset = _task(described, experiment)
+    # More releases later are another model, and rounds of their own. Files that were damaged on the
+    # way are not in this key: whole ones are in a next round of the same.
+    keys = {one.parcel.sender: one.parcel.key for one in signed}
+    key = digest_of([experiment.key(federation, keys), "files"])
+    party = PoolParty(key, federation, dataset, experiment, root, runner)
+    return party, {site: metadata for site, (_, metadata) in described.items()}
+
+
+def _read_all(signed: Sequence[HandedIn], report: Report) -> dict[str, tuple[str, ReleaseMetadata]]:
+    """By site, what each good release was made for, and its metadata.
+
+    The files are read in another process alone: who is taken in is read here when it is.
+    """
+    handed, bad = [], []
+    for one in signed:
+        site, text = one.parcel.sender, one.parcel.files.get(MANIFEST_FILE)
+        if text is None:
+            bad.append(f"{site}: withheld")
+            continue
+        try:
+            manifest = parse_manifest(text, site=site)
+        except ReleaseError as error:
+            bad.append(str(error))
+        else:
+            handed.append(
+                Handed(
+                    folder=one.folder,
+                    site=site,
+                    experiment=manifest.experiment,
+                    round_number=manifest.round,
+                    manifest=manifest,
+                )
+            )
+    found = {}
+    for said, checked in zip(handed, check_releases(handed), strict=True):
+        if isinstance(checked, ReleaseError):
+            bad.append(str(checked))
+        else:
+            found[said.site] = (said.experiment, checked)
+    if not found:
+        for line in bad:
+            report(line)
+        raise HyfreeError(
+            "round.too-few-releases",
+            "none of these releases is signed and good; nothing is written",
+        )
+    return found
+
+
+def _task(
+    described: Mapping[str, tuple[str, ReleaseMetadata]], experiment: Experiment
+) -> tuple[str, Mapping[str, Any]]:
+    """Federation, channels and labels: those of most good releases made by our settings.
+
+    A site can lie about its own release, and makes itself alone another task by it.
+
+    Raises:
+        HyfreeError: there is none.
+    """
+    votes: Counter[str] = Counter()
+    tasks: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    recipe = experiment.recipe(RELEASE_VERSIONS)
+    for federation, metadata in described.values():
+        if recipe_in(federation) == recipe:
+            painted = painted_in(metadata)
+            channels = {str(i): name for i, name in enumerate(metadata.channel_names)}
+            vote = digest_of([federation, channels, painted.numbered_by_name()])
+            votes[vote] += 1
+            tasks.setdefault(vote, (federation, {"channel_names": channels, **painted.dataset()}))
+    if not votes:
+        raise HyfreeError(
+            "round.other-settings",
+            "none of these releases was made by this command's settings: give the same --budget, "
+            "--generator, --config and --set to all parties, of one version of hyfree-ray",
+        )
+    return tasks[votes.most_common(1)[0][0]]
+
+
+async def take_in(
+    party: PoolParty,
+    signed: Sequence[HandedIn],
+    described: Mapping[str, ReleaseMetadata],
+    report: Report,
+) -> dict[str, str]:
+    """Have the pool take in what is signed, and close a round of what is good.
+
+    Returns:
+        Keys of the releases by site; empty where there are fewer than two.
+    """
+    for one in signed:
+        site = one.parcel.sender
+        try:
+            receipt = await party.take(site, one.whole())
+        except ReleaseError as error:
+            receipt = party.refuse(site, one.small, error).receipt
+        if receipt.outcome == "released":
+            key = party.workspace.trusted.key_of(site) or b""
+            report(f"{site}: taken: {receipt.images} images, key {fingerprint(key)}")
+        elif receipt.outcome == "withheld":
+            report(f"{site}: withheld: {receipt.reason}")
+        else:
+            report(f"{receipt.reason}{_other_structures(site, described, party)}")
+    return party.rounds.close_with_late([one.parcel.sender for one in signed])
+
+
+def _other_structures(site: str, described: Mapping[str, ReleaseMetadata], party: PoolParty) -> str:
+    """What a release for another task labels otherwise; empty where that is not why."""
+    if site not in described:
+        return ""
+    differences = Painted.of(party.dataset).differences(painted_in(described[site]))
+    return f"; it {differences}" if differences else ""

@@ -1,0 +1,62 @@
+"""Parameters of stages that follow from the settings: filled in here once, for all parties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.store import Artifact, file_digest
+
+ROUND = 1
+"""Of all releases: a pool's later rounds take the same ones in, or those of other experiments."""
+
+
+class Iterations(TypedDict):
+    """What all of nnU-Net's trainings share, however many epochs they have."""
+
+    iterations: int
+    validation_iterations: int
+    precision: str
+
+
+class Embedder(TypedDict, total=False):
+    """What images are compared by."""
+
+    embedder: str
+    embedder_weights: Artifact
+
+
+def iterations(experiment: Experiment) -> Iterations:
+    """Return the length of an epoch and the precision."""
+    unet = experiment.budget.unet
+    return {
+        "iterations": unet.iterations,
+        "validation_iterations": unet.validation_iterations,
+        "precision": experiment.precision,
+    }
+
+
+def caps(experiment: Experiment) -> Mapping[str, Any]:
+    """Return the budget's caps on nnU-Net's plan."""
+    return experiment.budget.plan.model_dump()
+
+
+def epochs_of_local2x(experiment: Experiment) -> int:
+    """Return the epochs that the general model and its fine-tuning take together."""
+    return experiment.budget.unet.epochs + experiment.budget.unet.finetune_epochs
+
+
+def embedder(experiment: Experiment) -> Embedder:
+    """Return what images are compared by; weights are an input, known by their content."""
+    if experiment.embedder != "openclip":
+        return {"embedder": experiment.embedder}
+    path = Path(str(experiment.embedder_weights))
+    weights = Artifact(stage="weights", key=file_digest(path), path=path, record={})
+    return {"embedder": experiment.embedder, "embedder_weights": weights}
+
+
+def numbered(name: str, artifacts: Iterable[Artifact]) -> dict[str, Artifact]:
+    """Return inputs of a stage that takes any number of them, by `name_<position>`."""
+    return {f"{name}_{position}": found for position, found in enumerate(artifacts)}

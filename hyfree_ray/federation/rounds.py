@@ -1,0 +1,238 @@
+"""The pool's ledger: what came of each submission, and who was in a round. It outlives the pool.
+
+rounds/KEY/in/SITE.json      what became of a site's submission
+rounds/KEY/1.json            round 1, closed: written once, and read ever after
+rounds/KEY/2.clock.json      how long the round that is open has waited
+nonces/SITE/HASH.json        each nonce of a site belongs to one release
+withdrawn/TASK.json          who has withdrawn, from every experiment on this task
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hyfree_ray.core.documents import Documents
+from hyfree_ray.core.errors import HyfreeError, ReleaseError
+from hyfree_ray.core.store import digest_of
+from hyfree_ray.federation.interface import Receipt, Round
+from hyfree_ray.federation.participation import Rules
+
+MIN_RELEASES = 2
+"""Below this a general model would only be another site's."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Monotonic clocks of processes agree while this is the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the ledger holds of a submission: the receipt, and what it is of."""
+
+    site: str
+    outcome: Literal["released", "withheld", "refused"]
+    reason: str | None = None
+    release: str | None = None
+    """Key of the release."""
+    checked: str | None = None
+    """Key of the check that it passed."""
+    images: int = 0
+    flag: str | None = None
+    rejection_rate: float | None = None
+    sha256: str | None = None
+    """Of the release's file."""
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the site is answered."""
+        return Receipt(
+            outcome=self.outcome,
+            reason=self.reason,
+            rejection_rate=self.rejection_rate,
+            images=self.images,
+            flag=self.flag,
+        )
+
+
+class Rounds:
+    """The rounds of one experiment.
+
+    Args:
+        documents: of the pool.
+        key: the experiment's, with the versions of the stages that make releases.
+        task: the key of the task, whatever the seed, fold or budget: withdrawals are for good.
+    """
+
+    def __init__(self, documents: Documents, key: str, task: str) -> None:
+        self.documents = documents
+        self.folder = f"rounds/{key[:16]}"
+        self._withdrawals = f"withdrawn/{task[:16]}.json"
+        self._entries: dict[str, Entry] = {}
+
+    # --- submissions -------------------------------------------------------------------------
+
+    def entry(self, site: str) -> Entry | None:
+        """Return what became of a site's submission; None where it has not come."""
+        if site not in self._entries:
+            found = self.documents.read(f"{self.folder}/in/{site}.json")
+            if found is None:
+                return None
+            self._entries[site] = Entry(**found)
+        return self._entries[site]
+
+    def enter(self, entry: Entry) -> None:
+        """Keep what became of a submission; a release that is in already is not replaced."""
+        first = self.entry(entry.site)
+        if entry.outcome == "released" or first is None or first.release is None:
+            self._entries[entry.site] = entry
+            self.documents.write(f"{self.folder}/in/{entry.site}.json", asdict(entry))
+
+    def admit(self, site: str, sha256: str, nonce: str) -> None:
+        """Take a release at most once: the same again is the same, another one is refused.
+
+        Raises:
+            ReleaseError: rule `nonce`, or `second` where this round has one of this site.
+        """
+        first = self.entry(site)
+        if first and first.sha256 not in (None, sha256):
+            raise ReleaseError(site, "second", "another one is in for this round; it is kept")
+        name = f"nonces/{site}/{digest_of(nonce)[:32]}.json"
+        known = self.documents.read(name)
+        if known is None:
+            self.documents.write(name, {"sha256": sha256})
+        elif known["sha256"] != sha256:
+            raise ReleaseError(site, "nonce", "its nonce was another release's; make it anew")
+
+    def holds(self, site: str, release: str) -> bool:
+        """Return whether a round of any experiment has this release."""
+        names = self.documents.names("rounds/*/in/*.json")
+        of_site = [name for name in names if Path(name).stem == site]
+        return any(self.documents.read(name)["release"] == release for name in of_site)
+
+    # --- closing -----------------------------------------------------------------------------
+
+    def latest(self) -> Round:
+        """Return the latest closed round; round 0, of nobody, before the first."""
+        names = [Path(name).stem for name in self.documents.names(f"{self.folder}/*.json")]
+        numbers = [int(name) for name in names if name.isdigit()]
+        return self._read(max(numbers)) if numbers else Round(number=0)
+
+    def _read(self, number: int) -> Round:
+        found = self.documents.read(f"{self.folder}/{number}.json")
+        left_out = {site: _receipt(told) for site, told in found.get("left_out", {}).items()}
+        return Round(number=found["round"], releases=found["releases"], left_out=left_out)
+
+    def close(
+        self,
+        sites: Sequence[str],
+        rules: Rules | None = None,
+        left_out: Mapping[str, Receipt] | None = None,
+    ) -> Round:
+        """Close the round when the sites are in; one that is closed is only read.
+
+        Args:
+            sites: who takes part.
+            rules: how many have to be in, and whether a further round is to be opened.
+            left_out: what became of the sites that do not take part.
+
+        Returns:
+            The round; its releases are none where there are fewer than two.
+
+        Raises:
+            HyfreeError: fewer are in than the rules want.
+            HyfreeError: a next round in which nobody is new.
+        """
+        rules = rules or Rules()
+        last, gone = self.latest(), self.withdrawn()
+        staying = {site: key for site, key in last.releases.items() if site not in gone}
+        if last.number and not rules.next_round and staying == last.releases:
+            return _with_enough(last)
+        entries = {site: self.entry(site) for site in sorted(sites)}
+        missing = [site for site, entry in entries.items() if entry is None]
+        assert not missing, f"{missing} are not in"
+        new = {site: e.release for site, e in entries.items() if e and e.release}
+        releases = staying | new if rules.next_round or not staying else staying
+        releases = dict(sorted(releases.items()))
+        if last.number and releases == last.releases:
+            raise HyfreeError(
+                "round.nothing-new",
+                f"--next-round: no release is new since round {last.number}; leave it out",
+            )
+        if rules.min_sites is not None and len(releases) < rules.min_sites:
+            raise HyfreeError(
+                "round.too-few-releases",
+                f"{len(releases)} releases are in, --min-sites wants {rules.min_sites}: there is "
+                "no general model; mend the sites that failed, or lower it",
+            )
+        closed = Round(number=last.number + 1, releases=releases, left_out=left_out or {})
+        return _with_enough(self._write_once(closed))
+
+    def _write_once(self, closed: Round) -> Round:
+        name = f"{self.folder}/{closed.number}.json"
+        with self.documents.locked(self.folder):
+            if self.documents.read(name) is None:
+                left_out = {site: asdict(receipt) for site, receipt in closed.left_out.items()}
+                written = {"round": closed.number, "releases": dict(closed.releases)}
+                self.documents.write(name, written | {"left_out": left_out})
+        return self._read(closed.number)
+
+    def close_with_late(self, sites: Sequence[str]) -> dict[str, str]:
+        """Close a round of all these that are in: a further one where a release came in after the
+        last, as of who had to copy it again. While they are too few nothing is closed.
+
+        Returns:
+            Keys of releases by site, sorted; empty where there are fewer than two.
+        """
+        entries = {site: self.entry(site) for site in sites}
+        released = {site for site, entry in entries.items() if entry and entry.release}
+        if len(released) < MIN_RELEASES:
+            return {}
+        late = released - self.latest().releases.keys()
+        return dict(self.close(sorted(released), Rules(next_round=bool(late))).releases)
+
+    # --- waiting, withdrawing ----------------------------------------------------------------
+
+    def add_waiting(self, seconds: float, next_round: bool) -> float:
+        """Add to the seconds that the open round has waited, and return them all.
+
+        They are counted by drivers' monotonic clocks; 0 where no round is open. Of two drivers that
+        wait at the same time, on machines that were started once, each second counts once.
+        """
+        last = self.latest().number
+        if last and not next_round:
+            return 0.0
+        name = f"{self.folder}/{last + 1}.clock.json"
+        with self.documents.locked(self.folder):
+            before = self.documents.read(name)
+            clock: dict[str, Any] = before or {"seconds": 0.0}
+            now, boot = time.monotonic(), BOOT_ID.read_text().strip()
+            if clock.get("boot") == boot:
+                seconds = min(seconds, now - clock["at"])
+            if seconds > 0 or before is None:
+                clock = {"seconds": clock["seconds"] + seconds, "at": now, "boot": boot}
+                self.documents.write(name, clock)
+        return float(clock["seconds"])
+
+    def withdraw(self, sites: Sequence[str]) -> list[str]:
+        """Note that sites have withdrawn. Returns all that ever did, in any experiment."""
+        if sites:
+            with self.documents.locked("withdrawn"):
+                self.documents.write(self._withdrawals, sorted(self.withdrawn() | set(sites)))
+        return sorted(self.withdrawn())
+
+    def withdrawn(self) -> set[str]:
+        """Return who has withdrawn."""
+        return set(self.documents.read(self._withdrawals) or ())
+
+
+def _receipt(written: Mapping[str, Any]) -> Receipt:
+    known = Receipt.__dataclass_fields__
+    return Receipt(**{name: value for name, value in written.items() if name in known})
+
+
+def _with_enough(closed: Round) -> Round:
+    enough = len(closed.releases) >= MIN_RELEASES
+    return closed if enough else Round(number=closed.number, left_out=closed.left_out)

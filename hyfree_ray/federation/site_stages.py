@@ -1,0 +1,283 @@
+"""The stages of a hospital, each called with what its settings and its own data say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.errors import StageError
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.core.store import Artifact
+from hyfree_ray.evaluation.regimes import CONTROL, RELEASE
+from hyfree_ray.federation.hospital import (
+    Contribution,
+    LocalModels,
+    Site,
+    images_shown,
+    quota,
+    raw_data,
+)
+from hyfree_ray.federation.parameters import (
+    ROUND,
+    caps,
+    embedder,
+    epochs_of_local2x,
+    iterations,
+)
+from hyfree_ray.federation.party import Party, Runner
+from hyfree_ray.stages.audit import audit
+from hyfree_ray.stages.data import draw_phantom, prepare
+from hyfree_ray.stages.quality import choose_snapshot, quality_card
+from hyfree_ray.stages.scoring import score
+from hyfree_ray.stages.synthesis import release, synthesise
+from hyfree_ray.stages.training import train_generator, train_segmenter
+
+log = logging.getLogger("hyfree_ray")
+
+RELEASE_VERSIONS = tuple(
+    one.version
+    for one in (
+        draw_phantom,
+        prepare,
+        train_generator,
+        train_segmenter,
+        choose_snapshot,
+        synthesise,
+        audit,
+        release,
+    )
+)
+"""Versions of the stages that make a release: when one is raised, a round starts anew."""
+
+EXPORTS = {"release": ("release.arrow", "manifest.json")}
+"""All that a hospital hands out."""
+
+SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
+"""In a simulation a site's models are also scored at the other sites."""
+
+
+class RealCases(TypedDict):
+    """Real cases as stages read them, with the caps on the plan that they are prepared by."""
+
+    data: Artifact
+    cases: list[Mapping[str, Any]]
+    dataset: Mapping[str, Any]
+    caps: Mapping[str, Any]
+
+
+class SiteStages(Party):
+    """A hospital as a party.
+
+    Args:
+        site: the hospital.
+        experiment: the settings.
+        federation: what its releases are made for.
+        root: its own folder.
+        runner: where its stages run.
+    """
+
+    def __init__(
+        self, site: Site, experiment: Experiment, federation: str, root: Path, runner: Runner
+    ) -> None:
+        super().__init__(site.name, root, runner, SIMULATION_EXPORTS)
+        self.site = site
+        self.experiment = experiment
+        self.federation = federation
+        self._audit_broke = False
+
+    @property
+    def images_shown(self) -> int:
+        """Length of the generator's training."""
+        return images_shown(self.site, self.experiment.budget)
+
+    @property
+    def quota(self) -> int:
+        """Images that the site would release."""
+        return quota(self.site, self.experiment.budget)
+
+    def seed(self, stage: str) -> int:
+        """Return a stage's seed: of the experiment, this site and the stage, and nothing else."""
+        return seed_of(self.experiment.seed, self.name, stage)
+
+    async def public_key(self) -> bytes:
+        """Return what the pool knows this site's signatures by."""
+        return self.workspace.public_key()
+
+    async def real_cases(self) -> RealCases:
+        """Return the training and validation cases."""
+        return {
+            "data": await raw_data(self, self.site),
+            "cases": self.site.part("train", "val"),
+            "dataset": self.site.dataset,
+            "caps": caps(self.experiment),
+        }
+
+    async def prepare(self) -> Artifact:
+        """Plan nnU-Net on the site's own cases and preprocess them."""
+        return await self.run("local", prepare, **await self.real_cases())
+
+    async def train_generator(self, prepared: Artifact) -> Artifact:
+        """Train the generator on the slices that nnU-Net would see."""
+        experiment = self.experiment
+        generator = experiment.budget.generator
+        return await self.run(
+            RELEASE,
+            train_generator,
+            prepared=prepared,
+            backend=experiment.generator,
+            max_channels=getattr(generator, f"{experiment.generator}_max_channels"),
+            images_shown=self.images_shown,
+            snapshots=generator.snapshots,
+            mirror=experiment.mirror,
+            precision=experiment.precision,
+            seed=self.seed("generator"),
+        )
+
+    async def train_local(self, prepared: Artifact) -> Artifact:
+        """Train the site's own nnU-Net."""
+        return await self.train("local", prepared, self.experiment.budget.unet.epochs)
+
+    async def train_local2x(self, prepared: Artifact) -> Artifact:
+        """Train it for as many steps as the general model and its fine-tuning take together."""
+        return await self.train(CONTROL, prepared, epochs_of_local2x(self.experiment))
+
+    async def train(
+        self,
+        regime: str,
+        prepared: Artifact,
+        epochs: int,
+        *,
+        initial: Artifact | None = None,
+        warmup: float = 0.0,
+    ) -> Artifact:
+        """Train nnU-Net for a regime, from fresh weights or from a model's."""
+        start = {} if initial is None else {"initial": initial}
+        return await self.run(
+            regime,
+            train_segmenter,
+            role=regime,
+            prepared=prepared,
+            epochs=epochs,
+            **iterations(self.experiment),
+            warmup=warmup,
+            seed=self.seed(regime),
+            **start,
+        )
+
+    async def choose_snapshot(self, local: LocalModels) -> Artifact:
+        """Choose the generator's snapshot by images that it was not trained on."""
+        return await self.run(
+            RELEASE,
+            choose_snapshot,
+            **local.inputs(),
+            backend=self.experiment.generator,
+            images_shown=self.images_shown,
+            **embedder(self.experiment),
+            precision=self.experiment.precision,
+            seed=self.seed("choice"),
+        )
+
+    async def synthesise(
+        self, local: LocalModels, choice: Artifact, images: int, purpose: str
+    ) -> Artifact:
+        """Sample until so many images have passed the filter."""
+        samples = await self.run(
+            purpose,
+            synthesise,
+            **local.inputs(),
+            choice=choice,
+            quota=images,
+            percentile=self.experiment.threshold_percentile,
+            max_rejection_rate=self.experiment.gate.max_rejection_rate,
+            **embedder(self.experiment),
+            precision=self.experiment.precision,
+            seed=self.seed("samples"),
+        )
+        return self._show_staff(samples)
+
+    async def audit(self, local: LocalModels, samples: Artifact, purpose: str) -> Artifact | None:
+        """Hold what would be released against the site's own gate.
+
+        Returns:
+            None where it did not answer: other sites go on, and the next run tries again.
+        """
+        if self._audit_broke:
+            return None
+        try:
+            found = await self.run(
+                purpose,
+                audit,
+                samples=samples,
+                segmenter=local.segmenter,
+                prepared=local.prepared,
+                gate=self.experiment.gate.model_dump(),
+                generator=self.experiment.generator,
+                images_shown=self.images_shown,
+                **embedder(self.experiment),
+                seed=self.seed("audit"),
+            )
+        except StageError as error:
+            log.warning("%s; until it is mended, %s releases nothing", error, self.name)
+            self._audit_broke = True
+            return None
+        return self._show_staff(found)
+
+    async def label(
+        self,
+        local: LocalModels,
+        samples: Artifact,
+        audited: Artifact,
+        labeller: Artifact,
+        purpose: str,
+    ) -> Artifact:
+        """Label the samples with one of the site's own networks, and pack the release."""
+        return await self.run(
+            purpose,
+            release,
+            samples=samples,
+            audit=audited,
+            segmenter=labeller,
+            prepared=local.prepared,
+            site=self.name,
+            dataset=self.site.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+            seed=self.seed("release"),
+        )
+
+    async def describe_quality(self, done: Contribution, released: Artifact) -> Artifact:
+        """Write the quality card of what was released."""
+        return await self.run(
+            RELEASE,
+            quality_card,
+            samples=done.samples,
+            release=released,
+            segmenter=done.local.segmenter,
+            prepared=done.local.prepared,
+            **embedder(self.experiment),
+        )
+
+    async def score_cases(
+        self, part: str, purpose: str, regime: str, model: Artifact, train_site: str
+    ) -> list[Any]:
+        """Score a model on the site's cases of a part: train, val or test."""
+        scored = await self.run(
+            purpose,
+            score,
+            data=await raw_data(self, self.site),
+            cases=self.site.part(part),
+            dataset=self.site.dataset,
+            model=model,
+            regime=regime,
+            train_site=train_site,
+        )
+        return [] if scored.record is None else list(scored.result["rows"])
+
+    def _show_staff(self, made: Artifact) -> Artifact:
+        if made.record is not None:
+            names = {case["index"]: case["name"] for case in self.site.cases}
+            self.workspace.show_staff(made, names, self.site.key)
+        return made

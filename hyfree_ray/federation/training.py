@@ -1,0 +1,243 @@
+"""How the models of each regime are trained: the functions that the records of `REGIMES` name.
+
+A function is called with the party that trains and, by `trained_by`,
+
+- site: a `Given`; its answer is None where the site has no such model;
+- pool: the regime, and the keys of the releases by site;
+- oracle: the regime, the pool's releases, and the sites whose real data it may read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hyfree_ray.core.parties import ORACLE
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.core.store import Artifact
+from hyfree_ray.evaluation.regimes import record_of
+from hyfree_ray.federation.interface import ReplaySet
+from hyfree_ray.federation.parameters import (
+    ROUND,
+    epochs_of_local2x,
+    iterations,
+    numbered,
+)
+from hyfree_ray.stages.comparison import prepare_mixture, prepare_together, train_fedavg
+from hyfree_ray.stages.data import prepare_for_general
+from hyfree_ray.stages.pooling import pool_releases
+from hyfree_ray.stages.replay import prepare_replay
+from hyfree_ray.stages.training import train_general as train_general_model
+from hyfree_ray.stages.training import train_segmenter
+
+if TYPE_CHECKING:
+    from hyfree_ray.federation.oracle import OracleParty
+    from hyfree_ray.federation.pool import PoolParty
+    from hyfree_ray.federation.site import SiteParty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a site's training begins with."""
+
+    regime: str
+    general: Artifact | None = None
+    """The pool's model, where the regime needs it."""
+    shared: ReplaySet | None = None
+    """The round's releases, where it needs them."""
+
+
+SiteTrainer = Callable[["SiteParty", Given], Awaitable[Artifact | None]]
+PoolTrainer = Callable[["PoolParty", str, Mapping[str, str]], Awaitable[Artifact]]
+OracleTrainer = Callable[["OracleParty", str, ReplaySet, Collection[str]], Awaitable[Artifact]]
+
+
+def _trainer(regime: str) -> Any:
+    module, _, name = record_of(regime).train.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def site_trainer(regime: str) -> SiteTrainer:
+    """Return the function that trains a site's model of a regime."""
+    found: SiteTrainer = _trainer(regime)
+    return found
+
+
+def pool_trainer(regime: str) -> PoolTrainer:
+    """Return the function that trains the pool's model of a regime."""
+    found: PoolTrainer = _trainer(regime)
+    return found
+
+
+def oracle_trainer(regime: str) -> OracleTrainer:
+    """Return the function that trains the oracle's model of a regime."""
+    found: OracleTrainer = _trainer(regime)
+    return found
+
+
+# --- at a site -----------------------------------------------------------------------------------
+
+
+async def train_local(site: SiteParty, given: Given) -> Artifact:  # noqa: ARG001
+    """Train on the site's own images alone; the same network labels its release."""
+    return (await site.contribute()).local.segmenter
+
+
+async def train_local2x(site: SiteParty, given: Given) -> Artifact:  # noqa: ARG001
+    """Train as `train_local`, for as many steps as general and fine-tuning take together."""
+    return await site.train_local2x(await site.prepare())
+
+
+async def finetune(site: SiteParty, given: Given) -> Artifact:
+    """Fine-tune the general model, all weights, on real data preprocessed for its plan."""
+    assert given.general is not None
+    prepared = await site.run(
+        given.regime, prepare_for_general, general=given.general, **await site.real_cases()
+    )
+    return await _finetuned(site, given, prepared)
+
+
+async def personalise(site: SiteParty, given: Given) -> Artifact:
+    """Fine-tune with replay: part of each batch comes from the other sites' releases."""
+    assert given.general is not None
+    assert given.shared is not None
+    others = {
+        name: site.receive(parcel)
+        for name, parcel in zip(given.shared.sites, given.shared.parcels, strict=True)
+        if name != site.name
+    }
+    prepared = await site.run(
+        given.regime,
+        prepare_replay,
+        general=given.general,
+        releases_of=list(others),
+        share=site.experiment.replay_share,
+        federation=site.federation,
+        round_number=ROUND,
+        **await site.real_cases(),
+        **numbered("release", others.values()),
+    )
+    return await _finetuned(site, given, prepared)
+
+
+async def _finetuned(site: SiteParty, given: Given, prepared: Artifact) -> Artifact:
+    return await site.train(
+        given.regime,
+        prepared,
+        site.experiment.budget.unet.finetune_epochs,
+        initial=given.general,
+        warmup=site.experiment.warmup,
+    )
+
+
+async def train_on_own_synthetic(site: SiteParty, given: Given) -> Artifact | None:
+    """Do what the pool does with twice the own release and nobody else's, then fine-tune."""
+    local = (await site.contribute()).local
+    samples = await site.sample(local, 2 * site.quota, given.regime)
+    released = await site.release(local, samples, given.regime)
+    if released is None:
+        return None
+    if released.record is not None and released.result["outcome"] != "released":
+        return None
+    general = await _pooled(site, given.regime, {site.name: released}, workers=1)
+    return await finetune(site, Given(regime=given.regime, general=general))
+
+
+# --- at the pool ---------------------------------------------------------------------------------
+
+
+async def train_general(pool: PoolParty, regime: str, members: Mapping[str, str]) -> Artifact:
+    """Train nnU-Net on releases, under a plan that is made on them alone."""
+    releases = dict(zip(sorted(members), pool.releases(members), strict=True))
+    return await _pooled(pool, regime, releases, workers=pool.experiment.general_workers)
+
+
+async def _pooled(
+    party: SiteParty | PoolParty, regime: str, releases: Mapping[str, Artifact], *, workers: int
+) -> Artifact:
+    experiment = party.experiment
+    prepared = await party.run(
+        regime,
+        pool_releases,
+        sites=list(releases),
+        federation=party.federation,
+        round_number=ROUND,
+        caps=experiment.budget.plan.model_dump(),
+        **numbered("release", releases.values()),
+    )
+    return await party.run(
+        regime,
+        train_general_model,
+        prepared=prepared,
+        epochs=experiment.budget.unet.epochs,
+        **iterations(experiment),
+        workers=workers,
+        seed=party.seed(f"{regime} general" if regime == "own-syn" else "general"),
+    )
+
+
+# --- at the oracle -------------------------------------------------------------------------------
+
+
+async def train_together(
+    oracle: OracleParty,
+    regime: str,
+    shared: ReplaySet,  # noqa: ARG001
+    sites: Collection[str],
+) -> Artifact:
+    """Train one network on all sites' real images, under one plan made on them."""
+    prepared = await oracle.run(regime, prepare_together, **await oracle.real_cases(sites))
+    return await _segmenter(oracle, regime, prepared)
+
+
+async def train_on_mixture(
+    oracle: OracleParty, regime: str, shared: ReplaySet, sites: Collection[str]
+) -> Artifact:
+    """Train on real and synthetic images of all sites, as many as there are real ones."""
+    share = record_of(regime).synthetic_share
+    assert share is not None
+    received = numbered("release", [oracle.receive(parcel) for parcel in shared.parcels])
+    prepared = await oracle.run(
+        regime,
+        prepare_mixture,
+        synthetic_share=share,
+        releases_of=list(shared.sites),
+        federation=oracle.federation,
+        round_number=ROUND,
+        seed=seed_of(oracle.experiment.seed, ORACLE, "mixture"),
+        **{**await oracle.real_cases(sites), **received},
+    )
+    return await _segmenter(oracle, regime, prepared)
+
+
+async def _segmenter(oracle: OracleParty, regime: str, prepared: Artifact) -> Artifact:
+    return await oracle.run(
+        regime,
+        train_segmenter,
+        role=regime,
+        prepared=prepared,
+        epochs=epochs_of_local2x(oracle.experiment),
+        **iterations(oracle.experiment),
+        warmup=0.0,
+        seed=oracle.seed(regime),
+    )
+
+
+async def train_by_averaging(
+    oracle: OracleParty,
+    regime: str,
+    shared: ReplaySet,  # noqa: ARG001
+    sites: Collection[str],
+) -> Artifact:
+    """Train nnU-Net by federated averaging, on the plan of `train_together`."""
+    prepared = await oracle.run(regime, prepare_together, **await oracle.real_cases(sites))
+    return await oracle.run(
+        regime,
+        train_fedavg,
+        prepared=prepared,
+        epochs=epochs_of_local2x(oracle.experiment),
+        **iterations(oracle.experiment),
+        seed=oracle.seed(regime),
+    )

@@ -1,0 +1,144 @@
+"""What a party keeps in its own folder beside the outputs of its stages, and who may change it.
+
+A program works on its `Workspace`; a dry run gives it a `DryWorkspace`, which is read and never
+written. So no program asks which of the two it has.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyfree_ray.border.signing import signing_key
+from hyfree_ray.core.documents import Documents, DryDocuments
+from hyfree_ray.core.store import Artifact, Parcel, Store, remove_tree, write_json
+from hyfree_ray.federation.quarantine import quarantine
+from hyfree_ray.federation.trust import Trust, sign
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+Exports = Mapping[str, tuple[str, ...]]
+"""Stages whose outputs may leave a party, with the files that do (relative globs)."""
+
+
+class Workspace:
+    """A party's own folder.
+
+    Args:
+        root: the folder.
+        owner: the party's name.
+        exports: stages whose outputs may leave, with the files that do.
+    """
+
+    def __init__(self, root: Path, owner: str, exports: Exports) -> None:
+        self.root = root
+        self.store = Store(root, owner, exports)
+        self.documents = Documents(root)
+        self.trusted = Trust(root)
+
+    def export(self, artifact: Artifact) -> Parcel:
+        """Pack an artifact for another party.
+
+        Raises:
+            PrivacyError: the stage is not one of the party's exports.
+        """
+        return self.store.export(artifact)
+
+    def receive(self, parcel: Parcel) -> Artifact:
+        """Take another party's parcel in. The same parcel twice is one.
+
+        Raises:
+            PrivacyError: as `Store.receive`.
+        """
+        return self.store.receive(parcel)
+
+    def discard(self, received: Artifact) -> None:
+        """Remove what was received."""
+        remove_tree(received.path)
+
+    def sign(self, parcel: Parcel, statement: str) -> Parcel:
+        """Return the parcel with the party's signature over one of its files."""
+        return sign(parcel, statement, self._key())
+
+    def public_key(self) -> bytes:
+        """Return what others know the party's signatures by."""
+        return self._key().public_key().public_bytes_raw()
+
+    def _key(self) -> Ed25519PrivateKey:
+        return signing_key(self.root / "keys" / "signing.key")
+
+    def trust(self, site: str, public_key: bytes) -> None:
+        """Take this key as the site's, in the place of any that it had."""
+        self.trusted.learn(site, public_key)
+
+    def check_signature(self, site: str, parcel: Parcel) -> None:
+        """Refuse what this site has not signed, or what is more than it has signed.
+
+        Raises:
+            ReleaseError: rule `site`, `parcel` or `signature`.
+        """
+        self.trusted.check(site, parcel)
+
+    def quarantine(self, site: str, parcel: Parcel, reason: str) -> None:
+        """Keep a parcel that was refused apart from all that is used."""
+        quarantine(self.root, site, parcel, reason)
+
+    def show_staff(self, made: Artifact, names: Mapping[int, str], data_key: str) -> None:
+        """Put what only the party may see where its people look: pictures, and cases' names.
+
+        Args:
+            made: a stage's output, whose pictures are copied to `audit/`.
+            names: the cases' names by the index that pictures tell them by.
+            data_key: which data set the names are of.
+        """
+        folder = self.root / "audit"
+        folder.mkdir(exist_ok=True)
+        for picture in sorted(made.path.glob("*.png")):
+            shutil.copyfile(picture, folder / f"{picture.stem}-{made.key[:8]}.png")
+        write_json(folder / f"cases-{data_key[:8]}.json", dict(names))
+
+
+class DryWorkspace(Workspace):
+    """A workspace that is read and never written: what is not there yet is empty."""
+
+    def __init__(self, root: Path, owner: str, exports: Exports) -> None:
+        super().__init__(root, owner, exports)
+        self.documents = DryDocuments(root)
+
+    def export(self, artifact: Artifact) -> Parcel:
+        """Pack an artifact, an empty one where it is not made yet."""
+        if artifact.record is not None:
+            return super().export(artifact)
+        sender = self.store.owner
+        return Parcel(sender=sender, stage=artifact.stage, key=artifact.key, files={}, result={})
+
+    def receive(self, parcel: Parcel) -> Artifact:
+        """Return where the parcel would lie."""
+        return self.store.received(parcel.stage, parcel.key, parcel.sender)
+
+    def discard(self, received: Artifact) -> None:
+        """Leave it."""
+
+    def sign(self, parcel: Parcel, statement: str) -> Parcel:  # noqa: ARG002
+        """Return the parcel as it is: a key would have to be made for it."""
+        return parcel
+
+    def public_key(self) -> bytes:
+        """Return none."""
+        return b""
+
+    def trust(self, site: str, public_key: bytes) -> None:
+        """Learn nothing."""
+
+    def check_signature(self, site: str, parcel: Parcel) -> None:
+        """Refuse nobody: what is handed in has no signature."""
+
+    def quarantine(self, site: str, parcel: Parcel, reason: str) -> None:
+        """Keep nothing."""
+
+    def show_staff(self, made: Artifact, names: Mapping[int, str], data_key: str) -> None:
+        """Show nothing."""

@@ -1,0 +1,156 @@
+"""Parties as Ray actors: light ones, which hold no resource while their stages run as tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import ray
+
+from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.party import Party
+from hyfree_ray.runners.disturbed import disturbed
+from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_cluster import pin_of
+from hyfree_ray.runners.ray_gate import Place, start_gate
+from hyfree_ray.scheduling.resources import Execution, resources_of
+
+if TYPE_CHECKING:
+    from hyfree_ray.federation.simulation import (
+        Simulation,  # reads images: no party's process needs that
+    )
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INLINE_BYTES = 64 << 10
+"""Ray keeps with an actor what it is made of, up to a little more than this."""
+
+
+class _PartyProcess:
+    """A party in a process of its own.
+
+    Its memory may be lost at any time: all that it knows is in its store, where methods find it.
+
+    Args:
+        name: the party's.
+        program: its class.
+        part: what it is made of beside its folder and its runner: its own part, and no other's.
+        root: its folder.
+        runner: where its stages run.
+        gate: name of the actor that lets stages in.
+        rules: what the party is made to suffer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: Callable[..., Party],
+        part: tuple[Any, ...],
+        root: str,
+        runner: RayRunner,
+        gate: str,
+        rules: Rules,
+    ) -> None:
+        runner.join(gate, name)
+        self.party = program(*part, Path(root), disturbed(runner, rules, name))
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the party."""
+        return await getattr(self.party, method)(*arguments)
+
+    async def make(self, method: str, *arguments: Any) -> tuple[None, Any]:
+        """Call a method. Returns that it is done, and apart from it the answer."""
+        return None, await self.call(method, *arguments)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class SiteActor(_PartyProcess):
+    """A hospital."""
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class PoolActor(_PartyProcess):
+    """The centre."""
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class OracleActor(_PartyProcess):
+    """Who may see everything. It is not pinned: it reads every hospital's folder."""
+
+
+_ACTORS = {POOL: PoolActor, ORACLE: OracleActor}
+
+
+class RayParty:
+    """Handle of a party's actor.
+
+    Args:
+        actor: kept alive by this.
+        needed: what else has to be kept alive: the gate, and objects that actors are made of. Ray
+            makes an actor that died again from these, but by itself forgets large ones.
+    """
+
+    def __init__(self, actor: Any, needed: tuple[Any, ...] = ()) -> None:
+        self.actor = actor
+        self.needed = needed
+
+    def call(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[R]:
+        """Start a method of the party."""
+        promise: Awaitable[R] = self.actor.call.remote(method.__name__, *args, **kwargs)
+        return promise
+
+    async def make(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Wait until a method is done. Returns Ray's reference to the answer, which stays there."""
+        both = self.actor.make.options(num_returns=2).remote(method.__name__, *args, **kwargs)
+        done, answer = both
+        await done
+        found: R = answer
+        return found
+
+
+def _handed_over(value: Any) -> Any:
+    """What an actor is made of. Ray keeps what is small with the actor; what is large is Ray's
+    reference, which somebody has to hold for as long as the actor may be started again."""
+    small = len(ray.cloudpickle.dumps(value)) < INLINE_BYTES
+    return value if small else ray.put(value)
+
+
+def start_parties(
+    simulation: Simulation, store: Path, device: str, execution: Execution | None = None
+) -> dict[str, RayParty]:
+    """Start an actor for each party; each gets its own part only."""
+    execution = execution or Execution()
+    outlooks = _handed_over(dict(execution.outlooks))
+    gate_name = f"{simulation.run}:gate"
+    gate = start_gate(outlooks, execution.segment_s, gate_name)
+    parties = {}
+    for name in simulation.party_names:
+        pin = {} if name == ORACLE else pin_of(name)
+        place = Place(
+            resources=resources_of(name, execution.resources),
+            device_shares=dict(execution.device_shares.get(name, {})),
+        )
+        program, part = simulation.program(name)
+        part = _handed_over(part)
+        actor = (
+            _ACTORS.get(name, SiteActor)
+            .options(name=f"{simulation.run}:{name}", resources=pin)
+            .remote(
+                name,
+                program,
+                part,
+                str(simulation.root_of(name, store)),
+                RayRunner(device, pin, place),
+                gate_name,
+                execution.rules,
+            )
+        )
+        parties[name] = RayParty(actor, needed=(gate, outlooks, part))
+    return parties
