@@ -60,7 +60,15 @@ def _one_of(known: Callable[[], tuple[str, ...]]) -> AfterValidator:
 
 
 def _known_generator(name: str) -> str:
-    return GENERATORS[name].name
+    generator = GENERATORS[name]
+    if generator.emits == "mask" or generator.given == "mask":
+        what = "masks alone" if generator.emits == "mask" else "images for given masks alone"
+        raise HyfreeError(
+            "generator.incomplete",
+            f"the generator {name!r} draws {what}, which is no release; take one that draws "
+            "images, or images with masks",
+        )
+    return generator.name
 
 
 class Experiment(BaseModel):

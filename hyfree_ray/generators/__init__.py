@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hyfree_ray.core.registry import Registry
 from hyfree_ray.generators.plan import GeneratorPlan
@@ -30,6 +30,16 @@ GENERATORS = Registry(
 
 SAMPLE_BATCH = 16
 
+
+class Samples(NamedTuple):
+    """A batch of what a generator has drawn."""
+
+    images_NCHW: np.ndarray
+    """float32 in [-1, 1]."""
+    masks_NHW: np.ndarray | None
+    """uint8 label values; None of a generator that emits images alone."""
+
+
 Progress = Callable[[int, int, dict[str, float]], None]
 Saved = Callable[[int, int], None]
 
@@ -40,6 +50,7 @@ def train(
     config: GeneratorConfig,
     unet: UNetPlan,
     images_NCHW: np.ndarray,
+    masks_NHW: np.ndarray | None = None,
     images_shown: int,
     seed: int,
     workdir: Path,
@@ -60,6 +71,7 @@ def train(
         config: its settings.
         unet: nnU-Net's plan, from which the generator's is derived.
         images_NCHW: float32 in [-1, 1], of the plan's channels and patch size.
+        masks_NHW: uint8 label values of the same pixels, for a generator that learns masks.
         images_shown: the training's length; time is counted in images.
         device: "cpu" or "cuda[:k]".
         precision: "fp32" or "bf16" (of activations; weights are kept in fp32).
@@ -84,6 +96,7 @@ def train(
         config,
         plan,
         images_NCHW=images_NCHW,
+        masks_NHW=masks_NHW,
         settings=loop.Settings(
             images_shown=images_shown,
             seed=seed,
@@ -99,7 +112,7 @@ def train(
     return plan
 
 
-def sample(
+def sample_with_masks(
     workdir: Path,
     snapshot: str,
     *,
@@ -109,7 +122,7 @@ def sample(
     device: str,
     precision: str,
     batch_size: int = SAMPLE_BATCH,
-) -> Iterator[np.ndarray]:
+) -> Iterator[Samples]:
     """Draw images `start` to `start + count` of the seed's endless series, batch by batch.
 
     Image k depends on (seed, k) alone: batches are cut at multiples of `batch_size` and computed
@@ -120,7 +133,7 @@ def sample(
         snapshot: file name of a snapshot, with or without its suffix.
 
     Yields:
-        float32 in [-1, 1], NCHW, at most `batch_size` images each.
+        At most `batch_size` images each.
 
     Raises:
         HyfreeError: no such snapshot.
@@ -137,3 +150,8 @@ def sample(
         precision=precision,
         batch_size=batch_size,
     )
+
+
+def sample(workdir: Path, snapshot: str, **series: Any) -> Iterator[np.ndarray]:
+    """Draw the images of `sample_with_masks` alone: float32 in [-1, 1], NCHW."""
+    return (batch.images_NCHW for batch in sample_with_masks(workdir, snapshot, **series))

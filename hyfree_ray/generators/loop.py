@@ -25,7 +25,7 @@ from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.core.store import write_json
-from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators import GENERATORS, Samples
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Learner, compute_of
 from hyfree_ray.generators.record import Generator, GeneratorConfig
@@ -85,6 +85,18 @@ def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> 
         )
 
 
+def _with_masks(images_NCHW: np.ndarray, masks_NHW: np.ndarray | None) -> np.ndarray:
+    """Images with their masks as one more channel of label values."""
+    expected = (len(images_NCHW), *images_NCHW.shape[2:])
+    if masks_NHW is None or masks_NHW.shape != expected or masks_NHW.dtype != np.uint8:
+        given = "none" if masks_NHW is None else f"{masks_NHW.dtype} {masks_NHW.shape}"
+        raise HyfreeError(
+            "generator.bad-images",
+            f"generator: it learns masks, uint8 {expected}, beside the images; there are {given}",
+        )
+    return np.concatenate([images_NCHW, masks_NHW[:, None].astype(np.float32)], axis=1)
+
+
 class _Batches:
     """Training batches: batch i is the same however the training got there.
 
@@ -130,6 +142,7 @@ def train(
     plan: GeneratorPlan,
     *,
     images_NCHW: np.ndarray,
+    masks_NHW: np.ndarray | None,
     settings: Settings,
     workdir: Path,
     progress: Progress,
@@ -137,6 +150,8 @@ def train(
 ) -> None:
     """See `hyfree_ray.generators.train`."""
     _check(images_NCHW, plan, settings)
+    if generator.learns_masks:
+        images_NCHW = _with_masks(images_NCHW, masks_NHW)
     compute = compute_of(settings.device, settings.precision)
     torch.manual_seed(seed_of(settings.seed, "weights"))
     learner = generator.load().learner(plan, compute, images_shown=settings.images_shown)
@@ -242,12 +257,23 @@ def sample(
     device: str,
     precision: str,
     batch_size: int,
-) -> Iterator[np.ndarray]:
-    """See `hyfree_ray.generators.sample`."""
+) -> Iterator[Samples]:
+    """See `hyfree_ray.generators.sample_with_masks`."""
     generator, plan, weights = _read(workdir, snapshot)
     sampler = generator.load().sampler(plan, compute_of(device, precision), weights)
     for first in range(start - start % batch_size, start + count, batch_size):
         seeds = [seed_of(seed, "sample", k) for k in range(first, first + batch_size)]
         with torch.no_grad():
-            images_NCHW = sampler(seeds).float().clamp(-1, 1).cpu().contiguous().numpy()
-        yield images_NCHW[max(start - first, 0) : start + count - first]
+            drawn = sampler(seeds)
+        images_NCHW, masks_NHW = drawn if isinstance(drawn, tuple) else (drawn, None)
+        if (masks_NHW is not None) != (generator.emits == "image and mask"):
+            raise HyfreeError(
+                "extension.broken",
+                f"the generator {generator.name!r} says that it emits {generator.emits}, and its "
+                f"sampler {'returns masks' if masks_NHW is not None else 'returns no masks'}",
+            )
+        asked = slice(max(start - first, 0), start + count - first)
+        yield Samples(
+            images_NCHW.float().clamp(-1, 1).cpu().contiguous().numpy()[asked],
+            None if masks_NHW is None else masks_NHW.to(torch.uint8).cpu().numpy()[asked],
+        )

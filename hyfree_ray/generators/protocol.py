@@ -48,7 +48,11 @@ def compute_of(device: str, precision: str) -> Compute:
 
 
 class Learner(Protocol):
-    """A network in training."""
+    """A network in training.
+
+    Where its record says that it learns masks, images have one more channel, the last: the label
+    values, whole numbers.
+    """
 
     batch_size: int
     compiled: bool
@@ -78,8 +82,11 @@ class Learner(Protocol):
 class Sampler(Protocol):
     """A trained network."""
 
-    def __call__(self, seeds: Sequence[int]) -> Tensor:
-        """One image for each seed: NCHW, patch-sized, around [-1, 1], not yet clipped."""
+    def __call__(self, seeds: Sequence[int]) -> Tensor | tuple[Tensor, Tensor]:
+        """One image for each seed: NCHW, patch-sized, around [-1, 1], not yet clipped.
+
+        Where its record says "image and mask", also masks_NHW of label values.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ Shapes: N slices, C channels, H height, W width.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -61,6 +62,8 @@ class GeneratorView:
     """Physical intensity of 1."""
     spacing: tuple[float, float]
     """Pixel spacing in mm (h, w) of a slice in the patch: the median over the slices."""
+    masks_NHW: np.ndarray | None = None
+    """uint8 label values; None where the site's generator does not learn them."""
 
     def physical(self, images_NCHW: np.ndarray) -> np.ndarray:
         """[-1, 1] to the site's units, float32."""
@@ -85,6 +88,7 @@ class GeneratorView:
                 low_C=data["low"],
                 high_C=data["high"],
                 spacing=(float(data["spacing"][0]), float(data["spacing"][1])),
+                masks_NHW=data.get("masks"),
             )
 
 
@@ -117,6 +121,21 @@ def fit_into_patch(
     return placed, box, (target / scale, target / scale)
 
 
+def fit_mask_into_patch(
+    label_HW: np.ndarray, box: tuple[slice, slice], patch: tuple[int, int]
+) -> np.ndarray:
+    """Resample a mask to the rows and columns that its image covers: uint8 label_HW.
+
+    Each pixel takes the value of the nearest one; the margin is background.
+    """
+    rows, columns = (side.stop - side.start for side in box)
+    label = torch.from_numpy(np.ascontiguousarray(label_HW, dtype=np.float32))[None, None]
+    resized = torch.nn.functional.interpolate(label, size=(rows, columns), mode="nearest-exact")
+    placed = np.zeros(patch, np.uint8)
+    placed[box] = resized[0, 0].numpy().astype(np.uint8)
+    return placed
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawSlice:
     """A slice of a case, as it was read."""
@@ -127,6 +146,8 @@ class RawSlice:
     """(h, w) in mm."""
     patient: int
     training: bool
+    label_HW: np.ndarray | None = None
+    """Label values; None where the generator does not learn them."""
 
 
 def write_view(
@@ -152,8 +173,11 @@ def write_view(
     Raises:
         HyfreeError: a channel is constant over all training images.
     """
-    with tempfile.TemporaryFile(dir=path.parent) as scratch:
-        placed = _place(slices, scratch, patch, target_spacing)
+    with (
+        tempfile.TemporaryFile(dir=path.parent) as scratch,
+        tempfile.TemporaryFile(dir=path.parent) as masks,
+    ):
+        placed = _place(slices, scratch, masks, patch, target_spacing)
         low_C, high_C = placed.window(PERCENTILES)
         if not (high_C > low_C).all():
             channel = int(np.argmin(high_C > low_C))
@@ -176,6 +200,12 @@ def write_view(
                 np.lib.format.write_array_header_1_0(member, header)
                 for image_CHW, box in placed.images():
                     member.write(_scaled(image_CHW, box, low_C, high_C).tobytes())
+            if placed.with_masks:
+                with archive.open("masks.npy", "w", force_zip64=True) as member:
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (shape[0], *patch)}
+                    np.lib.format.write_array_header_1_0(member, header)
+                    masks.seek(0)
+                    shutil.copyfileobj(masks, member)
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
@@ -189,6 +219,7 @@ class _Placed:
     """Slices in the patch, in a file, and what is known of each."""
 
     file: IO[bytes]
+    with_masks: bool = False
     shape_CHW: tuple[int, int, int] = (0, 0, 0)
     boxes: list[_Box] = field(default_factory=list)
     """The pixels that each covers."""
@@ -270,6 +301,7 @@ def _interpolated(ordered: np.ndarray, at: float) -> float:
 def _place(
     slices: Iterable[RawSlice],
     file: IO[bytes],
+    masks: IO[bytes],
     patch: tuple[int, int],
     target_spacing: tuple[float, float],
 ) -> _Placed:
@@ -279,6 +311,9 @@ def _place(
     for one in slices:
         image_CHW, box, spacing = fit_into_patch(one.image_CHW, one.spacing, patch, target)
         file.write(image_CHW.tobytes())
+        if one.label_HW is not None:
+            placed.with_masks = True
+            masks.write(fit_mask_into_patch(one.label_HW, box, patch).tobytes())
         placed.shape_CHW = image_CHW.shape
         placed.boxes.append(box)
         placed.spacings.append(spacing)

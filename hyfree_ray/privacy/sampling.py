@@ -28,6 +28,8 @@ class Drawn:
 
     accepted_NCHW: np.ndarray
     """As they travel, uint8 or uint16, at most the quota, no two equal."""
+    accepted_at_N: np.ndarray
+    """Their numbers in the order in which they were drawn."""
     drawn: int
     rejected: int
     """Of the drawn, those that look memorised."""
@@ -102,6 +104,7 @@ def draw_until(
         report: hears (accepted, rejected) after each batch.
     """
     accepted: list[np.ndarray] = []
+    accepted_at: list[np.ndarray] = []
     nearest: list[tuple[float, int, np.ndarray]] = []
     count = drawn = rejected = 0
     rejected_D = np.zeros(len(rule.names), np.int64)
@@ -117,6 +120,7 @@ def draw_until(
             dropped_N = judged.copied_N
             rejected_D += judged.copied_ND.sum(axis=0)
             accepted.append(stored_NCHW[~dropped_N])
+            accepted_at.append(drawn + np.flatnonzero(~dropped_N))
             nearest += list(zip(*judged.nearest(), shown_NCHW, strict=True))
             nearest = sorted(nearest, key=lambda one: one[0])[:keep_nearest]
             drawn += len(batch_NCHW)
@@ -126,8 +130,10 @@ def draw_until(
         if rejected / drawn > max_rejection_rate:
             break
     passed_NCHW = np.concatenate(accepted)
+    chosen_N = np.flatnonzero(~repeated_rows(passed_NCHW))[:quota]
     return Drawn(
-        accepted_NCHW=passed_NCHW[~repeated_rows(passed_NCHW)][:quota],
+        accepted_NCHW=passed_NCHW[chosen_N],
+        accepted_at_N=np.concatenate(accepted_at)[chosen_N],
         drawn=drawn,
         rejected=rejected,
         rejected_by=dict(zip(rule.names, rejected_D.tolist(), strict=True)),

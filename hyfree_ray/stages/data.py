@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hyfree_ray.cohorts.label_sets import IGNORE
 from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.stage import Context, Folder, stage
 
 if TYPE_CHECKING:
@@ -35,16 +37,27 @@ def prepare(
     cases: Cases,
     dataset: Mapping[str, Any],
     caps: Mapping[str, Any],
+    masks: bool = False,
 ) -> dict[str, Any]:
     """Plan nnU-Net on a site's own training and validation cases, preprocess, build the view.
 
-    Writes `plans.json`, `dataset.json`, `preprocessed/` and `view.npz` (real images: they stay).
+    Writes `plans.json`, `dataset.json`, `preprocessed/` and `view.npz` (real images: they stay),
+    where `masks` are beside the images for a generator that learns them.
+
+    Raises:
+        HyfreeError: a generator is to learn masks of which some pixels were not annotated.
     """
     import numpy as np
 
     from hyfree_ray.generators.view import stored_bits, write_view
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 
+    if masks and IGNORE in dataset["labels"]:
+        raise HyfreeError(
+            "generator.bad-images",
+            "the generator learns masks, and pixels that are 'ignore' have none; take a generator "
+            "of images",
+        )
     plan = plan_and_preprocess(
         context.out,
         raw_cases(data, cases),
@@ -55,7 +68,7 @@ def prepare(
     small: list[bool] = []
     write_view(
         context.out / "view.npz",
-        _slices(data, cases, dataset, plan, small),
+        _slices(data, cases, dataset, plan, small, masks=masks),
         patch=plan.patch_size,
         target_spacing=plan.spacing,
         site=context.owner,
@@ -79,7 +92,13 @@ def prepare(
 
 
 def _slices(
-    data: Folder, cases: Cases, dataset: Mapping[str, Any], plan: UNetPlan, small: list[bool]
+    data: Folder,
+    cases: Cases,
+    dataset: Mapping[str, Any],
+    plan: UNetPlan,
+    small: list[bool],
+    *,
+    masks: bool,
 ) -> Iterator[RawSlice]:
     """The slices that the generator sees, one case in memory at a time.
 
@@ -89,20 +108,26 @@ def _slices(
         dataset: as in `prepare`.
         plan: the site's.
         small: hears of each slice whether it is smaller than the patch.
+        masks: whether each comes with its mask.
     """
     from hyfree_ray.generators.view import RawSlice
-    from hyfree_ray.segmenters.nnunet.data import cut_slices, read_image
+    from hyfree_ray.segmenters.nnunet.data import cut_masks, cut_slices, read_image, read_label
 
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
         cut, in_plane = cut_slices(image_CZHW, spacing, plan.slice_axis)
-        for image_CHW in cut:
+        labels: Sequence[Any] = [None] * len(cut)
+        if masks:
+            label_ZHW = read_label(data / case["label"], dataset)
+            labels = cut_masks(label_ZHW, image_CZHW, spacing, plan.slice_axis)
+        for image_CHW, label_HW in zip(cut, labels, strict=True):
             small.append(_is_smaller(image_CHW.shape[1:], in_plane, plan))
             yield RawSlice(
                 image_CHW=image_CHW,
                 spacing=in_plane,
                 patient=case["patient"],
                 training=case["part"] == "train",
+                label_HW=label_HW,
             )
 
 

@@ -6,7 +6,7 @@ Shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hyfree_ray.privacy.embedders import Embed
     from hyfree_ray.privacy.memorization import MemorisationFilter
     from hyfree_ray.privacy.sampling import Draw, Drawn
+
+
+MASKS = "masks.npy"
+"""Label values_NHW of `accepted.npy`, where the generator drew them."""
 
 
 @stage(version=7, device=True)
@@ -40,8 +44,9 @@ def synthesise(
 ) -> dict[str, Any]:
     """Sample until `quota` images have passed the memorisation filter, or decide to withhold.
 
-    Writes `accepted.npy` (NCHW, of as many bits as `prepare` found needful), and what stays:
-    `filter.json` with the thresholds, and `nearest_pairs.png` with real images.
+    Writes `accepted.npy` (NCHW, of as many bits as `prepare` found needful), their masks beside it
+    where the generator draws masks, and what stays: `filter.json` with the thresholds, and
+    `nearest_pairs.png` with real images.
     """
     from hyfree_ray.core.seeds import seed_of
     from hyfree_ray.generators.view import GeneratorView
@@ -59,15 +64,16 @@ def synthesise(
     )
     rule = _calibrated(view, embed, percentile)
     recall = self_test(rule, view.images_NCHW[view.training_N], seed=seed_of(seed, "self-test"))
+    masks: list[np.ndarray] = []
     drawn = draw_until(
         quota,
-        _draw_from(generator, choice, seed=seed, device=context.device, precision=precision),
+        _draw_from(generator, choice, masks, seed=seed, device=context.device, precision=precision),
         rule,
         max_rejection_rate=max_rejection_rate,
         dtype=f"uint{read_result(prepared)['stored_bits']}",
         report=lambda accepted, rejected: context.progress(accepted, quota, {"rejected": rejected}),
     )
-    _keep(context.out, drawn, rule, view)
+    _keep(context.out, drawn, masks, rule, view)
     reason = drawn.reason_to_withhold(max_rejection_rate)
     return {
         "outcome": "released" if reason is None else "withheld",
@@ -100,30 +106,55 @@ def _calibrated(view: GeneratorView, embed: Embed, percentile: float) -> Memoris
 
 
 def _draw_from(
-    generator: Folder, choice: Folder, *, seed: int, device: str, precision: str
+    generator: Folder,
+    choice: Folder,
+    masks: list[np.ndarray],
+    *,
+    seed: int,
+    device: str,
+    precision: str,
 ) -> Draw:
-    """Samples of the chosen snapshot, by their number in the seed's series."""
+    """Samples of the chosen snapshot, by their number in the seed's series.
+
+    Args:
+        masks: gets those of each batch, where the generator draws masks.
+    """
     from hyfree_ray import generators
 
     snapshot = read_result(choice)["snapshot"]
-    return lambda start, count: generators.sample(
-        Path(generator),
-        snapshot,
-        start=start,
-        count=count,
-        seed=seed,
-        device=device,
-        precision=precision,
-    )
+
+    def draw(start: int, count: int) -> Iterator[np.ndarray]:
+        for images_NCHW, masks_NHW in generators.sample_with_masks(
+            Path(generator),
+            snapshot,
+            start=start,
+            count=count,
+            seed=seed,
+            device=device,
+            precision=precision,
+        ):
+            if masks_NHW is not None:
+                masks.append(masks_NHW)
+            yield images_NCHW
+
+    return draw
 
 
-def _keep(out: Path, drawn: Drawn, rule: MemorisationFilter, view: GeneratorView) -> None:
+def _keep(
+    out: Path,
+    drawn: Drawn,
+    masks: list[np.ndarray],
+    rule: MemorisationFilter,
+    view: GeneratorView,
+) -> None:
     """Write what passed, the thresholds, and the samples nearest to real images beside those."""
     import numpy as np
 
     from hyfree_ray.reports.pictures import nearest_pairs
 
     np.save(out / "accepted.npy", drawn.accepted_NCHW)
+    if masks:
+        np.save(out / MASKS, np.concatenate(masks)[drawn.accepted_at_N])
     thresholds = dict(zip(rule.names, rule.thresholds, strict=True))
     (out / "filter.json").write_text(json.dumps(thresholds))
     nearest_pairs(
@@ -168,7 +199,8 @@ def release(
 ) -> dict[str, Any]:
     """Label the samples that passed the audit with the site's own nnU-Net; write the release.
 
-    A site that withholds writes no release; its outcome and the reason are all there is.
+    Where the generator drew masks, these are the labels, value by value. A site that withholds
+    writes no release; its outcome and the reason are all there is.
     """
     import numpy as np
 
@@ -184,11 +216,14 @@ def release(
     view = GeneratorView.load(prepared / "view.npz")
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
     scale_C = view.step_C(levels_of(stored_NCHW.dtype))
-    physical_NCHW = (
-        stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
-        for stored_CHW in stored_NCHW
-    )
-    labels_NHW = _label(context, stored_NCHW, physical_NCHW, segmenter / "model", view.spacing)
+    if (samples / MASKS).is_file():
+        labels_NHW = np.load(samples / MASKS, allow_pickle=False)
+    else:
+        physical_NCHW = (
+            stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
+            for stored_CHW in stored_NCHW
+        )
+        labels_NHW = _label(context, stored_NCHW, physical_NCHW, segmenter / "model", view.spacing)
     described = _describe(site, dataset, prepared, view, scale_C, audited["card"])
     manifest = write_release(
         context.out,

@@ -23,7 +23,7 @@ def train_generator(
     precision: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Train a site's generator on its training images (images alone, no masks)."""
+    """Train a site's generator on its training images, with their masks where it learns them."""
     from hyfree_ray import generators
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.segmenters.unet_plan import UNetPlan
@@ -34,6 +34,7 @@ def train_generator(
         config=generators.GENERATORS[backend].configured({"max_channels": max_channels}),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
+        masks_NHW=None if view.masks_NHW is None else view.masks_NHW[view.training_N],
         images_shown=images_shown,
         seed=seed,
         workdir=context.out,

@@ -23,6 +23,7 @@ from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise, restore
 from hyfree_ray.segmenters.nnunet.data import (
+    cut_masks,
     cut_slices,
     read_image,
     read_label,
@@ -141,6 +142,20 @@ def test_thin_slices_are_thinned_and_blank_ones_left_out() -> None:
     flat, spacing = cut_slices(image_CZHW[:, 6:7], (999.0, 0.7, 0.9), 0)
     assert len(flat) == 1
     assert flat[0].shape == (2, 8, 7)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_masks_are_cut_where_their_slices_are(axis: int) -> None:
+    label_ZHW = np.arange(20 * 12 * 9).reshape(20, 12, 9) % 251
+    image_CZHW = np.zeros((2, 20, 12, 9), np.float32)
+    image_CZHW[:, 3:17, 2:10, 1:8] = label_ZHW[3:17, 2:10, 1:8] + 1
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = 3.0
+    slices, _ = cut_slices(image_CZHW, spacing, axis)
+    masks = cut_masks(label_ZHW, image_CZHW, spacing, axis)
+    assert len(slices) == len(masks) > 3
+    for image_CHW, label_HW in zip(slices, masks, strict=True):
+        np.testing.assert_array_equal(image_CHW[1], label_HW + 1)
 
 
 def test_a_volume_is_segmented_whole_as_its_slices_are_alone(data: Path, trained: Path) -> None:

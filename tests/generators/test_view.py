@@ -16,6 +16,7 @@ from hyfree_ray.generators.view import (
     GeneratorView,
     RawSlice,
     fit_into_patch,
+    fit_mask_into_patch,
     write_view,
 )
 
@@ -146,3 +147,45 @@ def test_a_hundred_times_the_slices_need_no_more_memory(tmp_path: Path) -> None:
         return most
 
     assert peak(1000) < peak(10) + 1000 * 60 * 80 * 2 * 4 / 50
+
+
+def test_masks_lie_on_their_images_and_keep_their_values() -> None:
+    random = np.random.default_rng(1)
+    raw, labels = [], []
+    for size in ((96, 60), (70, 64), (20, 12)):
+        label_HW = np.zeros(size, np.int16)
+        label_HW[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 2] = 3
+        label_HW[-size[0] // 4 :, :5] = 1
+        raw.append((100.0 * label_HW[None] + random.normal(0, 1, (1, *size)), (1.0, 1.0)))
+        labels.append(label_HW)
+    with tempfile.TemporaryDirectory() as folder:
+        some = (
+            RawSlice(
+                image_CHW=image.astype(np.float32),
+                spacing=spacing,
+                patient=index,
+                training=True,
+                label_HW=labels[index],
+            )
+            for index, (image, spacing) in enumerate(raw)
+        )
+        path = Path(folder) / "view.npz"
+        write_view(path, some, patch=PATCH, target_spacing=(2.0, 2.0), site="a")
+        assert [file.name for file in Path(folder).iterdir()] == ["view.npz"]
+        found = GeneratorView.load(path)
+    assert found.masks_NHW is not None
+    assert (found.masks_NHW.dtype, found.masks_NHW.shape) == (np.uint8, (3, *PATCH))
+    assert [set(np.unique(mask_HW)) for mask_HW in found.masks_NHW] == [{0, 1, 3}] * 3
+    bright_NHW = found.physical(found.images_NCHW)[:, 0] > 200
+    assert ((found.masks_NHW == 3) == bright_NHW).mean() > 0.97
+
+
+def test_a_mask_covers_the_rows_and_columns_of_its_image_and_nothing_else() -> None:
+    box = (slice(5, 45), slice(2, 30))
+    placed_HW = fit_mask_into_patch(np.full((13, 7), 2), box, PATCH)
+    assert (placed_HW[box] == 2).all()
+    assert placed_HW.sum() == 2 * 40 * 28
+
+
+def test_a_view_without_masks_has_none() -> None:
+    assert view().masks_NHW is None

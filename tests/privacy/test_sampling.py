@@ -85,3 +85,12 @@ def test_the_samples_nearest_to_real_images_are_kept_to_be_looked_at() -> None:
 
 def test_storing_costs_at_most_half_a_level() -> None:
     assert np.abs(restore(quantise(NEW)) - NEW).max() <= 1 / 255 + 1e-6
+
+
+def test_accepted_images_are_known_by_their_numbers_in_the_series() -> None:
+    source = generator(0.3)
+    drawn = draw(90, source)
+    series_NCHW = np.concatenate(list(source(0, drawn.drawn)))
+    assert len(drawn.accepted_at_N) == 90
+    assert (np.diff(drawn.accepted_at_N) > 0).all()
+    np.testing.assert_array_equal(quantise(series_NCHW[drawn.accepted_at_N]), drawn.accepted_NCHW)

@@ -375,12 +375,31 @@ def cut_slices(
         axis: the axis of (z, h, w) along which the plan cuts.
     """
     across = [k for k in range(3) if k != axis]
+    slices = [image_CHW for image_CHW, _ in _cut(image_CZHW, spacing, axis)]
+    return slices, (float(spacing[across[0]]), float(spacing[across[1]]))
+
+
+def cut_masks(
+    label_ZHW: np.ndarray, image_CZHW: np.ndarray, spacing: Sequence[float], axis: int
+) -> list[np.ndarray]:
+    """The masks, label_HW each, of the slices that `cut_slices` cuts from the image."""
+    return [label_ZHW[place] for _, place in _cut(image_CZHW, spacing, axis)]
+
+
+def _cut(
+    image_CZHW: np.ndarray, spacing: Sequence[float], axis: int
+) -> Iterator[tuple[np.ndarray, tuple[Any, ...]]]:
+    """Each slice that a generator sees, image_CHW, and its place in the volume's axes."""
     chosen = generator_slices(image_CZHW.shape[1 + axis], spacing[axis])
     cropped_CZHW, _, box = crop_to_nonzero(image_CZHW)
-    inside = [k - int(box[axis][0]) for k in chosen if box[axis][0] <= k < box[axis][1]]
-    slices = [np.asarray(cropped_CZHW.take(k, axis=1 + axis)) for k in inside]
-    kept = [one for one in slices if (one.max(axis=(1, 2)) > one.min(axis=(1, 2))).any()]
-    return kept, (float(spacing[across[0]]), float(spacing[across[1]]))
+    for k in chosen:
+        if not box[axis][0] <= k < box[axis][1]:
+            continue
+        image_CHW = np.asarray(cropped_CZHW.take(k - int(box[axis][0]), axis=1 + axis))
+        if (image_CHW.max(axis=(1, 2)) > image_CHW.min(axis=(1, 2))).any():
+            inside: list[Any] = [slice(int(first), int(last)) for first, last in box]
+            inside[axis] = k
+            yield image_CHW, tuple(inside)
 
 
 def read_label(file: Path, dataset_json: Mapping[str, Any]) -> np.ndarray:
