@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from hyfree_ray.evaluation import regimes
 
 if TYPE_CHECKING:
     from hyfree_ray.config.experiment import Experiment
+    from hyfree_ray.runners.resolve import SimulationOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,7 +61,6 @@ DATA = click.option(
 
 PARTITION = click.option(
     "--partition",
-    "how",
     metavar="HOW",
     default="natural",
     show_default=True,
@@ -165,6 +166,54 @@ simulated_options = all_of(DATA, PARTITION, CONFIG, BUDGET, GENERATOR, SETTINGS,
 
 runtime_options = all_of(STORE, RAY, DEVICE)
 """Where it is kept and where it runs: in no result."""
+
+
+def simulation_options(options: Mapping[str, Any]) -> SimulationOptions:
+    """Take from a command's options those that say what is simulated."""
+    from hyfree_ray.runners.resolve import SimulationOptions
+
+    names = [field.name for field in dataclasses.fields(SimulationOptions)]
+    return SimulationOptions(**{name: options[name] for name in names if name in options})
+
+
+def parse_numbers(text: str, option: str, *, least: int, most: int) -> tuple[int, ...]:
+    """Parse `0-4` or `0,2,3` as sorted numbers.
+
+    Raises:
+        HyfreeError: something else, or a number out of bounds.
+    """
+    ends = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            ends.append((int(first), int(last if dash else first)))
+    except ValueError as error:
+        raise HyfreeError(
+            "option.malformed", f"{option} {text}: write numbers as 0-4 or 0,2"
+        ) from error
+    if any(first > last or first < least or last > most for first, last in ends):
+        raise HyfreeError(
+            "option.out-of-range", f"{option} {text}: numbers from {least} to {most} are possible"
+        )
+    return tuple(sorted({number for first, last in ends for number in range(first, last + 1)}))
+
+
+def refuse_overrides(overrides: Sequence[str], names: Sequence[str], by: str) -> None:
+    """Refuse `--set` of what other options give each simulation its own value of.
+
+    Args:
+        overrides: each `KEY=VALUE`.
+        names: the keys that are refused.
+        by: the options that say them.
+
+    Raises:
+        HyfreeError: it names the override.
+    """
+    for override in overrides:
+        if override.partition("=")[0].strip() in names:
+            raise HyfreeError(
+                "option.conflict", f"--set {override}: {by} would say otherwise; leave it out"
+            )
 
 
 def resolved(*, device: str, **given: Any) -> tuple[Experiment, list[str], str]:

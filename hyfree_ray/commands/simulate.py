@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from rich.console import Console
 from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import reading_bar
+from hyfree_ray.commands.options import simulation_options
 from hyfree_ray.config.experiment import Runtime
-from hyfree_ray.core.errors import ClusterError, HyfreeError, StageError
+from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.failure import error_line
-from hyfree_ray.core.interrupts import exit_now, is_interrupted
+from hyfree_ray.core.interrupts import exit_now
 from hyfree_ray.core.log import set_up_logging
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.federation.simulation import Simulation
@@ -26,6 +27,7 @@ from hyfree_ray.observing.progress import clock, describe
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
+from hyfree_ray.runners.child import exit_code_of
 from hyfree_ray.runners.resolve import (
     SimulationOptions,
     check_options,
@@ -45,8 +47,6 @@ from hyfree_ray.runners.run import (
 )
 from hyfree_ray.scheduling.resources import Execution, read_resources
 
-log = logging.getLogger("hyfree_ray")
-
 
 def run_simulate(**options: Any) -> int:
     """Run the command; see `simulate` for the options. Returns the exit code."""
@@ -55,64 +55,38 @@ def run_simulate(**options: Any) -> int:
     except ClusterError as error:
         exit_now(error_line(error), error.exit_code)
     except _FailedError as failed:
-        exit_now(error_line(failed.cause), failed.exit_code)
+        exit_now(error_line(failed.cause), exit_code_of(failed.cause))
 
 
 class _FailedError(Exception):
     """A run failed after stages were started. Its cause is one line to print."""
 
-    def __init__(self, cause: Exception, exit_code: int = 1) -> None:
-        super().__init__(cause, exit_code)
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
         self.cause = cause
-        self.exit_code = exit_code
 
 
 def _simulate(
     *,
-    sites: int | None,
-    data: Path | None,
-    how: str,
-    config: Path | None,
-    budget: str | None,
-    generator: str | None,
-    fold: int | None,
-    seed: int | None,
-    settings: tuple[str, ...] | None,
-    contributors: tuple[str, ...],
     store: Path,
     ray: str,
     device: str,
-    overrides: tuple[str, ...],
     dry_run: bool,
     calibrate: bool,
     output: str,
     log_format: str | None,
-    **rule_options: Any,
+    **given: Any,
 ) -> int:
     set_up_logging(log_format or output)
     if calibrate and not dry_run:
         raise HyfreeError(
             "option.conflict", "--calibrate: it tells how long a plan would take; add --dry-run"
         )
-    options = SimulationOptions(
-        sites=sites,
-        data=data,
-        partition=how,
-        config=config,
-        budget=budget,
-        generator=generator,
-        settings=settings,
-        fold=fold,
-        seed=seed,
-        overrides=overrides,
-        contributors=contributors,
-    )
+    options = simulation_options(given)
     with joined(ray):
         runtime = Runtime(store=store.absolute(), ray=ray, device=resolve_device(device, ray))
         simulation = _resolve(options, runtime, output)
-        rules = parse_rules(sites=list(simulation.sites), **rule_options)
-        execution = Execution(rules=rules, resources=read_resources(config))
-        run = plan_run(simulation, runtime, execution)
+        run = plan_run(simulation, runtime, execution_of(given, simulation))
         cost = estimate_cost(run, calibrated=calibrate)
         announce(run, output)
         warn_before(run, cost)
@@ -122,6 +96,17 @@ def _simulate(
         finished = _execute_or_exit(open_stores(run))
     _print_results(finished, runtime, output)
     return 0
+
+
+def execution_of(given: Mapping[str, Any], simulation: Simulation) -> Execution:
+    """Take from the command's options how a simulation is executed.
+
+    Raises:
+        HyfreeError: rules or resources that are none, or of no site.
+    """
+    names = ("min_sites", "deadline", "next_round", "withdraw", "drop", "slow")
+    rules = parse_rules(sites=list(simulation.sites), **{name: given[name] for name in names})
+    return Execution(rules=rules, resources=read_resources(given["config"]))
 
 
 def _resolve(options: SimulationOptions, runtime: Runtime, output: str) -> Simulation:
@@ -141,11 +126,7 @@ def _execute_or_exit(run: Run) -> Finished:
         return execute(run)
     except ClusterError:
         raise  # it is not the run that failed
-    except (HyfreeError, StageError) as error:
-        raise _FailedError(error, error.exit_code) from error
     except Exception as error:
-        if not is_interrupted():  # or a library made this of the interrupt
-            log.exception("this should not have happened; please report it")
         raise _FailedError(error) from error
 
 

@@ -57,18 +57,8 @@ def scale(**options: Any) -> None:
       hyfree-ray scale --data Dataset301_LungCXR --partition random --sites 2,4,8
     """
     from hyfree_ray.commands.study_runs import run_scale
-    from hyfree_ray.studies.trials import as_arguments, refuse_overrides
 
-    refuse_overrides(options["overrides"], ("fold", "seed"), "--folds and --seeds")
-    for name in ("data", "config"):  # trials run in a folder of their own
-        options[name] = options[name] and options[name].absolute()
-    passed = as_arguments({**options, "sites": None, "data": None, "how": None})
-    named = ("sites", "repeats", "folds", "seeds", "data", "how", "store", "ray", "parallel")
-    sys.exit(
-        run_scale(
-            **{name: options[name] for name in named}, passed=passed, output=options["output"]
-        )
-    )
+    sys.exit(run_scale(**options))
 
 
 @click.command(epilog=EXIT_CODES)

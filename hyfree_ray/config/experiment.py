@@ -189,7 +189,8 @@ def resolve_experiment(
         generator: "auto" or one of `GENERATORS`; None: the file's, else "auto".
         device: what the trainings will run on.
         file: YAML with any of `Experiment`'s fields; its paths are from its folder.
-        overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`.
+        overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`; paths are from the
+            folder that this process is in.
         fields: top-level fields that the command line names; None: not named.
 
     Returns:
@@ -211,6 +212,8 @@ def resolve_experiment(
         values["generator"] = generator
     for override in overrides:
         _set(values, override)
+    if isinstance(path := values.get("embedder_weights"), str):
+        values["embedder_weights"] = str(Path(path).absolute())  # stages run in other folders
     changed = values["budget"] != budget_values(budget)
     reasons = [
         f"budget {budget}: "
@@ -377,6 +380,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "config.bad-yaml", f"{path}: a configuration is a mapping of keys to values"
         )
     return values
+
+
+def as_override(key: str, value: Any) -> str:
+    """Write a value as `--set` takes it: `key=value`."""
+    text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    return f"{key}={text}"
 
 
 def _set(values: dict[str, Any], override: str) -> None:

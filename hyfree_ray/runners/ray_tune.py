@@ -1,4 +1,4 @@
-"""Trials of a study as trials of Ray Tune: as many at a time as the cluster has devices for."""
+"""Simulations as trials of Ray Tune: as many at a time as the cluster has devices for."""
 
 from __future__ import annotations
 
@@ -6,87 +6,96 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
 from hyfree_ray.core.store import remove_tree
-from hyfree_ray.studies.trials import Place, Trial, TrialError
+from hyfree_ray.runners.child import ChildError
 
 _HEAD = {"node:__internal_head__": 0.001}
 """A trial has to hold something: a trace of the head node, no CPU that its stages need."""
+
+RunNamed = Callable[[str, str], object]
+"""Runs the trial of a name on the cluster at an address, or raises `ChildError`."""
 
 
 class _Ended(tune.Callback):
     """Says which trials have ended well."""
 
-    def __init__(self, told: Callable[[Trial], None]) -> None:
+    def __init__(self, told: Callable[[str], None]) -> None:
         self._told = told
 
     def on_trial_complete(self, *_: Any, **told: Any) -> None:
         trial = told["trial"]
-        if "run" in trial.last_result:
-            self._told(trial.config["trial"])
+        if trial.last_result.get("done_well"):
+            self._told(trial.config["name"])
 
 
-def run_trials(
-    trials: Sequence[Trial],
-    place: Place,
+def run_on_tune(
+    names: Sequence[str],
+    run: RunNamed,
+    *,
+    scratch: Path,
+    log_file: Path,
     parallel: int | None = None,
-    told: Callable[[Trial], None] = lambda _: None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Run trials on the cluster that this process is connected to.
 
-    A trial holds nothing itself: it is a driver, whose stages take CPUs and GPUs from the cluster.
-    Tune's own files are thrown away; what is done is remembered by the place and the store.
+    A trial holds nothing itself: it starts a driver, whose stages take CPUs and GPUs from the
+    cluster. Tune's own files are thrown away.
 
     Args:
-        trials: what to run.
-        place: where they are remembered.
+        names: of the trials.
+        run: is handed to the cluster by value.
+        scratch: a folder for Tune, removed again.
+        log_file: for what Tune prints.
         parallel: trials at a time; None: one a GPU, or one a CPU where there is none.
-        told: called with each trial that has ended well, as it ends.
+        told: called with the name of each trial that has ended well, as it ends.
 
     Raises:
-        TrialError: a trial failed; the others were run to their end.
+        ChildError: a trial failed; the others were run to their end.
     """
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would go on after the first Ctrl-C
     # It says how long its own steps take, which on busy cores is long.
     logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)
     has = ray.cluster_resources()
     devices = int(has.get("GPU", 0)) or int(has.get("CPU", 1))
-    folder = place.folder / "tune"
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(_run, place=place, address=_address()),
+            tune.with_parameters(_run, run=run, address=_address()),
             tune.PlacementGroupFactory([_HEAD]),
         ),
-        param_space={"trial": tune.grid_search(list(trials))},
+        param_space={"name": tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(max_concurrent_trials=parallel or max(1, devices)),
         run_config=tune.RunConfig(
-            name="trials", storage_path=str(folder), verbose=0, callbacks=[_Ended(told)]
+            name="trials", storage_path=str(scratch), verbose=0, callbacks=[_Ended(told)]
         ),
     )
-    place.logs.mkdir(parents=True, exist_ok=True)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     try:
         # What Tune says of itself is neither a result nor how far the study is.
-        with (place.logs / "tune.txt").open("a") as log, contextlib.redirect_stdout(log):
+        with log_file.open("a") as log, contextlib.redirect_stdout(log):
             results = tuner.fit()
     finally:
-        remove_tree(folder)
+        remove_tree(scratch)
     failed = [found for result in results if (found := (result.metrics or {}).get("failed"))]
     if failed:
-        raise TrialError(failed[0]["code"], failed[0]["message"])
+        raise ChildError(failed[0]["exit_code"], failed[0]["message"])
     if results.errors:
         raise results.errors[0]
 
 
-def _run(config: dict[str, Any], place: Place, address: str) -> None:
-    trial: Trial = config["trial"]
+def _run(config: dict[str, Any], run: RunNamed, address: str) -> None:
     try:
-        tune.report({"run": place.run(trial, address)})
-    except TrialError as error:
-        tune.report({"failed": {"code": error.code, "message": error.message}})
+        run(config["name"], address)
+    except ChildError as error:
+        tune.report({"failed": {"exit_code": error.exit_code, "message": error.message}})
+    else:
+        tune.report({"done_well": True})
 
 
 def _address() -> str:

@@ -64,12 +64,17 @@ class Run:
 @contextlib.contextmanager
 def joined(ray: str) -> Iterator[None]:
     """Join the cluster at an address for as long as the block runs; `local` and `off` are none."""
-    with contextlib.nullcontext() if ray in {"local", "off"} else _connected(ray):
+    with contextlib.nullcontext() if ray in {"local", "off"} else connected(ray):
         yield
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Iterator[None]:
+def connected(address: str) -> Iterator[None]:
+    """Join the cluster at an address, or start one here ("local"), for as long as the block runs.
+
+    Raises:
+        HyfreeError: nothing answers there.
+    """
     from hyfree_ray.runners.ray_cluster import connect, disconnect
 
     connect(address)
@@ -206,6 +211,19 @@ def open_stores(run: Run) -> Run:
     return replace(run, execution=execution)
 
 
+def run_simulation(simulation: Simulation, runtime: Runtime, execution: Execution) -> Finished:
+    """Plan, check and execute a simulation, whose runtime's cluster this process has joined.
+
+    Raises:
+        HyfreeError: it could never run, or what a stage refused.
+        StageError: a stage broke.
+        ClusterError: the cluster is gone.
+    """
+    run = plan_run(simulation, runtime, execution)
+    warn_before(run, estimate_cost(run))
+    return execute(open_stores(run))
+
+
 def execute(run: Run) -> Finished:
     """Run what is missing and write the run's folder, unless this code has written it already.
 
@@ -260,7 +278,7 @@ def _execute_on_ray(run: Run, observer: Observer) -> None:
     from hyfree_ray.runners.ray_parties import start_parties
 
     simulation, runtime, execution = run.simulation, run.runtime, run.execution
-    with contextlib.nullcontext() if run.remote else _connected("local"):
+    with contextlib.nullcontext() if run.remote else connected("local"):
         if not run.remote:  # of another it was asked before
             workers = simulation.experiment.general_workers
             check_resources(runtime.device, workers, run.planned.steps, execution)

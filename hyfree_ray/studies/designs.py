@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
 import logging
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from hyfree_ray.config.experiment import read_yaml, resolve_experiment
+from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
+from hyfree_ray.config.experiment import Runtime, as_override, read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.evaluation.scores import COLUMNS, ScoreRow, csv_text
+from hyfree_ray.federation.hospital import Site
+from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.pooled import (
@@ -31,7 +34,9 @@ from hyfree_ray.results.pooled import (
     with_own_patients,
 )
 from hyfree_ray.results.summary import IN_WORDS, contrasts_of
-from hyfree_ray.studies.trials import Trial, experiment_of
+from hyfree_ray.runners.resolve import SimulationOptions, reader_of, resolve_simulation
+from hyfree_ray.scheduling.resources import Execution, read_resources
+from hyfree_ray.studies.trials import Trial
 
 log = logging.getLogger("hyfree_ray")
 
@@ -80,31 +85,62 @@ def draw_subsets(sites: Sequence[str], size: int, repeats: int) -> list[tuple[st
 
 
 def scale_trials(
-    sites: Sequence[str],
+    options: SimulationOptions,
+    runtime: Runtime,
     sizes: Sequence[int],
-    options: Sequence[str],
     *,
     repeats: int,
     folds: Sequence[int],
     seeds: int,
 ) -> list[Trial]:
-    """One trial a subset, fold and seed. A pool of all sites is the ordinary simulation."""
-    trials = []
-    for size in sizes:
-        for draw, subset in enumerate(draw_subsets(sites, size, repeats)):
-            part = () if size == len(sites) else ("--contributors", ",".join(subset))
-            for fold, seed in itertools.product(folds, range(seeds)):
-                of_run = ("--fold", str(fold), "--seed", str(seed))
-                trials.append(
-                    Trial(
-                        name=f"sites-{size}-draw-{draw}-fold-{fold}-seed-{seed}",
-                        options=(*options, *of_run, *part),
-                        sites=size,
-                        draw=draw,
-                        values={"fold": fold, "seed": seed, "contributors": list(subset)},
-                    )
-                )
-    return trials
+    """Make one trial a subset, fold and seed. A pool of all sites is the ordinary simulation.
+
+    Args:
+        options: what all trials share, without number of sites, fold and seed.
+        runtime: where they run.
+        sizes: numbers of sites in the pool.
+        repeats: subsets of each size.
+        folds: test folds.
+        seeds: 0 to this number, exclusive.
+
+    Raises:
+        HyfreeError: no such simulation; before anything runs.
+    """
+    named = options.partition == NATURAL or options.partition.startswith(COLUMN)
+    count = None if named and options.data is not None else max(sizes)
+    resolve = _Resolver(runtime)
+    whole = {
+        (fold, seed): resolve(replace(options, sites=count, fold=fold, seed=seed))
+        for fold, seed in itertools.product(folds, range(seeds))
+    }
+    execution = Execution(resources=read_resources(options.config))
+    names = list(next(iter(whole.values())).sites)
+    return [
+        Trial(
+            name=f"sites-{size}-draw-{draw}-fold-{fold}-seed-{seed}",
+            simulation=replace(one, contributors=() if size == len(names) else subset),
+            execution=execution,
+            draw=draw,
+            values={"fold": fold, "seed": seed, "contributors": list(subset)},
+        )
+        for size in sizes
+        for draw, subset in enumerate(draw_subsets(names, size, repeats))
+        for (fold, seed), one in whole.items()
+    ]
+
+
+class _Resolver:
+    """Makes a study's simulations: a data set is read once, and equal sites are kept once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._read = functools.cache(reader_of(runtime.store))
+        self._sites: dict[tuple[str, ...], Mapping[str, Site]] = {}
+
+    def __call__(self, options: SimulationOptions) -> Simulation:
+        found = resolve_simulation(options, self._runtime, self._read)
+        keys = tuple(site.key for site in found.sites.values())
+        return replace(found, sites=self._sites.setdefault(keys, found.sites))
 
 
 def phases(trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -121,16 +157,43 @@ def phases(trials: Sequence[Trial]) -> list[list[Trial]]:
     return [head, [trial for trial in trials if trial not in head]]
 
 
-def grid_trials(path: Path) -> list[Trial]:
-    """The trials of a study's file: every combination of its grid.
+def grid_trials(path: Path, runtime: Runtime) -> list[Trial]:
+    """Make the trials of a study's file: every combination of its grid.
 
     The file is YAML: `simulate`, options that all trials share, and `grid`, fields of the
     experiment (with dots), `sites`, `budget` (by name) or `generator`, each with a list of values.
-    A `config` and `data` are looked for beside the file.
+    Paths are from its folder.
 
     Raises:
         HyfreeError: a key that is not known, a value that does not fit; before anything runs.
     """
+    shared, grid = _read_study(path)
+    combinations = [
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
+    asked = [_options_of(path, shared, values) for values in combinations]
+    experiments = [options.experiment(runtime.device)[0] for options in asked]  # before data
+    most = [experiment.budget.synthesis.max_images for experiment in experiments]
+    if len(grid.get(_QUOTA, ())) > 1 and all(most):
+        log.warning(
+            f"{path}: {_QUOTA}: a site releases at most {max(filter(None, most))} images, whatever "
+            f"is asked for each real one; to lift that, set '{_MOST}: [null]' in the grid"
+        )
+    resolve = _Resolver(runtime)
+    return [
+        Trial(
+            name=f"trial-{draw:03d}",
+            simulation=resolve(options),
+            execution=Execution(resources=read_resources(options.config)),
+            draw=draw,
+            values=values,
+        )
+        for draw, (options, values) in enumerate(zip(asked, combinations, strict=True))
+    ]
+
+
+def _read_study(path: Path) -> tuple[Mapping[str, Any], Mapping[str, list[Any]]]:
+    """Read what all trials share, and the grid."""
     if not path.is_file():
         raise HyfreeError("study.not-found", f"{path}: no such file; see hyfree-ray study --help")
     written = read_yaml(path)
@@ -146,14 +209,13 @@ def grid_trials(path: Path) -> list[Trial]:
             "study.bad-value",
             f"{path}: 'grid' maps fields to lists of values, 'simulate' is a mapping",
         )
-    for name in shared:
+    for name, value in shared.items():
         if name not in SIMULATE_OPTIONS:
             known = ", ".join(SIMULATE_OPTIONS)
             raise HyfreeError(
                 "study.unknown-key",
                 f"{path}: simulate: unknown option {name!r}; there are: {known}",
             )
-    for name, value in shared.items():
         if value is None:
             raise HyfreeError(
                 "study.bad-value",
@@ -173,65 +235,39 @@ def grid_trials(path: Path) -> list[Trial]:
                 raise HyfreeError(
                     "study.bad-value", f"{path}: grid: {name}: {value!r} stands there twice"
                 )
-    trials = []
-    for draw, combination in enumerate(itertools.product(*grid.values())):
-        values = dict(zip(grid, combination, strict=True))
-        trials.append(_grid_trial(path, draw, shared, values))
-    if len(grid.get(_QUOTA, ())) > 1:
-        devices = ("cpu", "cuda")  # which it will be, and so its default budget, is not known
-        found = [experiment_of(trial.options, device) for trial in trials for device in devices]
-        most = [experiment.budget.synthesis.max_images for experiment in found]
-        if all(most):
-            log.warning(
-                f"{path}: {_QUOTA}: a site releases at most {max(filter(None, most))} images, "
-                f"whatever is asked for each real one; to lift that, set '{_MOST}: [null]' in the "
-                "grid"
-            )
-    return trials
+    return shared, grid
 
 
-def _grid_trial(
-    path: Path, draw: int, shared: Mapping[str, Any], values: Mapping[str, Any]
-) -> Trial:
+def _options_of(
+    path: Path, shared: Mapping[str, Any], values: Mapping[str, Any]
+) -> SimulationOptions:
+    """Take the options of one trial from what all share and its values."""
     fields = {name: value for name, value in values.items() if name not in _VARIED}
-    if isinstance(weights := fields.get("embedder_weights"), str):
-        fields["embedder_weights"] = str(path.absolute().parent / weights)
-    overrides = [f"{name}={_as_yaml(value)}" for name, value in fields.items()]
     named = {**shared, **{name: values[name] for name in _VARIED if name in values}}
-    if isinstance(settings := named.get("settings"), list):
-        for name in settings:
-            if not isinstance(name, str):
-                raise HyfreeError(
-                    "option.unknown-setting", f"{path}: settings: {name!r} is not a setting's name"
-                )
-        named["settings"] = ",".join(settings)
+    folder = path.absolute().parent
+    if isinstance(weights := fields.get("embedder_weights"), str):
+        fields["embedder_weights"] = str(folder / weights)
+    if isinstance(settings := named.get("settings"), str):
+        named["settings"] = [name.strip() for name in settings.split(",") if name.strip()]
+    for name in named.get("settings", ()):
+        if not isinstance(name, str):
+            raise HyfreeError(
+                "option.unknown-setting", f"{path}: settings: {name!r} is not a setting's name"
+            )
+    if "settings" in named:
+        named["settings"] = tuple(named["settings"])
     for name in ("config", "data"):
-        if name in named:  # trials run in a folder of their own
-            named[name] = (path.parent / str(named[name])).absolute()
+        if name in named:
+            named[name] = folder / str(named[name])
     if not isinstance(named.get("budget"), str | None):
         raise HyfreeError(
             "study.bad-value", f"{path}: budget: {named['budget']!r} is not a budget's name"
         )
-    experiment, _ = resolve_experiment(
-        budget=named.get("budget"),
-        generator=named.get("generator"),
-        device="cpu",
-        file=named.get("config"),
-        overrides=overrides,
-    )
-    sites = named.get("sites", experiment.budget.phantom_sites)
-    if not isinstance(sites, int) or isinstance(sites, bool):
+    sites = named.get("sites")
+    if not isinstance(sites, int | None) or isinstance(sites, bool):
         raise HyfreeError("study.bad-value", f"{path}: sites: {sites!r} is not a number")
-    options = [part for name, value in named.items() for part in (f"--{name}", str(value))]
-    for override in overrides:
-        options += ["--set", override]
-    return Trial(
-        name=f"trial-{draw:03d}", options=tuple(options), sites=sites, draw=draw, values=values
-    )
-
-
-def _as_yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    overrides = tuple(as_override(name, value) for name, value in fields.items())
+    return SimulationOptions(**named, overrides=overrides)
 
 
 def grouped(trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Group]:

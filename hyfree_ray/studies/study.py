@@ -1,0 +1,153 @@
+"""A study as a whole: its trials run, on Ray Tune or one after the other, and what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.core.files import replacing
+from hyfree_ray.core.store import write_json
+from hyfree_ray.results.finished import CURVE_FILE, Finished, Point, read_finished
+from hyfree_ray.runners.run import connected
+from hyfree_ray.studies.designs import (
+    Group,
+    curve_points,
+    grouped,
+    phases,
+    same_scores,
+    write_scaling,
+)
+from hyfree_ray.studies.trials import StudyFolder, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a study found."""
+
+    folder: Path
+    trials: tuple[Trial, ...]
+    runs: Mapping[str, Finished]
+    """By the trials' names."""
+    groups: tuple[Group, ...]
+    same_scores: tuple[Sequence[str], ...]
+    """Names of groups whose runs scored the very same."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it as plain JSON values."""
+        return {
+            "folder": str(self.folder),
+            "trials": [
+                {"draw": t.draw, "sites": t.sites, **t.values, "run": self.runs[t.name].name}
+                for t in self.trials
+            ],
+            "curve": [
+                {
+                    "name": group.name,
+                    "sites": group.sites,
+                    "draws": group.draws,
+                    "runs": group.runs,
+                    "contrasts": [
+                        {**vars(one), "verdict": one.verdict, "words": one.words}
+                        for one in group.contrasts
+                    ],
+                }
+                for group in self.groups
+            ],
+            "same_scores": self.same_scores,
+        }
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    folder: StudyFolder,
+    *,
+    parallel: int | None = None,
+    told: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Run trials: first those that train what the others need.
+
+    Args:
+        trials: all of them run, whether or not they did before.
+        folder: where; this process has joined its runtime's cluster where that has an address.
+        parallel: trials at a time; None: one a device.
+        told: called with the name of each trial that has ended well, as it ends.
+
+    Raises:
+        ChildError: a trial failed.
+    """
+    if folder.runtime.ray == "off":
+        for trial in (trial for phase in phases(trials) for trial in phase):
+            folder.run(trial, "off")
+            told(trial.name)
+        return
+    from hyfree_ray.runners.ray_tune import run_on_tune
+
+    here = folder.runtime.ray == "local"
+    with connected("local") if here else contextlib.nullcontext():
+        for phase in filter(None, phases(trials)):
+            run_on_tune(
+                [trial.name for trial in phase],
+                functools.partial(_run_named, folder, {trial.name: trial for trial in phase}),
+                scratch=folder.folder / "tune",
+                log_file=folder.logs / "tune.txt",
+                parallel=parallel,
+                told=told,
+            )
+
+
+def _run_named(folder: StudyFolder, trials: Mapping[str, Trial], name: str, address: str) -> None:
+    folder.run(trials[name], address)
+
+
+def finish_study(trials: Sequence[Trial], folder: StudyFolder) -> StudyResult:
+    """Write what a study leaves in its folder and in MLflow, once all of its trials have run.
+
+    Raises:
+        HyfreeError: runs that do not belong together.
+    """
+    store = folder.runtime.store
+    runs = {trial.name: read_finished(store / "runs" / folder.run_of(trial)) for trial in trials}
+    groups = grouped(trials, runs)
+    write_scaling(folder.folder / "scaling.csv", trials, runs)
+    _track(runs, groups, folder)
+    points = curve_points(groups)
+    write_json(folder.folder / CURVE_FILE, points)
+    for ending in ("svg", "png"):  # of a grid that the file held before
+        (folder.folder / f"scaling.{ending}").unlink(missing_ok=True)
+    if points:
+        _draw(folder.folder, points)
+    return StudyResult(
+        folder=folder.folder,
+        trials=tuple(trials),
+        runs=runs,
+        groups=tuple(groups),
+        same_scores=tuple(same_scores(trials, runs)),
+    )
+
+
+def _track(runs: Mapping[str, Finished], groups: Sequence[Group], folder: StudyFolder) -> None:
+    """Show the study in MLflow as the parent of its simulations."""
+    from hyfree_ray.observing.mlflow import Tracker
+
+    cohort = str(next(iter(runs.values())).described["cohort"])
+    numbers: dict[str, object] = {
+        f"{group.name}/{one.first} minus {one.second}/{one.tested}": one.difference
+        for group in groups
+        for one in group.contrasts
+    }
+    numbers["trials"] = len(runs)
+    tracker = Tracker(folder.runtime.store, folder.folder.name, cohort, {})
+    tracker.adopt(sorted({run.name for run in runs.values()}), numbers)
+
+
+def _draw(folder: Path, points: Mapping[str, Sequence[Point]]) -> None:
+    from hyfree_ray.reports.figures import curve, drawn
+
+    figure = drawn("scaling", lambda theme: curve(theme, points, "difference of Dice"))
+    for ending, content in (("svg", figure.light_svg), ("png", figure.png)):
+        with replacing(folder / f"scaling.{ending}") as file:
+            file.write(content)
