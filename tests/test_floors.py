@@ -19,8 +19,9 @@ FLOORS = (
     ("privacy", "results", "reports"),
     ("stages",),
     ("federation",),
-    ("scheduling", "observing", "studies"),
+    ("scheduling", "observing"),
     ("runners",),
+    ("studies",),
     ("commands", "cli"),
 )
 """From the ground up: a room imports from its own floor and those below."""

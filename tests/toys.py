@@ -87,15 +87,22 @@ _SHOWN: dict[str, Any] = {
 
 
 def install() -> None:
-    """Put toys in the place of all stages, those of a study's simulations too. Before `site` and
-    `pool` are imported."""
-    trials.PROGRAM = (sys.executable, "-m", "tests.toys")
+    """Put toys in the place of all stages, those of a study's simulations too."""
+    trials.run_trial = run_trial
     for found in pkgutil.iter_modules(stages.__path__):
         module = importlib.import_module(f"{stages.__name__}.{found.name}")
-        for name, value in list(vars(module).items()):
+        for name, value in vars(module).items():
             if isinstance(value, Stage) and value.module == module.__name__:
-                function = functools.partial(toy, name)
-                setattr(module, name, dataclasses.replace(value, function=function))
+                object.__setattr__(value, "function", functools.partial(toy, name))
+
+
+_run_trial = trials.run_trial
+
+
+def run_trial(*arguments: Any) -> str:
+    """A study's simulation, in its process."""
+    install()
+    return _run_trial(*arguments)
 
 
 def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
@@ -379,7 +386,4 @@ def keep_much(folder: str, what: str) -> None:
 
 if __name__ == "__main__":
     os.environ["__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"] = "tests.toys.install"
-    install()
-    from hyfree_ray.cli import main
-
-    main()
+    importlib.import_module("tests.toys").program(*sys.argv[1:])

@@ -80,7 +80,7 @@ def simulations(store: Path) -> list[str]:
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             arguments = file.read_bytes().decode(errors="replace").split("\0")
-            if "simulate" in arguments and str(store) in arguments:
+            if any(f"in {store}/studies/" in argument for argument in arguments):
                 found.append(file.parent.name)
     return found
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
+import os
+import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +17,7 @@ from hyfree_ray.commands import study_runs
 from hyfree_ray.studies import trials
 from hyfree_ray.studies.designs import SIMULATE_OPTIONS
 from tests.refusals import refused
+from tests.toys import run_trial
 
 
 def study(folder: Path, text: str) -> Path:
@@ -28,7 +29,7 @@ def study(folder: Path, text: str) -> Path:
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulations of trials run the real protocol with toy stages."""
-    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-m", "tests.toys"))
+    monkeypatch.setattr(trials, "run_trial", run_trial)
 
 
 def call(*arguments: str | Path) -> Result:
@@ -55,7 +56,7 @@ def test_a_study_counts_the_sites_of_its_data(
 ) -> None:
     draw_phantom_site(2, 0, tmp_path / "data")
     ran: list[trials.Trial] = []
-    monkeypatch.setattr(study_runs, "_run", lambda found, *_, **__: ran.extend(found) or 0)
+    monkeypatch.setattr(study_runs, "_run", lambda found, *_: ran.extend(found) or 0)
     text = "simulate: {data: data, partition: random, sites: 3}\ngrid: {seed: [0]}"
     assert call("study", study(tmp_path, text), "--store", tmp_path / "s").exit_code == 0
     draw_phantom_site(1, 0, tmp_path / "natural")
@@ -79,13 +80,15 @@ def test_the_help_of_a_study_names_every_option_that_its_file_may_give() -> None
 def test_a_scaling_studys_settings_are_its_trials(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    passed: dict[str, Any] = {}
-    monkeypatch.setattr(study_runs, "run_scale", lambda **options: passed.update(options) or 0)
-    call("scale", "--sites", "2,3", "--settings", "personalised", "--config", "my.yaml")
-    assert passed["passed"] == [
-        *("--config", str(Path("my.yaml").absolute()), "--device", "auto"),
-        *("--settings", "personalised"),
-    ]
+    ran: list[trials.Trial] = []
+    monkeypatch.setattr(study_runs, "_run", lambda found, *_: ran.extend(found) or 0)
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("warmup: 0.2\n")
+    given = ("--settings", "personalised", "--config", "my.yaml", "--store", "s")
+    assert call("scale", "--sites", "2,3", "--repeats", "1", *given).exit_code == 0
+    assert [trial.sites for trial in ran] == [2, 3]
+    for experiment in (trial.simulation.experiment for trial in ran):
+        assert (experiment.settings, experiment.warmup) == (("personalised",), 0.2)
     refused(
         call("scale", "--sites", "2,3", "--settings", "real"),
         "option.unknown-setting",
@@ -169,12 +172,17 @@ def test_a_simulation_that_fails_ends_the_command_with_its_code(toys: None, tmp_
     assert f"(log: {log})" in result.output
 
 
+def killed_at_once(*_: object) -> str:
+    """A trial that says how far it is and dies."""
+    print("3 of 9 stages", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
 def test_a_simulation_that_is_killed_is_told_from_what_it_said_last(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    says = "import os, sys; print('3 of 9 stages', file=sys.stderr, flush=True)"
-    killed = f"{says}; os.kill(os.getpid(), 9)"
-    monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-c", killed))
+    monkeypatch.setattr(trials, "run_trial", killed_at_once)
     given = ("--ray", "off", "--store", tmp_path / "s")
     study = tmp_path / "seeds.yaml"
     study.write_text("grid: {seed: [0]}\n")

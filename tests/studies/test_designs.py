@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
+from hyfree_ray.cohorts.phantom import draw_phantom_site
+from hyfree_ray.config.budget import budget_values
+from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.scores import COLUMNS
 from hyfree_ray.results.finished import Finished
+from hyfree_ray.runners.resolve import SimulationOptions
 from hyfree_ray.studies.designs import (
     curve_points,
     draw_subsets,
@@ -27,8 +32,17 @@ from hyfree_ray.studies.designs import (
 from hyfree_ray.studies.trials import Trial
 from tests.commands.test_study_command import study
 from tests.results.test_pooled import GAIN, SITES, finished
+from tests.toys import toy_simulation
+
+SIMULATION = toy_simulation(3)
 
 NAMES = [f"site-{k}" for k in range(1, 9)]
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    """A store that nobody has made yet."""
+    return Runtime(store=tmp_path / "store", ray="off", device="cpu")
 
 
 def test_subsets_are_random_different_and_the_same_next_time() -> None:
@@ -43,52 +57,74 @@ def test_subsets_are_random_different_and_the_same_next_time() -> None:
         draw_subsets(NAMES, 9, 1)
 
 
-def test_a_scaling_study_is_all_sizes_draws_folds_and_seeds() -> None:
-    found = scale_trials(NAMES, (2, 8), ("--sites", "8"), repeats=2, folds=(0, 1), seeds=2)
+def test_a_scaling_study_is_all_sizes_draws_folds_and_seeds(runtime: Runtime) -> None:
+    options = SimulationOptions(budget="smoke")
+    found = scale_trials(options, runtime, (2, 8), repeats=2, folds=(0, 1), seeds=2)
     assert len(found) == (2 + 1) * 2 * 2
     assert len({trial.name for trial in found}) == len(found)
+    assert {(t.simulation.experiment.fold, t.simulation.experiment.seed) for t in found} == {
+        (0, 0), (0, 1), (1, 0), (1, 1)
+    }  # fmt: skip
     whole = [trial for trial in found if trial.sites == 8]
-    assert not any("--contributors" in trial.options for trial in whole)
-    assert whole[0].options == ("--sites", "8", "--fold", "0", "--seed", "0")
+    assert not any(trial.simulation.contributors for trial in whole)
     part = next(trial for trial in found if trial.sites == 2)
-    assert part.options[-2] == "--contributors"
-    assert part.options[-1].split(",") == part.values["contributors"]
+    assert list(part.simulation.contributors) == part.values["contributors"]
+    assert part.simulation.sites is whole[0].simulation.sites, "kept once, however many draws"
     first, then = phases(found)
     assert first == whole  # they train every generator that the others need
     assert len(then) == 8
 
 
-def test_a_grid_is_every_combination(tmp_path: Path) -> None:
+def test_a_grid_is_every_combination(tmp_path: Path, runtime: Runtime) -> None:
     path = study(
         tmp_path,
         "simulate: {budget: smoke, settings: [real-all, syn]}\n"
         "grid: {sites: [2, 3], budget.synthesis.per_real: [1.0, 4.0], seed: [0, 1]}\n",
     )
-    found = grid_trials(path)
+    found = grid_trials(path, runtime)
     assert len(found) == 8
-    assert found[0].options == (
-        *("--budget", "smoke", "--settings", "real-all,syn", "--sites", "2"),
-        *("--set", "budget.synthesis.per_real=1.0", "--set", "seed=0"),
-    )
+    experiments = [trial.simulation.experiment for trial in found]
+    assert {one.settings for one in experiments} == {("real-all", "syn")}
+    assert [one.budget.synthesis.per_real for one in experiments] == [1.0, 1.0, 4.0, 4.0] * 2
+    assert [one.seed for one in experiments] == [0, 1] * 4
     assert [trial.sites for trial in found] == [2] * 4 + [3] * 4
     assert found[-1].values == {"sites": 3, "budget.synthesis.per_real": 4.0, "seed": 1}
 
 
-def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text("warmup: 0.2\n")
+def test_a_budget_varies_by_name_and_files_are_beside_the_study(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    draw_phantom_site(2, 0, folder / "Dataset001_X")
+    (folder / "my.yaml").write_text("warmup: 0.2\nresources: {default: {cpus: 0.5}}\n")
     path = study(
-        tmp_path,
+        folder,
         "simulate: {config: my.yaml, data: Dataset001_X}\n"
         "grid: {budget: [smoke, small], generator: [flow], seed: [0]}\n",
     )
-    found = grid_trials(path)
-    assert [trial.options for trial in found] == [
-        (
-            *("--config", str(tmp_path / "my.yaml"), "--data", str(tmp_path / "Dataset001_X")),
-            *("--budget", budget, "--generator", "flow", "--set", "seed=0"),
-        )
-        for budget in ("smoke", "small")
-    ]
+    monkeypatch.chdir(tmp_path)
+    for one in grid_trials(path.relative_to(tmp_path), runtime):
+        assert one.simulation.experiment.warmup == 0.2
+        assert one.execution.resources["default"].cpus == 0.5
+        assert one.simulation.experiment.budget.model_dump() == budget_values(one.values["budget"])
+        (site,) = one.simulation.sites.values()
+        assert site.folder == folder / "Dataset001_X"
+
+
+def test_an_embedders_weights_are_found_whatever_folder_a_trial_runs_in(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they were typed: from a study's file's folder, or from the user's."""
+    monkeypatch.chdir(tmp_path)
+    overrides = ("embedder=nnunet", "embedder_weights=weights.pt")
+    options = SimulationOptions(budget="smoke", overrides=overrides)
+    found = scale_trials(options, runtime, (2,), repeats=1, folds=(0,), seeds=1)
+    grid = "simulate: {budget: smoke}\n"
+    grid += "grid: {embedder: [nnunet], embedder_weights: [weights.pt]}\n"
+    found += grid_trials(study(tmp_path, grid), runtime)
+    for trial in found:
+        assert trial.simulation.experiment.embedder_weights == str(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +144,7 @@ def test_a_budget_varies_by_name_and_files_are_beside_the_study(tmp_path: Path) 
         ("grid: {sites: [two]}", "'two' is not a number"),
         ("grid: {seed: [1], embedder: [nnunet, openclip]}", "no weights are named"),
         ("grid: {sites: [true]}", "True is not a number"),
-        ("grid: {sites: [2, 65]}", "sites: 65: the phantom has 1 to 64 sites"),
+        ("grid: {sites: [2, 65]}", "--sites 65: the phantom has 1 to 64 sites"),
         ("simulate: {budget: }\ngrid: {seed: [1]}", "simulate: budget: it has no value"),
         ("grid: {embedder_weights: [a, b]}", "are one run in a store"),
         ("simulate: {settings: [syn, 50]}\ngrid: {seed: [1]}", "settings: 50 is not a setting's"),
@@ -126,14 +162,20 @@ def test_a_study_that_is_wrong_is_refused_before_anything_runs(
     assert not (tmp_path / "s").exists()
 
 
+def trial(name: str, size: int, draw: int, **values: Any) -> Trial:
+    """A trial of some of three sites."""
+    contributors = () if size == len(SIMULATION.sites) else tuple(SIMULATION.sites)[:size]
+    simulation = replace(SIMULATION, contributors=contributors)
+    return Trial(name=name, simulation=simulation, draw=draw, values=values)
+
+
 def made(tmp_path: Path) -> tuple[list[Trial], dict[str, Finished]]:
     """Two sites pooled in two draws, three seeds; more of them gain more."""
     found, runs = [], {}
     for size, draw, extra in ((2, 0, 0.0), (2, 1, 0.002), (3, 0, 0.05)):
         for seed in range(3):
             name = f"{size}-{draw}-{seed}"
-            values = {"fold": 0, "seed": seed, "contributors": ["x"]}
-            found.append(Trial(name=name, options=(), sites=size, draw=draw, values=values))
+            found.append(trial(name, size, draw, fold=0, seed=seed, contributors=["x"]))
             run = finished(tmp_path / name, 0, seed, extra=extra)
             runs[name] = replace(run, folder=run.folder.with_name(name))
     return found, runs
@@ -179,7 +221,7 @@ def test_points_are_named_by_what_varies_and_those_that_scored_the_same_are_told
     found, runs = [], {}
     for draw, (per_real, extra) in enumerate(((1, 0.0), (4, 0.1), (20, 0.1))):
         values = {"budget.synthesis.per_real": per_real, "precision": "fp32"}
-        found.append(Trial(name=f"t-{draw}", options=(), sites=3, draw=draw, values=values))
+        found.append(trial(f"t-{draw}", 3, draw, **values))
         runs[f"t-{draw}"] = finished(tmp_path / str(draw), 0, extra=extra)
     names = [f"budget.synthesis.per_real {per_real}" for per_real in (1, 4, 20)]
     assert [group.name for group in grouped(found, runs)] == names
@@ -218,14 +260,14 @@ def test_runs_before_and_after_a_withdrawal_are_no_point(tmp_path: Path) -> None
 
 
 def test_a_quota_that_a_budget_caps_is_said_before_anything_runs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     quota = "budget.synthesis.per_real: [1, 20]"
-    grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{quota}}}"))
+    grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{quota}}}"), runtime)
     assert "a site releases at most 300 images" in caplog.text
     caplog.clear()
     for grid in (f"{quota}, budget.synthesis.max_images: [null]", "seed: [0, 1]"):
-        grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{grid}}}"))
+        grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{grid}}}"), runtime)
     assert not caplog.text
 
 
@@ -265,6 +307,6 @@ def test_runs_of_data_that_have_changed_are_no_point(tmp_path: Path) -> None:
         name: finished(tmp_path / name, fold, data={site: f"{site}-{name}" for site in SITES})
         for fold, name in enumerate(("before", "after"))
     }
-    members = [Trial(name=name, options=(), sites=2, draw=0) for name in runs]
+    members = [trial(name, 2, 0) for name in runs]
     with pytest.raises(HyfreeError, match="the data have changed"):
         grouped(members, runs)
