@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -29,13 +27,11 @@ from pydantic_core import PydanticCustomError
 from hyfree_ray.border.gate import Gate
 from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.config.budget import BUDGETS, Budget, budget_values
+from hyfree_ray.config.loading import parse_yaml, read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.store import digest_of
 from hyfree_ray.evaluation import regimes
 from hyfree_ray.generators import GENERATORS
-
-CONFIG_BYTES = 64 << 10
-"""A configuration is a page of text; anything longer is refused before it is parsed."""
 
 
 def _in_order(asked: Any) -> Any:
@@ -308,93 +304,13 @@ def _torch_has_cuda() -> bool:
     return found is not None and found.group(1) != "None"
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Numbers are finite, and what cannot be converted is an error of YAML that names its place."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            value = super().construct_object(node, deep)
-            finite = not isinstance(value, (int, float)) or math.isfinite(value)
-            if isinstance(value, str):
-                value.encode()  # half of a surrogate pair could never be printed
-        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-            raise _not_a_value(node) from error
-        if not finite:
-            raise _not_a_value(node)
-        return value
-
-
-def _not_a_value(node: yaml.Node) -> yaml.YAMLError:
-    # A constructor of PyYAML lets through whatever Python raises while it converts the text.
-    problem = f"no value that can be taken: {ascii(node.value)[:40]}"
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-def _parse(text: str, where: str) -> Any:
-    """A YAML value, read safely: no objects, no aliases, no infinite numbers.
-
-    Raises:
-        HyfreeError: it is none; one line that begins with `where`.
-    """
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise HyfreeError(
-                "config.bad-yaml", f"{where}: YAML aliases (*) are not taken; write the value out"
-            )
-        return yaml.load(text, _PlainLoader)
-    except RecursionError as error:
-        raise HyfreeError(
-            "config.bad-yaml", f"{where}: not valid YAML (nested too deeply)"
-        ) from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # Of an escape that is no character PyYAML's scanner lets through what Python raises.
-        first = " ".join(str(error).split())
-        raise HyfreeError("config.bad-yaml", f"{where}: not valid YAML ({first})") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, read safely: no objects, no aliases, no more than a page.
-
-    Raises:
-        HyfreeError: missing, no ordinary file, too long, not YAML, or not a mapping.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise HyfreeError("config.unreadable", f"{path}: is no ordinary file; see --config")
-        with path.open("rb") as file:
-            content = file.read(CONFIG_BYTES + 1)
-    except OSError as error:
-        raise HyfreeError(
-            "config.unreadable", f"{path}: cannot be read ({error.strerror}); see --config"
-        ) from error
-    if len(content) > CONFIG_BYTES:
-        raise HyfreeError(
-            "config.unreadable", f"{path}: over {CONFIG_BYTES} bytes is not a configuration"
-        )
-    try:
-        values = _parse(content.decode(), str(path))
-    except UnicodeDecodeError as error:
-        raise HyfreeError("config.bad-yaml", f"{path}: not valid YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise HyfreeError(
-            "config.bad-yaml", f"{path}: a configuration is a mapping of keys to values"
-        )
-    return values
-
-
-def as_override(key: str, value: Any) -> str:
-    """Write a value as `--set` takes it: `key=value`."""
-    text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
-    return f"{key}={text}"
-
-
 def _set(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise HyfreeError(
             "option.malformed", f"--set {override}: write key=value, e.g. budget.unet.epochs=10"
         )
-    value = _parse(text, f"--set {override}")
+    value = parse_yaml(text, f"--set {override}")
     nested: Any = value
     for part in reversed(name.split(".")):
         nested = {part: nested}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hyfree_ray.config.experiment import read_yaml
+from hyfree_ray.config.loading import read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.federation.participation import Rules

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
-from hyfree_ray.config.experiment import Runtime, as_override, read_yaml
+from hyfree_ray.config.experiment import Runtime
+from hyfree_ray.config.loading import as_override, read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.core.seeds import seed_of

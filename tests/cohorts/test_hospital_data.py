@@ -13,7 +13,7 @@ import pytest
 
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.png_structure import png_fault
-from hyfree_ray.config.experiment import read_yaml
+from hyfree_ray.config.loading import read_yaml
 from hyfree_ray.federation.simulation import sites_of
 from tests.raw_data import GREY, edit_csv, edit_json, make, refusal, write
 from tests.refusals import refuses

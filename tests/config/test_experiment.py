@@ -10,7 +10,8 @@ import pytest
 
 import hyfree_ray
 from hyfree_ray.config.budget import BUDGETS
-from hyfree_ray.config.experiment import Experiment, check_embedder, read_yaml, resolve_experiment
+from hyfree_ray.config.experiment import Experiment, check_embedder, resolve_experiment
+from hyfree_ray.config.loading import read_yaml
 from hyfree_ray.core.errors import HyfreeError
 
 NO_VALUES = (
