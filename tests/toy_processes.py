@@ -1,9 +1,8 @@
-"""A server that imports once and forks for each run: killing a run costs milliseconds."""
+"""Runs with toys for stages in processes of their own: killing one costs milliseconds."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import random
 import resource
@@ -16,29 +15,16 @@ from typing import Any
 import pytest
 
 from tests import toys
+from tests.processes import forking
 
 Start = Callable[..., Any]
 Program = Callable[..., str]
 
 
-PRELOADED = (
-    "torch",
-    "scipy.stats",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "hyfree_ray.cli",
-    "hyfree_ray.commands.simulate",
-    "hyfree_ray.core.checkpoints",
-    "hyfree_ray.observing.mlflow",
-    "hyfree_ray.runners.local",
-)
-"""What a run imports, and with it what these import: seconds that no run takes again."""
-
-
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts a program of `toys` in a process of its own; what it says is in `STORE.log`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.toys", *PRELOADED])
+    context = forking()
     started = []
 
     def make(

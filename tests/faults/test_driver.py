@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 import time
@@ -16,6 +15,7 @@ import pytest
 from hyfree_ray.core.journal import METRICS, read_metrics
 from hyfree_ray.core.store import RECORD
 from tests import toys
+from tests.processes import forking
 from tests.toy_processes import Start
 
 
@@ -184,7 +184,7 @@ def test_18_two_drivers_on_one_store_share_the_work_and_agree(
 
 def train_once(*arguments: Sequence[Any]) -> None:
     """Run the toy training in processes of their own, all at the same time."""
-    context = multiprocessing.get_context("forkserver")
+    context = forking()
     processes = [context.Process(target=toys.train_once, args=tuple(one)) for one in arguments]
     for process in processes:
         process.start()
