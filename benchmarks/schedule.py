@@ -5,8 +5,8 @@
 Sites are log-normal in size and stages take what the paper's lengths take on a data-centre GPU. The
 makespan is divided by max(total work / devices, critical path), which no schedule beats. `policy`
 is the code that a run uses, `hyfree_ray.scheduling.queue`: the longest chain first, and trainings
-that give way at their checkpoints; to load everything again costs a training that goes on
-`RESUME_H`. Beside it, the same without giving way, first come first served (what Ray does alone),
+that are preempted at their checkpoints; to load everything again costs a training that goes on
+`RESUME_H`. Beside it, the same without preemption, first come first served (what Ray does alone),
 and barriers (no site begins a kind of stage before all have finished the kind before).
 `schedule_ray.py` measures.
 """
@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyfree_ray.scheduling.history import Outlook, remaining_seconds
-from hyfree_ray.scheduling.queue import SEGMENT_S, Slots
+from hyfree_ray.scheduling.history import Outlook, critical_paths
+from hyfree_ray.scheduling.queue import SEGMENT_S, SlotRequest, Slots
 
 DRAWS = 10
 CHECKPOINTS = 30
@@ -46,7 +46,7 @@ class Task:
     hours: float
     after: tuple[str, ...]
     barrier: int
-    gives_way: bool = False
+    preemptible: bool = False
 
 
 def federation(sites: int, seed: int) -> dict[str, Task]:
@@ -72,7 +72,7 @@ def federation(sites: int, seed: int) -> dict[str, Task]:
 def chains(tasks: Mapping[str, Task]) -> dict[str, float]:
     """The longest chain from each stage to the end, hours."""
     hours = {name: task.hours for name, task in tasks.items()}
-    return remaining_seconds({name: task.after for name, task in tasks.items()}, hours)
+    return critical_paths({name: task.after for name, task in tasks.items()}, hours)
 
 
 def bound(tasks: Mapping[str, Task], devices: int) -> float:
@@ -131,44 +131,45 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._leap.now
 
 
-def policy(tasks: Mapping[str, Task], devices: int, *, gives_way: bool = True) -> tuple[float, int]:
-    """The order of a run: hours until all is done, and how often a training gave way."""
+def policy(tasks: Mapping[str, Task], devices: int, *, preempts: bool = True) -> tuple[float, int]:
+    """The order of a run: hours until all is done, and how often a training was preempted."""
     chain = chains(tasks)
     outlooks = {
-        name: Outlook(seconds=task.hours * 3600, chain=chain[name] * 3600)
+        name: Outlook(seconds=task.hours * 3600, critical_path=chain[name] * 3600)
         for name, task in tasks.items()
     }
-    loop, yields, needs = VirtualLoop(), 0, {"GPU": 1.0}
+    loop, preempted, needs = VirtualLoop(), 0, {"GPU": 1.0}
 
     async def run() -> float:
-        nonlocal yields
-        segment_s = SEGMENT_S if gives_way else math.inf
+        nonlocal preempted
+        segment_s = SEGMENT_S if preempts else math.inf
         machines = {"machine": {"GPU": float(devices)}}
         slots = Slots(machines=machines, outlooks=outlooks, segment_s=segment_s)
         done = {name: loop.create_future() for name in tasks}
 
         async def stage(name: str) -> None:
-            nonlocal yields
+            nonlocal preempted
             task = tasks[name]
             await asyncio.gather(*(done[source] for source in task.after))
-            steps, step = CHECKPOINTS if task.gives_way else 1, 0
-            await slots.acquire(name, needs)
+            steps, step = CHECKPOINTS if task.preemptible else 1, 0
+            request = SlotRequest(task=name, needs=needs)
+            await slots.acquire(request)
             while step < steps:
                 await asyncio.sleep(task.hours * 3600 / steps)
                 step += 1
-                if step < steps and slots.gives_way(name, step / steps):
-                    yields += 1
-                    slots.release(name, done=False)
-                    await slots.acquire(name, needs)
+                if step < steps and slots.should_preempt(name, step / steps):
+                    preempted += 1
+                    slots.release(request, done=False)
+                    await slots.acquire(request)
                     await asyncio.sleep(RESUME_H * 3600)
-            slots.release(name)
+            slots.release(request)
             done[name].set_result(None)
 
         await asyncio.gather(*(stage(name) for name in tasks))
         return loop.time() / 3600
 
     try:
-        return loop.run_until_complete(run()), yields
+        return loop.run_until_complete(run()), preempted
     finally:
         loop.close()
 
@@ -214,17 +215,17 @@ def _list_schedule(
 
 def compare() -> None:
     """A line for each number of sites and devices: mean over draws, the worst in brackets."""
-    print(f"makespan over the bound: mean (worst) of {DRAWS} draws; how often a training gave way")
-    names = ("policy", "never gives way", "first come", "barriers", "gave way")
+    print(f"makespan over the bound: mean (worst) of {DRAWS} draws; preemptions a training")
+    names = ("policy", "no preemption", "first come", "barriers", "preempted")
     print(f"{'sites':>5} {'devices':>7} " + " ".join(f"{name:>15}" for name in names))
     every: list[float] = []
     sharper: list[float] = []
     for sites in (2, 4, 8, 16, 32, 64):
         for devices in (1, 2, 4, 8):
             rows = [_ratios(federation(sites, seed), devices) for seed in range(DRAWS)]
-            *columns, yields, over_sharper = zip(*rows, strict=True)
+            *columns, preempted, over_sharper = zip(*rows, strict=True)
             cells = [f"{statistics.mean(c):.3f} ({max(c):.3f})" for c in columns]
-            times = statistics.mean(yields)
+            times = statistics.mean(preempted)
             print(
                 f"{sites:>5} {devices:>7} " + " ".join(f"{c:>15}" for c in cells), f"{times:8.2f}"
             )
@@ -235,17 +236,17 @@ def compare() -> None:
 
 
 def _ratios(tasks: Mapping[str, Task], devices: int) -> tuple[float, ...]:
-    """Makespans over the bound, how often a training gave way, policy over the sharper bound."""
-    hours, yields = policy(tasks, devices)
+    """Makespans over the bound, preemptions a training, policy over the sharper bound."""
+    hours, preempted = policy(tasks, devices)
     found = (
         hours,
-        policy(tasks, devices, gives_way=False)[0],
+        policy(tasks, devices, preempts=False)[0],
         first_come(tasks, devices),
         barriers(tasks, devices),
     )
-    least, trainings = bound(tasks, devices), sum(task.gives_way for task in tasks.values())
+    least, trainings = bound(tasks, devices), sum(task.preemptible for task in tasks.values())
     over_sharper = hours / sharper_bound(tasks, devices)
-    return *(value / least for value in found), yields / trainings, over_sharper
+    return *(value / least for value in found), preempted / trainings, over_sharper
 
 
 if __name__ == "__main__":

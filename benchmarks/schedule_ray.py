@@ -28,8 +28,8 @@ from schedule import CHECKPOINTS, RESUME_H, Task, bound, chains, federation, pol
 
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
-from hyfree_ray.runners.ray_gate import Place, start_gate
-from hyfree_ray.scheduling.history import Outlook, ticket_of
+from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
+from hyfree_ray.scheduling.history import Outlook, task_id
 from hyfree_ray.scheduling.queue import SEGMENT_S
 
 ROOT = Path(__file__).parents[1]
@@ -49,39 +49,39 @@ def live(sites: int, devices: int) -> None:
     tasks = federation(sites, 0)
     connect("local", cpus=devices)
     try:
-        for gives_way in (True, False):
-            hours, again = asyncio.run(_nap_through(tasks, gives_way=gives_way))
+        for preempts in (True, False):
+            hours, again = asyncio.run(_nap_through(tasks, preempts=preempts))
             ratio = hours / bound(tasks, devices)
-            name = "policy" if gives_way else "never gives way"
+            name = "policy" if preempts else "never preempts"
             print(
                 f"{sites} sites on {devices} devices, {name}: {ratio:.3f} times the bound; "
-                f"trainings gave way {again} times"
+                f"trainings were preempted {again} times"
             )
         print(f"on the virtual clock: {policy(tasks, devices)[0] / bound(tasks, devices):.3f}")
     finally:
         disconnect()
 
 
-async def _nap_through(tasks: Mapping[str, Task], *, gives_way: bool) -> tuple[float, int]:
-    """Hours (seconds, really) that the tasks took, and how often one gave way."""
+async def _nap_through(tasks: Mapping[str, Task], *, preempts: bool) -> tuple[float, int]:
+    """Hours (seconds, really) that the tasks took, and how often one was preempted."""
     calls = {
         name: naps.nap.call(
             name=name,
             seconds=task.hours * HOUR_S,
-            steps=CHECKPOINTS if task.gives_way else 1,
+            steps=CHECKPOINTS if task.preemptible else 1,
             resume_s=RESUME_H * HOUR_S,
         )
         for name, task in tasks.items()
     }
     chain = chains(tasks)
     outlooks = {
-        ticket_of(name.split("/")[0], calls[name].key): Outlook(
-            seconds=task.hours * HOUR_S, chain=chain[name] * HOUR_S
+        task_id(name.split("/")[0], calls[name].key): Outlook(
+            seconds=task.hours * HOUR_S, critical_path=chain[name] * HOUR_S
         )
         for name, task in tasks.items()
     }
-    segment_s = SEGMENT_S / 3600 * HOUR_S if gives_way else math.inf
-    runner = RayRunner("cpu", {}, Place(gate=start_gate(outlooks, segment_s)))
+    segment_s = SEGMENT_S / 3600 * HOUR_S if preempts else math.inf
+    runner = RayRunner("cpu", {}, SlotClient(scheduler=start_scheduler(outlooks, segment_s)))
     warm = naps.nap.call(name="warm", seconds=0.0, steps=1, resume_s=0.0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

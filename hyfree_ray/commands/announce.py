@@ -11,9 +11,9 @@ from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import Step
 from hyfree_ray.observing.progress import clock, describe
 from hyfree_ray.runners.run import Run
+from hyfree_ray.scheduling.capacity import format_needs
 from hyfree_ray.scheduling.estimates import Cost
 from hyfree_ray.scheduling.history import OTHER_SECONDS
-from hyfree_ray.scheduling.queue import in_words
 from hyfree_ray.scheduling.resources import resources_of
 
 
@@ -70,13 +70,13 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
                 "takes": resources_of(s.owner, resources).needs(
                     on_gpu=device == "cuda" and s.device
                 ),
-                "expected_seconds": cost.seconds[s.key] if cost.grounded else None,
+                "expected_seconds": cost.seconds[s.key] if cost.is_known else None,
             }
             for s in planned.steps
         ]
         expected = {
-            "device_hours": cost.device_hours if cost.grounded else None,
-            "least_hours": cost.least_hours if cost.grounded else None,
+            "device_hours": cost.device_hours if cost.is_known else None,
+            "least_hours": cost.least_hours if cost.is_known else None,
             "disk_gib": cost.disk_gib,
         }
         click.echo(json.dumps({"steps": described, "expected": expected}, indent=1))
@@ -85,7 +85,7 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
     for step in planned.steps:
         by_owner.setdefault(step.owner, []).append(step)
     for owner, steps in by_owner.items():
-        each = in_words(resources_of(owner, resources).needs(on_gpu=device == "cuda"))
+        each = format_needs(resources_of(owner, resources).needs(on_gpu=device == "cuda"))
         click.echo(f"{owner}: a stage takes {each}")
         kinds: dict[tuple[str, bool, bool], list[Step]] = {}
         for step in steps:
@@ -93,9 +93,9 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
         for (name, on_device, done), same in kinds.items():
             times = f" x{len(same)}" if len(same) > 1 else ""
             needs = "device" if on_device else "cpu"
-            told = cost.grounded and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
+            told = cost.is_known and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
             takes = clock(sum(cost.seconds[s.key] for s in same)) if told else ""
             state = "done" if done else f"to run  {takes:>8}".rstrip()
             click.echo(f"  {describe(name) + times:<36} {needs:<7} {state}")
-    click.echo(cost.by_records)
-    click.echo(f"it would take {cost.disk}")
+    click.echo(cost.describe_time())
+    click.echo(f"it would take {cost.describe_disk()}")

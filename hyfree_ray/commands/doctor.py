@@ -162,7 +162,7 @@ def _cluster(address: str | None) -> Iterator[Finding]:
     if address is None:
         return
     from hyfree_ray.runners.ray_cluster import asks_for_token, connect, disconnect
-    from hyfree_ray.runners.ray_gate import machines
+    from hyfree_ray.runners.ray_scheduler import machines
 
     try:
         connect(address)

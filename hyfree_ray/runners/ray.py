@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayError, RayTaskError
@@ -24,14 +24,17 @@ from hyfree_ray.core.stage import Preempted, Stage
 from hyfree_ray.core.store import Call
 from hyfree_ray.federation.workspace import Exports, Workspace
 from hyfree_ray.runners.ray_cluster import worker_needs
-from hyfree_ray.runners.ray_gate import Place, Question, machines, next_turn
+from hyfree_ray.runners.ray_scheduler import (
+    PreemptionCheck,
+    SlotClient,
+    machines,
+    new_request_id,
+)
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.runners.watch import HUNG_S, Watch, here
-from hyfree_ray.scheduling.history import ticket_of
-from hyfree_ray.scheduling.queue import in_words
-
-if TYPE_CHECKING:
-    pass
+from hyfree_ray.scheduling.capacity import format_needs
+from hyfree_ray.scheduling.history import task_id
+from hyfree_ray.scheduling.queue import SlotRequest
 
 VMSTAT = Path("/proc/vmstat")
 
@@ -47,9 +50,9 @@ class _Segment:
     """How a stage's process ended."""
 
     done: bool
-    """False: it gave way, and has to go on later."""
-    takes: float
-    """Share of a GPU that it was seen to take; 0: not measured."""
+    """False: it was preempted, and has to go on later."""
+    gpu_share: float
+    """That it was seen to take; 0: not measured."""
 
 
 def _run_stage(
@@ -59,10 +62,10 @@ def _run_stage(
     owner: str,
     device: str,
     each: dict[str, float],
-    question: Question | None,
-    measures: str,
+    should_preempt: PreemptionCheck | None,
+    measured_on: str,
 ) -> _Segment:
-    """Run one call in this worker process, to its end or until it gives way."""
+    """Run one call in this worker process, to its end or until it is preempted."""
     # Ray Train's workers hold what `each` takes of a distributed stage, its task holds nothing.
     launch = RayTrainLaunch(device, each)
     try:
@@ -73,11 +76,11 @@ def _run_stage(
             owner=owner,
             device=device,
             launch=launch,
-            should_preempt=question,
+            should_preempt=should_preempt,
         )
     except Preempted:
-        return _Segment(done=False, takes=share_taken(measures))
-    return _Segment(done=True, takes=share_taken(measures))
+        return _Segment(done=False, gpu_share=share_taken(measured_on))
+    return _Segment(done=True, gpu_share=share_taken(measured_on))
 
 
 # A process that imported torch and nnU-Net is worth keeping; one that used a GPU is not, for only
@@ -92,7 +95,7 @@ class RayRunner:
     Args:
         device: "cpu" or "cuda".
         pin: the custom resource of the party's machine.
-        place: who is let in first, and what the party's stages take.
+        slots: asks the scheduler, and knows what the party's stages take.
         hung_s: silence after which a stage that was talking is started again.
     """
 
@@ -100,22 +103,22 @@ class RayRunner:
         self,
         device: str,
         pin: dict[str, float],
-        place: Place | None = None,
+        slots: SlotClient | None = None,
         hung_s: float = HUNG_S,
     ) -> None:
         self.device = device
         self.hung_s = hung_s
         self.pin = pin
-        self.place = place or Place()
+        self.slots = slots or SlotClient()
 
-    def join(self, gate: str, owner: str) -> None:
-        """Stand before the gate of that name, as a party's process that has just started.
+    def join(self, scheduler: str, owner: str) -> None:
+        """Ask the scheduler of that name from now on, as a party's process that has just started.
 
         By name, for a party's actor is made again from what it is given, and Ray warns where that
         holds a handle.
         """
-        self.place = replace(self.place, gate=ray.get_actor(gate))
-        self.place.begin(owner)
+        self.slots = replace(self.slots, scheduler=ray.get_actor(scheduler))
+        self.slots.begin(owner)
 
     async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
         """Run the call when it is its turn, wherever the cluster has room.
@@ -142,9 +145,9 @@ class RayRunner:
         """Amounts by resource, and where."""
         where = "".join(f" on the machine that declares {pin}" for pin in self.pin)
         if stage.distributed:  # its own process takes nothing
-            each = worker_needs(self.place.resources, self.device, self.pin)
-            return f"{in_words(each)} for each of its workers{where}"
-        return in_words(self.place.needs(stage, self.device)) + where
+            each = worker_needs(self.slots.resources, self.device, self.pin)
+            return f"{format_needs(each)} for each of its workers{where}"
+        return format_needs(self.slots.needs(stage, self.device)) + where
 
     def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:
         """Open a party's own folder."""
@@ -160,33 +163,36 @@ class RayRunner:
     async def _run(
         self, stage: Stage[Any], call: Call, folder: Path, owner: str, *, alone: bool
     ) -> None:
-        ticket, ended = ticket_of(owner, call.key), _Segment(done=False, takes=0.0)
-        while not ended.done:
-            needs, like = self._asks_for(stage, alone=alone)
-            turn = next_turn()
-            may = await self.place.enter(ticket, {**needs, **self.pin}, like, turn)
-            takes = {name: amount for name, amount in may.items() if name not in self.pin}
+        done, task = False, task_id(owner, call.key)
+        while not done:
+            needs, share_of = self._asks_for(stage, alone=alone)
+            needs |= self.pin
+            request = SlotRequest(task=task, needs=needs, share_of=share_of, id=new_request_id())
+            granted = await self.slots.acquire(request)
+            takes = {name: amount for name, amount in granted.items() if name not in self.pin}
+            gpu_share = 0.0
             try:
                 ended = await self._segment(stage, call, folder, owner, takes)
-                self.place.learn(stage, ended.takes)
+                done, gpu_share = ended.done, ended.gpu_share
+                self.slots.record_share(stage, gpu_share)
             finally:
-                self.place.leave(ticket, turn, done=ended.done, takes=ended.takes)
+                self.slots.release(request, done=done, gpu_share=gpu_share)
 
     def _asks_for(self, stage: Stage[Any], *, alone: bool) -> tuple[dict[str, float], str]:
         """What a stage needs, and whose share of a GPU it may take where its own is not known."""
-        needs = self.place.needs(stage, self.device)
+        needs = self.slots.needs(stage, self.device)
         if alone:
             needs |= {"GPU": max(1.0, needs["GPU"])} if "GPU" in needs else {}
             needs["CPU"] = all_cpus({**needs, **self.pin}, list(machines().values()))
             return needs, ""
-        known = stage.name in self.place.device_shares
-        guess = self.place.measures(stage, self.device) == "cuda" and not known
+        known = stage.name in self.slots.gpu_shares
+        guess = self.slots.measured_on(stage, self.device) == "cuda" and not known
         return needs, stage.name if guess else ""
 
     async def _segment(
         self, stage: Stage[Any], call: Call, folder: Path, owner: str, needs: Mapping[str, float]
     ) -> _Segment:
-        """Run the call, from its checkpoint, to its end or until it gives way."""
+        """Run the call, from its checkpoint, to its end or until it is preempted."""
         # Ray Train's workers take what a distributed stage needs, its task takes nothing.
         takes = {} if stage.distributed else needs
         task = (_fresh if takes.get("GPU") else _kept).options(
@@ -197,13 +203,13 @@ class RayRunner:
             resources=self.pin,
             max_retries=RESTARTS,
         )
-        measures = self.place.measures(stage, self.device)
-        question = self.place.question(ticket_of(owner, call.key), measures)
+        measured_on = self.slots.measured_on(stage, self.device)
+        check = self.slots.preemption_check(task_id(owner, call.key), measured_on)
         killed = kernel_kills()
         try:
-            each = worker_needs(self.place.resources, self.device, self.pin)
+            each = worker_needs(self.slots.resources, self.device, self.pin)
             work = task.remote(
-                stage.module, call, str(folder), owner, self.device, each, question, measures
+                stage.module, call, str(folder), owner, self.device, each, check, measured_on
             )
             ended: _Segment = await self._watched(work, folder, owner)
             return ended

@@ -24,9 +24,9 @@ from hyfree_ray.core.store import open_root
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.status import Step
-from hyfree_ray.runners.ray_gate import machines
-from hyfree_ray.scheduling.history import Experience, experience_of, together
-from hyfree_ray.scheduling.queue import in_words, places, unmet
+from hyfree_ray.runners.ray_scheduler import machines
+from hyfree_ray.scheduling.capacity import capacity, format_needs, why_unsatisfiable
+from hyfree_ray.scheduling.history import RunHistory, merge, read_history
 from hyfree_ray.scheduling.resources import Execution, Resources, never_starts, resources_of
 
 PIN = "site:{}"
@@ -212,25 +212,25 @@ def check_resources(
     """
     execution, nodes = execution or Execution(), list(machines().values())
     one = worker_needs(resources_of(POOL, execution.resources), device, pin_of(POOL))
-    room = places(one, nodes)
+    room = capacity(one, nodes)
     if room < workers:
         where = " on the machine of site:pool" if pin_of(POOL) else ""
         raise HyfreeError(
             "cluster.no-room",
-            f"the general model wants {workers} workers of {in_words(one)} each, there is room for "
-            f"{room}{where}; lower general_workers or add machines",
+            f"the general model wants {workers} workers of {format_needs(one)} each, there is room "
+            f"for {room}{where}; lower general_workers or add machines",
         )
     for step in steps:
         if step.done:
             continue
         resources = resources_of(step.owner, execution.resources)
         needs = resources.needs(on_gpu=device == "cuda" and step.device)
-        lacking = unmet({**needs, **pin_of(step.owner)}, nodes)
+        lacking = why_unsatisfiable({**needs, **pin_of(step.owner)}, nodes)
         if lacking is not None:
             raise never_starts(step, lacking)
 
 
-def open_stores(store: Path, sites: Mapping[str, Site]) -> Experience:
+def open_stores(store: Path, sites: Mapping[str, Site]) -> RunHistory:
     """Open the store on the machine of each party that is pinned, before anything starts, and see
     whether a hospital's data are on its own.
 
@@ -246,13 +246,13 @@ def open_stores(store: Path, sites: Mapping[str, Site]) -> Experience:
         if (pin := pin_of(name))
     ]
     try:
-        return together(ray.get(looks))
+        return merge(ray.get(looks))
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, HyfreeError) else error from None
 
 
 @ray.remote(num_cpus=0)
-def _open_store(party: str, store: Path, site: Site | None) -> Experience:
+def _open_store(party: str, store: Path, site: Site | None) -> RunHistory:
     where = f"on the machine of {PIN.format(party)}"
     if site is not None and site.folder is not None:
         files = [name for case in site.cases for name in (*case["images"], case["label"])]
@@ -267,7 +267,7 @@ def _open_store(party: str, store: Path, site: Site | None) -> Experience:
         open_root(store)
     except HyfreeError as error:
         raise HyfreeError(error.code, f"{where}: {error}") from None
-    return experience_of(store)
+    return read_history(store)
 
 
 def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:

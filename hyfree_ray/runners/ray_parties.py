@@ -14,7 +14,7 @@ from hyfree_ray.federation.party import Party
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import pin_of
-from hyfree_ray.runners.ray_gate import Place, start_gate
+from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
 from hyfree_ray.scheduling.resources import Execution, resources_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _PartyProcess:
         part: what it is made of beside its folder and its runner: its own part, and no other's.
         root: its folder.
         runner: where its stages run.
-        gate: name of the actor that lets stages in.
+        scheduler: name of the actor that grants slots.
         rules: what the party is made to suffer.
     """
 
@@ -51,10 +51,10 @@ class _PartyProcess:
         part: tuple[Any, ...],
         root: str,
         runner: RayRunner,
-        gate: str,
+        scheduler: str,
         rules: Rules,
     ) -> None:
-        runner.join(gate, name)
+        runner.join(scheduler, name)
         self.party = program(*part, Path(root), disturbed(runner, rules, name))
 
     async def call(self, method: str, *arguments: Any) -> Any:
@@ -89,8 +89,8 @@ class RayParty:
 
     Args:
         actor: kept alive by this.
-        needed: what else has to be kept alive: the gate, and objects that actors are made of. Ray
-            makes an actor that died again from these, but by itself forgets large ones.
+        needed: what else has to be kept alive: the scheduler, and objects that actors are made
+            of. Ray makes an actor that died again from these, but by itself forgets large ones.
     """
 
     def __init__(self, actor: Any, needed: tuple[Any, ...] = ()) -> None:
@@ -128,14 +128,14 @@ def start_parties(
     """Start an actor for each party; each gets its own part only."""
     execution = execution or Execution()
     outlooks = _handed_over(dict(execution.outlooks))
-    gate_name = f"{simulation.run}:gate"
-    gate = start_gate(outlooks, execution.segment_s, gate_name)
+    scheduler_name = f"{simulation.run}:scheduler"
+    scheduler = start_scheduler(outlooks, execution.segment_s, scheduler_name)
     parties = {}
     for name in simulation.party_names:
         pin = {} if name == ORACLE else pin_of(name)
-        place = Place(
+        slots = SlotClient(
             resources=resources_of(name, execution.resources),
-            device_shares=dict(execution.device_shares.get(name, {})),
+            gpu_shares=dict(execution.gpu_shares.get(name, {})),
         )
         program, part = simulation.program(name)
         part = _handed_over(part)
@@ -147,10 +147,10 @@ def start_parties(
                 program,
                 part,
                 str(simulation.root_of(name, store)),
-                RayRunner(device, pin, place),
-                gate_name,
+                RayRunner(device, pin, slots),
+                scheduler_name,
                 execution.rules,
             )
         )
-        parties[name] = RayParty(actor, needed=(gate, outlooks, part))
+        parties[name] = RayParty(actor, needed=(scheduler, outlooks, part))
     return parties

@@ -29,11 +29,11 @@ from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
 from hyfree_ray.scheduling.estimates import Cost, estimate
 from hyfree_ray.scheduling.history import (
-    Experience,
+    RunHistory,
     expected_seconds,
-    experience_of,
+    merge,
     outlooks,
-    together,
+    read_history,
 )
 from hyfree_ray.scheduling.resources import Execution, check_machine, check_parties
 
@@ -146,7 +146,7 @@ def estimate_cost(run: Run, *, calibrated: bool = False) -> Cost:
 def _calibrate(run: Run) -> dict[str, float]:
     """Time the trainings on this machine, where no earlier run tells."""
     simulation, device = run.simulation, run.runtime.device
-    known = experience_of(run.runtime.store).pace(device)
+    known = read_history(run.runtime.store).seconds_per_unit(device)
     if not run.planned.missing or {"train_generator", "train_segmenter"} <= known.keys():
         return {}
     if device == "cuda" and find_device() != "cuda":
@@ -171,8 +171,8 @@ def warn_before(run: Run, cost: Cost) -> None:
     left = run.planned.taking_part
     if len(left) < MIN_RELEASES:
         log.warning(nothing_to_share(left, withdrawn=set(run.simulation.sites) - set(left)))
-    if cost.worth_saying:
-        log.warning(cost.words)
+    if cost.warning:
+        log.warning(cost.warning)
 
 
 def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) -> str:
@@ -198,15 +198,16 @@ def open_stores(run: Run) -> Run:
     open_root(store)
     if not run.planned.missing or run.runtime.ray == "off":
         return run
-    elsewhere = Experience()
+    elsewhere = RunHistory()
     if run.remote:
         from hyfree_ray.runners import ray_cluster
 
         elsewhere = ray_cluster.open_stores(store, run.simulation.sites)
-    known = together([experience_of(store), elsewhere])
-    seconds = expected_seconds(steps, known.pace(device), device, known.done.keys())
+    history = merge([read_history(store), elsewhere])
+    known = history.seconds_per_unit(device)
+    seconds = expected_seconds(steps, known, device, history.timings.keys())
     execution = replace(
-        run.execution, outlooks=outlooks(steps, seconds), device_shares=known.shares()
+        run.execution, outlooks=outlooks(steps, seconds), gpu_shares=history.gpu_shares()
     )
     return replace(run, execution=execution)
 

@@ -1,4 +1,4 @@
-"""How fast this machine trains, found out in under a minute: a few steps of each training.
+"""Measure how fast this machine trains, in under a minute: a few steps of each training.
 
 The trainings run in a process of their own, which may be ended at any time: whoever plans a run
 imports no torch, and a machine that is too slow to say anything in time says nothing.
@@ -19,6 +19,7 @@ from pathlib import Path
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.execution import single_threaded
 from hyfree_ray.core.stage import Context
+from hyfree_ray.core.store import write_json
 from hyfree_ray.federation.hospital import Site
 
 CALIBRATION_S = 60.0
@@ -30,7 +31,7 @@ TRAINING_S = 15.0
 CASES = 24
 """Of the site that are planned on and trained with: the network is that of the run, or nearly."""
 
-_PACE_FILE = "pace.json"
+_FOUND_FILE = "seconds_per_unit.json"
 
 
 class _EnoughError(Exception):
@@ -60,7 +61,7 @@ class _Timed(Context):
 def calibrate(
     site: Site, experiment: Experiment, device: str, training_s: float = TRAINING_S
 ) -> dict[str, float]:
-    """Seconds a unit of work of each kind of training, as `schedule.work_of` counts it.
+    """Measure seconds a unit of work of each kind of training, as `history.work_of` counts it.
 
     Args:
         site: on a few of whose cases it is tried.
@@ -81,7 +82,7 @@ def calibrate(
             process.kill()
             process.join()
         try:
-            found: dict[str, float] = json.loads((Path(folder) / _PACE_FILE).read_text())
+            found: dict[str, float] = json.loads((Path(folder) / _FOUND_FILE).read_text())
         except FileNotFoundError:
             return {}
     return found
@@ -91,7 +92,7 @@ def _try_out(
     site: Site, experiment: Experiment, device: str, folder: Path, training_s: float
 ) -> None:
     """Prepare a few cases, train each kind of network for a while, and note how fast it was."""
-    pace: dict[str, float] = {}
+    found: dict[str, float] = {}
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -110,9 +111,8 @@ def _try_out(
                 train(context, prepared, experiment)
             per_step = context.seconds_a_step()
             if per_step is not None:
-                pace[stage] = per_step / (_ITERATIONS if stage == "train_segmenter" else 1)
-                (folder / f".{_PACE_FILE}").write_text(json.dumps(pace))
-                (folder / f".{_PACE_FILE}").rename(folder / _PACE_FILE)
+                found[stage] = per_step / (_ITERATIONS if stage == "train_segmenter" else 1)
+                write_json(folder / _FOUND_FILE, found)
 
 
 def _prepare(site: Site, experiment: Experiment, folder: Path) -> Path:

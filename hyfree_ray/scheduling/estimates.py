@@ -1,4 +1,4 @@
-"""What a run will cost, roughly, before it starts: by earlier runs, else by published figures."""
+"""Estimate what a run will cost before it starts: by earlier runs, else by published figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.federation.status import Step
-from hyfree_ray.scheduling.history import expected_seconds, experience_of, outlooks
+from hyfree_ray.scheduling.history import expected_seconds, outlooks, read_history
 
 if TYPE_CHECKING:
     from hyfree_ray.federation.simulation import Simulation
@@ -42,18 +42,15 @@ class Cost:
     """It rests on trainings that were tried out for it."""
 
     @property
-    def grounded(self) -> bool:
+    def is_known(self) -> bool:
         """Whether anything is known: rules of thumb are of nnU-Net at full width."""
         return bool(self.records) or self.calibrated or self.full_width
 
     @property
-    def worth_saying(self) -> bool:
-        """Only the paper's lengths are worth a warning: the small budgets take minutes."""
-        return self.full_width
-
-    @property
-    def words(self) -> str:
-        """One line."""
+    def warning(self) -> str:
+        """One line before a run; empty but for the paper's lengths: small budgets take minutes."""
+        if not self.full_width:
+            return ""
         kind = "GPU" if self.device == "cuda" else "CPU core"
         text = (
             f"this will take about {self.device_hours:,.0f} {kind} hours and "
@@ -63,10 +60,9 @@ class Cost:
             text = f"warning: no GPU was found; {text}; consider --budget small"
         return text
 
-    @property
-    def by_records(self) -> str:
-        """What earlier runs say, one line; for a plan that is looked at before it is run."""
-        if not self.grounded:
+    def describe_time(self) -> str:
+        """Say in one line how long it will take and who says so, for a plan that is looked at."""
+        if not self.is_known:
             return (
                 "no earlier run in this store tells how long it will take; --calibrate tries it "
                 "out for a minute"
@@ -75,19 +71,18 @@ class Cost:
         earlier = [f"{self.records} earlier trainings"] if self.records else []
         source = " and ".join(earlier + tried) or "published figures"
         return (
-            f"expected, by {source}: {_hours(self.device_hours)} of one device, at least "
-            f"{_hours(self.least_hours)} on any number of them"
+            f"expected, by {source}: {_format_hours(self.device_hours)} of one device, at least "
+            f"{_format_hours(self.least_hours)} on any number of them"
         )
 
-    @property
-    def disk(self) -> str:
-        """What it will take of the disk, in words."""
+    def describe_disk(self) -> str:
+        """Say how much of the disk it will take."""
         if self.disk_gib >= 1:
             return f"about {self.disk_gib:,.0f} GiB of disk"
         return f"about {max(1, round(self.disk_gib * 1024)):,} MiB of disk"
 
 
-def _hours(hours: float) -> str:
+def _format_hours(hours: float) -> str:
     """So that it reads well: minutes under two hours, no `1 hours`."""
     if hours < 2:
         minutes = max(1, round(hours * 60))
@@ -100,7 +95,7 @@ def estimate(
     steps: Sequence[Step],
     store: Path,
     device: str,
-    tried: Mapping[str, float] | None = None,
+    calibrated: Mapping[str, float] | None = None,
 ) -> Cost:
     """Estimate what the steps that are not done will cost.
 
@@ -109,12 +104,12 @@ def estimate(
         steps: all of it.
         store: whose records tell how long trainings took.
         device: "cpu" or "cuda".
-        tried: seconds a unit of work by stage, from a calibration; used where no record tells.
+        calibrated: seconds a unit of work by stage; used where no record tells.
     """
-    pace = experience_of(store).pace(device)
-    added = {stage: (rate, 0) for stage, rate in (tried or {}).items() if stage not in pace}
-    seconds = expected_seconds(steps, added | pace, device)
-    chains = [outlook.chain for outlook in outlooks(steps, seconds).values()]
+    known = read_history(store).seconds_per_unit(device)
+    added = {stage: (rate, 0) for stage, rate in (calibrated or {}).items() if stage not in known}
+    seconds = expected_seconds(steps, added | known, device)
+    paths = [outlook.critical_path for outlook in outlooks(steps, seconds).values()]
     missing = [step for step in steps if not step.done]
     caps = simulation.experiment.budget.plan
     width = 1.0 if caps.max_features is None else min(1.0, caps.max_features / FULL_FEATURES)
@@ -122,10 +117,10 @@ def estimate(
     return Cost(
         seconds=seconds,
         device_hours=sum(seconds[step.key] for step in missing if step.device) / 3600,
-        least_hours=max(chains, default=0.0) / 3600,
+        least_hours=max(paths, default=0.0) / 3600,
         disk_gib=models * MEBIBYTES_A_MODEL * width**2 / 1024,
         device=device,
         full_width=simulation.experiment.budget.plan.base_features is None,
-        records=sum(pace[stage][1] for stage in _TRAININGS if stage in pace),
+        records=sum(known[stage][1] for stage in _TRAININGS if stage in known),
         calibrated=bool(added),
     )

@@ -1,4 +1,4 @@
-"""How long stages will take, and how long the chains are that begin with them."""
+"""Foresee how long stages will take, and how long the chains are that begin with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ITERATIONS = ("train_segmenter", "train_general", "train_fedavg")
 
 
 def work_of(stage: str, params: Mapping[str, Any]) -> float:
-    """A stage's length in its own units: iterations, images shown, images sampled."""
+    """Count a stage's work in its own units: iterations, images shown, images sampled."""
     if stage in _ITERATIONS:
         return float(params["epochs"] * params["iterations"])
     if stage == "train_generator":
@@ -50,7 +50,7 @@ def _records(store: Path) -> Iterator[dict[str, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class StageTiming:
     """What the record of one stage tells of others."""
 
     stage: str
@@ -59,46 +59,46 @@ class Done:
     """As `work_of` counts it."""
     device: str
     """"any" where it computed on none: it is as fast beside each."""
-    share: float
-    """Of a GPU that it took, with a margin; 0 where that was not measured."""
+    gpu_share: float
+    """That it took, with a margin; 0 where that was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experience:
+class RunHistory:
     """What the records of stores tell of stages to come."""
 
-    done: Mapping[str, Done] = field(default_factory=dict)
-    """By ticket."""
+    timings: Mapping[str, StageTiming] = field(default_factory=dict)
+    """By task."""
 
-    def pace(self, device: str) -> dict[str, tuple[float, int]]:
-        """Seconds a unit of work by stage on a device, and how many records say so."""
-        spent: dict[str, list[Done]] = defaultdict(list)
-        for one in self.done.values():
+    def seconds_per_unit(self, device: str) -> dict[str, tuple[float, int]]:
+        """Return seconds a unit of work by stage on a device, and how many records say so."""
+        by_stage: dict[str, list[StageTiming]] = defaultdict(list)
+        for one in self.timings.values():
             if one.device in {device, "any"}:
-                spent[one.stage].append(one)
+                by_stage[one.stage].append(one)
         return {
             stage: (
                 sum(one.seconds for one in found) / max(1e-9, sum(one.work for one in found)),
                 len(found),
             )
-            for stage, found in spent.items()
+            for stage, found in by_stage.items()
         }
 
-    def shares(self) -> dict[str, dict[str, float]]:
-        """By party and stage, the share of a GPU that it took at most.
+    def gpu_shares(self) -> dict[str, dict[str, float]]:
+        """Return the largest share of a GPU that each stage took, by party and stage.
 
         What was never measured on a GPU is not in it.
         """
         found: dict[str, dict[str, float]] = defaultdict(dict)
-        for ticket, one in self.done.items():
-            if one.share:
-                stages = found[ticket.partition("/")[0]]
-                stages[one.stage] = max(one.share, stages.get(one.stage, 0.0))
+        for task, one in self.timings.items():
+            if one.gpu_share:
+                stages = found[task.partition("/")[0]]
+                stages[one.stage] = max(one.gpu_share, stages.get(one.stage, 0.0))
         return dict(found)
 
 
-def experience_of(store: Path) -> Experience:
-    """What one store tells, of all parties that have a folder in it.
+def read_history(store: Path) -> RunHistory:
+    """Read what one store tells, of all parties that have a folder in it.
 
     What is not readable, and what is not of this form, tells nothing.
     """
@@ -106,44 +106,45 @@ def experience_of(store: Path) -> Experience:
     for record in _records(store):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             used, there = record.get("device_memory_mib"), record.get("device_total_mib")
-            found[ticket_of(record["owner"], record["key"])] = Done(
+            found[task_id(record["owner"], record["key"])] = StageTiming(
                 stage=record["stage"],
                 seconds=float(record["seconds"]),
                 work=work_of(record["stage"], record["params"]),
                 device=record["device"] if record["device_seconds"] else "any",
-                share=share_of(used, there) if used and there else 0.0,
+                gpu_share=share_of(used, there) if used and there else 0.0,
             )
-    return Experience(done=found)
+    return RunHistory(timings=found)
 
 
-def together(found: Iterable[Experience]) -> Experience:
-    """What several stores tell; one that is heard twice, of a common disk, tells no more."""
-    return Experience(done={ticket: one for each in found for ticket, one in each.done.items()})
+def merge(histories: Iterable[RunHistory]) -> RunHistory:
+    """Join what several stores tell; a record that two of them have, on one disk, counts once."""
+    every = [history.timings.items() for history in histories]
+    return RunHistory(timings={task: one for items in every for task, one in items})
 
 
 def expected_seconds(
     steps: Iterable[Step],
-    pace: Mapping[str, tuple[float, int]],
+    seconds_per_unit: Mapping[str, tuple[float, int]],
     device: str,
     done: Collection[str] = (),
 ) -> dict[str, float]:
-    """Expected seconds of each step by key: by records, else by rule of thumb; 0 if it is done.
+    """Estimate each step's seconds, by key: by records, else by rule of thumb; 0 if it is done.
 
     Args:
         steps: of all parties.
-        pace: as `Experience.pace` tells it.
+        seconds_per_unit: see `RunHistory`.
         device: "cpu" or "cuda".
-        done: tickets of stages that are done where this process cannot see it.
+        done: tasks that are done where this process cannot see it.
     """
     factor = 1.0 if device == "cuda" else CPU_FACTOR
     found = {}
     for step in steps:
         work = work_of(step.stage, step.call.params)
-        told = pace.get(step.stage) or pace.get(_LIKE.get(step.stage, ""))
-        if step.done or ticket_of(step.owner, step.key) in done:
+        known = seconds_per_unit.get(step.stage) or seconds_per_unit.get(_LIKE.get(step.stage, ""))
+        if step.done or task_id(step.owner, step.key) in done:
             found[step.key] = 0.0
-        elif told is not None:
-            found[step.key] = told[0] * work
+        elif known is not None:
+            found[step.key] = known[0] * work
         elif step.stage in _ITERATIONS:
             found[step.key] = work * GPU_SECONDS_AN_ITERATION * factor
         elif step.stage == "train_generator":
@@ -153,10 +154,10 @@ def expected_seconds(
     return found
 
 
-def remaining_seconds(
+def critical_paths(
     inputs: Mapping[str, Iterable[str]], seconds: Mapping[str, float]
 ) -> dict[str, float]:
-    """The longest chain that begins with each stage, by key, itself included.
+    """Return the seconds of the longest chain that begins with each stage, itself included, by key.
 
     Args:
         inputs: by stage, the keys of what it reads; keys that are no stage do not count.
@@ -188,25 +189,27 @@ class Outlook:
 
     seconds: float
     """How long it takes."""
-    chain: float
+    critical_path: float
     """How long it and the longest chain after it take."""
 
 
-def ticket_of(owner: str, key: str) -> str:
-    """A stage's name in a run: two parties may make the same, each for itself."""
+def task_id(owner: str, key: str) -> str:
+    """Name a stage in a run: two parties may make the same, each for itself."""
     return f"{owner}/{key}"
 
 
 def outlooks(steps: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, Outlook]:
-    """What is expected of each step, by ticket.
+    """Return what is expected of each step, by task.
 
     Args:
         steps: of all parties.
         seconds: how long each takes, by key.
     """
     inputs = {step.key: [found.key for found in step.call.inputs.values()] for step in steps}
-    chains = remaining_seconds(inputs, seconds)
+    paths = critical_paths(inputs, seconds)
     return {
-        ticket_of(step.owner, step.key): Outlook(seconds=seconds[step.key], chain=chains[step.key])
+        task_id(step.owner, step.key): Outlook(
+            seconds=seconds[step.key], critical_path=paths[step.key]
+        )
         for step in steps
     }

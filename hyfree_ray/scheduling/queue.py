@@ -1,9 +1,9 @@
-"""Who may start next, who gives way, and what a machine has room for.
+"""Decide who starts next and who is preempted.
 
 The rule is that of the critical path: whoever has the longest expected chain of stages after it
 goes first (Graham 1969; Kelley 1961). So a late site's release is not kept waiting by the controls
-of sites that were early. A training that has just saved itself gives way to a chain that is longer
-than what is left of its own, where that chain decides when the run ends.
+of sites that were early. A training that has just saved itself is preempted for a chain that is
+longer than what is left of its own, where that chain decides when the run ends.
 """
 
 from __future__ import annotations
@@ -12,334 +12,258 @@ import asyncio
 import math
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from hyfree_ray.scheduling.capacity import Needs, capacity, fits, why_unsatisfiable
 from hyfree_ray.scheduling.history import Outlook
 
-Needs = Mapping[str, float]
-"""Amounts by resource: CPU, GPU, memory (bytes), `site:NAME`."""
-
 SEGMENT_S = 600.0
-"""A training keeps its place for at least as long: to go on, it has to load everything again."""
+"""A training keeps its slot for at least as long: to go on, it has to load everything again."""
 
-LONGER = 1.2
-"""Times its own chain that another one has to be for a training to give way to it."""
+PREEMPTION_RATIO = 1.2
+"""Times its own critical path that another one has to be for a training to be preempted by it."""
 
-CRITICAL = 0.4
-"""Share of what is left to do, spread over all places, above which a chain may decide the end.
+CRITICAL_SHARE = 0.4
+"""Share of what is left to do, spread over all slots, above which a chain may decide the end.
 
-Shorter ones can wait. At 1 a chain is seen too late: it is not the only one, and places are few.
+Shorter ones can wait. At 1 a chain is seen too late: it is not the only one, and slots are few.
 """
 
-UNFORESEEN = Outlook(seconds=0.0, chain=math.inf)
-"""Of a stage that was not planned (of another round): it goes first and gives way to nobody."""
-
+UNPLANNED = Outlook(seconds=0.0, critical_path=math.inf)
+"""Of a stage that was not planned (of another round): it goes first and is never preempted."""
 
 _Kind = frozenset[tuple[str, float]]
 """Needs that are the same."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One asking for a place. Messages may come twice, or overtake each other."""
+class RequestId:
+    """Tells requests apart. Messages may come twice, or overtake each other."""
 
     process: str
     """Who asks: a party's process, by a name that no later one has."""
     number: str
-    """Of all its askings."""
+    """Of all its requests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotRequest:
+    """A stage that asks for room on a machine."""
+
+    task: str
+    """The stage's name in the run; see `history.task_id`."""
+    needs: Needs
+    """What it takes."""
+    share_of: str = ""
+    """The stage's name, where nobody knows what share of a GPU it takes: it takes as much as
+    others of that name were seen to, and what `needs` says before there are any."""
+    id: RequestId | None = None
 
 
 @dataclass(frozen=True)
 class _Waiting:
     order: tuple[float, int]
-    ticket: str
-    needs: Needs
-    like: str
-    gate: asyncio.Future[Needs]
-    turn: Turn | None
+    request: SlotRequest
+    granted: asyncio.Future[Needs]
 
     def __lt__(self, other: _Waiting) -> bool:
         return self.order < other.order
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Running:
+    request: SlotRequest
     machine: str | None
-    needs: Needs
-    like: str
     since: float
-    turn: Turn | None
 
 
 @dataclass(kw_only=True)
 class Slots:
-    """Lets stages in by the length of their chains, as far as machines have room.
+    """Grants slots by the length of critical paths, as far as machines have room.
 
     It is advice: whoever starts the stage still takes the resources from the cluster, which has
     the last word. So what is forgotten here (after a crash) costs order, never correctness.
     """
 
-    machines: Mapping[str, Mapping[str, float]]
+    machines: Mapping[str, Needs]
     """What each has in all."""
     outlooks: Mapping[str, Outlook] = field(default_factory=dict)
-    """By ticket."""
+    """By task."""
     segment_s: float = SEGMENT_S
-    _left: dict[str, float] = field(init=False)
-    """Seconds that each planned stage still needs, by ticket."""
-    _held: dict[str, _Held] = field(default_factory=dict)
+    _seconds_left: dict[str, float] = field(init=False)
+    """That each planned stage still needs, by task."""
+    _running: dict[str, _Running] = field(default_factory=dict)
+    """By task."""
     _waiting: dict[_Kind, list[_Waiting]] = field(default_factory=lambda: defaultdict(list))
     """In order, by what they need: of those that need the same, only the first is ever looked at,
     for a run of many sites asks for thousands of stages at once."""
     _count: int = 0
-    _turns: dict[Turn, asyncio.Future[Needs]] = field(default_factory=dict)
-    """Of those that wait or hold."""
+    _answers: dict[RequestId, asyncio.Future[Needs]] = field(default_factory=dict)
+    """Of those that wait or run."""
     _shares: dict[str, float] = field(default_factory=dict)
     """By stage, the largest share of a GPU that one of those took whose share was not known."""
 
     def __post_init__(self) -> None:
-        self._left = {ticket: outlook.seconds for ticket, outlook in self.outlooks.items()}
+        self._seconds_left = {task: outlook.seconds for task, outlook in self.outlooks.items()}
 
-    def see(self, machines: Mapping[str, Mapping[str, float]]) -> None:
-        """Machines have come or gone."""
+    def update_machines(self, machines: Mapping[str, Needs]) -> None:
+        """Take note of machines that have come or gone."""
         self.machines = machines
-        self._let_in()
+        self._grant()
 
-    async def acquire(
-        self, ticket: str, needs: Needs, turn: Turn | None = None, *, like: str = ""
-    ) -> Needs:
-        """Wait until the stage may start: before all whose chains are shorter.
+    async def acquire(self, request: SlotRequest) -> Needs:
+        """Wait until the stage may start: before all whose critical paths are shorter.
 
-        Args:
-            ticket: of the stage.
-            needs: what it takes.
-            turn: which asking this is; heard twice (its answer was lost) it is the same.
-            like: the stage's name, where nobody knows what share of a GPU it takes. It takes as
-                much as others of that name were seen to, and what `needs` says before there are
-                any.
+        A request that is heard twice (its answer was lost) is the same.
 
         Returns:
             What it may take.
         """
-        if turn in self._turns:
-            return await asyncio.shield(self._turns[turn])
+        if request.id in self._answers:
+            return await asyncio.shield(self._answers[request.id])
         self._count += 1
-        gate: asyncio.Future[Needs] = asyncio.get_running_loop().create_future()
-        if turn is not None:
-            self._turns[turn] = gate
-        order = (-self._chain(ticket), self._count)
-        self._wait(_Waiting(order, ticket, needs, like, gate, turn))
-        self._let_in()
-        return await gate
+        granted: asyncio.Future[Needs] = asyncio.get_running_loop().create_future()
+        if request.id is not None:
+            self._answers[request.id] = granted
+        order = (-self._critical_path(request.task), self._count)
+        self._enqueue(_Waiting(order, request, granted))
+        self._grant()
+        return await granted
 
-    def _wait(self, one: _Waiting) -> None:
-        if one.like in self._shares:
-            one = replace(one, needs={**one.needs, "GPU": self._shares[one.like]})
-        insort(self._waiting[frozenset(one.needs.items())], one)
+    def _enqueue(self, one: _Waiting) -> None:
+        request = one.request
+        if request.share_of in self._shares:
+            needs = {**request.needs, "GPU": self._shares[request.share_of]}
+            one = replace(one, request=replace(request, needs=needs))
+        insort(self._waiting[frozenset(one.request.needs.items())], one)
 
-    def _learn(self, like: str, share: float) -> None:
+    def _record_share(self, stage: str, share: float) -> None:
         """A stage that nobody knew took a share of a GPU: those like it will take as much."""
-        if share <= self._shares.get(like, 0.0):
+        if share <= self._shares.get(stage, 0.0):
             return
-        self._shares[like] = share
-        alike = [one for queue in self._waiting.values() for one in queue if one.like == like]
+        self._shares[stage] = share
+        every = [one for queue in self._waiting.values() for one in queue]
+        alike = [one for one in every if one.request.share_of == stage]
         for kind, queue in self._waiting.items():
-            self._waiting[kind] = [one for one in queue if one.like != like]
+            self._waiting[kind] = [one for one in queue if one.request.share_of != stage]
         for one in alike:
-            self._wait(one)
+            self._enqueue(one)
 
-    def release(
-        self, ticket: str, turn: Turn | None = None, *, done: bool = True, takes: float = 0.0
-    ) -> None:
-        """The stage has ended, well or not; or it gave way, and is not done.
+    def release(self, request: SlotRequest, *, done: bool = True, gpu_share: float = 0.0) -> None:
+        """Free a stage's slot: it has ended, well or not; or it was preempted, and is not done.
+
+        Heard twice, or after the next request was granted, it is no news.
 
         Args:
-            ticket: of the stage.
-            turn: which asking ended; heard twice, or after the next one was let in, it is no news.
+            request: that was granted.
             done: it has ended.
-            takes: share of a GPU that it was seen to take; 0: not measured.
+            gpu_share: share of a GPU that it was seen to take; 0: not measured.
         """
-        if turn is not None:
-            self._turns.pop(turn, None)
-        held = self._held.get(ticket)
-        if held is not None and held.turn == turn:
-            del self._held[ticket]
-            if held.like and takes:
-                self._learn(held.like, takes)
+        if request.id is not None:
+            self._answers.pop(request.id, None)
+        running = self._running.get(request.task)
+        if running is not None and running.request.id == request.id:
+            del self._running[request.task]
+            if running.request.share_of and gpu_share:
+                self._record_share(running.request.share_of, gpu_share)
         if done:
-            self._left.pop(ticket, None)
-        self._let_in()
+            self._seconds_left.pop(request.task, None)
+        self._grant()
 
-    def gives_way(self, ticket: str, share: float, takes: float = 0.0) -> bool:
-        """Whether a training that has just saved itself is to end, and to ask for a place again.
+    def should_preempt(self, task: str, done: float, gpu_share: float = 0.0) -> bool:
+        """Decide whether a training that has just saved itself is to end and ask for a slot again.
 
         To make room for a stage that waits; or because it does not take the share of a GPU that
         was set aside for it: more, or less where others would find room beside it.
 
         Args:
-            ticket: of the training.
-            share: of it that is done, 0 to 1.
-            takes: share of a GPU that it was seen to take; 0: not measured.
+            task: the training.
+            done: share of it that is done, 0 to 1.
+            gpu_share: share of a GPU that it was seen to take; 0: not measured.
         """
-        held = self._held.get(ticket)
-        if held is None:
+        running = self._running.get(task)
+        if running is None:
             return False
-        if takes and self._asks_again(ticket, held, takes):
+        if gpu_share and self._should_resize(running, gpu_share):
             return True
-        if ticket not in self._left:
+        if task not in self._seconds_left:
             return False
-        self._left[ticket] = (1 - share) * self.outlooks[ticket].seconds
-        if asyncio.get_running_loop().time() - held.since < self.segment_s:
+        self._seconds_left[task] = (1 - done) * self.outlooks[task].seconds
+        if asyncio.get_running_loop().time() - running.since < self.segment_s:
             return False
-        for one in self._first():
-            chain = self._chain(one.ticket)
-            if chain <= LONGER * self._chain(ticket):
+        for one in self._first_of_each_kind():
+            critical_path, needs = self._critical_path(one.request.task), one.request.needs
+            if critical_path <= PREEMPTION_RATIO * self._critical_path(task):
                 return False
-            if self._would_fit(one.needs, ticket):
-                return chain > CRITICAL * sum(self._left.values()) / self._places(one.needs)
+            if self._machine_for(needs, without=task) is not None:
+                slots = max(1, capacity(needs, list(self.machines.values())))
+                return critical_path > CRITICAL_SHARE * sum(self._seconds_left.values()) / slots
         return False
 
-    def _asks_again(self, ticket: str, held: _Held, takes: float) -> bool:
+    def _should_resize(self, running: _Running, gpu_share: float) -> bool:
         """Whether a stage takes more of a GPU than it has, or is new and leaves room for others."""
-        has = held.needs.get("GPU", 0.0)
-        if takes >= has or not held.like:
-            return takes > has
-        self._learn(held.like, takes)
-        self._let_in()
-        self._held[ticket] = replace(held, needs={**held.needs, "GPU": takes})
+        request = running.request
+        has = request.needs.get("GPU", 0.0)
+        if gpu_share >= has or not request.share_of:
+            return gpu_share > has
+        self._record_share(request.share_of, gpu_share)
+        self._grant()
+        smaller = replace(request, needs={**request.needs, "GPU": gpu_share})
+        self._running[request.task] = replace(running, request=smaller)
         try:
-            return any(self._machine_for(one.needs) is not None for one in self._first())
+            first = self._first_of_each_kind()
+            return any(self._machine_for(one.request.needs) is not None for one in first)
         finally:
-            self._held[ticket] = held
+            self._running[request.task] = running
 
     def forget(self, owner: str, process: str) -> None:
-        """A party's process is new: what the ones before it held or wanted ended with them."""
+        """Drop what earlier processes of a party held or asked for: it ended with them."""
 
-        def gone(ticket: str, turn: Turn | None) -> bool:
-            return ticket.startswith(f"{owner}/") and (turn is None or turn.process != process)
+        def is_gone(request: SlotRequest) -> bool:
+            earlier = request.id is None or request.id.process != process
+            return request.task.startswith(f"{owner}/") and earlier
 
         for kind, queue in self._waiting.items():
-            self._waiting[kind] = [one for one in queue if not gone(one.ticket, one.turn)]
-        for ticket, held in list(self._held.items()):
-            if gone(ticket, held.turn):
-                self.release(ticket, held.turn, done=False)
+            self._waiting[kind] = [one for one in queue if not is_gone(one.request)]
+        for running in list(self._running.values()):
+            if is_gone(running.request):
+                self.release(running.request, done=False)
 
-    def _chain(self, ticket: str) -> float:
+    def _critical_path(self, task: str) -> float:
         """Expected seconds from here to the end of the longest chain that begins with the stage."""
-        outlook = self.outlooks.get(ticket, UNFORESEEN)
-        return outlook.chain - outlook.seconds + self._left.get(ticket, 0.0)
+        outlook = self.outlooks.get(task, UNPLANNED)
+        return outlook.critical_path - outlook.seconds + self._seconds_left.get(task, 0.0)
 
-    def _first(self) -> list[_Waiting]:
-        """Of each kind the first, in order."""
+    def _first_of_each_kind(self) -> list[_Waiting]:
         return sorted(queue[0] for queue in self._waiting.values() if queue)
 
-    def _let_in(self) -> None:
-        first = self._first()
+    def _grant(self) -> None:
+        first = self._first_of_each_kind()
         while first:
             one = first.pop(0)
-            machine = self._machine_for(one.needs)
+            needs = one.request.needs
+            machine = self._machine_for(needs)
             # What no machine could ever hold is for the cluster to decide.
-            if machine is None and unmet(one.needs, list(self.machines.values())) is None:
+            if machine is None and why_unsatisfiable(needs, list(self.machines.values())) is None:
                 continue  # somebody smaller, or of another machine, may fit
-            queue = self._waiting[frozenset(one.needs.items())]
+            queue = self._waiting[frozenset(needs.items())]
             queue.pop(0)
             if queue:
                 insort(first, queue[0])
             now = asyncio.get_running_loop().time()
-            self._held[one.ticket] = _Held(machine, one.needs, one.like, now, one.turn)
-            if not one.gate.done():
-                one.gate.set_result(one.needs)
+            self._running[one.request.task] = _Running(one.request, machine, now)
+            if not one.granted.done():
+                one.granted.set_result(needs)
 
     def _machine_for(self, needs: Needs, without: str = "") -> str | None:
-        """The first machine that has room for this, or would have it without one ticket."""
+        """The first machine that has room for this, or would have it without one task."""
         for machine, has in self.machines.items():
-            if all(
-                _fits(name, has.get(name, 0.0), self._taken(machine, name, without), amount)
-                for name, amount in needs.items()
-            ):
+            taken = [
+                one.request.needs
+                for task, one in self._running.items()
+                if one.machine == machine and task != without
+            ]
+            if fits(needs, has, taken):
                 return machine
         return None
-
-    def _would_fit(self, needs: Needs, without: str) -> bool:
-        return self._machine_for(needs, without) is not None
-
-    def _taken(self, machine: str, resource: str, without: str) -> list[float]:
-        return [
-            held.needs.get(resource, 0.0)
-            for ticket, held in self._held.items()
-            if held.machine == machine and ticket != without
-        ]
-
-    def _places(self, needs: Needs) -> int:
-        """How many stages like this one the machines hold at the same time, at least one."""
-        return max(1, places(needs, list(self.machines.values())))
-
-
-def _fits(resource: str, has: float, taken: Sequence[float], amount: float) -> bool:
-    """Whether a machine has room for an amount more of a resource.
-
-    A share of a GPU is of one GPU: two halves of different ones are no whole.
-    """
-    if resource != "GPU" or amount == 0.0:
-        return sum(taken) + amount <= has + 1e-9
-    free = [1.0] * math.floor(has)
-    for share in sorted((*taken, amount), reverse=True):  # as they are packed best
-        whole = math.floor(share)
-        if whole > sum(room == 1.0 for room in free):
-            return False
-        for _ in range(whole):
-            free.remove(1.0)
-        if part := share - whole:
-            room = min((room for room in free if room >= part - 1e-9), default=None)
-            if room is None:
-                return False
-            free[free.index(room)] -= part
-    return True
-
-
-def places(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many of these machines, each with what it has in all, hold at the same time."""
-    amounts = {name: amount for name, amount in needs.items() if amount > 0}
-    return sum(
-        min(_times(name, has.get(name, 0.0), amount) for name, amount in amounts.items())
-        for has in nodes
-    )
-
-
-def _times(resource: str, has: float, amount: float) -> int:
-    """How often an amount fits; a share of a GPU is of one GPU."""
-    if resource == "GPU" and amount < 1:
-        return math.floor(has) * math.floor(1 / amount + 1e-9)
-    return math.floor(has / amount)
-
-
-def unmet(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> str | None:
-    """Why no machine could ever take this, in words; None where one can.
-
-    Args:
-        needs: of one stage.
-        nodes: what each machine has in all.
-    """
-    if any(all(has.get(n, 0.0) >= a for n, a in needs.items()) for has in nodes):
-        return None
-    pins = [name for name in needs if name.startswith("site:")]
-    there = [has for has in nodes if all(has.get(pin, 0.0) > 0 for pin in pins)] or list(nodes)
-    lacking = []
-    for name, amount in needs.items():
-        most = max((has.get(name, 0.0) for has in there), default=0.0)
-        if most < amount:
-            has = _amount(name, most) if name == "memory" else f"{most:g}"
-            lacking.append(f"{_amount(name, amount)}, the most that a machine has is {has}")
-    text = "; ".join(lacking) or "all of it on one machine"
-    where = f" on the machine of {pins[0]}" if pins else ""
-    return f"needs {text}{where}"
-
-
-def in_words(needs: Needs) -> str:
-    """Amounts and what of; not where."""
-    amounts = needs.items()
-    return ", ".join(_amount(name, a) for name, a in amounts if not name.startswith("site:"))
-
-
-def _amount(name: str, amount: float) -> str:
-    return f"{amount / 2**30:g} GiB of memory" if name == "memory" else f"{amount:g} {name}"

@@ -1,4 +1,4 @@
-"""How a run is executed: what sites' stages take of a cluster, who goes first. Never in a key."""
+"""Describe how a run is executed: what stages take of a cluster, who goes first. Never in a key."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.status import Step
+from hyfree_ray.scheduling.capacity import why_unsatisfiable
 from hyfree_ray.scheduling.history import Outlook
-from hyfree_ray.scheduling.queue import SEGMENT_S, unmet
+from hyfree_ray.scheduling.queue import SEGMENT_S
 
 DEFAULT = "default"
 """The entry for all sites that have none of their own."""
@@ -36,7 +37,7 @@ class Resources(BaseModel):
     """Main memory that Ray sets aside; 0: none."""
 
     def needs(self, *, on_gpu: bool, measured: float = 1.0) -> dict[str, float]:
-        """Amounts by Ray's names.
+        """Return amounts by Ray's names.
 
         Args:
             on_gpu: the stage computes on a GPU.
@@ -51,7 +52,7 @@ class Resources(BaseModel):
 
 
 def read_resources(config: Path | None) -> dict[str, Resources]:
-    """The `resources` of a configuration file: by party, and `default`.
+    """Read the `resources` of a configuration file: by party, and `default`.
 
     Raises:
         HyfreeError: an unknown field or an amount that is none.
@@ -90,13 +91,14 @@ def check_machine(
     """
     here = {"CPU": cpus, "memory": memory_gib * 2**30}
     for step in steps:
-        lacking = unmet(resources_of(step.owner, resources).needs(on_gpu=False), [here])
+        needs = resources_of(step.owner, resources).needs(on_gpu=False)
+        lacking = why_unsatisfiable(needs, [here])
         if lacking is not None and not step.done:
             raise never_starts(step, lacking)
 
 
 def never_starts(step: Step, lacking: str) -> HyfreeError:
-    """A stage that would wait for ever, and for what."""
+    """Make the error of a stage that would wait for ever: what for."""
     return HyfreeError(
         "cluster.no-room",
         f"{step.owner}: {step.name} can never start: it {lacking}; lower its resources in the "
@@ -114,7 +116,7 @@ def _entry(name: str, values: Any) -> Resources:
 
 
 def resources_of(party: str, by_party: Mapping[str, Resources]) -> Resources:
-    """A party's resources."""
+    """Return a party's resources."""
     return by_party.get(party, by_party.get(DEFAULT, Resources()))
 
 
@@ -126,8 +128,8 @@ class Execution:
     resources: Mapping[str, Resources] = field(default_factory=dict)
     """By party, and `default`."""
     outlooks: Mapping[str, Outlook] = field(default_factory=dict)
-    """What is expected of each stage, by ticket: who goes first, who gives way."""
+    """What is expected of each stage, by task: who goes first, who is preempted."""
     segment_s: float = SEGMENT_S
-    """A training keeps its place for at least as long."""
-    device_shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """A training keeps its slot for at least as long."""
+    gpu_shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By party and stage, the share of a GPU that it took before."""

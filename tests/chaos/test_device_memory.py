@@ -18,7 +18,7 @@ from hyfree_ray.core.stage import Context, Preempted, Stage, stage, stage_record
 from hyfree_ray.core.store import Call
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
-from hyfree_ray.runners.ray_gate import Place, start_gate
+from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
 from hyfree_ray.scheduling.resources import Resources
 from tests.chaos.on_ray import workers_run_toys
 from tests.scheduling.test_device_memory import Counters, folder_of, reserve, stand_in
@@ -84,14 +84,16 @@ def run_all(
     """
 
     async def go() -> None:
-        gate = start_gate({}, 0.0)
+        scheduler = start_scheduler({}, 0.0)
 
         def run(name: str) -> Any:
-            place = Place(
-                gate=gate, resources=Resources(gpus="measured"), device_shares=known[name]
+            slots = SlotClient(
+                scheduler=scheduler,
+                resources=Resources(gpus="measured"),
+                gpu_shares=known[name],
             )
             folder = folder_of(store, name, "x")
-            return RayRunner("cuda", {}, place).run(work, calls[name], folder, name)
+            return RayRunner("cuda", {}, slots).run(work, calls[name], folder, name)
 
         await asyncio.gather(*map(run, calls))
 
@@ -110,7 +112,9 @@ def test_sites_that_nobody_knew_share_a_gpu_once_the_first_of_them_was_measured(
         records = run_all(tmp_path, grow, calls, {name: {} for name in calls})
         assert (at / "met").exists(), "all three at once on the GPU"
         assert sum(record["result"]["attempts"] for record in records) == 4
-        assert [len(record["earlier"]) for record in records].count(1) == 1, "one gave way, once"
+        assert [len(record["earlier"]) for record in records].count(1) == 1, (
+            "one was preempted, once"
+        )
         (told,) = run_all(tmp_path / "2", read, {"site-1": read.call()}, {"site-1": {}})
     assert told["result"] == {"device": "cpu"}
     assert told["device"] == "cpu"

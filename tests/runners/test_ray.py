@@ -27,8 +27,8 @@ from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import Status
 from hyfree_ray.runners import ray as ray_runner
 from hyfree_ray.runners.ray import RayRunner, all_cpus, cause_of
-from hyfree_ray.runners.ray_gate import Place
 from hyfree_ray.runners.ray_parties import RayParty, start_parties
+from hyfree_ray.runners.ray_scheduler import SlotClient
 from hyfree_ray.scheduling.resources import Resources
 from hyfree_ray.stages.training import train_general
 
@@ -124,7 +124,7 @@ def test_a_party_with_many_cases_that_is_killed_is_there_again(
     simulation = phantom_simulation(2)
     site = simulation.sites["site-1"]
     long = [{**site.cases[0], "name": f"{number}".zfill(400)} for number in range(1000)]
-    many = replace(site, cases=(*site.cases, *long))
+    many = replace(site, cases=(*site.cases, *long), key="0" * 64)  # a run of another name
     assert len(pickle.dumps(many)) > 400_000
     simulation = replace(simulation, sites={**simulation.sites, "site-1": many})
 
@@ -208,10 +208,10 @@ def test_a_stage_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
 
 
 def test_what_a_distributed_stage_waits_for_is_what_its_workers_take() -> None:
-    place = Place(
-        resources=Resources(cpus=2, gpus="measured"), device_shares={"train_general": 0.2}
+    slots = SlotClient(
+        resources=Resources(cpus=2, gpus="measured"), gpu_shares={"train_general": 0.2}
     )
-    runner = RayRunner("cuda", {"site:pool": 0.001}, place)
+    runner = RayRunner("cuda", {"site:pool": 0.001}, slots)
     assert runner.takes(train_general) == (
         "2 CPU, 1 GPU for each of its workers on the machine that declares site:pool"
     )

@@ -40,7 +40,7 @@ from tests.scheduling.test_history import write_record
 JOIN = """
 import sys
 from hyfree_ray.runners.ray_cluster import connect, disconnect
-from hyfree_ray.runners.ray_gate import machines
+from hyfree_ray.runners.ray_scheduler import machines
 connect(sys.argv[1])
 print(len(machines()))
 disconnect()
@@ -136,9 +136,9 @@ def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_i
     open_stores(store, {"a": site, "b": away})
     assert (store / ROOT_FILE).exists()
     write_record(store / "sites" / "a" / "stages" / "x", "train_generator", 5.0, images_shown=10)
-    told = open_stores(store, {"a": site})
-    assert told.pace("cpu") == {"train_generator": (0.5, 1)}
-    assert set(told.done) == {"a/x"}
+    history = open_stores(store, {"a": site})
+    assert history.seconds_per_unit("cpu") == {"train_generator": (0.5, 1)}
+    assert set(history.timings) == {"a/x"}
     (tmp_path / "data" / site.cases[0]["label"]).unlink()
     for one, number in ((site, 1), (away, 20)):
         said = rf"{number} of the 20 files of a are not there on the machine of site:a; copy"

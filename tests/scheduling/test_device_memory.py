@@ -14,8 +14,8 @@ import torch
 from hyfree_ray.core.device_memory import share_taken
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.stage import Context, stage
-from hyfree_ray.runners.ray_gate import Place
-from hyfree_ray.scheduling.history import experience_of
+from hyfree_ray.runners.ray_scheduler import SlotClient
+from hyfree_ray.scheduling.history import read_history
 from hyfree_ray.scheduling.resources import Resources
 
 TOTAL_MIB = 80_000
@@ -71,11 +71,11 @@ def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
         record = execute(reserve.module, call, folder, owner="site-1", device="cuda")
         assert record["device_memory_mib"] == mib, "the stages before it do not count"
         assert record["device_total_mib"] == TOTAL_MIB
-    shares = experience_of(tmp_path).shares()
+    shares = read_history(tmp_path).gpu_shares()
     (share,) = shares["site-1"].values()
     assert 30_000 / TOTAL_MIB < share <= 0.5
-    place = Place(resources=Resources(gpus="measured"), device_shares=shares["site-1"])
-    assert place.needs(reserve, "cuda") == {"CPU": 1.0, "GPU": share}
+    slots = SlotClient(resources=Resources(gpus="measured"), gpu_shares=shares["site-1"])
+    assert slots.needs(reserve, "cuda") == {"CPU": 1.0, "GPU": share}
 
 
 def test_who_took_nothing_of_a_device_does_not_tell_what_others_will(

@@ -15,14 +15,14 @@ from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.planning import plan
 from hyfree_ray.scheduling.estimates import estimate
 from hyfree_ray.scheduling.history import (
-    Done,
-    Experience,
+    RunHistory,
+    StageTiming,
+    critical_paths,
     expected_seconds,
-    experience_of,
+    merge,
     outlooks,
-    remaining_seconds,
-    ticket_of,
-    together,
+    read_history,
+    task_id,
 )
 from hyfree_ray.scheduling.resources import Resources, read_resources, resources_of
 
@@ -30,7 +30,7 @@ from hyfree_ray.scheduling.resources import Resources, read_resources, resources
 def test_the_longest_chain_counts_from_each_stage_to_the_end() -> None:
     inputs = {"a": ["raw"], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["a"]}
     seconds = {"a": 1.0, "b": 10.0, "c": 2.0, "d": 4.0, "e": 7.0}
-    assert remaining_seconds(inputs, seconds) == {"a": 15, "b": 14, "c": 6, "d": 4, "e": 7}
+    assert critical_paths(inputs, seconds) == {"a": 15, "b": 14, "c": 6, "d": 4, "e": 7}
 
 
 def test_a_late_sites_generator_goes_before_an_early_sites_control(
@@ -39,7 +39,8 @@ def test_a_late_sites_generator_goes_before_an_early_sites_control(
     steps = plan(phantom_simulation(3), tmp_path).steps
     found = outlooks(steps, expected_seconds(steps, {}, "cpu"))
     by_name = {
-        (step.owner, step.name): found[ticket_of(step.owner, step.key)].chain for step in steps
+        (step.owner, step.name): found[task_id(step.owner, step.key)].critical_path
+        for step in steps
     }
     for site in ("site-1", "site-2", "site-3"):
         for before in ("train_generator", "local", "synthesise", "release"):
@@ -63,32 +64,35 @@ def test_earlier_runs_tell_how_long_it_will_take(
     simulation = phantom_simulation(2)
     steps = plan(simulation, tmp_path / "new").steps
     without = estimate(simulation, steps, tmp_path / "new", "cpu")
-    assert "no earlier run" in without.by_records
+    assert "no earlier run" in without.describe_time()
     tried = {"train_segmenter": 2.0, "train_generator": 0.25}
     calibrated = estimate(simulation, steps, tmp_path / "new", "cpu", tried)
-    assert "by a calibration on this machine" in calibrated.by_records
+    assert "by a calibration on this machine" in calibrated.describe_time()
     stages = tmp_path / "store" / "sites" / "site-1" / "stages"
     write_record(stages / "train_segmenter-a", "train_segmenter", 30.0, epochs=3, iterations=5)
     write_record(stages / "train_segmenter-b", "train_segmenter", 90.0, epochs=3, iterations=15)
     write_record(stages / "train_generator-c", "train_generator", 64.0, images_shown=256)
     (stages / "broken").mkdir()
     (stages / "broken" / "record.json").write_text("{")
-    pace = experience_of(tmp_path / "store").pace("cpu")
-    assert pace == {"train_segmenter": (2.0, 2), "train_generator": (0.25, 1)}
-    assert experience_of(tmp_path / "store").pace("cuda") == {}
+    known = read_history(tmp_path / "store").seconds_per_unit("cpu")
+    assert known == {"train_segmenter": (2.0, 2), "train_generator": (0.25, 1)}
+    assert read_history(tmp_path / "store").seconds_per_unit("cuda") == {}
     write_record(stages / "prepare-d", "prepare", 3.0)
-    assert experience_of(tmp_path / "store").pace("cuda") == {"prepare": (3.0, 1)}, (
+    assert read_history(tmp_path / "store").seconds_per_unit("cuda") == {"prepare": (3.0, 1)}, (
         "no device, any device"
     )
-    seconds = expected_seconds(steps, pace, "cpu")
+    seconds = expected_seconds(steps, known, "cpu")
     (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
     unet = simulation.experiment.budget.unet
     assert seconds[local.key] == 2.0 * unet.epochs * unet.iterations
     cost = estimate(simulation, steps, tmp_path / "store", "cpu")
-    assert "by 3 earlier trainings" in cost.by_records
+    assert "by 3 earlier trainings" in cost.describe_time()
     assert 0 < cost.least_hours < cost.device_hours
     for hours, words in ((0.001, "1 minute "), (1.0, "60 minutes "), (2.5, "2.5 hours ")):
-        assert f": {words}of one device" in dataclasses.replace(cost, device_hours=hours).by_records
+        assert (
+            f": {words}of one device"
+            in dataclasses.replace(cost, device_hours=hours).describe_time()
+        )
     assert calibrated.device_hours == pytest.approx(cost.device_hours)
     slow = dict.fromkeys(tried, 1e6)  # where records tell, they are believed
     assert estimate(simulation, steps, tmp_path / "store", "cpu", slow) == cost
@@ -99,20 +103,20 @@ def test_stores_of_several_machines_tell_together_what_is_done_and_how_long_it_t
 ) -> None:
     steps = plan(phantom_simulation(2), tmp_path / "new").steps
     (local,) = (s for s in steps if (s.owner, s.name) == ("site-1", "local"))
-    first = Done(stage="a", seconds=1.0, work=1.0, device="cpu", share=0.2)
-    second = Done(stage="a", seconds=9.0, work=2.0, device="cpu", share=0.1)
-    other = Experience(
-        done={
+    first = StageTiming(stage="a", seconds=1.0, work=1.0, device="cpu", gpu_share=0.2)
+    second = StageTiming(stage="a", seconds=9.0, work=2.0, device="cpu", gpu_share=0.1)
+    other = RunHistory(
+        timings={
             "x/2": second,
-            "y/1": dataclasses.replace(second, stage="b", device="any", share=0.0),
-            ticket_of("site-1", local.key): dataclasses.replace(first, device="cuda", share=0.0),
+            "y/1": dataclasses.replace(second, stage="b", device="any", gpu_share=0.0),
+            task_id("site-1", local.key): dataclasses.replace(first, device="cuda", gpu_share=0.0),
         }
     )
-    told = together([Experience(done={"x/1": first}), other, other])
-    assert told.pace("cpu") == {"a": (10 / 3, 2), "b": (4.5, 1)}
-    assert told.shares() == {"x": {"a": 0.2}}
-    assert together([]) == Experience()
-    seconds = expected_seconds(steps, told.pace("cpu"), "cpu", told.done)
+    merged = merge([RunHistory(timings={"x/1": first}), other, other])
+    assert merged.seconds_per_unit("cpu") == {"a": (10 / 3, 2), "b": (4.5, 1)}
+    assert merged.gpu_shares() == {"x": {"a": 0.2}}
+    assert merge([]) == RunHistory()
+    seconds = expected_seconds(steps, merged.seconds_per_unit("cpu"), "cpu", merged.timings)
     assert seconds[local.key] == 0.0
     (others,) = (s for s in steps if (s.owner, s.name) == ("site-2", "local"))
     assert seconds[others.key] > 0.0
@@ -130,7 +134,7 @@ def test_sites_share_a_gpu_by_what_was_measured(tmp_path: Path) -> None:
         described |= {"device_memory_mib": used, "device_total_mib": 80_000.0}
         (folder / "record.json").write_text(json.dumps(described))
     write_record(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
-    shares = experience_of(tmp_path / "store").shares()
+    shares = read_history(tmp_path / "store").gpu_shares()
     assert shares == {"site-1": {"train_segmenter": 0.15, "train_generator": 1.0}}
     config = tmp_path / "c.yaml"
     config.write_text("resources:\n  default: {gpus: measured}\n")

@@ -1,4 +1,4 @@
-"""Who goes first, on a cluster: trainings give way, and the gate hears everybody."""
+"""Who goes first, on a cluster: trainings are preempted, and the scheduler hears everybody."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import ray
 from hyfree_ray.core.journal import METRICS, attempts, read_metrics
 from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.runners.ray import RayRunner
-from hyfree_ray.runners.ray_gate import Place, start_gate
-from hyfree_ray.scheduling.history import Outlook, ticket_of
+from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
+from hyfree_ray.scheduling.history import Outlook, task_id
+from hyfree_ray.scheduling.queue import SlotRequest
 from hyfree_ray.scheduling.resources import Resources
 
 
@@ -31,16 +32,16 @@ def walk(context: Context, *, steps: int) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_training_gives_its_place_to_a_longer_chain_and_goes_on_afterwards(
+def test_a_training_gives_its_slot_to_a_longer_chain_and_goes_on_afterwards(
     tmp_path: Path,
 ) -> None:
     long, urgent = walk.call(steps=100), walk.call(steps=2)
     outlooks = {
-        ticket_of("site-1", long.key): Outlook(seconds=100.0, chain=100.0),
-        ticket_of("site-2", urgent.key): Outlook(seconds=10.0, chain=1000.0),
+        task_id("site-1", long.key): Outlook(seconds=100.0, critical_path=100.0),
+        task_id("site-2", urgent.key): Outlook(seconds=10.0, critical_path=1000.0),
     }
-    place = Place(gate=start_gate(outlooks, 0.0), resources=Resources(cpus=2))
-    runner = RayRunner("cpu", {}, place)
+    slots = SlotClient(scheduler=start_scheduler(outlooks, 0.0), resources=Resources(cpus=2))
+    runner = RayRunner("cpu", {}, slots)
 
     async def both() -> None:
         first = asyncio.ensure_future(runner.run(walk, long, tmp_path / "long", "site-1"))
@@ -60,19 +61,22 @@ def test_a_training_gives_its_place_to_a_longer_chain_and_goes_on_afterwards(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_gate_before_which_thousands_wait_still_hears_who_has_ended() -> None:
-    gate, needs = start_gate({}, 0.0), {"CPU": 2.0}
+def test_a_scheduler_for_which_thousands_wait_still_hears_who_has_ended() -> None:
+    scheduler, needs = start_scheduler({}, 0.0), {"CPU": 2.0}
+
+    def request(task: str) -> SlotRequest:
+        return SlotRequest(task=task, needs=needs)
 
     async def go() -> None:
-        await gate.acquire.remote("a/1", needs)
-        waiting = [gate.acquire.remote(f"b/{number}", needs) for number in range(1500)]
-        gate.release.remote("a/1", True)
+        await scheduler.acquire.remote(request("a/1"))
+        waiting = [scheduler.acquire.remote(request(f"b/{number}")) for number in range(1500)]
+        scheduler.release.remote(request("a/1"))
         # Whoever is the first to be heard: calls may overtake each other on their way.
         calls = [asyncio.ensure_future(call) for call in waiting]
         done, _ = await asyncio.wait(calls, timeout=120, return_when=asyncio.FIRST_COMPLETED)
         assert done
         assert done.pop().result() == needs
-        ray.kill(gate)
+        ray.kill(scheduler)
         await asyncio.gather(*calls, return_exceptions=True)
 
     asyncio.run(go())
