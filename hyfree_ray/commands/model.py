@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyfree_ray.commands.options import DEVICE, EXIT_CODES
+from hyfree_ray.commands.options import DEVICE, EXIT_CODES, SEGMENTER
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import check_free, try_to_write, writing_to
 
@@ -22,8 +22,9 @@ _MODEL = click.option(
 @_MODEL
 @click.option("-i", "--images", type=click.Path(path_type=Path), required=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@SEGMENTER
 @DEVICE
-def predict(model: Path, images: Path, out: Path, device: str) -> None:
+def predict(model: Path, images: Path, out: Path, segmenter: str | None, device: str) -> None:
     """Segment a folder of images (CASE_0000.ENDING, as nnU-Net names them).
 
     Give the same command again to go on after an interruption.
@@ -33,13 +34,16 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
       hyfree-ray predict --model model -i imagesTs -o labelsTs
     """
     from hyfree_ray.config.experiment import find_device
+    from hyfree_ray.segmenters import NNUNET
     from hyfree_ray.segmenters.nnunet.folders import predict_folder
 
     folder = _model_in(model)
     with writing_to(out):
         try_to_write(out)
     where = find_device() if device == "auto" else device
-    count = predict_folder(folder, images, out, device=where, told=click.echo)
+    count = predict_folder(
+        folder, images, out, segmenter=segmenter or NNUNET, device=where, told=click.echo
+    )
     click.echo(f"{count} cases segmented into {out}")
 
 

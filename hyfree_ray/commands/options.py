@@ -16,6 +16,7 @@ from hyfree_ray.evaluation import regimes
 
 if TYPE_CHECKING:
     from hyfree_ray.config.experiment import Experiment
+    from hyfree_ray.core.registry import Registry
     from hyfree_ray.runners.resolve import SimulationOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -79,23 +80,44 @@ BUDGET = click.option(
 )
 
 
-class _GeneratorName(click.ParamType):  # type: ignore[type-arg]  # click 8.1 takes none
-    """`auto` or a generator's name; records are looked up only where they are asked for."""
+class _RecordName(click.ParamType):  # type: ignore[type-arg]  # click 8.1 takes none
+    """The name of a record; other packages' are looked up only where they are asked for."""
 
-    name = "generator"
+    name = "name"
+
+    def __init__(self, table: Callable[[], Registry[Any]], *also: str) -> None:
+        self._table, self._also = table, also
 
     def get_metavar(self, *_: Any, **__: Any) -> str:
-        from hyfree_ray.generators import GENERATORS
-
-        return f"[auto|{'|'.join(GENERATORS.names())}]"
+        return f"[{'|'.join((*self._also, *self._table().names()))}]"
 
     def convert(self, value: str, *_: Any) -> str:
-        from hyfree_ray.generators import GENERATORS
+        if value not in self._also:
+            self._table().origin(value)  # raises where there is none
+        return value
 
-        return value if value == "auto" else GENERATORS[value].name
+
+def _generators() -> Registry[Any]:
+    from hyfree_ray.generators import GENERATORS
+
+    return GENERATORS
 
 
-GENERATOR = click.option("--generator", type=_GeneratorName(), help="Default: auto.")
+def _segmenters() -> Registry[Any]:
+    from hyfree_ray.segmenters import SEGMENTERS
+
+    return SEGMENTERS
+
+
+GENERATOR = click.option(
+    "--generator", type=_RecordName(_generators, "auto"), help="Default: auto."
+)
+
+SEGMENTER = click.option(
+    "--segmenter",
+    type=_RecordName(_segmenters),
+    help="Architecture inside nnU-Net. Default: nnunet.",
+)
 
 
 def _settings(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:

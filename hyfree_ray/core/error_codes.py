@@ -97,6 +97,7 @@ CODES: Final[Mapping[str, Code]] = {
     "model.bad-weights": Code("A model's weights do not fit its plan, or are not finite."),
     "model.no-releases": Code("A general model has no releases beside it."),
     "model.not-found": Code("The folder holds no model."),
+    "model.other-segmenter": Code("A model is of another architecture than was named."),
     "model.plan-refused": Code("A model from elsewhere has a plan that is not nnU-Net's own."),
     "name.ambiguous": Code("Several packages have a record of this name."),
     "name.taken": Code("Another record has this name."),

@@ -25,7 +25,9 @@ from hyfree_ray.segmenters.nnunet.data import (
 )
 from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, slice_spacing
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset
-from hyfree_ray.segmenters.nnunet.train import PseudoDice, Schedule, WarmupPolyLR, train
+from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
+from hyfree_ray.segmenters.nnunet.schedule import WarmupPolyLR
+from hyfree_ray.segmenters.nnunet.train import Schedule, train
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 CAPS = PlanCaps(working_size=32, base_features=4, max_features=16, batch_size=4)

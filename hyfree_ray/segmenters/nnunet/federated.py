@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.segmenters import NNUNET
 from hyfree_ray.segmenters.nnunet.data import read_splits
 from hyfree_ray.segmenters.nnunet.train import (
     Progress,
@@ -96,12 +97,13 @@ def train_federated(
     seed: int,
     device: str,
     report: Progress,
+    segmenter: str = NNUNET,
 ) -> dict[str, Any]:
     """Train by federated averaging on what `prepare_together` wrote: a split for each site.
 
     Args and returned numbers as of `train`.
     """
-    common: dict[str, Any] = {"schedule": schedule, "device": device}
+    common: dict[str, Any] = {"schedule": schedule, "device": device, "segmenter": segmenter}
 
     def build() -> FederatedTrainer:
         server = make_trainer(

@@ -15,6 +15,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
+from hyfree_ray.segmenters import NNUNET
 from hyfree_ray.segmenters.nnunet.model import Model
 
 RESULTS_FOLDER = "nnUNetTrainer__nnUNetPlans__2d"
@@ -22,7 +23,13 @@ RESULTS_FOLDER = "nnUNetTrainer__nnUNetPlans__2d"
 
 
 def predict_folder(
-    model: Path, images: Path, out: Path, *, device: str, told: Callable[[str], None]
+    model: Path,
+    images: Path,
+    out: Path,
+    *,
+    segmenter: str,
+    device: str,
+    told: Callable[[str], None],
 ) -> int:
     """Segment every case of a folder, each on its own grid, into a file of the images' format.
 
@@ -30,6 +37,7 @@ def predict_folder(
         model: a folder with a model's four files.
         images: holds `CASE_0000.ENDING`, one file a channel, as nnU-Net names them.
         out: gets `CASE.ENDING`; what is there already is left as it is.
+        segmenter: the architecture that the model has to be of.
         told: hears one line a case.
 
     Returns:
@@ -39,7 +47,7 @@ def predict_folder(
         HyfreeError: no images, or a case without one of its channels.
     """
     ending, cases = _cases_in(images)
-    network = Model(model, device)
+    network = Model(model, device, segmenter)
     channels = len(network.dataset_json["channel_names"])
     reader = determine_reader_writer_from_file_ending(ending, verbose=False)()
     for case, files in cases.items():
@@ -88,7 +96,7 @@ def write_results_folder(model: Path, out: Path, *, ending: str | None) -> Path:
     Returns:
         The results folder.
     """
-    network = Model(model, "cpu")  # everything is checked here
+    network = Model(model, "cpu", NNUNET)  # everything is checked here
     plans = json.loads((model / "plans.json").read_text())
     dataset_json = dict(network.dataset_json)
     if ending is not None:

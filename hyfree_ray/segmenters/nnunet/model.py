@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.normalization import default_normalization_schemes
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -22,6 +21,7 @@ from safetensors.torch import load_model, save_model
 from hyfree_ray.border.foreign_plan import check_plan
 from hyfree_ray.cohorts.label_sets import read_labels
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.segmenters import NNUNET, SEGMENTERS
 from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
@@ -81,18 +81,33 @@ def load_weights(network: torch.nn.Module, file: Path) -> None:
             )
 
 
+def _segmenter_of(details: Mapping[str, Any], expected: str | None) -> str:
+    """The architecture that a model's `model.json` names; before it did, nnU-Net's own."""
+    name = str(details.get("segmenter", NNUNET))
+    if expected is not None and name != expected:
+        raise HyfreeError(
+            "model.other-segmenter",
+            f"the model is of the architecture {name!a}, not {expected!r}; name its own by "
+            "--segmenter, or take a model of this one",
+        )
+    return name
+
+
 class Model:
     """A trained nnU-Net that segments images and embeds them.
 
     Args:
         folder: a folder with `MODEL_FILES`.
         device: "cpu" or "cuda[:index]".
+        segmenter: the architecture that it has to be of, where the folder is another party's. None:
+            the one that it says, which is only asked of a party's own.
 
     Raises:
-        HyfreeError: the plan names a network that is not nnU-Net's own, or weights do not fit.
+        HyfreeError: it is of another architecture, the plan names what nnU-Net's own do not, or
+            weights do not fit.
     """
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, segmenter: str | None = None) -> None:
         self.dataset_json = read_dataset(folder)
         plans = json.loads((folder / "plans.json").read_text())
         details = json.loads((folder / "model.json").read_text())
@@ -102,13 +117,8 @@ class Model:
         self._plans = PlansManager(plans)
         self._configuration = self._plans.get_configuration("2d")
         heads = self._plans.get_label_manager(self.dataset_json).num_segmentation_heads
-        network = nnUNetTrainer.build_network_architecture(
-            self._plans,
-            self._configuration,
-            self.plan.channels,
-            heads,
-            enable_deep_supervision=False,
-        )
+        self._segmenter = SEGMENTERS[_segmenter_of(details, segmenter)]
+        network = self._segmenter.build(plans, self.plan.channels, heads, deep_supervision=False)
         load_weights(network, folder / "weights.safetensors")
         self.network = network.to(self.device).eval()
         self._slice_by_slice = bool(plans.get(MADE_ON_SLICES, False))
@@ -170,7 +180,7 @@ class Model:
 
     @torch.inference_mode()
     def embed(self, images_NCHW: np.ndarray, batch_size: int = 64) -> np.ndarray:
-        """Bottleneck features of the encoder, averaged over the image and L2-normalised.
+        """The network's features of each image, L2-normalised.
 
         Args:
             images_NCHW: physical intensities of the plan's patch size.
@@ -191,8 +201,8 @@ class Model:
             for image_CHW in batch_NCHW:
                 for channel, scheme in enumerate(schemes):
                     image_CHW[channel] = scheme.run(image_CHW[channel].copy())
-            stages = self.network.encoder(torch.from_numpy(batch_NCHW).to(self.device))
-            features_NF = stages[-1].float().mean(dim=(2, 3))
+            shown_NCHW = torch.from_numpy(batch_NCHW).to(self.device)
+            features_NF = self._segmenter.features(self.network, shown_NCHW)
             parts.append(torch.nn.functional.normalize(features_NF, dim=1).cpu().numpy())
         return np.concatenate(parts)
 

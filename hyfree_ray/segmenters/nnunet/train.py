@@ -20,16 +20,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import distributed
 
 from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.segmenters import NNUNET, SEGMENTERS
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights, read_dataset, save_network
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset, in_bf16, limited_once
+from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
+from hyfree_ray.segmenters.record import Segmenter
 
 log = logging.getLogger("hyfree_ray")
 
@@ -49,68 +52,6 @@ class Schedule:
     """Share of the epochs in which the rate grows linearly (fine-tuning: the first tenth)."""
     precision: str = "fp32"
     """"fp32" or "bf16", on a CPU; on a GPU nnU-Net has its own mixed precision."""
-
-
-class PseudoDice:
-    """nnU-Net's moving average of the validation batches' Dice, and whose epoch's weights to keep.
-
-    nnU-Net starts its average (memory: 10 epochs) at the first epoch's value. Over a short
-    training that value counts for years: where the first few validation batches were easy, no
-    later epoch looked better, and a fine-tuned network was kept as it was after one epoch. Here
-    the start is divided out, as Adam does with its moments (Kingma & Ba 2015, section 3), and the
-    epoch is chosen from the second half, when the average has a past and the rate is low.
-    """
-
-    DECAY = 0.9
-
-    def __init__(self, epochs: int) -> None:
-        self.first_epoch = epochs // 2
-        self.sum = 0.0
-        self.weight = 0.0
-        self.best = 0.0
-        self.best_epoch = -1
-
-    @property
-    def average(self) -> float:
-        """In [0, 1]; 0 before any validation batch had foreground."""
-        return self.sum / self.weight if self.weight else 0.0
-
-    def take(self, epoch: int, value: float) -> bool:
-        """Take an epoch in; whether its weights are the best so far.
-
-        NaN, an epoch without any foreground, leaves the average as it was.
-        """
-        if np.isfinite(value):
-            self.sum = self.DECAY * self.sum + (1 - self.DECAY) * value
-            self.weight = self.DECAY * self.weight + (1 - self.DECAY)
-        if epoch < self.first_epoch or self.average < self.best:
-            return False
-        self.best, self.best_epoch = self.average, epoch
-        return True
-
-
-class WarmupPolyLR(PolyLRScheduler):
-    """Linear growth to the full rate, then nnU-Net's polynomial decay over what is left."""
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, rate: float, epochs: int, warmup_epochs: int
-    ) -> None:
-        self.warmup_epochs = warmup_epochs
-        super().__init__(optimizer, rate, epochs)
-
-    def rate_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        if epoch < self.warmup_epochs:
-            return float(self.initial_lr * (epoch + 1) / self.warmup_epochs)
-        decay = 1 - (epoch - self.warmup_epochs) / (self.max_steps - self.warmup_epochs)
-        return float(self.initial_lr * decay**self.exponent)
-
-    def step(self, current_step: int | None = None) -> None:
-        # torch calls step() once while it constructs the scheduler, without an epoch.
-        rate = self.rate_at(0 if current_step is None or current_step < 0 else current_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self._last_lr = [rate for _ in self.optimizer.param_groups]
 
 
 def seed_everything(seed: int) -> None:
@@ -141,6 +82,7 @@ class ResumableTrainer(nnUNetTrainer):
 
     def prepare(
         self,
+        segmenter: Segmenter,
         schedule: Schedule,
         seed: int,
         folder: Path,
@@ -148,6 +90,8 @@ class ResumableTrainer(nnUNetTrainer):
         each_epoch: Callable[[int], None] | None,
     ) -> None:
         """Set what nnU-Net's constructor has no arguments for."""
+        self.segmenter = segmenter
+        self.enable_deep_supervision = segmenter.deep_supervision
         self.num_epochs = schedule.epochs
         self.pseudo_dice = PseudoDice(schedule.epochs)
         self.num_iterations_per_epoch = schedule.iterations
@@ -210,11 +154,27 @@ class ResumableTrainer(nnUNetTrainer):
             network: Any = self.network
             network.forward = in_bf16(network.forward)
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        optimizer, _ = super().configure_optimizers()
-        return optimizer, WarmupPolyLR(
-            optimizer, self.initial_lr, self.num_epochs, self.warmup_epochs
+    def build_network_architecture(
+        self,
+        plans_manager: PlansManager,
+        configuration_manager: Any,  # noqa: ARG002 - nnU-Net's signature
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> torch.nn.Module:
+        return self.segmenter.build(
+            plans_manager.plans,
+            num_input_channels,
+            num_output_channels,
+            deep_supervision=enable_deep_supervision,
         )
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        self.segmenter.set_deep_supervision(self.bare_network(), enabled)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        optimiser = self.segmenter.optimiser(self.network)
+        return optimiser, self.segmenter.schedule(optimiser, self.num_epochs, self.warmup_epochs)
 
     def seed_epoch(self) -> None:
         """Set the random generators for the current epoch."""
@@ -301,6 +261,7 @@ def train(
     seed: int,
     device: str,
     report: Progress,
+    segmenter: str = NNUNET,
     initial: Path | None = None,
     each_epoch: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -316,6 +277,7 @@ def train(
         seed: of this training alone.
         device: "cpu" or "cuda[:index]".
         report: called after each epoch with (epoch, epochs, losses and pseudo-Dice).
+        segmenter: the architecture, one of `SEGMENTERS`.
         initial: a model whose weights, head included, are the start (fine-tuning); its labels are
             matched by name.
         each_epoch: called on every rank after an epoch's checkpoint is written; what it raises ends
@@ -334,6 +296,7 @@ def train(
             seed=seed,
             device=device,
             report=report,
+            segmenter=segmenter,
             each_epoch=each_epoch,
         )
         if initial is not None:
@@ -354,9 +317,8 @@ def put_outputs_in_order(trainer: ResumableTrainer, initial: Path) -> None:
     given = Painted.of(read_dataset(initial))
     given.values_in(own)
     order = [given.outputs.index(name) for name in own.outputs]
-    network: Any = trainer.bare_network()
     with torch.no_grad():
-        for layer in network.decoder.seg_layers:
+        for layer in trainer.segmenter.output_layers(trainer.bare_network()):
             layer.weight.copy_(layer.weight[order].clone())
             layer.bias.copy_(layer.bias[order].clone())
 
@@ -370,6 +332,7 @@ def make_trainer(
     seed: int,
     device: str,
     report: Progress,
+    segmenter: str = NNUNET,
     each_epoch: Callable[[int], None] | None = None,
     fold: int = 0,
 ) -> TrainerT:
@@ -379,7 +342,7 @@ def make_trainer(
     trainer = kind(
         {**plans, "continue_training": False}, "2d", fold, dataset_json, torch.device(device)
     )
-    trainer.prepare(schedule, seed, folder, report, each_epoch)
+    trainer.prepare(SEGMENTERS[segmenter], schedule, seed, folder, report, each_epoch)
     seed_everything(seed_of(seed, "weights"))
     trainer.initialize()
     return trainer
@@ -420,6 +383,7 @@ def _save_best(trainer: ResumableTrainer, prepared: Path, folder: Path) -> None:
     network.load_state_dict(trainer.best_weights)
     axes = trainer.inference_allowed_mirroring_axes
     details = {
+        "segmenter": trainer.segmenter.name,
         "inference_allowed_mirroring_axes": None if axes is None else [int(a) for a in axes],
         "best_epoch": trainer.pseudo_dice.best_epoch,
     }
