@@ -190,8 +190,12 @@ def contents(value: Any) -> Iterator[tuple[str, bytes]]:
     elif dataclasses.is_dataclass(value) and type(value).__module__.startswith("hyfree_ray"):
         for field in dataclasses.fields(value):
             yield from contents(getattr(value, field.name))
-    elif isinstance(value, (tuple, list)) and any(isinstance(one, Parcel) for one in value):
+    elif isinstance(value, (tuple, list)) and any(map(dataclasses.is_dataclass, value)):
         for one in value:
+            yield from contents(one)
+    elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+        yield from contents([*value])
+        for one in value.values():
             yield from contents(one)
     else:
         told = sorted(value) if isinstance(value, frozenset) else value
