@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from hyfree_ray.border.manifest import FEWEST_ROWS
+from hyfree_ray.cohorts.site_case import Part, SiteCase
 from hyfree_ray.config.budget import Budget
 from hyfree_ray.core.store import RAW_DATA, Artifact
 from hyfree_ray.evaluation.regimes import RELEASE
@@ -25,9 +26,7 @@ class Site:
     name: str
     key: str
     """Hash of its sorted cases: image and label digests, patients, parts."""
-    cases: tuple[Mapping[str, Any], ...]
-    """name, index, patient (index), images, label, part (train, val or test); of volumes also the
-    number of slices that the generator sees, and the axis that they are cut along."""
+    cases: tuple[SiteCase, ...]
     dataset: Mapping[str, Any]
     """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
     folder: Path | None
@@ -35,8 +34,8 @@ class Site:
     phantom: Mapping[str, int] | None = None
     """index, seed and version of a phantom site."""
 
-    def part(self, *names: str) -> list[Mapping[str, Any]]:
-        """The cases of the named parts."""
+    def part(self, *names: Part) -> list[SiteCase]:
+        """Return the cases of the named parts."""
         return [case for case in self.cases if case["part"] in names]
 
     @property

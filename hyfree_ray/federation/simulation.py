@@ -12,6 +12,7 @@ from typing import Any
 from hyfree_ray.border.manifest import key_of
 from hyfree_ray.cohorts.cohort import Case, Cohort, split_fold
 from hyfree_ray.cohorts.partitions import NATURAL
+from hyfree_ray.cohorts.site_case import Part, SiteCase, Slices
 from hyfree_ray.cohorts.slices import generator_slices, slice_axis
 from hyfree_ray.cohorts.tables import READER_KEY
 from hyfree_ray.config.experiment import Experiment
@@ -166,14 +167,15 @@ def _slice_axis(cases: tuple[Case, ...], fold: int) -> int:
     return slice_axis([case.spacing for case in (*split.train, *split.val) if len(case.shape) == 3])
 
 
-def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[dict[str, Any], ...]:
-    """Cases as JSON. Indices count the site's sorted patients and cases: they tell nothing else."""
+def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[SiteCase, ...]:
+    """Describe cases. Indices count the site's sorted patients and cases, and tell nothing else."""
     split = split_fold(cases, fold)
-    part = {
-        case.name: name
-        for name, members in (("train", split.train), ("val", split.val), ("test", split.test))
-        for case in members
-    }
+    parts: tuple[tuple[Part, tuple[Case, ...]], ...] = (
+        ("train", split.train),
+        ("val", split.val),
+        ("test", split.test),
+    )
+    part = {case.name: name for name, members in parts for case in members}
     patients = {name: i for i, name in enumerate(sorted({case.patient for case in cases}))}
     return tuple(
         {
@@ -190,7 +192,7 @@ def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[dict[str, 
     )
 
 
-def _slices_of(case: Case, axis: int) -> dict[str, int]:
+def _slices_of(case: Case, axis: int) -> Slices:
     if len(case.shape) != 3:
         return {}
     slices = generator_slices(case.shape[axis], case.spacing[axis])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from hyfree_ray.cohorts.site_case import Cases, Part
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.seeds import seed_of
@@ -63,7 +64,7 @@ class RealCases(TypedDict):
     """Real cases as stages read them, with the caps on the plan that they are prepared by."""
 
     data: Artifact
-    cases: list[Mapping[str, Any]]
+    cases: Cases
     dataset: Mapping[str, Any]
     caps: Mapping[str, Any]
 
@@ -261,7 +262,7 @@ class SiteStages(Party):
         )
 
     async def score_cases(
-        self, part: str, purpose: str, regime: str, model: Artifact, train_site: str
+        self, part: Part, purpose: str, regime: str, model: Artifact, train_site: str
     ) -> list[Any]:
         """Score a model on the site's cases of a part: train, val or test."""
         scored = await self.run(

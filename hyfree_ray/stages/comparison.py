@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.stage import Context, Folder, stage
-from hyfree_ray.stages.data import Cases, raw_cases
+from hyfree_ray.stages.data import raw_cases
 from hyfree_ray.stages.replay import (
     as_mha,
     slice_axis_of,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.cohorts.label_sets import IGNORE
+from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.stage import Context, Folder, stage
@@ -13,10 +14,6 @@ from hyfree_ray.core.stage import Context, Folder, stage
 if TYPE_CHECKING:
     from hyfree_ray.generators.view import RawSlice
     from hyfree_ray.segmenters.unet_plan import UNetPlan
-
-Cases = Sequence[Mapping[str, Any]]
-"""Cases as JSON: name, patient (index), images, label (relative to the data), part; of volumes
-also slices (how many the generator sees) and slice_axis."""
 
 
 @stage(version=1)

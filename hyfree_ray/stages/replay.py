@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.stage import Context, Folder, stage
-from hyfree_ray.stages.data import Cases
 
 
 @stage(version=3, private=("cases",))
@@ -154,7 +154,7 @@ def write_real_slices(
     from hyfree_ray.stages.pooling import write_mha
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[tuple[Any, str]] = []
     for number, case in enumerate(cases):
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
         label_ZHW = read_label(data / case["label"], dataset)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.evaluation.scores import PRIMARY
-from hyfree_ray.stages.data import Cases
 
 SCORES = "scores.json"
 
@@ -38,7 +38,7 @@ def score(
 
     network = Model(model / "model", context.device)
     values = Painted.of(network.dataset_json).values_in(Painted.of(dataset))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
         predicted_ZHW = with_values(network.segment(image_CZHW, spacing), values)
