@@ -15,7 +15,7 @@ from hyfree_ray.border import release as module
 from hyfree_ray.border import release_arrow
 from hyfree_ray.border.manifest import RELEASE_VERSION, Limits, Manifest
 from hyfree_ray.border.release import ReleaseMetadata, repeated_rows, write_release
-from hyfree_ray.core.errors import ReleaseError
+from tests.refusals import refuses
 from tests.release_files import (
     EXPERIMENT,
     METADATA,
@@ -113,14 +113,14 @@ def test_nothing_is_left_when_writing_fails(
 def test_a_site_learns_before_writing_what_the_pool_would_refuse(tmp_path: Path) -> None:
     images_NCHW, labels_NHW = pixels()
     known: dict[str, Any] = {"experiment": EXPERIMENT, "round_number": ROUND, "nonce": "n"}
-    with pytest.raises(ReleaseError, match="labels"):
+    with refuses("release.labels"):
         write_release(tmp_path, METADATA, images_NCHW, labels_NHW + np.uint8(7), **known)
-    with pytest.raises(ReleaseError, match="duplicates"):
+    with refuses("release.duplicates"):
         write_release(tmp_path, METADATA, images_NCHW[[0, 1, 0, 2, 3]], labels_NHW, **known)
-    with pytest.raises(ReleaseError, match="shape"):
+    with refuses("release.shape"):
         write_release(tmp_path, METADATA, images_NCHW.swapaxes(2, 3), labels_NHW, **known)
     broken = dataclasses.replace(METADATA, scale=(1.0, float("nan")))
-    with pytest.raises(ReleaseError, match="metadata"):
+    with refuses("release.metadata"):
         write_release(tmp_path, broken, images_NCHW, labels_NHW, **known)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ import hyfree_ray
 from hyfree_ray.config.budget import BUDGETS
 from hyfree_ray.config.experiment import Experiment, check_embedder, resolve_experiment
 from hyfree_ray.config.loading import read_yaml
-from hyfree_ray.core.errors import HyfreeError
+from tests.refusals import refuses
 
 NO_VALUES = (
     "2020-99-99", '!!int "abc"', '!!int ""', '!!float "abc"', '!!timestamp "abc"', '!!bool "abc"',
@@ -58,16 +58,15 @@ def test_an_embedder_that_could_not_be_loaded_is_refused_before_anything_is_trai
     weights.touch()
     here, gone = f"embedder_weights={weights}", "embedder_weights=/nowhere/weights.bin"
     monkeypatch.setitem(sys.modules, "open_clip", None)  # as where it is not installed
-    for settings, message in (
-        (["embedder=openclip"], "no weights are named"),
-        (["embedder=openclip", gone], "/nowhere/weights.bin is no file"),
-        ([gone], "/nowhere/weights.bin is no file"),  # not silently another embedder
-        ([f"embedder_weights={tmp_path}"], "is no file"),
-        ([here], "not installed"),
+    for settings, code, name in (
+        (["embedder=openclip"], "embedder.no-weights", "embedder_weights"),
+        (["embedder=openclip", gone], "embedder.no-weights", "/nowhere/weights.bin"),
+        ([gone], "embedder.no-weights", "/nowhere/weights.bin"),  # not silently another embedder
+        ([f"embedder_weights={tmp_path}"], "embedder.no-weights", str(tmp_path)),
+        ([here], "embedder.not-installed", "hyfree-ray[openclip]"),
     ):
-        with pytest.raises(HyfreeError, match=message) as caught:
+        with refuses(code, name):
             check_embedder(resolve(*settings))
-        assert "\n" not in str(caught.value)
     check_embedder(resolve())
     check_embedder(resolve(gone, "embedder=nnunet"))
     (tmp_path / "open_clip.py").write_text("raise AssertionError('it was imported')")
@@ -113,81 +112,78 @@ def test_set_reaches_nested_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "code", "names"),
     [
-        (
-            "budget.unet.epoch=4",
-            "unknown key 'budget.unet.epoch'; did you mean 'budget.unet.epochs'",
-        ),
-        ("sede=4", "unknown key 'sede'; did you mean 'seed'"),
-        ("seed", "write key=value"),
-        ("seed=[1", "not valid YAML"),
-        ("fold=9", "fold: .*less than or equal to 4.*given: 9"),
-        ("mirror=perhaps", "mirror: .*boolean.*'perhaps'"),
-        ("settings=[magic]", "settings.0: .*'personalised'.*given: 'magic'"),
-        ("generator=magic", "no generator is called 'magic'.*flow, stylegan2"),
+        ("budget.unet.epoch=4", "config.unknown-key", ("'budget.unet.epochs'",)),
+        ("sede=4", "config.unknown-key", ("'sede'", "'seed'")),
+        ("seed", "option.malformed", ("--set seed", "key=value")),
+        ("seed=[1", "config.bad-yaml", ("--set seed=[1",)),
+        ("fold=9", "config.bad-value", ("fold: ", " 4 ", "9")),
+        ("mirror=perhaps", "config.bad-value", ("mirror: ", "'perhaps'")),
+        ("settings=[magic]", "config.bad-value", ("settings.0: ", "'personalised'", "'magic'")),
+        ("generator=magic", "name.unknown", ("'magic'", "flow, stylegan2")),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(override: str, message: str) -> None:
-    with pytest.raises(HyfreeError, match=message) as caught:
+def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(
+    override: str, code: str, names: tuple[str, ...]
+) -> None:
+    with refuses(code, *names):
         resolve(override)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "names"),
     [
-        ("gate=hello", "'gate' is a section: gate.max_rejection_rate, gate.min_recall_exact, "),
-        ("budget.unet=3", "'budget.unet' is a section: budget.unet.iterations, "),
-        ("resources.default.gpus=2", "resources are read from a --config file alone"),
-        ("resources=2", "resources are read from a --config file alone"),
+        ("gate=hello", "gate.max_rejection_rate, gate.min_recall_exact, "),
+        ("budget.unet=3", "budget.unet.iterations, "),
+        ("resources.default.gpus=2", "--config"),
+        ("resources=2", "--config"),
     ],
 )
 def test_a_section_and_what_stands_in_a_file_alone_are_not_taken_for_a_typing_error(
-    override: str, said: str
+    override: str, names: str
 ) -> None:
-    with pytest.raises(HyfreeError) as caught:
+    with refuses("config.unknown-key", names) as caught:
         resolve(override)
-    assert said in str(caught.value)
     assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_a_budget_that_is_given_as_a_configuration_is_told_what_it_is(budget: str) -> None:
     file = Path(hyfree_ray.__file__).parent / "config" / "presets" / f"{budget}.yaml"
-    with pytest.raises(HyfreeError, match=r"a budget's key: put it under `budget:`, or .*--budget"):
+    with refuses("config.unknown-key", "`budget:`", "--budget"):
         resolve(file=file)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code", "name"),
     [
-        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
-        ("a: &x [1]\nb: *x\n", "aliases"),
-        ("- 1\n- 2\n", "mapping"),
-        ("seed: 1\nseeds: 2\n", "unknown key 'seeds'; did you mean 'seed'"),
-        ("#" * 70_000, "bytes is not a configuration"),
-        *((f"seed: {value}\n", "c.yaml: not valid YAML .*line 1") for value in NO_VALUES),
-        ("resources: {default: {memory_gib: .nan}}\n", "not valid YAML"),
-        ("[" * 5000, "not valid YAML"),
-        (r'seed: "\UFFFFFFFF"', "not valid YAML"),
-        (r'seed: "\U00110000"', "not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "config.bad-yaml", ""),
+        ("a: &x [1]\nb: *x\n", "config.bad-yaml", ""),
+        ("- 1\n- 2\n", "config.bad-yaml", ""),
+        ("seed: 1\nseeds: 2\n", "config.unknown-key", "'seed'"),
+        ("#" * 70_000, "config.unreadable", ""),
+        *((f"seed: {value}\n", "config.bad-yaml", "line 1") for value in NO_VALUES),
+        ("resources: {default: {memory_gib: .nan}}\n", "config.bad-yaml", ""),
+        ("[" * 5000, "config.bad-yaml", ""),
+        (r'seed: "\UFFFFFFFF"', "config.bad-yaml", ""),
+        (r'seed: "\U00110000"', "config.bad-yaml", ""),
     ],
 )
-def test_a_hostile_or_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_hostile_or_broken_file_is_refused(
+    tmp_path: Path, text: str, code: str, name: str
+) -> None:
     """Case 68."""
     file = tmp_path / "c.yaml"
     file.write_text(text)
-    with pytest.raises(HyfreeError, match=message) as caught:
+    with refuses(code, "c.yaml: ", name):
         resolve(file=file)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [*NO_VALUES, "&x [*x]", "[" * 5000])
 def test_a_setting_that_is_no_value_is_one_line(value: str) -> None:
-    with pytest.raises(HyfreeError, match=r"--set seed=.*YAML") as caught:
+    with refuses("config.bad-yaml", "--set seed="):
         resolve(f"seed={value}")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_configuration_is_an_ordinary_file(tmp_path: Path) -> None:
@@ -195,12 +191,12 @@ def test_a_configuration_is_an_ordinary_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (Path("/dev/zero"), pipe, tmp_path):
-        with pytest.raises(HyfreeError, match="no ordinary file"):
+        with refuses("config.unreadable", str(path)):
             read_yaml(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HyfreeError, match=r"none\.yaml: cannot be read"):
+    with refuses("config.unreadable", "none.yaml"):
         read_yaml(tmp_path / "none.yaml")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import hyfree_ray
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.registry import Origin, Registry, built_in_only, loaded_packages
+from tests.refusals import refuses
 
 GROUP = "hyfree_ray.colours"
 
@@ -81,7 +81,7 @@ def test_nothing_of_another_package_is_imported_where_what_was_handed_in_is_read
     module = green(others, "paints_unread")
     with built_in_only():
         assert colours()["red"] is RED
-        with pytest.raises(HyfreeError, match=r"paints_unread 1\.2, which is not imported"):
+        with refuses("extension.not-imported", "paints_unread 1.2"):
             colours()["green"]
     assert module not in sys.modules
     assert colours()["green"].wavelength == 530
@@ -89,7 +89,7 @@ def test_nothing_of_another_package_is_imported_where_what_was_handed_in_is_read
 
 def test_an_unknown_name_is_answered_by_the_nearest(others: Path) -> None:
     green(others, "paints_near")
-    with pytest.raises(HyfreeError, match=r"no colour is called 'grene'; did you mean 'green'\?"):
+    with refuses("name.unknown", "'grene'", "'green'"):
         colours()["grene"]
 
 
@@ -103,24 +103,23 @@ def test_another_package_does_not_replace_what_is_the_projects(others: Path) -> 
 def test_a_name_of_two_packages_is_refused(others: Path) -> None:
     green(others, "paints_one")
     green(others, "paints_two")
-    with pytest.raises(HyfreeError, match=r"paints_one 1\.2, paints_two 1\.2"):
+    with refuses("name.ambiguous", "paints_one 1.2, paints_two 1.2"):
         colours()["green"]
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
+    ("code", "name"),
     [
-        ("raise OSError('no disk')", r"of the package paints_bad 0\.3 cannot be imported \(OSErr"),
-        ("GREEN = 5", "is of type int, not Colour"),
-        (f"from {__name__} import Colour\nGREEN = Colour('lime', 1)", "calls itself 'lime'"),
+        ("raise OSError('no disk')", "OSError"),
+        ("GREEN = 5", "int"),
+        (f"from {__name__} import Colour\nGREEN = Colour('lime', 1)", "'lime'"),
     ],
 )
-def test_a_package_that_is_broken_is_one_line(others: Path, code: str, message: str) -> None:
+def test_a_package_that_is_broken_is_one_line(others: Path, code: str, name: str) -> None:
     sys.modules.pop("paints_bad", None)
     package(others, "paints_bad", "0.3", code, "green = paints_bad:GREEN")
-    with pytest.raises(HyfreeError, match=message) as told:
+    with refuses("extension.broken", "'green'", "paints_bad 0.3", name):
         colours()["green"]
-    assert "\n" not in str(told.value)
 
 
 def test_a_notebook_registers_a_record_and_may_run_its_cell_again() -> None:
@@ -130,7 +129,7 @@ def test_a_notebook_registers_a_record_and_may_run_its_cell_again() -> None:
     assert found["violet"] is latest
     assert found.names() == ("red", "blue", "violet")
     assert str(found.origin("violet")) == "the running program"
-    with pytest.raises(HyfreeError, match="'red' is there already"):
+    with refuses("name.taken", "'red'"):
         found.register(Colour("red", 1))
-    with pytest.raises(HyfreeError, match="is of type int, not Colour"):
+    with refuses("extension.broken", "int", "Colour"):
         found.register(5)  # type: ignore[arg-type]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.evaluation.scores import COLUMNS, ScoreRow, read_results, write_results
+from tests.refusals import refuses
 
 ROW = ScoreRow(
     run="phantom-0a1b2c3d",
@@ -112,7 +112,7 @@ def test_small_and_whole_values_have_one_spelling(tmp_path: Path) -> None:
 def test_a_file_that_is_not_ours_is_a_users_mistake(tmp_path: Path, text: str, fault: str) -> None:
     path = tmp_path / "results.csv"
     path.write_text(text)
-    with pytest.raises(HyfreeError, match=fault):
+    with refuses("run.damaged", str(path), fault):
         read_results(path)
-    with pytest.raises(HyfreeError, match="nowhere"):
+    with refuses("run.damaged", "nowhere"):
         read_results(tmp_path / "nowhere.csv")

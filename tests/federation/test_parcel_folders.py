@@ -26,6 +26,7 @@ from hyfree_ray.federation.replay_folders import (
     remove_shared,
     write_shared,
 )
+from tests.refusals import refuses
 
 CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 """As Python's audit hooks hear of them, before they are done."""
@@ -138,7 +139,7 @@ def test_releases_that_are_handed_out_are_those_of_one_model_or_written_again(
 def test_what_was_not_written_by_its_sender_stays_and_is_refused(tmp_path: Path) -> None:
     write_parcel(tmp_path / "p", OLDER)
     for sender, stage in (("site-1", OLDER.stage), (OLDER.sender, "release")):
-        with pytest.raises(HyfreeError, match="is there already"):
+        with refuses("output.not-empty", str(tmp_path / "p")):
             check_out(tmp_path / "p", sender, stage)
     assert read_parcel(tmp_path / "p") == OLDER
 
@@ -153,7 +154,7 @@ def test_a_parcel_that_cannot_be_written_leaves_the_older(
 
     monkeypatch.setattr(os, "fsync", full)
     for name in ("p", "q/r"):
-        with pytest.raises(HyfreeError, match=f"{name}: cannot be written .No space left"):
+        with refuses("output.not-writable", f"{name}: ", "No space left"):
             write_parcel(tmp_path / name, NEWER)
     assert read_parcel(tmp_path / "p") == OLDER
     assert files_in(tmp_path / "p") == sorted([*OLDER.files, "parcel.json"])

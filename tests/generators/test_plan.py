@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.generators.flow import plan as flow
 from hyfree_ray.generators.flow.config import FlowConfig
@@ -14,6 +13,7 @@ from hyfree_ray.generators.stylegan2 import plan as stylegan2
 from hyfree_ray.generators.stylegan2.config import StyleGan2Config
 from hyfree_ray.generators.stylegan2.plan import channels_at
 from tests.generators.plans import HALVINGS, unet_plan
+from tests.refusals import refuses
 
 SIX = (*HALVINGS, (2, 2))
 
@@ -112,23 +112,23 @@ def test_each_generator_has_a_plan_of_its_own_in_numbered_steps(generator):
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("plan", "name"),
     [
-        (unet_plan((32, 24), kernels=((3, 3),)), "one of each"),
-        (unet_plan((32, 24), kernels=((2, 3),) * 5), "even kernel"),
-        (unet_plan((0, 24)), "at least 1"),
+        (unet_plan((32, 24), kernels=((3, 3),)), "1 kernel"),
+        (unet_plan((32, 24), kernels=((2, 3),) * 5), "(2, 3)"),
+        (unet_plan((0, 24)), "(0, 24)"),
     ],
 )
-def test_plans_that_cannot_be_built_are_refused_with_a_reason(plan, message):
-    with pytest.raises(HyfreeError, match=message):
+def test_plans_that_cannot_be_built_are_refused_with_a_reason(plan, name):
+    with refuses("generator.bad-plan", name):
         GeneratorPlan.of(plan)
 
 
 @pytest.mark.parametrize("generator", GENERATORS.built_in(), ids=lambda one: one.name)
 def test_settings_that_do_not_fit_are_one_line_that_names_those_there_are(generator):
-    with pytest.raises(HyfreeError, match=r"config\.max_channels: .* 8 \(given: 4\)"):
+    with refuses("config.bad-value", "config.max_channels: ", " 8 ", "4"):
         generator.configured({"max_channels": 4})
-    with pytest.raises(HyfreeError, match=rf"config\.wide: .*; {generator.name} has max_channels"):
+    with refuses("config.bad-value", "config.wide: ", generator.name, "max_channels"):
         generator.configured({"wide": True})
     assert generator.configured({}) == generator.at("paper") == generator.config()
     assert generator.at("smoke") != generator.at("paper")

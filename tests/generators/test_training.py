@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from hyfree_ray import generators
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.stylegan2.train import StyleGan2Learner
 from tests.generators.plans import tiny_stylegan2, tiny_unet
+from tests.refusals import refuses
 
 GENERATORS = [generator.name for generator in generators.GENERATORS.built_in()]
 SHOWN = 16 * 40
@@ -163,7 +163,7 @@ def test_fewer_images_than_a_batch_are_enough(backend, tmp_path):
 
 def test_another_training_in_the_folder_is_not_overwritten(tmp_path):
     _train("flow", tmp_path, images_shown=32)
-    with pytest.raises(HyfreeError, match="other settings"):
+    with refuses("generator.other-settings", str(tmp_path)):
         _train("flow", tmp_path, images_shown=32, seed=8)
 
 
@@ -175,27 +175,27 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "name"),
     [
-        ({"images": _images().astype(np.float64)}, "float64"),
-        ({"images": _images(size=(19, 21))}, "shape"),
-        ({"images": _images()[:0]}, "N > 0"),
-        ({"images": np.where(_images() > 0.9, np.nan, _images())}, "NaN"),
-        ({"images": _images() * 3}, r"leave \[-1, 1\]"),
-        ({"precision": "fp8"}, "precision"),
-        ({"device": "abacus"}, "device"),
-        ({"images_shown": 0}, "at least 1"),
+        ({"images": _images().astype(np.float64)}, "generator.bad-images", "float64"),
+        ({"images": _images(size=(19, 21))}, "generator.bad-images", "19, 21"),
+        ({"images": _images()[:0]}, "generator.bad-images", "(0, "),
+        ({"images": np.where(_images() > 0.9, np.nan, _images())}, "generator.bad-images", "NaN"),
+        ({"images": _images() * 3}, "generator.bad-images", "[-1, 1]"),
+        ({"precision": "fp8"}, "device.unknown-precision", "'fp8'"),
+        ({"device": "abacus"}, "device.unknown", "'abacus'"),
+        ({"images_shown": 0}, "generator.bad-plan", "0 images"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_with_a_reason(tmp_path, change, message):
-    with pytest.raises(HyfreeError, match=message):
+def test_what_cannot_be_trained_on_is_refused_with_a_reason(tmp_path, change, code, name):
+    with refuses(code, name):
         _train("flow", tmp_path, **change)
 
 
 def test_an_unknown_backend_or_snapshot_is_refused(tmp_path):
-    with pytest.raises(HyfreeError, match="stylegan2"):
+    with refuses("name.unknown", "'gan'", "stylegan2"):
         _train("gan", tmp_path)
-    with pytest.raises(HyfreeError, match="train it first"):
+    with refuses("generator.no-snapshot"):
         list(
             generators.sample(
                 tmp_path, "x", start=0, count=1, seed=0, device="cpu", precision="fp32"

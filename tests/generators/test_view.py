@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators.view import (
     PERCENTILES,
     GeneratorView,
@@ -19,6 +18,7 @@ from hyfree_ray.generators.view import (
     fit_mask_into_patch,
     write_view,
 )
+from tests.refusals import refuses
 
 PATCH = (48, 32)
 
@@ -105,7 +105,7 @@ def test_a_constant_channel_is_refused_by_number() -> None:
     raw = slices(4)
     for image, _ in raw:
         image[1] = 7
-    with pytest.raises(HyfreeError, match="site-1: channel 1 has the same value"):
+    with refuses("data.constant-channel", "site-1: ", "channel 1"):
         written(raw, [True] * 4)
 
 

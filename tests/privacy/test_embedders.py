@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy import embedders
 from hyfree_ray.privacy.embedders import Embed, load_embedder
 from tests.privacy.test_memorization import images
+from tests.refusals import refuses
 
 LOW, HIGH = -400.0, 1600.0
 WIDTH = 24
@@ -105,5 +105,5 @@ def test_weights_of_another_model_are_not_taken(weights: Path) -> None:
 
 @pytest.mark.parametrize("given", [None, Path("nowhere") / "weights.pt"])
 def test_openclip_without_weights_is_one_line_that_says_what_to_set(given: Path | None) -> None:
-    with pytest.raises(HyfreeError, match="set embedder_weights to the file of ViT-g-14"):
+    with refuses("embedder.no-weights", "embedder_weights", "ViT-g-14"):
         embedder(given, 1)

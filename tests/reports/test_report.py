@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from hyfree_ray.config.experiment import resolve_experiment
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import command, device_hours
 from hyfree_ray.reports.pictures import contact_sheet
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import Finished, read_finished
+from tests.refusals import refuses
 from tests.results.test_pooled import call, finished
 
 EVIL = "<script>alert(1)</script>&$x^2$"
@@ -206,7 +206,7 @@ def test_real_pictures_are_there_only_where_a_site_names_its_folder(
 ) -> None:
     audit = tmp_path / "audit"
     audit.mkdir()
-    with pytest.raises(HyfreeError, match="no pictures"):
+    with refuses("report.no-pictures", str(audit)):
         write_report([run], tmp_path / "out", real=[audit])
     assert not (tmp_path / "out").exists()
     contact_sheet(audit / "nearest_pairs-1.png", np.zeros((2, 1, 9, 14)), None, "real")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.results.timeline import Event, critical_path, last_session, read_timeline
+from tests.refusals import refuses
 
 
 def event(name: str, party: str, start: float, end: float) -> Event:
@@ -54,5 +54,5 @@ def test_a_timeline_is_read_as_an_observer_writes_it(tmp_path: Path) -> None:
     path.write_text(json.dumps([title, entry]))
     assert read_timeline(tmp_path) == (event("local", "a", 5.0, 7.5),)
     path.write_text('[{"ph": "X"}]')
-    with pytest.raises(HyfreeError, match="cannot be read as a timeline"):
+    with refuses("run.damaged", str(path)):
         read_timeline(tmp_path)

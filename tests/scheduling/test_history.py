@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.planning import plan
 from hyfree_ray.scheduling.estimates import estimate
@@ -25,6 +24,7 @@ from hyfree_ray.scheduling.history import (
     task_id,
 )
 from hyfree_ray.scheduling.resources import Resources, read_resources, resources_of
+from tests.refusals import refuses
 
 
 def test_the_longest_chain_counts_from_each_stage_to_the_end() -> None:
@@ -158,7 +158,7 @@ def test_resources_are_read_by_site(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("{site-1: {gpu: 1}}", "resources.site-1.gpu"),
-        ("[1]", "is a mapping"),
+        ("[1]", "c.yaml"),
         ("{a: {cpus: 0}}", "a.cpus"),
         ("{a: {gpus: many}}", "a.gpus"),
     ],
@@ -166,5 +166,5 @@ def test_resources_are_read_by_site(tmp_path: Path) -> None:
 def test_resources_that_are_none_are_one_line(tmp_path: Path, text: str, said: str) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(f"resources: {text}\n")
-    with pytest.raises(HyfreeError, match=said):
+    with refuses("config.bad-value", said):
         read_resources(config)

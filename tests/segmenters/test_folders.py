@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from hyfree_ray.cli import main
+from tests.refusals import refused
 from tests.segmenters.test_nnunet import cases_of, dataset_json, prepared, trained
 
 __all__ = ["dataset_json", "prepared", "trained"]
@@ -74,15 +75,12 @@ def test_what_is_segmented_is_not_segmented_again(
 
 def test_mistakes_are_one_line(trained: Path, images: Path, tmp_path: Path) -> None:
     nothing = call("predict", "--model", tmp_path, "-i", images, "-o", tmp_path / "o")
-    assert nothing.exit_code == 2
-    assert "no model is there" in nothing.output
+    refused(nothing, "model.not-found", str(tmp_path))
     nowhere = call("predict", "--model", trained, "-i", tmp_path / "none", "-o", tmp_path / "o")
-    assert nowhere.exit_code == 2
-    assert "no images are called CASE_0000" in nowhere.output
+    refused(nowhere, "data.no-cases", "none: ", "CASE_0000")
     first = sorted(images.iterdir())[0]
     shutil.copy(first, str(first).replace("_0000", "_0001"))
     channels = call("predict", "--model", trained, "-i", images, "-o", tmp_path / "o")
-    assert channels.exit_code == 2
-    assert "has 2 files, the model takes 1" in channels.output
+    refused(channels, "data.channels", "2 files", " 1 ")
     assert not (tmp_path / "o").exists()
-    assert call("export-model", "--model", trained, "-o", images).exit_code == 2
+    refused(call("export-model", "--model", trained, "-o", images), "output.not-empty")
