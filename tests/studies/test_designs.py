@@ -148,7 +148,7 @@ def test_an_embedders_weights_are_found_whatever_folder_a_trial_runs_in(
         ("grid: {sites: [two]}", "study.bad-value", "'two'"),
         ("grid: {seed: [1], embedder: [nnunet, openclip]}", "embedder.no-weights", "openclip"),
         ("grid: {sites: [true]}", "study.bad-value", "True"),
-        ("grid: {sites: [2, 65]}", "option.out-of-range", "sites: 65: "),
+        ("grid: {sites: [2, 65]}", "option.out-of-range", "--sites 65: "),
         ("simulate: {budget: }\ngrid: {seed: [1]}", "study.bad-value", "simulate: budget: "),
         ("grid: {embedder_weights: [a, b]}", "study.bad-value", "embedder_weights"),
         (
