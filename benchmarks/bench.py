@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.core.store import Artifact, Store
+from hyfree_ray.core.store import Store
 
 
 class Bench:

@@ -30,8 +30,9 @@ from hyfree_ray.border.privacy_card import read_card
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config.experiment import Experiment, find_device, resolve_experiment
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import digest_of, open_root
+from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.federation.site import SiteParty

@@ -26,8 +26,9 @@ from bench import Bench
 
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.core.artifacts import Artifact
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import Artifact, digest_of
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.stages.data import draw_phantom, prepare

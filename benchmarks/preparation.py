@@ -29,7 +29,8 @@ import SimpleITK as sitk
 
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.config.budget import budget_values
-from hyfree_ray.core.store import RAW_DATA, Artifact, open_root
+from hyfree_ray.core.artifacts import RAW_DATA, Artifact
+from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation.party import Party
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.runners.local import LocalRunner

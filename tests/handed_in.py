@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
 from hyfree_ray.border.withheld import Notice
-from hyfree_ray.core.store import Parcel, digest_of
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation

@@ -32,10 +32,11 @@ import numpy as np
 from hyfree_ray import stages
 from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.execution import execute
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.stage import Context, Stage, stage
-from hyfree_ray.core.store import Artifact, digest_of
 from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.evaluation.scores import write_results
 from hyfree_ray.federation import protocol

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, TypeVar
 
 from hyfree_ray.border.arrow_layout import LayoutError
 from hyfree_ray.core.errors import ReleaseError
-from hyfree_ray.core.files import UntrustedFileError, read_untrusted
 from hyfree_ray.core.strict_json import StrictObject
+from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 
 MANIFEST_FILE = "manifest.json"
 RELEASE_VERSION = 2

@@ -29,8 +29,9 @@ from hyfree_ray.border.manifest import (
 )
 from hyfree_ray.border.release_arrow import Pixels, declared, read_pixels, write_arrow
 from hyfree_ray.core.errors import ReleaseError
-from hyfree_ray.core.files import read_untrusted, replacing
+from hyfree_ray.core.files import replacing
 from hyfree_ray.core.strict_json import StrictObject
+from hyfree_ray.core.untrusted import read_untrusted
 
 RELEASE_FILE = "release.arrow"
 _CHUNK = 1 << 22

@@ -33,7 +33,7 @@ def _check(data: Path, store: Path) -> int:
     """Print every problem, a line each, and what the sites hold. Returns the exit code."""
     from hyfree_ray.cohorts.cohort import survey
     from hyfree_ray.cohorts.summary import describe_notes, render_sites
-    from hyfree_ray.core.store import digest_cache
+    from hyfree_ray.core.store_root import digest_cache
     from hyfree_ray.runners.run import nothing_to_share
 
     with reading_bar() as told:

@@ -97,7 +97,7 @@ def available_gib(meminfo: str) -> float:
 
 
 def _store(store: Path) -> Iterator[Finding]:
-    from hyfree_ray.core.store import open_root
+    from hyfree_ray.core.store_root import open_root
 
     there = next(path for path in (store, *store.parents) if path.exists())
     free = shutil.disk_usage(there).free / 2**30

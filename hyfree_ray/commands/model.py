@@ -8,7 +8,8 @@ import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, SEGMENTER
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.files import check_free, try_to_write, writing_to
+from hyfree_ray.core.files import try_to_write, writing_to
+from hyfree_ray.core.folders import check_free
 
 _MODEL = click.option(
     "--model",

@@ -15,7 +15,7 @@ from hyfree_ray.evaluation.regimes import replays
 
 if TYPE_CHECKING:
     from hyfree_ray.config.experiment import Experiment
-    from hyfree_ray.core.store import Parcel
+    from hyfree_ray.core.parcels import Parcel
     from hyfree_ray.federation.interface import ReplaySet
     from hyfree_ray.federation.pool import PoolParty
 
@@ -62,7 +62,7 @@ def train(
     OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
     from hyfree_ray.core.parties import POOL
-    from hyfree_ray.core.store import open_root
+    from hyfree_ray.core.store_root import open_root
     from hyfree_ray.federation.intake import (
         check_signatures,
         open_pool,

@@ -22,13 +22,9 @@ from hyfree_ray.border.release import RELEASE_FILE, Release, read_release
 from hyfree_ray.border.release_guard import Handed, check_release_file
 from hyfree_ray.border.signing import SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.files import (
-    UntrustedFileError,
-    check_free,
-    filling,
-    read_untrusted,
-    writing_to,
-)
+from hyfree_ray.core.files import writing_to
+from hyfree_ray.core.folders import check_free, filling
+from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 from hyfree_ray.federation.trust import read_public_key
 
 

@@ -9,7 +9,8 @@ import click
 
 from hyfree_ray.commands.results import warn_of_older
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.store import check_layout, digest_of
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.store_root import check_layout
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import find_runs, read_curve, read_finished
 

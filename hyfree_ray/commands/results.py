@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.store import check_layout
+from hyfree_ray.core.store_root import check_layout
 from hyfree_ray.evaluation.scores import csv_text
 from hyfree_ray.results.finished import Finished, find_runs, is_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, differing_settings, pool_runs

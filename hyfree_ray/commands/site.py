@@ -27,7 +27,7 @@ from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, REGIMES, candidates, 
 from hyfree_ray.evaluation.scores import PRIMARY, mean_over_patients
 
 if TYPE_CHECKING:
-    from hyfree_ray.core.store import Parcel
+    from hyfree_ray.core.parcels import Parcel
     from hyfree_ray.federation.interface import ReplaySet, Scored
     from hyfree_ray.federation.simulation import Simulation
     from hyfree_ray.federation.site import SiteParty
@@ -256,7 +256,7 @@ def open_site(
     """
     from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.config.experiment import check_embedder
-    from hyfree_ray.core.store import digest_cache, open_root
+    from hyfree_ray.core.store_root import digest_cache, open_root
     from hyfree_ray.federation.simulation import Simulation, sites_of
     from hyfree_ray.runners.local import LocalRunner
 

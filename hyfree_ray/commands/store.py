@@ -83,7 +83,7 @@ def ls(store: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 def gc(store: Path, snapshots: bool, quarantine: bool, dry_run: bool) -> None:
     """Free checkpoints of finished trainings. No table changes and nothing is run again."""
-    from hyfree_ray.core.store import locked, remove_tree
+    from hyfree_ray.core.files import locked, remove_tree
 
     chosen = _chosen(store) if snapshots else {}
     freed = count = 0
@@ -110,7 +110,7 @@ def _all(store: Path) -> Iterator[Kept]:
     Raises:
         HyfreeError: the folder is no store, or one of another version.
     """
-    from hyfree_ray.core.store import check_layout
+    from hyfree_ray.core.store_root import check_layout
 
     if not (store / "store.json").is_file():
         raise HyfreeError("store.not-found", f"{store}: no store is there; name one by --store")

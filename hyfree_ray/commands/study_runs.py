@@ -17,8 +17,9 @@ from hyfree_ray.cohorts.phantom_sites import MAX_SITES
 from hyfree_ray.commands.options import parse_numbers, refuse_overrides, simulation_options
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.failure import failure_line
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.log import set_up_logging
-from hyfree_ray.core.store import digest_of, open_root
+from hyfree_ray.core.store_root import open_root
 from hyfree_ray.results.summary import IN_WORDS, TESTED
 from hyfree_ray.results.table import STYLE, wide_console
 from hyfree_ray.runners.child import ChildError

@@ -22,7 +22,7 @@ def track(run: str, store: Path) -> None:
     Example:
       hyfree-ray track Phantom-01234567
     """
-    from hyfree_ray.core.store import check_layout
+    from hyfree_ray.core.store_root import check_layout
     from hyfree_ray.observing.mlflow import database_uri
     from hyfree_ray.results.finished import is_shown, mark_hidden, read_finished
 

@@ -29,7 +29,7 @@ from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.config.budget import BUDGETS, Budget, budget_values
 from hyfree_ray.config.loading import parse_yaml, read_yaml
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.store import digest_of
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.evaluation import regimes
 from hyfree_ray.generators import GENERATORS
 

@@ -7,7 +7,6 @@ damaged one never costs the whole training.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from hyfree_ray.core.files import replacing
+from hyfree_ray.core.keys import sha256_of
 
 _KEPT = 2
 _log = logging.getLogger("hyfree_ray")
@@ -23,14 +23,6 @@ _log = logging.getLogger("hyfree_ray")
 
 def _digest_path(path: Path) -> Path:
     return path.with_suffix(".sha256")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -52,7 +44,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     with replacing(path) as file:
         torch.save(state, file)
     with replacing(_digest_path(path)) as file:
-        file.write(_sha256(path).encode())
+        file.write(sha256_of(path).encode())
     for old in _newest_first(folder)[_KEPT:]:
         _digest_path(old).unlink(missing_ok=True)
         old.unlink()
@@ -63,13 +55,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
 def load_checkpoint(
     folder: Path, device: torch.device | str = "cpu"
 ) -> tuple[int, dict[str, Any]] | None:
-    """The newest whole checkpoint's step and state (tensors on `device`), or None.
+    """Load the newest whole checkpoint: its step and state (tensors on `device`); None: none.
 
     Passing over a damaged one is logged as a warning.
     """
     for path in _newest_first(folder):
         try:
-            if _sha256(path) == _digest_path(path).read_text():
+            if sha256_of(path) == _digest_path(path).read_text():
                 state = torch.load(path, map_location=device, weights_only=True)
                 return int(path.stem.removeprefix("step-")), state
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):

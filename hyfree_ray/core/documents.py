@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.store import locked, write_json
+from hyfree_ray.core.files import locked, write_json
 
 
 class Documents:

@@ -16,21 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.core import device_memory
+from hyfree_ray.core.artifacts import RAW_DATA, RECORD, Call, read_record
 from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.core.files import locked, write_json
 from hyfree_ray.core.guard import Confinement, confined
 from hyfree_ray.core.journal import append_attempt, segments
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.processes import forget_peak_memory, peak_memory_mib
 from hyfree_ray.core.stage import Context, Launch, Preempted, Stage, find_stage
-from hyfree_ray.core.store import (
-    RAW_DATA,
-    RECORD,
-    ROOT_FILE,
-    Call,
-    digest_of,
-    locked,
-    read_record,
-    write_json,
-)
+from hyfree_ray.core.store_root import ROOT_FILE
 
 OUT_OF_MEMORY = "out of memory"
 """How the reason of a stage that broke begins where it had too little."""

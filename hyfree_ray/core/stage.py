@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol
 
+from hyfree_ray.core.artifacts import RECORD, Artifact, Call
 from hyfree_ray.core.journal import append_metrics
-from hyfree_ray.core.store import RECORD, Artifact, Call
 
 P = ParamSpec("P")
 

@@ -6,7 +6,7 @@ from asyncio import gather
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hyfree_ray.core.store import Artifact
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.federation.parameters import ROUND
 from hyfree_ray.federation.training import train_general

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from hyfree_ray.border.manifest import FEWEST_ROWS
 from hyfree_ray.cohorts.site_case import Part, SiteCase
 from hyfree_ray.config.budget import Budget
-from hyfree_ray.core.store import RAW_DATA, Artifact
+from hyfree_ray.core.artifacts import RAW_DATA, Artifact
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.federation.party import Party
 from hyfree_ray.stages.data import draw_phantom

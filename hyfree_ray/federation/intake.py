@@ -19,7 +19,7 @@ from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.store import digest_of
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.federation.parcel_folders import HandedIn, read_handed_in
 from hyfree_ray.federation.party import Runner
 from hyfree_ray.federation.pool import PoolParty

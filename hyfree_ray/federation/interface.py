@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, 
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
-from hyfree_ray.core.store import Parcel
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.status import Status
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import Parcel
 from hyfree_ray.federation.hospital import Site, raw_data, raw_key
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parameters import caps, numbered

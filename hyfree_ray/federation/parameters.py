@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from hyfree_ray.config.experiment import Experiment
-from hyfree_ray.core.store import Artifact, file_digest
+from hyfree_ray.core.artifacts import Artifact
+from hyfree_ray.core.keys import file_digest
 
 ROUND = 1
 """Of all releases: a pool's later rounds take the same ones in, or those of other experiments."""

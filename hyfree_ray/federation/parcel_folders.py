@@ -10,20 +10,18 @@ from hyfree_ray.border.release import RELEASE_FILE
 from hyfree_ray.border.signing import KEY_BYTES, PUBLIC_KEY_FILE, SIGNATURE_BYTES, SIGNATURE_FILE
 from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.files import (
+from hyfree_ray.core.files import try_to_write, write_bytes, write_json, writing_to
+from hyfree_ray.core.folders import (
     COMING,
     GOING,
     UNFINISHED,
-    UntrustedFileError,
     check_free,
-    read_untrusted,
     refilling,
     taken_by_something_else,
-    try_to_write,
-    writing_to,
 )
-from hyfree_ray.core.store import Parcel, check_parcel, write_bytes, write_json
+from hyfree_ray.core.parcels import Parcel, check_parcel
 from hyfree_ray.core.strict_json import StrictObject
+from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 
 PARCEL_FILE = "parcel.json"
 """Written last: sender, stage, key, result, and the names of the other files."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
 
+from hyfree_ray.core.artifacts import Artifact, Call
 from hyfree_ray.core.journal import attempts, read_metrics, seconds_spent
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.core.store import Artifact, Call, Parcel
 from hyfree_ray.federation.status import (
     FinishedStage,
     ReceivedParcel,

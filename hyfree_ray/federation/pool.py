@@ -9,10 +9,12 @@ from typing import Any
 
 from hyfree_ray.border.withheld import NOTICE_FILE, read_notice
 from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import Artifact, Parcel, digest_of
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.federation.agreement import agreement_by_site
 from hyfree_ray.federation.interface import Receipt, ReplaySet, Round

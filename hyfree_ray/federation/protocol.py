@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from hyfree_ray.core.errors import HyfreeError, StageError
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.core.store import Parcel
 from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, REGIMES, replays, trained_by
 from hyfree_ray.federation.interface import (
     Handle,

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyfree_ray.core.store import Parcel, remove_tree, write_bytes
+from hyfree_ray.core.files import remove_tree, write_bytes
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.trust import HANDED_IN
 
 FOLDER = "quarantine"

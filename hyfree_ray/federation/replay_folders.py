@@ -18,18 +18,12 @@ from hyfree_ray.border.release import RELEASE_FILE
 from hyfree_ray.border.release_guard import Handed, check_releases
 from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.files import (
-    UNFINISHED,
-    UntrustedFileError,
-    check_free,
-    read_untrusted,
-    refilling,
-    try_to_write,
-    writing_to,
-)
+from hyfree_ray.core.files import try_to_write, write_json, writing_to
+from hyfree_ray.core.folders import UNFINISHED, check_free, refilling
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.store import Parcel, write_json
 from hyfree_ray.core.strict_json import StrictObject, checked_name
+from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parameters import ROUND
 from hyfree_ray.federation.parcel_folders import read_parcel, write_parcel

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from hyfree_ray.core.documents import Documents
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.store import digest_of
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.federation.interface import Receipt, Round
 from hyfree_ray.federation.participation import Rules
 

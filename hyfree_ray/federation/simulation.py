@@ -17,8 +17,8 @@ from hyfree_ray.cohorts.slices import generator_slices, slice_axis
 from hyfree_ray.cohorts.tables import READER_KEY
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.core.store import digest_of
 from hyfree_ray.evaluation.regimes import trained_by
 from hyfree_ray.evaluation.scores import ScoreRow, measured
 from hyfree_ray.federation import protocol

@@ -5,7 +5,8 @@ from __future__ import annotations
 from asyncio import gather
 from typing import Any
 
-from hyfree_ray.core.store import Artifact, Parcel
+from hyfree_ray.core.artifacts import Artifact
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.evaluation.choice import choose_regime
 from hyfree_ray.evaluation.regimes import CHOSEN, RELEASE, candidates
 from hyfree_ray.evaluation.scores import dice_by_patient

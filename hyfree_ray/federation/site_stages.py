@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 
 from hyfree_ray.cohorts.site_case import Cases, Part
 from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import Artifact
 from hyfree_ray.evaluation.regimes import CONTROL, RELEASE
 from hyfree_ray.federation.hospital import (
     Contribution,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyfree_ray.core.store import Call
+from hyfree_ray.core.artifacts import Call
 
 Point = Mapping[str, Any]
 """A point of a training's curve: step, total, time, and what it measured."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from hyfree_ray.border.manifest import MANIFEST_FILE
 from hyfree_ray.border.withheld import NOTICE_FILE, Notice
-from hyfree_ray.core.store import Parcel, digest_of
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.parameters import ROUND
 
 if TYPE_CHECKING:

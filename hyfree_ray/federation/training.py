@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import Artifact
 from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parameters import (

@@ -14,8 +14,9 @@ from hyfree_ray.border.release import RELEASE_FILE
 from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.files import UntrustedFileError, read_untrusted
-from hyfree_ray.core.store import Parcel, write_bytes
+from hyfree_ray.core.files import write_bytes
+from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

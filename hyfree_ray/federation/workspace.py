@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.border.signing import signing_key
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.documents import Documents, DryDocuments
-from hyfree_ray.core.store import Artifact, Parcel, Store, remove_tree, write_json
+from hyfree_ray.core.files import remove_tree, write_json
+from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.store import Store
 from hyfree_ray.federation.quarantine import quarantine
 from hyfree_ray.federation.trust import Trust, sign
 

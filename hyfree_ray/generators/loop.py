@@ -22,9 +22,8 @@ from torch import Tensor
 
 from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.files import replacing
+from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.core.store import write_json
 from hyfree_ray.generators import GENERATORS, Samples
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Learner, compute_of

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.files import check_free, filling
+from hyfree_ray.core.folders import check_free, filling
 
 itk: Any = sitk  # it carries no types
 

@@ -26,7 +26,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 
-from hyfree_ray.core.store import locked
+from hyfree_ray.core.files import locked
 from hyfree_ray.results.means import Score
 
 Scalar = str | int | float | bool | None

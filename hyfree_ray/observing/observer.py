@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.core.execution import installed_versions
-from hyfree_ray.core.files import replacing
+from hyfree_ray.core.files import replacing, write_json
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.store import digest_of, write_json
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.evaluation.scores import write_results

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.core.store import Call
 from hyfree_ray.federation.participation import Disturbance, Rules
 from hyfree_ray.federation.party import Runner
 from hyfree_ray.federation.workspace import Exports, Workspace

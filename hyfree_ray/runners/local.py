@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.core.store import Call
 from hyfree_ray.federation.party import Party
 from hyfree_ray.federation.workspace import Exports, Workspace
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.core.store import Call
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.party import Party

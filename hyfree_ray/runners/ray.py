@@ -17,11 +17,11 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfDiskError, OutOfMemoryError, RayError, RayTaskError
 
+from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.device_memory import share_taken
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.execution import OUT_OF_MEMORY, execute
 from hyfree_ray.core.stage import Preempted, Stage
-from hyfree_ray.core.store import Call
 from hyfree_ray.federation.workspace import Exports, Workspace
 from hyfree_ray.runners.ray_cluster import worker_needs
 from hyfree_ray.runners.ray_scheduler import (

@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.store import open_root
+from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.status import Step

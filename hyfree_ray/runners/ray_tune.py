@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from hyfree_ray.core.store import remove_tree
+from hyfree_ray.core.files import remove_tree
 from hyfree_ray.runners.child import ChildError
 
 _HEAD = {"node:__internal_head__": 0.001}

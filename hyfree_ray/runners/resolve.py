@@ -21,7 +21,7 @@ from hyfree_ray.config.experiment import (
     resolve_experiment,
 )
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.store import digest_cache, open_root
+from hyfree_ray.core.store_root import digest_cache, open_root
 from hyfree_ray.federation.rounds import MIN_RELEASES
 from hyfree_ray.federation.simulation import Simulation, sites_of
 

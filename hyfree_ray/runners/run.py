@@ -15,7 +15,7 @@ from rich.console import Console
 from hyfree_ray.config.experiment import Runtime, find_device
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.store import open_root
+from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.interface import Handle
 from hyfree_ray.federation.participation import check_drops

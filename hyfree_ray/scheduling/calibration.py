@@ -18,8 +18,8 @@ from pathlib import Path
 
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.execution import single_threaded
+from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Context
-from hyfree_ray.core.store import write_json
 from hyfree_ray.federation.hospital import Site
 
 CALIBRATION_S = 60.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.core.artifacts import RECORD
 from hyfree_ray.core.device_memory import share_of
-from hyfree_ray.core.store import RECORD
 from hyfree_ray.federation.status import Step
 
 GPU_SECONDS_AN_ITERATION = 0.16

@@ -103,7 +103,7 @@ def prepare_mixture(
         seed: of which images are taken.
         inputs: `data_<position of the site>` and `release_<position in releases_of>`.
     """
-    from hyfree_ray.core.store import remove_tree
+    from hyfree_ray.core.files import remove_tree
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
 
     slices = context.out / "slices"

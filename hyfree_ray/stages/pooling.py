@@ -201,7 +201,7 @@ def pool_releases(
     Raises:
         HyfreeError: the sites' slices lie in different planes, or have different structures.
     """
-    from hyfree_ray.core.store import remove_tree
+    from hyfree_ray.core.files import remove_tree
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
 
     by_site: list[list[Any]] = []

@@ -52,7 +52,7 @@ def prepare_replay(
         round_number: the round.
         releases: `release_<position in releases_of>`.
     """
-    from hyfree_ray.core.store import remove_tree
+    from hyfree_ray.core.files import remove_tree
     from hyfree_ray.segmenters.nnunet.data import (
         Split,
         preprocess_for,

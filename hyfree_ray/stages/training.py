@@ -133,7 +133,7 @@ def train_general_worker(
     report: Any = None,
 ) -> None:
     """One process of the general training; `report` is called on all ranks after each epoch."""
-    from hyfree_ray.core.store import write_json
+    from hyfree_ray.core.files import write_json
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
     context = Context(out=Path(out), owner=owner, device=device)

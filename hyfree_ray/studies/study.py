@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.files import replacing
-from hyfree_ray.core.store import write_json
+from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.results.finished import CURVE_FILE, Finished, Point, read_finished
 from hyfree_ray.runners.run import connected
 from hyfree_ray.studies.designs import (

@@ -12,8 +12,9 @@ from typing import Any
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.failure import choose_format
+from hyfree_ray.core.files import write_json
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.log import set_up_logging
-from hyfree_ray.core.store import digest_of, write_json
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.results.finished import is_current, read_finished
 from hyfree_ray.runners.child import ChildError, call_in_child

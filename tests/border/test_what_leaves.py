@@ -28,8 +28,8 @@ from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.config.experiment import resolve_experiment
 from hyfree_ray.core.errors import StageError
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.core.store import Parcel
 from hyfree_ray.evaluation.regimes import trained_by
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.hospital import Site

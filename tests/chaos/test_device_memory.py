@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.journal import attempts, read_metrics
 from hyfree_ray.core.stage import Context, Preempted, Stage, stage, stage_record
-from hyfree_ray.core.store import Call
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler

@@ -13,8 +13,9 @@ from hyfree_ray.border.gate import Gate
 from hyfree_ray.border.release import read_release
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.label_sets import Painted, class_values, foreground, mask_of, read_labels
+from hyfree_ray.core.artifacts import RECORD
+from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Context
-from hyfree_ray.core.store import RECORD, write_json
 from hyfree_ray.evaluation.metrics import score_case
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of

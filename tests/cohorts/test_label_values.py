@@ -19,8 +19,9 @@ from hyfree_ray.cohorts.label_sets import Painted, with_values
 from hyfree_ray.commands.pool import pool
 from hyfree_ray.config.experiment import Experiment, resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.stage import Context
-from hyfree_ray.core.store import Parcel, digest_of
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.parcel_folders import write_parcel
 from hyfree_ray.federation.simulation import sites_of

@@ -16,8 +16,8 @@ from hyfree_ray.border.release import ReleaseMetadata, read_release, write_relea
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.image_facts import inspect_file
 from hyfree_ray.config.budget import PlanCaps
+from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Context
-from hyfree_ray.core.store import write_json
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators.view import GeneratorView

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.files import (
-    UNFINISHED,
-    UntrustedFileError,
-    filling,
-    read_untrusted,
-    refilling,
-    replacing,
-)
+from hyfree_ray.core.files import replacing
+from hyfree_ray.core.folders import UNFINISHED, filling, refilling
+from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 from tests.refusals import refuses
 
 

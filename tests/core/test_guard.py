@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.execution import execute
+from hyfree_ray.core.files import write_bytes
 from hyfree_ray.core.guard import Confinement, check_path, confined
 from hyfree_ray.core.stage import Context, stage
-from hyfree_ray.core.store import Artifact, open_root, write_bytes
+from hyfree_ray.core.store_root import open_root
 from tests.refusals import refuses
 
 WAYS: dict[str, Callable[[Path], Any]] = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from hyfree_ray.core.artifacts import RECORD, Artifact, Call
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.journal import METRICS, attempts, read_metrics
 from hyfree_ray.core.stage import Context, Preempted, Stage, stage
-from hyfree_ray.core.store import RECORD, Artifact, Call
 from tests.refusals import refuses
 
 

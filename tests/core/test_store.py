@@ -11,18 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.store import (
-    RECORD,
-    Artifact,
-    Call,
-    Parcel,
-    Store,
-    locked,
-    open_root,
-    read_record,
-    write_bytes,
-    write_json,
-)
+from hyfree_ray.core.artifacts import RECORD, Artifact, Call, read_record
+from hyfree_ray.core.files import locked, write_bytes, write_json
+from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.store import Store
+from hyfree_ray.core.store_root import open_root
 from tests.refusals import refuses
 
 
@@ -195,7 +188,10 @@ def test_who_opens_a_new_store_while_another_makes_it_is_not_refused(
 ) -> None:
     """As hospitals that are pinned to one new disk do, all at once."""
     root, others, fsync = tmp_path / "store", [], os.fsync
-    code = "import sys, pathlib, hyfree_ray.core.store as s; s.open_root(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from hyfree_ray.core.store_root import open_root; "
+        "open_root(pathlib.Path(sys.argv[1]))"
+    )
 
     def meanwhile(descriptor: int) -> None:
         """The first has written its marker, under the name that it has while it is written."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.store import Parcel
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.interface import Handle, SiteProgram
 from hyfree_ray.federation.party import Party
 from hyfree_ray.runners import local

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.store import Parcel
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parcel_folders import check_out, read_parcel, write_parcel
 from hyfree_ray.federation.replay_folders import (

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
-from hyfree_ray.core.store import Parcel, open_root
+from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation import quarantine as module
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.quarantine import quarantine

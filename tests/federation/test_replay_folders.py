@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.store import Parcel
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.replay_folders import LIST_FILE, read_shared, write_shared
 from hyfree_ray.federation.simulation import Simulation

@@ -14,9 +14,10 @@ import pytest
 
 from hyfree_ray.cohorts.cohort import Cohort
 from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.artifacts import Artifact
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.core.store import Artifact, Parcel
 from hyfree_ray.evaluation.regimes import REGIMES, settings
 from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.protocol import Outcome

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.core.artifacts import RECORD, Call
 from hyfree_ray.core.errors import StageError
+from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.core.store import RECORD, Call, write_json
 from hyfree_ray.federation.hospital import quota
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.workspace import Exports, Workspace

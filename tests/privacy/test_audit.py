@@ -15,8 +15,8 @@ import pytest
 
 from hyfree_ray.border.gate import Gate, faults
 from hyfree_ray.border.privacy_card import PrivacyCard
+from hyfree_ray.core.artifacts import RECORD, Artifact
 from hyfree_ray.core.execution import execute
-from hyfree_ray.core.store import RECORD, Artifact
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.audit import BATCH, Audit, TimeLimit, audit_samples, privacy_card
 from hyfree_ray.privacy.membership import Group, membership

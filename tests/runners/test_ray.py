@@ -18,10 +18,11 @@ import pytest
 import ray
 from ray.exceptions import OutOfDiskError, RayTaskError
 
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError, PrivacyError, StageError
 from hyfree_ray.core.journal import attempts
 from hyfree_ray.core.stage import Context, stage
-from hyfree_ray.core.store import Artifact, Store
+from hyfree_ray.core.store import Store
 from hyfree_ray.federation.interface import PoolProgram, SiteProgram
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import Status

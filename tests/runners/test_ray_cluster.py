@@ -19,7 +19,7 @@ import ray
 
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.core.processes import descendants
-from hyfree_ray.core.store import ROOT_FILE
+from hyfree_ray.core.store_root import ROOT_FILE
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.simulation import Simulation, sites_of
 from hyfree_ray.runners import ray_cluster

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.execution import execute
-from hyfree_ray.core.store import Artifact
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 from hyfree_ray.stages.training import train_general

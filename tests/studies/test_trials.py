@@ -9,7 +9,7 @@ import pytest
 
 from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.config.experiment import Experiment, Runtime
-from hyfree_ray.core.store import open_root
+from hyfree_ray.core.store_root import open_root
 from hyfree_ray.results.finished import Finished, mark_shown, mark_written
 from hyfree_ray.runners.child import ChildError
 from hyfree_ray.runners.resolve import SimulationOptions, resolve_simulation

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.core.store import Parcel
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.pool import PoolParty
 
 

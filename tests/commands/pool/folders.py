@@ -14,7 +14,8 @@ from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
 from hyfree_ray.cli import main
 from hyfree_ray.config.experiment import Experiment
-from hyfree_ray.core.store import Parcel, digest_of
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.parcel_folders import write_parcel
 from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.federation.trust import sign

@@ -14,7 +14,8 @@ from hyfree_ray.border import manifest, release
 from hyfree_ray.border.manifest import key_of
 from hyfree_ray.border.withheld import Notice
 from hyfree_ray.config.experiment import Experiment
-from hyfree_ray.core.store import Parcel, digest_of
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.trust import sign
 from tests.commands.pool.folders import TASK, federation, hand_in, key_at, put, quarantined, train
 from tests.refusals import refused

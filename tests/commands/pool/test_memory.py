@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hyfree_ray.config.experiment import Experiment
-from hyfree_ray.core.store import Parcel
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.parcel_folders import read_handed_in, read_parcel, write_parcel
 from tests.commands.pool.folders import federation, hand_in, train
 from tests.refusals import refuses

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.config.experiment import Experiment
-from hyfree_ray.core.store import Parcel
+from hyfree_ray.core.parcels import Parcel
 from tests.commands.pool.folders import federation, hand_in, put, train
 from tests.refusals import refused
 

@@ -1,0 +1,54 @@
+"""Read files that somebody else put there, without trust."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+class UntrustedFileError(ValueError):
+    """A file that is not read; `rule` is a short stable name."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> bytes:
+    """Read all bytes of a file that somebody else put there, by one descriptor, never waiting.
+
+    They are copied, once: a file that is only mapped can still be changed after it was checked.
+
+    Args:
+        most: a file with more bytes is not read.
+        expected: how many bytes it must have, if that is known.
+
+    Raises:
+        UntrustedFileError: `missing`, `not-a-file` (a link, pipe, device or folder), `too-large`,
+            `bytes` (not as many as expected, or changed while it was read).
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError as error:
+        raise UntrustedFileError("missing", f"there is no {path.name}") from error
+    except OSError as error:
+        raise UntrustedFileError("not-a-file", f"{path.name} is no ordinary file") from error
+    # By descriptor, because Python's own `open` looks at a folder twice and refuses it differently.
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedFileError("not-a-file", f"{path.name} is no ordinary file")
+        size = status.st_size
+        if size > most:
+            raise UntrustedFileError("too-large", f"{path.name} has {size} bytes, over {most}")
+        if expected not in (None, size):
+            raise UntrustedFileError("bytes", f"{path.name} has {size} bytes, not {expected}")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(size)
+            if len(content) != size or file.read(1):
+                raise UntrustedFileError("bytes", f"{path.name} changed while it was read")
+    finally:
+        os.close(descriptor)
+    return content
