@@ -38,7 +38,7 @@ class Regime:
     trained_by: Trainer | None
     """None: nobody; it is one of the others by another name."""
     train: str = ""
-    """"module:function" that trains it; `federation.training` says what it is called with."""
+    """"module:function" that trains it; `federation.trainers` says what it is called with."""
     setting: Literal["default", "optional"] | None = None
     """Whether it is trained where `--settings` is not given, or named there alone. None: always."""
     releases: Literal["none", "own", "others", "all"] = "none"

@@ -19,7 +19,7 @@ from hyfree_ray.federation.hospital import Site, raw_data, raw_key
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parameters import caps, numbered
 from hyfree_ray.federation.party import Party, Runner
-from hyfree_ray.federation.training import oracle_trainer
+from hyfree_ray.federation.trainers import oracle_trainer
 
 EXPORTS = {"train_segmenter": ("model/*",), "train_fedavg": ("model/*",)}
 

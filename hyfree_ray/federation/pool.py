@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from hyfree_ray.border.withheld import NOTICE_FILE, read_notice
-from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
-from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parcels import Parcel
-from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.evaluation.regimes import RELEASE
-from hyfree_ray.federation.agreement import agreement_by_site
 from hyfree_ray.federation.interface import Receipt, ReplaySet, Round
 from hyfree_ray.federation.parameters import ROUND
 from hyfree_ray.federation.participation import Rules
-from hyfree_ray.federation.party import Party, Runner
-from hyfree_ray.federation.rounds import Entry, Rounds
-from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
-from hyfree_ray.federation.training import pool_trainer
-from hyfree_ray.stages.pooling import check_release
+from hyfree_ray.federation.pool_stages import EXPORTS, PoolStages
+from hyfree_ray.federation.rounds import Entry
+from hyfree_ray.federation.trainers import pool_trainer
 
-EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
-"""All that the centre hands out: general models, and releases on their way down."""
+WITHOUT = "leave-one-out"
+"""The regime whose models a release's labels are compared with."""
 
 
-class PoolParty(Party):
-    """The centre's program.
-
-    Args:
-        key: the experiment's key; with the versions of the stages it names the rounds' folder.
-        federation: what releases must have been made for.
-        dataset: the task's channels and labels.
-        experiment: the settings.
-        root: its own folder.
-        runner: where its stages run.
-    """
-
-    def __init__(
-        self,
-        key: str,
-        federation: str,
-        dataset: Mapping[str, Any],
-        experiment: Experiment,
-        root: Path,
-        runner: Runner,
-    ) -> None:
-        super().__init__(POOL, root, runner, EXPORTS)
-        self.federation = federation
-        self.dataset = dict(dataset)
-        self.experiment = experiment
-        self.rounds = Rounds(
-            self.workspace.documents, digest_of([key, RELEASE_VERSIONS]), digest_of(self.dataset)
-        )
+class PoolParty(PoolStages):
+    """The centre's program."""
 
     # --- taking in ---------------------------------------------------------------------------
 
@@ -103,16 +68,7 @@ class PoolParty(Party):
 
     async def _check(self, site: str, parcel: Parcel) -> Entry:
         received = self.receive(parcel)
-        checked = await self.run(
-            RELEASE,
-            check_release,
-            release=received,
-            site=site,
-            dataset=self.dataset,
-            federation=self.federation,
-            round_number=ROUND,
-            gate=self.experiment.gate.model_dump(),
-        )
+        checked = await self.check_release(site, received)
         entry = Entry(site=site, outcome="released", release=received.key, checked=checked.key)
         if checked.record is None:
             return entry
@@ -165,17 +121,25 @@ class PoolParty(Party):
         """
         return self.export(await pool_trainer(regime)(self, regime, members))
 
-    def seed(self, stage: str) -> int:
-        """Return the seed of one of its stages."""
-        return seed_of(self.experiment.seed, POOL, stage)
-
-    def releases(self, members: Mapping[str, str]) -> list[Artifact]:
-        """Return the releases of these sites, in the order of their names."""
-        return [self.store.received("release", members[site], site) for site in sorted(members)]
-
     async def label_agreement(self, members: Mapping[str, str]) -> dict[str, float]:
-        """Return how far each release's labels agree with a model trained on all the others."""
-        return await agreement_by_site(self, members)
+        """Return how far each release's labels agree with a model trained on all the others.
+
+        Returns:
+            Mean Dice over the labels, by site; empty where the experiment asks for none.
+        """
+        if not self.experiment.min_label_agreement:
+            return {}
+        compared = await gather(*(self._agreement(site, members) for site in members))
+        return {
+            site: found.result["mean"] or 0.0
+            for site, found in zip(members, compared, strict=True)
+            if found.record is not None
+        }
+
+    async def _agreement(self, site: str, members: Mapping[str, str]) -> Artifact:
+        others = {other: key for other, key in members.items() if other != site}
+        model = await pool_trainer(WITHOUT)(self, WITHOUT, others)
+        return await self.compare_labels(site, members[site], model)
 
     async def share_for_replay(self, members: Mapping[str, str]) -> ReplaySet:
         """Send down the releases whose labels agree well enough with the others'."""

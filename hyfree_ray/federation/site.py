@@ -14,7 +14,7 @@ from hyfree_ray.federation.hospital import Contribution, LocalModels
 from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.site_stages import SiteStages
 from hyfree_ray.federation.submission import submission
-from hyfree_ray.federation.training import Given, site_trainer
+from hyfree_ray.federation.trainers import Given, site_trainer
 
 
 class SiteParty(SiteStages):

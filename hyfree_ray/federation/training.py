@@ -1,81 +1,33 @@
 """How the models of each regime are trained: the functions that the records of `REGIMES` name.
 
-A function is called with the party that trains and, by `trained_by`,
-
-- site: a `Given`; its answer is None where the site has no such model;
-- pool: the regime, and the keys of the releases by site;
-- oracle: the regime, the pool's releases, and the sites whose real data it may read.
+`trainers.py` finds them by name, and says what they are called with.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
 
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.federation.interface import ReplaySet
+from hyfree_ray.federation.oracle import OracleParty
 from hyfree_ray.federation.parameters import (
     ROUND,
     epochs_of_local2x,
     iterations,
     numbered,
 )
+from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.site import SiteParty
+from hyfree_ray.federation.trainers import Given
 from hyfree_ray.stages.comparison import prepare_mixture, prepare_together, train_fedavg
 from hyfree_ray.stages.data import prepare_for_general
 from hyfree_ray.stages.pooling import pool_releases
 from hyfree_ray.stages.replay import prepare_replay
 from hyfree_ray.stages.training import train_general as train_general_model
 from hyfree_ray.stages.training import train_segmenter
-
-if TYPE_CHECKING:
-    from hyfree_ray.federation.oracle import OracleParty
-    from hyfree_ray.federation.pool import PoolParty
-    from hyfree_ray.federation.site import SiteParty
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What a site's training begins with."""
-
-    regime: str
-    general: Artifact | None = None
-    """The pool's model, where the regime needs it."""
-    shared: ReplaySet | None = None
-    """The round's releases, where it needs them."""
-
-
-SiteTrainer = Callable[["SiteParty", Given], Awaitable[Artifact | None]]
-PoolTrainer = Callable[["PoolParty", str, Mapping[str, str]], Awaitable[Artifact]]
-OracleTrainer = Callable[["OracleParty", str, ReplaySet, Collection[str]], Awaitable[Artifact]]
-
-
-def _trainer(regime: str) -> Any:
-    module, _, name = record_of(regime).train.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def site_trainer(regime: str) -> SiteTrainer:
-    """Return the function that trains a site's model of a regime."""
-    found: SiteTrainer = _trainer(regime)
-    return found
-
-
-def pool_trainer(regime: str) -> PoolTrainer:
-    """Return the function that trains the pool's model of a regime."""
-    found: PoolTrainer = _trainer(regime)
-    return found
-
-
-def oracle_trainer(regime: str) -> OracleTrainer:
-    """Return the function that trains the oracle's model of a regime."""
-    found: OracleTrainer = _trainer(regime)
-    return found
-
 
 # --- at a site -----------------------------------------------------------------------------------
 

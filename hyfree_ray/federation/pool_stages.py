@@ -1,0 +1,90 @@
+"""The stages of the centre, each called with what its settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.artifacts import Artifact
+from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.evaluation.regimes import RELEASE
+from hyfree_ray.federation.parameters import ROUND
+from hyfree_ray.federation.party import Party, Runner
+from hyfree_ray.federation.rounds import Rounds
+from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
+from hyfree_ray.stages.pooling import check_release, label_agreement
+
+EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
+"""All that the centre hands out: general models, and releases on their way down."""
+
+
+class PoolStages(Party):
+    """The centre as a party.
+
+    Args:
+        key: the experiment's key; with the versions of the stages it names the rounds' folder.
+        federation: what releases must have been made for.
+        dataset: the task's channels and labels.
+        experiment: the settings.
+        root: its own folder.
+        runner: where its stages run.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        federation: str,
+        dataset: Mapping[str, Any],
+        experiment: Experiment,
+        root: Path,
+        runner: Runner,
+    ) -> None:
+        super().__init__(POOL, root, runner, EXPORTS)
+        self.federation = federation
+        self.dataset = dict(dataset)
+        self.experiment = experiment
+        self.rounds = Rounds(
+            self.workspace.documents, digest_of([key, RELEASE_VERSIONS]), digest_of(self.dataset)
+        )
+
+    def seed(self, stage: str) -> int:
+        """Return the seed of one of its stages."""
+        return seed_of(self.experiment.seed, POOL, stage)
+
+    def releases(self, members: Mapping[str, str]) -> list[Artifact]:
+        """Return the releases of these sites, in the order of their names."""
+        return [self.store.received("release", members[site], site) for site in sorted(members)]
+
+    async def check_release(self, site: str, received: Artifact) -> Artifact:
+        """Check a release as hostile input.
+
+        Raises:
+            ReleaseError: the rule that it breaks.
+        """
+        return await self.run(
+            RELEASE,
+            check_release,
+            release=received,
+            site=site,
+            dataset=self.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+            gate=self.experiment.gate.model_dump(),
+        )
+
+    async def compare_labels(self, site: str, release: str, model: Artifact) -> Artifact:
+        """Compare a release's labels with those of a model that was trained without it."""
+        return await self.run(
+            RELEASE,
+            label_agreement,
+            release=self.store.received("release", release, site),
+            model=model,
+            site=site,
+            dataset=self.dataset,
+            federation=self.federation,
+            round_number=ROUND,
+        )
