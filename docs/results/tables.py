@@ -19,8 +19,9 @@ sys.path.insert(0, str(HERE.parents[1]))  # from a checkout, installed or not
 
 from hyfree_ray.evaluation.regimes import CONTROL  # noqa: E402
 from hyfree_ray.evaluation.scores import ScoreRow, read_results  # noqa: E402
+from hyfree_ray.results.comparisons import contrasts_of  # noqa: E402
 from hyfree_ray.results.contrasts import Contrast  # noqa: E402
-from hyfree_ray.results.summary import TESTED, contrasts_of  # noqa: E402
+from hyfree_ray.results.summary import TESTED  # noqa: E402
 
 REGIMES = ("finetuned", "general", "personalised", "chosen", "real-all")
 REAL = (("LungCXR", "Lung"), ("PolypRGB", "Polyp"))
@@ -75,7 +76,8 @@ def contrasts_of_rows(rows: Sequence[ScoreRow], regimes: Sequence[str]) -> list[
 def over_sites(found: Sequence[Contrast], regime: str, site: str | None = None) -> str:
     """Own / elsewhere."""
     both = [one for one in found if (one.first, one.site) == (regime, site)]
-    return " / ".join(one.interval for one in sorted(both, key=lambda one: one.tested != "own"))
+    both.sort(key=lambda one: one.tested != "own")
+    return " / ".join(one.format_interval() for one in both)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

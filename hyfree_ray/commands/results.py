@@ -14,7 +14,6 @@ from hyfree_ray.evaluation.scores import csv_text
 from hyfree_ray.results.finished import Finished, find_runs, is_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, differing_settings, pool_runs
 from hyfree_ray.results.pooled_table import render_comparison, render_pooled
-from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
 
 
@@ -41,7 +40,7 @@ def run_results(runs: Sequence[str], store: Path, *, compare: bool, output: str)
 
 
 def warn_of_older(folders: Sequence[Path]) -> None:
-    """Say of which runs the statistics are not this version's: they are kept as they were told."""
+    """Warn of runs whose statistics are not this version's: they are shown as they were written."""
     for folder in folders:
         if not is_written(folder):
             click.echo(
@@ -53,10 +52,10 @@ def warn_of_older(folders: Sequence[Path]) -> None:
 
 def _one(run: Finished, output: str) -> None:
     if output == "json":
-        click.echo(json.dumps(run.described, indent=1))
+        click.echo(json.dumps(run.summary.to_json(), indent=1))
         return
     wide_console().print(run.name, style="bold", markup=False, highlight=False)
-    wide_console().print(render_table(Summary.from_json(run.described)))
+    wide_console().print(render_table(run.summary))
 
 
 def _pool(runs: Sequence[Finished], output: str) -> None:
@@ -73,7 +72,7 @@ def _compare(folders: Sequence[Path], output: str) -> None:
     one, other = (read_finished(folder) for folder in folders)
     contrasts, settings = compare_runs(one, other), differing_settings(one, other)
     if output == "json":
-        found = [{**vars(c), "verdict": c.verdict, "words": c.words} for c in contrasts]
+        found = [one.to_json() for one in contrasts]
         click.echo(json.dumps({"settings": settings, "contrasts": found}, indent=1))
         return
     wide_console().print(render_comparison(one.name, other.name, settings, contrasts))

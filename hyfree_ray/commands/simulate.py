@@ -25,7 +25,6 @@ from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.observer import time_table
 from hyfree_ray.observing.progress import clock, describe
 from hyfree_ray.results.finished import Finished
-from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.runners.child import exit_code_of
 from hyfree_ray.runners.resolve import (
@@ -134,11 +133,11 @@ def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
     uri = shlex.quote(f"sqlite:///{runtime.store}/mlflow.db")
     ui = f"mlflow ui --backend-store-uri {uri} --workers 1"
     if output == "json":
-        described = {**finished.described, "folder": str(finished.folder), "mlflow_ui": ui}
-        click.echo(json.dumps(described))
+        written = finished.summary.to_json()
+        click.echo(json.dumps({**written, "folder": str(finished.folder), "mlflow_ui": ui}))
         return
-    wide_console().print(render_table(Summary.from_json(finished.described)))
-    spent = time_table(finished.described["compute"])
+    wide_console().print(render_table(finished.summary))
+    spent = time_table(finished.summary.compute)
     total = sum(seconds for _, seconds in spent)
     click.echo(f"\nwhere the time went (all parties together: {clock(total)})")
     for name, seconds in spent:

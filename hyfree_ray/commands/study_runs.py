@@ -20,7 +20,7 @@ from hyfree_ray.core.failure import failure_line
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.log import set_up_logging
 from hyfree_ray.core.store_root import open_root
-from hyfree_ray.results.summary import IN_WORDS, TESTED
+from hyfree_ray.results.summary import TESTED, TESTED_LABELS
 from hyfree_ray.results.table import STYLE, wide_console
 from hyfree_ray.runners.child import ChildError
 from hyfree_ray.runners.resolve import SimulationOptions, resolve_device
@@ -125,9 +125,9 @@ def _table(groups: Sequence[Group]) -> Table:
                 Text(group.name if first else ""),
                 str(group.runs) if first else "",
                 Text(f"{one.first} minus {one.second}"),
-                IN_WORDS[one.tested],
-                one.interval,
-                Text(one.said, style=STYLE[one.verdict]),
+                TESTED_LABELS[one.tested],
+                one.format_interval(),
+                Text(one.describe(), style=STYLE[one.verdict]),
             )
             first = False
     return table

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.core.errors import HyfreeError
+
+if TYPE_CHECKING:
+    from hyfree_ray.results.summary import RunSummary
 
 
 @click.command(epilog=EXIT_CODES)
@@ -34,7 +36,7 @@ def track(run: str, store: Path) -> None:
         raise HyfreeError(
             "run.not-found", f"{store}: no finished run is called {run!r}; there are: {names}"
         )
-    summary = read_finished(folder).described
+    summary = read_finished(folder).summary
     mark_hidden(folder)
     count = _track(store.absolute(), folder, summary)
     if not is_shown(folder):
@@ -45,23 +47,23 @@ def track(run: str, store: Path) -> None:
     click.echo(f"{run}: {count} stages shown in {database_uri(store)}")
 
 
-def _track(store: Path, folder: Path, summary: Mapping[str, Any]) -> int:
-    """Hand every record of a run to MLflow. Returns how many there were."""
+def _track(store: Path, folder: Path, summary: RunSummary) -> int:
+    """Hand every record of a run to MLflow, and return how many there were."""
     from hyfree_ray.core.journal import read_metrics
     from hyfree_ray.core.parties import ORACLE, POOL
     from hyfree_ray.core.store import Store
     from hyfree_ray.observing.background import Tracking, finish_tracking, pictures_of
 
-    tracking = Tracking(store, folder.name, summary["cohort"], summary["experiment"])
+    tracking = Tracking(store, folder.name, summary.cohort, summary.experiment)
     count = 0
-    for told in summary["stages"]:
-        owner = told["owner"]
+    for stage in summary.stages:
+        owner = stage.owner
         root = store / owner if owner in {POOL, ORACLE} else store / "sites" / owner
-        found = Store(root, owner, {}).find_key(told["stage"], told["key"])
-        if told["name"] == "score" or found.record is None:
+        found = Store(root, owner, {}).find_key(stage.stage, stage.key)
+        if stage.name == "score" or found.record is None:
             continue  # scores are in the table
-        pictures = pictures_of(folder, owner) if told["name"] == "release" else {}
-        record = {**found.record, "stage": told["name"]}
+        pictures = pictures_of(folder, owner) if stage.name == "release" else {}
+        record = {**found.record, "stage": stage.name}
         tracking.hand("stage_finished", record, read_metrics(found.path), pictures)
         count += 1
     finish_tracking(tracking, folder, summary)

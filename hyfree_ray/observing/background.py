@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.results.finished import mark_shown
+from hyfree_ray.results.summary import Summary
 
 log = logging.getLogger("hyfree_ray")
 
@@ -70,8 +71,8 @@ def pictures_of(folder: Path, site: str) -> dict[str, Path]:
     return {"samples": picture} if picture.exists() else {}
 
 
-def finish_tracking(tracking: Tracking, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Hand over the table and the run's files; note in the folder that MLflow shows them."""
+def finish_tracking(tracking: Tracking, folder: Path, summary: Summary) -> None:
+    """Hand over the table as it was written and the run's files; note that MLflow shows them."""
     files = [folder / name for name in ("results.csv", "timeline.json")]
     table = (folder / "table.txt").read_text()
     samples = sorted((folder / "samples").iterdir())

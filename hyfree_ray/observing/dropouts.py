@@ -9,6 +9,7 @@ from hyfree_ray.config.budget import Budget
 from hyfree_ray.evaluation.regimes import REGIMES
 from hyfree_ray.federation.hospital import Site, quota
 from hyfree_ray.federation.interface import Receipt
+from hyfree_ray.results.summary import MissingSite, Straggler
 
 GONE = ("failed", "late", "withdrawn")
 """Outcomes of sites that left the run. Others withheld, or were refused, and took part without."""
@@ -25,8 +26,8 @@ def missing_sites(
     regimes: Collection[str],
     records: Iterable[Mapping[str, Any]],
     unfinished_s: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """What each site that handed in nothing, or broke later, took with it.
+) -> tuple[MissingSite, ...]:
+    """Return what each site that handed in nothing, or broke later, took with it.
 
     Args:
         sites: all of the run.
@@ -34,45 +35,38 @@ def missing_sites(
         regimes: what was trained.
         records: of finished stages.
         unfinished_s: by party, seconds that went into stages without an end.
-
-    Returns:
-        For each: site, outcome, reason, models (regimes that lack its images), images (that it
-        would have released), of_images (that all sites would have), vain_seconds (of its finished
-        stages that nothing was made of), unfinished_seconds.
     """
     wanted = {name: quota(site, budget) for name, site in sites.items()}
-    lacking = [n for n, regime in REGIMES.items() if regime.of_the_pool and n in regimes]
+    of_the_pool = (name for name, regime in REGIMES.items() if regime.of_the_pool)
+    lacking = tuple(name for name in of_the_pool if name in regimes)
     spent = list(records)
     found = []
     for name, receipt in outcomes.items():
         if receipt.outcome == "released":
             continue
         pooled = receipt.images > 0
-        vain = 0.0
+        wasted = 0.0
         for record in spent:
             for_release = record["stage"] in _FOR_THE_RELEASE or receipt.outcome in GONE
             if record["owner"] == name and for_release and not pooled:
-                vain += record["seconds"]
+                wasted += record["seconds"]
         found.append(
-            {
-                "site": name,
-                "outcome": receipt.outcome,
-                "reason": receipt.reason or "",
-                "models": [] if pooled else list(lacking),
-                "images": 0 if pooled else wanted[name],
-                "of_images": sum(wanted.values()),
-                "vain_seconds": round(vain, 3),
-                "unfinished_seconds": round(unfinished_s.get(name, 0.0), 3),
-            }
+            MissingSite(
+                site=name,
+                outcome=receipt.outcome,
+                reason=receipt.reason or "",
+                models=() if pooled else lacking,
+                images=0 if pooled else wanted[name],
+                of_images=sum(wanted.values()),
+                wasted_seconds=wasted,
+                unfinished_seconds=unfinished_s.get(name, 0.0),
+            )
         )
-    return found
+    return tuple(found)
 
 
-def straggler(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The site whose release came last, and for how many seconds the pool waited for it alone.
-
-    None where fewer than two came in.
-    """
+def straggler(records: Iterable[Mapping[str, Any]]) -> Straggler | None:
+    """Return the site whose release came last; None where fewer than two came in."""
     came = sorted(
         (record["started"], record["params"]["site"])
         for record in records
@@ -81,4 +75,4 @@ def straggler(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     if len(came) < 2:
         return None
     (before, _), (last, site) = came[-2:]
-    return {"site": site, "seconds": round(last - before, 3)}
+    return Straggler(site=site, seconds=last - before)

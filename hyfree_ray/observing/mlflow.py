@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 
 from hyfree_ray.core.files import locked
-from hyfree_ray.results.means import Score
+from hyfree_ray.results.summary import Score, Summary
 
 Scalar = str | int | float | bool | None
 
@@ -162,17 +162,16 @@ class Tracker:
         self._close(run, ended)
 
     @_shown
-    def finish(
-        self, summary: Mapping[str, Any], table_text: str, artifacts: Sequence[Path]
-    ) -> None:
+    def finish(self, summary: Summary, table_text: str, artifacts: Sequence[Path]) -> None:
         """Show the final table and close the run and its sites; of another summary, it takes over.
 
         Args:
-            summary: the run's `summary.json` (see results.Summary.to_json).
+            summary: of the run, as in its `summary.json`.
             table_text: the same as it is printed.
             artifacts: files of the run's own folder.
         """
-        digest = hashlib.sha256(json.dumps([summary, table_text], sort_keys=True).encode())
+        written = json.dumps([summary.to_json(), table_text], sort_keys=True)
+        digest = hashlib.sha256(written.encode())
         # Another process may show the same meanwhile.
         with locked(self._artifacts, patience_s=_LOCK_POLL_S):
             parent = self._client.get_run(self._runs["run"].info.run_id)
@@ -181,18 +180,18 @@ class Tracker:
                 self._client.set_tag(parent.info.run_id, _SUMMARY, digest.hexdigest())
 
     def _show_summary(
-        self, parent: Run, summary: Mapping[str, Any], table_text: str, artifacts: Sequence[Path]
+        self, parent: Run, summary: Summary, table_text: str, artifacts: Sequence[Path]
     ) -> None:
         now = self._time_of_numbers(parent)
-        for site in summary["sites"]:
-            key = f"site/{site['outcome']['site']}"
+        for site in summary.sites:
+            key = f"site/{site.outcome.site}"
             if key in self._runs:
-                numbers = dict(_flat({"release": site["outcome"]})) | _scores(site["scores"])
+                numbers = dict(_flat({"release": vars(site.outcome)})) | _scores(site.scores)
                 self._log_metrics(self._runs[key], _numbers(numbers, now))
-        self._log_metrics(parent, _numbers(_scores(summary["overall"]), now))
+        self._log_metrics(parent, _numbers(_scores(summary.overall), now))
         run_id = parent.info.run_id
         self._client.log_text(run_id, table_text, "table.txt")
-        self._client.log_dict(run_id, dict(summary), "summary.json")
+        self._client.log_dict(run_id, summary.to_json(), "summary.json")
         self._log_table(run_id, _columns(summary))
         for path in artifacts:
             self._client.log_artifact(run_id, str(path))
@@ -350,24 +349,24 @@ def _points(curve: Iterable[Mapping[str, Any]]) -> list[Metric]:
     return [point for point in points if point is not None]
 
 
-def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, object]:
+def _scores(scores: Iterable[Score]) -> dict[str, object]:
     return {
-        f"{metric}.{score['tested']}.{score['regime']}": value
+        f"{metric}.{score.tested}.{score.regime}": value
         for score in scores
-        for metric, value in Score.from_json(score).values.items()
+        for metric, value in score.values.items()
     }
 
 
-def _columns(summary: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The table a row a site, as columns."""
+def _columns(summary: Summary) -> dict[str, list[Any]]:
+    """Return the table, a row a site, as columns."""
     rows = [
         {
-            "site": site["outcome"]["site"],
-            "outcome": site["outcome"]["outcome"],
-            "released": site["outcome"]["images"],
-            "rejection rate": site["outcome"]["rejection_rate"],
-            **_scores(site["scores"]),
+            "site": site.outcome.site,
+            "outcome": site.outcome.outcome,
+            "released": site.outcome.images,
+            "rejection rate": site.outcome.rejection_rate,
+            **_scores(site.scores),
         }
-        for site in summary["sites"]
+        for site in summary.sites
     ]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"site": []}

@@ -7,7 +7,6 @@ numbers, and the pool the contact sheets of releases.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
@@ -33,8 +32,19 @@ from hyfree_ray.observing.missing_comparisons import shortfalls
 from hyfree_ray.observing.polling import Asking
 from hyfree_ray.observing.progress import Progress, Watchdog, plan_in_words
 from hyfree_ray.results.answers import attack_in_words
+from hyfree_ray.results.comparisons import summarise
 from hyfree_ray.results.finished import mark_outdated, mark_written
-from hyfree_ray.results.summary import SiteOutcome, Summary, summarise
+from hyfree_ray.results.summary import (
+    Partition,
+    RunSummary,
+    SiteOutcome,
+    Spent,
+    StageRun,
+    Summary,
+    Transfer,
+    read_summary,
+    write_summary,
+)
 from hyfree_ray.results.table import table_text
 
 log = logging.getLogger("hyfree_ray")
@@ -157,22 +167,21 @@ class Observer:
         with replacing(self.folder / "table.txt") as file:
             file.write(table_text(summary).encode())
         # Last: a folder with a summary is a finished run.
-        described = self.describe(summary) | self.missing(outcome)
-        write_json(self.folder / "summary.json", described)
+        write_summary(self.folder, self.describe(summary, outcome))
         if not self.unanswered:
             mark_written(self.folder)
-        self._finish_tracking(described)
+        self._finish_tracking(read_summary(self.folder))
         return summary
 
     def _track(self, entry: FinishedStage, pictures: Mapping[str, Path]) -> None:
         record = {**entry.record, "stage": entry.name}
         self.tracking.hand("stage_finished", record, entry.curve, pictures)
 
-    def _finish_tracking(self, described: Mapping[str, Any]) -> None:
+    def _finish_tracking(self, summary: Summary) -> None:
         for entry in self.entries.values():
             if entry.name == "release":
                 self._track(entry, pictures_of(self.folder, entry.record["owner"]))
-        finish_tracking(self.tracking, self.folder, described)
+        finish_tracking(self.tracking, self.folder, summary)
 
     def summarise(self, outcome: Outcome) -> Summary:
         """The table as numbers."""
@@ -215,60 +224,54 @@ class Observer:
             ),
         )
 
-    def describe(self, summary: Summary) -> dict[str, Any]:
+    def describe(self, summary: Summary, outcome: Outcome) -> RunSummary:
         """`summary.json`: the table, the compute, the experiment, and what crossed borders."""
-        return {
-            **summary.to_json(),
-            "cohort": self.simulation.cohort,
-            "data": {name: _data_key(site) for name, site in self.simulation.sites.items()},
-            "partition": {"how": self.simulation.partition, "sites": len(self.simulation.sites)},
-            "contributors": list(self.simulation.contributors or self.simulation.sites),
-            "experiment_key": self.simulation.key,
-            "experiment": self.simulation.experiment.model_dump(
+        records = [entry.record for entry in self.entries.values()]
+        return RunSummary(
+            **vars(summary),
+            cohort=self.simulation.cohort,
+            data={name: _data_key(site) for name, site in self.simulation.sites.items()},
+            partition=Partition(how=self.simulation.partition, sites=len(self.simulation.sites)),
+            contributors=self.simulation.contributors or tuple(self.simulation.sites),
+            experiment_key=self.simulation.key,
+            experiment=self.simulation.experiment.model_dump(
                 mode="json", exclude={"embedder_weights"}
             ),
-            "choice": CHOICE_VERSION,
-            "reasons": list(self.simulation.reasons),
-            "derived": self.derived(),
-            "compute": self.compute(),
-            "ledger": sorted(
-                (_ledger_line(parcel) for parcel in self.received.values()),
-                key=lambda p: (p["from"], p["to"], p["stage"], p["key"]),
+            choice=CHOICE_VERSION,
+            reasons=self.simulation.reasons,
+            derived=self.derived(),
+            compute=self.compute(),
+            ledger=tuple(
+                sorted(
+                    (_transfer(parcel) for parcel in self.received.values()),
+                    key=lambda one: (one.sender, one.receiver, one.stage, one.key),
+                )
             ),
-            "unanswered": list(self.unanswered),
-            "versions": installed_versions(),
-            "stages": [
-                {"owner": owner, "name": e.name, "stage": e.record["stage"], "key": key}
-                for (owner, key), e in sorted(self.entries.items())
-            ],
-        }
-
-    def missing(self, outcome: Outcome) -> dict[str, Any]:
-        """Which sites were missing, which one came last, and what that cost."""
-        records = [entry.record for entry in self.entries.values()]
-        missing = missing_sites(
-            self.simulation.sites,
-            self.simulation.experiment.budget,
-            outcome.sites,
-            {score.regime for score in outcome.scores},
-            records,
-            self.unfinished_s,
+            unanswered=self.unanswered,
+            versions=installed_versions(),
+            stages=tuple(_stage_run(entry) for _, entry in sorted(self.entries.items())),
+            missing=missing_sites(
+                self.simulation.sites,
+                self.simulation.experiment.budget,
+                outcome.sites,
+                {score.regime for score in outcome.scores},
+                records,
+                self.unfinished_s,
+            ),
+            straggler=straggler(records),
         )
-        return {"missing": missing, "straggler": straggler(records)}
 
-    def compute(self) -> dict[str, dict[str, dict[str, float]]]:
+    def compute(self) -> dict[str, dict[str, Spent]]:
         """Seconds, device seconds and peak memory by party and stage (scores are summed)."""
-        found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+        found: dict[str, dict[str, Spent]] = defaultdict(dict)
         for entry in self.entries.values():
-            record = entry.record
-            spent = found[record["owner"]].setdefault(
-                _task_of(entry),
-                {"seconds": 0.0, "device_seconds": 0.0, "peak_memory_mib": 0.0},
-            )
-            spent["seconds"] = round(spent["seconds"] + record["seconds"], 3)
-            spent["device_seconds"] = round(spent["device_seconds"] + record["device_seconds"], 3)
-            spent["peak_memory_mib"] = round(
-                max(spent["peak_memory_mib"], record["peak_memory_mib"]), 1
+            record, stages = entry.record, found[entry.record["owner"]]
+            name = _task_of(entry)
+            before = stages.get(name, Spent())
+            stages[name] = Spent(
+                seconds=before.seconds + record["seconds"],
+                device_seconds=before.device_seconds + record["device_seconds"],
+                peak_memory_mib=max(before.peak_memory_mib, record["peak_memory_mib"]),
             )
         return {owner: dict(sorted(found[owner].items())) for owner in sorted(found)}
 
@@ -341,27 +344,27 @@ def _task_of(entry: FinishedStage) -> str:
     return f"{entry.purpose} general" if general and entry.purpose != "general" else entry.name
 
 
-def _ledger_line(parcel: ReceivedParcel) -> dict[str, Any]:
-    return {
-        "from": parcel.sender,
-        "to": parcel.receiver,
-        "stage": parcel.stage,
-        "key": parcel.key,
-        "bytes": parcel.bytes,
-        "sha256": parcel.sha256,
-    }
-
-
-def time_table(compute: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, float]]:
+def time_table(compute: Mapping[str, Mapping[str, Spent]]) -> list[tuple[str, float]]:
     """Seconds by stage over all parties, the longest first: where the time went."""
     spent: dict[str, float] = defaultdict(float)
     for stages in compute.values():
         for name, numbers in stages.items():
-            spent[name] += numbers["seconds"]
+            spent[name] += numbers.seconds
     return sorted(spent.items(), key=lambda item: -item[1])
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """A finished run's summary."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return summary
+def _transfer(parcel: ReceivedParcel) -> Transfer:
+    return Transfer(**vars(parcel))
+
+
+def _stage_run(entry: FinishedStage) -> StageRun:
+    record = entry.record
+    return StageRun(
+        owner=record["owner"],
+        name=entry.name,
+        stage=record["stage"],
+        key=record["key"],
+        purpose=entry.purpose,
+        seconds=record["seconds"],
+        device_seconds=record["device_seconds"],
+    )

@@ -276,7 +276,7 @@ def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
 def _interval(axis: Any, theme: Theme, one: Contrast, place: int) -> None:
     if one.difference is None:
         return
-    colour = {"helped": theme.good, "did not": theme.bad}.get(one.verdict, theme.text)
+    colour = {"helped": theme.good, "worse": theme.bad}.get(one.verdict, theme.text)
     weight = 2.4 if one.site is None else 1.5
     if one.low is not None and one.high is not None:
         axis.plot([one.low, one.high], [place, place], color=colour, linewidth=weight)

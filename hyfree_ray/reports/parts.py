@@ -12,8 +12,8 @@ import yaml
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
 from hyfree_ray.evaluation.regimes import REGIMES
-from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.finished import Finished
+from hyfree_ray.results.summary import TESTED, SiteOutcome, Spent, Transfer
 
 NONE = "–"
 
@@ -73,24 +73,24 @@ def table(
 
 def of_run(run: Finished) -> dict[str, Any]:
     """What a report says of one run, beside its scores, pictures and timeline."""
-    described = run.described
+    summary = run.summary
     config = f"experiment-{run.name}.yaml"
-    versions = ", ".join(f"{name} {number}" for name, number in described["versions"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in summary.versions.items())
     return {
         "name": run.name,
         "outcomes": outcomes(run),
         "missing": missing(run),
-        "notes": tuple(described.get("notes", ())),
+        "notes": summary.notes,
         "cards": cards(run),
-        "compute": compute(described["compute"]),
+        "compute": compute(summary.compute),
         "worth": worth(run),
-        "ledger": ledger(described["ledger"]),
+        "ledger": ledger(summary.ledger),
         "reproduce": "The experiment's settings are in the file beside this report; on the same "
         "data in the same sites this gives the same run:",
         "command": command(run, config),
         "config_name": config,
-        "config": experiment_file(described["experiment"]),
-        "reasons": "\n".join(described["reasons"]),
+        "config": experiment_file(summary.experiment),
+        "reasons": "\n".join(summary.reasons),
         "versions": versions,
     }
 
@@ -98,25 +98,24 @@ def of_run(run: Finished) -> dict[str, Any]:
 def outcomes(run: Finished) -> Table:
     """What became of each site's release."""
     rows = []
-    for site in run.described["sites"]:
-        told = site["outcome"]
-        rate = told["rejection_rate"]
+    for outcome in (site.outcome for site in run.summary.sites):
+        rate = outcome.rejection_rate
         rows.append(
             [
-                told["site"],
-                str(told["images"]),
+                outcome.site,
+                str(outcome.images),
                 NONE if rate is None else f"{rate:.1%}",
-                told["outcome"],
-                told["reason"] or told.get("flag") or NONE,
-                _agreement(told),
+                outcome.outcome,
+                outcome.reason or outcome.flag or NONE,
+                _agreement(outcome),
             ]
         )
-    last = run.described.get("straggler")
+    last = run.summary.straggler
     came = (
         ""
         if last is None
         else (
-            f"The last release to come in was that of {last['site']}, {last['seconds']:.0f} s "
+            f"The last release to come in was that of {last.site}, {last.seconds:.0f} s "
             "after the one before"
         )
     )
@@ -128,25 +127,25 @@ def outcomes(run: Finished) -> Table:
 def missing(run: Finished) -> Table:
     """What it cost that sites dropped out, came late or withheld their release."""
     rows = []
-    for one in run.described.get("missing", ()):
-        spent = one["vain_seconds"] + one["unfinished_seconds"]
-        images = f"{one['images']} of {one['of_images']}" if one["images"] else NONE
-        models = ", ".join(one["models"]) or NONE
-        rows.append([one["site"], one["outcome"], models, images, f"{spent:.0f}"])
-    columns = ["site", "what became of it", "models without it", "images they lack", "s in vain"]
+    for one in run.summary.missing:
+        spent = one.wasted_seconds + one.unfinished_seconds
+        images = f"{one.images} of {one.of_images}" if one.images else NONE
+        models = ", ".join(one.models) or NONE
+        rows.append([one.site, one.outcome, models, images, f"{spent:.0f}"])
+    columns = ["site", "what became of it", "models without it", "images they lack", "s wasted"]
     return table(columns, rows, caption="What it cost that sites were missing", texts={1, 2})
 
 
-def _agreement(told: Mapping[str, Any]) -> str:
-    dice = told.get("label_agreement")
+def _agreement(outcome: SiteOutcome) -> str:
+    dice = outcome.label_agreement
     if dice is None:
         return NONE
-    return f"{dice:.3f}" if told["replayed"] else f"{dice:.3f}, not replayed"
+    return f"{dice:.3f}" if outcome.replayed else f"{dice:.3f}, not replayed"
 
 
 def cards(run: Finished) -> Table:
     """The sites' quality and privacy cards side by side, whatever is on them."""
-    derived = run.described["derived"]
+    derived = run.summary.derived
     by_site = {}
     for site in run.sites:
         audit = derived.get(site, {}).get("audit", {})
@@ -180,22 +179,22 @@ def _value(value: Any) -> str:
     return NONE if value is None else str(value)
 
 
-def compute(spent: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+def compute(spent: Mapping[str, Mapping[str, Spent]]) -> Table:
     """Seconds by stage and party, and the most memory that a stage took anywhere."""
-    stages: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
+    stages: dict[str, dict[str, Spent]] = defaultdict(dict)
     for party, by_stage in spent.items():
         for name, numbers in by_stage.items():
             stages[name][party] = numbers
     total = {
-        name: sum(numbers["seconds"] for numbers in by_party.values())
+        name: sum(numbers.seconds for numbers in by_party.values())
         for name, by_party in stages.items()
     }
     everything = sum(total.values()) or 1.0
     rows = []
     for name in sorted(stages, key=lambda stage: -total[stage]):
-        memory = max(numbers["peak_memory_mib"] for numbers in stages[name].values())
+        memory = max(numbers.peak_memory_mib for numbers in stages[name].values())
         seconds = [
-            f"{stages[name][party]['seconds']:.0f}" if party in stages[name] else NONE
+            f"{stages[name][party].seconds:.0f}" if party in stages[name] else NONE
             for party in spent
         ]
         share = f"{total[name] / everything:.0%}"
@@ -214,13 +213,13 @@ def device_hours(run: Finished, regime: str) -> float | None:
     were drawn beside it.
     """
     seconds: dict[str, float] = defaultdict(float)
-    for by_stage in run.described["compute"].values():
+    for by_stage in run.summary.compute.values():
         for name, numbers in by_stage.items():
-            seconds[name] += numbers["device_seconds"]
+            seconds[name] += numbers.device_seconds
     if regime in {*_AFTER_RELEASING, _TWICE_THE_RELEASE}:
-        if _TWICE_THE_RELEASE in run.described["regimes"]:
+        if _TWICE_THE_RELEASE in run.summary.regimes:
             return None
-        labeller = run.described["experiment"]["labeller"]
+        labeller = run.summary.experiment["labeller"]
         needed = {*_RELEASING, labeller, *_AFTER_RELEASING[regime]}
         if regime == "leave-one-out" and "leave-one-out general" not in seconds:
             needed.add("syn general")  # of two releases the other one is left
@@ -233,15 +232,15 @@ def device_hours(run: Finished, regime: str) -> float | None:
 
 def worth(run: Finished) -> Table:
     """What Dice cost: device hours by regime, and the gain over `local` for each further hour."""
-    scores = {(score["regime"], score["tested"]): score for score in run.described["overall"]}
     local = device_hours(run, "local") or 0.0
     rows = []
-    for regime in run.described["regimes"]:
+    for regime in run.summary.regimes:
         hours = device_hours(run, regime)
         cells = [regime, NONE if hours is None else f"{hours:.3g}"]
-        for tested in ("own", "foreign"):
-            dice = scores[regime, tested][PRIMARY]
-            base = scores.get(("local", tested), {}).get(PRIMARY)
+        for tested in TESTED:
+            score, without = (run.summary.score(name, tested) for name in (regime, "local"))
+            dice = None if score is None else score.primary
+            base = None if without is None else without.primary
             gain = NONE
             if dice is not None and base is not None and hours is not None and hours > local:
                 gain = f"{(dice - base) / (hours - local):+.3g}"
@@ -255,11 +254,11 @@ def worth(run: Finished) -> Table:
     )
 
 
-def ledger(entries: Iterable[Mapping[str, Any]]) -> Table:
+def ledger(transfers: Iterable[Transfer]) -> Table:
     """What went from whom to whom, and how many bytes."""
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for entry in entries:
-        sums[entry["stage"], entry["from"], entry["to"]].append(entry["bytes"])
+    for one in transfers:
+        sums[one.stage, one.sender, one.receiver].append(one.bytes)
     rows = [
         [stage, sender, receiver, str(len(found)), f"{sum(found):,}"]
         for (stage, sender, receiver), found in sorted(sums.items())
@@ -282,16 +281,16 @@ def experiment_file(experiment: Mapping[str, Any]) -> str:
 
 def command(run: Finished, config: str) -> str:
     """The command that makes this run, as far as its records tell."""
-    cohort, pooled = run.described["cohort"], run.described.get("contributors", run.sites)
+    cohort, pooled, how = run.summary.cohort, run.contributors, run.summary.partition.how
     words = ["hyfree-ray", "simulate"]
     number = ["--sites", str(len(run.sites))]
     if cohort == "Phantom":
         words += number
     else:
         words += ["--data", f"DIR/{cohort}"]
-        if run.partition not in {"", NATURAL}:
-            words += ["--partition", run.partition]
-            words += [] if run.partition.startswith(COLUMN) else number
+        if how not in {"", NATURAL}:
+            words += ["--partition", how]
+            words += [] if how.startswith(COLUMN) else number
     if len(pooled) < len(run.sites):
         words += ["--contributors", ",".join(pooled)]
     return shlex.join([*words, "--config", config])

@@ -29,8 +29,8 @@ from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.means import patient_means, site_mean
 from hyfree_ray.results.pooled import Pooled, fewer_folds, pool_runs
 from hyfree_ray.results.summary import (
-    IN_WORDS,
     TESTED,
+    TESTED_LABELS,
     SiteOutcome,
 )
 from hyfree_ray.results.table import (
@@ -76,7 +76,7 @@ def write_report(
     pooled = pool_runs(runs)
     pictures = [sheet for folder in real for sheet in _audit(folder)]
     statistics = _statistics(pooled)
-    outcomes = [SiteOutcome(**site["outcome"]) for run in runs for site in run.described["sites"]]
+    outcomes = [site.outcome for run in runs for site in run.summary.sites]
     charts = {figure.name: figure for figure in statistics["figures"]}
     scaling = None
     if curve:
@@ -196,8 +196,8 @@ def _answer(one: Contrast) -> dict[str, str]:
     where = "at home" if one.tested == "own" else "at the other sites"
     return {
         "question": f"{one.first} against {one.second}, {where}",
-        "numbers": one.interval,
-        "words": one.said,
+        "numbers": one.format_interval(),
+        "words": one.describe(),
         "mark": one.verdict.replace(" ", "-"),
     }
 
@@ -260,12 +260,12 @@ def _contrasts(shown: ContrastRows) -> Table:
     cells = [
         [
             name,
-            IN_WORDS[one.tested],
-            one.interval,
+            TESTED_LABELS[one.tested],
+            one.format_interval(),
             str(one.patients),
             "-" if one.effect is None else f"{one.effect:+.2f}",
             *(p_value(p) for p in (one.p, one.p_holm, one.p_paper)),
-            one.said,
+            one.describe(),
         ]
         for name, one in zip(shown.names, shown.contrasts, strict=True)
     ]

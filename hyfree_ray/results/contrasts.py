@@ -10,27 +10,28 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_serializer
 from scipy.stats import bootstrap, norm, rankdata, wilcoxon
 
 from hyfree_ray.results.uncertainty import CONFIDENCE, Noise, noise_of
 
-Verdict = Literal["helped", "did not", "no harm", "cannot tell"]
+Verdict = Literal["helped", "worse", "no harm", "cannot tell"]
 
-LEAST_PATIENTS = 10
+MIN_PATIENTS = 10
 """Test patients from which on an interval is given."""
-LEAST_AT_A_SITE = 3
+MIN_PATIENTS_AT_A_SITE = 3
 """Of each test site: two say next to nothing of how patients differ."""
-LEAST_SEEDS = 3
+MIN_SEEDS = 3
 """Seeds from which on a sentence is about the method, and not about the runs that were seen."""
 NO_HARM = 0.01
 """Dice: where the interval excludes a greater loss, a model may be said not to hurt."""
-MOST_NEEDED = 10_000
+MAX_PATIENTS_NEEDED = 10_000
 """Numbers of patients beyond this are not worth telling apart."""
-MOST_SEEDS = 100
+MAX_SEEDS_NEEDED = 100
 """Nor are numbers of seeds."""
 RESAMPLES = 10_000
 _BATCH = 500  # resamples at a time, so that memory does not grow with the number of patients
@@ -88,33 +89,33 @@ class Contrast:
         if self.low > 0:
             return "helped"
         if self.high < 0:
-            return "did not"
+            return "worse"
         return "no harm" if self.low >= -NO_HARM else "cannot tell"
 
-    @property
-    def said(self) -> str:
-        """The verdict in words: of the method where there are seeds enough, else of these runs."""
+    def describe(self) -> str:
+        """Return the verdict: of the method where there are seeds enough, else of these runs."""
         if self.difference is None:
             return self.reason
         if self.unchanged:
             return "no change"
-        lasting = self.seeds >= LEAST_SEEDS
+        lasting = self.seeds >= MIN_SEEDS
         if self.verdict == "helped":
             return "helps" if lasting else "helped"
         if self.verdict == "cannot tell":
             return self._cannot_tell()
         assert self.low is not None
         loss = f"{math.ceil(-self.low * 1000) / 1000:.3f}".replace("0.", ".", 1)
-        if self.verdict == "did not":
-            hurt = "hurts" if lasting else "did not, it hurt"
+        if self.verdict == "worse":
+            hurt = "hurts" if lasting else "hurt"
             return f"{hurt}, no more than {loss}" if self.low >= -NO_HARM else hurt
         no_harm = f"{'does' if lasting else 'did'} not hurt"
         return f"{no_harm} more than {loss}" if self.low < 0 else no_harm
 
     def _cannot_tell(self) -> str:
         if self.needed is not None:
-            told = self.needed <= MOST_NEEDED
-            about = f"about {self.needed:,}" if told else f"over {MOST_NEEDED:,}"
+            about = f"about {self.needed:,}"
+            if self.needed > MAX_PATIENTS_NEEDED:
+                about = f"over {MAX_PATIENTS_NEEDED:,}"
             return f"cannot tell with {self.patients} patients: {about} would be needed"
         if self.reason or self.seeds < 2:
             return f"cannot tell ({self.reason or f'{self.patients} patients'})"
@@ -122,25 +123,30 @@ class Contrast:
         there = f"{self.patients} patients and {self.seeds} seeds"
         return f"cannot tell with {there}: {wanted} would be needed"
 
-    @property
-    def interval(self) -> str:
-        """The difference with its interval, as it is printed."""
+    def format_interval(self) -> str:
+        """Return the difference with its interval."""
         if self.difference is None:
             return "-"
         if self.low is None or self.high is None:
-            return signed(self.difference)
-        return f"{signed(self.difference)} [{signed(self.low)}, {signed(self.high)}]"
+            return format_difference(self.difference)
+        numbers = [format_difference(value) for value in (self.difference, self.low, self.high)]
+        return "{} [{}, {}]".format(*numbers)
 
     @property
     def words(self) -> str:
         """The numbers and the words, in one line; where nothing changed there are no numbers."""
         if self.difference is None or self.unchanged:
-            return self.said
-        return f"{self.interval} {self.said}"
+            return self.describe()
+        return f"{self.format_interval()} {self.describe()}"
+
+    @model_serializer
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, the verdict and the words among them."""
+        return {**vars(self), "verdict": self.verdict, "words": self.words}
 
 
-def signed(value: float) -> str:
-    """A difference of Dice as it is printed: +.012."""
+def format_difference(value: float) -> str:
+    """Write a difference of Dice: +.012."""
     return f"{value:+.3f}".replace("0.", ".", 1)
 
 
@@ -154,7 +160,7 @@ def contrast(
     seed: int,
     factors: Factors | None = None,
 ) -> Contrast:
-    """Mean paired difference with its interval and its test.
+    """Return the mean paired difference with its interval and its test.
 
     Args:
         strata: the estimate is the unweighted mean of the test sites' means.
@@ -184,12 +190,12 @@ def contrast(
         difference=float(np.mean([mean_P.mean() for mean_P in means])),
         seeds=len({factors[0][column] for column in columns} if factors else columns),
     )
-    if (fewest := min(len(mean_P) for mean_P in means)) < LEAST_AT_A_SITE:
-        few = patients < LEAST_PATIENTS or len(means) == 1
-        those = f"{fewest} patient{'' if fewest == 1 else 's'}"
+    if (smallest := min(len(mean_P) for mean_P in means)) < MIN_PATIENTS_AT_A_SITE:
+        few = patients < MIN_PATIENTS or len(means) == 1
+        those = f"{smallest} patient{'' if smallest == 1 else 's'}"
         return replace(found, reason=f"{patients} patients" if few else f"a site with {those}")
     found = _with_needed(found, strata, factors)
-    if patients < LEAST_PATIENTS:
+    if patients < MIN_PATIENTS:
         return replace(found, reason=f"{patients} patients")
     low, high = interval(strata, seed, factors)
     pairs = np.concatenate(means)
@@ -204,22 +210,22 @@ def contrast(
 
 
 def corrected(contrasts: Iterable[Contrast]) -> tuple[Contrast, ...]:
-    """The contrasts of one family with their p-values corrected for how many they are."""
+    """Return the contrasts of one family, p-values corrected for how many they are."""
     found = list(contrasts)
     tested = sorted(
         (one.p, k, one.p_paper) for k, one in enumerate(found) if one.p is not None
     )  # fmt: skip
-    least = 0.0
+    holm = 0.0
     for rank, (p, k, one_sided) in enumerate(tested):
-        least = max(least, min(1.0, p * (len(tested) - rank)))  # Holm 1979
+        holm = max(holm, min(1.0, p * (len(tested) - rank)))  # Holm 1979
         assert one_sided is not None
         paper = min(1.0, one_sided * len(tested))
-        found[k] = replace(found[k], p_holm=least, p_paper=paper)
+        found[k] = replace(found[k], p_holm=holm, p_paper=paper)
     return tuple(found)
 
 
 def interval(strata: Strata, seed: int, factors: Factors | None = None) -> tuple[float, float]:
-    """The 95 % interval of the unweighted mean of the strata's means.
+    """Return the 95 % interval of the unweighted mean of the strata's means.
 
     With one seed the stratified percentile bootstrap over patients (Efron 1979), expanded for
     small samples (Hesterberg, The American Statistician 69, 2015, section 5.3): the plain one is
@@ -235,7 +241,7 @@ def interval(strata: Strata, seed: int, factors: Factors | None = None) -> tuple
     which tell so little of training noise that it is several times as wide.
 
     Args:
-        strata: `LEAST_AT_A_SITE` patients or more each.
+        strata: `MIN_PATIENTS_AT_A_SITE` patients or more each.
         seed: of the resampling, where there is one.
         factors: what the columns of the strata share; None: each is a seed.
     """
@@ -266,7 +272,7 @@ def interval(strata: Strata, seed: int, factors: Factors | None = None) -> tuple
 
 
 def _expanded(values_P: _Values) -> _Values:
-    """As far apart as the patients they stand for: resamples spread like P, not P - 1."""
+    """Move values apart as far as their patients: resamples spread like P, not P - 1."""
     middle = values_P.mean()
     expanded_P: _Values = middle + (values_P - middle) * math.sqrt(
         len(values_P) / (len(values_P) - 1)
@@ -275,7 +281,7 @@ def _expanded(values_P: _Values) -> _Values:
 
 
 def _with_needed(found: Contrast, strata: Strata, factors: Factors | None) -> Contrast:
-    """How many patients would show the difference, or, where none would, how many seeds.
+    """Add how many patients would show the difference, or, where none would, how many seeds.
 
     Test patients, spread over the sites as now: four times in five the 95 % interval then excludes
     zero, if the difference and all that moves it are what they are here.
@@ -290,16 +296,18 @@ def _with_needed(found: Contrast, strata: Strata, factors: Factors | None) -> Co
         return noise.with_patients(number / patients).shows(difference)
 
     if not noise.trainings:
-        numbers = range(LEAST_PATIENTS, MOST_NEEDED + 1)
-        least = LEAST_PATIENTS + bisect_left(numbers, True, key=shown)
-        return replace(found, needed=_two_digits(least) if least in numbers else MOST_NEEDED + 1)
+        numbers = range(MIN_PATIENTS, MAX_PATIENTS_NEEDED + 1)
+        needed = MIN_PATIENTS + bisect_left(numbers, True, key=shown)
+        if needed not in numbers:
+            return replace(found, needed=MAX_PATIENTS_NEEDED + 1)
+        return replace(found, needed=_two_digits(needed))
     # Of trainings, patients alone may show it where more of them do not: the fewer seeds there
     # are, the wider is the quantile of what is left when patients are many.
     if few := next((number for number in _TOLD_APART if shown(number)), None):
         return replace(found, needed=few)
     if factors is not None and len(set(factors[0])) < 2:
         return found  # what is known of training noise is not of seeds
-    seeds = range(2, MOST_SEEDS + 1)
+    seeds = range(2, MAX_SEEDS_NEEDED + 1)
     more = (number for number in seeds if noise.with_levels(number).shows(difference))
     return replace(found, seeds_needed=next(more, None))
 
@@ -310,14 +318,14 @@ def _noise(strata: Strata, factors: Factors | None) -> Noise:
 
 def _two_digits(number: int) -> int:
     step = int(10 ** max(0, math.floor(math.log10(number)) - 1))  # it is an estimate
-    return max(LEAST_PATIENTS, math.ceil(number / step) * step)
+    return max(MIN_PATIENTS, math.ceil(number / step) * step)
 
 
-_TOLD_APART = sorted({_two_digits(n) for n in range(LEAST_PATIENTS, MOST_NEEDED + 1)})
+_TOLD_APART = sorted({_two_digits(n) for n in range(MIN_PATIENTS, MAX_PATIENTS_NEEDED + 1)})
 
 
 def rank_biserial(differences_P: _Values) -> float:
-    """Share of the ranks that were gained minus the share that was lost; zeros have no rank."""
+    """Return the share of ranks that were gained minus the share lost; zeros have no rank."""
     moved = differences_P[differences_P != 0]
     if not len(moved):
         return 0.0

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import hyfree_ray
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.evaluation.regimes import CHOSEN
 from hyfree_ray.evaluation.scores import ScoreRow, read_results
+from hyfree_ray.results.summary import SUMMARY, RunSummary, read_summary
 
 CURVE_FILE = "curve.json"
 """In a study's folder: contrasts by number of sites."""
@@ -79,8 +79,7 @@ class Finished:
     """A run that has ended, and all that it left."""
 
     folder: Path
-    described: Mapping[str, Any]
-    """`summary.json`."""
+    summary: RunSummary
     rows: tuple[ScoreRow, ...]
 
     @property
@@ -91,54 +90,48 @@ class Finished:
     @property
     def fold(self) -> int:
         """The test fold."""
-        return int(self.described["experiment"]["fold"])
+        return int(self.summary.experiment["fold"])
 
     @property
     def seed(self) -> int:
         """The experiment's."""
-        return int(self.described["experiment"]["seed"])
+        return int(self.summary.experiment["seed"])
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Their names, sorted."""
-        return tuple(site["outcome"]["site"] for site in self.described["sites"])
+        return tuple(site.outcome.site for site in self.summary.sites)
 
     @property
     def contributors(self) -> tuple[str, ...]:
-        """Sites whose releases were pooled."""
-        return tuple(self.described.get("contributors", self.sites))
+        """Sites whose releases were to be pooled."""
+        return self.summary.contributors or self.sites
 
     @property
     def withdrawn(self) -> tuple[str, ...]:
         """Sites that had withdrawn when it ended."""
-        outcomes = [site["outcome"] for site in self.described["sites"]]
-        return tuple(one["site"] for one in outcomes if one.get("outcome") == "withdrawn")
-
-    @property
-    def partition(self) -> str:
-        """How patients were dealt out to sites; empty in a run of an earlier version."""
-        return str(self.described.get("partition", {}).get("how", ""))
+        outcomes = [site.outcome for site in self.summary.sites]
+        return tuple(one.site for one in outcomes if one.outcome == "withdrawn")
 
     @property
     def choice(self) -> int | None:
         """Version of the rule of `chosen`; 0: of before it had any; None: there is no `chosen`."""
         chosen = any(row.regime == CHOSEN for row in self.rows)
-        return int(self.described.get("choice", 0)) if chosen else None
+        return self.summary.choice if chosen else None
 
     def data_of(self, site: str) -> str:
-        """Hash of a site's cases, whatever the fold: equal in two runs on the same patients.
+        """Return a hash of a site's cases, whatever the fold: equal for the same patients.
 
         Raises:
             HyfreeError: a run of an earlier version, which did not say.
         """
-        try:
-            return str(self.described["data"][site])
-        except KeyError as error:
+        if self.summary.data is None or site not in self.summary.data:
             raise HyfreeError(
                 "run.other-version",
                 f"{self.name}: the run does not say on which patients it was; give its 'simulate' "
                 "command again with this version",
-            ) from error
+            )
+        return self.summary.data[site]
 
 
 def find_run(store: Path, run: str | None) -> Path:
@@ -148,8 +141,8 @@ def find_run(store: Path, run: str | None) -> Path:
         HyfreeError: no such run; the message lists those that are there.
     """
     finished = sorted(
-        (file.parent for file in (store / "runs").glob("*/summary.json")),
-        key=lambda folder: (folder / "summary.json").stat().st_mtime,
+        (file.parent for file in (store / "runs").glob(f"*/{SUMMARY}")),
+        key=lambda folder: (folder / SUMMARY).stat().st_mtime,
     )
     if not finished:
         raise HyfreeError(
@@ -205,15 +198,8 @@ def read_finished(folder: Path) -> Finished:
     Raises:
         HyfreeError: a file that is missing or not ours.
     """
-    path = folder / "summary.json"
-    try:
-        described = json.loads(path.read_text())
-        if not isinstance(described, dict) or not {"experiment", "sites"} <= described.keys():
-            raise ValueError("it is not a run's")
-    except (OSError, ValueError, RecursionError) as error:
-        raise HyfreeError(
-            "run.damaged", f"{path}: cannot be read as a summary ({error})"
-        ) from error
     return Finished(
-        folder=folder, described=described, rows=tuple(read_results(folder / "results.csv"))
+        folder=folder,
+        summary=read_summary(folder),
+        rows=tuple(read_results(folder / "results.csv")),
     )

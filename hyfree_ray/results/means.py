@@ -9,49 +9,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
 
 from hyfree_ray.evaluation.metrics import METRICS
-from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
+from hyfree_ray.evaluation.scores import ScoreRow
 
-Tested = Literal["own", "foreign"]
 _Model = tuple[str, str, str]
 _Patients = dict[int, dict[int, float]]
 """Patient to seed to value."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One regime's models, of one site or of all, on own or foreign test cases."""
-
-    regime: str
-    tested: Tested
-    counts: dict[str, int]
-    values: Mapping[str, float | None]
-    """By metric; None where nothing was measured."""
-
-    @property
-    def primary(self) -> float | None:
-        """Of the metric that models are compared by."""
-        return self.values.get(PRIMARY)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: metrics stand beside the rest."""
-        rest = {"regime": self.regime, "tested": self.tested, "counts": self.counts}
-        return {**rest, **self.values}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Score:
-        """Read what `to_json` wrote."""
-        metrics = dict(values)
-        rest = {name: metrics.pop(name) for name in ("regime", "tested", "counts")}
-        return cls(**rest, values=metrics)
-
-
 def patient_means(rows: Iterable[ScoreRow]) -> dict[_Model, _Patients]:
-    """Of one metric: for every model and test site, a patient's mean in each seed."""
+    """Return, of one metric, a patient's mean in each seed, for every model and test site."""
     labels: dict[tuple[_Model, int, int, int], list[float]] = defaultdict(list)
     for row in rows:
         model = (row.regime, row.train_site, row.test_site)
@@ -66,5 +35,5 @@ def patient_means(rows: Iterable[ScoreRow]) -> dict[_Model, _Patients]:
 
 
 def site_mean(patients: Mapping[int, Mapping[int, float]], metric: str) -> float:
-    """A test site's: every patient weighs the same, however many seeds it was seen with."""
+    """Return a test site's mean: every patient weighs the same, in however many seeds."""
     return METRICS[metric].aggregate(fmean(by_seed.values()) for by_seed in patients.values())

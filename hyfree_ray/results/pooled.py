@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.evaluation.metrics import metrics_in_order
 from hyfree_ray.evaluation.regimes import THE_OTHERS, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
-from hyfree_ray.results.contrasts import LEAST_SEEDS, Contrast
+from hyfree_ray.results.comparisons import contrasts_of, in_order
+from hyfree_ray.results.contrasts import MIN_SEEDS, Contrast
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.means import patient_means, site_mean
-from hyfree_ray.results.summary import contrasts_of, in_order
 
 ONE_SEED = "one seed; training noise not included"
 FEW_SEEDS = "two seeds: training noise is hardly known"
@@ -66,22 +68,10 @@ class Pooled:
     """What the runs lack of the settings that were asked for, each with the run's name."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "runs": list(self.runs),
-            "cohort": self.cohort,
-            "partition": self.partition,
-            "sites": list(self.sites),
-            "regimes": list(self.regimes),
-            "folds": list(self.folds),
-            "seeds": list(self.seeds),
-            "cells": {m: [vars(cell) for cell in cells] for m, cells in self.cells.items()},
-            "contrasts": [
-                {**vars(one), "verdict": one.verdict, "words": one.words} for one in self.contrasts
-            ],
-            "caveat": self.caveat,
-            "notes": list(self.notes),
-        }
+        """Return plain JSON values, without the rows."""
+        known = TypeAdapter(Pooled)
+        found: dict[str, Any] = known.dump_python(self, mode="json", exclude={"rows"})
+        return found
 
 
 def pool_runs(runs: Sequence[Finished]) -> Pooled:
@@ -126,28 +116,28 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
     return Pooled(
         runs=tuple(run.name for run in runs),
         rows=rows,
-        cohort=str(first.described["cohort"]),
-        partition=first.partition,
+        cohort=first.summary.cohort,
+        partition=first.summary.partition.how,
         sites=first.sites,
         regimes=regimes,
         folds=folds,
         seeds=seeds,
         cells=cells,
         contrasts=contrasts_of(rows, first.sites, seed=0),
-        caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < LEAST_SEEDS else "",
+        caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < MIN_SEEDS else "",
         notes=(
-            *(f"{run.name}: {note}" for run in runs for note in run.described.get("notes", ())),
+            *(f"{run.name}: {note}" for run in runs for note in run.summary.notes),
             *fewer_folds(cells[PRIMARY], len(folds)),
         ),
     )
 
 
 def fewer_folds(cells: Sequence[Cell], folds: int) -> list[str]:
-    """What to note where means stand beside each other that are not of the same patients."""
-    least: dict[str, int] = {}
+    """Note where means stand beside each other that are not of the same patients."""
+    min_folds: dict[str, int] = {}
     for cell in cells:
-        least[cell.regime] = min(cell.folds, least.get(cell.regime, folds))
-    fewer = [f"{name} ({n} of {folds})" for name, n in least.items() if n < folds]
+        min_folds[cell.regime] = min(cell.folds, min_folds.get(cell.regime, folds))
+    fewer = [f"{name} ({n} of {folds})" for name, n in min_folds.items() if n < folds]
     why = "not scored in every fold, so that some of its means are of fewer patients than others"
     return [f"{why}: {', '.join(fewer)}"] if fewer else []
 
@@ -170,7 +160,7 @@ def check_choices(runs: Sequence[Finished]) -> None:
 
 def other_patients(one: Finished, other: Finished) -> list[str]:
     """Sites of both whose patients are not the same; runs of earlier versions do not tell."""
-    if "data" not in one.described or "data" not in other.described:
+    if one.summary.data is None or other.summary.data is None:
         return []
     shared = [site for site in one.sites if site in other.sites]
     return [site for site in shared if one.data_of(site) != other.data_of(site)]
@@ -220,8 +210,9 @@ def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
 def differing_settings(one: Finished, other: Finished) -> dict[str, tuple[Any, Any]]:
     """Settings in which two runs differ, with both values; `sites` and `cohort` included."""
     first, second = _settings(one), _settings(other)
-    if one.partition and other.partition:  # runs of earlier versions do not tell
-        first["partition"], second["partition"] = one.partition, other.partition
+    how = one.summary.partition.how, other.summary.partition.how
+    if all(how):  # runs of earlier versions do not tell
+        first["partition"], second["partition"] = how
     return {
         name: (first.get(name), second.get(name))
         for name in sorted(first.keys() | second.keys())
@@ -231,7 +222,7 @@ def differing_settings(one: Finished, other: Finished) -> dict[str, tuple[Any, A
 
 def _settings(run: Finished) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "cohort": run.described["cohort"],
+        "cohort": run.summary.cohort,
         "sites": list(run.sites),
         "contributors": list(run.contributors),
         "withdrawn": list(run.withdrawn),
@@ -244,7 +235,7 @@ def _settings(run: Finished) -> dict[str, Any]:
             else:
                 found[f"{prefix}{name}"] = value
 
-    walk(run.described["experiment"], "")
+    walk(run.summary.experiment, "")
     return found
 
 

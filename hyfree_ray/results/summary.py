@@ -1,41 +1,66 @@
-"""What a run found: from its scores to the summary that is printed and kept.
+"""What a run found, as it lies in its folder's `summary.json`: records with one reader and writer.
 
-A mask that is rightly empty has no Dice, so that a model's own mean leaves it out, as nnU-Net's
-evaluator does. A difference between two models does not, else a false alarm would cost nothing: it
-is over all masks of which any model here has a Dice. A model without one was right: against a
-false alarm, which has 0, that counts as 1, and where both were right they do not differ.
+People script against that file: its keys stay. What an earlier version did not write is empty.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from statistics import fmean
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.evaluation.metrics import metrics_in_order
-from hyfree_ray.evaluation.regimes import REGIMES, protocol, record_of
-from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
-from hyfree_ray.results.contrasts import Contrast, Factors, Strata, contrast, corrected
-from hyfree_ray.results.means import Score, Tested, patient_means, site_mean
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import write_json
+from hyfree_ray.evaluation.scores import PRIMARY
+from hyfree_ray.results.contrasts import Contrast
 
-ONE_RUN = "this run; training noise not included"
+SUMMARY = "summary.json"
 
+Tested = Literal["own", "foreign"]
 TESTED: tuple[Tested, ...] = ("own", "foreign")
-IN_WORDS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
+TESTED_LABELS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
 """Whose test cases, as tables and curves name them."""
 ALL_SITES = "all sites"
 """The line of what is over all of them."""
-Counts = Mapping[tuple[str, str, str], Mapping[str, int]]
-"""(regime, train site, test site) to outcome (see metrics.py) to how many."""
-_Model = tuple[str, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One regime's models, of one site or of all, on own or foreign test cases."""
+
+    regime: str
+    tested: Tested
+    counts: Mapping[str, int]
+    """Of the outcomes of masks (see metrics.py)."""
+    values: Mapping[str, float | None]
+    """By metric; None where nothing was measured."""
+
+    @property
+    def primary(self) -> float | None:
+        """Of the metric that models are compared by."""
+        return self.values.get(PRIMARY)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, found: Any) -> Any:
+        if not isinstance(found, dict) or "values" in found:
+            return found
+        rest = {name: found[name] for name in ("regime", "tested", "counts") if name in found}
+        return {**rest, "values": {k: v for k, v in found.items() if k not in rest}}
+
+    @model_serializer
+    def _write(self) -> dict[str, Any]:  # metrics stand beside the rest
+        rest = {"regime": self.regime, "tested": self.tested, "counts": dict(self.counts)}
+        return {**rest, **self.values}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +96,7 @@ class SiteSummary:
     scores: tuple[Score, ...]
 
     def score(self, regime: str, tested: Tested) -> Score | None:
-        """The score of a regime, None if it was not scored."""
+        """Return the score of a regime, None if it was not scored."""
         return _find(self.scores, regime, tested)
 
 
@@ -91,296 +116,151 @@ class Summary:
     """What of the settings that were asked for is not there, or not as it was asked for."""
 
     def score(self, regime: str, tested: Tested) -> Score | None:
-        """A regime's mean over the sites."""
+        """Return a regime's mean over the sites."""
         return _find(self.overall, regime, tested)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values without NaN. Contrasts carry their verdict and words."""
-        scores = {"overall": [score.to_json() for score in self.overall]}
-        scores["sites"] = [
-            {"outcome": vars(site.outcome), "scores": [score.to_json() for score in site.scores]}
-            for site in self.sites
-        ]
-        plain: dict[str, Any] = _rounded(dataclasses.asdict(self) | scores)
-        for written in plain["contrasts"]:
-            one = Contrast(**written)  # as it is read again: of the rounded numbers
-            written |= {"verdict": one.verdict, "words": one.words}
-        return plain
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Summary:
-        """What `to_json` wrote; keys that are not the summary's are left alone."""
-        names = [field.name for field in dataclasses.fields(Contrast)]
-        return cls(
-            run=values["run"],
-            regimes=tuple(values["regimes"]),
-            sites=tuple(
-                SiteSummary(
-                    outcome=SiteOutcome(**site["outcome"]),
-                    scores=tuple(map(Score.from_json, site["scores"])),
-                )
-                for site in values["sites"]
-            ),
-            overall=tuple(map(Score.from_json, values["overall"])),
-            contrasts=tuple(
-                Contrast(**{name: one[name] for name in names if name in one})
-                for one in values["contrasts"]
-            ),
-            caveat=values["caveat"],
-            notes=tuple(values.get("notes", ())),
+        """Return plain JSON values without NaN, numbers to six decimals."""
+        known = TypeAdapter(type(self))
+        # Verdicts are of the rounded numbers, as they are when these are read again.
+        plain = _rounded(known.dump_python(self, mode="json", by_alias=True))
+        found: dict[str, Any] = known.dump_python(
+            known.validate_python(plain), mode="json", by_alias=True
         )
+        return found
 
 
-def summarise(
-    run: str,
-    rows: Iterable[ScoreRow],
-    *,
-    counts: Counts,
-    outcomes: Sequence[SiteOutcome],
-    seed: int,
-    notes: Sequence[str] = (),
-) -> Summary:
-    """Build the summary of a run.
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How patients were dealt out to sites."""
 
-    Args:
-        rows: of one run, which has one seed.
-        counts: how many masks had which outcome. Cases that are empty in prediction and
-            reference alike have no row, so the rows do not tell.
-        outcomes: one a site.
-        seed: of the bootstrap.
-        notes: to be printed below the tables.
+    how: str = ""
+    """Empty in a run of an earlier version."""
+    sites: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What the stages of one name took at one party."""
+
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What went from one party to another."""
+
+    sender: Annotated[str, Field(alias="from")]
+    receiver: Annotated[str, Field(alias="to")]
+    stage: str
+    key: str = ""
+    bytes: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """A stage of the run."""
+
+    owner: str
+    name: str
+    """The stage, or the role that it was called for."""
+    stage: str
+    key: str
+    purpose: str = ""
+    """The regime that it was for, or `regimes.RELEASE`; empty in a run of an earlier version."""
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingSite:
+    """What a site that released nothing, or broke later, took with it."""
+
+    site: str
+    outcome: str
+    reason: str = ""
+    models: tuple[str, ...]
+    """Regimes that lack its images."""
+    images: int
+    """That it would have released."""
+    of_images: int
+    """That all sites would have."""
+    wasted_seconds: Annotated[float, Field(alias="vain_seconds")]
+    """Of its finished stages that nothing was made of."""
+    unfinished_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Straggler:
+    """The site whose release came last, and for how long the pool waited for it alone."""
+
+    site: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(Summary):
+    """A finished run: its table, what it was, what it took and what crossed between parties."""
+
+    cohort: str
+    data: Mapping[str, str] | None = None
+    """By site, a hash of its cases, whatever the fold; None in a run of an earlier version."""
+    partition: Partition = Partition()
+    contributors: tuple[str, ...] = ()
+    """Sites whose releases were to be pooled."""
+    experiment_key: str = ""
+    experiment: Mapping[str, Any]
+    """Its settings as they were written: an earlier version's may have other names."""
+    choice: int = 0
+    """Version of the rule of `chosen`; 0: of before it had any."""
+    reasons: tuple[str, ...] = ()
+    """A line for each number that was derived."""
+    derived: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By party and stage, what plans, choices and cards said: results as stages gave them."""
+    compute: Mapping[str, Mapping[str, Spent]] = field(default_factory=dict)
+    """By party and name of a stage."""
+    ledger: tuple[Transfer, ...] = ()
+    unanswered: tuple[str, ...] = ()
+    """Parties that were silent when the run was over."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    stages: tuple[StageRun, ...] = ()
+    missing: tuple[MissingSite, ...] = ()
+    straggler: Straggler | None = None
+
+
+_RUN_SUMMARY = TypeAdapter(RunSummary)
+
+
+def write_summary(folder: Path, summary: RunSummary) -> None:
+    """Write `summary.json` whole or not at all."""
+    write_json(folder / SUMMARY, summary.to_json())
+
+
+def read_summary(folder: Path) -> RunSummary:
+    """Read what `write_summary` wrote; what else is in it is left alone.
+
+    Raises:
+        HyfreeError: no such file, or one that is not ours.
     """
-    rows = list(rows)
-    outcomes = sorted(outcomes, key=lambda outcome: outcome.site)
-    table = _Table(rows, counts, tuple(outcome.site for outcome in outcomes))
-    regimes = in_order({row.regime for row in rows})
-    sites = tuple(
-        SiteSummary(outcome=outcome, scores=table.scores(regimes, outcome.site))
-        for outcome in outcomes
-    )
-    return Summary(
-        run=run,
-        regimes=regimes,
-        sites=sites,
-        overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
-        contrasts=_contrasts(table, contrasted(regimes), seed),
-        caveat=ONE_RUN,
-        notes=tuple(notes),
-    )
-
-
-class _Table:
-    """Patients' means of every model on every test site, by metric."""
-
-    def __init__(self, rows: Sequence[ScoreRow], counts: Counts, sites: tuple[str, ...]) -> None:
-        self.sites = sites
-        self.counts = counts
-        self.seeds = sorted({row.seed for row in rows})
-        self.means = {
-            metric.name: patient_means(row for row in rows if row.metric == metric.name)
-            for metric in metrics_in_order(row.metric for row in rows)
-        }
-        self._masks: dict[_Model, dict[tuple[int, int], dict[tuple[int, str], float]]] = (
-            defaultdict(lambda: defaultdict(dict))
-        )
-        self._known: dict[tuple[str, int, int], set[tuple[int, str]]] = defaultdict(set)
-        """The masks of a test site's patient, in a seed, of which any model has a Dice."""
-        self._folds: dict[tuple[str, int, int], int] = {}
-        self._scored: set[tuple[_Model, int, int]] = set()
-        for row in rows:
-            if row.metric == PRIMARY:
-                model = (row.regime, row.train_site, row.test_site)
-                self._masks[model][row.patient, row.seed][row.case, row.label] = row.value
-                whose = (row.test_site, row.patient, row.seed)
-                self._known[whose].add((row.case, row.label))
-                self._folds[whose] = row.fold
-                self._scored.add((model, row.seed, row.fold))
-
-    def foreign(self, site: str) -> tuple[str, ...]:
-        return tuple(other for other in self.sites if other != site)
-
-    def scores(self, regimes: Sequence[str], site: str) -> tuple[Score, ...]:
-        return tuple(self._score(regime, site, tested) for regime, tested in _pairs(regimes))
-
-    def _score(self, regime: str, site: str, tested: Tested) -> Score:
-        tests = (site,) if tested == "own" else self.foreign(site)
-        if _left_out(regime):
-            tests = () if tested == "own" else (site,)
-        counts: dict[str, int] = defaultdict(int)
-        for test in tests:
-            for outcome, number in self._of_model(self.counts, regime, site, test).items():
-                counts[outcome] += number
-        measured = {
-            metric: _mean(
-                site_mean(patients, metric)
-                for test in tests
-                if (patients := self._of_model(means, regime, site, test))
-            )
-            for metric, means in self.means.items()
-        }
-        return Score(regime=regime, tested=tested, counts=dict(counts), values=measured)
-
-    def model(self, regime: str, owner: str, test: str) -> _Model | None:
-        """A site's model of this regime, or the one that is every site's; None: not scored."""
-        owners = (test if _left_out(regime) else owner, POOL)
-        keys = ((regime, name, test) for name in owners)
-        return next((key for key in keys if key in self._masks), None)
-
-    def patients(self, test: str) -> list[int]:
-        """Those of a test site of whom any model has a Dice."""
-        return sorted({patient for site, patient, _ in self._known if site == test})
-
-    def difference(self, one: _Model, other: _Model, patient: int, seed: int) -> float:
-        """Of a patient's Dice with two models of one test site; NaN where one was not scored."""
-        whose = (one[2], patient, seed)
-        fold = self._folds.get(whose)
-        if fold is None or not {(one, seed, fold), (other, seed, fold)} <= self._scored:
-            return math.nan
-        mine, others = (self._masks[model].get((patient, seed), {}) for model in (one, other))
-        cases: dict[int, list[float]] = defaultdict(list)
-        for case, label in sorted(self._known[whose]):
-            if (apart := _apart(mine.get((case, label)), others.get((case, label)))) is not None:
-                cases[case].append(apart)
-        return fmean(map(fmean, cases.values())) if cases else math.nan
-
-    def _of_model(
-        self, values: Mapping[_Model, Mapping[Any, Any]], regime: str, site: str, test: str
-    ) -> Mapping[Any, Any]:
-        """What a site's model of this regime, or the one that belongs to no site, got on a test."""
-        return values.get((regime, site, test)) or values.get((regime, POOL, test), {})
-
-
-def _apart(one: float | None, other: float | None) -> float | None:
-    """Difference of two Dice of a mask; None where one of them is not known.
-
-    Where one has none and the other is 0, which all who find something in an empty mask get, the
-    one without was rightly empty; where neither has one, both were.
-    """
-    if one is None and other is None:
-        return 0.0
-    if one is None or other is None:
-        empty = {one, other} == {None, 0.0}
-        return None if not empty else 1.0 if one is None else -1.0
-    return one - other
-
-
-def contrasted(regimes: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """The pairs that are compared: the protocol's, and of the others those that were asked for."""
-    found = set(regimes) | set(protocol())
-    compared = [one for one in REGIMES.values() if one.control and {one.name, one.control} <= found]
-    compared.sort(key=lambda one: not one.primary)
-    return tuple((one.name, str(one.control)) for one in compared)
-
-
-def in_order(regimes: Set[str]) -> tuple[str, ...]:
-    """Ours first, then others by name."""
-    return (*(name for name in REGIMES if name in regimes), *sorted(regimes - REGIMES.keys()))
-
-
-def contrasts_of(
-    rows: Sequence[ScoreRow],
-    sites: tuple[str, ...],
-    *,
-    seed: int,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    trainings: Mapping[int, tuple[int, ...]] | None = None,
-) -> tuple[Contrast, ...]:
-    """The contrasts of rows of one run or more.
-
-    Args:
-        rows: equal indices are equal patients, whatever the run.
-        sites: whose models and test cases.
-        seed: of the bootstrap.
-        pairs: of regimes; None for those of `contrasted`.
-        trainings: what the rows' seeds stand for, a label for each source of training noise;
-            None: for themselves.
-    """
-    pairs = contrasted(in_order({row.regime for row in rows})) if pairs is None else pairs
-    table = _Table(rows, {}, sites)
-    if trainings is None:
-        return _contrasts(table, pairs, seed)
-    factors = zip(*(trainings[column] for column in table.seeds), strict=True)
-    return _contrasts(table, pairs, seed, list(factors))
-
-
-def _contrasts(
-    table: _Table, pairs: Iterable[tuple[str, str]], seed: int, factors: Factors | None = None
-) -> tuple[Contrast, ...]:
-    families = (corrected(_of_pair(table, first, second, seed, factors)) for first, second in pairs)
-    return tuple(one for family in families for one in family)
-
-
-def _of_pair(
-    table: _Table, first: str, second: str, seed: int, factors: Factors | None
-) -> Iterable[Contrast]:
-    for site in (*table.sites, None):
-        for tested in ("foreign",) if _left_out(first) else TESTED:
-            strata = _strata(table, first, second, site, tested)
-            one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
-            yield contrast(first, second, site, tested, strata, seed=one_seed, factors=factors)
-
-
-def _strata(table: _Table, first: str, second: str, site: str | None, tested: str) -> Strata:
-    """For every test site, one paired difference a patient and seed, (P, S)."""
-    at_home = tested == "own" or _left_out(first)
-    tests = table.sites if site is None else (site,) if at_home else table.foreign(site)
-    strata = []
-    for test in tests:
-        if site is None or _left_out(first):
-            owners: tuple[str, ...] = (test,) if tested == "own" else table.foreign(test)
-        else:
-            owners = (site,)
-        models = [
-            (table.model(first, owner, test), table.model(second, owner, test)) for owner in owners
-        ]
-        pairs = [(one, other) for one, other in models if one and other]
-        # A patient that several sites' models were tested on is drawn once for all of them.
-        rows = [
-            [
-                fmean(table.difference(*pair, patient, seed) for pair in pairs)
-                for seed in table.seeds
-            ]
-            for patient in (table.patients(test) if pairs else ())
-        ]
-        known = [row for row in rows if np.isfinite(row).any()]
-        strata.append(np.array(known).reshape(len(known), len(table.seeds)))
-    return strata
-
-
-def _left_out(regime: str) -> bool:
-    """Whether a regime's models are named after the one site that they know nothing of."""
-    return record_of(regime.rpartition(":")[2]).foreign_only
-
-
-def _pairs(regimes: Sequence[str]) -> list[tuple[str, Tested]]:
-    return [(regime, tested) for regime in regimes for tested in TESTED]
-
-
-def _overall(sites: Sequence[SiteSummary], regime: str, tested: Tested) -> Score:
-    scores = [score for site in sites if (score := site.score(regime, tested))]
-    counts: dict[str, int] = defaultdict(int)
-    for score in scores:
-        for outcome, number in score.counts.items():
-            counts[outcome] += number
-    return Score(
-        regime=regime,
-        tested=tested,
-        counts=dict(counts),
-        values={
-            name: _mean(score.values[name] for score in scores)
-            for name in (scores[0].values if scores else ())
-        },
-    )
+    path = folder / SUMMARY
+    try:
+        return _RUN_SUMMARY.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        why = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = ".".join(map(str, first["loc"])) + f": {first['msg'].lower()}"
+        raise HyfreeError(
+            "run.damaged", f"{path}: cannot be read as a summary ({why.removeprefix(': ')})"
+        ) from error
 
 
 def _find(scores: Sequence[Score], regime: str, tested: Tested) -> Score | None:
     found = (score for score in scores if (score.regime, score.tested) == (regime, tested))
     return next(found, None)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
 
 
 def _rounded(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -16,9 +16,8 @@ from hyfree_ray.evaluation.metrics import metrics_in_order
 from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, record_of
 from hyfree_ray.evaluation.scores import PRIMARY
 from hyfree_ray.results.answers import answers
-from hyfree_ray.results.contrasts import LEAST_PATIENTS, Contrast
-from hyfree_ray.results.means import Score
-from hyfree_ray.results.summary import ALL_SITES, IN_WORDS, TESTED, Summary
+from hyfree_ray.results.contrasts import MIN_PATIENTS, Contrast
+from hyfree_ray.results.summary import ALL_SITES, TESTED, TESTED_LABELS, Score, Summary
 
 FILE_WIDTH = 140
 """Characters a line where nobody says how many there are."""
@@ -26,7 +25,7 @@ FILE_WIDTH = 140
 _REGIME_WIDTH, _OTHER_WIDTH = 14, 36
 TESTS_FROM_WIDTH = 96
 """Columns from which on effect sizes and p-values are shown."""
-STYLE = {"helped": "green", "did not": "red", "no harm": "", "cannot tell": ""}
+STYLE = {"helped": "green", "worse": "red", "no harm": "", "cannot tell": ""}
 
 TESTS = (
     "difference: every test site weighs the same. effect and p are of all patients together, of "
@@ -186,12 +185,13 @@ def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
     for name, one in zip(shown.names, shown.contrasts, strict=True):
         if name == ALL_SITES != before:
             table.add_section()
-        numbers = [one.interval]
+        numbers = [one.format_interval()]
         if tests:
             effect = "-" if one.effect is None else f"{one.effect:+.2f}"
             numbers += [effect, p_value(one.p_holm), p_value(one.p_paper)]
-        words = Text(one.said, style=STYLE[one.verdict])
-        table.add_row(Text("" if name == before else name), IN_WORDS[one.tested], *numbers, words)
+        words = Text(one.describe(), style=STYLE[one.verdict])
+        first = Text("" if name == before else name)
+        table.add_row(first, TESTED_LABELS[one.tested], *numbers, words)
         before = name
     return table
 
@@ -245,7 +245,7 @@ def _surface(summary: Summary) -> Table:
                 first = Text("" if regime == before else regime)
                 cells = [metric.text(score.values.get(metric.name)) for metric in metrics]
                 shares = [_share(score.counts, outcome) for outcome in ("missed", "false-alarm")]
-                table.add_row(first, IN_WORDS[tested], *cells, *shares)
+                table.add_row(first, TESTED_LABELS[tested], *cells, *shares)
                 before = regime
     return table
 
@@ -259,7 +259,7 @@ def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}".removeprefix("0")
 
 
-def _share(counts: dict[str, int], outcome: str) -> str:
+def _share(counts: Mapping[str, int], outcome: str) -> str:
     """How many of how many: what can be missed is in the reference, made up what is not."""
     beside = "scored" if outcome == "missed" else "both-empty"
     number = counts.get(outcome, 0)
@@ -283,7 +283,7 @@ def _notes(summary: Summary) -> Iterable[str]:
     yield from summary.notes
     yield from regime_notes(summary.regimes)
     if any(one.difference is not None and one.reason for one in summary.contrasts):
-        yield f"No interval is given under {LEAST_PATIENTS} test patients."
+        yield f"No interval is given under {MIN_PATIENTS} test patients."
     if any(one.p is not None for one in summary.contrasts):
         yield TESTS
 

@@ -266,10 +266,10 @@ def _shows_all(run: Run) -> bool:
     Also where something damaged it since: it is written again then.
     """
     try:
-        stages = read_finished(run.folder).described["stages"]
-        shown = {(stage["owner"], stage["key"]) for stage in stages}
-    except (HyfreeError, KeyError, TypeError):
+        stages = read_finished(run.folder).summary.stages
+    except HyfreeError:
         return False
+    shown = {(stage.owner, stage.key) for stage in stages}
     return shown.issuperset((step.owner, step.key) for step in run.planned.steps)
 
 

@@ -25,6 +25,7 @@ from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.evaluation.scores import COLUMNS, ScoreRow, csv_text
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.results.comparisons import contrasts_of
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.pooled import (
@@ -34,7 +35,7 @@ from hyfree_ray.results.pooled import (
     other_patients,
     with_own_patients,
 )
-from hyfree_ray.results.summary import IN_WORDS, contrasts_of
+from hyfree_ray.results.summary import TESTED_LABELS
 from hyfree_ray.runners.resolve import SimulationOptions, reader_of, resolve_simulation
 from hyfree_ray.scheduling.resources import Execution, read_resources
 from hyfree_ray.studies.trials import Trial
@@ -395,7 +396,7 @@ def curve_points(groups: Iterable[Group]) -> dict[str, list[Point]]:
     for group in groups:
         for one in group.contrasts:
             if one.difference is not None and record_of(one.first).of_the_pool:
-                name = f"{one.first} minus {one.second}, {IN_WORDS[one.tested]}"
+                name = f"{one.first} minus {one.second}, {TESTED_LABELS[one.tested]}"
                 points = series.setdefault(name, [])
                 points.append((group.sites, one.difference, one.low, one.high))
     return series

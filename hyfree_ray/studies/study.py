@@ -49,10 +49,7 @@ class StudyResult:
                     "sites": group.sites,
                     "draws": group.draws,
                     "runs": group.runs,
-                    "contrasts": [
-                        {**vars(one), "verdict": one.verdict, "words": one.words}
-                        for one in group.contrasts
-                    ],
+                    "contrasts": [one.to_json() for one in group.contrasts],
                 }
                 for group in self.groups
             ],
@@ -132,7 +129,7 @@ def _track(runs: Mapping[str, Finished], groups: Sequence[Group], folder: StudyF
     """Show the study in MLflow as the parent of its simulations."""
     from hyfree_ray.observing.mlflow import Tracker
 
-    cohort = str(next(iter(runs.values())).described["cohort"])
+    cohort = next(iter(runs.values())).summary.cohort
     numbers: dict[str, object] = {
         f"{group.name}/{one.first} minus {one.second}/{one.tested}": one.difference
         for group in groups

@@ -29,8 +29,9 @@ from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.observing import polling as asking
-from hyfree_ray.observing.observer import Observer, read_summary
+from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
+from hyfree_ray.results.summary import RunSummary, read_summary
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_parties import RayParty, start_parties
@@ -99,7 +100,7 @@ def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_it
     simulation, store = toys.toy_simulation(), tmp_path / "store"
     rules = Rules(min_sites=2, deadline_s=45.0)
 
-    async def through() -> dict[str, Any]:
+    async def through() -> RunSummary:
         parties = start_parties(simulation, store, "cpu")
         with Progress(simulation.party_names, 0, Console(quiet=True)) as progress:
             observer = Observer(simulation, store, progress)
@@ -116,8 +117,8 @@ def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_it
         return read_summary(observer.folder)
 
     summary = asyncio.run(asyncio.wait_for(through(), 180))
-    assert {site["site"]: site["outcome"] for site in summary["missing"]} == {"site-1": "late"}
-    assert summary["unanswered"] == ["site-1"]
+    assert {site.site: site.outcome for site in summary.missing} == {"site-1": "late"}
+    assert summary.unanswered == ("site-1",)
 
 
 CHUNK = 1 << 20

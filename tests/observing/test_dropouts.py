@@ -9,6 +9,7 @@ from hyfree_ray.federation.hospital import quota
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.dropouts import missing_sites, straggler
+from hyfree_ray.results.summary import MissingSite, Straggler
 
 REGIMES = ("local", "general", "finetuned")
 
@@ -33,10 +34,10 @@ SPENT = [
 
 def missing(
     simulation: Simulation, outcomes: dict[str, Receipt], unfinished_s: dict[str, float]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, MissingSite]:
     budget = simulation.experiment.budget
     found = missing_sites(simulation.sites, budget, outcomes, REGIMES, SPENT, unfinished_s)
-    return {one["site"]: one for one in found}
+    return {one.site: one for one in found}
 
 
 def test_a_site_that_failed_took_its_images_and_all_its_compute_with_it(
@@ -47,13 +48,13 @@ def test_a_site_that_failed_took_its_images_and_all_its_compute_with_it(
     outcomes = {"site-1": told("released", 9), "site-2": told("failed"), "site-3": told("withheld")}
     found = missing(simulation, outcomes, {"site-2": 7.0})
     assert list(found) == ["site-2", "site-3"]
-    assert found["site-2"]["models"] == ["general", "finetuned"]  # trained, and of the pool
-    assert found["site-2"]["images"] == wanted["site-2"] > 0
-    assert found["site-2"]["of_images"] == sum(wanted.values())
-    assert found["site-2"]["vain_seconds"] == 150
-    assert found["site-2"]["unfinished_seconds"] == 7
+    assert found["site-2"].models == ("general", "finetuned")  # trained, and of the pool
+    assert found["site-2"].images == wanted["site-2"] > 0
+    assert found["site-2"].of_images == sum(wanted.values())
+    assert found["site-2"].wasted_seconds == 150
+    assert found["site-2"].unfinished_seconds == 7
     # Who withheld its release keeps its own segmenter, and its place in the run.
-    assert found["site-3"]["vain_seconds"] == 1000
+    assert found["site-3"].wasted_seconds == 1000
 
 
 def test_a_site_that_broke_after_its_release_was_in_lacks_in_no_model(
@@ -61,9 +62,9 @@ def test_a_site_that_broke_after_its_release_was_in_lacks_in_no_model(
 ) -> None:
     outcomes = {"site-1": told("released", 9), "site-2": told("failed", images=4)}
     found = missing(phantom_simulation(3), outcomes, {"site-2": 7.0})
-    assert found["site-2"]["models"] == []
-    assert found["site-2"]["images"] == found["site-2"]["vain_seconds"] == 0
-    assert found["site-2"]["unfinished_seconds"] == 7
+    assert found["site-2"].models == ()
+    assert found["site-2"].images == found["site-2"].wasted_seconds == 0
+    assert found["site-2"].unfinished_seconds == 7
 
 
 def test_the_straggler_is_who_the_pool_waited_for_alone() -> None:
@@ -71,5 +72,5 @@ def test_the_straggler_is_who_the_pool_waited_for_alone() -> None:
         record("pool", "check_release", 1.0, started=start) | {"params": {"site": site}}
         for site, start in (("a", 100.0), ("late", 190.5), ("b", 130.0))
     ]
-    assert straggler([*SPENT, *came]) == {"site": "late", "seconds": 60.5}
+    assert straggler([*SPENT, *came]) == Straggler(site="late", seconds=60.5)
     assert straggler([*SPENT, came[0]]) is None

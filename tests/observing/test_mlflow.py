@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from PIL import Image
 
 from hyfree_ray.observing import mlflow as tracking
 from hyfree_ray.observing.mlflow import Tracker, database_uri
-from hyfree_ray.results.summary import summarise
+from hyfree_ray.results.comparisons import summarise
+from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import table_text
 from tests.results.test_results import OUTCOMES, whole_run
 
@@ -87,9 +89,8 @@ def tracker(root: Path, name: str = "phantom-0a1b2c3d") -> Tracker:
     return Tracker(root, name, "phantom", {"sites": 3, "budget": "smoke", "lr": 0.01, "data": None})
 
 
-def summary() -> dict[str, Any]:
-    found = summarise("r", whole_run(2), counts={}, outcomes=OUTCOMES, seed=0)
-    return found.to_json() | {"table": table_text(found)}
+def summary() -> Summary:
+    return summarise("r", whole_run(2), counts={}, outcomes=OUTCOMES, seed=0)
 
 
 def show_all(root: Path, picture: Path) -> Tracker:
@@ -98,8 +99,7 @@ def show_all(root: Path, picture: Path) -> Tracker:
     for owner in ("a", "b", "c", "pool"):
         shown.stage_finished(record(owner, "prepare"), [], {})
         shown.stage_finished(record(owner), curve(), {"samples": picture})
-    values = summary()
-    shown.finish(values, values.pop("table"), [picture])
+    shown.finish(summary(), table_text(summary()), [picture])
     return shown
 
 
@@ -224,31 +224,31 @@ def test_another_summary_of_the_run_takes_the_place_of_the_one_that_was_shown(
 ) -> None:
     """As where a site that broke was tried again, or a table is written in other words."""
     show_all(store, picture)
-    values = summary()
-    values["overall"] = [
-        {**score, "dice": None if score["dice"] is None else score["dice"] - 0.1}
-        for score in values["overall"]
+    before = summary()
+    worse = [
+        replace(score, values={name: value and value - 0.1 for name, value in score.values.items()})
+        for score in before.overall
     ]
-    changed = {**values, "sites": values["sites"][1:]}
+    changed = replace(before, overall=tuple(worse), sites=before.sites[1:])
     for _ in range(2):  # shown again, it is the same
         again = tracker(store)
         again.stage_finished(record("a"), curve(), {})
-        again.finish(changed, changed["table"], [picture])
+        again.finish(changed, table_text(changed), [picture])
         assert again.healthy
     parent, client = runs(store)["run"], MlflowClient(tracking_uri=database_uri(store))
     (own,) = (
-        score["dice"]
-        for score in changed["overall"]
-        if (score["regime"], score["tested"]) == ("finetuned", "own")
+        score.primary
+        for score in changed.overall
+        if (score.regime, score.tested) == ("finetuned", "own")
     )
     assert parent.data.metrics["dice.own.finetuned"] == pytest.approx(own)
     assert len(client.get_metric_history(parent.info.run_id, "dice.own.finetuned")) == 2
     path = client.download_artifacts(parent.info.run_id, "summary.json")
-    assert len(json.loads(Path(path).read_text())["sites"]) == len(changed["sites"])
+    assert len(json.loads(Path(path).read_text())["sites"]) == len(changed.sites)
     table = pd.read_json(
         client.download_artifacts(parent.info.run_id, "table.json"), orient="split"
     )
-    assert list(table["site"]) == [site["outcome"]["site"] for site in changed["sites"]]
+    assert list(table["site"]) == [site.outcome.site for site in changed.sites]
 
 
 _SLOWLY_FOUND = """\

@@ -17,9 +17,10 @@ from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import FinishedStage, Status
 from hyfree_ray.observing import polling as asking
-from hyfree_ray.observing.observer import Observer, read_summary
+from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
 from hyfree_ray.results.finished import is_written
+from hyfree_ray.results.summary import read_summary
 
 
 def test_time_is_told_apart_by_what_models_and_releases_are_for(
@@ -147,7 +148,7 @@ def test_who_does_not_answer_at_the_end_is_named_and_the_folder_is_not_taken_for
         return observer
 
     folder = asyncio.run(ended()).folder
-    assert read_summary(folder)["unanswered"] == ([silent] if silent else [])
+    assert read_summary(folder).unanswered == ((silent,) if silent else ())
     assert [line.split(":")[0] for line in told if "no answer at the end" in line] == (
         [silent] if silent else []
     )

@@ -20,6 +20,7 @@ from hyfree_ray.reports.parts import command, device_hours
 from hyfree_ray.reports.pictures import contact_sheet
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import Finished, read_finished
+from hyfree_ray.results.summary import Partition, Spent
 from tests.refusals import refuses
 from tests.results.test_pooled import call, finished
 
@@ -169,7 +170,7 @@ def test_the_settings_in_the_report_give_the_same_experiment(run: Finished, writ
     again, _ = resolve_experiment(
         budget=None, generator=None, device="cpu", file=written / f"experiment-{run.name}.yaml"
     )
-    expected = run.described["experiment"]
+    expected = run.summary.experiment
     assert again.model_dump(mode="json", exclude={"embedder_weights"}) == expected
 
 
@@ -226,8 +227,9 @@ def test_device_hours_count_what_a_regime_stands_on(run: Finished) -> None:
 
 def test_the_command_deals_patients_out_as_the_run_did(run: Finished) -> None:
     def told(how: str) -> str:
-        described = {**run.described, "cohort": "Lung", "partition": {"how": how, "sites": 2}}
-        return command(replace(run, described=described), "e.yaml")
+        dealt = Partition(how=how, sites=2)
+        summary = replace(run.summary, cohort="Lung", partition=dealt)
+        return command(replace(run, summary=summary), "e.yaml")
 
     start = "hyfree-ray simulate --data DIR/Lung "
     assert told("random") == f"{start}--partition random --sites 2 --config e.yaml"
@@ -244,20 +246,19 @@ def test_further_settings_and_what_they_lack_are_in_the_report(
         if row.regime == "local2x" and row.train_site == row.test_site
     ]
     note = "south: no own-syn: it has no release"
-    described = {**run.described, "notes": [note]}
-    more = replace(run, rows=(*run.rows, *left_out), described=described)
+    more = replace(run, rows=(*run.rows, *left_out), summary=replace(run.summary, notes=(note,)))
     text = " ".join(read(write_report([more], tmp_path)).text.split())
     assert "Dice of further settings minus local2x, over all sites" in text
     assert "leave-one-out(the others)" in text  # a row of the layout
     assert f"{note}." in text
 
 
-def with_more(run: Finished, stages: Iterable[str], **more: object) -> Finished:
+def with_more(run: Finished, stages: Iterable[str], **more: Any) -> Finished:
     """The run, with further stages at the pool, each of 36 device seconds."""
-    spent = {"seconds": 40.0, "device_seconds": 36.0, "peak_memory_mib": 700.0}
-    pool = run.described["compute"]["pool"] | dict.fromkeys(stages, spent)
-    compute = run.described["compute"] | {"pool": pool}
-    return replace(run, described={**run.described, "compute": compute, **more})
+    spent = Spent(seconds=40.0, device_seconds=36.0, peak_memory_mib=700.0)
+    pool = {**run.summary.compute["pool"], **dict.fromkeys(stages, spent)}
+    compute = {**run.summary.compute, "pool": pool}
+    return replace(run, summary=replace(run.summary, compute=compute, **more))
 
 
 def test_device_hours_of_further_general_models_are_their_own(run: Finished) -> None:
@@ -268,13 +269,13 @@ def test_device_hours_of_further_general_models_are_their_own(run: Finished) -> 
 
 
 def test_device_hours_are_not_told_where_further_samples_were_drawn(run: Finished) -> None:
-    more = with_more(run, ["own-syn"], regimes=[*run.described["regimes"], "own-syn"])
+    more = with_more(run, ["own-syn"], regimes=(*run.summary.regimes, "own-syn"))
     assert device_hours(more, "own-syn") is device_hours(more, "general") is None
     assert device_hours(more, "local") == pytest.approx(0.01)
 
 
 def test_a_labeller_of_more_steps_is_paid_for_by_what_is_made_of_releases(run: Finished) -> None:
-    experiment = run.described["experiment"] | {"labeller": "local2x"}
+    experiment = {**run.summary.experiment, "labeller": "local2x"}
     assert device_hours(with_more(run, [], experiment=experiment), "general") == pytest.approx(0.04)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hyfree_ray.results.answers import Answer, answers, attack_in_words
-from hyfree_ray.results.summary import SiteOutcome, summarise
+from hyfree_ray.results.comparisons import summarise
+from hyfree_ray.results.summary import SiteOutcome
 from hyfree_ray.results.table import table_text
 from tests.cards import attack, card
 from tests.results.test_results import OUTCOMES, row, whole_run
@@ -33,7 +34,7 @@ def test_without_a_choice_the_papers_recipe_is_what_a_site_would_keep() -> None:
     first = told[0]
     assert first.own is not None
     assert first.foreign is not None
-    assert (first.own.verdict, first.foreign.verdict) == ("helped", "did not")
+    assert (first.own.verdict, first.foreign.verdict) == ("helped", "worse")
 
 
 def test_a_site_that_keeps_its_own_model_sees_no_change() -> None:
@@ -49,9 +50,9 @@ def test_a_site_that_keeps_its_own_model_sees_no_change() -> None:
     assert adopted == "chosen"
     kept = {one.site: one for one in told}
     assert kept["b"].own is not None
-    assert kept["b"].own.said == "no change"
+    assert kept["b"].own.describe() == "no change"
     assert kept["a"].own is not None
-    assert kept["a"].own.said == "helped"
+    assert kept["a"].own.describe() == "helped"
     text = table_text(found)
     lines = text[text.index("Would sharing help?") :].splitlines()
     assert lines[5].split() == ["b", "local2x", "no", "change", "no", "change", "AUC", "0.52"]

@@ -12,9 +12,9 @@ from hyfree_ray.results.contrasts import (
     Contrast,
     contrast,
     corrected,
+    format_difference,
     interval,
     rank_biserial,
-    signed,
 )
 from hyfree_ray.results.uncertainty import noise_of
 
@@ -73,7 +73,7 @@ def test_a_large_site_weighs_no_more_than_a_small_one() -> None:
     ("mean", "verdict", "said"),
     [
         (0.1, "helped", "] helped"),
-        (-0.1, "did not", "] did not, it hurt"),
+        (-0.1, "worse", "] hurt"),
         (0.012, "no harm", "] did not hurt more than .004"),
         (0.0, "cannot tell", "] cannot tell with 40 patients: about 1,400 would be needed"),
     ],
@@ -82,7 +82,7 @@ def test_the_words_say_no_more_than_the_interval(mean: float, verdict: str, said
     found = contrast("finetuned", "local2x", "s", "own", [normal(mean, 40)], seed=0)
     assert found.verdict == verdict
     assert found.words.endswith(said)
-    assert found.words.startswith(f"{signed(found.difference or 0.0)} [")
+    assert found.words.startswith(f"{format_difference(found.difference or 0.0)} [")
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def made(seeds: int, difference: float, low: float, high: float) -> Contrast:
 def test_a_sentence_about_the_method_needs_three_seeds() -> None:
     for low, high, of_runs, of_method in (
         (0.01, 0.03, "helped", "helps"),
-        (-0.03, -0.01, "did not, it hurt", "hurts"),
-        (-0.0059, -0.001, "did not, it hurt, no more than .006", "hurts, no more than .006"),
+        (-0.03, -0.01, "hurt", "hurts"),
+        (-0.0059, -0.001, "hurt, no more than .006", "hurts, no more than .006"),
         (-0.0051, 0.03, "did not hurt more than .006", "does not hurt more than .006"),
     ):
-        said = [made(seeds, (low + high) / 2, low, high).said for seeds in (1, 2, 3, 4)]
+        said = [made(seeds, (low + high) / 2, low, high).describe() for seeds in (1, 2, 3, 4)]
         assert said == [of_runs, of_runs, of_method, of_method]
     unclear = made(3, 0.01, -0.02, 0.04)
-    assert unclear.said == "cannot tell with 30 patients: about 120 would be needed"
+    assert unclear.describe() == "cannot tell with 30 patients: about 120 would be needed"
 
 
 def spread(mean: float, count: int, sd: float = 0.05) -> np.ndarray:
@@ -175,9 +175,9 @@ def test_one_seed_and_seeds_that_agree_need_the_same_patients() -> None:
 
 def test_a_difference_that_no_number_of_patients_would_show_is_over_the_most() -> None:
     found = contrast("a", "b", "s", "own", [spread(0.0001, 12)], seed=0)
-    assert found.said == "cannot tell with 12 patients: over 10,000 would be needed"
+    assert found.describe() == "cannot tell with 12 patients: over 10,000 would be needed"
     alike = contrast("a", "b", "s", "own", [np.full(4, 0.5)], seed=0)
-    assert alike.said == "cannot tell (4 patients)"
+    assert alike.describe() == "cannot tell (4 patients)"
 
 
 def drawn(
@@ -266,7 +266,8 @@ def test_where_seeds_disagree_more_patients_are_not_what_is_needed() -> None:
     def said(shift_S: list[float], spread: float, mean: float) -> str:
         noise_PS = random.normal(0, spread, (40, 1)) + random.normal(0, 0.01, (40, len(shift_S)))
         noise_PS -= noise_PS.mean(axis=0)
-        return contrast("a", "b", None, "own", [mean + np.array(shift_S) + noise_PS], seed=0).said
+        strata = [mean + np.array(shift_S) + noise_PS]
+        return contrast("a", "b", None, "own", strata, seed=0).describe()
 
     assert said([0.05, -0.05, 0.0], 0.02, 0.02) == (
         "cannot tell with 40 patients and 3 seeds: about 59 seeds would be needed"
@@ -399,7 +400,7 @@ def test_an_interval_that_touches_zero_does_not_help() -> None:
 @pytest.mark.parametrize("bound", [0.0, None])
 def test_where_nothing_changed_there_are_no_numbers(bound: float | None) -> None:
     same = replace(made(1, 0.0, 0.0, 0.0), low=bound, high=bound)
-    assert same.words == same.said == "no change"
+    assert same.words == same.describe() == "no change"
     assert replace(same, difference=0.001).words.startswith("+.001 ")
 
 
@@ -408,4 +409,4 @@ def test_where_nothing_changed_there_are_no_numbers(bound: float | None) -> None
     [(0.0124, "+.012"), (-0.5, "-.500"), (0, "+.000"), (-0.0001, "-.000"), (-1, "-1.000")],
 )
 def test_differences_are_printed_with_their_sign(value: float, text: str) -> None:
-    assert signed(value) == text
+    assert format_difference(value) == text

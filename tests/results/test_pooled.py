@@ -17,11 +17,12 @@ from hyfree_ray.commands import report
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.scores import ScoreRow, write_results
+from hyfree_ray.results.comparisons import summarise
 from hyfree_ray.results.finished import Finished, find_run, mark_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, pool_runs
 from hyfree_ray.results.pooled_table import render_pooled
 from hyfree_ray.results.published import published_for
-from hyfree_ray.results.summary import SiteOutcome, summarise
+from hyfree_ray.results.summary import Partition, SiteOutcome
 from hyfree_ray.results.table import table_text
 from tests.refusals import refuses
 from tests.results.test_results import row
@@ -110,14 +111,14 @@ def test_folds_add_patients_and_seeds_do_not(tmp_path: Path) -> None:
     )
     assert one.patients == sum(SITES.values())
     assert one.seeds == 3
-    assert one.said == "helps"
+    assert one.describe() == "helps"
     assert one.difference == pytest.approx(GAIN, abs=0.01)
     (fewer,) = (
         c
         for c in pool_runs(runs[::3]).contrasts
         if (c.first, c.site, c.tested) == ("finetuned", None, "own")
     )
-    assert (fewer.seeds, fewer.said) == (1, "helped")
+    assert (fewer.seeds, fewer.describe()) == (1, "helped")
 
 
 def test_the_caveat_is_of_how_many_seeds_there_are(tmp_path: Path) -> None:
@@ -154,18 +155,16 @@ def test_one_seed_with_other_patients_is_not_pooled(tmp_path: Path) -> None:
     other = finished(tmp_path, 1, data={"north": "north-dealt-anew", "south": "south-cases"})
     with refuses("results.patients-differ", "seed 0", "north"):
         pool_runs([one, other])
-    apart = replaced(finished(tmp_path, 2), contributors=["north"])
+    apart = replaced(finished(tmp_path, 2), contributors=("north",))
     with refuses("results.settings-differ", "contributors"):
         pool_runs([one, apart])
     dealt = [
-        replaced(finished(tmp_path / how, seed, seed), partition={"how": how, "sites": 2})
+        replaced(finished(tmp_path / how, seed, seed), partition=Partition(how=how, sites=2))
         for seed, how in enumerate(("random", "dirichlet"))
     ]
     with refuses("results.settings-differ", "partition"):
         pool_runs(dealt)
-    earlier = dataclasses.replace(
-        other, described={k: v for k, v in other.described.items() if k != "data"}
-    )
+    earlier = dataclasses.replace(other, summary=dataclasses.replace(other.summary, data=None))
     assert pool_runs([one, earlier]).folds == (0, 1)
 
 
@@ -212,7 +211,7 @@ def test_reports_of_other_runs_have_folders_of_their_own(
 
 
 def replaced(run: Finished, **more: Any) -> Finished:
-    return dataclasses.replace(run, described={**run.described, **more})
+    return dataclasses.replace(run, summary=dataclasses.replace(run.summary, **more))
 
 
 def test_a_missing_model_is_not_replaced_by_another_sites(tmp_path: Path) -> None:

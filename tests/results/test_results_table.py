@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from hyfree_ray.results.summary import Summary, summarise
+from hyfree_ray.results.comparisons import summarise
+from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import covered, table_text
 from tests.results.test_results import OUTCOMES, whole_run
 
@@ -40,7 +41,7 @@ def test_the_words_and_the_caveat_stand_beside_the_numbers() -> None:
     assert "Dice of finetuned minus local2x" in text
     assert "Dice of general minus local2x" in text
     assert re.search(r"\[\+\.\d{3}, \+\.\d{3}\] .* helped\n", text)
-    assert re.search(r"\[-\.\d{3}, -\.\d{3}\] .* did not, it hurt\n", text)
+    assert re.search(r"\[-\.\d{3}, -\.\d{3}\] .* hurt\n", text)
     assert (
         text.count("95 % interval over test patients; this run; training noise not included") == 1
     )

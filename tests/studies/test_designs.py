@@ -196,7 +196,7 @@ def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
         (one,) = (c for c in group.contrasts if (c.first, c.tested) == ("finetuned", "foreign"))
         assert one.difference == pytest.approx(GAIN + extra, abs=0.012)
         assert one.patients == sum(-(-count // 5) for count in SITES.values())
-        assert (one.seeds, one.said) == (3, "helps")
+        assert (one.seeds, one.describe()) == (3, "helps")
     assert {name.split()[0] for name in curve_points([few, many])} == {"finetuned", "general"}
     points = curve_points([few, many])["finetuned minus local2x, others"]
     assert [size for size, *_ in points] == [2, 3]
@@ -253,15 +253,15 @@ def test_a_sentence_of_a_study_counts_the_seeds_in_which_its_regimes_were_scored
             runs[name] = replace(run, rows=kept)
     for one in (one for group in grouped(found, runs) for one in group.contrasts):
         assert one.seeds == (1 if one.first == "finetuned" else 3)
-        assert "helps" not in one.said or one.first == "general"
+        assert "helps" not in one.describe() or one.first == "general"
 
 
 def test_runs_before_and_after_a_withdrawal_are_no_point(tmp_path: Path) -> None:
     found, runs = made(tmp_path)
-    described = dict(runs["2-0-1"].described)
-    first, *others = described["sites"]
-    gone = {**first, "outcome": {**first["outcome"], "outcome": "withdrawn"}}
-    runs["2-0-1"] = replace(runs["2-0-1"], described={**described, "sites": [gone, *others]})
+    summary = runs["2-0-1"].summary
+    first, *others = summary.sites
+    gone = replace(first, outcome=replace(first.outcome, outcome="withdrawn"))
+    runs["2-0-1"] = replace(runs["2-0-1"], summary=replace(summary, sites=(gone, *others)))
     with refuses("results.settings-differ", "withdrawn"):
         grouped(found, runs)
 
@@ -291,20 +291,20 @@ def test_the_table_of_a_study_has_the_columns_of_results_behind_its_own(tmp_path
 def test_a_point_of_runs_of_different_kinds_is_refused(tmp_path: Path) -> None:
     found, runs = made(tmp_path)
     first, other = found[0].name, found[1].name
-    apart = {**runs[other].described["experiment"], "replay_share": 0.5}
-    mixed = replace(runs[other], described={**runs[other].described, "experiment": apart})
+    apart = {**runs[other].summary.experiment, "replay_share": 0.5}
+    mixed = replace(runs[other], summary=replace(runs[other].summary, experiment=apart))
     with refuses("results.settings-differ", "2 sites: ", "replay_share"):
         grouped(found, {**runs, other: mixed})
     choosing = {
         name: replace(
             run,
             rows=(*run.rows, replace(run.rows[0], regime="chosen")),
-            described={**run.described, "choice": CHOICE_VERSION},
+            summary=replace(run.summary, choice=CHOICE_VERSION),
         )
         for name, run in runs.items()
     }
     grouped(found, choosing)
-    choosing[first] = replace(choosing[first], described=runs[first].described)
+    choosing[first] = replace(choosing[first], summary=runs[first].summary)
     with refuses("run.other-version", f"{first}: ", "'chosen'"):
         grouped(found, choosing)
 
