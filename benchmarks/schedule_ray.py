@@ -27,6 +27,7 @@ import naps
 from schedule import CHECKPOINTS, RESUME_H, Task, bound, chains, federation, policy
 
 from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_arguments import pack
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
 from hyfree_ray.scheduling.history import Outlook, task_id
@@ -81,7 +82,7 @@ async def _nap_through(tasks: Mapping[str, Task], *, preempts: bool) -> tuple[fl
         for name, task in tasks.items()
     }
     segment_s = SEGMENT_S / 3600 * HOUR_S if preempts else math.inf
-    runner = RayRunner("cpu", {}, SlotClient(scheduler=start_scheduler(outlooks, segment_s)))
+    runner = RayRunner("cpu", {}, SlotClient(scheduler=start_scheduler(pack(outlooks), segment_s)))
     warm = naps.nap.call(name="warm", seconds=0.0, steps=1, resume_s=0.0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

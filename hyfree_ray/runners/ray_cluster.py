@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -43,16 +44,21 @@ HEAD_S = 3.0
 """How often the head of the cluster is asked whether it is there."""
 
 
-def connect(address: str, cpus: int | None = None) -> None:
+def connect(address: str, cpus: int | None = None, actors: int = 0) -> None:
     """Start Ray on this machine ("local"), or join a running cluster.
 
     What this process does at SIGTERM stays as it was.
+
+    Args:
+        address: "local", or where the cluster's head is.
+        cpus: that the started one has; None: this machine's.
+        actors: processes that will run on the started one beside its stages.
 
     Raises:
         HyfreeError: nothing answers at the address.
     """
     with _own_sigterm():
-        _connect(address, cpus)
+        _connect(address, cpus, actors)
 
 
 @contextlib.contextmanager
@@ -69,7 +75,7 @@ def _own_sigterm() -> Iterator[None]:
         ray_utils.set_sigterm_handler = before
 
 
-def _connect(address: str, cpus: int | None) -> None:
+def _connect(address: str, cpus: int | None, actors: int) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update(ONCE)
@@ -78,6 +84,7 @@ def _connect(address: str, cpus: int | None) -> None:
         os.environ.setdefault("RAY_max_kill_memory_buffer_bytes", "0")
         # It would tell how to do without a token, which nobody has asked for.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        os.environ["RAY_worker_maximum_startup_concurrency"] = str(_starts_at_once(cpus, actors))
         with _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
         return
@@ -94,6 +101,16 @@ def _connect(address: str, cpus: int | None) -> None:
             "'ray start --head', set its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN=...), or take "
             "--ray local",
         ) from error
+
+
+def _starts_at_once(cpus: int | None, actors: int) -> int:
+    """How many processes Ray may start at a time: one a CPU, unless most of them hold none.
+
+    It takes four times as many that run for a mistake, and warns; parties are actors that wait.
+    """
+    cores = os.cpu_count() or 1
+    cpus = cores if cpus is None else cpus
+    return max(min(cores, cpus), math.ceil((actors + 2 * cpus) / 4))
 
 
 @contextlib.contextmanager

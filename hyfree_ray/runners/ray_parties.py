@@ -13,6 +13,7 @@ from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.party import Party
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_arguments import pack, unpack
 from hyfree_ray.runners.ray_cluster import pin_of
 from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
 from hyfree_ray.scheduling.resources import Execution, resources_of
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INLINE_BYTES = 64 << 10
-"""Ray keeps with an actor what it is made of, up to a little more than this."""
-
 
 class _PartyProcess:
     """A party in a process of its own.
@@ -37,25 +35,25 @@ class _PartyProcess:
     Args:
         name: the party's.
         program: its class.
-        part: what it is made of beside its folder and its runner: its own part, and no other's.
         root: its folder.
         runner: where its stages run.
         scheduler: name of the actor that grants slots.
         rules: what the party is made to suffer.
+        part: what else it is made of: its own part, and no other's.
     """
 
     def __init__(
         self,
         name: str,
         program: Callable[..., Party],
-        part: tuple[Any, ...],
         root: str,
         runner: RayRunner,
         scheduler: str,
         rules: Rules,
+        *part: bytes,
     ) -> None:
         runner.join(scheduler, name)
-        self.party = program(*part, Path(root), disturbed(runner, rules, name))
+        self.party = program(*unpack(part), Path(root), disturbed(runner, rules, name))
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the party."""
@@ -89,8 +87,7 @@ class RayParty:
 
     Args:
         actor: kept alive by this.
-        needed: what else has to be kept alive: the scheduler, and objects that actors are made
-            of. Ray makes an actor that died again from these, but by itself forgets large ones.
+        needed: what else has to be kept alive: the scheduler, and what actors are made of.
     """
 
     def __init__(self, actor: Any, needed: tuple[Any, ...] = ()) -> None:
@@ -115,19 +112,12 @@ class RayParty:
         return found
 
 
-def _handed_over(value: Any) -> Any:
-    """What an actor is made of. Ray keeps what is small with the actor; what is large is Ray's
-    reference, which somebody has to hold for as long as the actor may be started again."""
-    small = len(ray.cloudpickle.dumps(value)) < INLINE_BYTES
-    return value if small else ray.put(value)
-
-
 def start_parties(
     simulation: Simulation, store: Path, device: str, execution: Execution | None = None
 ) -> dict[str, RayParty]:
     """Start an actor for each party; each gets its own part only."""
     execution = execution or Execution()
-    outlooks = _handed_over(dict(execution.outlooks))
+    outlooks = pack(dict(execution.outlooks))
     scheduler_name = f"{simulation.run}:scheduler"
     scheduler = start_scheduler(outlooks, execution.segment_s, scheduler_name)
     parties = {}
@@ -138,19 +128,19 @@ def start_parties(
             gpu_shares=dict(execution.gpu_shares.get(name, {})),
         )
         program, part = simulation.program(name)
-        part = _handed_over(part)
+        packed = pack(part)
         actor = (
             _ACTORS.get(name, SiteActor)
             .options(name=f"{simulation.run}:{name}", resources=pin)
             .remote(
                 name,
                 program,
-                part,
                 str(simulation.root_of(name, store)),
                 RayRunner(device, pin, slots),
                 scheduler_name,
                 execution.rules,
+                *packed,
             )
         )
-        parties[name] = RayParty(actor, needed=(scheduler, outlooks, part))
+        parties[name] = RayParty(actor, needed=(scheduler, outlooks, packed))
     return parties

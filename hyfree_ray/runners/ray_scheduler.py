@@ -7,7 +7,7 @@ is lost, so is the order of those that wait, and nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -17,8 +17,8 @@ from ray.exceptions import RayError
 
 from hyfree_ray.core.device_memory import share_taken
 from hyfree_ray.core.stage import Stage
+from hyfree_ray.runners.ray_arguments import unpack
 from hyfree_ray.scheduling.capacity import Needs
-from hyfree_ray.scheduling.history import Outlook
 from hyfree_ray.scheduling.queue import RequestId, SlotRequest, Slots
 from hyfree_ray.scheduling.resources import Resources
 
@@ -47,8 +47,8 @@ def machines(pin: Mapping[str, float] | None = None) -> dict[str, dict[str, floa
 class Scheduler(Slots):
     """`Slots` of the cluster, for all its parties: an actor that is called from their processes."""
 
-    def __init__(self, outlooks: Mapping[str, Outlook], segment_s: float) -> None:
-        super().__init__(machines=machines(), outlooks=outlooks, segment_s=segment_s)
+    def __init__(self, segment_s: float, *outlooks: bytes) -> None:
+        super().__init__(machines=machines(), outlooks=unpack(outlooks), segment_s=segment_s)
         self._refreshing: asyncio.Task[None] | None = None
 
     async def acquire(self, request: SlotRequest) -> Needs:
@@ -64,16 +64,16 @@ class Scheduler(Slots):
             await asyncio.sleep(REFRESH_S)
 
 
-def start_scheduler(outlooks: Any, segment_s: float, name: str | None = None) -> Any:
+def start_scheduler(outlooks: Iterable[Any], segment_s: float, name: str | None = None) -> Any:
     """Start a scheduler; return its handle, by which it is kept alive.
 
     Args:
-        outlooks: what is expected of each stage, by task: a mapping, or Ray's reference to one.
+        outlooks: what is expected of each stage, by task; packed.
         segment_s: a training keeps its slot for at least as long.
         name: by which other processes find it.
     """
     options = {"max_concurrency": MAX_WAITING, "name": name}
-    return Scheduler.options(**options).remote(outlooks, segment_s)
+    return Scheduler.options(**options).remote(segment_s, *outlooks)
 
 
 @dataclass(frozen=True, kw_only=True)

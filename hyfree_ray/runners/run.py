@@ -69,15 +69,19 @@ def joined(ray: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[None]:
+def connected(address: str, actors: int = 0) -> Iterator[None]:
     """Join the cluster at an address, or start one here ("local"), for as long as the block runs.
+
+    Args:
+        address: see `ray_cluster.connect`.
+        actors: that will run on the started one.
 
     Raises:
         HyfreeError: nothing answers there.
     """
     from hyfree_ray.runners.ray_cluster import connect, disconnect
 
-    connect(address)
+    connect(address, actors=actors)
     try:
         yield
     except ClusterError:
@@ -279,7 +283,8 @@ def _execute_on_ray(run: Run, observer: Observer) -> None:
     from hyfree_ray.runners.ray_parties import start_parties
 
     simulation, runtime, execution = run.simulation, run.runtime, run.execution
-    with contextlib.nullcontext() if run.remote else connected("local"):
+    actors = len(simulation.party_names) + 1  # the scheduler
+    with contextlib.nullcontext() if run.remote else connected("local", actors):
         if not run.remote:  # of another it was asked before
             workers = simulation.experiment.general_workers
             check_resources(runtime.device, workers, run.planned.steps, execution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,9 @@ def run_trials(
     from hyfree_ray.runners.ray_tune import run_on_tune
 
     here = folder.runtime.ray == "local"
-    with connected("local") if here else contextlib.nullcontext():
+    most = max(len(trial.simulation.party_names) for trial in trials)
+    actors = (parallel or os.cpu_count() or 1) * (most + 2)  # its scheduler, the trial itself
+    with connected("local", actors) if here else contextlib.nullcontext():
         for phase in filter(None, phases(trials)):
             run_on_tune(
                 [trial.name for trial in phase],

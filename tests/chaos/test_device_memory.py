@@ -17,6 +17,7 @@ from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.journal import attempts, read_metrics
 from hyfree_ray.core.stage import Context, Preempted, Stage, stage, stage_record
 from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_arguments import pack
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
 from hyfree_ray.scheduling.resources import Resources
@@ -84,7 +85,7 @@ def run_all(
     """
 
     async def go() -> None:
-        scheduler = start_scheduler({}, 0.0)
+        scheduler = start_scheduler(pack({}), 0.0)
 
         def run(name: str) -> Any:
             slots = SlotClient(

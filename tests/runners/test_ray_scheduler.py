@@ -14,6 +14,7 @@ import ray
 from hyfree_ray.core.journal import METRICS, attempts, read_metrics
 from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.runners.ray import RayRunner
+from hyfree_ray.runners.ray_arguments import pack
 from hyfree_ray.runners.ray_scheduler import SlotClient, start_scheduler
 from hyfree_ray.scheduling.history import Outlook, task_id
 from hyfree_ray.scheduling.queue import SlotRequest
@@ -40,7 +41,7 @@ def test_a_training_gives_its_slot_to_a_longer_chain_and_goes_on_afterwards(
         task_id("site-1", long.key): Outlook(seconds=100.0, critical_path=100.0),
         task_id("site-2", urgent.key): Outlook(seconds=10.0, critical_path=1000.0),
     }
-    slots = SlotClient(scheduler=start_scheduler(outlooks, 0.0), resources=Resources(cpus=2))
+    slots = SlotClient(scheduler=start_scheduler(pack(outlooks), 0.0), resources=Resources(cpus=2))
     runner = RayRunner("cpu", {}, slots)
 
     async def both() -> None:
@@ -62,7 +63,7 @@ def test_a_training_gives_its_slot_to_a_longer_chain_and_goes_on_afterwards(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_scheduler_for_which_thousands_wait_still_hears_who_has_ended() -> None:
-    scheduler, needs = start_scheduler({}, 0.0), {"CPU": 2.0}
+    scheduler, needs = start_scheduler(pack({}), 0.0), {"CPU": 2.0}
 
     def request(task: str) -> SlotRequest:
         return SlotRequest(task=task, needs=needs)

@@ -139,6 +139,7 @@ def test_ray_and_no_ray_give_the_same_table(whole: tuple[Path, str], tmp_path: P
     assert there == [replace(row, run=run) for row in here if row.regime in protocol()]
     others = [line for line in done.stderr.splitlines() if not OURS.match(line)]
     assert not others, "what Ray says of itself is no user's concern"
+    assert "(raylet)" not in done.stdout
 
 
 def kill_at(store: Path, pattern: str, *options: str) -> None:
