@@ -52,6 +52,8 @@ async def federate(
     finally:
         for party in parties.values():
             ray.kill(party.actor)
+        # Ray would end it once nothing refers to it, which a cycle of objects may put off.
+        ray.kill(ray.get_actor(f"{simulation.run}:scheduler"))
     write_results(store / "table.csv", score_rows(simulation, outcome))
     return outcome
 
