@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,11 +34,15 @@ class Command:
         self._process = forking().Process(target=_run, args=(*given, dict(os.environ), Path.cwd()))
         self._process.start()
 
-    def wait_for(self, store: Path, pattern: str) -> None:
-        """Wait until a file of that pattern is in the store."""
-        while not list(store.glob(pattern)):
+    def wait_until(self, so_far: Callable[[], object]) -> None:
+        """Wait until that is true."""
+        while not so_far():
             assert self._process.is_alive(), self.ended()
             time.sleep(0.02)
+
+    def stderr(self) -> str:
+        """Return what it has said so far."""
+        return self._printed[1].read_text() if self._printed[1].exists() else ""
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""

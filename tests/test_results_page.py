@@ -5,9 +5,12 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[1] / "docs" / "RESULTS.md"
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_that_the_scores_make_and_no_file_is_left_out() -> None:
     made = runpy.run_path(str(PAGE.parent / "results" / "tables.py"))
     read, names = made["read"], set()

@@ -173,9 +173,13 @@ def _identity(target: Stage[Any], call: Call, owner: str) -> dict[str, Any]:
     }
 
 
-@functools.cache
 def installed_versions() -> dict[str, str]:
-    """Versions of the libraries that results may depend on. Recorded, not hashed."""
+    """Return the versions of the libraries that results may depend on. Recorded, not hashed."""
+    return dict(_installed_versions())
+
+
+@functools.cache
+def _installed_versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for name in _RECORDED:
         with contextlib.suppress(metadata.PackageNotFoundError):

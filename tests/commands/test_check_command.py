@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
 from hyfree_ray.cohorts.cohort import read_cohort, survey
-from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.core.errors import HyfreeError
 from tests.raw_data import edit_csv, edit_json, make, write
 from tests.refusals import refused, refuses
@@ -174,9 +173,10 @@ def test_volumes_in_pictures_formats_are_refused(tmp_path: Path) -> None:
         read_cohort(root)
 
 
-def test_a_simulation_deals_patients_out_by_any_partition(tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    draw_phantom_site(2, 0, root)
+def test_a_simulation_deals_patients_out_by_any_partition(
+    phantom_folder: Path, tmp_path: Path
+) -> None:
+    root = phantom_folder
     for how, sites in (("size-skew", 3), ("dirichlet", 2)):
         options = ["--data", root, "--partition", how, "--sites", str(sites), "--dry-run"]
         result = call("simulate", *options, "--store", tmp_path / "s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +14,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
-from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from tests.refusals import refused
 
@@ -23,10 +23,8 @@ def call(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    draw_phantom_site(2, 0, folder)
-    return folder
+def data(phantom_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(phantom_folder, tmp_path / "data")
 
 
 def rewrite_sites(data: Path, old: str, new: str, count: int = -1) -> None:

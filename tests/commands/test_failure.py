@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from click.testing import CliRunner
 from hyfree_ray.cli import main
 from hyfree_ray.core.errors import ClusterError, ReleaseError, StageError
 from hyfree_ray.core.failure import choose_format, error_line
+from tests.command import Command
 
 RUN = [sys.executable, "-m", "hyfree_ray.cli"]
 
@@ -83,11 +83,11 @@ def test_failures_of_every_kind_have_a_code(error: Exception, code: str, exit_co
 
 
 def test_an_interrupted_command_says_so_by_a_code(tmp_path: Path) -> None:
-    command = [*RUN, "simulate", "--sites", "2", "--ray", "off", "--store", str(tmp_path / "new")]
-    child = subprocess.Popen([*command, "--format=json"], stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    child.stderr.readline()  # it is running
-    child.send_signal(signal.SIGTERM)
-    last = json.loads(child.communicate(timeout=60)[1].splitlines()[-1])
+    store = ("--ray", "off", "--store", tmp_path / "new")
+    command = Command("simulate", "--sites", "2", *store, "--format=json")
+    command.wait_until(lambda: "\n" in command.stderr())  # it is running
+    command.send(signal.SIGTERM)
+    done = command.ended(timeout=60)
+    last = json.loads(done.stderr.splitlines()[-1])
     assert (last["code"], last["exit_code"]) == ("run.terminated", 143)
-    assert child.returncode == 143
+    assert done.returncode == 143

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hyfree_ray.cli import main
-from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.commands import study_runs
 from hyfree_ray.studies import trials
 from hyfree_ray.studies.designs import SIMULATE_OPTIONS
@@ -36,8 +35,10 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_data_that_cannot_be_partitioned_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    draw_phantom_site(2, 0, tmp_path / "data")
+def test_data_that_cannot_be_partitioned_are_refused_before_anything_runs(
+    phantom_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").symlink_to(phantom_folder)
     store = ("--store", tmp_path / "s")
     for text, code, fault in (
         ("{data: data, partition: random}", "option.conflict", "--sites"),
@@ -52,15 +53,14 @@ def test_data_that_cannot_be_partitioned_are_refused_before_anything_runs(tmp_pa
 
 
 def test_a_study_counts_the_sites_of_its_data(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    phantom_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    draw_phantom_site(2, 0, tmp_path / "data")
+    (tmp_path / "data").symlink_to(phantom_folder)
     ran: list[trials.Trial] = []
     monkeypatch.setattr(study_runs, "_run", lambda found, *_: ran.extend(found) or 0)
     text = "simulate: {data: data, partition: random, sites: 3}\ngrid: {seed: [0]}"
     assert call("study", study(tmp_path, text), "--store", tmp_path / "s").exit_code == 0
-    draw_phantom_site(1, 0, tmp_path / "natural")
-    text = "simulate: {data: natural, budget: paper}\ngrid: {seed: [0]}"
+    text = "simulate: {data: data, budget: paper}\ngrid: {seed: [0]}"
     assert call("study", study(tmp_path, text), "--store", tmp_path / "s").exit_code == 0
     assert [trial.sites for trial in ran] == [3, 1]
 

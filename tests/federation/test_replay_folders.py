@@ -21,6 +21,8 @@ from tests.cards import card
 from tests.handed_in import parcel
 from tests.refusals import refuses
 
+pytestmark = pytest.mark.usefixtures("checked_here")
+
 GENERAL = Parcel(sender=POOL, stage="train_general", key="a" * 64, files={}, result={})
 
 

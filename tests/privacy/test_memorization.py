@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -38,6 +40,7 @@ def measures() -> list[Measure]:
     return [Features(embed=embed), Correlation(), Structure()]
 
 
+@functools.cache
 def fitted(
     count: int = 60, per_patient: int = 3, channels: int = 1
 ) -> tuple[MemorisationFilter, np.ndarray]:
@@ -67,8 +70,8 @@ def test_leaks_that_are_planted_among_honest_samples_are_stopped(
 ) -> None:
     """Case 84: at 1, 5 and 20 %."""
     rule, real = fitted(count=100, per_patient=2)
-    samples = images(1000, 5)
-    planted = np.random.default_rng(2).permutation(1000)[: int(1000 * share)]
+    samples = images(300, 5)
+    planted = np.random.default_rng(2).permutation(300)[: int(300 * share)]
     samples[planted] = altered(real[planted % 100], alteration)
     copied_N = rule.judge(samples).copied_N
     assert copied_N[planted].mean() >= 0.99
@@ -130,10 +133,10 @@ def test_patients_left_out_are_rejected_as_often_as_the_share_says(
 def test_together_the_detectors_reject_honest_images_as_often_as_the_percentile_says() -> None:
     shares = []
     for seed in range(4):
-        real = images(120, 20 + seed)
-        rule = MemorisationFilter.calibrate(real, np.arange(120), measures(), percentile=5)
+        real = images(80, 20 + seed)
+        rule = MemorisationFilter.calibrate(real, np.arange(80), measures(), percentile=5)
         assert rule.calibration_rejected <= 0.05
-        shares.append(rule.judge(images(300, 90 + seed)).copied_N.mean())
+        shares.append(rule.judge(images(150, 90 + seed)).copied_N.mean())
     assert 0.01 < np.mean(shares) <= 0.08
 
 

@@ -210,7 +210,7 @@ def test_a_signal_ends_the_run_soon_and_says_how_to_go_on(
     """Cases 7 and 8."""
     store = tmp_path / "store"
     command = Command(*SIMULATE, "--store", store, "--ray", ray)
-    command.wait_for(store, "**/stages/prepare-*/attempts.jsonl")
+    command.wait_until(lambda: list(store.glob("**/stages/prepare-*/attempts.jsonl")))
     command.send(number)
     begun = time.monotonic()
     done = command.ended(timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
-from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.config.budget import budget_values
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
@@ -92,11 +92,10 @@ def test_a_grid_is_every_combination(tmp_path: Path, runtime: Runtime) -> None:
 
 
 def test_a_budget_varies_by_name_and_files_are_beside_the_study(
-    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    phantom_folder: Path, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "mine"
-    folder.mkdir()
-    draw_phantom_site(2, 0, folder / "Dataset001_X")
+    shutil.copytree(phantom_folder, folder / "Dataset001_X")
     (folder / "my.yaml").write_text("warmup: 0.2\nresources: {default: {cpus: 0.5}}\n")
     path = study(
         folder,

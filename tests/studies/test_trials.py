@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.config.experiment import Experiment, Runtime
 from hyfree_ray.core.store_root import open_root
 from hyfree_ray.results.finished import Finished, mark_shown, mark_written
@@ -124,9 +124,10 @@ def test_a_trial_is_of_the_weights_as_they_are_that_compare_its_images(
 
 
 @pytest.mark.usefixtures("run")
-def test_a_trial_is_of_the_data_as_they_are(folder: StudyFolder, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    draw_phantom_site(2, 0, data)
+def test_a_trial_is_of_the_data_as_they_are(
+    folder: StudyFolder, phantom_folder: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(phantom_folder, tmp_path / "data")
     before = trial(folder.runtime, data=data, sites=None)
     folder.run(before, "off")
     assert folder.finished(trial(folder.runtime, data=data, sites=None)) is not None

@@ -11,7 +11,7 @@ from hyfree_ray.federation.pool import PoolParty
 
 
 @pytest.fixture(autouse=True)
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def trained(monkeypatch: pytest.MonkeyPatch, checked_here: None) -> list[list[str]]:
     """Whose releases general models would have been trained on: trainings are others' tests."""
     members: list[list[str]] = []
 
