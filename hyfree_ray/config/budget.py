@@ -1,7 +1,7 @@
 """The budget: how much is computed, and nothing else. It is the one dial of an experiment.
 
 Everything that the method derives (plans, networks, rates) stays derived; a budget shortens and
-narrows it, and says so. The three budgets are `configs/smoke.yaml`, `small.yaml`, `paper.yaml`.
+narrows it, and says so. The three budgets are `presets/smoke.yaml`, `small.yaml`, `paper.yaml`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hyfree_ray.border.manifest import FEWEST_ROWS
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class PlanCaps(_Strict):
-    """Caps on nnU-Net's plan. `null` leaves nnU-Net's rule."""
-
-    working_size: int | None = Field(ge=16)
-    """Longest side, in pixels, of the median image after resampling."""
-    base_features: int | None = Field(ge=4)
-    """Features of the first U-Net stage; nnU-Net: 32."""
-    max_features: int | None = Field(ge=8)
-    """Features of the deepest stages at most; nnU-Net: 512."""
-    batch_size: int | None = Field(ge=2)
-    """Slices a batch at most."""
 
 
 class UNetBudget(_Strict):

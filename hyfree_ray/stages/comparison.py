@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.cohorts.site_case import Cases
-from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.stage import Context, Folder, stage
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.stages.data import raw_cases
 from hyfree_ray.stages.replay import (
     as_mha,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.cohorts.label_sets import IGNORE
 from hyfree_ray.cohorts.site_case import Cases
-from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.stage import Context, Folder, stage
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 if TYPE_CHECKING:
     from hyfree_ray.generators.view import RawSlice

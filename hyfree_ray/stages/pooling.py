@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.stage import Context, Folder, stage
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 if TYPE_CHECKING:
     from hyfree_ray.border.gate import Gate

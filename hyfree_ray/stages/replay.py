@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.cohorts.site_case import Cases
-from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.stage import Context, Folder, stage
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 
 @stage(version=3, private=("cases",))

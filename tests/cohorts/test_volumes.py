@@ -15,7 +15,6 @@ import SimpleITK as sitk
 from hyfree_ray.border.release import ReleaseMetadata, read_release, write_release
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.image_facts import inspect_file
-from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Context
 from hyfree_ray.federation.hospital import Site
@@ -31,6 +30,7 @@ from hyfree_ray.segmenters.nnunet.data import (
 )
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import pool_releases
 from hyfree_ray.stages.replay import write_real_slices

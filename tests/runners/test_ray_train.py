@@ -20,7 +20,7 @@ from hyfree_ray.stages.training import train_general
 
 @pytest.fixture
 def pooled(phantom_folder: Path, tmp_path: Path) -> Artifact:
-    from hyfree_ray.config.budget import PlanCaps
+    from hyfree_ray.segmenters.plan_caps import PlanCaps
     from tests.segmenters.test_nnunet import cases_of
 
     torch.set_num_threads(1)

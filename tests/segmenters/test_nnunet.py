@@ -12,7 +12,6 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from safetensors.torch import load_file, save_file
 
-from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.segmenters.nnunet.data import (
     DATASET,
     RawCase,
@@ -27,6 +26,7 @@ from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset
 from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
 from hyfree_ray.segmenters.nnunet.schedule import WarmupPolyLR
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 from tests.refusals import refuses
 

@@ -29,9 +29,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hyfree_ray.border.foreign_plan import check_plan
 from hyfree_ray.cohorts.slices import generator_slices
-from hyfree_ray.config.budget import PlanCaps
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.guard import check_path
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 DATASET = "Dataset001_Party"
