@@ -99,3 +99,8 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
             click.echo(f"  {describe(name) + times:<36} {needs:<7} {state}")
     click.echo(cost.describe_time())
     click.echo(f"it would take {cost.describe_disk()}")
+    if (measured := run.simulation.measured) is not None:
+        click.echo(
+            f"the precision was measured for this plan alone, as {measured.precision}: a dry run "
+            "keeps nothing in the store, and the run will measure again"
+        )

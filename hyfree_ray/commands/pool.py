@@ -62,6 +62,7 @@ def train(
     OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
     """
     from hyfree_ray.core.parties import POOL
+    from hyfree_ray.core.precision import keep_precision
     from hyfree_ray.core.store_root import open_root
     from hyfree_ray.federation.intake import (
         check_signatures,
@@ -73,13 +74,15 @@ def train(
     from hyfree_ray.federation.replay_folders import RELEASES, remove_shared, write_shared
     from hyfree_ray.runners.local import LocalRunner
 
-    experiment, _, device = resolved(device=device, **settings)
-    _check_out(out, experiment)
-    root = open_root(store.absolute()) / POOL
+    store = store.absolute()
+    found = resolved(store=store, device=device, **settings)
+    _check_out(out, found.experiment)
+    root = open_root(store) / POOL
+    keep_precision(store, found.measured)
     handed = read_submissions(sorted(releases), click.echo)
     signed = check_signatures(handed, root, keys, click.echo)
-    runner = LocalRunner(device)
-    party, described = open_pool(signed, experiment, root, runner, click.echo)
+    runner = LocalRunner(found.device)
+    party, described = open_pool(signed, found.experiment, root, runner, click.echo)
     members = asyncio.run(take_in(party, signed, described, click.echo))
     if not members:
         raise HyfreeError(

@@ -34,6 +34,7 @@ from hyfree_ray.runners.resolve import (
     make_simulation,
     reader_of,
     resolve_device,
+    store_precision,
 )
 from hyfree_ray.runners.run import (
     Run,
@@ -110,13 +111,14 @@ def execution_of(given: Mapping[str, Any], simulation: Simulation) -> Execution:
 
 def _resolve(options: SimulationOptions, runtime: Runtime, output: str) -> Simulation:
     """Resolve the options, and print what the sites of a data set hold."""
-    experiment, reasons = options.experiment(runtime.device)
+    precision = store_precision(runtime)
+    experiment, reasons = options.experiment(runtime.device, precision)
     check_options(experiment, runtime)
     read = reader_of(runtime.store, reading_bar)
     cohort = find_cohort(options, experiment, runtime.store, read)
     if options.data is not None and output == "text":
         Console().print(render_sites(cohort))
-    return make_simulation(options, cohort, experiment, reasons)
+    return make_simulation(options, cohort, experiment, reasons, precision.measured)
 
 
 def _execute_or_exit(run: Run) -> Finished:

@@ -256,13 +256,15 @@ def open_site(
     """
     from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.config.experiment import check_embedder
+    from hyfree_ray.core.precision import keep_precision
     from hyfree_ray.core.store_root import digest_cache, open_root
     from hyfree_ray.federation.simulation import Simulation, sites_of
     from hyfree_ray.runners.local import LocalRunner
 
-    experiment, reasons, device = resolved(device=device, **settings)
-    check_embedder(experiment)
     store = store.absolute()
+    found = resolved(store=store, device=device, **settings)
+    experiment = found.experiment
+    check_embedder(experiment)
     open_root(store, create=False)
     cohort = read_cohort(data, digest_cache=digest_cache(store))
     if name not in cohort.sites:
@@ -270,10 +272,11 @@ def open_site(
             "option.unknown-site", f"--site {name}: {data} has {', '.join(cohort.sites)}"
         )
     open_root(store)
+    keep_precision(store, found.measured)
     simulation = Simulation(
         cohort=cohort.name,
         sites={name: sites_of(cohort, experiment.fold)[name]},
         experiment=experiment,
-        reasons=tuple(reasons),
+        reasons=found.reasons,
     )
-    return simulation.site_party(name, store, LocalRunner(device)), simulation
+    return simulation.site_party(name, store, LocalRunner(found.device)), simulation

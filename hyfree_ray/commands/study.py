@@ -80,7 +80,7 @@ def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) 
         seed: [0, 1, 2]
 
     Of the options of simulate, `simulate` takes: sites, data, partition, config, budget, generator,
-    settings. Paths are from FILE's folder.
+    precision, settings. Paths are from FILE's folder.
 
     Folds and seeds of one combination are pooled. Writes studies/FILE's name/scaling.csv in the
     store.

@@ -30,6 +30,7 @@ from hyfree_ray.config.budget import BUDGETS, Budget, budget_values
 from hyfree_ray.config.loading import parse_yaml, read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.precision import PrecisionChoice
 from hyfree_ray.evaluation import regimes
 from hyfree_ray.generators import GENERATORS
 
@@ -168,6 +169,11 @@ class Runtime(BaseModel):
     device: Literal["cpu", "cuda"]
 
 
+def not_measured() -> PrecisionChoice:
+    """Return what `auto` is where no store is asked: fp32."""
+    return PrecisionChoice.of([])
+
+
 def resolve_experiment(
     *,
     budget: str | None,
@@ -175,6 +181,7 @@ def resolve_experiment(
     device: str,
     file: Path | None = None,
     overrides: Sequence[str] = (),
+    cpu_precision: Callable[[], PrecisionChoice] = not_measured,
     **fields: Any,
 ) -> tuple[Experiment, list[str]]:
     """Resolve a configuration: the file, then the command line's fields, then `--set`.
@@ -187,6 +194,7 @@ def resolve_experiment(
         file: YAML with any of `Experiment`'s fields; its paths are from its folder.
         overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`; paths are from the
             folder that this process is in.
+        cpu_precision: what `auto` is on a CPU, asked only where it is needed; by default fp32.
         fields: top-level fields that the command line names; None: not named.
 
     Returns:
@@ -228,9 +236,14 @@ def resolve_experiment(
             else "embedder_weights names none of OpenCLIP's"
         )
         reasons.append(f"embedder {values['embedder']}: {why}")
-    if "precision" not in values:
-        values["precision"], why = best_precision(device)
-        reasons.append(f"precision {values['precision']}: {why}")
+    if values.setdefault("precision", "auto") != "auto":
+        why = "as asked for"
+    elif device == "cuda":
+        values["precision"], why = "bf16", "the GPU's tensor cores"
+    else:
+        choice = cpu_precision()
+        values["precision"], why = choice.precision, choice.reason
+    reasons.append(f"precision {values['precision']}: {why}")
     try:
         return Experiment.model_validate(values), reasons
     except ValidationError as error:
@@ -271,19 +284,6 @@ def check_embedder(experiment: Experiment) -> None:
             "embedder 'openclip' is not installed; install hyfree-ray[openclip] with a matching "
             "torchvision, or take --set embedder=nnunet",
         )
-
-
-def best_precision(device: str) -> tuple[str, str]:
-    """Precision of the generators and why, from the device alone (torch is not imported)."""
-    if device == "cuda":
-        return "bf16", "the GPU's tensor cores"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        flags = ""
-    if "avx512_bf16" in flags or "amx_bf16" in flags:
-        return "bf16", "this CPU has bf16 instructions"
-    return "fp32", "this CPU has no bf16 instructions"
 
 
 def find_device() -> Literal["cpu", "cuda"]:

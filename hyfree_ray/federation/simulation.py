@@ -19,6 +19,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.core.precision import PrecisionChoice
 from hyfree_ray.evaluation.regimes import trained_by
 from hyfree_ray.evaluation.scores import ScoreRow, measured
 from hyfree_ray.federation import protocol
@@ -47,6 +48,8 @@ class Simulation:
     """Sites whose releases are pooled; empty: all."""
     reasons: tuple[str, ...] = ()
     """One line for each number that was derived."""
+    measured: PrecisionChoice | None = None
+    """What its precision was chosen by, for the store to keep; None: nothing was measured anew."""
     round: int = 1
     """The pool's round; the first unless sites came late or withdrew."""
 

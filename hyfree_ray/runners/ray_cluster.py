@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -18,9 +19,11 @@ import ray
 from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.parties import POOL
+from hyfree_ray.core.precision import CpuSpeed, measure_cpu
 from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.participation import Rules
@@ -212,6 +215,31 @@ async def while_the_head_answers(work: Awaitable[Any]) -> None:
 def cluster_device() -> str:
     """ "cuda" where the connected cluster has GPUs."""
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def measure_machines() -> Sequence[CpuSpeed]:
+    """Measure, once a process, the processor of each of the cluster's machines that has CPUs."""
+    return _measure_machines(frozenset(key for key, has in machines().items() if has.get("CPU")))
+
+
+@functools.cache
+def _measure_machines(keys: frozenset[str]) -> Sequence[CpuSpeed]:
+    looks = [
+        _measure_machine.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(key, soft=False)
+        )
+        for key in sorted(keys)
+    ]
+    try:
+        return tuple(ray.get([look.remote() for look in looks]))
+    except RayError as error:
+        problem = " ".join(str(error).split())[:200]
+        return (CpuSpeed(processor="the cluster's machines", problem=problem),)
+
+
+@ray.remote(num_cpus=0)
+def _measure_machine() -> CpuSpeed:
+    return measure_cpu()
 
 
 def disconnect() -> None:

@@ -18,9 +18,11 @@ from hyfree_ray.config.experiment import (
     Runtime,
     check_embedder,
     find_device,
+    not_measured,
     resolve_experiment,
 )
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.precision import PrecisionChoice, StorePrecision
 from hyfree_ray.core.store_root import digest_cache, open_root
 from hyfree_ray.federation.rounds import MIN_RELEASES
 from hyfree_ray.federation.simulation import Simulation, sites_of
@@ -45,6 +47,7 @@ class SimulationOptions:
     config: Path | None = None
     budget: str | None = None
     generator: str | None = None
+    precision: str | None = None
     settings: tuple[str, ...] | None = None
     fold: int | None = None
     seed: int | None = None
@@ -53,8 +56,14 @@ class SimulationOptions:
     contributors: tuple[str, ...] = ()
     """Sites whose releases are pooled; empty: all."""
 
-    def experiment(self, device: str) -> tuple[Experiment, list[str]]:
+    def experiment(
+        self, device: str, cpu_precision: Callable[[], PrecisionChoice] = not_measured
+    ) -> tuple[Experiment, list[str]]:
         """Resolve the experiment on a device, with a line of reason for each derived number.
+
+        Args:
+            device: what the trainings will run on.
+            cpu_precision: what `auto` is on a CPU.
 
         Raises:
             HyfreeError: there is no such experiment.
@@ -65,6 +74,8 @@ class SimulationOptions:
             device=device,
             file=self.config,
             overrides=self.overrides,
+            cpu_precision=cpu_precision,
+            precision=self.precision,
             fold=self.fold,
             seed=self.seed,
             settings=self.settings,
@@ -80,6 +91,18 @@ def resolve_device(device: str, ray: str) -> Literal["cpu", "cuda"]:
     if device == "auto":
         return find_device()
     return "cuda" if device == "cuda" else "cpu"
+
+
+def store_precision(runtime: Runtime) -> StorePrecision:
+    """Return what chooses a store's precision: by this machine, or by all of the joined cluster's.
+
+    On a cluster the machines count that stages may run on, wherever the command is given.
+    """
+    if runtime.ray in {"local", "off"}:
+        return StorePrecision(runtime.store)
+    from hyfree_ray.runners.ray_cluster import measure_machines
+
+    return StorePrecision(runtime.store, measure_machines)
 
 
 def check_options(experiment: Experiment, runtime: Runtime) -> None:
@@ -143,7 +166,11 @@ def find_cohort(
 
 
 def make_simulation(
-    options: SimulationOptions, cohort: Cohort, experiment: Experiment, reasons: Sequence[str]
+    options: SimulationOptions,
+    cohort: Cohort,
+    experiment: Experiment,
+    reasons: Sequence[str],
+    measured: PrecisionChoice | None = None,
 ) -> Simulation:
     """Put a simulation together from its resolved parts.
 
@@ -167,6 +194,7 @@ def make_simulation(
         partition=options.partition,
         contributors=_contributors(options.contributors, sites),
         reasons=tuple(reasons),
+        measured=measured,
     )
 
 
@@ -198,8 +226,9 @@ def resolve_simulation(
     Raises:
         HyfreeError: what is wrong with the options or the data, in one line.
     """
-    experiment, reasons = options.experiment(runtime.device)
+    precision = store_precision(runtime)
+    experiment, reasons = options.experiment(runtime.device, precision)
     check_options(experiment, runtime)
     read = read or reader_of(runtime.store)
     cohort = find_cohort(options, experiment, runtime.store, read)
-    return make_simulation(options, cohort, experiment, reasons)
+    return make_simulation(options, cohort, experiment, reasons, precision.measured)

@@ -15,6 +15,7 @@ from rich.console import Console
 from hyfree_ray.config.experiment import Runtime, find_device
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.parties import POOL
+from hyfree_ray.core.precision import keep_precision
 from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.interface import Handle
@@ -193,13 +194,14 @@ def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) ->
 
 
 def open_stores(run: Run) -> Run:
-    """Open the store here, and where parties have machines of their own.
+    """Open the store here, and where parties have machines of their own; keep what was measured.
 
     Returns:
         The run with how long each stage will take and what of a GPU, as the records there tell.
     """
     store, device, steps = run.runtime.store, run.runtime.device, run.planned.steps
     open_root(store)
+    keep_precision(store, run.simulation.measured)
     if not run.planned.missing or run.runtime.ray == "off":
         return run
     elsewhere = RunHistory()

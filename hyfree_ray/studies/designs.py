@@ -42,7 +42,16 @@ from hyfree_ray.studies.trials import Trial
 
 log = logging.getLogger("hyfree_ray")
 
-SIMULATE_OPTIONS = ("sites", "data", "partition", "config", "budget", "generator", "settings")
+SIMULATE_OPTIONS = (
+    "sites",
+    "data",
+    "partition",
+    "config",
+    "budget",
+    "generator",
+    "precision",
+    "settings",
+)
 """Options of `simulate` that a study's file may name for all of its trials."""
 _QUOTA = "budget.synthesis.per_real"
 _MOST = "budget.synthesis.max_images"

@@ -12,6 +12,7 @@ import hyfree_ray
 from hyfree_ray.config.budget import BUDGETS
 from hyfree_ray.config.experiment import Experiment, check_embedder, resolve_experiment
 from hyfree_ray.config.loading import read_yaml
+from hyfree_ray.core.precision import PrecisionChoice
 from tests.refusals import refuses
 
 NO_VALUES = (
@@ -84,6 +85,39 @@ def test_the_embedders_weights_are_looked_for_beside_the_file_that_names_them(
     )
     assert experiment.embedder_weights == str(tmp_path / "w" / "g.bin")
     assert experiment.embedder == "openclip"
+
+
+def test_precision_is_measured_on_a_cpu_where_nobody_names_it(tmp_path: Path) -> None:
+    asked = []
+
+    def measured() -> PrecisionChoice:
+        asked.append(1)
+        return PrecisionChoice(precision="bf16", machines=())
+
+    def of(*overrides: str, **options: object) -> str:
+        return resolve(*overrides, cpu_precision=measured, **options).precision
+
+    file = tmp_path / "study.yaml"
+    file.write_text("precision: fp32\n")
+    named = (of(precision="fp32"), of("precision=fp32"), of(file=file))
+    assert named == ("fp32", "fp32", "fp32")
+    assert of(device="cuda") == "bf16"
+    assert not asked
+    assert (of(), of("precision=auto"), of(precision="auto", file=file)) == ("bf16",) * 3
+    assert len(asked) == 3
+    assert of(precision="bf16", file=file) == "bf16"
+    assert of("precision=fp32", precision="bf16") == "fp32"
+    assert resolve().precision == "fp32"  # where there is nothing to measure for
+
+
+def test_the_reasons_say_which_precision_and_why() -> None:
+    def reason(**options: object) -> str:
+        resolved = resolve_experiment(budget="small", generator=None, **options)  # type: ignore[arg-type]
+        return next(line for line in resolved[1] if line.startswith("precision "))
+
+    assert reason(device="cuda") == "precision bf16: the GPU's tensor cores"
+    assert reason(device="cpu", precision="fp32") == "precision fp32: as asked for"
+    assert reason(device="cpu") == "precision fp32: nothing was measured"
 
 
 def test_the_budget_follows_the_device_where_none_is_named() -> None:
