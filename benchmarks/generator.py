@@ -128,7 +128,7 @@ def _direct_downsample(x_NCHW: Tensor, stride: Size) -> Tensor:
 
 
 def _direct_from_image(image_NCHW: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
-    return F.conv2d(image_NCHW, weight_OI[:, :, None, None], bias_O)
+    return ops.activate(F.conv2d(image_NCHW, weight_OI[:, :, None, None], bias_O))
 
 
 @contextmanager

@@ -90,6 +90,17 @@ def test_the_spread_channel_is_the_mean_deviation_within_groups_of_four():
         torch.testing.assert_close(out[group::2, 3], expected.expand(4, 4, 2), atol=1e-6, rtol=1e-6)
 
 
+def test_batches_that_are_judged_together_have_their_own_logits():
+    plan = GeneratorPlan.derive(unet_plan((24, 20)), max_channels=8)
+    discriminator = Discriminator(plan)
+    first, second = torch.randn(2, 8, 1, 24, 20, generator=torch.Generator().manual_seed(0))
+    together = discriminator(torch.cat([first, second]), batches=2)
+    alone = torch.cat([discriminator(first), discriminator(second)])
+    torch.testing.assert_close(together, alone)
+    mixed = discriminator(torch.cat([first, second]))
+    assert (mixed - alone).abs().max() > 1e-4  # the spread is seen
+
+
 def test_the_flow_starts_as_the_zero_function():
     plan = tiny_flow(2)
     out = VelocityNet(plan)(torch.randn(2, 2, *plan.padded_size), torch.rand(2))

@@ -53,6 +53,30 @@ def test_downsampling_is_scipys_filter_at_every_strideth_pixel(stride):
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
+def _first_and_second_gradient(out, image, slope, change):
+    (first,) = torch.autograd.grad((out * slope).sum(), image, create_graph=True)
+    (second,) = torch.autograd.grad((first * change).sum(), slope)
+    return first, second
+
+
+@pytest.mark.parametrize("size", [(12, 18), (11, 13)])  # also where a stride does not divide it
+@pytest.mark.parametrize("stride", STRIDES)
+def test_the_gradients_of_downsampling_are_the_strided_depthwise_convolutions(stride, size):
+    random = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, *size, dtype=torch.double, generator=random, requires_grad=True)
+    taps = torch.from_numpy(_filter(stride)).expand(3, 1, -1, -1)
+    padding = tuple(s - 1 for s in stride)
+    expected = F.conv2d(image, taps, None, stride, padding, groups=3)
+    ours = ops.downsample(image, stride)
+    torch.testing.assert_close(ours, expected, atol=1e-7, rtol=0)
+    slope = torch.randn(expected.shape, dtype=torch.double, generator=random, requires_grad=True)
+    change = torch.randn(image.shape, dtype=torch.double, generator=random)
+    found = _first_and_second_gradient(ours, image, slope, change)
+    wanted = _first_and_second_gradient(expected, image, slope, change)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
 def test_the_blur_is_scipys_correlation():
     image = np.random.default_rng(2).normal(size=(1, 1, 9, 11))
     ours = ops.blur(torch.from_numpy(image), (2, 2), (1, 1)).numpy()[0, 0]
@@ -73,12 +97,9 @@ def test_the_blurs_gradients_are_the_depthwise_convolutions(stride, kernel):
     torch.testing.assert_close(ours, expected, atol=1e-7, rtol=0)
     slope = torch.randn(expected.shape, dtype=torch.double, generator=random, requires_grad=True)
     change = torch.randn(image.shape, dtype=torch.double, generator=random)
-    found = []
-    for out in (ours, expected):
-        (first,) = torch.autograd.grad((out * slope).sum(), image, create_graph=True)
-        (second,) = torch.autograd.grad((first * change).sum(), slope)
-        found.append((first, second))
-    for one, other in zip(*found, strict=True):
+    found = _first_and_second_gradient(ours, image, slope, change)
+    wanted = _first_and_second_gradient(expected, image, slope, change)
+    for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
@@ -163,7 +184,31 @@ def test_a_strided_convolution_filters_first(kernel, stride):
 
 def test_the_image_product_is_a_modulated_one_by_one_convolution():
     random = torch.Generator().manual_seed(5)
-    x = torch.randn(3, 6, 4, 7, generator=random)
-    weight, style = torch.randn(2, 6, generator=random), torch.randn(3, 6, generator=random)
+    x = torch.randn(3, 6, 4, 7, dtype=torch.double, generator=random, requires_grad=True)
+    weight = torch.randn(2, 6, dtype=torch.double, generator=random, requires_grad=True)
+    style = torch.randn(3, 6, dtype=torch.double, generator=random, requires_grad=True)
     expected = torch.einsum("nihw,oi,ni->nohw", x, weight, style)
-    torch.testing.assert_close(ops.to_image(x, weight, style), expected, atol=1e-5, rtol=1e-5)
+    ours = ops.to_image(x, weight, style)
+    torch.testing.assert_close(ours, expected)
+    assert torch.autograd.gradcheck(ops.to_image, (x, weight, style))
+    assert torch.autograd.gradgradcheck(ops.to_image, (x, weight, style))
+
+
+def test_the_first_features_are_an_activated_one_by_one_convolution_in_channels_last():
+    random = torch.Generator().manual_seed(6)
+    image = torch.randn(3, 2, 4, 7, generator=random)
+    weight, bias = torch.randn(6, 2, generator=random), torch.randn(6, generator=random)
+    ours = ops.from_image(image, weight, bias)
+    expected = F.leaky_relu(F.conv2d(image, weight[:, :, None, None], bias), ops.SLOPE)
+    torch.testing.assert_close(ours, expected)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_nothing_is_copied_between_layouts_where_features_pass_into_the_discriminator():
+    image = torch.randn(3, 1, 8, 12, requires_grad=True)
+    weight, bias = (torch.randn(s, requires_grad=True) for s in ((6, 1), (6,)))
+    with profile(record_shapes=True) as seen:
+        ops.from_image(image, weight, bias).square().sum().backward()
+    shapes = [event.input_shapes for event in seen.events() if event.name == "aten::clone"]
+    assert [3, 8, 12, 6] not in [shape[0] for shape in shapes if shape]
+    assert [3, 6, 8, 12] not in [shape[0] for shape in shapes if shape]

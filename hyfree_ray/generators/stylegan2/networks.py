@@ -44,7 +44,8 @@ class _Linear(nn.Module):
         self._activation = activation
 
     def forward(self, x_NZ: Tensor) -> Tensor:
-        x_NZ = F.linear(x_NZ, self.weight * self._weight_gain, self.bias * self._bias_gain)
+        gains = {"beta": self._bias_gain, "alpha": self._weight_gain}
+        x_NZ = torch.addmm(self.bias, x_NZ, self.weight.T, **gains)
         return ops.activate(x_NZ) if self._activation else x_NZ
 
 
@@ -249,13 +250,19 @@ class Discriminator(nn.Module):
         self.hidden = _Linear(last * math.prod(plan.base_size), last, activation=True)
         self.logit = _Linear(last, 1)
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Logits_N of patch-sized images; zeros fill the plan's margin."""
+    def forward(self, images_NCHW: Tensor, batches: int = 1) -> Tensor:
+        """Logits_N of patch-sized images; zeros fill the plan's margin.
+
+        Args:
+            images_NCHW: one batch, or several of one length after one another.
+            batches: how many; no group of the spread has images of two.
+        """
         x_NCHW = F.pad(images_NCHW, self._sides).to(self._dtype)
         enter = (self.enter * self._enter_gain).to(self._dtype)
         enter_bias = (self.enter_bias * ops.ACTIVATION_GAIN).to(self._dtype)
-        x_NCHW = ops.activate(ops.from_image(x_NCHW, enter, enter_bias))
-        x_NCHW = minibatch_spread(self.blocks(x_NCHW))
+        x_NCHW = ops.from_image(x_NCHW, enter, enter_bias)
+        x_NCHW = self.blocks(x_NCHW)
+        x_NCHW = torch.cat([minibatch_spread(one_NCHW) for one_NCHW in x_NCHW.chunk(batches)])
         last = (self.last * self._last_gain).to(self._dtype)
         last_bias = (self.last_bias * ops.ACTIVATION_GAIN).to(self._dtype)
         x_NCHW = ops.activate(ops.down_convolution(x_NCHW, last, last_bias, (1, 1)))

@@ -149,8 +149,8 @@ class StyleGan2Learner:
     def _discriminator_loss(
         self, images_NCHW: Tensor, fake_NCHW: Tensor, random: torch.Generator
     ) -> Tensor:
-        fake_N = self._judge(augment(fake_NCHW, random))
-        real_N = self._judge(augment(images_NCHW, random))
+        both_NCHW = torch.cat([augment(fake_NCHW, random), augment(images_NCHW, random)])
+        fake_N, real_N = self._judge(both_NCHW, batches=2).chunk(2)
         return loss.discriminator_loss(real_N, fake_N)
 
     def _generator_step(self, fake_NCHW: Tensor, random: torch.Generator) -> Tensor:
