@@ -1,13 +1,17 @@
-"""What a process has started, as /proc shows it (Linux): nothing where there is none."""
+"""What a process has started and holds, on Linux: nothing where there is no /proc and no glibc."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
 from collections.abc import Collection
 from pathlib import Path
+
+KEPT_BYTES = 512 << 20
+"""More than a training step of the `small` budget frees."""
 
 
 def descendants(root: int, *, spared: Collection[int] = ()) -> set[int]:
@@ -47,6 +51,19 @@ def started_at(pid: int) -> int | None:
     except OSError:
         return None
     return int(fields[19])
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep memory that is freed for what is allocated next, up to `KEPT_BYTES`.
+
+    A training frees and allocates the same megabytes at each step; where each is given back, the
+    kernel maps and clears them anew, which takes 10 to 20 % of a step on a CPU.
+    """
+    trim_threshold, mmap_threshold, largest = -1, -3, 32 << 20  # of malloc.h; the most there is
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(mmap_threshold, largest)
+        allocator.mallopt(trim_threshold, KEPT_BYTES)
 
 
 def forget_peak_memory() -> None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hyfree_ray.core.processes import keep_freed_memory
+
 COMPILE_FROM = 100_000
 """Images shown from which minutes of compiling are taken to pay."""
 REHEARSALS = 3
@@ -33,9 +35,14 @@ _log = logging.getLogger(__name__)
 
 
 def tune(device: torch.device) -> None:
-    """Let cuDNN time its kernels and keep the fastest: a network's shapes never change."""
+    """Prepare for a network whose shapes never change.
+
+    cuDNN times its kernels and keeps the fastest; on a CPU freed memory is kept for the next step.
+    """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    else:
+        keep_freed_memory()
 
 
 @contextmanager

@@ -91,8 +91,7 @@ def test_the_spread_channel_is_the_mean_deviation_within_groups_of_four():
 
 
 def test_batches_that_are_judged_together_have_their_own_logits():
-    plan = GeneratorPlan.derive(unet_plan((24, 20)), max_channels=8)
-    discriminator = Discriminator(plan)
+    discriminator = Discriminator(tiny_stylegan2())
     first, second = torch.randn(2, 8, 1, 24, 20, generator=torch.Generator().manual_seed(0))
     together = discriminator(torch.cat([first, second]), batches=2)
     alone = torch.cat([discriminator(first), discriminator(second)])

@@ -44,8 +44,9 @@ class _Linear(nn.Module):
         self._activation = activation
 
     def forward(self, x_NZ: Tensor) -> Tensor:
-        gains = {"beta": self._bias_gain, "alpha": self._weight_gain}
-        x_NZ = torch.addmm(self.bias, x_NZ, self.weight.T, **gains)
+        x_NZ = torch.addmm(
+            self.bias, x_NZ, self.weight.T, beta=self._bias_gain, alpha=self._weight_gain
+        )
         return ops.activate(x_NZ) if self._activation else x_NZ
 
 

@@ -26,6 +26,7 @@ from torch import distributed
 
 from hyfree_ray.cohorts.label_sets import Painted
 from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
+from hyfree_ray.core.processes import keep_freed_memory
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.segmenters import NNUNET, SEGMENTERS
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
@@ -356,6 +357,8 @@ def run_to_the_end(
     on_cpu = device == "cpu"
     augmenters = 0 if on_cpu else min(12, os.cpu_count() or 1)
     once = limited_once() if on_cpu else contextlib.nullcontext()
+    if on_cpu:
+        keep_freed_memory()
     with once, nnunet_environment(prepared, results=folder / "nnunet", augmenters=augmenters):
         trainer = build()
         found = load_checkpoint(trainer.checkpoints, device)
