@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tests.processes import forking
 
-SIMULATE = ("simulate", "--budget", "smoke")
+SIMULATE = ("simulate", "--budget", "smoke", "--precision", "fp32")
 
 
 class Done(NamedTuple):
@@ -64,7 +64,7 @@ class Command:
 
 
 def simulate(store: Path, *options: str) -> Done:
-    """`hyfree-ray simulate` at the smoke budget, to its end."""
+    """`hyfree-ray simulate` at the smoke budget in fp32, to its end."""
     return Command(*SIMULATE, "--store", store, *options).ended()
 
 

@@ -119,6 +119,44 @@ class PrecisionChoice(_Value):
         return f"{least}{others if len(self.machines) > 1 else ''}"
 
 
+@functools.cache
+def measure_cpu(patience_s: float = PATIENCE_S) -> CpuSpeed:
+    """Measure this machine's processor, once a process, in a process of its own.
+
+    What goes wrong there, or takes over `patience_s` seconds, is the result's `problem`.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM],
+            capture_output=True,
+            text=True,
+            timeout=patience_s,
+            check=True,
+        )
+        return CpuSpeed.model_validate_json(done.stdout)
+    except subprocess.TimeoutExpired:
+        problem = f"it took over {patience_s:g} s"
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        problem = lines[-1][:200] if lines else f"the process ended with code {error.returncode}"
+    except (OSError, ValidationError) as error:
+        problem = f"the process did not answer ({type(error).__name__})"
+    return CpuSpeed(processor=_processor(), problem=problem)
+
+
+def _processor() -> str:
+    """The processor's name; where the system tells none, its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    family, model = fields.get("cpu family", "?"), fields.get("model", "?")
+    return f"{fields['model name']} (family {family}, model {model})"
+
+
 class StorePrecision:
     """The choice of a store, which is measured when it is first asked for and not yet kept.
 
@@ -185,44 +223,6 @@ def keep_precision(store: Path, choice: PrecisionChoice | None) -> None:
             f"{store}: another command has just measured {kept.precision} for this store; give "
             "the same command again",
         )
-
-
-@functools.cache
-def measure_cpu(patience_s: float = PATIENCE_S) -> CpuSpeed:
-    """Measure this machine's processor, once a process, in a process of its own.
-
-    What goes wrong there, or takes over `patience_s` seconds, is the result's `problem`.
-    """
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM],
-            capture_output=True,
-            text=True,
-            timeout=patience_s,
-            check=True,
-        )
-        return CpuSpeed.model_validate_json(done.stdout)
-    except subprocess.TimeoutExpired:
-        problem = f"it took over {patience_s:g} s"
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines()
-        problem = lines[-1][:200] if lines else f"the process ended with code {error.returncode}"
-    except (OSError, ValidationError) as error:
-        problem = f"the process did not answer ({type(error).__name__})"
-    return CpuSpeed(processor=_processor(), problem=problem)
-
-
-def _processor() -> str:
-    """The processor's name; where the system tells none, its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
-    if "model name" not in fields:
-        return platform.processor() or platform.machine()
-    family, model = fields.get("cpu family", "?"), fields.get("model", "?")
-    return f"{fields['model name']} (family {family}, model {model})"
 
 
 # --- in the measuring process ---------------------------------------------------------------------
