@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.border.gate import Gate, faults
+from hyfree_ray.border.gate import Gate, violations
 from hyfree_ray.border.privacy_card import read_card
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
@@ -171,7 +171,7 @@ def row(point: Point, filtered: dict[str, Any], told: dict[str, Any] | None) -> 
     if told is not None:
         card = read_card(told)
         nearest = card.attacks.nearest
-        gate = "closed" if faults(card, Gate()) else "open"
+        gate = "closed" if violations(card, Gate()) else "open"
     low, high = (None, None) if nearest is None else nearest.interval
     return Row(
         generator=point.backend,

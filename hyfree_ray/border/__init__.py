@@ -1,1 +1,1 @@
-"""What crosses between parties, made by one and distrusted by the other."""
+"""The files that cross between parties: one party writes them, the other distrusts them."""

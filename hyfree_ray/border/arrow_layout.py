@@ -1,10 +1,10 @@
-"""Where an Arrow IPC file keeps what, read without Arrow.
+"""The layout of an Arrow IPC file, read without Arrow.
 
 A release comes from somebody else. Arrow, when it opens a file, calls the Python code of every
 extension type that any library of this process has registered (some of them unpickle), inflates
 compressed bodies to whatever length they claim, and follows dictionaries. So the few flatbuffers
-that say what is in the file are read here first, with every offset checked and every length
-capped, and only a file without surprises is handed to Arrow.
+that describe the file are parsed here first, with every offset checked and every length capped,
+and only a file without surprises is passed to Arrow.
 
 Source: the Arrow columnar format, `File.fbs`, `Message.fbs` and `Schema.fbs` (field numbers below
 are their declaration order), and the FlatBuffers binary format.
@@ -22,9 +22,9 @@ _RECORD_BATCH = 3  # Message.fbs, union MessageHeader
 _SCHEMA = 1
 _CONTINUATION = b"\xff\xff\xff\xff"
 _END_OF_STREAM = _CONTINUATION + b"\0\0\0\0"
-_MOST_ENTRIES = 8  # of nodes or buffers: ours has four and six
-_MOST_TABLES = 2  # of columns, and of metadata keys: ours has two and one or two
-_LONGEST_TEXT = 4096  # of a column's name and metadata
+_MAX_ENTRIES = 8  # nodes or buffers: ours has four and six
+_MAX_TABLES = 2  # columns or metadata keys: ours has two, and one or two
+_MAX_TEXT_BYTES = 4096  # bytes of a column's name or metadata
 _PADDING = 64  # bytes to which Arrow aligns at most
 
 
@@ -61,7 +61,7 @@ class BatchLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class FileLayout:
-    """All that an Arrow IPC file declares."""
+    """Everything that an Arrow IPC file declares."""
 
     fields: tuple[FieldLayout, ...]
     metadata: dict[bytes, bytes]
@@ -80,7 +80,7 @@ class _Table:
         return cls(bytes_, _number("<I", bytes_, 0))
 
     def slot(self, index: int) -> int | None:
-        """Where the field's value is, None if it is absent."""
+        """Return the position of a field's value, None if it is absent."""
         vtable = self.at - _number("<i", self.bytes_, self.at)
         if 4 + 2 * index + 2 > _number("<H", self.bytes_, vtable):
             return None
@@ -97,34 +97,36 @@ class _Table:
             return None
         return _Table(self.bytes_, slot + _number("<I", self.bytes_, slot))
 
-    def vector(self, index: int, entry: int, *, most: int, rule: str = "layout") -> tuple[int, int]:
-        """(where the first entry is, how many); each takes `entry` bytes."""
+    def vector(
+        self, index: int, entry: int, *, max_count: int, rule: str = "layout"
+    ) -> tuple[int, int]:
+        """Return (position of the first entry, number of entries); each takes `entry` bytes."""
         slot = self.slot(index)
         if slot is None:
             return 0, 0
         at = slot + _number("<I", self.bytes_, slot)
         count = _number("<I", self.bytes_, at)
-        if count > most or at + 4 + count * entry > len(self.bytes_):
-            raise LayoutError(rule, f"a list of {count} entries; at most {most} are read")
+        if count > max_count or at + 4 + count * entry > len(self.bytes_):
+            raise LayoutError(rule, f"a list of {count} entries; at most {max_count} are read")
         return at + 4, count
 
-    def text(self, index: int, most: int) -> bytes:
-        at, count = self.vector(index, 1, most=most, rule="metadata")
+    def text(self, index: int, max_bytes: int) -> bytes:
+        at, count = self.vector(index, 1, max_count=max_bytes, rule="metadata")
         return bytes(self.bytes_[at : at + count])
 
     def tables(self, index: int) -> list[_Table]:
-        at, count = self.vector(index, 4, most=_MOST_TABLES, rule="schema")
+        at, count = self.vector(index, 4, max_count=_MAX_TABLES, rule="schema")
         slots = range(at, at + 4 * count, 4)
         return [_Table(self.bytes_, slot + _number("<I", self.bytes_, slot)) for slot in slots]
 
     def pairs(self, index: int) -> tuple[tuple[int, int], ...]:
-        """A vector of structs of two 64-bit numbers."""
-        at, count = self.vector(index, 16, most=_MOST_ENTRIES)
+        """Return a vector of structs of two 64-bit numbers."""
+        at, count = self.vector(index, 16, max_count=_MAX_ENTRIES)
         return tuple(struct.unpack_from("<qq", self.bytes_, at + 16 * k) for k in range(count))
 
-    def key_values(self, index: int, most: int) -> dict[bytes, bytes]:
+    def key_values(self, index: int, max_bytes: int) -> dict[bytes, bytes]:
         tables = self.tables(index)
-        values = {table.text(0, _LONGEST_TEXT): table.text(1, most) for table in tables}
+        values = {table.text(0, _MAX_TEXT_BYTES): table.text(1, max_bytes) for table in tables}
         if len(values) != len(tables):
             raise LayoutError("schema", "the same metadata key twice")
         return values
@@ -142,29 +144,29 @@ def read_layout(
 ) -> FileLayout:
     """Read what an Arrow IPC file declares, without trusting any of it.
 
-    Refused: anything compressed, big-endian, with dictionaries, with metadata where ours has
-    none, and any byte between the declared parts. Within the footer and the description of a
-    batch, bytes that nothing points to are not looked for: a flatbuffer may have gaps, and as much
-    as these limits may hide there. So it is a bound on what travels beside the rows, not a proof
-    that nothing does.
+    Refuses compression, big-endian files, dictionaries, metadata where ours has none, and any
+    byte between the declared parts. Bytes of the footer or of a batch's description that nothing
+    points to are not searched: a flatbuffer may have gaps, and as much as these limits allow may
+    hide there. So this bounds what can travel beside the rows; it does not prove that nothing
+    does.
 
     Args:
         file: the whole file.
         footer_bytes: the longest footer that is read.
         message_bytes: the longest description of one record batch that is read.
-        batches: the most record batches.
+        batches: the maximum number of record batches.
 
     Raises:
         LayoutError: with the rule that was broken.
     """
     footer, footer_at = _footer(file, footer_bytes)
-    if footer.vector(2, 24, most=batches)[1] or footer.slot(4) is not None:
+    if footer.vector(2, 24, max_count=batches)[1] or footer.slot(4) is not None:
         raise LayoutError("schema", "dictionaries or metadata in the footer")
     schema = footer.table(1)
     if schema is None:
         raise LayoutError("schema", "the footer has no schema")
     fields, metadata = _schema(schema)
-    at, count = footer.vector(3, 24, most=batches)
+    at, count = footer.vector(3, 24, max_count=batches)
     end = _schema_message(file, fields, metadata, footer_bytes)
     found: list[BatchLayout] = []
     for slot in range(at, at + 24 * count, 24):
@@ -202,17 +204,17 @@ def _field(table: _Table, depth: int) -> FieldLayout:
     if depth > 1:
         raise LayoutError("schema", "nested columns")
     return FieldLayout(
-        name=table.text(0, _LONGEST_TEXT),
+        name=table.text(0, _MAX_TEXT_BYTES),
         nullable=bool(table.number(1, "<B")),
         type_code=table.number(2, "<B"),
         has_dictionary=table.slot(4) is not None,
-        metadata=table.key_values(6, _LONGEST_TEXT),
+        metadata=table.key_values(6, _MAX_TEXT_BYTES),
         children=tuple(_field(child, depth + 1) for child in table.tables(5)),
     )
 
 
 def _message(file: memoryview, at: int, length: int, kind: int) -> tuple[_Table, _Table]:
-    """The message of `length` bytes at `at`, and its header, which must be of this kind."""
+    """Return the message of `length` bytes at `at` and its header, which must be of this kind."""
     if at + 8 > len(file) or file[at : at + 4] != _CONTINUATION:
         raise LayoutError("layout", "a message does not start where it should")
     if _number("<i", file, at + 4) != length - 8 or at + length > len(file):
@@ -230,7 +232,7 @@ def _schema_message(
     metadata: dict[bytes, bytes],
     footer_bytes: int,
 ) -> int:
-    """Check the copy of the schema at the file's start; where the record batches start."""
+    """Check the copy of the schema at the file's start; return where the batches start."""
     length = _number("<i", file, 12) + 8
     if not 8 < length <= footer_bytes:
         raise LayoutError("layout", f"a schema of {length} bytes; at most {footer_bytes} are read")

@@ -1,6 +1,6 @@
-"""Another party's plan, before nnU-Net acts on it.
+"""Checks of another party's plan before nnU-Net acts on it.
 
-nnU-Net looks classes up by the names in a plan, imports what a plan says has to be imported, and
+nnU-Net looks up classes by the names in a plan, imports what the plan says must be imported, and
 allocates what it claims. So a plan from elsewhere may only name what nnU-Net itself writes, and
 only sizes that a 2D network can have.
 """
@@ -33,8 +33,8 @@ _NORMALISATIONS = {
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
 }
-_MOST_PIXELS = 1 << 24
-_SIZES = {"n_stages": 12, "features_per_stage": 4096, "kernel_sizes": 16, "strides": 16}
+_MAX_PIXELS = 1 << 24
+_MAX_SIZES = {"n_stages": 12, "features_per_stage": 4096, "kernel_sizes": 16, "strides": 16}
 """Numbers in the network's description: each from 1 to this."""
 
 
@@ -87,7 +87,7 @@ def _check_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> 
             "model.plan-refused",
             "the model's plan names a normalisation or labels of its own; refused",
         )
-    # The reader is chosen anew by whoever reads; the name must still be one, not a path.
+    # Readers choose their own image reader; still, this must be a name, not a path.
     for key in ("image_reader_writer", "plans_name", "dataset_name"):
         if not str(plans[key]).isidentifier():
             raise HyfreeError(
@@ -104,16 +104,16 @@ def _check_sizes(configuration: Mapping[str, Any]) -> None:
     height, width = configuration["patch_size"]
     batch = configuration["batch_size"]
     whole = all(type(number) is int and number > 0 for number in (height, width, batch))
-    if not whole or height * width * batch > _MOST_PIXELS:
+    if not whole or height * width * batch > _MAX_PIXELS:
         raise HyfreeError(
             "model.plan-refused",
             f"the model's plan wants batches of {str(batch)[:20]} patches of "
             f"{str(height)[:20]}x{str(width)[:20]} pixels; refused",
         )
     described = configuration["architecture"]["arch_kwargs"]
-    for key, most in _SIZES.items():
+    for key, maximum in _MAX_SIZES.items():
         for number in _numbers(described[key]):
-            if type(number) is not int or not 1 <= number <= most:
+            if type(number) is not int or not 1 <= number <= maximum:
                 raise HyfreeError(
                     "model.plan-refused",
                     f"the model's plan has {key} of {str(number)[:20]}; refused",

@@ -1,7 +1,7 @@
-"""The gate of a release: what its privacy card has to say for it to travel.
+"""The gate of a release: the bounds that its privacy card must meet before it may travel.
 
-A site holds its own card against it before anything is sent, the pool holds the card that came in
-against its own. Both are the same function of the card alone, so neither needs to trust the other.
+A site checks its own card before anything is sent; the pool checks the card that arrived against
+its own gate. Both call the same function of the card alone, so neither needs to trust the other.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from hyfree_ray.core.errors import ReleaseError
 
 
 class Gate(BaseModel):
-    """Bounds on a privacy card. What a card says is not measurable is not held against it."""
+    """Bounds on a privacy card. A card passes on whatever it reports as not measurable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     max_rejection_rate: float = Field(default=0.5, gt=0, le=1)
-    """Of the samples that look memorised: a generator above it mostly copies."""
+    """Share of the samples that look memorised: a generator above it mostly copies."""
     min_recall_exact: float = Field(default=0.99, ge=0, le=1)
-    """Of the self-test: share of the site's own images, unaltered, that the filter stops."""
+    """Self-test: share of the site's own images, unaltered, that the filter stops."""
     min_recall_mirrored: float = Field(default=0.979, ge=0, le=1)
     """The same, mirrored; the default is what the paper reports for its detector."""
     max_auc_over_control: float = Field(default=0.05, ge=0, le=0.5)
-    """By how much a membership attack that beats its control may do so, in AUC; chance takes the
-    place of a control that is invalid."""
+    """The most, in AUC, by which a membership attack may beat its control; chance replaces a
+    control that is invalid."""
     max_nearer_to_training: float = Field(default=0.75, ge=0, le=1)
-    """Of the released, nearer to a training than to a held-out image; 0.5 is chance."""
+    """Share of the released images nearer to a training than to a held-out image; 0.5 is chance."""
 
 
-def faults(card: PrivacyCard, gate: Gate) -> list[str]:
-    """Why a release with this card may not travel, in plain words; empty where it may."""
+def violations(card: PrivacyCard, gate: Gate) -> list[str]:
+    """Return why a release with this card may not travel, as plain text; empty if it may."""
     found = []
     if card.rejection_rate > gate.max_rejection_rate:
         found.append(
             f"{card.rejection_rate:.0%} of the samples look like copies of training images "
             f"(more than {gate.max_rejection_rate:.0%})"
         )
-    for alteration, least in (
+    for alteration, minimum in (
         ("exact", gate.min_recall_exact),
         ("mirrored", gate.min_recall_mirrored),
     ):
         recall = card.self_test.get(alteration, {}).get(UNION, 0.0)
-        if recall < least:
+        if recall < minimum:
             found.append(
                 f"the filter stops {recall:.0%} of {alteration} copies of the site's own images "
-                f"(fewer than {least:.1%})"
+                f"(fewer than {minimum:.1%})"
             )
     for name, attack in card.attacks.by_name():
-        if attack.counts and attack.excess > gate.max_auc_over_control + 1e-9:
-            found.append(_told(name, attack, gate))
+        if attack.succeeds and attack.excess > gate.max_auc_over_control + 1e-9:
+            found.append(_attack_violation(name, attack, gate))
     nearer = card.nearer_to_training
     if nearer is not None and nearer > gate.max_nearer_to_training:
         found.append(
@@ -62,10 +62,10 @@ def faults(card: PrivacyCard, gate: Gate) -> list[str]:
 
 
 def check_card(release: Release, gate: Gate) -> PrivacyCard:
-    """Hold the card of a release from somebody else against the pool's own gate.
+    """Check the card of a release from somebody else against the pool's own gate.
 
     Raises:
-        ReleaseError: rule `card` where it is none, or not of these images; `gate` below the gate.
+        ReleaseError: rule `card` if it is not one, or not of these images; `gate` if it fails.
     """
     site = release.metadata.site
     try:
@@ -75,15 +75,15 @@ def check_card(release: Release, gate: Gate) -> PrivacyCard:
     if card.images != len(release.images_NCHW):
         rows = len(release.images_NCHW)
         raise ReleaseError(site, "card", f"its card is of {card.images} images, it has {rows}")
-    failed = faults(card, gate)
+    failed = violations(card, gate)
     if failed:
         raise ReleaseError(site, "gate", "; ".join(failed))
     return card
 
 
-def _told(name: str, attack: Attack, gate: Gate) -> str:
+def _attack_violation(name: str, attack: Attack, gate: Gate) -> str:
     bar = "it" if attack.control_valid else "chance"
     return (
         f"the membership attack '{name}' tells training images apart (AUC {attack.auc:.2f}, "
-        f"{attack.beside}; more than {gate.max_auc_over_control:.2f} over {bar})"
+        f"{attack.control_text}; more than {gate.max_auc_over_control:.2f} over {bar})"
     )

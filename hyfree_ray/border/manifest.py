@@ -1,4 +1,4 @@
-"""What a release must be, known before its file is read: its manifest, and the limits of all.
+"""The manifest of a release, known before its file is read, and the limits of any release.
 
 A site signs the manifest's bytes; the manifest holds the hash of the release's file.
 """
@@ -20,38 +20,40 @@ from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 
 MANIFEST_FILE = "manifest.json"
 RELEASE_VERSION = 2
-FEWEST_ROWS = 5
-"""Of a release: the pool validates on a fifth, and looks at equally many images of each site."""
+MIN_ROWS = 5
+"""Minimum of a release: the pool validates on a fifth, and plans on equally many images per
+site."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the pool takes from a site at most. Stated up front, checked before anything is read."""
+    """The most that the pool accepts from a site. Stated up front, checked before anything is
+    read."""
 
     file_bytes: int = 8 << 30
     manifest_bytes: int = 64 << 10
     metadata_bytes: int = 256 << 10
-    """Of the JSON in the schema, the privacy card included."""
-    fewest_rows: int = FEWEST_ROWS
+    """Bytes of the JSON in the schema, the privacy card included."""
+    fewest_rows: int = MIN_ROWS
     rows: int = 500_000
     channels: int = 64
     side: int = 8192
     """Pixels along height and along width."""
     highest_label: int = 255
     spacing: tuple[float, float] = (1e-4, 1e3)
-    """mm between pixels, at least and at most."""
+    """mm between pixels: minimum and maximum."""
     extent: float = 1e4
     """mm along height and along width: resampling to 1 mm makes no image that is too large."""
     magnitude: float = 1e7
-    """Of a physical value, which float32 has to hold with its level."""
+    """Maximum of a physical value, which float32 has to hold with its level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """What a site signs: who it is, and what for and when it was made."""
+    """A record that a site signs: its name, and what the record was made for and when."""
 
     VERSION: ClassVar[int]
-    """Of the kind's form: the one that is read."""
+    """Format version of the kind: the one that is read."""
 
     version: int
     site: str
@@ -60,28 +62,29 @@ class Signed:
     round: int
 
     def to_json(self) -> str:
-        """Canonical: what is equal has equal bytes, which is what a signature is made over."""
+        """Return canonical JSON: equal records have equal bytes, which the signature is made
+        over."""
         return canonical(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls: type[_Kind], text: str) -> _Kind:
-        """Parse strictly, as `ReleaseMetadata.from_json`."""
+        """Parse strictly, as `ReleaseMetadata.from_json` does."""
         read = StrictObject.parse(text, [field.name for field in dataclasses.fields(cls)])
         return cls(
             version=read.integer("version", least=cls.VERSION, most=cls.VERSION),
             site=read.name("site"),
             experiment=read.name("experiment"),
             round=read.integer("round", least=0, most=1 << 31),
-            **cls._more(read),
+            **cls._own_fields(read),
         )
 
     @classmethod
-    def _more(cls, read: StrictObject) -> dict[str, Any]:
-        """The fields of this kind alone."""
+    def _own_fields(cls, read: StrictObject) -> dict[str, Any]:
+        """Return the fields of this kind alone."""
         raise NotImplementedError
 
     def check_made_for(self, *, site: str, experiment: str, round_number: int) -> None:
-        """Whether it is this site's, for this experiment and round.
+        """Check that it is this site's, for this experiment and round.
 
         Raises:
             ReleaseError: rule `site`, `experiment` or `round`.
@@ -99,20 +102,20 @@ _Kind = TypeVar("_Kind", bound=Signed)
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Signed):
-    """What the file must be, read before the file is."""
+    """What the release's file must be, read before the file is."""
 
     VERSION = RELEASE_VERSION
 
     version: int = VERSION
     nonce: str
-    """Differs between any two releases, so that an old one cannot be handed in again."""
+    """Differs between any two releases, so that an old one cannot be submitted again."""
     rows: int
     sha256: str
-    """Of the Arrow file's bytes, in hexadecimal digits."""
+    """Hash of the Arrow file's bytes, in hexadecimal digits."""
     bytes: int
 
     @classmethod
-    def _more(cls, read: StrictObject) -> dict[str, Any]:
+    def _own_fields(cls, read: StrictObject) -> dict[str, Any]:
         return {
             "nonce": read.name("nonce"),
             "rows": read.integer("rows", least=0, most=1 << 40),
@@ -122,17 +125,17 @@ class Manifest(Signed):
 
 
 def key_of(task: str, recipe: str) -> str:
-    """What a release is made for: the joint task, and how releases of the experiment are made."""
+    """Return what a release is made for: the joint task, and how the experiment makes releases."""
     return f"{task}-{recipe}"
 
 
 def recipe_in(key: str) -> str:
-    """The second half of such a key; empty where it is none."""
+    """Return the second half of such a key, empty if it is not one."""
     return key.partition("-")[2]
 
 
 def _check_experiment(site: str, made_for: str, experiment: str) -> None:
-    """Refuse with what the parties have to agree on."""
+    """Refuse another experiment, saying what the parties have to agree on."""
     if made_for == experiment:
         return
     task, recipe = experiment.partition("-")[0], recipe_in(experiment)
@@ -156,22 +159,22 @@ def check_rows(site: str, rows: int, limits: Limits) -> None:
 
 
 def read_manifest(folder: Path, *, site: str = "release", limits: Limits | None = None) -> Manifest:
-    """Read the manifest of a release strictly, and believe what it says of who, what for and when.
+    """Read the manifest of a release strictly, trusting its site, experiment and round.
 
     Args:
-        site: who handed it in, named in errors; by hand, that is not known.
+        site: who submitted it, named in errors; unknown if read by hand.
 
     Raises:
         ReleaseError: see `read_release`.
     """
-    with refusing(site, "manifest"):
+    with as_release_error(site, "manifest"):
         text = read_untrusted(folder / MANIFEST_FILE, most=(limits or Limits()).manifest_bytes)
     return parse_manifest(text, site=site)
 
 
 def parse_manifest(text: bytes, *, site: str = "release") -> Manifest:
-    """`read_manifest` for bytes that were read before, as to check their signature."""
-    with refusing(site, "manifest"):
+    """Parse a manifest from bytes that were read before, as to check their signature."""
+    with as_release_error(site, "manifest"):
         return Manifest.from_json(text.decode())
 
 
@@ -180,13 +183,13 @@ def canonical(value: Mapping[str, Any]) -> str:
 
 
 def quoted(text: str) -> str:
-    """Somebody else's text, short and on one line, so that it can stand in a message or a log."""
+    """Shorten somebody else's text to one line, fit for a message or a log."""
     return ascii(text[:80])
 
 
 @contextmanager
-def refusing(site: str, rule: str) -> Iterator[None]:
-    """Turn whatever is wrong inside into a ReleaseError; `rule` where the fault names none."""
+def as_release_error(site: str, rule: str) -> Iterator[None]:
+    """Turn any error inside into a ReleaseError; `rule` applies where the error names none."""
     try:
         yield
     except (LayoutError, UntrustedFileError) as error:

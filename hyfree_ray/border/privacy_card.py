@@ -1,6 +1,6 @@
-"""The privacy card of a release: what its site found about it, as coarse as it may travel.
+"""The privacy card of a release: a site's findings about it, as coarse as they may travel.
 
-It is written by a site and read by a pool that does not trust it: every field is known, every
+A site writes it and a pool that does not trust the site reads it: every field is known, every
 number is finite and within its range, and there is no room for anything else.
 """
 
@@ -32,31 +32,31 @@ class Attack(_Strict):
     control: Share
     control_interval: Interval
     over_control: bool
-    """Its bootstrap interval lies above the control."""
+    """Whether its bootstrap interval lies above the control."""
     control_valid: bool
-    """The control's interval holds 0.5, as it should: there is nothing to find in it."""
+    """Whether the control's interval holds 0.5, as it should: it has nothing to find."""
 
     @property
-    def counts(self) -> bool:
-        """It beats its control; chance, where the control is invalid and excuses nothing."""
+    def succeeds(self) -> bool:
+        """Whether it beats its control, or chance where the control is invalid."""
         return self.over_control if self.control_valid else self.interval[0] > 0.5
 
     @property
     def excess(self) -> float:
         """AUC over the control's, or over 0.5 where the control is invalid.
 
-        Which half of a control is called one is chance.
+        The control's halves are interchangeable, so its distance from 0.5 counts, not the sign.
         """
         return self.auc - 0.5 - (abs(self.control - 0.5) if self.control_valid else 0.0)
 
     @property
-    def beside(self) -> str:
-        """The control as it is printed beside the attack, with what is to be thought of it."""
+    def control_text(self) -> str:
+        """The control as it is printed beside the attack, with a verdict on it."""
         return f"control {self.control:.2f}{'' if self.control_valid else ', which is invalid'}"
 
 
 class Attacks(_Strict):
-    """What attacks on membership found, or why that cannot be told."""
+    """The results of membership attacks, or why there are none."""
 
     measurable: bool
     reason: Annotated[str, Field(max_length=200)] | None = None
@@ -65,22 +65,22 @@ class Attacks(_Strict):
     density: Attack | None = None
 
     def by_name(self) -> Iterator[tuple[str, Attack]]:
-        """The attacks that were measured."""
+        """Yield the attacks that were measured."""
         for name, attack in (("nearest", self.nearest), ("density", self.density)):
             if attack is not None:
                 yield name, attack
 
 
 class Rejects(_Strict):
-    """What a threshold would reject, rounded to a twentieth."""
+    """The share that a threshold would reject, rounded to a twentieth."""
 
     of_released: Share
     of_held_out: Share | None
-    """Of real images of new patients; None where none were held out."""
+    """Share of real images of new patients; None if none were held out."""
 
 
 class PrivacyCard(_Strict):
-    """All that a release says of its privacy."""
+    """Everything that a release says about its privacy."""
 
     statement: Literal["Synthetic images. Not a declaration of anonymity."] = (
         "Synthetic images. Not a declaration of anonymity."
@@ -93,22 +93,23 @@ class PrivacyCard(_Strict):
     embedder: Name
     detectors: Names
     rejection_rate: Share
-    """Of all samples that were drawn, rounded to a hundredth."""
+    """Share of all samples drawn, rounded to a hundredth."""
     rejects_of_honest_images: Share
-    """What the thresholds are calibrated to."""
+    """False positive rate that the thresholds are calibrated to."""
     self_test: Annotated[dict[Name, dict[Name, Share]], Field(max_length=40)]
     """Alteration of the site's own images -> detector (and `UNION`) -> share that it stops."""
     planted_leaks: Annotated[dict[Name, Share], Field(max_length=20)]
     """Recall of all detectors for training images planted among samples."""
     attacks: Attacks
     nearer_to_training: Share | None
-    """Of the images, nearer to a training than to one of as many held-out ones; None: too few."""
+    """Share of the images nearer to a training than to one of as many held-out images; None: too
+    few."""
     thresholds: Annotated[dict[Literal["ours", "paper"], Rejects], Field(max_length=2)]
     """Ours, and the paper's (half of the patients against the other half, features alone)."""
 
 
 def coarse(share: float) -> float:
-    """A share rounded to a twentieth: no finer may anything travel that tells membership."""
+    """Round a share to a twentieth: nothing finer that reveals membership may travel."""
     return round(20 * share) / 20
 
 
@@ -127,15 +128,13 @@ def read_card(values: Mapping[str, Any]) -> PrivacyCard:
 
 
 def strongest_attack(attacks: Attacks) -> Attack | None:
-    """The attack that is furthest over its control, or over chance where that is invalid.
-
-    None where none was measured.
-    """
+    """Return the attack furthest over its control (or chance, if that is invalid), None without
+    any."""
     return max((one for _, one in attacks.by_name()), key=lambda one: one.excess, default=None)
 
 
-def in_words(card: PrivacyCard) -> list[str]:
-    """The card as lines for people."""
+def describe(card: PrivacyCard) -> list[str]:
+    """Describe the card in lines for people."""
     lines = [
         card.statement,
         f"{card.images} images by {card.generator}, shown {card.images_shown} images, "
@@ -150,7 +149,7 @@ def in_words(card: PrivacyCard) -> list[str]:
         low, high = attack.interval
         lines.append(
             f"membership attack '{name}': AUC {attack.auc:.2f} [{low:.2f}, {high:.2f}], "
-            f"{attack.beside}"
+            f"{attack.control_text}"
         )
     if card.nearer_to_training is not None:
         lines.append(

@@ -1,4 +1,4 @@
-"""A release: the synthetic images and their labels that a site hands to the pool.
+"""A release: the synthetic images and their labels that a site submits to the pool.
 
 One Arrow IPC file and, beside it, a JSON manifest with the file's hash. The pool reads both as
 hostile input. Shapes: N rows, C channels, H height, W width.
@@ -21,11 +21,11 @@ from hyfree_ray.border.manifest import (
     RELEASE_VERSION,
     Limits,
     Manifest,
+    as_release_error,
     canonical,
     check_rows,
     quoted,
     read_manifest,
-    refusing,
 )
 from hyfree_ray.border.release_arrow import Pixels, declared, read_pixels, write_arrow
 from hyfree_ray.core.errors import ReleaseError
@@ -39,26 +39,27 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseMetadata:
-    """What has to be known to use the images. No file name, no patient, no distance."""
+    """Everything needed to use the images. No file name, no patient, no distance."""
 
     version: int = RELEASE_VERSION
     site: str
     channel_names: tuple[str, ...]
     """As in nnU-Net's `dataset.json`: they choose its normalisation."""
     label_names: dict[str, int]
-    """Background (0) included; the values are consecutive. Of a region: the value it paints."""
+    """Background (0) included; the values are consecutive. A region has the value that encodes
+    it."""
     spacing: tuple[float, float]
     """mm between pixels, (height, width)."""
     slice_axis: int
-    """Which axis of the site's volumes the slices were cut along; 0 for 2D images."""
+    """The axis of the site's volumes that slices were cut along; 0 for 2D images."""
     scale: tuple[float, ...]
     """One a channel: physical value = stored value x scale + offset."""
     offset: tuple[float, ...]
     card: dict[str, Any]
     """The privacy card."""
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """Names with the values that each region consists of, in the order in which they paint;
-    empty where labels are no regions."""
+    """Names with the values that each region consists of, in encoding order; empty if labels are
+    not regions."""
 
     def to_json(self) -> str:
         return canonical(dataclasses.asdict(self))
@@ -94,7 +95,7 @@ class ReleaseMetadata:
 
 
 def _check_regions(metadata: ReleaseMetadata) -> None:
-    """Regions are those of the labels, made of their values."""
+    """Check that regions are those of the labels, made of their values."""
     names = [name for name, value in metadata.label_names.items() if value]
     values = set(metadata.label_names.values()) - {0}
     if metadata.regions and (
@@ -114,14 +115,14 @@ class Release:
     labels_NHW: npt.NDArray[np.uint8]
 
     def physical(self, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
-        """The images in the site's own units (NCHW), as they were before they were quantised."""
+        """Return the images in the site's own units (NCHW), as before quantisation."""
         scale = np.asarray(self.metadata.scale, np.float32)[None, :, None, None]
         offset = np.asarray(self.metadata.offset, np.float32)[None, :, None, None]
         return self.images_NCHW[rows].astype(np.float32) * scale + offset
 
 
 def repeated_rows(images_NCHW: Pixels) -> npt.NDArray[np.bool_]:
-    """Which images are equal, byte for byte, to one before them: a release may not have any."""
+    """Mark images equal, byte for byte, to an earlier one: a release may not have any."""
     seen: set[bytes] = set()
     repeated = np.zeros(len(images_NCHW), np.bool_)
     for row, image in enumerate(images_NCHW):
@@ -137,7 +138,7 @@ def nonce_of(
     images_NCHW: Pixels,
     labels_NHW: npt.NDArray[np.uint8],
 ) -> str:
-    """32 hexadecimal digits that differ for any two releases, and are equal for equal ones."""
+    """Return 32 hexadecimal digits, equal for equal releases and different for any others."""
     digest = hashlib.sha256(f"{seed}\n{metadata.to_json()}".encode())
     for pixels in (images_NCHW, labels_NHW):
         digest.update(np.ascontiguousarray(pixels).tobytes())
@@ -166,7 +167,7 @@ def write_release(
     Raises:
         ReleaseError: where the pool would refuse it (see `read_release`).
     """
-    with refusing(metadata.site, "metadata"):
+    with as_release_error(metadata.site, "metadata"):
         metadata = ReleaseMetadata.from_json(metadata.to_json())
     _check_pixels(metadata, images_NCHW, labels_NHW, Limits())
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,18 +201,18 @@ def read_release(
     manifest: Manifest | None = None,
     limits: Limits | None = None,
 ) -> Release:
-    """Read a release as the pool does: as something that may have been made to do harm.
+    """Read a release as the pool does: as a file that may have been made to do harm.
 
-    The file is opened once and nothing is parsed but the very bytes that were hashed. Needs twice
+    The file is opened once, and only the very bytes that were hashed are parsed. Needs twice
     as much memory as the file has bytes.
 
     Args:
         folder: where the site's manifest and Arrow file are.
-        site: who handed it in, as the pool knows it.
+        site: who submitted it, as the pool knows it.
         experiment: key of the experiment that is running.
         round_number: the round that is open.
-        manifest: as it was read before, with its signature perhaps, so that the file is held to
-            the very same; None: the folder's is read.
+        manifest: as read before, perhaps with its signature, so that the file is checked against
+            that very one; None: the folder's is read.
 
     Raises:
         ReleaseError: with the rule that was broken. The rules: `missing`, `not-a-file`,
@@ -223,19 +224,19 @@ def read_release(
     manifest = manifest or read_manifest(folder, site=site, limits=limits)
     manifest.check_made_for(site=site, experiment=experiment, round_number=round_number)
     check_rows(site, manifest.rows, limits)
-    with refusing(site, "layout"):
-        path, most = folder / RELEASE_FILE, limits.file_bytes
-        file = memoryview(read_untrusted(path, most=most, expected=manifest.bytes))
+    with as_release_error(site, "layout"):
+        path, max_bytes = folder / RELEASE_FILE, limits.file_bytes
+        file = memoryview(read_untrusted(path, most=max_bytes, expected=manifest.bytes))
         if hashlib.sha256(file).hexdigest() != manifest.sha256:
             raise LayoutError("sha256", "the file is not the one that the manifest describes")
-        found = declared(file, most_rows=manifest.rows, metadata_bytes=limits.metadata_bytes)
+        found = declared(file, max_rows=manifest.rows, metadata_bytes=limits.metadata_bytes)
         if found.rows != manifest.rows:
             raise LayoutError("rows", f"{found.rows} rows, the manifest says {manifest.rows}")
-    with refusing(site, "metadata"):
+    with as_release_error(site, "metadata"):
         metadata = ReleaseMetadata.from_json(found.metadata.decode())
     if metadata.site != site:
         raise ReleaseError(site, "site", f"made by {quoted(metadata.site)}")
-    with refusing(site, "arrow"):
+    with as_release_error(site, "arrow"):
         images_NCHW, labels_NHW = read_pixels(file, manifest.rows)
     _check_pixels(metadata, images_NCHW, labels_NHW, limits)
     return Release(
@@ -249,7 +250,7 @@ def _check_pixels(
     labels_NHW: npt.NDArray[np.uint8],
     limits: Limits,
 ) -> None:
-    """What the site checks before it writes and the pool after it has read."""
+    """Check pixels and labels: the site before it writes, the pool after it has read."""
     site, shape = metadata.site, images_NCHW.shape
     if len(shape) != 4 or labels_NHW.shape != (shape[0], *shape[2:]):
         raise ReleaseError(site, "shape", f"images {shape}, labels {labels_NHW.shape}")
@@ -275,20 +276,20 @@ def _check_pixels(
 def _check_values(
     metadata: ReleaseMetadata, size: tuple[int, int], levels: int, limits: Limits
 ) -> None:
-    """Whether physical values and spacings are such as nnU-Net can be planned and trained on."""
-    least, most = limits.spacing
+    """Check that nnU-Net can be planned and trained on these physical values and spacings."""
+    minimum, maximum = limits.spacing
     for spacing, pixels in zip(metadata.spacing, size, strict=True):
-        if not least <= spacing <= most or spacing * pixels > limits.extent:
+        if not minimum <= spacing <= maximum or spacing * pixels > limits.extent:
             raise ReleaseError(
                 metadata.site,
                 "values",
-                f"{pixels} pixels {spacing:g} mm apart; {least:g} to {most:g} mm and, in all, "
+                f"{pixels} pixels {spacing:g} mm apart; {minimum:g} to {maximum:g} mm and, in all, "
                 f"{limits.extent:g} mm are taken",
             )
     with np.errstate(over="ignore"):
         low_C = np.asarray(metadata.offset, np.float32)
         high_C = np.asarray(metadata.scale, np.float32) * np.float32(levels) + low_C
-    # Written so that what is no number fails too.
+    # Written so that NaN fails too.
     if not ((low_C < high_C) & (np.maximum(-low_C, high_C) < limits.magnitude)).all():
         raise ReleaseError(
             metadata.site,

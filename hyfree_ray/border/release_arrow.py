@@ -1,4 +1,4 @@
-"""The Arrow file of a release: how it is written, and how one from somebody else is read.
+"""The Arrow file of a release: writing it, and reading one from somebody else.
 
 Columns: `image`, fixed_shape_tensor<uint8 or uint16>[C, H, W], and `label`,
 fixed_shape_tensor<uint8>[H, W], neither with nulls; one metadata key, `hyfree`, with JSON.
@@ -60,14 +60,14 @@ def _column(kind: pa.DataType, pixels: npt.NDArray[Any]) -> pa.Array:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a file says of itself, found without Arrow."""
+    """The contents of a file as it declares them, found without Arrow."""
 
     rows: int
     metadata: bytes
 
 
-def declared(file: memoryview, *, most_rows: int, metadata_bytes: int) -> Declared:
-    """Check all that the file declares, before Arrow sees it.
+def declared(file: memoryview, *, max_rows: int, metadata_bytes: int) -> Declared:
+    """Check everything that the file declares, before Arrow sees it.
 
     Raises:
         LayoutError: with the rule that was broken.
@@ -75,9 +75,9 @@ def declared(file: memoryview, *, most_rows: int, metadata_bytes: int) -> Declar
     layout = read_layout(
         file,
         # The footer holds the metadata once, and 24 bytes for every record batch.
-        footer_bytes=metadata_bytes + 24 * most_rows + 4096,
+        footer_bytes=metadata_bytes + 24 * max_rows + 4096,
         message_bytes=4096,
-        batches=most_rows,
+        batches=max_rows,
     )
     _check_columns(layout.fields)
     if set(layout.metadata) != {METADATA_KEY}:
@@ -111,7 +111,8 @@ def _check_columns(fields: tuple[FieldLayout, ...]) -> None:
 
 
 def _check_batch(batch: BatchLayout) -> None:
-    """Two columns without nulls have four arrays and six buffers, of which two are not empty."""
+    """Check that a batch of two columns without nulls has four arrays and six buffers, two
+    empty."""
     sizes = [size for _, size in batch.buffers]
     if any(nulls for _, nulls in batch.nodes):
         raise LayoutError("nulls", "rows or pixels without a value")
@@ -127,7 +128,7 @@ def _check_batch(batch: BatchLayout) -> None:
 
 
 def read_pixels(file: memoryview, rows: int) -> tuple[Pixels, npt.NDArray[np.uint8]]:
-    """Let Arrow read a file that `declared` let through, and copy the pixels out of it.
+    """Let Arrow read a file that `declared` accepted, and copy the pixels out of it.
 
     Returns:
         images (NCHW, uint8 or uint16) and labels (NHW, uint8).

@@ -1,6 +1,7 @@
-"""A release in forms that other tools read: Parquet, an nnU-Net raw data set, PNGs.
+"""A release in formats that other tools read: Parquet, an nnU-Net raw data set, PNGs.
 
-Nothing of the release names a file: names are made here, from row numbers.
+No text of the release becomes a file name: names are made here, from row numbers.
+
 Shapes: N rows, C channels, H height, W width.
 """
 
@@ -18,7 +19,7 @@ import SimpleITK as sitk
 
 from hyfree_ray.border.release import Release
 from hyfree_ray.border.release_arrow import METADATA_KEY, ROWS_PER_BATCH
-from hyfree_ray.cohorts.label_sets import Painted
+from hyfree_ray.cohorts.label_sets import LabelEncoding
 
 PARQUET_FILE = "release.parquet"
 METADATA_FILE = "metadata.json"
@@ -26,7 +27,8 @@ _NIFTI = ".nii.gz"
 
 
 def export_parquet(release: Release, out: Path) -> None:
-    """One table: `image` and `label` with stored pixels in C order; shapes are in the metadata.
+    """Write one table: `image` and `label` with stored pixels in C order; shapes are in the
+    metadata.
 
     The columns are plain lists of fixed length, which readers without Arrow's tensors read, too.
     """
@@ -51,7 +53,7 @@ def _lists(pixels: npt.NDArray[Any]) -> pa.Array:
 
 
 def export_nnunet(release: Release, out: Path) -> None:
-    """An nnU-Net raw data set: one 2D NIfTI a channel, in the site's units and spacing."""
+    """Write an nnU-Net raw data set: one 2D NIfTI a channel, in the site's units and spacing."""
     for folder in ("imagesTr", "labelsTr"):
         (out / folder).mkdir()
     spacing = release.metadata.spacing
@@ -63,7 +65,9 @@ def export_nnunet(release: Release, out: Path) -> None:
     names = release.metadata.channel_names
     dataset = {
         "channel_names": {str(channel): name for channel, name in enumerate(names)},
-        **Painted(names=release.metadata.label_names, regions=release.metadata.regions).dataset(),
+        **LabelEncoding(
+            names=release.metadata.label_names, regions=release.metadata.regions
+        ).dataset(),
         "numTraining": len(release.labels_NHW),
         "file_ending": _NIFTI,
     }
@@ -71,7 +75,7 @@ def export_nnunet(release: Release, out: Path) -> None:
 
 
 def export_png(release: Release, out: Path) -> None:
-    """One PNG a channel and one of labels, with the stored values; `metadata.json` scales them."""
+    """Write a PNG per channel and one of labels, as stored values; `metadata.json` scales them."""
     for folder in ("images", "labels"):
         (out / folder).mkdir()
     for row, (image_CHW, label_HW) in enumerate(
@@ -86,7 +90,7 @@ def export_png(release: Release, out: Path) -> None:
 def _write(
     pixels_HW: npt.NDArray[Any], path: Path, spacing: tuple[float, float] | None = None
 ) -> None:
-    itk: Any = sitk  # it carries no types
+    itk: Any = sitk  # SimpleITK has no type annotations
     image = itk.GetImageFromArray(np.ascontiguousarray(pixels_HW))
     if spacing is not None:
         image.SetSpacing(spacing[::-1])

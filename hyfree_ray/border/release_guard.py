@@ -1,8 +1,8 @@
-"""Releases are checked in a process of their own, so that a bad one can take only that down.
+"""The check of releases in a separate process, so that a bad one can take down only that.
 
-`read_release` refuses what it knows to be bad. What nobody has thought of yet (a fault in Arrow's
-C++, a file that makes something allocate or loop) meets a limit on memory and time here, and
-becomes one more reason to refuse. This is no sandbox: the child is the same user.
+`read_release` refuses what it knows to be bad. Whatever nobody has thought of yet (a fault in
+Arrow's C++, a file that makes something allocate or loop) meets a limit on memory and time here,
+and becomes one more reason to refuse. This is no sandbox: the child is the same user.
 """
 
 from __future__ import annotations
@@ -27,82 +27,82 @@ from hyfree_ray.core.error_codes import CODES
 from hyfree_ray.core.errors import ReleaseError
 
 _READY = b"ready"
-"""The child's first line: from here on, what ends it is a release's doing."""
+"""The child's first line: from here on, a release is to blame if the child ends."""
 
 _START_SECONDS = 60
-"""For the interpreter and its imports, on a machine that is busy."""
+"""Time for the interpreter and its imports, on a busy machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Handed:
-    """A release as it came in, and what the pool knows of it without having read it."""
+class SubmittedRelease:
+    """A release as it was submitted, and what the pool knows of it without reading it."""
 
     folder: Path
     site: str
     experiment: str
     round_number: int
     manifest: Manifest | None = None
-    """As it was read before: the child holds the file to the very same. None: it reads it."""
+    """As it was read before: the child checks the file against this very one. None: it reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChildLimits:
-    """What the check of one release may use."""
+    """The resources that checking one release may use."""
 
     memory_bytes: int = 512 << 20
-    """Beside the file itself, which is held three times at most."""
+    """Beside the file itself, which is in memory three times at most."""
     seconds: int = 120
-    """Of computing and of waiting, beside `seconds_a_gib`."""
+    """Computing and waiting, beside `seconds_a_gib`."""
     seconds_a_gib: int = 120
 
     def memory_of(self, file_bytes: int) -> int:
-        """Address space that checking a file of this size may add."""
+        """Return the address space that checking a file of this size may add."""
         return self.memory_bytes + 3 * file_bytes
 
     def seconds_of(self, file_bytes: int) -> int:
-        """Seconds that checking a file of this size may take."""
+        """Return the seconds that checking a file of this size may take."""
         return self.seconds + self.seconds_a_gib * file_bytes // (1 << 30)
 
 
 def check_releases(
-    handed: Sequence[Handed], limits: ChildLimits | None = None
+    submitted: Sequence[SubmittedRelease], limits: ChildLimits | None = None
 ) -> list[ReleaseMetadata | ReleaseError]:
     """Check releases as `read_release` does, out of this process.
 
-    One child checks them one after the other; where one of them ends it, another goes on.
+    One child checks them in turn; if one of them ends the child, another child continues.
 
     Returns:
         For each release its metadata, or why it is refused. Beside the rules of `read_release`
         there are `memory` (it needs more than its size allows), `timeout` and `crash`.
 
     Raises:
-        ChildProcessError: the child did not get as far as to open a release, which is no site's
-            fault: nothing is refused for it.
+        ChildProcessError: the child ended before it opened a release, which is no site's fault:
+            nothing is refused.
     """
     limits = limits or ChildLimits()
     found: list[ReleaseMetadata | ReleaseError] = []
-    while len(found) < len(handed):
-        found += _one_child(handed[len(found) :], limits)
+    while len(found) < len(submitted):
+        found += _check_in_child(submitted[len(found) :], limits)
     return found
 
 
-def check_release_file(handed: Handed, limits: ChildLimits | None = None) -> None:
+def check_release_file(submitted: SubmittedRelease, limits: ChildLimits | None = None) -> None:
     """Check one release out of this process.
 
     Raises:
         ReleaseError: see `check_releases`.
     """
-    (found,) = check_releases([handed], limits)
+    (found,) = check_releases([submitted], limits)
     if isinstance(found, ReleaseError):
         raise found
 
 
-def _one_child(
-    handed: Sequence[Handed], limits: ChildLimits
+def _check_in_child(
+    submitted: Sequence[SubmittedRelease], limits: ChildLimits
 ) -> list[ReleaseMetadata | ReleaseError]:
-    """The verdicts of one child; at least one, and the last may be on its own end."""
+    """Return the verdicts of one child; at least one, and the last may be on its own end."""
     tasks = []
-    for one in handed:
+    for one in submitted:
         size = _size(one.folder)
         tasks.append(
             asdict(one)
@@ -112,23 +112,23 @@ def _one_child(
                 "seconds": limits.seconds_of(size),
             }
         )
-    patience = _START_SECONDS + sum(task["seconds"] for task in tasks)
-    lines, code, late = _heard_from_child(json.dumps(tasks).encode(), patience)
+    timeout = _START_SECONDS + sum(task["seconds"] for task in tasks)
+    lines, code, late = _run_child(json.dumps(tasks).encode(), timeout)
     verdicts: list[ReleaseMetadata | ReleaseError] = []
-    for line, one in zip(lines, handed, strict=False):
-        verdict = _verdict_in(line, one.site)
-        if verdict is None:  # which of the further lines are whose is not known
+    for line, one in zip(lines, submitted, strict=False):
+        verdict = _parse_verdict(line, one.site)
+        if verdict is None:  # the further lines cannot be matched with releases
             said = "checking it printed what is no verdict"
             return [*verdicts, ReleaseError(one.site, "crash", said)]
         verdicts.append(verdict)
-    if len(verdicts) < len(handed):
-        site = handed[len(verdicts)].site
-        verdicts.append(_how_it_ended(site, code, late))
+    if len(verdicts) < len(submitted):
+        site = submitted[len(verdicts)].site
+        verdicts.append(_error_from_exit(site, code, late))
     return verdicts
 
 
-def _heard_from_child(tasks: bytes, patience: float) -> tuple[list[bytes], int, bool]:
-    """The lines that it printed, its exit code, and whether it took over `patience` seconds."""
+def _run_child(tasks: bytes, timeout: float) -> tuple[list[bytes], int, bool]:
+    """Return the child's lines, its exit code, and whether it took over `timeout` seconds."""
     child = subprocess.Popen(
         [sys.executable, "-m", "hyfree_ray.border.release_guard"],
         stdin=subprocess.PIPE,
@@ -138,7 +138,7 @@ def _heard_from_child(tasks: bytes, patience: float) -> tuple[list[bytes], int, 
     )
     late = False
     try:
-        output, _ = child.communicate(tasks, timeout=patience)
+        output, _ = child.communicate(tasks, timeout=timeout)
     except subprocess.TimeoutExpired:
         late = True
         child.kill()
@@ -151,9 +151,8 @@ def _heard_from_child(tasks: bytes, patience: float) -> tuple[list[bytes], int, 
     return lines, child.returncode, late
 
 
-def _verdict_in(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | None:
-    """What the child said of a release: its metadata, or the rule and the message; None where it is
-    neither."""
+def _parse_verdict(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | None:
+    """Parse the child's line about a release: its metadata, or an error; None if it is neither."""
     with contextlib.suppress(ValueError, RecursionError):
         match json.loads(line):
             case str() as text:
@@ -163,7 +162,7 @@ def _verdict_in(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | None
     return None
 
 
-def _how_it_ended(site: str, code: int, late: bool) -> ReleaseError:
+def _error_from_exit(site: str, code: int, late: bool) -> ReleaseError:
     if late or -code in (signal.SIGALRM, signal.SIGXCPU):
         return ReleaseError(site, "timeout", "checking it took longer than its size allows")
     if -code == signal.SIGKILL:
@@ -172,7 +171,7 @@ def _how_it_ended(site: str, code: int, late: bool) -> ReleaseError:
 
 
 def _environment() -> dict[str, str]:
-    """Only what Python needs: no token of this process is in the child's reach by accident."""
+    """Return only the variables that Python needs, so that the child inherits no token."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     package = str(Path(hyfree_ray.__file__).parents[1])
     return kept | {
@@ -185,7 +184,7 @@ def _environment() -> dict[str, str]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the release's file, within what is read at all; 0 where there is none."""
+    """Return the bytes of the release's file, within what is read at all; 0 if there is none."""
     try:
         return min((folder / RELEASE_FILE).lstat().st_size, Limits().file_bytes)
     except OSError:
@@ -196,11 +195,11 @@ def _size(folder: Path) -> int:
 
 
 def _child() -> None:
-    """Check what standard input lists; say one line about each."""
+    """Check what standard input lists; print one line about each."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     tasks = json.load(sys.stdin)
-    # Whoever interrupts a run signals its whole group; a release is not to be blamed for that.
+    # An interrupt signals the whole process group; no release is to blame for that.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
@@ -209,10 +208,10 @@ def _child() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     for task in tasks:
         signal.alarm(task["seconds"])
-        most = start + task["memory"]
+        limit = start + task["memory"]
         if hard != resource.RLIM_INFINITY:
-            most = min(most, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
         print(json.dumps(_verdict(task)), flush=True)
 
 
@@ -231,20 +230,20 @@ def _verdict(task: dict[str, Any]) -> str | list[str]:
     except MemoryError:
         return ["memory", "checking it needs more memory than its size allows"]
     except Exception as error:
-        # Not one of the faults that are expected of a file, so not one to rely on.
+        # Not an expected fault of a file, so its message is not relied on.
         return ["crash", f"checking it failed ({type(error).__name__})"]
     return found.metadata.to_json()
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends."""
+    """Have the kernel end this process when its parent ends."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _address_space() -> int:
-    """Bytes of address space that this process has now."""
+    """Return the bytes of address space that this process has now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     return pages * resource.getpagesize()
 

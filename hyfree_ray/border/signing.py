@@ -1,4 +1,4 @@
-"""Who made a release: Ed25519 signatures (RFC 8032) over the manifest's bytes.
+"""Proof of who made a release: Ed25519 signatures (RFC 8032) over the manifest's bytes.
 
 A site keeps its private key in its own store; the pool holds the public ones. The manifest holds
 the hash of the release's file, so one signature stands for both.
@@ -19,22 +19,22 @@ SIGNATURE_FILE = "manifest.sig"
 """64 bytes beside the manifest."""
 
 PUBLIC_KEY_FILE = "public.key"
-"""Beside a release: what its site says that it signs with."""
+"""Beside a release: the key with which its site claims to sign."""
 
 SIGNATURE_BYTES = 64
 
 KEY_BYTES = 32
-"""Of a public key."""
+"""Length of a public key."""
 
 
 def signing_key(path: Path) -> Ed25519PrivateKey:
-    """The key in this file, which nobody but its owner can read; made where there is none.
+    """Return the key in this file, readable by its owner alone; create it if there is none.
 
-    Of several that come at the same time one makes it and all read the same.
+    Of several processes that come at the same time one creates it and all read the same.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Made with mode 600. A link, unlike a rename, never takes the place of a file.
+        # Made with mode 600. A link, unlike a rename, never replaces a file.
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp") as file:
             file.write(Ed25519PrivateKey.generate().private_bytes_raw())
             file.flush()
@@ -45,12 +45,12 @@ def signing_key(path: Path) -> Ed25519PrivateKey:
 
 
 def fingerprint(public_key: bytes) -> str:
-    """A key as 16 hexadecimal digits, for people to compare."""
+    """Return a key as 16 hexadecimal digits, for people to compare."""
     return hashlib.sha256(public_key).hexdigest()[:16]
 
 
 def is_signed_by(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the owner of the key has signed this. False for anything that is no key, too."""
+    """Return whether the owner of the key has signed this; False also for an invalid key."""
     with contextlib.suppress(InvalidSignature, ValueError):
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
         return True

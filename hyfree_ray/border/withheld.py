@@ -1,47 +1,48 @@
-"""What a site hands in instead of a release: that it withholds, signed as a manifest is."""
+"""The notice that a site submits instead of a release: that it withholds, signed as a manifest
+is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from hyfree_ray.border.manifest import Signed, refusing
+from hyfree_ray.border.manifest import Signed, as_release_error
 from hyfree_ray.core.strict_json import StrictObject
 
 NOTICE_FILE = "withheld.json"
 NOTICE_SIGNATURE_FILE = "withheld.sig"
-_LONGEST_REASON = 500
+_MAX_REASON = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Notice(Signed):
-    """That a site withholds, from which round of what, and why."""
+    """A site's notice that it withholds, from which round of what, and why."""
 
     VERSION = 1
 
     version: int = VERSION
     reason: str
-    """In plain words, of at most 500 characters."""
+    """Plain text of at most 500 characters."""
     rejection_rate: float | None
-    """Of the samples that were drawn, rounded to a hundredth as on a privacy card."""
+    """Share of the samples drawn, rounded to a hundredth as on a privacy card."""
 
     @classmethod
     def of(
         cls, site: str, experiment: str, round_number: int, reason: str, rate: float | None
     ) -> Notice:
-        """As a site writes it."""
+        """Build the notice as a site writes it."""
         return cls(
             site=site,
             experiment=experiment,
             round=round_number,
-            reason=reason[:_LONGEST_REASON],
+            reason=reason[:_MAX_REASON],
             rejection_rate=None if rate is None else round(rate, 2),
         )
 
     @classmethod
-    def _more(cls, read: StrictObject) -> dict[str, Any]:
+    def _own_fields(cls, read: StrictObject) -> dict[str, Any]:
         return {
-            "reason": read.text("reason", longest=_LONGEST_REASON),
+            "reason": read.text("reason", longest=_MAX_REASON),
             "rejection_rate": read.share("rejection_rate"),
         }
 
@@ -52,7 +53,7 @@ def read_notice(text: bytes, *, site: str, experiment: str, round_number: int) -
     Raises:
         ReleaseError: rule `withheld`, `site`, `experiment` or `round`.
     """
-    with refusing(site, "withheld"):
+    with as_release_error(site, "withheld"):
         notice = Notice.from_json(text.decode())
     notice.check_made_for(site=site, experiment=experiment, round_number=round_number)
     return notice

@@ -26,7 +26,7 @@ Labels = Mapping[str, Any]
 BACKGROUND = "background"
 IGNORE = "ignore"
 
-MOST_VALUES = 256
+MAX_VALUES = 256
 """Label maps are of 8 bits where they travel."""
 
 
@@ -59,10 +59,10 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
         )
     classes = sorted(class_values(labels))
     known = classes + ([labels[IGNORE]] if IGNORE in labels else [])
-    if len(known) > MOST_VALUES:
+    if len(known) > MAX_VALUES:
         raise HyfreeError(
             "data.bad-labels",
-            f"dataset.json: {len(known)} label values; at most {MOST_VALUES} are taken, merge some",
+            f"dataset.json: {len(known)} label values; at most {MAX_VALUES} are taken, merge some",
         )
     if len(classes) < 2 or known != list(range(len(known))):
         raise HyfreeError(
@@ -137,7 +137,7 @@ def with_values(label_map: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painted:
+class LabelEncoding:
     """The label maps that a trained network draws: what synthetic images are labelled with.
 
     `ignore` is not in them: a network knows everything.
@@ -149,7 +149,7 @@ class Painted:
     """Regions with their classes, in the order in which they paint; empty without regions."""
 
     @classmethod
-    def of(cls, dataset: Mapping[str, Any]) -> Painted:
+    def of(cls, dataset: Mapping[str, Any]) -> LabelEncoding:
         """What networks of a `dataset.json` draw."""
         labels = dataset["labels"]
         classes = foreground(labels)
@@ -187,7 +187,7 @@ class Painted:
             },
         }
 
-    def values_in(self, own: Painted) -> dict[int, int]:
+    def values_in(self, own: LabelEncoding) -> dict[int, int]:
         """These values, and those that `own` has for the same names.
 
         Raises:
@@ -210,7 +210,7 @@ class Painted:
             for name, value in self.names.items()
         }
 
-    def differences(self, other: Painted) -> str:
+    def differences(self, other: LabelEncoding) -> str:
         """What `other` has otherwise, matched by name, in words; empty where they are alike.
 
         Values may differ, and so may the order of labels, but for regions that overlap: the later

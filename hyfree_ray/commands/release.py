@@ -17,9 +17,9 @@ from hyfree_ray.border.manifest import (
     parse_manifest,
     read_manifest,
 )
-from hyfree_ray.border.privacy_card import in_words, read_card
+from hyfree_ray.border.privacy_card import describe, read_card
 from hyfree_ray.border.release import RELEASE_FILE, Release, read_release
-from hyfree_ray.border.release_guard import Handed, check_release_file
+from hyfree_ray.border.release_guard import SubmittedRelease, check_release_file
 from hyfree_ray.border.signing import SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
 from hyfree_ray.core.files import writing_to
@@ -66,7 +66,7 @@ def run_show(file: Path, picture: Path) -> None:
     click.echo(release.manifest.to_json(), nl=False)
     click.echo(release.metadata.to_json(), nl=False)
     try:
-        for line in in_words(read_card(release.metadata.card)):
+        for line in describe(read_card(release.metadata.card)):
             click.echo(_shown(line))
     except ValueError as error:
         click.echo(f"its privacy card is not ours: {_shown(str(error))}")
@@ -145,7 +145,7 @@ def read_checked(file: Path, manifest: Manifest | None = None) -> Release:
     """
     folder = _folder(file)
     known = _as_it_says(manifest or read_manifest(folder))
-    check_release_file(Handed(folder=folder, **known))
+    check_release_file(SubmittedRelease(folder=folder, **known))
     return read_release(folder, **known)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from hyfree_ray.border.manifest import FEWEST_ROWS
+from hyfree_ray.border.manifest import MIN_ROWS
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 
@@ -53,7 +53,7 @@ class SynthesisBudget(_Strict):
 
     per_real: float = Field(gt=0)
     """Synthetic images for each real training image; the paper: 10."""
-    max_images: int | None = Field(ge=FEWEST_ROWS)
+    max_images: int | None = Field(ge=MIN_ROWS)
     """Synthetic images a site at most."""
 
 

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from hyfree_ray.border.gate import Gate
-from hyfree_ray.cohorts.label_sets import Painted
+from hyfree_ray.cohorts.label_sets import LabelEncoding
 from hyfree_ray.config.budget import BUDGETS, Budget, budget_values
 from hyfree_ray.config.loading import parse_yaml, read_yaml
 from hyfree_ray.core.errors import HyfreeError
@@ -113,7 +113,7 @@ class Experiment(BaseModel):
         Labels are known by their names: sites may number them each in its own way, and leave
         pixels out by `ignore` or not.
         """
-        labels = Painted.of(dataset).numbered_by_name()
+        labels = LabelEncoding.of(dataset).numbered_by_name()
         task = {"channels": dataset["channel_names"], "labels": labels}
         return digest_of(["federation", cohort, task, self.seed, self.fold])[:32]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from hyfree_ray.border.manifest import FEWEST_ROWS
+from hyfree_ray.border.manifest import MIN_ROWS
 from hyfree_ray.cohorts.site_case import Part, SiteCase
 from hyfree_ray.config.budget import Budget
 from hyfree_ray.core.artifacts import RAW_DATA, Artifact
@@ -98,7 +98,7 @@ def images_shown(site: Site, budget: Budget) -> int:
 
 def quota(site: Site, budget: Budget) -> int:
     """Images that the site would release (Chebykin et al. 2024: ten for each training image)."""
-    wanted = max(FEWEST_ROWS, round(budget.synthesis.per_real * site.training_images))
+    wanted = max(MIN_ROWS, round(budget.synthesis.per_real * site.training_images))
     return min(wanted, budget.synthesis.max_images or wanted)
 
 

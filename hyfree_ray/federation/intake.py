@@ -13,9 +13,9 @@ from typing import Any
 
 from hyfree_ray.border.manifest import MANIFEST_FILE, parse_manifest, recipe_in
 from hyfree_ray.border.release import ReleaseMetadata
-from hyfree_ray.border.release_guard import Handed, check_releases
+from hyfree_ray.border.release_guard import SubmittedRelease, check_releases
 from hyfree_ray.border.signing import fingerprint
-from hyfree_ray.cohorts.label_sets import Painted
+from hyfree_ray.cohorts.label_sets import LabelEncoding
 from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
@@ -26,7 +26,7 @@ from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.quarantine import quarantine
 from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.federation.trust import Trust, check_signed, read_public_key
-from hyfree_ray.stages.pooling import painted_in
+from hyfree_ray.stages.pooling import label_encoding_of
 
 Report = Callable[[str], None]
 """Gets a line about each folder."""
@@ -140,7 +140,7 @@ def _read_all(signed: Sequence[HandedIn], report: Report) -> dict[str, tuple[str
             bad.append(str(error))
         else:
             handed.append(
-                Handed(
+                SubmittedRelease(
                     folder=one.folder,
                     site=site,
                     experiment=manifest.experiment,
@@ -179,11 +179,11 @@ def _task(
     recipe = experiment.recipe(RELEASE_VERSIONS)
     for federation, metadata in described.values():
         if recipe_in(federation) == recipe:
-            painted = painted_in(metadata)
+            encoding = label_encoding_of(metadata)
             channels = {str(i): name for i, name in enumerate(metadata.channel_names)}
-            vote = digest_of([federation, channels, painted.numbered_by_name()])
+            vote = digest_of([federation, channels, encoding.numbered_by_name()])
             votes[vote] += 1
-            tasks.setdefault(vote, (federation, {"channel_names": channels, **painted.dataset()}))
+            tasks.setdefault(vote, (federation, {"channel_names": channels, **encoding.dataset()}))
     if not votes:
         raise HyfreeError(
             "round.other-settings",
@@ -224,5 +224,5 @@ def _other_structures(site: str, described: Mapping[str, ReleaseMetadata], party
     """What a release for another task labels otherwise; empty where that is not why."""
     if site not in described:
         return ""
-    differences = Painted.of(party.dataset).differences(painted_in(described[site]))
+    differences = LabelEncoding.of(party.dataset).differences(label_encoding_of(described[site]))
     return f"; it {differences}" if differences else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from hyfree_ray.border.manifest import MANIFEST_FILE, parse_manifest
 from hyfree_ray.border.release import RELEASE_FILE
-from hyfree_ray.border.release_guard import Handed, check_releases
+from hyfree_ray.border.release_guard import SubmittedRelease, check_releases
 from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
 from hyfree_ray.core.files import try_to_write, write_json, writing_to
@@ -155,7 +155,7 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
         ReleaseError: the rule that the first bad one breaks.
     """
     handed = [
-        Handed(
+        SubmittedRelease(
             folder=folder / site,
             site=site,
             experiment=party.federation,

@@ -1,1 +1,1 @@
-"""What keeps real images from leaving in a synthetic disguise."""
+"""Tests and filters that stop a real image from leaving as a synthetic one."""

@@ -1,4 +1,4 @@
-"""What an audit finds about the images that a site is about to release.
+"""The audit of the images that a site is about to release.
 
 Shapes: N released images, K training images, M held-out images, C channels, H height, W width,
 F features.
@@ -20,32 +20,32 @@ from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.detectors import Embed
 from hyfree_ray.privacy.membership import Group, membership
 from hyfree_ray.privacy.sampling import restore
-from hyfree_ray.privacy.thresholds import half_against_half, nearer_to_training, ratios
+from hyfree_ray.privacy.thresholds import nearer_to_training, ratios, split_half_threshold
 
-FEWEST_HELD_OUT = 20
-"""Held-out images below which the card does not say whom the images are nearer to."""
+MIN_HELD_OUT = 20
+"""Held-out images below which the card does not say which images the released are nearer to."""
 
 PLANTED = ("exact", "jittered", "blended 80:20")
-"""Alterations of the self-test whose recall the card gives as that of planted leaks: samples are
-judged one by one, so it makes no difference among how many others they are planted."""
+"""Alterations of the self-test whose recall the card reports as that of planted leaks: samples are
+judged one by one, so the number of other samples makes no difference."""
 
 BATCH = 64
-"""Images embedded between two looks at the clock."""
+"""Images embedded between two checks of the time limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeLimit:
-    """How long an audit may take, from now on.
+    """The time that an audit may take, from its creation on.
 
-    It is asked between an audit's steps, by the thread that does them: what is given up has ended,
-    and no thread computes on beside what comes next.
+    The audit's own thread checks it between steps: an audit that is given up has ended, and no
+    thread goes on computing beside what comes next.
     """
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """Give up where the time is over.
+        """Raise if the time is over.
 
         Raises:
             TimeoutError: it is.
@@ -53,8 +53,8 @@ class TimeLimit:
         if time.monotonic() - self.started > self.seconds:
             raise TimeoutError(f"the audit took more than {self.seconds:g} s")
 
-    def over(self, embed: Embed) -> Embed:
-        """The embedder, asking before each batch."""
+    def limited(self, embed: Embed) -> Embed:
+        """Wrap the embedder so that it checks the limit before each batch."""
 
         def embed_in_batches(images_NCHW: np.ndarray) -> np.ndarray:
             parts = []
@@ -68,18 +68,18 @@ class TimeLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What was found, with the numbers behind it. Only `attacks` and shares may travel."""
+    """The findings with the numbers behind them. Only `attacks` and shares may travel."""
 
     attacks: Attacks
     paper_threshold: float
     nearest_N: np.ndarray
-    """Distance of each released image to its nearest training image, by features."""
+    """Feature distance of each released image to its nearest training image."""
     nearest_M: np.ndarray
-    """The same of held-out images."""
+    """The same for held-out images."""
     ratio_N: np.ndarray | None
     """That distance over the one to the nearest held-out image; None: too few held out."""
     training: int
-    """Training images."""
+    """Number of training images."""
 
     @property
     def nearer_to_training(self) -> float | None:
@@ -91,7 +91,7 @@ class Audit:
         )
 
     def numbers(self) -> dict[str, Any]:
-        """JSON that stays at the site: distances tell membership."""
+        """Return JSON that stays at the site: distances reveal membership."""
         return {
             "paper_threshold": self.paper_threshold,
             "nearest": self.nearest_N.tolist(),
@@ -115,24 +115,24 @@ def audit_samples(
         stored_NCHW: uint8 or uint16, at least one, as they would travel.
         view: the site's images: training ones, of two patients at least, and held-out ones.
         embed: images in [-1, 1] to features of length 1.
-        percentile: of the paper's threshold.
-        seed: of halves and resamples.
-        limit: how long it may take.
+        percentile: that of the paper's threshold.
+        seed: seed of halves and resamples.
+        limit: the time that it may take.
 
     Raises:
         TimeoutError: it took longer.
     """
-    embed = limit.over(embed)
+    embed = limit.limited(embed)
     training_N = view.training_N
     sample_NF = embed(restore(stored_NCHW))
     training_KF = embed(view.images_NCHW[training_N])
     held_out_MF = embed(view.images_NCHW[~training_N]) if (~training_N).any() else training_KF[:0]
     members = Group(features_KF=training_KF, patients_K=view.patients_N[training_N])
     others = Group(features_KF=held_out_MF, patients_K=view.patients_N[~training_N])
-    enough = len(held_out_MF) >= FEWEST_HELD_OUT
+    enough = len(held_out_MF) >= MIN_HELD_OUT
     return Audit(
         attacks=_rounded(membership(sample_NF, members, others, seed=seed, check=limit.check)),
-        paper_threshold=half_against_half(
+        paper_threshold=split_half_threshold(
             training_KF, members.patients_K, percentile=percentile, seed=seed_of(seed, "halves")
         ),
         nearest_N=distances(sample_NF, training_KF).min(axis=1),
@@ -143,7 +143,7 @@ def audit_samples(
 
 
 def _rounded(found: Mapping[str, Any]) -> Attacks:
-    """Attacks in hundredths."""
+    """Round attacks to hundredths."""
 
     def rounded(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -158,10 +158,10 @@ def _rounded(found: Mapping[str, Any]) -> Attacks:
 def privacy_card(
     audit: Audit, filtered: Mapping[str, Any], *, generator: str, images_shown: int
 ) -> PrivacyCard:
-    """The card of the images that were audited.
+    """Build the card of the images that were audited.
 
     Args:
-        audit: what was found about them.
+        audit: the findings about them.
         filtered: what the stage `synthesise` returned.
         generator: the backend.
         images_shown: length of its training.
@@ -186,7 +186,7 @@ def privacy_card(
         attacks=audit.attacks,
         nearer_to_training=None if nearer is None else coarse(nearer),
         thresholds={
-            # What was released has passed ours.
+            # The released images have passed our threshold.
             "ours": Rejects(
                 of_released=0.0, of_held_out=None if held_out is None else coarse(held_out)
             ),

@@ -1,4 +1,4 @@
-"""What images are compared by: OpenCLIP where its weights are on disk, else the site's nnU-Net.
+"""Embedders for comparing images: OpenCLIP if its weights are on disk, else the site's nnU-Net.
 
 Shapes: N images, C channels, H height, W width, F features.
 """
@@ -28,7 +28,7 @@ def load_embedder(
     view: GeneratorView,
     device: str,
 ) -> Embed:
-    """The embedder: images_NCHW in [-1, 1] to features_NF, float32, of length 1.
+    """Load the embedder: images_NCHW in [-1, 1] to features_NF, float32, of length 1.
 
     Args:
         name: "nnunet" or "openclip".
@@ -80,7 +80,7 @@ def _openclip(weights: Path | None, window_C: tuple[np.ndarray, np.ndarray], dev
         parts = []
         for start in range(0, len(images_NCHW), batch_size):
             batch = torch.from_numpy((images_NCHW[start : start + batch_size] - low) / (high - low))
-            # CLIP sees three channels; any other number is shown as its mean, three times.
+            # CLIP takes three channels; any other number is averaged and repeated three times.
             rgb = (
                 batch if batch.shape[1] == 3 else batch.mean(1, keepdim=True).expand(-1, 3, -1, -1)
             )

@@ -1,9 +1,9 @@
-"""Can it be told from a release who was trained on? Attacks, each beside its control.
+"""Membership attacks on a release (can it be told who was trained on?), each beside its control.
 
 An attack scores real images by the synthetic ones; its AUC says how often a training image (a
-member) scores higher than one of a patient who was held out. The control is the same attack on
-two sets of held-out patients, among whom there is nothing to find: what it "finds" is chance.
-An attack counts only for what it has over its control.
+member) scores higher than one of a held-out patient. The control is the same attack on two sets of
+held-out patients, where there is nothing to find: what it "finds" is chance. Only the part of an
+attack's AUC above its control counts.
 
 Shapes: N synthetic images, K members, M non-members, F features, R resamples.
 """
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-FEWEST_PATIENTS = 20
-"""Non-member patients below which no number is given."""
+MIN_PATIENTS = 20
+"""Non-member patients below which no number is reported."""
 
 RESAMPLES = 1000
 DIMENSIONS = 8
-"""Principal components in which densities are estimated; in more, they say nothing."""
+"""Principal components in which densities are estimated; with more, densities are meaningless."""
 
 Score = Callable[[np.ndarray], np.ndarray]
-"""features_KF to a number an image: higher for what looks trained on."""
+"""features_KF to one number per image: higher for images that look trained on."""
 
 _LEVELS = (2.5, 97.5)
 
@@ -35,11 +35,11 @@ class Group:
     """Real images whose membership is known."""
 
     features_KF: np.ndarray
-    """Each of length 1."""
+    """Each row of length 1."""
     patients_K: np.ndarray
 
     def of(self, patients: np.ndarray) -> Group:
-        """The images of some patients."""
+        """Return the images of some patients."""
         kept_K = np.isin(self.patients_K, patients)
         return Group(features_KF=self.features_KF[kept_K], patients_K=self.patients_K[kept_K])
 
@@ -56,10 +56,10 @@ def membership(
 
     Args:
         sample_NF: features of the released images, of length 1.
-        members: what the generator was trained on.
+        members: the images that the generator was trained on.
         others: held-out images of other patients.
-        seed: of the split of the others, and of the bootstrap.
-        check: called between steps; what it raises ends the attacks.
+        seed: seed of the split of the others, and of the bootstrap.
+        check: called between steps; an exception from it ends the attacks.
 
     Returns:
         JSON: `measurable`, a `reason` where it is not, and for each of the attacks `nearest`
@@ -69,8 +69,8 @@ def membership(
     """
     rng = np.random.default_rng(seed)
     patients = rng.permutation(np.unique(others.patients_K))
-    if len(patients) < FEWEST_PATIENTS:
-        reason = f"{len(patients)} patients were held out, {FEWEST_PATIENTS} are needed"
+    if len(patients) < MIN_PATIENTS:
+        reason = f"{len(patients)} patients were held out, {MIN_PATIENTS} are needed"
         return {"measurable": False, "reason": f"not measurable: {reason}"}
     reference, tested = (others.of(half) for half in np.array_split(patients, 2))
     # The density attack knows a part of the population, which then cannot be tested on.
@@ -86,27 +86,28 @@ def membership(
 
 
 def _nearest(features_KF: np.ndarray, sample_NF: np.ndarray) -> np.ndarray:
-    """Squared distance_K to the nearest sample."""
+    """Return the squared distance_K to the nearest sample."""
     distance_K: np.ndarray = 2 - 2 * (features_KF @ sample_NF.T).max(axis=1)
     return distance_K
 
 
 def _density_ratio(sample_NF: np.ndarray, reference_MF: np.ndarray) -> Score:
-    """Scores images by the log of their density among the samples over that in the population."""
+    """Return a score of images: the log of their density among samples over that in the
+    population."""
     both = np.concatenate([sample_NF, reference_MF]).astype(np.float64)
     centre = both.mean(axis=0)
     _, singular, axes = np.linalg.svd(both - centre, full_matrices=False)
-    kept = min(DIMENSIONS, int((singular > 1e-6 * singular[0]).sum()))
-    spread = singular[:kept] / np.sqrt(len(both))
+    components = min(DIMENSIONS, int((singular > 1e-6 * singular[0]).sum()))
+    spread = singular[:components] / np.sqrt(len(both))
 
     def coordinates(features_KF: np.ndarray) -> np.ndarray:
-        placed: np.ndarray = (features_KF - centre) @ axes[:kept].T / spread
+        placed: np.ndarray = (features_KF - centre) @ axes[:components].T / spread
         return placed
 
     def log_density(at_KD: np.ndarray, of_ND: np.ndarray) -> np.ndarray:
-        width = len(of_ND) ** (-1 / (kept + 4))  # Scott's rule
+        width = len(of_ND) ** (-1 / (components + 4))  # Scott's rule
         squared = (at_KD**2).sum(1)[:, None] + (of_ND**2).sum(1)[None] - 2 * at_KD @ of_ND.T
-        constant = np.log(len(of_ND)) + kept * np.log(width)
+        constant = np.log(len(of_ND)) + components * np.log(width)
         density_K: np.ndarray = logsumexp(-squared / (2 * width**2), axis=1) - constant
         return density_K
 
@@ -141,8 +142,8 @@ def _with_control(
     )
     control_R = _aucs(of_one, of_two, weights[1], weights[2])
     low, high = control_interval = _interval(control_R)
-    # Row 0 is the data as they are. Which half is called one is chance: the control's distance
-    # from 0.5 counts, whatever its sign.
+    # Row 0 is the data as they are. The control's halves are interchangeable: its distance from
+    # 0.5 counts, not the sign.
     excess_R = attack_R - (0.5 + np.abs(control_R - 0.5))
     return {
         "auc": float(attack_R[0]),
@@ -155,7 +156,7 @@ def _with_control(
 
 
 def _resampled(group: Group, rng: np.random.Generator) -> np.ndarray:
-    """weights_RK: how often each image is in each resample of the patients; row 0: once."""
+    """Return weights_RK: how often each image is in each resample of the patients; row 0: once."""
     patients, index_K = np.unique(group.patients_K, return_inverse=True)
     share = np.full(len(patients), 1 / len(patients))
     drawn = rng.multinomial(len(patients), share, size=RESAMPLES)
@@ -165,7 +166,7 @@ def _resampled(group: Group, rng: np.random.Generator) -> np.ndarray:
 def _aucs(
     high_K: np.ndarray, low_M: np.ndarray, weights_RK: np.ndarray, weights_RM: np.ndarray
 ) -> np.ndarray:
-    """auc_R: weighted shares of pairs in which the first is higher, ties counting half."""
+    """Return auc_R: weighted shares of pairs in which the first is higher, ties counting half."""
     higher_KM = (high_K[:, None] > low_M).astype(np.float64) + 0.5 * (high_K[:, None] == low_M)
     won_R = ((weights_RK @ higher_KM) * weights_RM).sum(axis=1)
     auc_R: np.ndarray = won_R / (weights_RK.sum(axis=1) * weights_RM.sum(axis=1))

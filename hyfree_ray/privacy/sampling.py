@@ -14,8 +14,8 @@ import numpy.typing as npt
 from hyfree_ray.border.release import repeated_rows
 from hyfree_ray.privacy.memorization import MemorisationFilter
 
-DRAWS_PER_IMAGE = 4
-"""Samples drawn at most for each image of the quota, dropped ones included."""
+MAX_DRAWS_PER_IMAGE = 4
+"""Samples drawn at most for each image of the quota, rejected ones included."""
 
 
 Draw = Callable[[int, int], Iterator[np.ndarray]]
@@ -23,18 +23,18 @@ Draw = Callable[[int, int], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What came of sampling."""
+class DrawnSamples:
+    """The result of sampling."""
 
     accepted_NCHW: np.ndarray
     """As they travel, uint8 or uint16, at most the quota, no two equal."""
     accepted_at_N: np.ndarray
-    """Their numbers in the order in which they were drawn."""
+    """Their numbers in the order of drawing."""
     drawn: int
     rejected: int
-    """Of the drawn, those that look memorised."""
+    """Number of the drawn that look memorised."""
     rejected_by: dict[str, int]
-    """How many each detector would have rejected on its own."""
+    """Number that each detector would have rejected on its own."""
     nearest_N: np.ndarray
     """Nearness (see `Judgement`) of the samples nearest to real images, rising."""
     nearest_sample_NCHW: np.ndarray
@@ -48,7 +48,7 @@ class Drawn:
         return self.rejected / self.drawn
 
     def reason_to_withhold(self, max_rejection_rate: float) -> str | None:
-        """Why nothing may be released, in plain words; None where it may.
+        """Return why nothing may be released, as plain text; None if it may.
 
         Args:
             max_rejection_rate: above it, a generator mostly copies.
@@ -63,19 +63,19 @@ class Drawn:
         return None
 
 
-def levels_of(dtype: npt.DTypeLike) -> int:
-    """The highest stored value: a step is that part of the site's intensity range."""
+def max_level(dtype: npt.DTypeLike) -> int:
+    """Return the highest stored value: a step is that fraction of the site's intensity range."""
     return int(np.iinfo(np.dtype(dtype)).max)
 
 
 def quantise(images_NCHW: np.ndarray, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
-    """[-1, 1] to stored values, uint8 or uint16."""
-    return np.rint((images_NCHW + 1) / 2 * levels_of(dtype)).astype(dtype)
+    """Convert [-1, 1] to stored values, uint8 or uint16."""
+    return np.rint((images_NCHW + 1) / 2 * max_level(dtype)).astype(dtype)
 
 
 def restore(stored_NCHW: np.ndarray) -> np.ndarray:
-    """Stored values back to [-1, 1], float32."""
-    return stored_NCHW.astype(np.float32) / levels_of(stored_NCHW.dtype) * 2 - 1
+    """Convert stored values back to [-1, 1], float32."""
+    return stored_NCHW.astype(np.float32) / max_level(stored_NCHW.dtype) * 2 - 1
 
 
 def draw_until(
@@ -87,33 +87,33 @@ def draw_until(
     dtype: npt.DTypeLike = np.uint8,
     keep_nearest: int = 8,
     report: Callable[[int, int], None] = lambda accepted, rejected: None,
-) -> Drawn:
-    """Draw samples and drop what looks memorised, until `quota` are left.
+) -> DrawnSamples:
+    """Draw samples and reject those that look memorised, until `quota` are left.
 
-    What is dropped is replaced, up to `DRAWS_PER_IMAGE` draws for each image of the quota. As
-    soon as more than `max_rejection_rate` is dropped after a round it ends: such a generator
-    copies.
+    Rejected samples are replaced, with up to `MAX_DRAWS_PER_IMAGE` draws for each image of the
+    quota. Sampling ends as soon as more than `max_rejection_rate` is rejected after a round: such a
+    generator copies.
 
     Args:
-        quota: images wanted.
+        quota: number of images requested.
         draw: the generator.
         rule: the site's calibrated filter; it sees samples as they would travel, quantised.
         max_rejection_rate: the gate's (see `hyfree_ray.border.gate`).
         dtype: what they travel as: uint8 or uint16.
-        keep_nearest: how many of the samples nearest to real images are kept to be looked at.
-        report: hears (accepted, rejected) after each batch.
+        keep_nearest: number of the samples nearest to real images that are retained to be viewed.
+        report: called with (accepted, rejected) after each batch.
     """
     accepted: list[np.ndarray] = []
     accepted_at: list[np.ndarray] = []
     nearest: list[tuple[float, int, np.ndarray]] = []
     count = drawn = rejected = 0
     rejected_D = np.zeros(len(rule.names), np.int64)
-    while count < quota and drawn < DRAWS_PER_IMAGE * quota:
-        wanted = quota
+    while count < quota and drawn < MAX_DRAWS_PER_IMAGE * quota:
+        requested = quota
         if drawn:
-            # Later rounds only replace what was dropped, at the rate seen so far.
-            wanted = min(quota, int((quota - count) * drawn / count) + 1)
-        for batch_NCHW in draw(drawn, min(wanted, DRAWS_PER_IMAGE * quota - drawn)):
+            # Later rounds only replace rejected samples, at the rate seen so far.
+            requested = min(quota, int((quota - count) * drawn / count) + 1)
+        for batch_NCHW in draw(drawn, min(requested, MAX_DRAWS_PER_IMAGE * quota - drawn)):
             stored_NCHW = quantise(batch_NCHW, dtype)
             shown_NCHW = restore(stored_NCHW)
             judged = rule.judge(shown_NCHW)
@@ -131,7 +131,7 @@ def draw_until(
             break
     passed_NCHW = np.concatenate(accepted)
     chosen_N = np.flatnonzero(~repeated_rows(passed_NCHW))[:quota]
-    return Drawn(
+    return DrawnSamples(
         accepted_NCHW=passed_NCHW[chosen_N],
         accepted_at_N=np.concatenate(accepted_at)[chosen_N],
         drawn=drawn,

@@ -1,4 +1,4 @@
-"""Whether a site's filter would notice: its own training images, altered, handed in as samples.
+"""The filter's self-test: does it stop the site's own training images, altered, as samples?
 
 Shapes: N images, C channels, H height, W width.
 """
@@ -15,12 +15,12 @@ from hyfree_ray.border.privacy_card import UNION
 from hyfree_ray.privacy.detectors import SHIFT
 from hyfree_ray.privacy.memorization import MemorisationFilter
 
-MOST_IMAGES = 100
-"""Training images that are tried, at most."""
+MAX_IMAGES = 100
+"""Maximum number of training images that are tried."""
 
 Alter = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-# The luminance table of ITU T.81 (JPEG), annex K: what quality 50 divides by.
+# The luminance table of ITU T.81 (JPEG), annex K: the divisors at quality 50.
 _JPEG_TABLE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -36,7 +36,7 @@ _JPEG_TABLE = np.array(
 
 
 def shifted(images_NCHW: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The images moved by whole pixels, their edge repeated."""
+    """Shift the images by whole pixels, repeating their edge."""
     height, width = images_NCHW.shape[2:]
     reach = max(abs(down), abs(right))
     padded = np.pad(images_NCHW, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
@@ -45,7 +45,7 @@ def shifted(images_NCHW: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 def jpeg(images_NCHW: np.ndarray) -> np.ndarray:
-    """JPEG's loss at quality 50, channel by channel: quantised cosines of blocks of 8 x 8."""
+    """Apply JPEG's loss at quality 50, per channel: quantised cosines of blocks of 8 x 8."""
     height, width = images_NCHW.shape[2:]
     pad = ((0, 0), (0, 0), (0, -height % 8), (0, -width % 8))
     padded = np.pad(images_NCHW * 127.5, pad, mode="edge")
@@ -58,7 +58,7 @@ def jpeg(images_NCHW: np.ndarray) -> np.ndarray:
 
 
 def jittered(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image perhaps mirrored, shifted, brighter or darker, of another contrast, and noisy."""
+    """Randomly mirror, shift and change brightness and contrast of each image, and add noise."""
     parts = []
     for image_1CHW in np.split(images_NCHW, len(images_NCHW)):
         down, right = rng.integers(-SHIFT, SHIFT + 1, 2)
@@ -70,14 +70,14 @@ def jittered(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blended(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image with a fifth of another one in it."""
+    """Blend a fifth of another image into each."""
     others = (np.arange(len(images_NCHW)) + rng.integers(1, len(images_NCHW))) % len(images_NCHW)
     mixed: np.ndarray = 0.8 * images_NCHW + 0.2 * images_NCHW[others]
     return mixed
 
 
 def rotated(images_NCHW: np.ndarray, degrees: float) -> np.ndarray:
-    """The images turned about their middle, their edge repeated."""
+    """Rotate the images about their centre, repeating their edge."""
     turned: np.ndarray = rotate(
         images_NCHW, degrees, axes=(3, 2), reshape=False, order=1, mode="nearest"
     )
@@ -85,12 +85,12 @@ def rotated(images_NCHW: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def cropped(images_NCHW: np.ndarray, share: float) -> np.ndarray:
-    """The images without that share of their height and width, as large as before."""
-    kept = 1 - share
+    """Crop that share of height and width and resize to the former size."""
+    scale = 1 - share
     middle = (np.array(images_NCHW.shape[2:]) - 1) / 2
     larger: np.ndarray = affine_transform(
         images_NCHW,
-        np.array([1, 1, kept, kept]),
+        np.array([1, 1, scale, scale]),
         offset=(0, 0, *(middle * share)),
         order=1,
         mode="nearest",
@@ -121,15 +121,16 @@ ALTERATIONS: Mapping[str, Alter] = {
 def self_test(
     rule: MemorisationFilter, images_NCHW: np.ndarray, *, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Recall at the thresholds: alteration -> detector (and `UNION`) -> share that is stopped.
+    """Measure recall at the thresholds: alteration -> detector (and `UNION`) -> share that is
+    stopped.
 
     Args:
         rule: the site's filter.
         images_NCHW: the training images that it knows, at least two.
-        seed: of the random alterations and of which images are tried.
+        seed: seed of the random alterations and of the choice of images.
     """
     rng = np.random.default_rng(seed)
-    tried = rng.permutation(len(images_NCHW))[:MOST_IMAGES]
+    tried = rng.permutation(len(images_NCHW))[:MAX_IMAGES]
     recall = {}
     for name, alter in ALTERATIONS.items():
         altered = np.clip(alter(images_NCHW[tried], rng), -1, 1).astype(np.float32)

@@ -92,4 +92,4 @@ def attack_in_words(audited: Mapping[str, Any] | None) -> str:
     found = strongest_attack(attacks)
     if found is None:
         return "not measurable"
-    return f"AUC {found.auc:.2f}, {found.beside}"
+    return f"AUC {found.auc:.2f}, {found.control_text}"

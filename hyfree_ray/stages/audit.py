@@ -13,7 +13,7 @@ SECONDS = 3600.0
 
 AUDIT_FILE = "distances.json"
 HISTOGRAM = "distances.png"
-"""Numbers that stay at the site: distances to training images tell membership."""
+"""These files stay at the site: distances to training images reveal membership."""
 
 
 @stage(version=2, device=True)
@@ -30,14 +30,14 @@ def audit(
     seed: int,
     embedder_weights: Folder | None = None,
 ) -> dict[str, Any]:
-    """Attack the accepted samples, write the privacy card, and hold it against the site's gate.
+    """Attack the accepted samples, write the privacy card, and check it against the site's gate.
 
     Returns:
         outcome (released or withheld), reason, rejection_rate, and the card, which may travel.
     """
     import numpy as np
 
-    from hyfree_ray.border.gate import Gate, faults
+    from hyfree_ray.border.gate import Gate, violations
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.audit import TimeLimit, audit_samples, privacy_card
     from hyfree_ray.privacy.embedders import load_embedder
@@ -73,7 +73,7 @@ def audit(
         generator=generator,
         images_shown=images_shown,
     )
-    failed = faults(card, Gate(**gate))
+    failed = violations(card, Gate(**gate))
     if failed:
         outcome |= {"outcome": "withheld", "reason": f"its gate is closed: {'; '.join(failed)}"}
     return {**outcome, "card": card.model_dump(mode="json")}

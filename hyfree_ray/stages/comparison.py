@@ -1,4 +1,4 @@
-"""What sharing is compared with: trainings that need the real data of all sites in one place."""
+"""The alternatives to sharing releases: trainings that need all sites' real data in one place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prepare_together(
 ) -> dict[str, Any]:
     """Plan nnU-Net on the real cases of all sites together, and preprocess.
 
-    Its first split is all cases, its others are one site's each (for federated averaging).
+    The first split holds all cases, each of the others one site's (for federated averaging).
 
     Args:
         context: where to.
@@ -85,22 +85,22 @@ def prepare_mixture(
     seed: int,
     **inputs: Folder,
 ) -> dict[str, Any]:
-    """Real and synthetic images of all sites together, as many as there are real training images.
+    """Mix real and synthetic images of all sites, as many as there are real training images.
 
-    A sweep over the proportion at constant size, as Akbar, Larsson and Eklund (2024,
-    arXiv 2306.02986) made it. Larger shares of a kind contain the smaller ones. Where the sites
-    released fewer images than a share asks for, all are taken and the set is smaller.
+    A point of a sweep over the proportion at constant size, as in Akbar, Larsson and Eklund (2024,
+    arXiv 2306.02986). Larger shares of a kind contain the smaller ones. If the sites released
+    fewer images than a share requires, all are taken and the set is smaller.
 
     Args:
         context: where to.
         cases: training and validation cases, by site; validation is on all real ones.
         dataset: channels and labels.
         caps: the budget's, on nnU-Net's plan.
-        synthetic_share: of the training images.
-        releases_of: sites whose releases there are, in order.
-        federation: what releases were made for.
+        synthetic_share: share of synthetic training images.
+        releases_of: sites whose releases are given, in order.
+        federation: key of the federation that the releases were made for.
         round_number: the round.
-        seed: of which images are taken.
+        seed: seed of the choice of images.
         inputs: `data_<position of the site>` and `release_<position in releases_of>`.
     """
     from hyfree_ray.core.files import remove_tree
@@ -117,12 +117,12 @@ def prepare_mixture(
     validation = [case for case, part in written if part == "val"]
     real = [case for case, part in written if part == "train"]
     synthetic = write_releases(slices, releases_of, inputs, federation, round_number, dataset)
-    wanted = round(synthetic_share * len(real))
-    kept = _some(real, len(real) - wanted, seed)
-    taken = _some(synthetic, wanted, seed)
+    synthetic_count = round(synthetic_share * len(real))
+    chosen_real = _random_subset(real, len(real) - synthetic_count, seed)
+    chosen_synthetic = _random_subset(synthetic, synthetic_count, seed)
     plan = plan_and_preprocess(
         context.out,
-        [*kept, *taken, *validation],
+        [*chosen_real, *chosen_synthetic, *validation],
         as_mha(dataset),
         PlanCaps(**caps),
         validation=[case.name for case in validation],
@@ -134,13 +134,13 @@ def prepare_mixture(
         "spacing": list(plan.spacing),
         "strides": [list(stride) for stride in plan.strides],
         "batch_size": plan.batch_size,
-        "training_images": len(kept) + len(taken),
-        "synthetic": len(taken),
+        "training_images": len(chosen_real) + len(chosen_synthetic),
+        "synthetic": len(chosen_synthetic),
     }
 
 
-def _some(cases: Sequence[Any], count: int, seed: int) -> list[Any]:
-    """The first `count` of the cases in a random order."""
+def _random_subset(cases: Sequence[Any], count: int, seed: int) -> list[Any]:
+    """Return the first `count` of the cases in a random order."""
     order = list(cases)
     random.Random(seed).shuffle(order)
     return order[:count]

@@ -1,4 +1,4 @@
-"""From a site's raw data to what its trainings read."""
+"""The preparation of a site's raw data for its trainings."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def prepare(
     """Plan nnU-Net on a site's own training and validation cases, preprocess, build the view.
 
     Writes `plans.json`, `dataset.json`, `preprocessed/` and `view.npz` (real images: they stay),
-    where `masks` are beside the images for a generator that learns them.
+    with masks beside the images if `masks` is set, for a generator that learns them.
 
     Raises:
-        HyfreeError: a generator is to learn masks of which some pixels were not annotated.
+        HyfreeError: a generator is to learn masks with pixels that were not annotated.
     """
     import numpy as np
 
@@ -97,15 +97,15 @@ def _slices(
     *,
     masks: bool,
 ) -> Iterator[RawSlice]:
-    """The slices that the generator sees, one case in memory at a time.
+    """Yield the slices that the generator sees, one case in memory at a time.
 
     Args:
         data: the raw data set.
         cases: training and validation cases.
         dataset: as in `prepare`.
-        plan: the site's.
-        small: hears of each slice whether it is smaller than the patch.
-        masks: whether each comes with its mask.
+        plan: the site's plan.
+        small: gets, for each slice, whether it is smaller than the patch.
+        masks: whether each is yielded with its mask.
     """
     from hyfree_ray.generators.view import RawSlice
     from hyfree_ray.segmenters.nnunet.data import cut_masks, cut_slices, read_image, read_label
@@ -129,7 +129,7 @@ def _slices(
 
 
 def _label_shares(data: Folder, cases: Cases, dataset: Mapping[str, Any]) -> dict[str, float]:
-    """Share of the pixels that each label or region takes, the mean over cases."""
+    """Return the share of pixels that each label or region takes, the mean over cases."""
     import numpy as np
 
     from hyfree_ray.cohorts.label_sets import foreground, mask_of
@@ -144,7 +144,7 @@ def _label_shares(data: Folder, cases: Cases, dataset: Mapping[str, Any]) -> dic
 
 
 def _is_smaller(size: tuple[int, ...], spacing: tuple[float, float], plan: UNetPlan) -> bool:
-    """Whether a slice leaves more than a tenth of the patch empty along both axes."""
+    """Return whether a slice leaves more than a tenth of the patch empty along both axes."""
     filled = (
         length * own / target / side
         for length, own, target, side in zip(
@@ -179,7 +179,7 @@ def prepare_for_general(
 
 
 def raw_cases(data: Folder, cases: Cases) -> list[Any]:
-    """Cases as nnU-Net reads them, under the data set's folder."""
+    """Return cases as nnU-Net reads them, under the data set's folder."""
     from hyfree_ray.segmenters.nnunet.data import RawCase
 
     return [

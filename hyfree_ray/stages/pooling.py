@@ -1,4 +1,4 @@
-"""What the pool does with releases: check each, then plan nnU-Net on all of them.
+"""The pool's work on releases: check each, then plan nnU-Net on all of them.
 
 Shapes: N images, C channels, H height, W width.
 """
@@ -16,11 +16,11 @@ from hyfree_ray.segmenters.plan_caps import PlanCaps
 if TYPE_CHECKING:
     from hyfree_ray.border.gate import Gate
     from hyfree_ray.border.release import Release, ReleaseMetadata
-    from hyfree_ray.border.release_guard import Handed
-    from hyfree_ray.cohorts.label_sets import Painted
+    from hyfree_ray.border.release_guard import SubmittedRelease
+    from hyfree_ray.cohorts.label_sets import LabelEncoding
 
 VALIDATION_SHARE = 0.2
-VALIDATION_MOST = 2500
+MAX_VALIDATION = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part."""
 
 
@@ -40,8 +40,8 @@ def check_release(
     It is read here only after another process, with limits, has read the same bytes to the end.
 
     Returns:
-        Beside what the release is: `flag`, what is odd about it in words (null: nothing), which
-        keeps it out of nothing; somebody has to look.
+        Beside the release's properties: `flag`, a description of anything odd about it (null:
+        nothing), which a person has to judge; it excludes the release from nothing.
 
     Raises:
         ReleaseError: the rule that it breaks.
@@ -49,19 +49,19 @@ def check_release(
     from hyfree_ray.border.gate import Gate
     from hyfree_ray.border.label_shift import label_shift
     from hyfree_ray.border.manifest import read_manifest
-    from hyfree_ray.border.release_guard import Handed, check_release_file
+    from hyfree_ray.border.release_guard import SubmittedRelease, check_release_file
     from hyfree_ray.reports.pictures import contact_sheet
 
-    handed = Handed(
+    submitted = SubmittedRelease(
         folder=Path(release),
         site=site,
         experiment=federation,
         round_number=round_number,
-        # Read once: both processes hold the file to the hash that is in this one.
+        # Read once: both processes check the file against this manifest's hash.
         manifest=read_manifest(Path(release), site=site),
     )
-    check_release_file(handed)
-    found = read_for_task(handed, dataset, Gate(**gate))
+    check_release_file(submitted)
+    found = read_for_task(submitted, dataset, Gate(**gate))
     contact_sheet(
         context.out / "samples.png",
         found.images_NCHW[:24],
@@ -71,7 +71,7 @@ def check_release(
     )
     shift = label_shift(found.images_NCHW, found.labels_NHW)
     return {
-        "flag": shift.in_words() if shift.flagged else None,
+        "flag": shift.describe() if shift.flagged else None,
         "rejection_rate": float(found.metadata.card["rejection_rate"]),
         "images": found.manifest.rows,
         "sha256": found.manifest.sha256,
@@ -81,46 +81,46 @@ def check_release(
     }
 
 
-def read_for_task(handed: Handed, dataset: Mapping[str, Any], gate: Gate) -> Release:
-    """Read a release that another process has read to the end, and hold it to the task.
+def read_for_task(submitted: SubmittedRelease, dataset: Mapping[str, Any], gate: Gate) -> Release:
+    """Read a release that another process has read to the end, and check it against the task.
 
     Args:
-        handed: the release, and what is known of it.
+        submitted: the release, and what is known of it.
         dataset: the task's channels and labels.
-        gate: what its privacy card is held against.
+        gate: bounds on its privacy card.
 
     Raises:
         ReleaseError: the rule that it breaks.
     """
     from hyfree_ray.border.gate import check_card
     from hyfree_ray.border.release import read_release
-    from hyfree_ray.cohorts.label_sets import Painted
+    from hyfree_ray.cohorts.label_sets import LabelEncoding
     from hyfree_ray.core.errors import ReleaseError
 
     found = read_release(
-        handed.folder,
-        site=handed.site,
-        experiment=handed.experiment,
-        round_number=handed.round_number,
-        manifest=handed.manifest,
+        submitted.folder,
+        site=submitted.site,
+        experiment=submitted.experiment,
+        round_number=submitted.round_number,
+        manifest=submitted.manifest,
     )
     channels = tuple(dataset["channel_names"].values())
     if found.metadata.channel_names != channels:
         raise ReleaseError(
-            handed.site,
+            submitted.site,
             "task",
             f"channels {found.metadata.channel_names} are those of another task; this one has"
             f" {channels}",
         )
-    if differences := Painted.of(dataset).differences(painted_in(found.metadata)):
+    if differences := LabelEncoding.of(dataset).differences(label_encoding_of(found.metadata)):
         raise ReleaseError(
-            handed.site, "task", f"its labels are those of another task: {differences}"
+            submitted.site, "task", f"its labels are those of another task: {differences}"
         )
     check_card(found, gate)
     return found
 
 
-MOST_COMPARED = 200
+MAX_COMPARED = 200
 """Images of a release whose labels are compared."""
 
 
@@ -135,10 +135,10 @@ def label_agreement(
     federation: str,
     round_number: int,
 ) -> dict[str, Any]:
-    """How far a release's labels are those that the other sites' images would have taught.
+    """Measure how far a release's labels agree with those learned from the other sites' images.
 
     Dice of each label over the release's first images together, 2 sum|A B| / (sum|A| + sum|B|),
-    between the labels that it came with and those of `model`, which was trained without it.
+    between its own labels and those of `model`, which was trained without it.
 
     Returns:
         dice, by label: None where neither has any; mean, over the labels that have one.
@@ -146,24 +146,24 @@ def label_agreement(
     import numpy as np
 
     from hyfree_ray.border.release import read_release
-    from hyfree_ray.cohorts.label_sets import Painted, foreground, mask_of, with_values
+    from hyfree_ray.cohorts.label_sets import LabelEncoding, foreground, mask_of, with_values
     from hyfree_ray.segmenters.nnunet.model import Model, read_dataset
 
     found = read_release(Path(release), site=site, experiment=federation, round_number=round_number)
     network = Model(model / "model", context.device)
-    painted = Painted.of(dataset)
+    encoding = LabelEncoding.of(dataset)
     labels_NHW = with_values(
-        found.labels_NHW[:MOST_COMPARED], painted_in(found.metadata).values_in(painted)
+        found.labels_NHW[:MAX_COMPARED], label_encoding_of(found.metadata).values_in(encoding)
     )
     spacing = (1.0, *found.metadata.spacing)
     predicted_NHW = np.stack(
         [
             network.segment(image_CHW[:, None], spacing)[0]
-            for image_CHW in found.physical(slice(MOST_COMPARED))
+            for image_CHW in found.physical(slice(MAX_COMPARED))
         ]
     )
     predicted_NHW = with_values(
-        predicted_NHW, Painted.of(read_dataset(model / "model")).values_in(painted)
+        predicted_NHW, LabelEncoding.of(read_dataset(model / "model")).values_in(encoding)
     )
     dice: dict[str, float | None] = {}
     for name, classes in foreground(dataset["labels"]).items():
@@ -210,13 +210,15 @@ def pool_releases(
         first = first or release.metadata
         _check_slice_axis(site, release.metadata, sites[0], first)
         prefix = f"r{len(by_site):03d}"
-        by_site.append(write_slices(context.out / "slices", prefix, release, painted_in(first)))
+        by_site.append(
+            write_slices(context.out / "slices", prefix, release, label_encoding_of(first))
+        )
     assert first is not None
     cases = [case for written in by_site for case in written]
     fewest = min(len(written) for written in by_site)
     dataset = {
         "channel_names": {str(i): name for i, name in enumerate(first.channel_names)},
-        **painted_in(first).dataset(),
+        **label_encoding_of(first).dataset(),
         "file_ending": ".mha",
     }
     plan = plan_and_preprocess(
@@ -240,8 +242,8 @@ def pool_releases(
 
 
 def _held_out(written: list[Any]) -> list[Any]:
-    """The last cases of a site: its validation part."""
-    return written[-min(VALIDATION_MOST, max(1, int(len(written) * VALIDATION_SHARE))) :]
+    """Return the last cases of a site: its validation part."""
+    return written[-min(MAX_VALIDATION, max(1, int(len(written) * VALIDATION_SHARE))) :]
 
 
 def _check_slice_axis(
@@ -255,22 +257,22 @@ def _check_slice_axis(
         )
 
 
-def painted_in(metadata: ReleaseMetadata) -> Painted:
-    """The label maps of a release."""
-    from hyfree_ray.cohorts.label_sets import Painted
+def label_encoding_of(metadata: ReleaseMetadata) -> LabelEncoding:
+    """Return the label encoding of a release."""
+    from hyfree_ray.cohorts.label_sets import LabelEncoding
 
-    return Painted(names=dict(metadata.label_names), regions=metadata.regions)
+    return LabelEncoding(names=dict(metadata.label_names), regions=metadata.regions)
 
 
 def read_releases(
     sites: Sequence[str], releases: Mapping[str, Folder], federation: str, round_number: int
 ) -> Iterator[tuple[str, Release]]:
-    """Each site's release, one in memory at a time, read as strictly as the pool checks it.
+    """Yield each site's release, one in memory at a time, read as strictly as the pool checks it.
 
     Args:
-        sites: whose releases these are, in order.
+        sites: the sites that made the releases, in order.
         releases: `release_<position in sites>`.
-        federation: what they were made for.
+        federation: key of the federation that they were made for.
         round_number: the round.
 
     Raises:
@@ -286,14 +288,14 @@ def read_releases(
         )
 
 
-def write_slices(folder: Path, prefix: str, release: Release, painted: Painted) -> list[Any]:
-    """A release as raw cases: 2D MetaImage files, which keep the spacing that PNG would lose.
+def write_slices(folder: Path, prefix: str, release: Release, encoding: LabelEncoding) -> list[Any]:
+    """Write a release as raw cases: 2D MetaImage files, which store spacing where PNG would not.
 
     Args:
         folder: where to.
-        prefix: of the cases' names.
-        release: whose slices.
-        painted: the labels with the values that they are to have.
+        prefix: prefix of the cases' names.
+        release: the release to write.
+        encoding: the labels with the values to write.
 
     Raises:
         HyfreeError: the release has other structures.
@@ -301,7 +303,7 @@ def write_slices(folder: Path, prefix: str, release: Release, painted: Painted) 
     from hyfree_ray.cohorts.label_sets import with_values
     from hyfree_ray.segmenters.nnunet.data import RawCase
 
-    values = painted_in(release.metadata).values_in(painted)
+    values = label_encoding_of(release.metadata).values_in(encoding)
     folder.mkdir(parents=True, exist_ok=True)
     height, width = release.metadata.spacing
     cases = []

@@ -1,4 +1,4 @@
-"""Choosing a generator's snapshot, and a site's quality card. Both look at held-out images."""
+"""The choice of a generator's snapshot, and a site's quality card. Both use held-out images."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
 
-FEWEST_HELD_OUT = 20
-"""Held-out images below which no criterion tells snapshots apart: the last one is taken."""
+MIN_HELD_OUT = 20
+"""Held-out images below which no criterion separates snapshots: the last one is taken."""
 
 SHARE_OF_TRAINING = 0.03
-"""Sampling for the choice may cost this share of the training; comparing costs the like again, and
-together they are to stay below a twentieth."""
+"""Sampling for the choice may cost this share of the training; comparing costs about as much again,
+and together they are to stay below a twentieth."""
 
-MOST_SAMPLES = 500
+MAX_SAMPLES = 500
 
 
-def samples_a_snapshot(config: GeneratorConfig, images_shown: int, snapshots: int) -> int:
-    """Samples of each snapshot that keep the choice within its share of the training."""
+def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: int) -> int:
+    """Return how many samples per snapshot keep the choice within its share of the training."""
     passes = SHARE_OF_TRAINING * images_shown * config.training_passes
     count = int(passes / config.sample_passes / snapshots)
-    return max(8, min(MOST_SAMPLES, count))
+    return max(8, min(MAX_SAMPLES, count))
 
 
 @stage(version=3, device=True)
@@ -76,7 +76,7 @@ def choose_snapshot(
         view=view,
         device=context.device,
     )
-    count = samples_a_snapshot(GENERATORS[backend].config(), images_shown, len(names))
+    count = samples_per_snapshot(GENERATORS[backend].config(), images_shown, len(names))
     draw = partial(
         _draw, generator, count=count, seed=seed, device=context.device, precision=precision
     )
@@ -89,7 +89,7 @@ def choose_snapshot(
         "snapshot": names[best_snapshot(scores)],
         "reason": _reason(scores),
         "kid": [score.kid for score in scores],
-        # Distances to training images tell membership: no finer than a twentieth.
+        # Distances to training images reveal membership: no finer than a twentieth.
         "near": [round(score.near * 20) / 20 for score in scores],
         "samples": count,
         "seconds": round(time.monotonic() - begun, 2),
@@ -98,14 +98,14 @@ def choose_snapshot(
 
 
 def _no_choice(snapshots: int, patients_M: np.ndarray) -> str:
-    """Why the last snapshot is taken unseen; empty where there is something to choose by.
+    """Return why the last snapshot is taken unseen; empty if there is something to choose by.
 
     Args:
-        patients_M: whose image each held-out one is.
+        patients_M: the patient of each held-out image.
     """
     if snapshots == 1:
         return "there is one snapshot"
-    if len(patients_M) < FEWEST_HELD_OUT:
+    if len(patients_M) < MIN_HELD_OUT:
         return f"{len(patients_M)} held-out images tell no snapshots apart: the last one"
     if (patients_M == patients_M[0]).all():
         return "held-out images of one patient tell no copies: the last snapshot"
@@ -124,7 +124,8 @@ def _reason(scores: Sequence[SnapshotScore]) -> str:
 def _draw(
     generator: Folder, name: str, *, count: int, seed: int, device: str, precision: str
 ) -> np.ndarray:
-    """Samples_NCHW of a snapshot, in equal batches: whatever a batch is short of is drawn too."""
+    """Draw samples_NCHW of a snapshot in equal batches: a short batch costs as much as a full
+    one."""
     import numpy as np
 
     from hyfree_ray import generators
@@ -146,7 +147,7 @@ def _draw(
 def _scores(
     names: list[str], draw: Callable[[str], np.ndarray], embed: Embed, view: GeneratorView
 ) -> Iterator[tuple[str, SnapshotScore]]:
-    """Each snapshot and its score, the real images embedded once."""
+    """Yield each snapshot and its score, the real images embedded once."""
     from hyfree_ray.evaluation.image_quality import score_snapshot
 
     real_NF = embed(view.images_NCHW)
@@ -167,7 +168,7 @@ def quality_card(
     embedder: str,
     embedder_weights: Folder | None = None,
 ) -> dict[str, Any]:
-    """How good a site's synthetic images are; what they give away is the audit's.
+    """Measure how good a site's synthetic images are; what they leak is the audit's part.
 
     KID to held-out images beside the floor (held-out against training images), density and
     coverage, and the share of the image that each label takes, synthetic and real.

@@ -1,8 +1,8 @@
 """A site's real cases and the pool's synthetic ones, prepared for fine-tuning that does not forget.
 
 Fine-tuning on real images alone overwrites what the general model knew of other sites. With replay
-part of each batch (a quarter, in expectation, by default: docs/RESULTS.md) is drawn from the
-other sites' releases in their natural proportions, the rest from the site's real training images
+part of each batch (a quarter, in expectation, by default: docs/RESULTS.md) is drawn from the other
+sites' releases in their natural proportions, the rest from the site's real training images
 (experience replay, Rolnick et al. 2019, arXiv 1811.11682; rehearsal on generated data, Shin et al.
 2017, arXiv 1705.08690).
 
@@ -47,8 +47,8 @@ def prepare_replay(
         general: the general model.
         caps: the budget's, on nnU-Net's plan.
         releases_of: sites whose releases are replayed, in order.
-        share: of the synthetic images in what is drawn.
-        federation: what releases were made for.
+        share: share of synthetic images among those drawn.
+        federation: key of the federation that the releases were made for.
         round_number: the round.
         releases: `release_<position in releases_of>`.
     """
@@ -87,10 +87,10 @@ def prepare_replay(
 
 
 def in_proportion(real: Sequence[str], synthetic: Sequence[str], share: float) -> list[str]:
-    """Names repeated until `share` of them are synthetic.
+    """Repeat names until `share` of them are synthetic.
 
-    Within a kind each is repeated as often, to within one. Every name is there at least once;
-    without synthetic ones the real ones are.
+    Names of one kind are repeated equally often, to within one, and every name at least once;
+    without synthetic names the real ones are returned as they are.
     """
     if not synthetic:
         return list(real)
@@ -103,7 +103,7 @@ def in_proportion(real: Sequence[str], synthetic: Sequence[str], share: float) -
 
 
 def as_mha(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The same task in MetaImage files: what real and synthetic slices have in common."""
+    """Return the same task in MetaImage files, the format that real and synthetic slices share."""
     return {
         "channel_names": dataset["channel_names"],
         "labels": dataset["labels"],
@@ -113,7 +113,7 @@ def as_mha(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def slice_axis_of(cases: Cases) -> int:
-    """The axis that a site's volumes are cut along; 0 for 2D images."""
+    """Return the axis that a site's volumes are cut along; 0 for 2D images."""
     return int(cases[0].get("slice_axis", 0))
 
 
@@ -125,28 +125,28 @@ def write_releases(
     round_number: int,
     dataset: Mapping[str, Any],
 ) -> list[Any]:
-    """The releases as raw cases, with the values that labels have in `dataset`.
+    """Write the releases as raw cases, with the values that labels have in `dataset`.
 
     Raises:
         ReleaseError: the rule that one breaks.
         HyfreeError: one has other structures.
     """
-    from hyfree_ray.cohorts.label_sets import Painted
+    from hyfree_ray.cohorts.label_sets import LabelEncoding
     from hyfree_ray.stages.pooling import read_releases, write_slices
 
-    painted = Painted.of(dataset)
+    encoding = LabelEncoding.of(dataset)
     found = enumerate(read_releases(sites, releases, federation, round_number))
     return [
         case
         for position, (_, release) in found
-        for case in write_slices(folder, f"synthetic{position:03d}", release, painted)
+        for case in write_slices(folder, f"synthetic{position:03d}", release, encoding)
     ]
 
 
 def write_real_slices(
     folder: Path, prefix: str, data: Folder, cases: Cases, dataset: Mapping[str, Any]
 ) -> list[tuple[Any, str]]:
-    """Real cases slice by slice as MetaImage, each with its part.
+    """Write real cases slice by slice as MetaImage; return each with its part.
 
     nnU-Net reads a data set by one reader: real images have to come in the releases' format.
     """

@@ -1,4 +1,4 @@
-"""Models on real test cases, on the cases' original grids."""
+"""The scoring of models on real test cases, on the cases' original grids."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def score(
     regime: str,
     train_site: str,
 ) -> dict[str, Any]:
-    """Score a model on a site's test cases: the metrics of `metrics.py`, a case and label each.
+    """Score a model on a site's test cases: the metrics of `metrics.py`, per case and label.
 
     A volume is one case: it is predicted and scored whole, on its own grid. Labels are matched
     by name, whatever their values are in the model's data set.
 
     Writes `scores.json`: rows of patient and case as indices, whose names stay with the site.
     """
-    from hyfree_ray.cohorts.label_sets import Painted, with_values
+    from hyfree_ray.cohorts.label_sets import LabelEncoding, with_values
     from hyfree_ray.evaluation.metrics import score_case
     from hyfree_ray.segmenters.nnunet.data import read_image, read_label
     from hyfree_ray.segmenters.nnunet.model import Model
 
     network = Model(model / "model", context.device)
-    values = Painted.of(network.dataset_json).values_in(Painted.of(dataset))
+    values = LabelEncoding.of(network.dataset_json).values_in(LabelEncoding.of(dataset))
     rows: list[dict[str, Any]] = []
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)

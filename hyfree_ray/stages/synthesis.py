@@ -1,4 +1,4 @@
-"""What a site does with its generator: sample, filter, label, release.
+"""A site's use of its generator: sample, filter, label, release.
 
 Shapes: N images, C channels, H height, W width.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
     from hyfree_ray.privacy.memorization import MemorisationFilter
-    from hyfree_ray.privacy.sampling import Draw, Drawn
+    from hyfree_ray.privacy.sampling import Draw, DrawnSamples
 
 
 MASKS = "masks.npy"
@@ -44,9 +44,9 @@ def synthesise(
 ) -> dict[str, Any]:
     """Sample until `quota` images have passed the memorisation filter, or decide to withhold.
 
-    Writes `accepted.npy` (NCHW, of as many bits as `prepare` found needful), their masks beside it
-    where the generator draws masks, and what stays: `filter.json` with the thresholds, and
-    `nearest_pairs.png` with real images.
+    Writes `accepted.npy` (NCHW, with the bits that `prepare` found necessary), masks beside it if
+    the generator draws masks, and files that stay at the site: `filter.json` with the thresholds,
+    and `nearest_pairs.png` with real images.
     """
     from hyfree_ray.core.seeds import seed_of
     from hyfree_ray.generators.view import GeneratorView
@@ -73,7 +73,7 @@ def synthesise(
         dtype=f"uint{read_result(prepared)['stored_bits']}",
         report=lambda accepted, rejected: context.progress(accepted, quota, {"rejected": rejected}),
     )
-    _keep(context.out, drawn, masks, rule, view)
+    _write_samples(context.out, drawn, masks, rule, view)
     reason = drawn.reason_to_withhold(max_rejection_rate)
     return {
         "outcome": "released" if reason is None else "withheld",
@@ -93,7 +93,7 @@ def synthesise(
 
 
 def _calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
-    """The site's memorisation filter: three detectors, thresholds from its training images."""
+    """Calibrate the memorisation filter: three detectors, thresholds from training images."""
     from hyfree_ray.privacy.detectors import Correlation, Features, Structure
     from hyfree_ray.privacy.memorization import MemorisationFilter
 
@@ -114,10 +114,10 @@ def _draw_from(
     device: str,
     precision: str,
 ) -> Draw:
-    """Samples of the chosen snapshot, by their number in the seed's series.
+    """Return a function that draws the snapshot's samples by their number in the seed's series.
 
     Args:
-        masks: gets those of each batch, where the generator draws masks.
+        masks: gets those of each batch if the generator draws masks.
     """
     from hyfree_ray import generators
 
@@ -140,14 +140,14 @@ def _draw_from(
     return draw
 
 
-def _keep(
+def _write_samples(
     out: Path,
-    drawn: Drawn,
+    drawn: DrawnSamples,
     masks: list[np.ndarray],
     rule: MemorisationFilter,
     view: GeneratorView,
 ) -> None:
-    """Write what passed, the thresholds, and the samples nearest to real images beside those."""
+    """Write accepted samples, thresholds, and the samples nearest to real images beside those."""
     import numpy as np
 
     from hyfree_ray.reports.pictures import nearest_pairs
@@ -166,7 +166,7 @@ def _keep(
 
 
 def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
-    """What the filter does to new real images: sound where it rejects about `percentile` %."""
+    """Report what the filter does to new real images: sound if it rejects about `percentile` %."""
     images_NCHW = view.images_NCHW[~view.training_N]
     if not len(images_NCHW):
         return {
@@ -199,15 +199,15 @@ def release(
 ) -> dict[str, Any]:
     """Label the samples that passed the audit with the site's own nnU-Net; write the release.
 
-    Where the generator drew masks, these are the labels, value by value. A site that withholds
-    writes no release; its outcome and the reason are all there is.
+    If the generator drew masks, these are the labels, value by value. A site that withholds writes
+    no release, only its outcome and the reason.
     """
     import numpy as np
 
     from hyfree_ray.border.release import nonce_of, write_release
     from hyfree_ray.cohorts.label_sets import foreground, mask_of
     from hyfree_ray.generators.view import GeneratorView
-    from hyfree_ray.privacy.sampling import levels_of
+    from hyfree_ray.privacy.sampling import max_level
 
     audited = read_result(audit)
     outcome = {name: audited[name] for name in ("outcome", "reason", "rejection_rate")}
@@ -215,7 +215,7 @@ def release(
         return {**outcome, "images": 0}
     view = GeneratorView.load(prepared / "view.npz")
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
-    scale_C = view.step_C(levels_of(stored_NCHW.dtype))
+    scale_C = view.step_C(max_level(stored_NCHW.dtype))
     if (samples / MASKS).is_file():
         labels_NHW = np.load(samples / MASKS, allow_pickle=False)
     else:
@@ -253,17 +253,17 @@ def _describe(
     scale_C: np.ndarray,
     card: Mapping[str, Any],
 ) -> ReleaseMetadata:
-    """What the pool has to know to use the images; `scale_C` is in physical units a stored step."""
+    """Describe what the pool needs to use the images; `scale_C` is in physical units per step."""
     from hyfree_ray.border.release import ReleaseMetadata
-    from hyfree_ray.cohorts.label_sets import Painted
+    from hyfree_ray.cohorts.label_sets import LabelEncoding
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
-    painted = Painted.of(dataset)
+    encoding = LabelEncoding.of(dataset)
     return ReleaseMetadata(
         site=site,
         channel_names=tuple(dataset["channel_names"].values()),
-        label_names=painted.names,
-        regions=painted.regions,
+        label_names=encoding.names,
+        regions=encoding.regions,
         spacing=view.spacing,
         slice_axis=UNetPlan.read(Path(prepared)).slice_axis,
         scale=tuple(float(s) for s in scale_C),
@@ -279,7 +279,7 @@ def _label(
     model: Path,
     spacing: tuple[float, float],
 ) -> np.ndarray:
-    """Labels (N, H, W) by the site's own model, which never saw a padded margin: it gets none."""
+    """Label (N, H, W) with the site's own model, without padding, which the model never saw."""
     import numpy as np
 
     from hyfree_ray.segmenters.content_box import content_box

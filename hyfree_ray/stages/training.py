@@ -66,7 +66,7 @@ def train_segmenter(
     seed: int,
     initial: Folder | None = None,
 ) -> dict[str, Any]:
-    """Train nnU-Net in one of its roles: a regime's name, which progress and tables show."""
+    """Train nnU-Net in one of its roles: a regime's name, shown by progress and tables."""
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
     assert role in REGIMES
@@ -132,7 +132,7 @@ def train_general_worker(
     device: str,
     report: Any = None,
 ) -> None:
-    """One process of the general training; `report` is called on all ranks after each epoch."""
+    """Run one process of the general training; `report` is called on all ranks after each epoch."""
     from hyfree_ray.core.files import write_json
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyfree_ray.border.gate import Gate, check_card, faults
+from hyfree_ray.border.gate import Gate, check_card, violations
 from hyfree_ray.border.manifest import Manifest
-from hyfree_ray.border.privacy_card import PrivacyCard, in_words, read_card
+from hyfree_ray.border.privacy_card import PrivacyCard, describe, read_card
 from hyfree_ray.border.release import Release, ReleaseMetadata
 from hyfree_ray.core.errors import ReleaseError
 from tests.cards import attack, card
@@ -18,7 +18,7 @@ from tests.refusals import refuses
 
 
 def of(**changes: Any) -> list[str]:
-    return faults(PrivacyCard.model_validate(card(**changes)), Gate())
+    return violations(PrivacyCard.model_validate(card(**changes)), Gate())
 
 
 def recall(share: float) -> dict[str, Any]:
@@ -153,10 +153,10 @@ def test_a_pools_gate_may_be_stricter_than_a_sites() -> None:
 
 
 def test_a_card_in_words_says_what_it_is_not_and_what_was_attacked() -> None:
-    text = "\n".join(in_words(PrivacyCard.model_validate(card())))
+    text = "\n".join(describe(PrivacyCard.model_validate(card())))
     assert "Not a declaration of anonymity" in text
     assert "membership attack 'nearest': AUC 0.52 [0.40, 0.90], control 0.49" in text
     assert "70% blended 80:20" in text
     broken = {"measurable": True, "nearest": {**attack(0.6, 0.72), "control_valid": False}}
-    text = "\n".join(in_words(PrivacyCard.model_validate(card(attacks=broken))))
+    text = "\n".join(describe(PrivacyCard.model_validate(card(attacks=broken))))
     assert "AUC 0.60 [0.40, 0.90], control 0.72, which is invalid" in text

@@ -15,7 +15,12 @@ import pytest
 
 from hyfree_ray.border.manifest import read_manifest
 from hyfree_ray.border.release import ReleaseMetadata
-from hyfree_ray.border.release_guard import ChildLimits, Handed, check_release_file, check_releases
+from hyfree_ray.border.release_guard import (
+    ChildLimits,
+    SubmittedRelease,
+    check_release_file,
+    check_releases,
+)
 from hyfree_ray.core.errors import ReleaseError
 from tests.release_files import EXPERIMENT, ROUND, SITE, arrow, described, put, read, write
 
@@ -42,8 +47,8 @@ module.read_release = read_release
 """
 
 
-def handed(folder: Path) -> Handed:
-    return Handed(folder=folder, site=SITE, experiment=EXPERIMENT, round_number=ROUND)
+def handed(folder: Path) -> SubmittedRelease:
+    return SubmittedRelease(folder=folder, site=SITE, experiment=EXPERIMENT, round_number=ROUND)
 
 
 def rules(found: list[ReleaseMetadata | ReleaseError]) -> list[str | None]:

@@ -18,7 +18,7 @@ from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.core.stage import Context
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators.view import GeneratorView, stored_bits
-from hyfree_ray.privacy.sampling import levels_of, quantise, restore
+from hyfree_ray.privacy.sampling import max_level, quantise, restore
 from hyfree_ray.segmenters.content_box import content_box
 from hyfree_ray.stages.data import prepare
 
@@ -49,7 +49,7 @@ def at_the_pool(view: GeneratorView, dtype: Any) -> np.ndarray:
         label_names={"background": 0, "organ": 1},
         spacing=view.spacing,
         slice_axis=0,
-        scale=tuple(float(s) for s in view.step_C(levels_of(dtype))),
+        scale=tuple(float(s) for s in view.step_C(max_level(dtype))),
         offset=tuple(float(o) for o in view.low_C),
         card={},
     )
@@ -107,7 +107,7 @@ def test_dark_margins_are_found_at_any_depth(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_what_is_stored_and_restored_is_stored_alike(dtype: Any) -> None:
-    values = np.arange(levels_of(dtype) + 1).astype(dtype).reshape(1, 1, 16, -1)
+    values = np.arange(max_level(dtype) + 1).astype(dtype).reshape(1, 1, 16, -1)
     np.testing.assert_array_equal(quantise(restore(values), dtype), values)
 
 

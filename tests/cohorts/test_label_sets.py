@@ -12,7 +12,13 @@ import pytest
 from hyfree_ray.border.gate import Gate
 from hyfree_ray.border.release import read_release
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.cohorts.label_sets import Painted, class_values, foreground, mask_of, read_labels
+from hyfree_ray.cohorts.label_sets import (
+    LabelEncoding,
+    class_values,
+    foreground,
+    mask_of,
+    read_labels,
+)
 from hyfree_ray.core.artifacts import RECORD
 from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Context
@@ -131,11 +137,11 @@ def test_a_release_carries_the_regions_in_their_order(released: Path, site: Site
     assert found.metadata.label_names == {"background": 0, "whole": 1, "core": 2}
     assert found.metadata.regions == (("whole", (1, 2)), ("core", (2,)))
     assert found.labels_NHW.max() <= 2
-    painted = Painted(names=found.metadata.label_names, regions=found.metadata.regions)
+    painted = LabelEncoding(names=found.metadata.label_names, regions=found.metadata.regions)
     without = {name: value for name, value in LABELS.items() if name != "ignore"}
     assert painted.dataset() == {"labels": without, "regions_class_order": ORDER}
     assert list(painted.dataset()["labels"]) == list(without)
-    assert Painted.of(site.dataset) == painted
+    assert LabelEncoding.of(site.dataset) == painted
 
 
 def check(released: Path, out: Path, dataset: dict[str, Any]) -> None:

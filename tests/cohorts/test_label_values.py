@@ -15,7 +15,7 @@ from hyfree_ray.border.manifest import MANIFEST_FILE, key_of
 from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
 from hyfree_ray.cohorts.cohort import read_cohort
-from hyfree_ray.cohorts.label_sets import Painted, with_values
+from hyfree_ray.cohorts.label_sets import LabelEncoding, with_values
 from hyfree_ray.commands.pool import pool
 from hyfree_ray.config.experiment import Experiment, resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
@@ -168,7 +168,7 @@ def test_outputs_of_a_network_change_places_with_their_labels(
     image_NCHW = torch.randn(1, 1, height, width)
     with torch.inference_mode():
         had, has = first(image_NCHW)[0][0], second(image_NCHW)[0][0]
-    outputs = [Painted.of(dataset_of(*task)).outputs for task in (own, given_to)]
+    outputs = [LabelEncoding.of(dataset_of(*task)).outputs for task in (own, given_to)]
     assert len(outputs[0]) == len(had) == 3
     for name in outputs[0]:
         place, now = (names.index(name) for names in outputs)
@@ -187,8 +187,8 @@ def experiment() -> Experiment:
 
 def release(folder: Path, site: str, task: tuple[dict[str, Any], Any], federation: str) -> Path:
     """Images of bright discs, labelled in the values of the task by what the names say."""
-    painted = Painted.of(dataset_of(*task))
-    names = [name for name in painted.outputs if name != "background"]
+    encoding = LabelEncoding.of(dataset_of(*task))
+    names = [name for name in encoding.outputs if name != "background"]
     rng = np.random.default_rng([*site.encode()])
     rows_HW, columns_HW = np.mgrid[:40, :30]
     images, labels = [], []
@@ -197,14 +197,14 @@ def release(folder: Path, site: str, task: tuple[dict[str, Any], Any], federatio
         # By name: the first in the alphabet is innermost.
         label_HW = np.zeros(far_HW.shape, np.uint8)
         for step, name in enumerate(sorted(names, reverse=True)):
-            label_HW[far_HW < 13 - 4 * step] = painted.names[name]
+            label_HW[far_HW < 13 - 4 * step] = encoding.names[name]
         images.append(60 + 20 * (far_HW < 11) + rng.integers(0, 30, far_HW.shape))
         labels.append(label_HW)
     metadata = ReleaseMetadata(
         site=site,
         channel_names=("MR",),
-        label_names=painted.names,
-        regions=painted.regions,
+        label_names=encoding.names,
+        regions=encoding.regions,
         spacing=(1.0, 1.0),
         slice_axis=0,
         scale=(1.0,),
@@ -231,13 +231,13 @@ def test_releases_are_pooled_in_the_values_of_the_first(tmp_path: Path, tasks: A
         f"release_{k}": release(tmp_path, name, task, "e")
         for k, (name, task) in enumerate(zip("ab", tasks, strict=True))
     }
-    painted = Painted.of(dataset_of(*tasks[0]))
+    encoding = LabelEncoding.of(dataset_of(*tasks[0]))
     found = dict(read_releases(["a", "b"], folders, "e", 1))
-    written = write_slices(tmp_path / "slices", "b", found["b"], painted)
+    written = write_slices(tmp_path / "slices", "b", found["b"], encoding)
     for case, label_HW in zip(written, found["b"].labels_NHW, strict=True):
         pooled_HW = read_label(case.label, {"file_ending": ".mha"})[0]
-        theirs = Painted.of(dataset_of(*tasks[1])).names
-        for name, value in painted.names.items():
+        theirs = LabelEncoding.of(dataset_of(*tasks[1])).names
+        for name, value in encoding.names.items():
             assert ((pooled_HW == value) == (label_HW == theirs[name])).all()
     (tmp_path / "checked").mkdir()
     check_release(
@@ -303,7 +303,7 @@ def test_a_federation_is_of_structures_not_of_their_values() -> None:
 def test_what_two_label_sets_have_otherwise_is_said_by_name(
     one: Any, other: Any, said: str
 ) -> None:
-    own, given = Painted.of(dataset_of(*one)), Painted.of(dataset_of(*other))
+    own, given = LabelEncoding.of(dataset_of(*one)), LabelEncoding.of(dataset_of(*other))
     assert own.differences(given).startswith(said)
     assert bool(own.differences(given)) == bool(said)
     if said:

@@ -20,7 +20,7 @@ PAGE = ROOT.parent / "docs" / "ERRORS.md"
 CODED = {"HyfreeError": 0, "PrivacyError": 0, "ClusterError": 0, "failure_line": 0}
 """Where the code stands among the arguments of what is raised or printed."""
 
-RULED = {"ReleaseError": 1, "LayoutError": 0, "UntrustedFileError": 0, "refusing": 1}
+RULED = {"ReleaseError": 1, "LayoutError": 0, "UntrustedFileError": 0, "as_release_error": 1}
 """Where the rule does, whose code is `release.RULE`."""
 
 KEYWORDS = {"code": "", "rule": "release."}

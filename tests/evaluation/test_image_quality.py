@@ -17,7 +17,7 @@ from hyfree_ray.evaluation.image_quality import (
     kid,
     score_snapshot,
 )
-from hyfree_ray.stages.quality import _draw, choose_snapshot, samples_a_snapshot
+from hyfree_ray.stages.quality import _draw, choose_snapshot, samples_per_snapshot
 from tests.generators.test_training import _train
 
 
@@ -120,7 +120,7 @@ def test_density_and_coverage_are_near_one_for_real_and_fall_with_collapse() -> 
 
 def test_the_choice_stays_within_its_share_of_the_training() -> None:
     for backend, train, sample in (("flow", 3, 10), ("stylegan2", 9, 1)):
-        count = samples_a_snapshot(generators.GENERATORS[backend].config(), 20_000, 4)
+        count = samples_per_snapshot(generators.GENERATORS[backend].config(), 20_000, 4)
         assert 4 * count * sample <= 0.05 * 20_000 * train
         assert count >= 8
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyfree_ray.border.gate import Gate, faults
+from hyfree_ray.border.gate import Gate, violations
 from hyfree_ray.border.privacy_card import PrivacyCard
 from hyfree_ray.core.artifacts import RECORD, Artifact
 from hyfree_ray.core.execution import execute
@@ -70,7 +70,7 @@ def audited(sampler: Sampler, quota: int = 200) -> tuple[PrivacyCard | None, str
         "held_out_rejected_share": float(held_out.copied_N.mean()),
     }
     card = privacy_card(found, filtered, generator="flow", images_shown=80)
-    return card, "; ".join(faults(card, Gate())), found
+    return card, "; ".join(violations(card, Gate())), found
 
 
 def honest(count: int) -> np.ndarray:

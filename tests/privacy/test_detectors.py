@@ -8,15 +8,15 @@ import torch
 
 from hyfree_ray.privacy.detectors import (
     BLOCK,
-    CROSS,
+    FEATURE_SHIFTS,
     SHIFT,
     Correlation,
     Detector,
     Features,
     Measure,
     Structure,
-    lattice,
     on_grid,
+    pixel_shifts,
     variants,
 )
 from hyfree_ray.privacy.self_test import jpeg, shifted
@@ -31,7 +31,7 @@ def measure(name: str) -> Measure:
 
 def test_variants_are_the_mirrored_and_shifted_images() -> None:
     real = images(2, 1, channels=2)
-    found = list(variants(real, CROSS))
+    found = list(variants(real, FEATURE_SHIFTS))
     assert len(found) == 20
     np.testing.assert_array_equal(found[0], real)
     np.testing.assert_array_equal(found[5], real[..., ::-1])
@@ -46,7 +46,7 @@ def test_variants_are_the_mirrored_and_shifted_images() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [((64, 48), 49), ((40, 28), 49), ((256, 192), 9)])
 def test_shifts_are_as_dense_as_the_grid_can_tell_apart(size: tuple[int, int], count: int) -> None:
-    steps = lattice(*size)
+    steps = pixel_shifts(*size)
     assert steps[0] == (0, 0)
     assert len(steps) == len(set(steps)) == count
     assert max(max(step) for step in steps) == SHIFT == -min(min(step) for step in steps)

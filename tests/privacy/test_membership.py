@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from hyfree_ray.privacy.membership import FEWEST_PATIENTS, Group, membership
+from hyfree_ray.privacy.membership import MIN_PATIENTS, Group, membership
 
 WIDTH = 24
 
@@ -79,13 +79,13 @@ def test_a_control_whose_halves_differ_is_marked_invalid(attack: str) -> None:
 
 
 def test_too_few_patients_give_words_instead_of_a_number() -> None:
-    few = group(2 * (FEWEST_PATIENTS - 1), 2)
+    few = group(2 * (MIN_PATIENTS - 1), 2)
     found = membership(features(100, 0), group(60, 1), few, seed=0)
     assert found == {
         "measurable": False,
         "reason": "not measurable: 19 patients were held out, 20 are needed",
     }
-    enough = group(2 * FEWEST_PATIENTS, 2)
+    enough = group(2 * MIN_PATIENTS, 2)
     assert membership(features(100, 0), group(60, 1), enough, seed=0)["measurable"]
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from hyfree_ray.privacy.memorization import MemorisationFilter
-from hyfree_ray.privacy.sampling import DRAWS_PER_IMAGE, Draw, Drawn, draw_until, quantise, restore
+from hyfree_ray.privacy.sampling import (
+    MAX_DRAWS_PER_IMAGE,
+    Draw,
+    DrawnSamples,
+    draw_until,
+    quantise,
+    restore,
+)
 from tests.privacy.test_memorization import images, measures
 
 REAL = images(40, 0)
@@ -32,7 +39,7 @@ def generator(copies: float) -> Draw:
     return draw
 
 
-def draw(quota: int, source: Draw, **options: Any) -> Drawn:
+def draw(quota: int, source: Draw, **options: Any) -> DrawnSamples:
     return draw_until(quota, source, rule(), max_rejection_rate=MOST, **options)
 
 
@@ -64,7 +71,7 @@ def test_a_generator_that_mostly_copies_withholds_with_the_reason_in_words() -> 
 
 def test_draws_are_bounded() -> None:
     drawn = draw(100, generator(0.45))
-    assert drawn.drawn <= DRAWS_PER_IMAGE * 100
+    assert drawn.drawn <= MAX_DRAWS_PER_IMAGE * 100
 
 
 def test_no_two_accepted_images_are_equal() -> None:

@@ -24,7 +24,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import distributed
 
-from hyfree_ray.cohorts.label_sets import Painted
+from hyfree_ray.cohorts.label_sets import LabelEncoding
 from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.processes import keep_freed_memory
 from hyfree_ray.core.seeds import seed_of
@@ -314,8 +314,8 @@ def put_outputs_in_order(trainer: ResumableTrainer, initial: Path) -> None:
     Raises:
         HyfreeError: the model has other structures.
     """
-    own = Painted.of(trainer.dataset_json)
-    given = Painted.of(read_dataset(initial))
+    own = LabelEncoding.of(trainer.dataset_json)
+    given = LabelEncoding.of(read_dataset(initial))
     given.values_in(own)
     order = [given.outputs.index(name) for name in own.outputs]
     with torch.no_grad():
