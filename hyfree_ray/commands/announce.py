@@ -89,14 +89,15 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
         click.echo(f"{owner}: a stage takes {each}")
         kinds: dict[tuple[str, bool, bool], list[Step]] = {}
         for step in steps:
-            kinds.setdefault((step.name, step.device, step.done), []).append(step)
-        for (name, on_device, done), same in kinds.items():
+            task = describe(step.name, step.purpose)
+            kinds.setdefault((task, step.device, step.done), []).append(step)
+        for (task, on_device, done), same in kinds.items():
             times = f" x{len(same)}" if len(same) > 1 else ""
             needs = "device" if on_device else "cpu"
             told = cost.is_known and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
             takes = clock(sum(cost.seconds[s.key] for s in same)) if told else ""
             state = "done" if done else f"to run  {takes:>8}".rstrip()
-            click.echo(f"  {describe(name) + times:<36} {needs:<7} {state}")
+            click.echo(f"  {task + times:<36} {needs:<7} {state}")
     click.echo(cost.describe_time())
     click.echo(f"it would take {cost.describe_disk()}")
     if (measured := run.simulation.measured) is not None:

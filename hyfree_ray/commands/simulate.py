@@ -22,8 +22,7 @@ from hyfree_ray.core.interrupts import exit_now
 from hyfree_ray.core.log import set_up_logging
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.federation.simulation import Simulation
-from hyfree_ray.observing.observer import time_table
-from hyfree_ray.observing.progress import clock, describe
+from hyfree_ray.observing.progress import clock, time_by_task
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.runners.child import exit_code_of
@@ -139,11 +138,10 @@ def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
         click.echo(json.dumps({**written, "folder": str(finished.folder), "mlflow_ui": ui}))
         return
     wide_console().print(render_table(finished.summary))
-    spent = time_table(finished.summary.compute)
+    spent = time_by_task(finished.summary.stages)
     total = sum(seconds for _, seconds in spent)
     click.echo(f"\nwhere the time went (all parties together: {clock(total)})")
-    for name, seconds in spent:
-        words = describe(name)
-        click.echo(f"  {words:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
+    for task, seconds in spent:
+        click.echo(f"  {task:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
     click.echo(f"files: {finished.folder}")
     click.echo(ui)

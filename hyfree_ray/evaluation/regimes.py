@@ -240,6 +240,18 @@ def replays(names: Iterable[str]) -> bool:
     return any("replay" in REGIMES[name].needs for name in names)
 
 
+def purposes_of(name: str, labeller: str) -> frozenset[str]:
+    """Return what stages are for that a regime's models stand on, itself included.
+
+    Args:
+        name: the regime.
+        labeller: the regime of the networks that label releases.
+    """
+    record = record_of(name)
+    of_releases = {RELEASE, "local", labeller} if record.releases != "none" else set()
+    return frozenset({name, *of_releases, *(need for need in record.needs if need in REGIMES)})
+
+
 def record_of(name: str) -> Regime:
     """Return a regime's record; of one that only a file knows, a bare one with its name."""
     bare = Regime(name=name, label=name, progress=name, trained_by=None, control=None)

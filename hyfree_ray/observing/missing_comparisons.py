@@ -11,14 +11,14 @@ from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.protocol import Outcome
 
 
-def shortfalls(
+def find_missing_comparisons(
     sites: Mapping[str, Site],
     settings: Collection[str],
     contributors: Collection[str],
     outcome: Outcome,
     records: Iterable[Mapping[str, Any]],
 ) -> tuple[str, ...]:
-    """A line for each thing that a reader of the table would miss.
+    """Return a line for each thing that a reader of the table would miss.
 
     Args:
         sites: all of the run.

@@ -16,8 +16,8 @@ LAST_ANSWER_S = 60.0
 """How long a run that is over waits for who does not answer: a machine may be gone for good."""
 
 
-class Asking:
-    """Who was asked and has not answered yet: nobody is asked twice at the same time."""
+class Poller:
+    """Asks parties for their status, nobody twice at the same time."""
 
     def __init__(self) -> None:
         self._owed: dict[str, tuple[float, asyncio.Future[Status]]] = {}
@@ -34,8 +34,8 @@ class Asking:
 
         Args:
             parties: all.
-            known: by party, the keys of stages and of parcels that it need not tell again.
-            last: all that there is to tell is told now, or not at all.
+            known: by party, the keys of stages and of parcels that it need not report again.
+            last: all that there is to report is reported now, or not at all.
 
         Returns:
             By party, its answer; by party that owes one, for how many seconds.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hyfree_ray.evaluation.regimes import REGIMES
+from hyfree_ray.evaluation.regimes import RELEASE, record_of
 from hyfree_ray.federation.status import RunningStage, Status
+from hyfree_ray.results.summary import StageRun
 
 log = logging.getLogger("hyfree_ray")
 
@@ -29,8 +31,6 @@ _STAGES = {
     "release": "labelling the release",
     "check_release": "checking releases",
     "pool_releases": "planning on the pool",
-    "train_general": REGIMES["general"].progress,
-    "train_fedavg": REGIMES["fedavg"].progress,
     "label_agreement": "comparing labels with the others'",
     "prepare_for_general": "preparing to fine-tune",
     "prepare_replay": "preparing to fine-tune with replay",
@@ -40,14 +40,27 @@ _STAGES = {
 }
 
 
-def describe(name: str) -> str:
-    """Return what a party does in a stage, by the stage's name or what it was called for."""
-    regime = REGIMES.get(name.removesuffix(" general"))
-    return _STAGES.get(name, name) if regime is None else regime.progress
+def describe(name: str, purpose: str) -> str:
+    """Return what a party does in a stage: of a training, what for.
+
+    Args:
+        name: the stage's, or the role that it was called for.
+        purpose: the regime that it is for, or `RELEASE`.
+    """
+    known = _STAGES.get(name)
+    return known or (name if purpose == RELEASE else record_of(purpose).progress)
+
+
+def time_by_task(stages: Iterable[StageRun]) -> list[tuple[str, float]]:
+    """Sum seconds by what was done, the longest first: where the time went."""
+    spent: dict[str, float] = defaultdict(float)
+    for stage in stages:
+        spent[describe(stage.name, stage.purpose)] += stage.seconds
+    return sorted(spent.items(), key=lambda item: -item[1])
 
 
 def seconds_left(running: RunningStage) -> float | None:
-    """Time that a running stage still needs at its own pace, from its first and last report."""
+    """Return the time that a running stage still needs at its own pace."""
     first, last = running.first, running.last
     if not first or not last or last["step"] <= first["step"]:
         return None
@@ -62,8 +75,8 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def plan_in_words(record: Mapping[str, Any]) -> list[str]:
-    """What nnU-Net planned for a party's images, and a warning where some are small for it."""
+def format_plan(record: Mapping[str, Any]) -> list[str]:
+    """Return what nnU-Net planned for a party's images, with a warning where some are small."""
     owner, result = record["owner"], record["result"]
     patch, spacing = result["patch_size"], result["spacing"]
     images = result.get("training_images", result.get("images"))
@@ -80,6 +93,23 @@ def plan_in_words(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def format_derived(record: Mapping[str, Any]) -> list[str]:
+    """Return what followed from a party's data in a stage, line by line; mostly nothing did."""
+    owner, result = record["owner"], record["result"]
+    if record["stage"] in {"prepare", "pool_releases"}:
+        return format_plan(record)
+    if record["stage"] == "train_generator":
+        steps = [f"  {step}" for step in result["derivation"]]
+        return [f"{owner}: its generator, derived from that plan:", *steps]
+    if record["stage"] != "choose_snapshot":
+        return []
+    cost = ""
+    if "seconds" in result:
+        cost = f" ({result['seconds'] / result['training_seconds']:.1%} of the training's time)"
+    snapshot = int(result["snapshot"].split(".")[0])
+    return [f"{owner}: snapshot {snapshot} of its generator: {result['reason']}{cost}"]
+
+
 STILL_S = 900.0
 """A stage that has reported nothing for so long is named."""
 
@@ -94,23 +124,23 @@ class Watchdog:
         self.doublings: dict[tuple[str, str], int] = {}
 
     def lines(self, status: Status) -> Iterator[str]:
-        """What there is to say of a party's running and waiting stages."""
+        """Return what there is to say of a party's running and waiting stages."""
         longest: dict[str, RunningStage] = {}
         for stage in sorted(status.running, key=lambda stage: float(stage.silent_s)):
-            longest[stage.name] = stage
-        for name, stage in longest.items():
-            if not self._doubled((status.owner, name), stage.silent_s):
+            longest[describe(stage.name, stage.purpose)] = stage
+        for task, stage in longest.items():
+            if not self._doubled((status.owner, task), stage.silent_s):
                 continue
             why = (
                 "it was started and has not reported since"
                 if stage.begun
                 else f"it waits for {stage.takes}"
             )
-            words, long = describe(name), clock(stage.silent_s)
-            yield f"{status.owner}: {words}: no progress for {long}: {why}"
+            silence = clock(stage.silent_s)
+            yield f"{status.owner}: {task}: no progress for {silence}: {why}"
 
     def of_a_party(self, owner: str, silent_s: float) -> Iterator[str]:
-        """What there is to say of a party that does not answer, or did at once: 0."""
+        """Return what there is to say of a party that does not answer, or did at once: 0."""
         if self._doubled((owner, ""), silent_s):
             why = f"its machine (where one declares site:{owner}, that one) is away"
             yield f"{owner}: no answer for {clock(silent_s)}: {why}, or its process starts anew"
@@ -167,14 +197,14 @@ class Progress:
             self.done += 1
             self.finished[owner] += 1
             if not self.live and entry.record["stage"] != "score":
-                words = describe(entry.name)
+                words = describe(entry.name, entry.purpose)
                 took = clock(entry.record["seconds"])
                 log.info(f"{owner}: {words}: done in {took} ({self.done} of {self.total} stages)")
         if self.live:
             self.live.update(self._table())
 
-    def tell(self, message: str) -> None:
-        """Say one line that stays."""
+    def report(self, message: str) -> None:
+        """Show one line that stays."""
         if self.live:
             self.console.print(Text(message))
         else:
@@ -189,7 +219,7 @@ class Progress:
             states = self.states[name]
             table.add_row(
                 Text(name),
-                "\n".join(describe(s.name) for s in states) or "waiting",
+                "\n".join(describe(s.name, s.purpose) for s in states) or "waiting",
                 "\n".join(_bar(state) for state in states),
                 "\n".join(_left(state) for state in states),
             )

@@ -11,28 +11,11 @@ from typing import Any
 import yaml
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
-from hyfree_ray.evaluation.regimes import REGIMES
+from hyfree_ray.evaluation.regimes import purposes_of
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.summary import TESTED, SiteOutcome, Spent, Transfer
 
 NONE = "–"
-
-_RELEASING = (
-    "local", "train_generator", "choose_snapshot", "synthesise", "audit", "release",
-    "check_release", "pool_releases",
-)  # fmt: skip
-"""What releases take: the sites' segmenters label, their generators draw."""
-_AFTER_RELEASING = {
-    "general": ("train_general",),
-    "finetuned": ("train_general", "prepare_for_general", "finetuned"),
-    "personalised": ("train_general", "prepare_replay", "personalised"),
-    "syn": ("syn general",),
-    "leave-one-out": ("leave-one-out general",),
-    **{name: (name,) for name, regime in REGIMES.items() if regime.synthetic_share},
-}
-_ALONE = {"fedavg": ("train_fedavg",)}
-_TWICE_THE_RELEASE = "own-syn"
-"""It draws and labels further samples, which the records do not tell from those of releases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,27 +190,16 @@ def compute(spent: Mapping[str, Mapping[str, Spent]]) -> Table:
 
 
 def device_hours(run: Finished, regime: str) -> float | None:
-    """Device hours of all parties that a regime's models took, from nothing.
+    """Return the device hours of all parties that a regime's models took, from nothing.
 
-    None where the records do not tell: the regime has no stage of its own, or further samples
-    were drawn beside it.
+    None where the records do not say: none of the run's stages was for the regime alone. Scoring
+    is no part of it.
     """
-    seconds: dict[str, float] = defaultdict(float)
-    for by_stage in run.summary.compute.values():
-        for name, numbers in by_stage.items():
-            seconds[name] += numbers.device_seconds
-    if regime in {*_AFTER_RELEASING, _TWICE_THE_RELEASE}:
-        if _TWICE_THE_RELEASE in run.summary.regimes:
-            return None
-        labeller = run.summary.experiment["labeller"]
-        needed = {*_RELEASING, labeller, *_AFTER_RELEASING[regime]}
-        if regime == "leave-one-out" and "leave-one-out general" not in seconds:
-            needed.add("syn general")  # of two releases the other one is left
-    else:
-        needed = {*_ALONE.get(regime, (regime,))}
-        if needed.isdisjoint(seconds):
-            return None
-    return sum(seconds[name] for name in needed) / 3600
+    stages = [stage for stage in run.summary.stages if stage.stage != "score"]
+    if regime not in {stage.purpose for stage in stages}:
+        return None
+    purposes = purposes_of(regime, run.summary.experiment["labeller"])
+    return sum(stage.device_seconds for stage in stages if stage.purpose in purposes) / 3600
 
 
 def worth(run: Finished) -> Table:

@@ -84,8 +84,8 @@ def _each(words: Iterable[str]) -> str:
     return ", ".join(word if number == 1 else f"{word} ({number}x)" for word, number in times)
 
 
-def attack_in_words(audited: Mapping[str, Any] | None) -> str:
-    """The strongest membership attack by a site's audit; empty where nothing was audited."""
+def format_attack(audited: Mapping[str, Any] | None) -> str:
+    """Return the strongest membership attack by a site's audit; empty where none was made."""
     if audited is None or audited.get("card") is None:
         return ""
     attacks = read_card(audited["card"]).attacks

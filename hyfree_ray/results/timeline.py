@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import write_json
+
+TIMELINE = "timeline.json"
 
 SESSION_GAP_S = 600.0
 """Nothing ran for as long: what came before is another session, or another run's."""
@@ -31,13 +36,55 @@ class Event:
         return self.end - self.start
 
 
+def write_timeline(
+    folder: Path, parties: Sequence[str], stages: Iterable[tuple[str, Mapping[str, Any]]]
+) -> None:
+    """Write Chrome's trace format: one complete event a stage, one process row a party.
+
+    Args:
+        folder: of the run.
+        parties: all, in the order of the rows.
+        stages: the name of each and its record.
+    """
+    parties = list(parties)
+    events: list[dict[str, Any]] = [
+        {"name": "process_name", "ph": "M", "pid": row, "args": {"name": party}}
+        for row, party in enumerate(parties)
+    ]
+    # A stage that was killed, or was preempted, is drawn in parts.
+    parts = [
+        (start, end, name, record)
+        for name, record in stages
+        for start, end in (*record.get("earlier", ()), (record["started"], record["ended"]))
+    ]
+    ends: dict[str, list[float]] = defaultdict(list)
+    for start, end, name, record in sorted(parts, key=lambda part: part[0]):
+        # What overlaps is drawn below each other, in the first row of its party that is free.
+        rows = ends[record["owner"]]
+        lane = next((k for k, before in enumerate(rows) if before <= start), len(rows))
+        rows[lane : lane + 1] = [end]
+        events.append(
+            {
+                "name": name,
+                "cat": record["stage"],
+                "ph": "X",
+                "ts": round(start * 1e6),
+                "dur": round((end - start) * 1e6),
+                "pid": parties.index(record["owner"]),
+                "tid": lane,
+                "args": {"owner": record["owner"], "device": record["device"]},
+            }
+        )
+    write_json(folder / TIMELINE, events)
+
+
 def read_timeline(folder: Path) -> tuple[Event, ...]:
-    """The stages of a run's folder in the order of their start.
+    """Read the stages of a run's folder, in the order of their start.
 
     Raises:
         HyfreeError: no timeline, or one that is not ours.
     """
-    path = folder / "timeline.json"
+    path = folder / TIMELINE
     try:
         events = [
             Event(
@@ -57,7 +104,7 @@ def read_timeline(folder: Path) -> tuple[Event, ...]:
 
 
 def last_session(events: Sequence[Event]) -> tuple[Event, ...]:
-    """The events after the last pause: a store may hold stages that ran days before."""
+    """Return the events after the last pause: a store may hold stages that ran days before."""
     kept: list[Event] = []
     end = float("-inf")
     for event in events:
@@ -69,7 +116,7 @@ def last_session(events: Sequence[Event]) -> tuple[Event, ...]:
 
 
 def critical_path(events: Sequence[Event]) -> tuple[Event, ...]:
-    """The chain that the run's length is made of, in order.
+    """Return the chain that the run's length is made of, in order.
 
     From the stage that ended last backwards: each began when the one before it on the path had
     ended, because it needed its result or its place on a device. Of several that ended before,

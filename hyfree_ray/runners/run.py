@@ -24,6 +24,7 @@ from hyfree_ray.federation.rounds import MIN_RELEASES
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
+from hyfree_ray.observing.run_folder import write_run
 from hyfree_ray.results.finished import Finished, is_current, mark_outdated, read_finished
 from hyfree_ray.runners.disturbed import disturbed
 from hyfree_ray.runners.local import LocalParty, LocalRunner
@@ -312,11 +313,12 @@ async def _observe(
                 settings=run.simulation.experiment.settings,
                 rules=run.execution.rules,
                 contributors=run.simulation.contributors,
-                report=observer.progress.tell,
+                report=observer.progress.report,
             )
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
     await observer.poll(parties, last=True)
-    await observer.finish(outcome, parties[POOL])
+    await write_run(run.folder, run.simulation, observer.observed, outcome, parties[POOL])
+    observer.show(run.folder)

@@ -38,6 +38,7 @@ from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.simulation import Simulation, sites_of
 from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
+from hyfree_ray.observing.run_folder import write_run
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import draw_until, quantise
 from hyfree_ray.runners.ray_cluster import connect, disconnect
@@ -163,7 +164,9 @@ async def walked(run: Simulation, store: Path, clinic: Path) -> Walk:
         observer = Observer(run, store, progress)
         outcome = await protocol.simulate(wires, settings=settings, rules=Rules(min_sites=2))
         await observer.poll(wires, last=True)
-        await observer.finish(outcome, wires[POOL])
+        folder = store / "runs" / run.run
+        await write_run(folder, run, observer.observed, outcome, wires[POOL])
+        observer.show(folder)
     crossings = tuple(
         dataclasses.replace(
             one, arguments=tuple(map(arrived, one.arguments)), answer=arrived(one.answer)

@@ -31,6 +31,7 @@ from hyfree_ray.federation.participation import Rules
 from hyfree_ray.observing import polling as asking
 from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
+from hyfree_ray.observing.run_folder import write_run
 from hyfree_ray.results.summary import RunSummary, read_summary
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_cluster import connect, disconnect
@@ -111,10 +112,11 @@ def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_it
             outcome = await running
             watching.cancel()
             await observer.poll(parties, last=True)
-            await observer.finish(outcome, parties["pool"])
+            folder = store / "runs" / simulation.run
+            await write_run(folder, simulation, observer.observed, outcome, parties["pool"])
         for party in parties.values():
             ray.kill(party.actor)
-        return read_summary(observer.folder)
+        return read_summary(folder)
 
     summary = asyncio.run(asyncio.wait_for(through(), 180))
     assert {site.site: site.outcome for site in summary.missing} == {"site-1": "late"}

@@ -18,7 +18,7 @@ from hyfree_ray.core.stage import Context
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.generators.view import GeneratorView
-from hyfree_ray.observing.progress import plan_in_words
+from hyfree_ray.observing.progress import format_plan
 from hyfree_ray.stages.data import prepare
 from tests.raw_data import make, write
 
@@ -103,7 +103,7 @@ def test_images_much_smaller_than_the_patch_are_counted_told_and_padded(tmp_path
     root = one_site(tmp_path / "data", lambda k, image: image[:16, :12] if k == 1 else image)
     result, view = prepared(root, tmp_path / "out")
     assert result["smaller_than_patch"] == 1
-    assert plan_in_words({"owner": "a", "result": result})[1] == (
+    assert format_plan({"owner": "a", "result": result})[1] == (
         "a: warning: 1 images are smaller than the patch; they are padded with the lowest intensity"
     )
     empty_N = (view.images_NCHW[:, 0] == -1).mean(axis=(1, 2))
@@ -114,4 +114,4 @@ def test_images_much_smaller_than_the_patch_are_counted_told_and_padded(tmp_path
 
 def test_a_site_whose_images_fill_the_patch_hears_no_warning(tmp_path: Path) -> None:
     result, _ = prepared(one_site(tmp_path / "data", lambda _, image: image), tmp_path / "out")
-    assert len(plan_in_words({"owner": "a", "result": result})) == 1
+    assert len(format_plan({"owner": "a", "result": result})) == 1

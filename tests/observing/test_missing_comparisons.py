@@ -8,7 +8,7 @@ from typing import Any
 from hyfree_ray.federation.interface import Receipt, Scored
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
-from hyfree_ray.observing.missing_comparisons import shortfalls
+from hyfree_ray.observing.missing_comparisons import find_missing_comparisons
 
 SETTINGS = ("syn", "own-syn", "mix-50", "mix-100")
 
@@ -42,7 +42,7 @@ def test_a_mixture_that_is_short_of_releases_is_told(
     real = sum(site.training_images for site in sites.values())
     whole = outcome({"site-1": 20, "site-2": real - 25}, own_syn=("site-1", "site-2"))
     records = [mixture(0.5, real, real // 2), mixture(1.0, real, real - 5)]
-    assert shortfalls(sites, SETTINGS, (), whole, records) == (
+    assert find_missing_comparisons(sites, SETTINGS, (), whole, records) == (
         f"mix-100: {real - 5:,} training images instead of {real:,}: the sites released "
         f"{real - 5:,} synthetic ones, not {real:,}",
     )
@@ -58,22 +58,22 @@ def test_a_setting_that_a_site_lacks_has_its_reason(
         "owner": "site-3",
         "result": {"outcome": "withheld", "reason": "62 % looked memorised"},
     }
-    assert shortfalls(sites, SETTINGS, (), found, [withheld]) == (
+    assert find_missing_comparisons(sites, SETTINGS, (), found, [withheld]) == (
         "site-2: no syn, own-syn: it has no release",
         "site-3: no own-syn: its release of twice the images was withheld (62 % looked memorised)",
     )
-    pooled = shortfalls(sites, ("syn",), ("site-1", "site-2"), found, [])
+    pooled = find_missing_comparisons(sites, ("syn",), ("site-1", "site-2"), found, [])
     assert pooled == (
         "site-2: no syn: it has no release",
         "site-3: no syn: its release is not pooled",
     )
-    assert shortfalls(sites, ("personalised", "real-all"), (), found, []) == ()
+    assert find_missing_comparisons(sites, ("personalised", "real-all"), (), found, []) == ()
 
 
 def test_without_a_general_model_one_line_says_what_is_missing(
     phantom_simulation: Callable[[int], Simulation],
 ) -> None:
     alone = outcome({"site-1": 20, "site-2": 0}, general=False)
-    assert shortfalls(phantom_simulation(2).sites, SETTINGS, (), alone, []) == (
+    assert find_missing_comparisons(phantom_simulation(2).sites, SETTINGS, (), alone, []) == (
         "no syn, own-syn, mix-50, mix-100: too few releases",
     )

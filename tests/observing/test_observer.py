@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,43 +13,43 @@ import pytest
 from rich.console import Console
 
 from hyfree_ray.evaluation.regimes import RELEASE
-from hyfree_ray.federation.interface import PoolProgram, Receipt
+from hyfree_ray.evaluation.scores import read_results
+from hyfree_ray.federation.interface import PoolProgram, Receipt, Scored
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import FinishedStage, Status
 from hyfree_ray.observing import polling as asking
-from hyfree_ray.observing.observer import Observer
+from hyfree_ray.observing.description import compute_by_party, derived_by_party
+from hyfree_ray.observing.observer import Observed, Observer
 from hyfree_ray.observing.progress import Progress
+from hyfree_ray.observing.run_folder import write_run
 from hyfree_ray.results.finished import is_written
 from hyfree_ray.results.summary import read_summary
 
 
-def test_time_is_told_apart_by_what_models_and_releases_are_for(
-    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
-) -> None:
+def test_time_is_told_apart_by_what_models_and_releases_are_for() -> None:
     """own-syn draws, audits and pools as a release does; a pool trains one network in many ways."""
-    observer = Observer(phantom_simulation(2), tmp_path, Progress([], 0, Console(quiet=True)))
     made = [
         ("train_general", "general"),
         ("train_general", "leave-one-out"),
         ("train_general", "syn"),
         ("train_general", "own-syn"),
-        ("audit", "own-syn"),
         ("audit", RELEASE),
+        ("audit", "own-syn"),
     ]
-    for number, (stage, purpose) in enumerate(made):
+    stages = []
+    for stage, purpose in made:
         numbers = {"seconds": 1.0, "device_seconds": 0.0, "peak_memory_mib": 1.0}
         record = {"stage": stage, "owner": "a", "result": {"of": purpose}, **numbers}
-        found = FinishedStage(name=stage, purpose=purpose, record=record, curve=())
-        observer.entries["a", str(number)] = found
-    assert set(observer.compute()["a"]) == {
+        stages.append(FinishedStage(name=stage, purpose=purpose, record=record, curve=()))
+    assert set(compute_by_party(stages)["a"]) == {
         "train_general",
         "leave-one-out general",
         "syn general",
         "own-syn general",
         "audit",
     }
-    assert observer.derived()["a"]["audit"] == {"of": RELEASE}
+    assert derived_by_party(stages)["a"]["audit"] == {"of": RELEASE}
 
 
 class Away:
@@ -86,13 +87,14 @@ def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_
     told: list[str] = []
     for name in ("ANSWER_S", "LAST_ANSWER_S"):
         monkeypatch.setattr(asking, name, 0.01)
+    monkeypatch.setattr("hyfree_ray.observing.observer.Tracking", lambda *_: None)
     monkeypatch.setattr("hyfree_ray.observing.progress.STILL_S", 0.015)
     away, here = Away(), Here("site-2")
     parties = {"site-1": away, "site-2": here}
 
     async def watched() -> Observer:
         with Progress(list(parties), 9, Console(quiet=True)) as progress:
-            monkeypatch.setattr(progress, "tell", told.append)
+            monkeypatch.setattr(progress, "report", told.append)
             observer = Observer(phantom_simulation(2), tmp_path, progress)
             for _ in range(4):
                 await observer.poll(parties)
@@ -104,7 +106,7 @@ def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_
         return observer
 
     observer = asyncio.run(watched())
-    assert observer.unfinished_s == {"site-1": 5.0, "site-2": float(here.count)}
+    assert observer.observed.unfinished_s == {"site-1": 5.0, "site-2": float(here.count)}
     assert here.count == 7
     assert told[0].startswith("site-1: no answer for 0 s: its machine (where one declares site:sit")
     assert len(told) < 6
@@ -129,7 +131,7 @@ def test_who_does_not_answer_at_the_end_is_named_and_the_folder_is_not_taken_for
     silent: str,
 ) -> None:
     monkeypatch.setattr(asking, "LAST_ANSWER_S", 0.01)
-    monkeypatch.setattr("hyfree_ray.observing.observer.finish_tracking", lambda *_: None)
+    monkeypatch.setattr("hyfree_ray.observing.observer.Tracking", lambda *_: None)
     told: list[str] = []
     parties: dict[str, Any] = {name: Here(name) for name in ("site-1", "site-2")}
     parties["pool"] = Pool("pool")
@@ -139,17 +141,39 @@ def test_who_does_not_answer_at_the_end_is_named_and_the_folder_is_not_taken_for
     sites = dict.fromkeys(("site-1", "site-2"), released)
     outcome = Outcome(sites=sites, scores=(), general=False, chosen={})
 
-    async def ended() -> Observer:
-        with Progress(list(parties), 9, Console(quiet=True)) as progress:
-            monkeypatch.setattr(progress, "tell", told.append)
-            observer = Observer(phantom_simulation(2), tmp_path, progress)
-            await observer.poll(parties, last=True)
-            await asyncio.wait_for(observer.finish(outcome, parties["pool"]), 60)
-        return observer
+    simulation, folder = phantom_simulation(2), tmp_path / "runs" / "R"
 
-    folder = asyncio.run(ended()).folder
+    async def ended() -> None:
+        with Progress(list(parties), 9, Console(quiet=True)) as progress:
+            monkeypatch.setattr(progress, "report", told.append)
+            observer = Observer(simulation, tmp_path, progress)
+            await observer.poll(parties, last=True)
+            wrote = write_run(folder, simulation, observer.observed, outcome, parties["pool"])
+            await asyncio.wait_for(wrote, 60)
+
+    asyncio.run(ended())
     assert read_summary(folder).unanswered == ((silent,) if silent else ())
     assert [line.split(":")[0] for line in told if "no answer at the end" in line] == (
         [silent] if silent else []
     )
     assert is_written(folder) is not bool(silent)
+
+
+def test_a_score_that_is_no_number_is_named_once_and_left_out(
+    phantom_simulation: Callable[[int], Simulation],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    numbers = {"dice": 0.5, "hd95": math.inf, "nsd": None, "volume_error": 0.25}
+    row = {"patient": 0, "case": 0, "label": "organ", "outcome": "scored", **numbers}
+    scored = Scored(test_site="site-1", regime="local", train_site="site-1", rows=[row])
+    sites = dict.fromkeys(("site-1", "site-2"), Receipt(outcome="released", images=5))
+    outcome = Outcome(sites=sites, scores=(scored,), general=False, chosen={})
+    pool: Any = Pool("pool")
+    asyncio.run(write_run(tmp_path, phantom_simulation(2), Observed(), outcome, pool))
+    warned = [line for line in caplog.messages if "hd95" in line]
+    assert len(warned) == 1
+    assert {one.metric for one in read_results(tmp_path / "results.csv")} == {
+        "dice",
+        "volume_error",
+    }

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import command, device_hours
 from hyfree_ray.reports.pictures import contact_sheet
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import Finished, read_finished
-from hyfree_ray.results.summary import Partition, Spent
+from hyfree_ray.results.summary import Partition, StageRun
 from tests.refusals import refuses
 from tests.results.test_pooled import call, finished
 
@@ -30,6 +31,18 @@ EVIL = "<script>alert(1)</script>&$x^2$"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return whole(tmp_path_factory.mktemp("store"), 0)
+
+
+def stage_run(owner: str, stage: str, purpose: str) -> StageRun:
+    return StageRun(
+        owner=owner,
+        name=purpose if stage == "train_segmenter" else stage,
+        stage=stage,
+        key=f"{stage} for {purpose}",
+        purpose=purpose,
+        seconds=40.0,
+        device_seconds=36.0,
+    )
 
 
 def whole(store: Path, fold: int, seed: int = 0, **settings: Any) -> Finished:
@@ -59,6 +72,14 @@ def whole(store: Path, fold: int, seed: int = 0, **settings: Any) -> Finished:
             EVIL: {"local": spent, "local2x": spent, "finetuned": spent, "train_generator": spent},
             "pool": {"train_general": spent},
         },
+        "stages": [
+            vars(stage_run(EVIL, "train_segmenter", "local")),
+            vars(stage_run(EVIL, "train_segmenter", "local2x")),
+            vars(stage_run(EVIL, "train_segmenter", "finetuned")),
+            vars(stage_run(EVIL, "train_generator", RELEASE)),
+            vars(stage_run(EVIL, "score", "local")),
+            vars(stage_run("pool", "train_general", "general")),
+        ],
         "ledger": [{"from": EVIL, "to": "pool", "stage": "release", "bytes": 12345}],
         "versions": {"hyfree-ray": "0"},
         "missing": [
@@ -253,25 +274,40 @@ def test_further_settings_and_what_they_lack_are_in_the_report(
     assert f"{note}." in text
 
 
-def with_more(run: Finished, stages: Iterable[str], **more: Any) -> Finished:
-    """The run, with further stages at the pool, each of 36 device seconds."""
-    spent = Spent(seconds=40.0, device_seconds=36.0, peak_memory_mib=700.0)
-    pool = {**run.summary.compute["pool"], **dict.fromkeys(stages, spent)}
-    compute = {**run.summary.compute, "pool": pool}
-    return replace(run, summary=replace(run.summary, compute=compute, **more))
+def with_more(run: Finished, stages: Iterable[tuple[str, str]], **more: Any) -> Finished:
+    """The run, with further stages and what for, each of 36 device seconds."""
+    further = tuple(stage_run("pool", stage, purpose) for stage, purpose in stages)
+    summary = replace(run.summary, stages=(*run.summary.stages, *further), **more)
+    return replace(run, summary=summary)
 
 
 def test_device_hours_of_further_general_models_are_their_own(run: Finished) -> None:
-    more = with_more(run, ["syn general", "leave-one-out general", "mix-50"])
+    more = with_more(
+        run,
+        [
+            ("train_general", "syn"),
+            ("train_general", "leave-one-out"),
+            ("train_segmenter", "mix-50"),
+            ("train_segmenter", "real-all"),
+        ],
+    )
     assert device_hours(more, "general") == pytest.approx(0.03)
     for regime in ("syn", "leave-one-out", "mix-50"):
         assert device_hours(more, regime) == pytest.approx(0.03)
+    assert device_hours(more, "real-all") == pytest.approx(0.01)
 
 
-def test_device_hours_are_not_told_where_further_samples_were_drawn(run: Finished) -> None:
-    more = with_more(run, ["own-syn"], regimes=(*run.summary.regimes, "own-syn"))
-    assert device_hours(more, "own-syn") is device_hours(more, "general") is None
+def test_device_hours_of_further_samples_are_those_of_their_regime_alone(run: Finished) -> None:
+    more = with_more(run, [("synthesise", "own-syn"), ("train_segmenter", "own-syn")])
+    assert device_hours(more, "own-syn") == pytest.approx(0.04)
+    assert device_hours(more, "general") == pytest.approx(0.03)
     assert device_hours(more, "local") == pytest.approx(0.01)
+
+
+def test_device_hours_of_a_run_of_an_earlier_version_are_not_told(run: Finished) -> None:
+    stages = tuple(replace(stage, purpose="") for stage in run.summary.stages)
+    earlier = replace(run, summary=replace(run.summary, stages=stages))
+    assert device_hours(earlier, "local") is None
 
 
 def test_a_labeller_of_more_steps_is_paid_for_by_what_is_made_of_releases(run: Finished) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.results.answers import Answer, answers, attack_in_words
+from hyfree_ray.results.answers import Answer, answers, format_attack
 from hyfree_ray.results.comparisons import summarise
 from hyfree_ray.results.summary import SiteOutcome
 from hyfree_ray.results.table import table_text
@@ -132,12 +132,12 @@ def test_the_strongest_attack_is_told_beside_its_control() -> None:
         "nearest": attack(0.52, 0.49),
         "density": attack(0.6, 0.38),
     }
-    assert attack_in_words({"card": card(attacks=attacks)}) == "AUC 0.52, control 0.49"
+    assert format_attack({"card": card(attacks=attacks)}) == "AUC 0.52, control 0.49"
     # Over chance, where the control is broken, and then said to be.
     attacks["nearest"] = {**attack(0.7, 0.75), "control_valid": False}
     told = "AUC 0.70, control 0.75, which is invalid"
-    assert attack_in_words({"card": card(attacks=attacks)}) == told
+    assert format_attack({"card": card(attacks=attacks)}) == told
     few = {"measurable": False, "reason": "12 patients", "nearest": None, "density": None}
-    assert attack_in_words({"card": card(attacks=few)}) == "not measurable"
-    assert attack_in_words({"card": None}) == ""
-    assert attack_in_words(None) == ""
+    assert format_attack({"card": card(attacks=few)}) == "not measurable"
+    assert format_attack({"card": None}) == ""
+    assert format_attack(None) == ""

@@ -1,0 +1,50 @@
+"""What a run leaves in its folder, `runs/RUN` in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyfree_ray.core.files import replacing
+from hyfree_ray.core.parties import POOL
+from hyfree_ray.evaluation.scores import write_results
+from hyfree_ray.federation.interface import Handle, PoolProgram
+from hyfree_ray.federation.protocol import Outcome
+from hyfree_ray.federation.simulation import Simulation, score_rows
+from hyfree_ray.observing.description import describe_run
+from hyfree_ray.observing.observer import Observed
+from hyfree_ray.results.finished import mark_outdated, mark_written
+from hyfree_ray.results.summary import write_summary
+from hyfree_ray.results.table import table_text
+from hyfree_ray.results.timeline import write_timeline
+
+
+async def write_run(
+    folder: Path, simulation: Simulation, observed: Observed, outcome: Outcome, pool: Handle
+) -> None:
+    """Write everything that a run leaves, `summary.json` last: with it, a run is finished.
+
+    Args:
+        folder: of the run.
+        simulation: the run.
+        observed: all that its parties have reported.
+        outcome: what came of it.
+        pool: has the contact sheets of the releases.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark_outdated(folder)
+    rows = score_rows(simulation, outcome)
+    summary = describe_run(simulation, rows, outcome, observed)
+    write_results(folder / "results.csv", rows)
+    (folder / "samples").mkdir(exist_ok=True)
+    for site in simulation.sites if POOL not in observed.unanswered else ():
+        picture = await pool.call(PoolProgram.picture, site)
+        if picture is not None:
+            with replacing(folder / "samples" / f"{site}.png") as file:
+                file.write(picture)
+    stages = [(stage.name, stage.record) for stage in observed.stages.values()]
+    write_timeline(folder, simulation.party_names, stages)
+    with replacing(folder / "table.txt") as file:
+        file.write(table_text(summary).encode())
+    write_summary(folder, summary)
+    if not observed.unanswered:
+        mark_written(folder)
