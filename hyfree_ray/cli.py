@@ -37,7 +37,7 @@ from hyfree_ray.core.interrupts import run_interruptible
 
 
 class _Group(click.Group):
-    """Says what went wrong in one line, and ends with the exit code that says it too."""
+    """Print an error as one line and exit with its code."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
         given = sys.argv[1:] if args is None else list(args)
@@ -60,7 +60,7 @@ class _Group(click.Group):
 
 @contextlib.contextmanager
 def _in_one_line() -> Iterator[None]:
-    """What click says of options in three lines, as all else that is wrong."""
+    """Turn click's usage errors, which take three lines, into one-line errors."""
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
@@ -102,25 +102,39 @@ for command in (
 
 @main.command(epilog=EXIT_CODES)
 @click.option(
-    "--sites", type=click.IntRange(1), help="Hospitals; 5 phantom ones where no data are given."
+    "--sites",
+    type=click.IntRange(1),
+    help="Number of hospitals. Default without --data: 5 phantom hospitals.",
 )
 @simulated_options
 @FOLD
-@click.option("--folds", metavar="A-B", help="A run for each test fold, e.g. 0-4, and a summary.")
+@click.option(
+    "--folds", metavar="A-B", help="Run each of these test folds, e.g. 0-4, and pool them."
+)
 @SEED
 @runtime_options
 @click.option(
     "--min-sites",
     type=click.IntRange(1),
-    help="Go on without sites that fail or are late, with at least so many releases.",
+    help="Continue without sites that fail or are late, given at least this many releases.",
 )
-@click.option("--deadline", metavar="TIME", help="Close the round after, e.g., 90m or 8h.")
-@click.option("--next-round", is_flag=True, help="Take in the releases that came late.")
-@click.option("--withdraw", multiple=True, metavar="SITE", help="Rebuild without this site.")
+@click.option("--deadline", metavar="TIME", help="Close the round after this time, e.g. 90m or 8h.")
+@click.option("--next-round", is_flag=True, help="Start a round that includes late releases.")
 @click.option(
-    "--drop", multiple=True, metavar="SITE@STAGE", help="Simulate that it drops out there."
+    "--withdraw",
+    multiple=True,
+    metavar="SITE",
+    help="Withdraw this site for good and rebuild without it.",
 )
-@click.option("--slow", multiple=True, metavar="SITE=3x", help="Simulate a straggler.")
+@click.option(
+    "--drop", multiple=True, metavar="SITE@STAGE", help="Simulate a dropout at this stage."
+)
+@click.option(
+    "--slow",
+    multiple=True,
+    metavar="SITE=3x",
+    help="Simulate a site that is this many times slower.",
+)
 @click.option(
     "--contributors",
     metavar="SITE,...",
@@ -128,16 +142,18 @@ for command in (
     callback=lambda _, __, text: tuple(name.strip() for name in text.split(",") if name.strip()),
     help="Sites whose releases are pooled; all sites fine-tune. Default: all.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and what is done; create nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and what is already done; create nothing."
+)
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="With --dry-run: where no earlier run tells, try the trainings for up to a minute.",
+    help="With --dry-run: time the trainings for up to a minute if no earlier run has done so.",
 )
 @FORMAT
 @LOG_FORMAT
 def simulate(folds: str | None, **options: Any) -> None:
-    """Run the method on simulated hospitals and say what sharing gave each of them.
+    """Simulate hospitals that share synthetic images, and report what each of them gains.
 
     \b
     Examples:
@@ -159,7 +175,7 @@ def simulate(folds: str | None, **options: Any) -> None:
 @main.command(epilog=EXIT_CODES)
 @click.argument("runs", nargs=-1)
 @STORE
-@click.option("--compare", is_flag=True, help="The first of two runs minus the second.")
+@click.option("--compare", is_flag=True, help="Compare two runs: the first minus the second.")
 @click.option(
     "--format",
     "output",
@@ -168,11 +184,11 @@ def simulate(folds: str | None, **options: Any) -> None:
     show_default=True,
 )
 def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> None:
-    """Print a run's table, its summary (json) or its scores case by case (csv).
+    """Print a run's results: a table, its summary (json) or its per-case scores (csv).
 
-    Without RUNS: the newest. `hyfree-ray results no-such-run` lists what there is. Several runs
-    that differ in fold and seed are pooled: mean and standard deviation over the folds, contrasts
-    by patient.
+    Without RUNS, the newest run. `hyfree-ray results no-such-run` lists all runs. Several runs
+    that differ only in fold and seed are pooled: mean and standard deviation over the folds,
+    contrasts by patient.
 
     \b
     Examples:
@@ -191,15 +207,15 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write to. Default: reports/RUN in the store, or one for these runs together.",
+    help="Output folder. Default: a folder below reports/ in the store.",
 )
-@click.option("--study", metavar="NAME", help="A study of the store, whose curve is added.")
+@click.option("--study", metavar="NAME", help="Add the curve of this study in the store.")
 @click.option(
     "--with-real",
     multiple=True,
     metavar="FOLDER",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A site's own audit folder, whose pictures of real images are embedded.",
+    help="A site's own audit folder: embed its pictures of real images.",
 )
 def report(
     runs: tuple[str, ...],
@@ -208,9 +224,9 @@ def report(
     study: str | None,
     with_real: tuple[Path, ...],
 ) -> None:
-    """Write a run as one HTML file that needs no network, and its figures as PNG and SVG.
+    """Write a run's report as one self-contained HTML file, with its figures as PNG and SVG.
 
-    Without RUNS: the newest. Several runs that differ in fold and seed are pooled.
+    Without RUNS, the newest run. Several runs that differ only in fold and seed are pooled.
 
     \b
     Examples:
@@ -225,9 +241,9 @@ def report(
 
 @main.group(epilog=EXIT_CODES)
 def release() -> None:
-    """Check, look at and export releases: files of synthetic images that hospitals hand out.
+    """Check, inspect and export releases: the files of synthetic images that hospitals share.
 
-    FILE is a release.arrow with its manifest.json beside it, or the folder of both.
+    FILE is a release.arrow with its manifest.json beside it, or the folder that holds both.
 
     \b
     Examples:
@@ -246,12 +262,12 @@ _FILE = click.argument("file", type=click.Path(path_type=Path))
     "--key",
     metavar="PUBLIC_KEY",
     type=click.Path(path_type=Path),
-    help="A site's public.key: its signature is checked before anything is read.",
+    help="The site's public.key: verify its signature before anything else is read.",
 )
 def check(files: tuple[Path, ...], key: Path | None) -> None:
-    """Check releases as the pool does: a line each; exit 2 where one is refused, with its rule.
+    """Check releases as the pool does, one line each; exit with 2 if any is refused.
 
-    Their privacy cards are held against the default gate.
+    A refusal names the rule that was broken. Privacy cards are checked against the default gate.
     """
     from hyfree_ray.commands.release import run_check
 
@@ -266,10 +282,10 @@ def check(files: tuple[Path, ...], key: Path | None) -> None:
     callback=in_a_folder,
     default=Path("release.png"),
     show_default=True,
-    help="The PNG that its first images and labels are drawn to.",
+    help="PNG file for its first images and labels.",
 )
 def show(file: Path, picture: Path) -> None:
-    """Print what a release says of itself, its card included, and draw its first images."""
+    """Print a release's metadata and privacy card, and draw its first images."""
     from hyfree_ray.commands.release import run_show
 
     run_show(file, picture)
@@ -282,10 +298,10 @@ def show(file: Path, picture: Path) -> None:
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder to write to: a new one, or an empty one.",
+    help="Output folder, new or empty.",
 )
 def export(file: Path, target: str, out: Path) -> None:
-    """Write a release in a form that other tools read.
+    """Write a release in a format that other tools read.
 
     \b
     parquet  one table: stored pixels as lists, the metadata in the schema

@@ -1,4 +1,4 @@
-"""What is said before a run: the plan, what follows from what, what it will cost."""
+"""Print the plan of a run, what its numbers are derived from, and what it will cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hyfree_ray.scheduling.resources import resources_of
 
 
 def announce(run: Run, output: str) -> None:
-    """Say what will run and which numbers follow from what, as text."""
+    """Print what will run and which numbers are derived from what, as text."""
     if output != "text":
         return
     simulation, total, missing = run.simulation, len(run.planned.steps), len(run.planned.missing)
@@ -27,9 +27,9 @@ def announce(run: Run, output: str) -> None:
         click.echo(f"  {reason}")
     click.echo(f"  store: {run.runtime.store}")
     if missing == 0:
-        click.echo("  everything is done already")
+        click.echo("  all stages are already done")
     elif missing < total:
-        click.echo(f"  {total - missing} stages are done already, {missing} are left")
+        click.echo(f"  {total - missing} stages are already done, {missing} remain")
 
 
 def _derived(simulation: Simulation) -> list[str]:
@@ -45,9 +45,9 @@ def _derived(simulation: Simulation) -> list[str]:
         shown, images = images_shown(site, budget), quota(site, budget)
         most = f", at most {synthesis.max_images}" if synthesis.max_images else ""
         lines.append(
-            f"{site.name}: {site.training_images} training images: its generator is shown {shown} "
+            f"{site.name}: {site.training_images} training images; its generator trains on {shown} "
             f"({generator.images_shown_per_image} times each, at least "
-            f"{generator.min_images_shown}); it would release {images} "
+            f"{generator.min_images_shown}); up to {images} images to release "
             f"({synthesis.per_real:g} for each{most})"
         )
     return lines
@@ -86,7 +86,7 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
         by_owner.setdefault(step.owner, []).append(step)
     for owner, steps in by_owner.items():
         each = format_needs(resources_of(owner, resources).needs(on_gpu=device == "cuda"))
-        click.echo(f"{owner}: a stage takes {each}")
+        click.echo(f"{owner}: each stage takes {each}")
         kinds: dict[tuple[str, bool, bool], list[Step]] = {}
         for step in steps:
             task = describe(step.name, step.purpose)
@@ -99,7 +99,7 @@ def print_plan(run: Run, cost: Cost, output: str) -> None:
             state = "done" if done else f"to run  {takes:>8}".rstrip()
             click.echo(f"  {task + times:<36} {needs:<7} {state}")
     click.echo(cost.describe_time())
-    click.echo(f"it would take {cost.describe_disk()}")
+    click.echo(f"expected size: {cost.describe_disk()}")
     if (measured := run.simulation.measured) is not None:
         click.echo(
             f"the precision was measured for this plan alone, as {measured.precision}: a dry run "

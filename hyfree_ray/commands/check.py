@@ -1,4 +1,4 @@
-"""`hyfree-ray check`: everything that is wrong with a data set, at once; and its reading."""
+"""`hyfree-ray check`: list everything that is wrong with a data set."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hyfree_ray.commands.options import EXIT_CODES, STORE
 @click.argument("data", type=click.Path(path_type=Path))
 @STORE
 def check_data(data: Path, store: Path) -> None:
-    """List all that is wrong with an nnU-Net raw data set and its sites.csv, file by file.
+    """List everything that is wrong with an nnU-Net raw data set and its sites.csv, file by file.
 
-    `simulate` looks at the same things first and stops at the first kind.
+    `simulate` makes the same checks first, and stops at the first kind of problem.
 
     \b
     Example:
@@ -51,7 +51,7 @@ def _check(data: Path, store: Path) -> int:
         left_out = f", {found.cohort.left_out} not in sites.csv" * bool(found.cohort.left_out)
         click.echo(f"{cases} cases at {len(found.cohort.sites)} sites{left_out}: good")
         return 0
-    click.echo(f"{len(fatal)} problems: mend them before anything trains")
+    click.echo(f"{len(fatal)} problems; correct them before training")
     return 2
 
 

@@ -1,4 +1,4 @@
-"""`hyfree-ray doctor`: what this machine has, what is wrong with it, and how to mend that."""
+"""`hyfree-ray doctor`: check this machine, and say how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEAST_MEMORY_GIB = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     found: str
@@ -33,10 +33,12 @@ class Finding:
 
 @click.command(epilog=EXIT_CODES)
 @STORE
-@click.option("--ray", "address", help="Also look at the Ray cluster at this ADDRESS.")
-@click.option("--config", type=click.Path(path_type=Path), help="A configuration to be checked.")
+@click.option("--ray", "address", help="Also check the Ray cluster at this ADDRESS.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Also check this configuration file."
+)
 def doctor(store: Path, address: str | None, config: Path | None) -> None:
-    """Look at versions, devices, memory, disk, store, MLflow and Ray. Exit code 1: mend something.
+    """Check versions, devices, memory, disk, store, MLflow and Ray; exit with 1 on problems.
 
     \b
     Examples:
@@ -51,7 +53,7 @@ def doctor(store: Path, address: str | None, config: Path | None) -> None:
             click.echo(f"{'WRONG' if finding.mend else 'ok':<6}{finding.what:<16}{finding.found}")
             if finding.mend:
                 click.echo(f"{'':<22}-> {finding.mend}")
-    click.echo("nothing is wrong" if not wrong else f"{wrong} to mend")
+    click.echo(f"{wrong} problems" if wrong else "no problems")
     sys.exit(1 if wrong else 0)
 
 
@@ -60,8 +62,8 @@ def _versions() -> Iterator[Finding]:
 
     found = installed_versions()
     supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    mend = "" if supported else "take Python 3.10 to 3.12"
-    yield Finding(what="python", found=found.pop("python"), mend=mend)
+    mend = "" if supported else "use Python 3.10 to 3.12"
+    yield Finding(what="python", found=found["python"], mend=mend)
     for name in ("torch", "nnunetv2", "ray"):
         yield Finding(
             what=name,
@@ -77,7 +79,9 @@ def _machine() -> Iterator[Finding]:
     visible = Path("/dev/nvidia0").exists()
     yield Finding(
         what="device",
-        found="GPU" if device == "cuda" else "CPU alone" + (", though a GPU is here" * visible),
+        found="GPU"
+        if device == "cuda"
+        else "CPU only" + (", although this machine has a GPU" * visible),
         mend="install a CUDA build of torch, or set CUDA_VISIBLE_DEVICES"
         if visible and device == "cpu"
         else "",
@@ -109,11 +113,11 @@ def _store(store: Path) -> Iterator[Finding]:
     try:
         open_root(store, create=store.exists() and (store / "store.json").exists())
         writable = os.access(there, os.W_OK)
-        said = "can be written" if store.exists() else f"will be made in {there}"
-        mend = "" if writable else f"let {there} be written to, or name another by --store"
+        said = "can be written" if store.exists() else f"will be created in {there}"
+        mend = "" if writable else f"make {there} writable, or name another store with --store"
         yield Finding(what="store", found=f"{store}: {said}", mend=mend)
     except HyfreeError as error:
-        yield Finding(what="store", found=str(error), mend="name another by --store")
+        yield Finding(what="store", found=str(error), mend="name another store with --store")
     yield _mlflow(store / "mlflow.db")
 
 
@@ -125,7 +129,7 @@ def _mlflow(database: Path) -> Finding:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
-        mend = "end what holds it; or remove it and see 'hyfree-ray track --help'"
+        mend = "close the program that uses it; or delete it and see 'hyfree-ray track --help'"
         return Finding(what="mlflow", found=f"{database}: {error}", mend=mend)
     return Finding(what="mlflow", found=f"{database} answers")
 
@@ -141,7 +145,7 @@ def _configuration(config: Path | None) -> Iterator[Finding]:
         read_resources(config)
         check_embedder(experiment)
     except HyfreeError as error:
-        yield Finding(what="configuration", found=str(error), mend="mend that line")
+        yield Finding(what="configuration", found=str(error), mend="correct that setting")
         return
     yield Finding(what="embedder", found=experiment.embedder)
 
@@ -150,7 +154,7 @@ def _ports() -> Iterator[Finding]:
     from hyfree_ray.runners.ports import rays_ports
 
     found = rays_ports()
-    for what, loopback in (("ports, to all", False), ("ports, to here", True)):
+    for what, loopback in (("ports, public", False), ("ports, local", True)):
         named = [f"{port.process} {port.number}" for port in found if port.loopback is loopback]
         if named:
             yield Finding(what=what, found=", ".join(named))
@@ -167,7 +171,9 @@ def _cluster(address: str | None) -> Iterator[Finding]:
     try:
         connect(address)
     except HyfreeError as error:
-        yield Finding(what="ray", found=str(error), mend="start the cluster, or mend the address")
+        yield Finding(
+            what="ray", found=str(error), mend="start the cluster, or correct the address"
+        )
         return
     try:
         yield _token(asks_for_token())
@@ -183,9 +189,11 @@ def _token(asked: bool | None) -> Finding:
     return Finding(
         what="token",
         found={
-            True: "the cluster turns away who has none",
-            False: "the cluster lets in who has none: whoever reaches its ports can run programs",
-            None: "whether the cluster asks for one cannot be told",
+            True: "required by the cluster",
+            False: "not required: anyone who reaches the cluster's ports can run programs on it",
+            None: "unknown whether the cluster requires one",
         }[asked],
-        mend="start every node with RAY_AUTH_MODE=token and one token" if asked is False else "",
+        mend="start every node with RAY_AUTH_MODE=token and the same token"
+        if asked is False
+        else "",
     )

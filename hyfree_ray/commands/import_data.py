@@ -1,4 +1,4 @@
-"""`hyfree-ray import`: a public data set as it was downloaded, to nnU-Net raw + sites.csv."""
+"""`hyfree-ray import`: convert a public data set to an nnU-Net raw data set with sites.csv."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MOST_LINES = 10
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def import_data(kind: str, source: Path, out: Path) -> None:
-    """Write a public data set, as it was downloaded, as an nnU-Net raw data set with sites.csv.
+    """Convert a public data set, as downloaded, to an nnU-Net raw data set with sites.csv.
 
     \b
     qata    QaTa-COV19-v2: Train Set and Test Set with Images and Ground-truths
     polyp   HyperKvasir's segmented-images and CVC-ClinicDB, below one folder
     brats   BraTS 2020 (sites by name_mapping.csv) or 2021: t1, t1ce, t2, flair, seg
     lung    MontgomerySet, ChinaSet_AllFiles and Shenzhen's masks, below one folder
-    folder  images/ and masks/ of equal names; or SITE/images/ and SITE/masks/
-    dicom   series to NIfTI, without names of patients; labels are drawn afterwards
+    folder  images/ and masks/ with the same names; or SITE/images/ and SITE/masks/
+    dicom   series to NIfTI, without patient names; draw the labels afterwards
 
     \b
     Example:
@@ -47,6 +47,6 @@ def import_data(kind: str, source: Path, out: Path) -> None:
         patients = len({case.patient for case in found.cases if case.site == site})
         click.echo(f"{site}: {count} cases of {patients} patients")
     if any(not case.masks for case in found.cases):
-        click.echo(f"{out}: there are no labels yet: draw them into labelsTr")
+        click.echo(f"{out}: no labels yet; draw them into labelsTr")
     else:
-        click.echo(f"{out}: look at it with 'hyfree-ray check {out}'")
+        click.echo(f"{out}: written; check it with 'hyfree-ray check {out}'")

@@ -15,7 +15,7 @@ _MODEL = click.option(
     "--model",
     type=click.Path(path_type=Path),
     required=True,
-    help="What 'pool train' or 'site personalise' wrote, or a finished training in a store.",
+    help="Folder written by 'pool train' or 'site personalise', or a finished training in a store.",
 )
 
 
@@ -28,7 +28,7 @@ _MODEL = click.option(
 def predict(model: Path, images: Path, out: Path, segmenter: str | None, device: str) -> None:
     """Segment a folder of images (CASE_0000.ENDING, as nnU-Net names them).
 
-    Give the same command again to go on after an interruption.
+    Run the same command again to resume after an interruption.
 
     \b
     Example:
@@ -51,9 +51,11 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
 @click.command(epilog=EXIT_CODES)
 @_MODEL
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
-@click.option("--ending", help="Of the images it is for, e.g. .nii.gz. Default: as trained.")
+@click.option(
+    "--ending", help="File ending of the images to segment, e.g. .nii.gz. Default: as trained."
+)
 def export_model(model: Path, out: Path, ending: str | None) -> None:
-    """Write a model as nnU-Net's results folder, for nnU-Net's own predictor.
+    """Export a model as an nnU-Net results folder, for nnU-Net's own predictor.
 
     \b
     Example:
@@ -67,7 +69,7 @@ def export_model(model: Path, out: Path, ending: str | None) -> None:
     check_free(out)
     with writing_to(out):
         results = write_results_folder(folder, out, ending=ending)
-    click.echo(f"nnU-Net's results folder: {results}")
+    click.echo(f"nnU-Net results folder: {results}")
 
 
 def _model_in(folder: Path) -> Path:
@@ -77,5 +79,5 @@ def _model_in(folder: Path) -> Path:
             return found
     raise HyfreeError(
         "model.not-found",
-        f"{folder}: no model is there; name what 'pool train' or the like has written",
+        f"{folder}: holds no model; name a folder written by 'pool train' or 'site personalise'",
     )

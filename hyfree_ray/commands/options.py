@@ -29,8 +29,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_STORE = Path("hyfree-store")
 
 EXIT_CODES = """\b
-Exit codes: 0 done; 1 something broke; 2 bad input, said in one line;
-3 too few sites; 130 interrupted; 143 terminated. To go on, give the same command again."""
+Exit codes: 0 success; 1 failure; 2 invalid input, described in one line;
+3 too few sites; 130 interrupted; 143 terminated. Run the same command again to resume."""
 
 STORE = click.option(
     "--store",
@@ -38,7 +38,7 @@ STORE = click.option(
     default=DEFAULT_STORE,
     show_default=True,
     envvar="HYFREE_STORE",
-    help="Where everything is kept.",
+    help="Folder for everything that is computed.",
 )
 
 FORMAT = click.option(
@@ -48,7 +48,7 @@ FORMAT = click.option(
 LOG_FORMAT = click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
-    help="Of the log, on standard error. Default: as --format.",
+    help="Format of the log and of errors, on standard error. Default: as --format.",
 )
 
 DEVICE = click.option(
@@ -56,7 +56,7 @@ DEVICE = click.option(
 )
 
 RAY = click.option(
-    "--ray", default="local", show_default=True, help="local, off, or a cluster's ADDRESS."
+    "--ray", default="local", show_default=True, help="local, off, or the ADDRESS of a cluster."
 )
 
 DATA = click.option(
@@ -70,18 +70,18 @@ PARTITION = click.option(
     metavar="HOW",
     default="natural",
     show_default=True,
-    help="natural (sites.csv), random, size-skew, dirichlet or column:NAME; by patient. Where it "
-    "needs a number of sites: that of --sites, or the largest of them.",
+    help="natural (sites.csv), random, size-skew, dirichlet or column:NAME, always by patient. The "
+    "number of sites is that of --sites, or the largest of them.",
 )
 
 CONFIG = click.option(
-    "--config", type=click.Path(path_type=Path), help="YAML with experiment fields."
+    "--config", type=click.Path(path_type=Path), help="YAML file with fields of the experiment."
 )
 
 BUDGET = click.option(
     "--budget",
     type=click.Choice(["smoke", "small", "paper"]),
-    help="How much is computed. Default: small on a CPU, paper on a GPU.",
+    help="How much to compute. Default: small on a CPU, paper on a GPU.",
 )
 
 
@@ -151,16 +151,20 @@ SETTINGS = click.option(
     "--settings",
     metavar="NAME,...",
     callback=_settings,
-    help="What to train beside the protocol, for comparison; '' for nothing: "
+    help="What to train for comparison, besides the protocol; '' for nothing: "
     f"{', '.join(regimes.settings())}. Default: {','.join(regimes.settings(default=True))}.",
 )
 
 FOLD = click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
 
-SEED = click.option("--seed", type=click.IntRange(0), help="Of everything. Default: 0.")
+SEED = click.option("--seed", type=click.IntRange(0), help="Random seed. Default: 0.")
 
 SET = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. budget.unet.epochs=40."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a field of the experiment, e.g. budget.unet.epochs=40.",
 )
 
 
@@ -174,7 +178,8 @@ def in_a_folder(_context: object, parameter: click.Parameter, path: Path) -> Pat
     option, folder = parameter.opts[0], path.absolute().parent
     if not folder.is_dir():
         raise HyfreeError(
-            "output.not-writable", f"{option} {path}: {path.parent} is no folder; make it first"
+            "output.not-writable",
+            f"{option} {path}: {path.parent} is not a folder; create it first",
         )
     with writing_to(path, option):
         try_to_write(folder)
@@ -224,11 +229,12 @@ def parse_numbers(text: str, option: str, *, least: int, most: int) -> tuple[int
             ends.append((int(first), int(last if dash else first)))
     except ValueError as error:
         raise HyfreeError(
-            "option.malformed", f"{option} {text}: write numbers as 0-4 or 0,2"
+            "option.malformed", f"{option} {text}: not numbers; write them as 0-4 or 0,2"
         ) from error
     if any(first > last or first < least or last > most for first, last in ends):
         raise HyfreeError(
-            "option.out-of-range", f"{option} {text}: numbers from {least} to {most} are possible"
+            "option.out-of-range",
+            f"{option} {text}: out of range; give numbers from {least} to {most}",
         )
     return tuple(sorted({number for first, last in ends for number in range(first, last + 1)}))
 
@@ -247,7 +253,7 @@ def refuse_overrides(overrides: Sequence[str], names: Sequence[str], by: str) ->
     for override in overrides:
         if override.partition("=")[0].strip() in names:
             raise HyfreeError(
-                "option.conflict", f"--set {override}: {by} would say otherwise; leave it out"
+                "option.conflict", f"--set {override}: already set by {by}; leave it out"
             )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog=EXIT_CODES)
 def pool() -> None:
-    """The centre's part: from hospitals' releases to the general model.
+    """Run the pool's part: train the general model on the hospitals' releases.
 
     \b
     Example:
@@ -38,8 +38,8 @@ def pool() -> None:
 @click.option(
     "--keys",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of NAME.key, the public.key that each hospital gave you by another way than its "
-    "release. Nobody else is taken in.",
+    help="Folder of NAME.key files: each hospital's public.key, obtained separately from its "
+    "release. Releases of other hospitals are refused.",
 )
 @experiment_options
 @STORE
@@ -52,14 +52,14 @@ def train(
     device: str,
     **settings: Any,
 ) -> None:
-    """Check releases as hostile input and train the general model on those that are good.
+    """Check releases as hostile input, and train the general model on the good ones.
 
-    Signatures are checked first; the task is that of most releases that are signed and good.
-    Without --keys a hospital's key is taken as its own the first time: compare the fingerprint
-    with the one that the hospital was shown. A release that is refused is kept in the store's
-    pool/quarantine (of who has not signed it, without its images), and the others go on.
+    Signatures are checked first; the task is that of most good, signed releases. Without --keys, a
+    hospital's key is trusted on first use: compare its fingerprint with the one that the hospital
+    was shown. A refused release is moved to the store's pool/quarantine (without its images unless
+    it is signed), and the others are still used.
 
-    OUT/releases holds the good releases, for hospitals to replay while they fine-tune.
+    OUT/releases holds the good releases, for hospitals to replay while fine-tuning.
     """
     from hyfree_ray.core.parties import POOL
     from hyfree_ray.core.precision import keep_precision
@@ -87,7 +87,7 @@ def train(
     if not members:
         raise HyfreeError(
             "round.too-few-releases",
-            "fewer than two good releases make no general model; nothing is written",
+            "a general model needs at least two good releases; nothing was written",
         )
     general, shared = asyncio.run(_hand_out(party, members))
     write_parcel(out, general)
@@ -119,6 +119,6 @@ async def _hand_out(
         return general, None
     shared = await party.share_for_replay(members)
     for site, dice in (await party.label_agreement(members)).items():
-        left_out = "" if site in shared.sites else "; not for replay"
+        left_out = "" if site in shared.sites else "; left out of replay"
         click.echo(f"{site}: its labels agree with the others' (Dice {dice:.2f}){left_out}")
     return general, shared

@@ -52,7 +52,7 @@ def run_check(files: Sequence[Path], key: Path | None = None) -> int:
             click.echo(
                 f"{_shown(file)}: good: {manifest.rows} images of {_shown(manifest.site)}, "
                 f"round {manifest.round}, sha256 {manifest.sha256[:12]}, "
-                f"{'signature not looked at' if public is None else 'signed by this key'}"
+                f"{'signature not checked' if public is None else 'signed by this key'}"
             )
     return 2 if refused else 0
 

@@ -53,4 +53,4 @@ def run_report(
         ) from error
     click.echo(f"report: {path}")
     if with_real:
-        click.echo("it holds real images: it must not leave the site that they are from")
+        click.echo("it contains real images and must not leave the site that they come from")

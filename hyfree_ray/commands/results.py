@@ -68,7 +68,7 @@ def _pool(runs: Sequence[Finished], output: str) -> None:
 
 def _compare(folders: Sequence[Path], output: str) -> None:
     if len(folders) != 2 or output == "csv":
-        raise HyfreeError("option.conflict", "--compare: name two runs, and --format text or json")
+        raise HyfreeError("option.conflict", "--compare: needs two runs, and --format text or json")
     one, other = (read_finished(folder) for folder in folders)
     contrasts, settings = compare_runs(one, other), differing_settings(one, other)
     if output == "json":

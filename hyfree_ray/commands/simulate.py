@@ -79,7 +79,7 @@ def _simulate(
     set_up_logging(log_format or output)
     if calibrate and not dry_run:
         raise HyfreeError(
-            "option.conflict", "--calibrate: it tells how long a plan would take; add --dry-run"
+            "option.conflict", "--calibrate: estimates how long a plan takes; add --dry-run"
         )
     options = simulation_options(given)
     with joined(ray):
@@ -140,7 +140,7 @@ def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
     wide_console().print(render_table(finished.summary))
     spent = time_by_task(finished.summary.stages)
     total = sum(seconds for _, seconds in spent)
-    click.echo(f"\nwhere the time went (all parties together: {clock(total)})")
+    click.echo(f"\ntime spent (all parties together: {clock(total)})")
     for task, seconds in spent:
         click.echo(f"  {task:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
     click.echo(f"files: {finished.folder}")

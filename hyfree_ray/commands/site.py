@@ -37,11 +37,11 @@ log = logging.getLogger("hyfree_ray")
 
 @click.group(epilog=EXIT_CODES)
 def site() -> None:
-    """One hospital's part, on its own machine: releases and models are folders that you carry.
+    """Run one hospital's part on its own machine; releases and models are folders that you copy.
 
-    All parties give the same --budget, --generator, --fold, --seed, --config and --set, to the same
-    version of hyfree-ray. Their data sets have one name (in dataset.json, or the folder's), the
-    same channels and the same structures, in any values.
+    All parties must use the same --budget, --generator, --fold, --seed, --config and --set, and the
+    same version of hyfree-ray. Their data sets must have the same name (in dataset.json, or the
+    folder's), channels and structures; label values may differ.
 
     \b
     Examples:
@@ -67,7 +67,7 @@ _site_options = all_of(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder for the release: the one thing that leaves.",
+    help="Folder for the release, the only thing that leaves the hospital.",
 )
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release."""
@@ -83,7 +83,7 @@ def contribute(out: Path, **options: Any) -> None:
     write_parcel(out, replace(parcel, files={**parcel.files, PUBLIC_KEY_FILE: key}))
     click.echo(f"{party.name}: signed with the key {fingerprint(key)}")
     if parcel.result["outcome"] == "withheld":
-        click.echo(f"{party.name}: withheld: {parcel.result['reason']}; {out} says so to the pool")
+        click.echo(f"{party.name}: withheld: {parcel.result['reason']}; {out} tells the pool")
     else:
         click.echo(f"{party.name}: {parcel.result['images']} synthetic images written to {out}")
 
@@ -91,7 +91,7 @@ def contribute(out: Path, **options: Any) -> None:
 _RELEASES = click.option(
     "--releases",
     type=click.Path(path_type=Path),
-    help="What the pool handed out for replay. Default: GENERAL/releases, where it is there.",
+    help="The pool's releases, for replay. Default: GENERAL/releases, if it exists.",
 )
 
 
@@ -102,7 +102,7 @@ _RELEASES = click.option(
 @click.option(
     "--keep",
     type=click.Choice(candidates()),
-    help="The model to write. Default: the hospital's choice; without releases finetuned.",
+    help="Which model to write. Default: the hospital's choice, or finetuned without releases.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def personalise(
@@ -110,10 +110,10 @@ def personalise(
 ) -> None:
     """Fine-tune the general model on the hospital's own images, and write the model to OUT.
 
-    With the pool's releases it is also fine-tuned with replay of the other hospitals', and the
-    hospital chooses by its own validation cases: personalised, else finetuned, unless it is worse
-    there than local2x, which is trained as long without the others, by over .005 Dice and over
-    a standard error.
+    Given the pool's releases, also fine-tune while replaying the other hospitals' images, and let
+    the hospital choose by its own validation cases: personalised, else finetuned, unless that is
+    worse than local2x (trained for as long without the others) by more than .005 Dice and more
+    than one standard error.
     """
     from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
@@ -123,7 +123,7 @@ def personalise(
     if pooled.shared is None and keep is not None and replays([keep]):
         raise HyfreeError(
             "model.no-releases",
-            f"--keep {keep}: {general} has no releases; name them by --releases",
+            f"--keep {keep}: {general} has no releases; name their folder with --releases",
         )
     regime, model = asyncio.run(_personalised(party, pooled, keep))
     write_parcel(out, replace(model, result={**model.result, "regime": regime}))
@@ -179,7 +179,8 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     parcel = read_parcel(general)
     if (parcel.sender, parcel.stage) != (POOL, "train_general"):
         raise HyfreeError(
-            "model.not-found", f"{general}: not a general model; name what 'pool train' wrote"
+            "model.not-found",
+            f"{general}: not a general model; name the folder that 'pool train' wrote",
         )
     beside = general / RELEASES
     folder = releases or (beside if beside.exists() else None)
@@ -192,7 +193,7 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
 @click.option(
     "--general",
     type=click.Path(path_type=Path),
-    help="The pool's model; without it the hospital's own two are scored.",
+    help="The pool's model. Without it, only the hospital's own two models are scored.",
 )
 @_RELEASES
 @click.option(
@@ -200,16 +201,18 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     callback=in_a_folder,
-    help="CSV with a row for each test case, label and metric.",
+    help="CSV file, one row per test case, label and metric.",
 )
 def score(general: Path | None, releases: Path | None, out: Path, **options: Any) -> None:
-    """Score the hospital's models on its own test cases: what sharing gave it."""
+    """Score the hospital's models on its own test cases, to see what sharing gains."""
     from hyfree_ray.evaluation.scores import write_results
     from hyfree_ray.federation.protocol import Outcome, scores_of_chosen
     from hyfree_ray.federation.simulation import score_rows
 
     if general is None and releases is not None:
-        raise HyfreeError("option.conflict", "--releases: of which model? name it by --general")
+        raise HyfreeError(
+            "option.conflict", "--releases: needs the model that they belong to; add --general"
+        )
     party, simulation = open_site(**options)
     pooled = None if general is None else _read_pooled(general, releases, party)
     scores, chosen = asyncio.run(_scores(party, pooled))
@@ -219,10 +222,10 @@ def score(general: Path | None, releases: Path | None, out: Path, **options: Any
         write_results(out, score_rows(simulation, outcome))
     for found in scores:
         measured = [row[PRIMARY] for row in found.rows if row[PRIMARY] is not None]
-        mean = f"{sum(measured) / len(measured):.3f}" if measured else "nothing to measure"
+        mean = f"{sum(measured) / len(measured):.3f}" if measured else "nothing to score"
         which = f" ({chosen[party.name]})" if found.regime == CHOSEN else ""
         click.echo(f"{found.regime:<12} mean Dice {mean}{which}")
-    click.echo(f"case by case: {out}")
+    click.echo(f"per-case scores: {out}")
 
 
 async def _scores(party: SiteParty, pooled: _Pooled | None) -> tuple[list[Scored], dict[str, str]]:
@@ -269,7 +272,8 @@ def open_site(
     cohort = read_cohort(data, digest_cache=digest_cache(store))
     if name not in cohort.sites:
         raise HyfreeError(
-            "option.unknown-site", f"--site {name}: {data} has {', '.join(cohort.sites)}"
+            "option.unknown-site",
+            f"--site {name}: no such site; {data} has {', '.join(cohort.sites)}",
         )
     open_root(store)
     keep_precision(store, found.measured)

@@ -1,4 +1,4 @@
-"""`hyfree-ray store`: what a store holds, and what of it may go."""
+"""`hyfree-ray store`: list what a store holds, and free what is no longer needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyfree_ray.core.errors import HyfreeError
 
 @click.group(epilog=EXIT_CODES)
 def store() -> None:
-    """See what a store holds and free what no result needs any more.
+    """List what a store holds, and free what no result needs any more.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ class Kept:
 @store.command(epilog=EXIT_CODES)
 @STORE
 def ls(store: Path) -> None:
-    """List stages by party: how many are done, how large they are, what `gc` would free."""
+    """List stages by party: how many are done, their size, and what `gc` would free."""
     chosen = _chosen(store)
     rows: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for kept in _all(store):
@@ -77,12 +77,12 @@ def ls(store: Path) -> None:
 @click.option(
     "--snapshots",
     is_flag=True,
-    help="Also snapshots of generators that were not chosen: to choose anew is to train anew.",
+    help="Also free snapshots of generators that were not chosen; another choice retrains them.",
 )
-@click.option("--quarantine", is_flag=True, help="Also releases that the pool has refused.")
-@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--quarantine", is_flag=True, help="Also delete releases that the pool refused.")
+@click.option("--dry-run", is_flag=True, help="Print what would be freed; delete nothing.")
 def gc(store: Path, snapshots: bool, quarantine: bool, dry_run: bool) -> None:
-    """Free checkpoints of finished trainings. No table changes and nothing is run again."""
+    """Free the checkpoints of finished trainings. No result changes, and nothing is rerun."""
     from hyfree_ray.core.files import locked, remove_tree
 
     chosen = _chosen(store) if snapshots else {}
@@ -113,7 +113,7 @@ def _all(store: Path) -> Iterator[Kept]:
     from hyfree_ray.core.store_root import check_layout
 
     if not (store / "store.json").is_file():
-        raise HyfreeError("store.not-found", f"{store}: no store is there; name one by --store")
+        raise HyfreeError("store.not-found", f"{store}: not a store; name one with --store")
     check_layout(store)
     for root in sorted([*store.glob("sites/*"), store / "pool", store / "oracle"]):
         for folder in sorted(root.glob("stages/*-*")):

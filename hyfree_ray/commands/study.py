@@ -20,13 +20,13 @@ from hyfree_ray.commands.options import (
 _PARALLEL = click.option(
     "--parallel",
     type=click.IntRange(1),
-    help="Simulations at a time. Default: one a GPU, or one a CPU where there is none.",
+    help="Simulations to run at a time. Default: one per GPU, or per CPU without GPUs.",
 )
 
 
 @click.command(epilog=EXIT_CODES)
 @click.option(
-    "--sites", required=True, metavar="N,...", help="Numbers of sites in the pool, e.g. 2,4,8."
+    "--sites", required=True, metavar="N,...", help="Numbers of sites to pool, e.g. 2,4,8."
 )
 @click.option(
     "--repeats",
@@ -44,10 +44,10 @@ _PARALLEL = click.option(
 @_PARALLEL
 @FORMAT
 def scale(**options: Any) -> None:
-    """How does the gain grow with the number of sites? General models from random subsets.
+    """Measure how the gain grows with the number of sites, by pooling random subsets of them.
 
-    Every subset's general model is fine-tuned at all sites. Simulations share the store: a
-    generator is trained once. Writes studies/STUDY/scaling.csv and the curve in the store.
+    Every subset's general model is fine-tuned at all sites. Simulations share the store, so each
+    generator is trained once. Writes studies/STUDY/scaling.csv and the curve to the store.
 
     \b
     Examples:
@@ -68,22 +68,22 @@ def scale(**options: Any) -> None:
 @_PARALLEL
 @FORMAT
 def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) -> None:
-    """Run every combination of a grid over experiment fields, as FILE says:
+    """Run every combination of a grid of experiment fields that FILE defines:
 
     \b
-      simulate:                          # for all
+      simulate:                          # for all runs
         sites: 5
         budget: small
       grid:                              # fields of the experiment, sites, budget
         budget.synthesis.per_real: [1, 4, 20]
-        budget.synthesis.max_images: [null]    # else it caps them
+        budget.synthesis.max_images: [null]    # lift the cap
         seed: [0, 1, 2]
 
     Of the options of simulate, `simulate` takes: sites, data, partition, config, budget, generator,
-    precision, settings. Paths are from FILE's folder.
+    precision, settings. Paths are relative to FILE's folder.
 
-    Folds and seeds of one combination are pooled. Writes studies/FILE's name/scaling.csv in the
-    store.
+    Folds and seeds of one combination are pooled. Writes studies/NAME/scaling.csv to the store,
+    where NAME is FILE's name.
     """
     from hyfree_ray.commands.study_runs import run_study
 

@@ -81,7 +81,7 @@ def _run(
     open_root(runtime.store)
     click.echo(f"study {name}: {len(trials)} simulations, {len(missing)} to run", err=True)
     if missing:
-        click.echo(f"  each says in {folder.logs} how far it is", err=True)
+        click.echo(f"  their logs: {folder.logs}", err=True)
     ended = []
 
     def told(trial: str) -> None:
@@ -92,7 +92,7 @@ def _run(
         if missing:
             run_trials(missing, folder, parallel=parallel, told=told)
     except ChildError as error:
-        said = f"{error}; to go on, give the same command again"
+        said = f"{error}; run the same command again to resume"
         line = failure_line("study.trial-failed", said, exit_code=error.exit_code)
         click.echo(line, err=True)
         return error.exit_code
@@ -102,7 +102,7 @@ def _run(
         return 0
     wide_console().print(_table(found.groups))
     for names in found.same_scores:
-        click.echo(f"the very same scores: {'; '.join(names)}: what they differ in changed nothing")
+        click.echo(f"identical scores: {'; '.join(names)}: what they differ in has no effect")
     click.echo(f"files: {folder.folder}")
     return 0
 

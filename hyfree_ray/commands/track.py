@@ -1,4 +1,4 @@
-"""`hyfree-ray track`: MLflow's database made again from what the store holds."""
+"""`hyfree-ray track`: rebuild MLflow's database from what the store holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("run")
 @STORE
 def track(run: str, store: Path) -> None:
-    """Show a finished run in MLflow, from its records alone; what is shown already stays.
+    """Show a finished run in MLflow, from its records; other runs there are left as they are.
 
     \b
     Example:
@@ -33,16 +33,14 @@ def track(run: str, store: Path) -> None:
     if not (folder / "summary.json").is_file():
         there = sorted(file.parent.name for file in (store / "runs").glob("*/summary.json"))
         names = ", ".join(there) or "none"
-        raise HyfreeError(
-            "run.not-found", f"{store}: no finished run is called {run!r}; there are: {names}"
-        )
+        raise HyfreeError("run.not-found", f"{store}: no finished run {run!r}; there are: {names}")
     summary = read_finished(folder).summary
     mark_hidden(folder)
     count = _track(store.absolute(), folder, summary)
     if not is_shown(folder):
         raise HyfreeError(
             "mlflow.not-writable",
-            f"MLflow does not take it; is {store / 'mlflow.db'} locked or damaged?",
+            f"{store / 'mlflow.db'}: MLflow cannot write it; see 'hyfree-ray doctor'",
         )
     click.echo(f"{run}: {count} stages shown in {database_uri(store)}")
 

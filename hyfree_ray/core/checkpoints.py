@@ -66,5 +66,7 @@ def load_checkpoint(
                 return int(path.stem.removeprefix("step-")), state
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
             pass
-        _log.warning("checkpoint %s is damaged or incomplete; falling back to the one before", path)
+        _log.warning(
+            "checkpoint %s is damaged or incomplete; falling back to the previous one", path
+        )
     return None

@@ -72,5 +72,5 @@ class StageError(Exception):
     def __str__(self) -> str:
         return (
             f"{self.owner}: the stage {self.stage} failed: {self.reason}; traceback in {self.log}; "
-            "to try again, give the same command"
+            "run the same command to try again"
         )

@@ -79,7 +79,7 @@ def locked(folder: Path, *, patience_s: float = 0.2) -> Iterator[None]:
                 break
             except (BlockingIOError, PermissionError):
                 if not told and time.monotonic() - begun > 5:
-                    log.info("another process works on %s; waiting for it", folder.name)
+                    log.info("another process is working on %s; waiting for it", folder.name)
                     told = True
                 time.sleep(patience_s)
         for leftover in folder.glob(".*.tmp"):
@@ -124,5 +124,5 @@ def writing_to(path: Path, option: str = "--out") -> Iterator[None]:
         reason = error.strerror or error
         raise HyfreeError(
             "output.not-writable",
-            f"{path}: cannot be written ({reason}); mend that or name another by {option}",
+            f"{path}: cannot be written ({reason}); correct that, or name another with {option}",
         ) from error

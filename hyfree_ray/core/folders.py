@@ -135,5 +135,5 @@ def check_free(folder: Path, option: str = "--out") -> None:
 def taken_by_something_else(folder: Path, option: str = "--out") -> HyfreeError:
     """Make the error of `check_free`."""
     return HyfreeError(
-        "output.not-empty", f"{folder}: is there already; name a new or an empty folder by {option}"
+        "output.not-empty", f"{folder}: already exists; name a new or empty folder with {option}"
     )

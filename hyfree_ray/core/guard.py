@@ -63,8 +63,8 @@ class Confinement:
         """What is told of a file that was refused."""
         return PrivacyError(
             "privacy.foreign-file",
-            f"{self.owner}: the stage {self.stage} tried to open a file that is not this party's; "
-            "it was stopped, which is a mistake in the stage: please report it",
+            f"{self.owner}: the stage {self.stage} was stopped because it tried to open another "
+            "party's file; this is a fault in the stage: please report it",
         )
 
     def _is_own(self, real: str) -> bool:

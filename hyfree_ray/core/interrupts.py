@@ -15,7 +15,7 @@ from hyfree_ray.core.error_codes import CODES
 from hyfree_ray.core.failure import failure_line
 from hyfree_ray.core.processes import descendants, kill_descendants
 
-GO_ON = "nothing is lost: to go on, give the same command again"
+GO_ON = "nothing is lost; run the same command again to resume"
 
 PATIENCE_S = 7.0
 """Seconds from a signal until the command is ended from without: a library that swallows the

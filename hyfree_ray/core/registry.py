@@ -159,8 +159,8 @@ class Registry(Generic[R]):
         if _BUILT_IN_ONLY.get():
             raise HyfreeError(
                 "extension.not-imported",
-                f"the {self.concept} {name!r} is of the package {origin}, which is not imported "
-                "where what others handed in is read",
+                f"the {self.concept} {name!r} comes from the package {origin}, which is not "
+                "imported where other parties' files are read",
             )
         try:
             record = entry.load()
@@ -169,7 +169,7 @@ class Registry(Generic[R]):
             raise HyfreeError(
                 "extension.broken",
                 f"the {self.concept} {name!r} of the package {origin} cannot be imported ({why}); "
-                "mend or uninstall that package",
+                "fix or uninstall that package",
             ) from error
         self._check(record, name, str(origin))
         _loaded[origin.package] = origin.version
@@ -185,8 +185,8 @@ class Registry(Generic[R]):
         if record.name != name:
             raise HyfreeError(
                 "extension.broken",
-                f"the {self.concept} {name!r} of {whose} calls itself {record.name!r}; give it one "
-                "name",
+                f"the {self.concept} {name!r} of {whose} is named {record.name!r} in its record; "
+                "use one name",
             )
         return record
 

@@ -30,7 +30,7 @@ def open_root(root: Path, *, create: bool = True) -> Path:
             if not is_free(root) and not marker.exists():
                 raise HyfreeError(
                     "store.not-a-store",
-                    f"{root}: the folder is not empty and not a store; name another by --store",
+                    f"{root}: not empty and not a store; name another folder with --store",
                 )
             if not create:
                 _check_above(root)
@@ -45,7 +45,8 @@ def open_root(root: Path, *, create: bool = True) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise HyfreeError(
-            "store.not-writable", f"{root}: cannot keep a store here ({reason}); see --store"
+            "store.not-writable",
+            f"{root}: cannot hold a store ({reason}); name another folder with --store",
         ) from error
     return root
 
@@ -88,12 +89,12 @@ def check_layout(root: Path) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         raise HyfreeError(
             "store.not-a-store",
-            f"{marker}: is not what a store has ({reason}); name another store by --store",
+            f"{marker}: not a store's ({reason}); name another store with --store",
         ) from error
     found = told.get("store_version")
     if found != STORE_VERSION:
         raise HyfreeError(
             "store.other-version",
             f"{root}: the store was written by another version (layout {found!r}, this one reads "
-            f"{STORE_VERSION}); name a new folder by --store or use that version",
+            f"{STORE_VERSION}); name a new folder with --store, or use that version",
         )

@@ -34,21 +34,21 @@ def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> byt
     except FileNotFoundError as error:
         raise UntrustedFileError("missing", f"there is no {path.name}") from error
     except OSError as error:
-        raise UntrustedFileError("not-a-file", f"{path.name} is no ordinary file") from error
+        raise UntrustedFileError("not-a-file", f"{path.name} is not a regular file") from error
     # By descriptor, because Python's own `open` looks at a folder twice and refuses it differently.
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UntrustedFileError("not-a-file", f"{path.name} is no ordinary file")
+            raise UntrustedFileError("not-a-file", f"{path.name} is not a regular file")
         size = status.st_size
         if size > most:
-            raise UntrustedFileError("too-large", f"{path.name} has {size} bytes, over {most}")
+            raise UntrustedFileError("too-large", f"{path.name} has {size} bytes, more than {most}")
         if expected not in (None, size):
             raise UntrustedFileError("bytes", f"{path.name} has {size} bytes, not {expected}")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(size)
             if len(content) != size or file.read(1):
-                raise UntrustedFileError("bytes", f"{path.name} changed while it was read")
+                raise UntrustedFileError("bytes", f"{path.name} changed while it was being read")
     finally:
         os.close(descriptor)
     return content

@@ -154,9 +154,7 @@ def find_run(store: Path, run: str | None) -> Path:
         if folder.name == run:
             return folder
     names = ", ".join(folder.name for folder in finished)
-    raise HyfreeError(
-        "run.not-found", f"{store}: no finished run is called {run!r}; there are: {names}"
-    )
+    raise HyfreeError("run.not-found", f"{store}: no finished run {run!r}; there are: {names}")
 
 
 def find_runs(store: Path, runs: Sequence[str]) -> list[Path]:

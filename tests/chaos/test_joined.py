@@ -100,4 +100,4 @@ def test_80_the_doctor_asks_a_cluster_for_a_token_that_it_was_not_given_the_addr
             text=True,
             check=False,
         )
-    assert "ok    token           the cluster turns away who has none" in done.stdout, done.stdout
+    assert "ok    token           required" in done.stdout, done.stdout

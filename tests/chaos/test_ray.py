@@ -203,7 +203,7 @@ def test_10_a_head_that_is_killed_ends_the_run_soon_and_the_same_command_ends_it
     _, errors = process.communicate(timeout=120)
     assert time.monotonic() - begun < 60
     assert process.returncode != 0
-    assert "give the same command again" in errors
+    assert "run the same command again" in errors
     again, apart = list(process.args), tmp_path / "apart"
     undisturbed = [str(apart) if part == str(tmp_path / "store") else part for part in again]
     for command in (again, undisturbed):

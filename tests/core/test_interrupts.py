@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.interrupts import run_interruptible
+from hyfree_ray.core.interrupts import GO_ON, run_interruptible
 
 HELD_UP = """
 import os, signal, subprocess, sys, threading, time
@@ -83,8 +83,8 @@ interrupts.run_interruptible(command)
 """
 
 SAID = {
-    130: "interrupted; nothing is lost: to go on, give the same command again\n",
-    143: "terminated; nothing is lost: to go on, give the same command again\n",
+    130: f"interrupted; {GO_ON}\n",
+    143: f"terminated; {GO_ON}\n",
 }
 
 

@@ -313,7 +313,7 @@ def test_a_dry_run_says_what_stages_take_and_what_the_disk_has_to_hold(tmp_path:
     text = CliRunner().invoke(main, given).output
     assert "site-1: a stage takes 1 CPU\n" in text
     assert "site-2: a stage takes 1.5 CPU, 2 GiB of memory\n" in text
-    assert re.search(r"it would take about \d+ MiB of disk", text)
+    assert re.search(r"about \d+ MiB of disk", text)
     told = json.loads(CliRunner().invoke(main, [*given, "--format", "json"]).stdout)
     assert 0 < told["expected"]["disk_gib"] < 2
     (takes,) = {json.dumps(s["takes"]) for s in told["steps"] if s["owner"] == "site-2"}

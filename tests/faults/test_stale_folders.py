@@ -66,7 +66,7 @@ def test_05_a_summary_of_before_a_kill_is_not_taken_for_that_of_what_ran_since(
         assert process.exitcode == code, (tmp_path / f"{name}.log").read_text()
     (folder,) = (store / "runs").iterdir()
     assert outcomes(folder)["site-2"] == "failed"
-    assert "everything is done already" in program(*given)
+    assert "all stages are already done" in program(*given)
     assert set(outcomes(folder).values()) == {"released"}
     assert shown(store, folder.name) == json.loads((folder / "summary.json").read_text())
 
@@ -97,7 +97,7 @@ def test_a_summary_is_not_taken_for_whole_where_another_run_has_since_done_what_
     (folder,) = (tmp_path / "store" / "runs").iterdir()
     assert outcomes(folder)["site-2"] == "failed"
     program(*given, "--settings", "personalised,syn")
-    assert "everything is done already" in program(*given)
+    assert "all stages are already done" in program(*given)
     assert set(outcomes(folder).values()) == {"released"}
     before = (folder / "summary.json").stat().st_mtime_ns
     program(*given)

@@ -149,7 +149,8 @@ def test_without_releases_there_is_the_papers_model_alone(
     given = (*home, "--general", tmp_path / "general")
     out = ("--out", tmp_path / "model")
     nothing = program("site", "personalise", *given, *out, "--keep", "personalised", code=2)
-    assert "has no releases; name them by --releases" in nothing
+    assert "--keep personalised: " in nothing
+    assert "--releases" in nothing
     by_itself = program("site", "personalise", *given, *out)
     assert "no releases to replay: no choice\n" in by_itself
     assert "finetuned written to" in by_itself
@@ -159,9 +160,11 @@ def test_without_releases_there_is_the_papers_model_alone(
     elsewhere = ("--releases", tmp_path / "elsewhere")
     assert "it chooses" in program("site", "personalise", *given, *elsewhere, *out)
     release = ("--general", root / "alpha" / "release")
-    assert "not a general model" in program("site", "personalise", *home, *release, *out, code=2)
+    assert f"{root / 'alpha' / 'release'}: " in program(
+        "site", "personalise", *home, *release, *out, code=2
+    )
     table = ("--out", tmp_path / "scores.csv")
-    assert "name it by --general" in program("site", "score", *home, *elsewhere, *table, code=2)
+    assert "--releases: " in program("site", "score", *home, *elsewhere, *table, code=2)
 
 
 def test_the_pool_hands_out_what_may_be_replayed_and_says_what_may_not(
@@ -173,7 +176,9 @@ def test_the_pool_hands_out_what_may_be_replayed_and_says_what_may_not(
     train = ("pool", "train", *inbox, "--store", tmp_path / "s", "--out", out, *SMOKE)
     said = program(*train, "--set", "min_label_agreement=0.6")  # toys agree by .5
     for name in CASES:
-        assert f"{name}: its labels agree with the others' (Dice 0.50); not for replay\n" in said
+        assert (
+            f"{name}: its labels agree with the others' (Dice 0.50); left out of replay\n" in said
+        )
     assert [path.name for path in (out / "releases").iterdir()] == ["releases.json"]
     given = (*at(tmp_path, root / "alpha" / "data", "alpha"), *SMOKE, "--general", out)
     told = program("site", "personalise", *given, "--out", tmp_path / "model")
@@ -202,7 +207,7 @@ def test_what_is_wrong_with_a_federation_by_files_is_one_line(
     (tmp_path / "in" / "beta" / "manifest.sig").write_bytes(b"0" * 64)
     refused = program(*train, *centre, *SMOKE, code=3)
     assert "beta: release refused (signature)" in refused
-    assert "fewer than two good releases" in refused
+    assert "at least two good releases" in refused
     (tmp_path / "in" / "alpha" / "public.key").write_bytes(b"1" * 32)
     assert "its key is not the one it had" in program(*train, *centre, *SMOKE, code=3)
     (tmp_path / "in" / "beta" / "manifest.sig").unlink()

@@ -107,7 +107,7 @@ def test_a_folder_that_other_code_wrote_or_that_is_damaged_is_written_again_from
     (folder / file).write_bytes(content)
     again = simulate(store)
     assert again.returncode == 0, again.stderr
-    assert "everything is done already" in again.stdout
+    assert "all stages are already done" in again.stdout
     assert (folder / "table.txt").read_bytes() == expected
     assert {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)} == before
 
@@ -119,7 +119,7 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(whole: tuple[Path
     again = simulate(store)
     assert again.returncode == 0, again.stderr
     assert time.monotonic() - begun < 15
-    assert "everything is done already" in again.stdout
+    assert "all stages are already done" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in store.rglob(RECORD)} == before
     assert printed.splitlines()[-12:] == again.stdout.splitlines()[-12:]
 
@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_from_checkpoints_and_ends_with_the_same_table(
     kill_at(store, "**/prepare_for_general-*/record.json", "--ray", "off")
     done = simulate(store, "--ray", "off")
     assert done.returncode == 0, done.stderr
-    assert "stages are done already" in done.stdout
+    assert "stages are already done" in done.stdout
     assert table(store) == table(whole[0])
     attempts = list(store.glob("pool/stages/train_general-*/attempts.jsonl"))
     assert len(attempts[0].read_text().splitlines()) == 2
@@ -216,5 +216,5 @@ def test_a_signal_ends_the_run_soon_and_says_how_to_go_on(
     done = command.ended(timeout=60)
     assert time.monotonic() - begun < 10
     assert done.returncode == code, done.stderr
-    assert "give the same command again" in done.stderr
+    assert "run the same command again" in done.stderr
     assert "Traceback" not in done.stderr

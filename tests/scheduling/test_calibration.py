@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from hyfree_ray.cli import main
 from hyfree_ray.scheduling.calibration import calibrate
+from tests.refusals import refused
 
 CALIBRATES = """
 import sys
@@ -49,5 +50,4 @@ def test_a_machine_that_is_too_slow_to_say_anything_says_nothing(phantom_simulat
 
 def test_a_calibration_is_for_a_plan(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["simulate", "--calibrate", "--store", str(tmp_path / "s")])
-    assert result.exit_code == 2
-    assert "--calibrate: it tells how long a plan would take; add --dry-run" in result.output
+    refused(result, "option.conflict", "--calibrate", "--dry-run")
