@@ -138,8 +138,9 @@ def _settings(_context: object, _parameter: object, text: str | None) -> tuple[s
         return None
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
-        if name not in regimes.settings():
-            nearest = difflib.get_close_matches(name, regimes.settings(), n=1, cutoff=0.0)[0]
+        if not regimes.is_setting(name):
+            known = regimes.setting_names()
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise HyfreeError(
                 "option.unknown-setting",
                 f"--settings {name}: no such setting; did you mean {nearest!r}?",
@@ -152,7 +153,7 @@ SETTINGS = click.option(
     metavar="NAME,...",
     callback=_settings,
     help="What to train for comparison, besides the protocol; '' for nothing: "
-    f"{', '.join(regimes.settings())}. Default: {','.join(regimes.settings(default=True))}.",
+    f"{', '.join(regimes.setting_names())}. Default: {','.join(regimes.settings(default=True))}.",
 )
 
 FOLD = click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")

@@ -23,7 +23,15 @@ from hyfree_ray.commands.options import (
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import writing_to
 from hyfree_ray.evaluation.choice import choose_regime, non_inferiority_margin
-from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, REGIMES, candidates, replays
+from hyfree_ray.evaluation.regimes import (
+    CHOSEN,
+    CONTROL,
+    candidates,
+    protocol,
+    record_of,
+    replays,
+    settings,
+)
 from hyfree_ray.evaluation.scores import PRIMARY, mean_over_patients
 
 if TYPE_CHECKING:
@@ -238,8 +246,9 @@ async def _scores(party: SiteParty, pooled: _Pooled | None) -> tuple[list[Scored
         given["replay"] = pooled.shared
         chosen[party.name] = await party.choose(pooled.general, pooled.shared)
     models = {}
-    for name, regime in REGIMES.items():
-        if regime.setting == "optional" or not given.keys() >= set(regime.needs):
+    for name in (*protocol(), *settings(default=True)):
+        regime = record_of(name)
+        if not given.keys() >= set(regime.needs):
             continue
         if regime.trained_by == "site":
             arguments = [given[need] for need in regime.needs]

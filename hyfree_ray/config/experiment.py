@@ -35,25 +35,31 @@ from hyfree_ray.evaluation import regimes
 from hyfree_ray.generators import GENERATORS
 
 
-def _in_order(asked: Any) -> Any:
-    """Settings as a set: in one order, each once. What is no list of them is left to the check."""
-    known = regimes.settings()
-    if not isinstance(asked, (list, tuple)) or not set(map(str, asked)) <= set(known):
-        return tuple(asked) if isinstance(asked, list) else asked
-    return tuple(setting for setting in known if setting in asked)
+def _as_tuple(asked: Any) -> Any:
+    return tuple(asked) if isinstance(asked, list) else asked
 
 
-def _one_of(known: Callable[[], tuple[str, ...]]) -> AfterValidator:
-    """Return a validator that takes the names of some regimes alone."""
+def _in_order(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Return settings as a set: in one order, each once."""
+    return regimes.in_order(asked)
 
-    def check(name: str) -> str:
-        if name not in known():
-            raise PydanticCustomError(
-                "unknown_regime", "there is no such name; there are: {names}", {"names": known()}
-            )
-        return name
 
-    return AfterValidator(check)
+def _setting(name: str) -> str:
+    if not regimes.is_setting(name):
+        raise _unknown(regimes.setting_names())
+    return name
+
+
+def _labeller(name: str) -> str:
+    if name not in regimes.of_own_images():
+        raise _unknown(regimes.of_own_images())
+    return name
+
+
+def _unknown(names: tuple[str, ...]) -> PydanticCustomError:
+    return PydanticCustomError(
+        "unknown_regime", "there is no such name; there are: {names}", {"names": names}
+    )
 
 
 def _known_generator(name: str) -> str:
@@ -90,7 +96,7 @@ class Experiment(BaseModel):
     """Of the distances between patients: nearer to a training image is memorised."""
     gate: Gate = Gate()
     """What a release's privacy card has to say, at its site and at the pool."""
-    labeller: Annotated[str, _one_of(regimes.of_own_images)] = "local"
+    labeller: Annotated[str, AfterValidator(_labeller)] = "local"
     """Which of its own networks a site labels its release with; the paper: `local`."""
     replay_share: float = Field(default=0.25, gt=0, lt=1)
     """Of what `personalised` is fine-tuned on, the share of synthetic images; the rest is real."""
@@ -102,7 +108,9 @@ class Experiment(BaseModel):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of fine-tuning's epochs in which the rate grows."""
     settings: Annotated[
-        tuple[Annotated[str, _one_of(regimes.settings)], ...], BeforeValidator(_in_order)
+        tuple[Annotated[str, AfterValidator(_setting)], ...],
+        BeforeValidator(_as_tuple),
+        AfterValidator(_in_order),
     ] = Field(default_factory=lambda: regimes.settings(default=True))
     """What is trained beside the paper's protocol, for comparison."""
     budget: Budget

@@ -81,11 +81,12 @@ class Registry(Generic[R]):
         concept: what a record is, in words for errors: "generator".
         group: of the entry points: "hyfree_ray.generators".
         kind: what a record is an instance of.
-        built_in: the project's own, in their order: name to "module:ATTRIBUTE".
+        built_in: the project's own, in their order: name to "module:ATTRIBUTE", or to the record
+            where it is there already.
     """
 
     def __init__(
-        self, concept: str, group: str, kind: type[R], built_in: Mapping[str, str]
+        self, concept: str, group: str, kind: type[R], built_in: Mapping[str, str | R]
     ) -> None:
         self.concept = concept
         self.group = group
@@ -151,8 +152,10 @@ class Registry(Generic[R]):
 
     def _load(self, name: str) -> R:
         if name in self._built_in:
-            module, _, attribute = self._built_in[name].partition(":")
-            record = getattr(importlib.import_module(module), attribute)
+            record = self._built_in[name]
+            if isinstance(record, str):
+                module, _, attribute = record.partition(":")
+                record = getattr(importlib.import_module(module), attribute)
             return self._check(record, name, OWN_PACKAGE)
         entry = self._entry_point(name)
         origin = _origin(entry)

@@ -28,7 +28,7 @@ def choose_regime(dice: Mapping[str, Mapping[int, float]]) -> str:
     """
     return next(
         regime
-        for regime in candidates()
+        for regime in candidates(dice)
         if mean_over_patients(dice[regime]) - mean_over_patients(dice[CONTROL])
         >= -non_inferiority_margin(dice[regime], dice[CONTROL])
     )

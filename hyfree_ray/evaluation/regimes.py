@@ -1,7 +1,8 @@
 """What a model can have been trained by: one record a regime, which everybody reads.
 
 Names stand in `results.csv`, in `summary.json` and on the command line. Who trains a regime's
-models is said here, and by which function: it is imported where that party's program runs.
+models is said here, and by which function: it is imported where that party's program runs. Another
+package's regime arrives by the entry point `hyfree_ray.regimes` and stands behind the project's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from hyfree_ray.core.registry import Registry
 
 RELEASE = "release"
 """The purpose of what makes, checks and pools releases: it is for no regime alone."""
@@ -94,7 +97,7 @@ def _mixture(percent: int) -> Regime:
     )
 
 
-REGIMES: dict[str, Regime] = {
+_OWN: dict[str, Regime] = {
     regime.name: regime
     for regime in (
         Regime(
@@ -137,7 +140,7 @@ REGIMES: dict[str, Regime] = {
         ),
         Regime(
             name="personalised",
-            label="the same, with the other hospitals' synthetic images in each batch",
+            label="as finetuned, with the other hospitals' synthetic images in each batch",
             progress="fine-tuning with replay",
             trained_by="site",
             train=_TRAINING + "personalise",
@@ -207,37 +210,61 @@ REGIMES: dict[str, Regime] = {
 }
 """By name, in the order of columns."""
 
+REGIMES = Registry("regime", "hyfree_ray.regimes", Regime, _OWN)
+
+
+def setting_names() -> tuple[str, ...]:
+    """List what `--settings` may name, another package's regimes too; nothing is imported."""
+    always = [name for name, one in _OWN.items() if one.setting is None]
+    return tuple(name for name in REGIMES.names() if name not in always)
+
+
+def is_setting(name: str) -> bool:
+    """Return whether a regime is trained only where it is asked for; it is imported."""
+    return name in REGIMES and REGIMES[name].setting is not None
+
 
 def settings(*, default: bool = False) -> tuple[str, ...]:
-    """Return what can be trained and scored beside the protocol, or what is by default."""
+    """Return the project's settings, or those of them that are trained by default."""
     wanted = {"default"} if default else {"default", "optional"}
-    return tuple(name for name, one in REGIMES.items() if one.setting in wanted)
+    return tuple(name for name, one in _OWN.items() if one.setting in wanted)
 
 
 def protocol() -> tuple[str, ...]:
     """Return what is always trained: the paper's protocol with its control."""
-    return tuple(n for n, one in REGIMES.items() if one.setting is None and one.trained_by)
+    return tuple(n for n, one in _OWN.items() if one.setting is None and one.trained_by)
 
 
-def trained_by(trainer: Trainer) -> tuple[str, ...]:
-    """Return the regimes that a party trains."""
-    return tuple(name for name, one in REGIMES.items() if one.trained_by == trainer)
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return regimes each once in the order of columns: the project's, then others by name."""
+    found = set(names)
+    return (*(name for name in _OWN if name in found), *sorted(found - _OWN.keys()))
+
+
+def trained_by(trainer: Trainer, names: Iterable[str] = _OWN) -> tuple[str, ...]:
+    """Return those of some regimes that a party trains, in the order of columns."""
+    return tuple(name for name in in_order(names) if record_of(name).trained_by == trainer)
 
 
 def of_own_images() -> tuple[str, ...]:
-    """Return the regimes that a site trains on its own images alone."""
-    return tuple(n for n in trained_by("site") if REGIMES[n].releases == "none")
+    """Return the regimes of the protocol that a site trains on its own images alone."""
+    return tuple(n for n in protocol() if _OWN[n].trained_by == "site" and not _OWN[n].needs)
 
 
-def candidates() -> tuple[str, ...]:
-    """Return what a site chooses from, in the order in which it should travel best."""
-    ranks = {name: one.candidate for name, one in REGIMES.items() if one.candidate is not None}
+def candidates(asked: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return what a site chooses from, in the order in which it should travel best.
+
+    Args:
+        asked: settings, of which another package's may be a candidate too.
+    """
+    known = map(record_of, in_order({*_OWN, *asked}))
+    ranks = {one.name: one.candidate for one in known if one.candidate is not None}
     return tuple(sorted(ranks, key=ranks.__getitem__))
 
 
 def replays(names: Iterable[str]) -> bool:
     """Return whether one of these regimes needs the releases handed out to sites."""
-    return any("replay" in REGIMES[name].needs for name in names)
+    return any("replay" in record_of(name).needs for name in names)
 
 
 def purposes_of(name: str, labeller: str) -> frozenset[str]:
@@ -249,15 +276,16 @@ def purposes_of(name: str, labeller: str) -> frozenset[str]:
     """
     record = record_of(name)
     of_releases = {RELEASE, "local", labeller} if record.releases != "none" else set()
-    return frozenset({name, *of_releases, *(need for need in record.needs if need in REGIMES)})
+    return frozenset({name, *of_releases, *(need for need in record.needs if need in _OWN)})
 
 
 def record_of(name: str) -> Regime:
     """Return a regime's record; of one that only a file knows, a bare one with its name."""
-    bare = Regime(name=name, label=name, progress=name, trained_by=None, control=None)
-    return REGIMES.get(name, bare)
+    if name in REGIMES:
+        return REGIMES[name]
+    return Regime(name=name, label=name, progress=name, trained_by=None, control=None)
 
 
 def primary() -> str:
     """Return the regime that is compared first."""
-    return next(name for name, one in REGIMES.items() if one.primary)
+    return next(name for name, one in _OWN.items() if one.primary)

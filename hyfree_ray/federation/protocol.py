@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE, POOL
-from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, REGIMES, replays, trained_by
+from hyfree_ray.evaluation.regimes import (
+    CHOSEN,
+    CONTROL,
+    in_order,
+    protocol,
+    record_of,
+    replays,
+    trained_by,
+)
 from hyfree_ray.federation.interface import (
     Handle,
     OracleProgram,
@@ -89,8 +97,7 @@ class _Run:
         self.sites = {name: p for name, p in parties.items() if name not in {POOL, ORACLE}}
         self.real = set(self.sites)
         """Whose real data the oracle may read."""
-        always = (name for name, one in REGIMES.items() if one.setting is None)
-        self.regimes = {*always, *settings}
+        self.regimes = in_order({*protocol(), *settings})
         self.rules = rules
         self.contributors = frozenset(contributors or self.sites)
         self.report = report
@@ -258,7 +265,7 @@ class _Run:
 
     def _at_sites(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
         """Train the sites' own models, from the general model and the others' releases or not."""
-        wanted = [name for name in trained_by("site") if name in self.regimes]
+        wanted = trained_by("site", self.regimes)
         given = {"general": general}
         if members and replays(wanted):
             self.agreement = _start(self.pool.call(PoolProgram.label_agreement, members))
@@ -267,7 +274,7 @@ class _Run:
                 choice = _with(site.call, SiteProgram.choose, *given.values())
                 self.choices[name] = _start(choice)
         for regime in wanted:
-            record = REGIMES[regime]
+            record = record_of(regime)
             if record.needs and not members:
                 continue
             for name, site in self.sites.items():
@@ -283,8 +290,8 @@ class _Run:
 
     def _at_the_pool(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
         """Train the pool's models: of all releases, of each alone, of all but each."""
-        for regime in (name for name in trained_by("pool") if name in self.regimes):
-            record = REGIMES[regime]
+        for regime in trained_by("pool", self.regimes):
+            record = record_of(regime)
             parts: dict[str, Mapping[str, str]] = {POOL: members} if members else {}
             if record.releases == "own":
                 parts = {name: {name: members[name]} for name in sorted(members)}
@@ -308,8 +315,8 @@ class _Run:
         if self.oracle is None or not self.real:
             return
         shared, real = _start(self.pool.make(PoolProgram.share, members)), sorted(self.real)
-        for regime in trained_by("oracle"):
-            if regime in self.regimes and (members or not REGIMES[regime].synthetic_share):
+        for regime in trained_by("oracle", self.regimes):
+            if members or not record_of(regime).synthetic_share:
                 training = _with(self.oracle.make, OracleProgram.model, regime, shared, real)
                 self._score(regime, POOL, _start(training))
 

@@ -80,7 +80,7 @@ class Simulation:
     @property
     def with_oracle(self) -> bool:
         """Whether a setting needs all real data in one place."""
-        return not set(trained_by("oracle")).isdisjoint(self.experiment.settings)
+        return bool(trained_by("oracle", self.experiment.settings))
 
     @property
     def party_names(self) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class SiteParty(SiteStages):
     ) -> dict[str, dict[int, float]]:
         """Return Dice of what the site may keep, by patient of its validation cases alone."""
         dice = {}
-        for regime in candidates():
+        for regime in candidates(self.experiment.settings):
             model = await self.train_regime(regime, general, shared)
             assert model is not None, f"{regime} is no candidate: a site may have no such model"
             rows = await self.score_cases("val", CHOSEN, regime, model, self.name)

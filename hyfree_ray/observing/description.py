@@ -115,7 +115,7 @@ def _table(
             simulation.experiment.settings,
             simulation.contributors,
             outcome,
-            (stage.record for stage in observed.stages.values()),
+            observed.stages.values(),
         ),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from hyfree_ray.config.budget import Budget
-from hyfree_ray.evaluation.regimes import REGIMES
+from hyfree_ray.evaluation.regimes import in_order, record_of
 from hyfree_ray.federation.hospital import Site, quota
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.results.summary import MissingSite, Straggler
@@ -37,8 +37,7 @@ def missing_sites(
         unfinished_s: by party, seconds that went into stages without an end.
     """
     wanted = {name: quota(site, budget) for name, site in sites.items()}
-    of_the_pool = (name for name, regime in REGIMES.items() if regime.of_the_pool)
-    lacking = tuple(name for name in of_the_pool if name in regimes)
+    lacking = tuple(name for name in in_order(regimes) if record_of(name).of_the_pool)
     spent = list(records)
     found = []
     for name, receipt in outcomes.items():

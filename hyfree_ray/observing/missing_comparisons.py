@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
-from hyfree_ray.evaluation.regimes import REGIMES
+from hyfree_ray.evaluation.regimes import in_order, record_of
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.protocol import Outcome
+from hyfree_ray.federation.status import FinishedStage
 
 
 def find_missing_comparisons(
@@ -16,7 +16,7 @@ def find_missing_comparisons(
     settings: Collection[str],
     contributors: Collection[str],
     outcome: Outcome,
-    records: Iterable[Mapping[str, Any]],
+    stages: Iterable[FinishedStage],
 ) -> tuple[str, ...]:
     """Return a line for each thing that a reader of the table would miss.
 
@@ -25,24 +25,24 @@ def find_missing_comparisons(
         settings: what was asked for beside the protocol.
         contributors: sites whose releases were to be pooled; empty: all.
         outcome: what became of them.
-        records: of finished stages.
+        stages: that are done.
     """
-    records = list(records)
-    wanted = [regime for name, regime in REGIMES.items() if name in settings]
+    stages = list(stages)
+    wanted = [record_of(name) for name in in_order(settings)]
     asked = [regime.name for regime in wanted if regime.of_one_release]
     if not outcome.general:
         more = [regime.name for regime in wanted if regime.synthetic_share]
         return (f"no {', '.join([*asked, *more])}: too few releases",) if asked or more else ()
-    own = [name for name in asked if REGIMES[name].trained_by == "site"]
+    own = [name for name in asked if record_of(name).trained_by == "site"]
     found = []
     for name, receipt in outcome.sites.items():
         if asked and (reason := _not_pooled(name, receipt, contributors)):
             found.append(f"{name}: no {', '.join(asked)}: {reason}")
         elif unmade := [regime for regime in own if not _scored(outcome, regime, name)]:
-            found.append(f"{name}: no {', '.join(unmade)}: {_why_withheld(name, records)}")
+            found.append(f"{name}: no {', '.join(unmade)}: {_why_withheld(name, unmade, stages)}")
     released = sum(receipt.images for receipt in outcome.sites.values())
-    mixtures = [record for record in records if record["stage"] == "prepare_mixture"]
-    lines = (_short_of(record, sites, released) for record in mixtures)
+    mixtures = [stage for stage in stages if stage.record["stage"] == "prepare_mixture"]
+    lines = (_shortage(stage, sites, released) for stage in mixtures)
     return (*found, *sorted(line for line in lines if line))
 
 
@@ -58,23 +58,23 @@ def _scored(outcome: Outcome, regime: str, site: str) -> bool:
     )
 
 
-def _why_withheld(site: str, records: Iterable[Mapping[str, Any]]) -> str:
-    """Why twice the release did not come about: its own release did."""
+def _why_withheld(site: str, regimes: Collection[str], stages: Iterable[FinishedStage]) -> str:
+    """Return why further samples were not released: the site's own release was."""
     reasons = (
-        record["result"].get("reason")
-        for record in records
-        if (record["owner"], record["stage"]) == (site, "release")
-        and record["result"]["outcome"] != "released"
+        stage.record["result"].get("reason")
+        for stage in stages
+        if stage.purpose in regimes
+        and (stage.record["owner"], stage.record["stage"]) == (site, "release")
     )
     reason = next(filter(None, reasons), None)
     return f"its release of twice the images was withheld{f' ({reason})' if reason else ''}"
 
 
-def _short_of(record: Mapping[str, Any], sites: Mapping[str, Site], released: int) -> str:
-    """Whether a mixture is smaller than the real images, since the sites released too few."""
+def _shortage(stage: FinishedStage, sites: Mapping[str, Site], released: int) -> str:
+    """Return whether a mixture is smaller than the real images: the sites released too few."""
+    name, record = stage.purpose, stage.record
     share, taken = record["params"]["synthetic_share"], record["result"]["synthetic"]
     size = record["result"]["training_images"]
-    name = next(name for name, regime in REGIMES.items() if regime.synthetic_share == share)
     if not any("slices" in case for site in sites.values() for case in site.cases):
         real = sum(site.training_images for site in sites.values())
     elif share < 1:

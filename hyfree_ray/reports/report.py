@@ -165,6 +165,7 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
             if one.site is None and one.tested == tested and (one.first, one.second) == pair
         ],
         "covered": covered(known, pooled.caveat),
+        "legend": [(name, record_of(name).label) for name in pooled.regimes],
         "tests": " ".join([TESTS, *regime_notes(pooled.regimes)]),
         "layouts": [_layout(pooled, metric) for metric in pooled.cells],
         "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],

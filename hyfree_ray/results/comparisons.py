@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.metrics import metrics_in_order
-from hyfree_ray.evaluation.regimes import REGIMES, protocol, record_of
+from hyfree_ray.evaluation.regimes import in_order, protocol, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.results.contrasts import Contrast, Factors, Strata, contrast, corrected
 from hyfree_ray.results.means import patient_means, site_mean
@@ -174,15 +174,10 @@ def _apart(one: float | None, other: float | None) -> float | None:
 
 def contrasted(regimes: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """The pairs that are compared: the protocol's, and of the others those that were asked for."""
-    found = set(regimes) | set(protocol())
-    compared = [one for one in REGIMES.values() if one.control and {one.name, one.control} <= found]
+    names = in_order({*regimes, *protocol()})
+    compared = [one for one in map(record_of, names) if one.control in names]
     compared.sort(key=lambda one: not one.primary)
     return tuple((one.name, str(one.control)) for one in compared)
-
-
-def in_order(regimes: Set[str]) -> tuple[str, ...]:
-    """Ours first, then others by name."""
-    return (*(name for name in REGIMES if name in regimes), *sorted(regimes - REGIMES.keys()))
 
 
 def contrasts_of(

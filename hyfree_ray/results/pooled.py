@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.evaluation.metrics import metrics_in_order
-from hyfree_ray.evaluation.regimes import THE_OTHERS, record_of
+from hyfree_ray.evaluation.regimes import THE_OTHERS, in_order, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
-from hyfree_ray.results.comparisons import contrasts_of, in_order
+from hyfree_ray.results.comparisons import contrasts_of
 from hyfree_ray.results.contrasts import MIN_SEEDS, Contrast
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.means import patient_means, site_mean

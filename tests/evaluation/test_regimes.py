@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
+
+from hyfree_ray.config.experiment import resolve_experiment
 from hyfree_ray.evaluation.regimes import (
     CONTROL,
     REGIMES,
+    Regime,
     candidates,
+    in_order,
+    is_setting,
     of_own_images,
     primary,
     protocol,
     record_of,
+    setting_names,
     settings,
     trained_by,
 )
@@ -22,7 +29,7 @@ def test_names_and_their_order_stay_as_files_have_them() -> None:
         *("mix-25", "mix-50", "mix-75", "mix-100", "fedavg"),
     )
     assert settings(default=True) == ("personalised", "real-all")
-    assert tuple(REGIMES) == (*protocol(), "personalised", "chosen", *settings()[1:])
+    assert REGIMES.names() == (*protocol(), "personalised", "chosen", *settings()[1:])
     assert candidates() == ("personalised", "finetuned", CONTROL)
     assert of_own_images() == ("local", CONTROL)
     assert primary() == "finetuned"
@@ -32,19 +39,46 @@ def test_names_and_their_order_stay_as_files_have_them() -> None:
 
 
 def test_what_a_model_knows_of_other_sites_follows_from_whose_releases_are_in_it() -> None:
-    of_the_pool = [name for name, one in REGIMES.items() if one.of_the_pool]
+    of_the_pool = [one.name for one in REGIMES.built_in() if one.of_the_pool]
     assert of_the_pool == ["general", "finetuned", "personalised", "chosen"]
-    of_one = [name for name, one in REGIMES.items() if one.of_one_release]
+    of_one = [one.name for one in REGIMES.built_in() if one.of_one_release]
     assert of_one == ["syn", "own-syn", "leave-one-out"]
-    assert [name for name, one in REGIMES.items() if one.foreign_only] == ["leave-one-out"]
+    assert [one.name for one in REGIMES.built_in() if one.foreign_only] == ["leave-one-out"]
 
 
 def test_every_control_is_a_regime_and_every_record_has_words_of_its_own() -> None:
-    assert {one.control for one in REGIMES.values()} - {None} <= REGIMES.keys()
-    assert len({one.label for one in REGIMES.values()}) == len(REGIMES)
-    assert len({one.progress for one in REGIMES.values()}) == len(REGIMES)
+    assert {one.control for one in REGIMES.built_in()} - {None} <= set(REGIMES.names())
+    assert len({one.label for one in REGIMES.built_in()}) == len(REGIMES.names())
+    assert len({one.progress for one in REGIMES.built_in()}) == len(REGIMES.names())
 
 
 def test_a_regime_that_only_a_file_knows_is_compared_with_nothing() -> None:
     stranger = record_of("magic")
     assert (stranger.name, stranger.control, stranger.by_site) == ("magic", None, False)
+
+
+def test_another_packages_regime_stands_behind_ours_and_is_a_setting_once_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    toy = Regime(
+        name="toy",
+        label="a toy",
+        progress="playing",
+        trained_by="site",
+        train="toys:train",
+        setting="optional",
+        candidate=0,
+    )
+    monkeypatch.setattr(REGIMES, "_records", {})
+    monkeypatch.setattr(REGIMES, "_registered", set())
+    REGIMES.register(toy)
+    assert setting_names() == (*settings(), "toy")
+    assert is_setting("toy")
+    assert in_order(["toy", "fedavg", "local", "fedavg"]) == ("local", "fedavg", "toy")
+    assert trained_by("site", ["toy", "general", "local"]) == ("local", "toy")
+    assert candidates(["toy"])[0] == "toy"
+    assert "toy" not in candidates()
+    found, _ = resolve_experiment(
+        budget="smoke", generator="flow", device="cpu", overrides=["settings=[toy, real-all]"]
+    )
+    assert found.settings == ("real-all", "toy")

@@ -199,7 +199,7 @@ def test_settings_add_models_and_change_no_key_of_the_protocol(
     assert before < {step.key for step in after.steps}
     assert base.run != whole.run
     scored = {(s.regime, s.train_site, s.test_site) for s in after.outcome.scores}
-    assert {regime for regime, _, _ in scored} == set(REGIMES)
+    assert {regime for regime, _, _ in scored} == set(REGIMES.names())
     for regime in ("personalised", "chosen", "syn", "own-syn"):
         assert sum(name == regime for name, _, _ in scored) == 9
     for regime in ("real-all", "mix-25", "mix-100", "fedavg"):

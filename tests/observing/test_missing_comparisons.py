@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.federation.interface import Receipt, Scored
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.federation.status import FinishedStage
 from hyfree_ray.observing.missing_comparisons import find_missing_comparisons
 
 SETTINGS = ("syn", "own-syn", "mix-50", "mix-100")
@@ -26,13 +28,18 @@ def outcome(images: dict[str, int], *, own_syn: tuple[str, ...] = (), general: b
     return Outcome(sites=sites, scores=scores, general=general, chosen={})
 
 
-def mixture(share: float, real: int, taken: int) -> dict[str, Any]:
+def stage(name: str, purpose: str, **record: object) -> FinishedStage:
+    return FinishedStage(name=name, purpose=purpose, record={"stage": name, **record}, curve=())
+
+
+def mixture(regime: str, share: float, real: int, taken: int) -> FinishedStage:
     size = real - round(share * real) + taken
-    return {
-        "stage": "prepare_mixture",
-        "params": {"synthetic_share": share},
-        "result": {"training_images": size, "synthetic": taken},
-    }
+    return stage(
+        "prepare_mixture",
+        regime,
+        params={"synthetic_share": share},
+        result={"training_images": size, "synthetic": taken},
+    )
 
 
 def test_a_mixture_that_is_short_of_releases_is_told(
@@ -41,7 +48,10 @@ def test_a_mixture_that_is_short_of_releases_is_told(
     sites = phantom_simulation(2).sites
     real = sum(site.training_images for site in sites.values())
     whole = outcome({"site-1": 20, "site-2": real - 25}, own_syn=("site-1", "site-2"))
-    records = [mixture(0.5, real, real // 2), mixture(1.0, real, real - 5)]
+    records = [
+        mixture("mix-50", 0.5, real, real // 2),
+        mixture("mix-100", 1.0, real, real - 5),
+    ]
     assert find_missing_comparisons(sites, SETTINGS, (), whole, records) == (
         f"mix-100: {real - 5:,} training images instead of {real:,}: the sites released "
         f"{real - 5:,} synthetic ones, not {real:,}",
@@ -53,12 +63,14 @@ def test_a_setting_that_a_site_lacks_has_its_reason(
 ) -> None:
     sites = phantom_simulation(3).sites
     found = outcome({"site-1": 20, "site-2": 0, "site-3": 20}, own_syn=("site-1",))
-    withheld = {
-        "stage": "release",
-        "owner": "site-3",
-        "result": {"outcome": "withheld", "reason": "62 % looked memorised"},
-    }
-    assert find_missing_comparisons(sites, SETTINGS, (), found, [withheld]) == (
+    releases = [
+        stage("release", purpose, owner="site-3", result={"outcome": outcome, "reason": reason})
+        for purpose, outcome, reason in (
+            (RELEASE, "released", None),
+            ("own-syn", "withheld", "62 % looked memorised"),
+        )
+    ]
+    assert find_missing_comparisons(sites, SETTINGS, (), found, releases) == (
         "site-2: no syn, own-syn: it has no release",
         "site-3: no own-syn: its release of twice the images was withheld (62 % looked memorised)",
     )

@@ -121,6 +121,7 @@ def test_a_run_without_a_general_model_has_a_report(tmp_path: Path) -> None:
     )
     text = read(write_report([alone], tmp_path / "out")).text
     assert "There is no general model" in text
+    assert "the hospital's own images alone" in text
 
 
 class Reader(HTMLParser):
