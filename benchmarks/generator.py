@@ -310,14 +310,18 @@ def compare(size: Size, width: int, rounds: int) -> None:
         if name in utilisation:
             line += f", {utilisation[name]:.0%} of the convolution peak"
         print(line)
-    default = variants["ours bf16"].iteration(times["ours bf16"], drawn_anew=False)
-    print(f"ours bf16, as it is trained: {default * 1e3:.0f} ms, {default * 125:.1f} s/kimg")
+    direct, trained = iteration["direct fp32"], {}
+    for name in ("ours fp32", "ours bf16"):
+        trained[name] = variants[name].iteration(times[name], drawn_anew=False)
+        line = f"{name}, as it is trained: {trained[name] * 1e3:.0f} ms, "
+        print(line + f"{trained[name] * 125:.1f} s/kimg, {direct / trained[name]:.2f}x")
     rates = _sampling(plan, variants["ours bf16"].learner.averaged())
     _flow(size)
     print(f"arrow: {_arrow_milliseconds(size):.3f} ms an image")
-    direct = iteration["direct fp32"]
     print(
-        f"ratio_same={direct / iteration['ours bf16']:.2f} ratio_default={direct / default:.2f} "
+        f"ratio_same={direct / iteration['ours bf16']:.2f} "
+        f"ratio_default={direct / trained['ours bf16']:.2f} "
+        f"ratio_fp32={direct / trained['ours fp32']:.2f} "
         f"utilisation={utilisation['ours bf16']:.2f} "
         f"sampling_ratio={rates['batches'] / rates['one by one']:.2f}"
     )

@@ -36,11 +36,11 @@ def run(*arguments: str, cwd: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_generators_benchmark_ends_with_its_four_ratios(tmp_path: Path) -> None:
+def test_the_generators_benchmark_ends_with_its_ratios(tmp_path: Path) -> None:
     lines = run("generator.py", "--quick", "--size", "24", "20", "--width", "8", cwd=tmp_path)
     number = r"(\d+\.\d\d)"
     last = re.fullmatch(
-        rf"ratio_same={number} ratio_default={number} "
+        rf"ratio_same={number} ratio_default={number} ratio_fp32={number} "
         rf"utilisation={number} sampling_ratio={number}",
         lines[-1],
     )

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hyfree_ray.generators.flow import network
 from hyfree_ray.generators.flow import train as flow
 from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.protocol import Compute
@@ -77,3 +78,10 @@ def test_a_flow_learns_the_mean_and_spread_of_simple_images():
     assert 0.2 < float((levels > 0.1).float().mean()) < 0.8
     assert math.isclose(float(levels[levels > 0.1].mean()), 0.8, abs_tol=0.3)
     assert math.isclose(float(levels[levels < 0.1].mean()), -0.6, abs_tol=0.3)
+
+
+def test_a_bfloat16_network_normalises_as_a_float32_one_does():
+    x = torch.randn(2, 16, 6, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
+    ours = network._normalise(x)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, torch.nn.functional.group_norm(x.float(), 2).bfloat16())
