@@ -21,7 +21,7 @@ from hyfree_ray.segmenters.nnunet.data import (
     read_label,
     read_splits,
 )
-from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, slice_spacing
+from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, save_network, slice_spacing
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset
 from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
 from hyfree_ray.segmenters.nnunet.schedule import WarmupPolyLR
@@ -318,6 +318,17 @@ def test_the_rate_warms_up_linearly_then_decays_as_nnunets() -> None:
 def test_a_model_is_four_files_without_a_pickle(trained: Path) -> None:
     files = sorted(file.name for file in (trained / "model").iterdir())
     assert files == sorted(MODEL_FILES)
+
+
+def test_a_model_that_is_written_again_is_the_same_bytes(trained: Path, tmp_path: Path) -> None:
+    """Others hold it by its hash: made again after a loss, it must not be another one."""
+    network = Model(trained / "model", "cpu").network
+    for attempt in ("first", "again"):
+        save_network(tmp_path / attempt, network, {}, {}, {})
+    file = "weights.safetensors"
+    first = (tmp_path / "first" / file).read_bytes()
+    assert first == (tmp_path / "again" / file).read_bytes()
+    assert first == (trained / "model" / file).read_bytes()
 
 
 def test_a_model_segments_on_the_images_own_grid(

@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 
 from hyfree_ray.border.foreign_plan import check_plan
 from hyfree_ray.cohorts.label_sets import read_labels
@@ -38,13 +38,26 @@ def save_network(
 ) -> None:
     """Write a model's four files into `folder` (the stage's own, published as a whole later).
 
-    nnU-Net registers most weights under several names; safetensors keeps each once.
+    The same weights are the same bytes, whichever process writes them: a model that is made again
+    is the one that others hold already.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(network, str(folder / "weights.safetensors"))
+    save_file(_each_once(network), str(folder / "weights.safetensors"))
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
     (folder / "model.json").write_text(json.dumps(details))
+
+
+def _each_once(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return each weight under one of its names: nnU-Net registers most under several.
+
+    `safetensors.torch.save_model` does the same, and notes the other names in an order that differs
+    from process to process.
+    """
+    found: dict[tuple[int, torch.Size], tuple[str, torch.Tensor]] = {}
+    for name, weight in sorted(network.state_dict().items()):
+        found.setdefault((weight.data_ptr(), weight.shape), (name, weight.contiguous()))
+    return dict(found.values())
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
