@@ -52,7 +52,7 @@ _NUMBERS = frozenset({"round", "seed", "fold", "patient", "case"})
 
 
 def csv_text(rows: Iterable[ScoreRow]) -> str:
-    """The rows, sorted, as CSV. Equal rows in any order give equal text.
+    """Write the rows, sorted, as CSV. Equal rows in any order give equal text.
 
     Text that a spreadsheet would take as a formula gets an apostrophe in front.
 
@@ -124,12 +124,12 @@ _OF_A_MASK = frozenset({"patient", "case", "label", "outcome"})
 
 
 def measured(row: Mapping[str, Any]) -> dict[str, float | None]:
-    """What the stage `score` measured of one mask, by metric."""
+    """Return what the stage `score` measured of one mask, by metric."""
     return {name: value for name, value in row.items() if name not in _OF_A_MASK}
 
 
 def dice_by_patient(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Dice: case = mean of labels, patient = mean of cases; who has nothing measured is not in."""
+    """Average Dice over labels, then cases; patients with nothing measured are left out."""
     cases: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row[PRIMARY] is not None:

@@ -37,7 +37,7 @@ class Tracking:
         self._queue.put((method, arguments))
 
     def close(self) -> bool:
-        """Wait until all is handed over. Returns whether MLflow shows it."""
+        """Wait until all is handed over, and return whether MLflow shows it."""
         self._queue.put(None)
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
@@ -66,7 +66,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def pictures_of(folder: Path, site: str) -> dict[str, Path]:
-    """What a run's folder shows of a site's release."""
+    """Return the pictures that a run's folder has of a site's release."""
     picture = folder / "samples" / f"{site}.png"
     return {"samples": picture} if picture.exists() else {}
 

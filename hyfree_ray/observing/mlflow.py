@@ -47,7 +47,7 @@ _P = ParamSpec("_P")
 
 
 def database_uri(store_root: Path) -> str:
-    """What `mlflow ui --backend-store-uri` takes to show this store."""
+    """Return what `mlflow ui --backend-store-uri` takes to show this store."""
     return f"sqlite:///{store_root.resolve() / 'mlflow.db'}"
 
 
@@ -200,7 +200,7 @@ class Tracker:
                 self._close(run, now)
 
     def _time_of_numbers(self, parent: Run) -> float:
-        """The records' time, not the clock's: what is logged again is the same point.
+        """Return the records' time, not the clock's: what is logged again is the same point.
 
         Where the run was closed already it is after that of what the run shows: of two points of
         one time MLflow would take the larger number for the newer.
@@ -242,7 +242,7 @@ class Tracker:
         self._close(parent, now)
 
     def _find_runs(self, key: str | None = None) -> Iterable[Run]:
-        """What MLflow has of this simulation, or of it the run of one key."""
+        """Yield what MLflow has of this simulation, or of it the run of one key."""
         wanted = f"tags.`{_OF}` = '{self._of}'"
         token = None
         while True:
@@ -258,7 +258,7 @@ class Tracker:
                 return
 
     def _run(self, key: str, name: str, *, parent: str | None, started: float) -> Run:
-        """The run of this key: the one that is there, or a new one."""
+        """Return the run of this key: the one that is there, or a new one."""
         if key not in self._runs:
             tags = {_KEY: key, _OF: self._of}
             if parent is not None:
@@ -307,18 +307,18 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _name(text: str) -> str:
-    """A name that MLflow takes; label names, which become part of some, come from users."""
+    """Make a name that MLflow takes; label names, part of some, come from users."""
     return _NOT_IN_NAMES.sub("_", text).strip("/ .")[:250] or "_"
 
 
 def _text(value: Scalar) -> str:
-    """A parameter as text; of a path only the name: where a site keeps its files is its own."""
+    """Write a parameter; of a path only the name: where a site keeps its files is its own."""
     text = str(value)
     return (Path(text).name if Path(text).is_absolute() else text)[:_LONGEST_VALUE]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Scalar]]:
-    """Nested JSON as `outer.inner` names; a list is one value, as text."""
+    """Flatten JSON to `outer.inner` names; a list is one value, as text."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

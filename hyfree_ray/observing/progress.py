@@ -69,7 +69,7 @@ def seconds_left(running: RunningStage) -> float | None:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Write seconds as people say them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -146,7 +146,7 @@ class Watchdog:
             yield f"{owner}: no answer for {clock(silent_s)}: {why}, or its process starts anew"
 
     def _doubled(self, about: tuple[str, str], silent_s: float) -> bool:
-        """Whether a silence is long enough to speak of it, again."""
+        """Return whether a silence is long enough to speak of it, again."""
         if silent_s < STILL_S:
             self.doublings.pop(about, None)
             return False

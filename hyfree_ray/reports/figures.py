@@ -20,7 +20,6 @@ from matplotlib.patches import Patch
 
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.summary import ALL_SITES
-from hyfree_ray.results.timeline import Event
 
 _DPI = 144
 _LONGEST_NAME = 16
@@ -127,14 +126,15 @@ def _saved(figure: Figure, form: Literal["svg", "png"]) -> bytes:
     return stream.getvalue()
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of the common width; height in inches."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _short(name: str) -> str:
-    """A name that leaves room for the figure; tables have it in full."""
+def shorten(name: str) -> str:
+    """Shorten a name that leaves no room for the figure; tables have it in full."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
@@ -144,17 +144,17 @@ def box_plots(
     regimes: Sequence[str],
     sites: Sequence[str],
 ) -> Figure:
-    """Dice of patients by regime, a panel a test site: its own model, and the other sites'.
+    """Draw Dice of patients by regime, a panel a test site: its own model, and the other sites'.
 
     Args:
         values: (regime, test site, "own" or "foreign") to one number a patient.
     """
     columns = min(3, len(sites))
     rows = -(-len(sites) // columns)
-    figure = _figure(rows * (0.9 + 0.36 * len(regimes)) + 0.35)
+    figure = new_figure(rows * (0.9 + 0.36 * len(regimes)) + 0.35)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axis, site in zip(axes.ravel(), sites, strict=False):
-        axis.set_title(f"tested on {_short(site)}")
+        axis.set_title(f"tested on {shorten(site)}")
         for side, (tested, colour) in enumerate((("own", theme.own), ("foreign", theme.foreign))):
             for place, regime in enumerate(regimes):
                 found = values.get((regime, site, tested))
@@ -200,7 +200,7 @@ def matrices(
     regimes: Sequence[str],
     sites: Sequence[str],
 ) -> Figure:
-    """Mean Dice, a matrix a regime: rows are whose model, columns where it was tested.
+    """Draw mean Dice, a matrix a regime: rows are whose model, columns where it was tested.
 
     Args:
         values: (regime, train site, test site) to a mean.
@@ -215,7 +215,7 @@ def matrices(
     rows = -(-len(regimes) // columns)
     cell = _WIDTH / columns / (len(sites) + 2.4)
     height = rows * (cell * max(2.0, max(len(o) for o in owners.values())) * 0.8 + 1.0)
-    figure = _figure(height)
+    figure = new_figure(height)
     axes = figure.subplots(rows, columns, squeeze=False)
     low, high = min(values.values()), max(values.values())
     ramp = LinearSegmentedColormap.from_list("ramp", theme.ramp)
@@ -230,7 +230,7 @@ def matrices(
                 text = f"{value:.2f}".removeprefix("0")
                 axis.text(column, row, text, ha="center", va="center", color=_readable(near, theme))
         axis.set_title(regime)
-        across, down = ([_short(name) for name in names] for names in (sites, owners[regime]))
+        across, down = ([shorten(name) for name in names] for names in (sites, owners[regime]))
         axis.set_xticks(range(len(sites)), across, rotation=35, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(down)), down)
         axis.spines[:].set_visible(False)
@@ -243,15 +243,15 @@ def matrices(
 
 
 def _readable(colour: str, theme: Theme) -> str:
-    """The far end of the ramp is the colour of text on the near one."""
+    """Return the colour of text: the far end of the ramp on the near one."""
     return theme.text if colour == theme.ramp[1] else theme.page
 
 
 def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
-    """Differences with their intervals, a panel a pair of regimes and tested side."""
+    """Draw differences with their intervals, a panel a pair of regimes and tested side."""
     pairs = list(dict.fromkeys((one.first, one.second) for one in contrasts))
     names = list(dict.fromkeys(ALL_SITES if c.site is None else c.site for c in contrasts))
-    figure = _figure(len(pairs) * (0.75 + 0.27 * len(names)) + 0.3)
+    figure = new_figure(len(pairs) * (0.75 + 0.27 * len(names)) + 0.3)
     axes = figure.subplots(len(pairs), 2, sharey=True, sharex="row", squeeze=False)
     for row, (first, second) in enumerate(pairs):
         for column, (tested, where) in enumerate((("own", "own"), ("foreign", "the others'"))):
@@ -262,7 +262,7 @@ def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
                     place = names.index(ALL_SITES if one.site is None else one.site)
                     _interval(axis, theme, one, place)
             axis.set_title(f"{first} minus {second}, {where} test cases")
-            axis.set_yticks(range(len(names)), [_short(name) for name in names])
+            axis.set_yticks(range(len(names)), [shorten(name) for name in names])
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.grid(axis="x")
             axis.set_axisbelow(True)
@@ -284,83 +284,19 @@ def _interval(axis: Any, theme: Theme, one: Contrast, place: int) -> None:
     axis.plot(one.difference, place, "o", color=colour, markerfacecolor=filled, markersize=5)
 
 
-_KINDS = (
-    ("generator", ("train_generator", "choose_snapshot")),
-    ("release", ("synthesise", "audit", "release", "quality_card", "check_release")),
-    ("plans and data", ("prepare", "pool_releases", "draw_phantom")),
-    ("scoring", ("score",)),
-)
-_KIND_COLOURS = ("#cc79a7", "#e69f00", "#9aa5b1", "#56b4e9")
-
-
-def kind_of(name: str) -> str:
-    """What a stage is for: all that is nothing else trains a segmenter."""
-    for kind, starts in _KINDS:
-        if name.startswith(starts):
-            return kind
-    return "nnU-Net"
-
-
-def gantt(theme: Theme, events: Sequence[Event], path: Sequence[Event]) -> Figure:
-    """Stages over time, a band a party; the critical path is framed."""
-    colours = {"nnU-Net": "#0072b2"} | dict(
-        zip((kind for kind, _ in _KINDS), _KIND_COLOURS, strict=True)
-    )
-    parties = list(dict.fromkeys(event.party for event in sorted(events, key=_by_party)))
-    begun = min(event.start for event in events)
-    lanes: list[tuple[str, float]] = []
-    placed: list[tuple[Event, int]] = []
-    for party in parties:
-        first = len(lanes)
-        for event in (e for e in events if e.party == party):
-            free = (k for k in range(first, len(lanes)) if lanes[k][1] <= event.start)
-            lane = next(free, len(lanes))
-            lanes[lane : lane + 1] = [(party, event.end)]
-            placed.append((event, lane))
-    figure = _figure(0.9 + 0.2 * len(lanes))
-    axis = figure.subplots()
-    for event, lane in placed:
-        critical = event in path
-        axis.barh(
-            lane,
-            event.seconds / 60,
-            left=(event.start - begun) / 60,
-            height=0.8,
-            color=colours[kind_of(event.name)],
-            edgecolor=theme.text if critical else "none",
-            linewidth=1.6 if critical else 0.0,
-        )
-    owners = [owner for owner, _ in lanes]
-    axis.set_yticks(
-        [owners.index(party) for party in parties], [_short(party) for party in parties]
-    )
-    for party in parties[1:]:
-        axis.axhline(owners.index(party) - 0.5, color=theme.faint, linewidth=0.5)
-    axis.set_ylim(len(lanes) - 0.4, -0.6)
-    axis.set_xlabel("minutes")
-    handles = [Patch(facecolor=colour, label=kind) for kind, colour in colours.items()]
-    handles.append(Patch(facecolor="none", edgecolor=theme.text, label="critical path"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
-    return figure
-
-
-def _by_party(event: Event) -> tuple[bool, str]:
-    return (event.party in {"pool", "oracle"}, event.party)
-
-
 def curve(
     theme: Theme,
     series: Mapping[str, Sequence[tuple[int, float, float | None, float | None]]],
     label: str,
 ) -> Figure:
-    """How something grows with the number of sites.
+    """Draw how something grows with the number of sites.
 
     Args:
         series: by name, `WHAT, own` or `WHAT, others`: number of sites, value, and its interval
             where there is one.
         label: what the values are.
     """
-    figure = _figure(3.6)
+    figure = new_figure(3.6)
     parts = [name.rpartition(", ") for name in series]
     sides, names = ([*dict.fromkeys(part[k] for part in parts)] for k in (2, 0))
     sizes = sorted({point[0] for points in series.values() for point in points})
@@ -391,7 +327,7 @@ def _line(
     place: tuple[int, int],
     name: str,
 ) -> None:
-    """One line of a curve; `place`: which of how many it is, whose intervals stand apart."""
+    """Draw a line of a curve; `place`: which of how many it is, their intervals stand apart."""
     which, among = place
     colours = (theme.own, theme.foreign, theme.good, theme.bad)
     colour = colours[which % len(colours)]

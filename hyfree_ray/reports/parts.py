@@ -46,7 +46,7 @@ def table(
     texts: Collection[int] = (),
     marks: Sequence[str] = (),
 ) -> Table:
-    """A table from its cells."""
+    """Make a table of cells."""
     found = [Row(cells=tuple(cells)) for cells in rows]
     if marks:
         pairs = zip(found, marks, strict=True)
@@ -55,7 +55,7 @@ def table(
 
 
 def of_run(run: Finished) -> dict[str, Any]:
-    """What a report says of one run, beside its scores, pictures and timeline."""
+    """Return what a report says of a run, beside its scores, pictures and timeline."""
     summary = run.summary
     config = f"experiment-{run.name}.yaml"
     versions = ", ".join(f"{name} {number}" for name, number in summary.versions.items())
@@ -79,7 +79,7 @@ def of_run(run: Finished) -> dict[str, Any]:
 
 
 def outcomes(run: Finished) -> Table:
-    """What became of each site's release."""
+    """Tabulate what became of each site's release."""
     rows = []
     for outcome in (site.outcome for site in run.summary.sites):
         rate = outcome.rejection_rate
@@ -108,7 +108,7 @@ def outcomes(run: Finished) -> Table:
 
 
 def missing(run: Finished) -> Table:
-    """What it cost that sites dropped out, came late or withheld their release."""
+    """Tabulate what it cost that sites dropped out, came late or withheld their release."""
     rows = []
     for one in run.summary.missing:
         spent = one.wasted_seconds + one.unfinished_seconds
@@ -127,7 +127,7 @@ def _agreement(outcome: SiteOutcome) -> str:
 
 
 def cards(run: Finished) -> Table:
-    """The sites' quality and privacy cards side by side, whatever is on them."""
+    """Put the sites' quality and privacy cards side by side, whatever is on them."""
     derived = run.summary.derived
     by_site = {}
     for site in run.sites:
@@ -163,7 +163,7 @@ def _value(value: Any) -> str:
 
 
 def compute(spent: Mapping[str, Mapping[str, Spent]]) -> Table:
-    """Seconds by stage and party, and the most memory that a stage took anywhere."""
+    """Tabulate seconds by stage and party, and the peak of memory that a stage took."""
     stages: dict[str, dict[str, Spent]] = defaultdict(dict)
     for party, by_stage in spent.items():
         for name, numbers in by_stage.items():
@@ -203,7 +203,7 @@ def device_hours(run: Finished, regime: str) -> float | None:
 
 
 def worth(run: Finished) -> Table:
-    """What Dice cost: device hours by regime, and the gain over `local` for each further hour."""
+    """Tabulate device hours by regime, and the Dice gained over `local` for each of them."""
     local = device_hours(run, "local") or 0.0
     rows = []
     for regime in run.summary.regimes:
@@ -227,7 +227,7 @@ def worth(run: Finished) -> Table:
 
 
 def ledger(transfers: Iterable[Transfer]) -> Table:
-    """What went from whom to whom, and how many bytes."""
+    """Tabulate what went from whom to whom, and how many bytes."""
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for one in transfers:
         sums[one.stage, one.sender, one.receiver].append(one.bytes)
@@ -246,13 +246,13 @@ def ledger(transfers: Iterable[Transfer]) -> Table:
 
 
 def experiment_file(experiment: Mapping[str, Any]) -> str:
-    """YAML that `simulate --config` takes."""
+    """Write YAML that `simulate --config` takes."""
     values = {name: value for name, value in experiment.items() if value is not None}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def command(run: Finished, config: str) -> str:
-    """The command that makes this run, as far as its records tell."""
+    """Return the command that makes this run, as far as its records say."""
     cohort, pooled, how = run.summary.cohort, run.contributors, run.summary.partition.how
     words = ["hyfree-ray", "simulate"]
     number = ["--sites", str(len(run.sites))]

@@ -130,7 +130,7 @@ def distance_histogram(
 
 
 def _displayed(images_NCHW: _Images, window_of: Sequence[_Images]) -> tuple[_Images, str]:
-    """Images as NHWC in [0, 1], of one or three channels, and what the title has to say of it.
+    """Return images as NHWC in [0, 1], of one or three channels, and a note for the title.
 
     The window is taken from all images of `window_of`, so that what is compared is comparable;
     percentiles, because one hot pixel would turn everything else black.
@@ -150,7 +150,7 @@ def _displayed(images_NCHW: _Images, window_of: Sequence[_Images]) -> tuple[_Ima
 
 
 def _grid(rows: int, columns: int, size: tuple[int, int], title: str) -> tuple[Figure, list[Any]]:
-    """A figure of cells that have the images' own proportions."""
+    """Make a figure of cells that have the images' own proportions."""
     height, width = size
     across = min(_INCHES_ACROSS, 1.6 * columns)
     cell = across / columns

@@ -22,6 +22,7 @@ from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, THE_OTHERS, candidates, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.reports import figures
+from hyfree_ray.reports.gantt import gantt
 from hyfree_ray.reports.parts import Table, of_run, table
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
@@ -174,7 +175,7 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
 
 
 def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> dict[str, Any]:
-    """What each site asks: what it would get, and at what risk."""
+    """Return what each site asks: what it would get, and at what risk."""
     adopted, found = answers(outcomes, contrasts)
     how = ", chosen by its validation cases" if adopted == CHOSEN else ""
     gains = [["-" if c is None else c.words for c in (one.own, one.foreign)] for one in found]
@@ -206,7 +207,7 @@ def _answer(one: Contrast) -> dict[str, str]:
 def _by_patient(
     rows: Iterable[ScoreRow], sites: Sequence[str]
 ) -> tuple[dict[tuple[str, str, str], list[float]], dict[tuple[str, str, str], float]]:
-    """Dice of patients for the box plots, and its mean for the matrix."""
+    """Return Dice of patients for the box plots, and its mean for the matrix."""
     by_model = patient_means(
         replace(row, train_site=THE_OTHERS) if record_of(row.regime).foreign_only else row
         for row in rows
@@ -227,7 +228,7 @@ def _by_patient(
 
 
 def _layout(pooled: Pooled, metric: str) -> Table:
-    """The paper's layout, turned over: a row a model, so that many sites fit a page."""
+    """Turn the paper's layout over: a row a model, so that many sites fit a page."""
     measured = METRICS[metric]
     over = "mean ± sd over the folds" if len(pooled.folds) > 1 else "mean of the patients"
     cells = {(c.regime, c.train_site, c.test_site): c for c in pooled.cells[metric]}
@@ -257,7 +258,7 @@ def _layout(pooled: Pooled, metric: str) -> Table:
 
 
 def _contrasts(shown: ContrastRows) -> Table:
-    """As in the terminal, with the numbers of patients and both corrections beside them."""
+    """Tabulate as in the terminal, with numbers of patients and both corrections."""
     cells = [
         [
             name,
@@ -281,14 +282,14 @@ def _contrasts(shown: ContrastRows) -> Table:
 
 
 def _timeline(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]:
-    """The chart of a run's last session; it is added to the charts."""
+    """Draw a run's last session; the figure is added to the charts."""
     events = read_timeline(run.folder)
     shown = last_session(events)
     if not shown:
         return {"gantt": None, "gantt_caption": "", "path": table([], [])}
     path = critical_path(shown)
     name = f"timeline-{run.name}"
-    charts[name] = figures.drawn(name, lambda theme: figures.gantt(theme, shown, path))
+    charts[name] = figures.drawn(name, lambda theme: gantt(theme, shown, path))
     earlier = len(events) - len(shown)
     caption = "Stages by party; framed: the chain that the run's length is made of. " + (
         f"{earlier} stages were done before and are not shown." if earlier else ""
@@ -323,7 +324,7 @@ def _audit(folder: Path) -> list[Sheet]:
 
 
 def sources(figure: figures.Drawn) -> Mapping[str, str]:
-    """A figure as data URIs for a light and a dark page."""
+    """Return a figure as data URIs for a light and a dark page."""
     return {
         "light": _uri(figure.light_svg, "image/svg+xml"),
         "dark": _uri(figure.dark_svg, "image/svg+xml"),

@@ -37,7 +37,7 @@ class Answer:
 def answers(
     outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]
 ) -> tuple[str, tuple[Answer, ...]]:
-    """The regime that is spoken of, and a line a site, in the order in which they first come.
+    """Return the regime that is spoken of, and a line a site, in the order of the outcomes.
 
     Args:
         outcomes: one a site and run.
@@ -68,7 +68,7 @@ def answers(
 
 
 def _keeps(outcome: SiteOutcome, unchosen: str) -> str:
-    """Its choice, or what it has without one: nothing, where it was not in the round."""
+    """Return its choice, or what it has without one: nothing, where it was not in the round."""
     return outcome.chosen or (unchosen if outcome.outcome in _IN_THE_ROUND else "-")
 
 
@@ -77,7 +77,7 @@ def _shares(outcome: SiteOutcome) -> str:
 
 
 def _each(words: Iterable[str]) -> str:
-    """What was said of one run, or how often each was of several."""
+    """Return what there is of one run, or how often each word is of several."""
     times = Counter(words).most_common()
     if len(times) == 1:
         return times[0][0]

@@ -129,17 +129,17 @@ class _Table:
         return Score(regime=regime, tested=tested, counts=dict(counts), values=measured)
 
     def model(self, regime: str, owner: str, test: str) -> _Model | None:
-        """A site's model of this regime, or the one that is every site's; None: not scored."""
+        """Return a site's model of this regime, or the one of all sites; None: not scored."""
         owners = (test if _left_out(regime) else owner, POOL)
         keys = ((regime, name, test) for name in owners)
         return next((key for key in keys if key in self._masks), None)
 
     def patients(self, test: str) -> list[int]:
-        """Those of a test site of whom any model has a Dice."""
+        """Return those of a test site of whom any model has a Dice."""
         return sorted({patient for site, patient, _ in self._known if site == test})
 
     def difference(self, one: _Model, other: _Model, patient: int, seed: int) -> float:
-        """Of a patient's Dice with two models of one test site; NaN where one was not scored."""
+        """Return that of a patient's Dice with two models; NaN where one was not scored."""
         whose = (one[2], patient, seed)
         fold = self._folds.get(whose)
         if fold is None or not {(one, seed, fold), (other, seed, fold)} <= self._scored:
@@ -154,12 +154,12 @@ class _Table:
     def _of_model(
         self, values: Mapping[_Model, Mapping[Any, Any]], regime: str, site: str, test: str
     ) -> Mapping[Any, Any]:
-        """What a site's model of this regime, or the one that belongs to no site, got on a test."""
+        """Return what a site's model, or the one that belongs to no site, got on a test."""
         return values.get((regime, site, test)) or values.get((regime, POOL, test), {})
 
 
 def _apart(one: float | None, other: float | None) -> float | None:
-    """Difference of two Dice of a mask; None where one of them is not known.
+    """Return the difference of two Dice of a mask; None where one of them is not known.
 
     Where one has none and the other is 0, which all who find something in an empty mask get, the
     one without was rightly empty; where neither has one, both were.
@@ -173,7 +173,7 @@ def _apart(one: float | None, other: float | None) -> float | None:
 
 
 def contrasted(regimes: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """The pairs that are compared: the protocol's, and of the others those that were asked for."""
+    """Return the pairs that are compared: the protocol's, and those that were asked for."""
     names = in_order({*regimes, *protocol()})
     compared = [one for one in map(record_of, names) if one.control in names]
     compared.sort(key=lambda one: not one.primary)
@@ -188,7 +188,7 @@ def contrasts_of(
     pairs: Sequence[tuple[str, str]] | None = None,
     trainings: Mapping[int, tuple[int, ...]] | None = None,
 ) -> tuple[Contrast, ...]:
-    """The contrasts of rows of one run or more.
+    """Return the contrasts of rows of one run or more.
 
     Args:
         rows: equal indices are equal patients, whatever the run.
@@ -224,7 +224,7 @@ def _of_pair(
 
 
 def _strata(table: _Table, first: str, second: str, site: str | None, tested: str) -> Strata:
-    """For every test site, one paired difference a patient and seed, (P, S)."""
+    """Return for every test site one paired difference a patient and seed, (P, S)."""
     at_home = tested == "own" or _left_out(first)
     tests = table.sites if site is None else (site,) if at_home else table.foreign(site)
     strata = []
@@ -251,7 +251,7 @@ def _strata(table: _Table, first: str, second: str, site: str | None, tested: st
 
 
 def _left_out(regime: str) -> bool:
-    """Whether a regime's models are named after the one site that they know nothing of."""
+    """Return whether models are named after the one site that they know nothing of."""
     return record_of(regime.rpartition(":")[2]).foreign_only
 
 

@@ -30,7 +30,7 @@ Point = tuple[int, float, float | None, float | None]
 
 @cache
 def _code() -> str:
-    """Hash of this package's sources."""
+    """Hash this package's sources."""
     sources = sorted(Path(hyfree_ray.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
@@ -46,23 +46,23 @@ def mark_shown(folder: Path) -> None:
 
 
 def mark_hidden(folder: Path) -> None:
-    """Take that back."""
+    """Take back what `mark_shown` noted."""
     (folder / _SHOWN).unlink(missing_ok=True)
 
 
 def mark_outdated(folder: Path) -> None:
-    """Take all back: the store is about to hold more than a run's folder says."""
+    """Take all notes back: the store is about to hold more than a run's folder says."""
     mark_hidden(folder)
     (folder / _WRITTEN).unlink(missing_ok=True)
 
 
 def is_shown(folder: Path) -> bool:
-    """Whether MLflow shows what a run's folder says, whatever code wrote it."""
+    """Return whether MLflow shows what a run's folder says, whatever code wrote it."""
     return (folder / _SHOWN).is_file()
 
 
 def is_written(folder: Path) -> bool:
-    """Whether a run's folder is what this code would write from the same records."""
+    """Return whether a run's folder is what this code would write from the same records."""
     try:
         return (folder / _WRITTEN).read_bytes() == _code().encode()
     except OSError:
@@ -70,7 +70,7 @@ def is_written(folder: Path) -> bool:
 
 
 def is_current(folder: Path) -> bool:
-    """Whether there is nothing left to write, and nothing to show in MLflow."""
+    """Return whether there is nothing left to write, and nothing to show in MLflow."""
     return is_written(folder) and is_shown(folder)
 
 
@@ -135,7 +135,7 @@ class Finished:
 
 
 def find_run(store: Path, run: str | None) -> Path:
-    """The folder of a finished run; the newest where none is named.
+    """Find the folder of a finished run; the newest where none is named.
 
     Raises:
         HyfreeError: no such run; the message lists those that are there.
@@ -158,7 +158,7 @@ def find_run(store: Path, run: str | None) -> Path:
 
 
 def find_runs(store: Path, runs: Sequence[str]) -> list[Path]:
-    """The folders of finished runs; the newest alone where none is named.
+    """Find the folders of finished runs; the newest alone where none is named.
 
     Raises:
         HyfreeError: no such run, or one that is named twice.
@@ -170,7 +170,7 @@ def find_runs(store: Path, runs: Sequence[str]) -> list[Path]:
 
 
 def read_curve(store: Path, study: str) -> dict[str, list[Point]]:
-    """The curve that a study left.
+    """Read the curve that a study left.
 
     Raises:
         HyfreeError: no such study; the message lists those that are there.

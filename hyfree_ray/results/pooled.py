@@ -159,7 +159,7 @@ def check_choices(runs: Sequence[Finished]) -> None:
 
 
 def other_patients(one: Finished, other: Finished) -> list[str]:
-    """Sites of both whose patients are not the same; runs of earlier versions do not tell."""
+    """Return sites of both with other patients; runs of earlier versions do not say."""
     if one.summary.data is None or other.summary.data is None:
         return []
     shared = [site for site in one.sites if site in other.sites]
@@ -167,7 +167,7 @@ def other_patients(one: Finished, other: Finished) -> list[str]:
 
 
 def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
-    """The first run minus the second, regime by regime, on the same test patients.
+    """Subtract the second run from the first, regime by regime, on the same test patients.
 
     Raises:
         HyfreeError: not the same test patients, or no regime in common.
@@ -208,7 +208,7 @@ def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
 
 
 def differing_settings(one: Finished, other: Finished) -> dict[str, tuple[Any, Any]]:
-    """Settings in which two runs differ, with both values; `sites` and `cohort` included."""
+    """Return the settings in which two runs differ, with both values; sites and cohort too."""
     first, second = _settings(one), _settings(other)
     how = one.summary.partition.how, other.summary.partition.how
     if all(how):  # runs of earlier versions do not tell
@@ -240,7 +240,7 @@ def _settings(run: Finished) -> dict[str, Any]:
 
 
 def with_own_patients(runs: Sequence[Finished]) -> dict[str, list[ScoreRow]]:
-    """By run, its rows, where one index is one patient in all runs.
+    """Return by run its rows, where one index is one patient in all runs.
 
     Drawn sites and random partitions have other patients under another seed: these get indices
     of their own, so that they are not taken for the same.
@@ -264,7 +264,7 @@ _APART = 10**9  # more patients than a site has
 
 
 def _cells(rows: Sequence[ScoreRow], regimes: Sequence[str], metric: str) -> tuple[Cell, ...]:
-    """Folds are the outer mean: in each, seeds are averaged first."""
+    """Average over folds, and in each over seeds first."""
     by_fold: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for fold in sorted({row.fold for row in rows}):
         of_fold = [row for row in rows if row.fold == fold and row.metric == metric]

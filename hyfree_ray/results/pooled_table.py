@@ -32,7 +32,7 @@ _WIDEST_SITE = 24
 
 
 def render_pooled(pooled: Pooled) -> RenderableType:
-    """The tables of runs that were pooled over folds and seeds, for the width that there is."""
+    """Render runs that were pooled over folds and seeds, for the width that there is."""
     return _Pooled(pooled)
 
 
@@ -42,7 +42,7 @@ def render_comparison(
     settings: Mapping[str, tuple[Any, Any]],
     contrasts: Sequence[Contrast],
 ) -> RenderableType:
-    """What one run's models gained over another's, and in which settings the runs differ."""
+    """Render what one run's models gained over another's, and the settings that differ."""
     return _Comparison(one, other, settings, contrasts)
 
 
@@ -96,7 +96,7 @@ def _models(cells: Iterable[Cell]) -> list[tuple[str, str]]:
 def _parts(
     cells: Sequence[Cell], sites: Sequence[str], width: int
 ) -> Iterable[list[tuple[str, str]]]:
-    """Models that fit side by side."""
+    """Yield models that fit side by side."""
     left = _left(sites) + _GAP
     part: list[tuple[str, str]] = []
     used = left
@@ -116,7 +116,7 @@ def _left(sites: Sequence[str]) -> int:
 
 
 def _layout(pooled: Pooled, metric: str, models: Sequence[tuple[str, str]]) -> Table:
-    """Rows are test sites, columns are models, a site's own are bold: the paper's table 1.
+    """Render test sites as rows and models as columns, own ones bold: the paper's table 1.
 
     Below a site stands what the paper has for it, where the cohort is one of the paper's.
     """

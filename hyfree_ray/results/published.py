@@ -27,7 +27,7 @@ _Row = tuple[tuple[float, float | None], ...]
 
 
 def _table(rows: Mapping[str, _Row], images: str) -> Published:
-    """A part of the paper's table of Dice: its sites A and B in this order."""
+    """Build a part of the paper's table of Dice: its sites A and B in this order."""
     first, second = rows
     columns = (
         ("real-all", POOL),
@@ -83,7 +83,7 @@ _LUNG_COHORT = "QaTa-COV19"
 
 
 def published_for(cohort: str, sites: Collection[str], partition: str) -> Published:
-    """The paper's Dice for a cohort; without any where it is none of the paper's.
+    """Return the paper's Dice for a cohort; none where it is not one of the paper's.
 
     Args:
         cohort: its name.

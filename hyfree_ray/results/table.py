@@ -37,7 +37,7 @@ TESTS = (
 
 
 def render_table(summary: Summary) -> RenderableType:
-    """The tables of a run and the notes that belong to them, for the width that there is."""
+    """Render the tables of a run and their notes, for the width that there is."""
     return _Tables(summary)
 
 
@@ -58,12 +58,12 @@ class _Tables:
 
 
 def wide_console() -> Console:
-    """Standard output: as wide as the terminal, or as the table wants where it is a file."""
+    """Open standard output, as wide as the terminal, or as a table wants where it is a file."""
     return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def table_text(shown: Summary | RenderableType, *, width: int = FILE_WIDTH) -> str:
-    """The same as plain text, without colours."""
+    """Render as plain text, without colours."""
     if isinstance(shown, Summary):
         shown = render_table(shown)
     stream = io.StringIO()
@@ -121,7 +121,7 @@ class ContrastRows:
 
 
 def contrast_rows(contrasts: Sequence[Contrast]) -> Iterable[ContrastRows]:
-    """Two regimes site by site, all sites last; then all further settings over all sites."""
+    """Yield two regimes site by site, all sites last; then all further settings over all."""
     for first, second in dict.fromkeys((c.first, c.second) for c in contrasts):
         if record_of(first).by_site:
             rows = [c for c in contrasts if (c.first, c.second) == (first, second)]
@@ -141,7 +141,7 @@ def regime_notes(regimes: Iterable[str]) -> list[str]:
 
 
 def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
-    """Of two regimes."""
+    """Return the rows of two regimes."""
     names = tuple(ALL_SITES if one.site is None else one.site for one in contrasts)
     return ContrastRows(title=title, header="site", names=names, contrasts=tuple(contrasts))
 
@@ -149,7 +149,7 @@ def rows_by_site(title: str, contrasts: Sequence[Contrast]) -> ContrastRows:
 def contrast_tables(
     shown: Iterable[ContrastRows], caveat: str, width: int
 ) -> Iterable[RenderableType]:
-    """What the intervals cover, once, and below it the tables.
+    """Yield what the intervals cover, once, and below it the tables.
 
     Args:
         caveat: what no interval covers.
@@ -164,7 +164,7 @@ def contrast_tables(
 
 
 def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
-    """What the intervals of contrasts are over, and what they do not cover."""
+    """Return what the intervals of contrasts are over, and what they do not cover."""
     seeds = {one.seeds for one in contrasts if one.difference is not None} or {1}
     several = f"{'up to ' if len(seeds) > 1 else ''}{max(seeds)} seeds"
     over = "test patients" if max(seeds) < 2 else f"test patients and {several}"
@@ -172,7 +172,7 @@ def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
 
 
 def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
-    """A line a contrast: the difference, its interval, and what they allow to say."""
+    """Render a line a contrast: the difference, its interval, what they allow to say."""
     table = _table(shown.title)
     table.columns[0].header = shown.header
     table.add_column("tested on", no_wrap=True)
@@ -197,7 +197,7 @@ def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
 
 
 def _answers(summary: Summary) -> Table:
-    """What a hospital came to see, last, where a terminal leaves it in view."""
+    """Render what a hospital came to see: last, where a terminal leaves it in view."""
     adopted, found = answers([site.outcome for site in summary.sites], summary.contrasts)
     how = " (chosen by its validation cases)" if adopted == CHOSEN else ""
     table = _table(f"Would sharing help? What each site would keep{how}, Dice against {CONTROL}")
@@ -217,14 +217,14 @@ def _gain(contrast: Contrast | None) -> Text:
 
 
 def p_value(value: float | None) -> str:
-    """A p-value as it is printed."""
+    """Write a p-value: .012, <.001."""
     if value is None:
         return "-"
     return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
 
 
 def _surface(summary: Summary) -> Table:
-    """The other metrics, and how many masks were missed or made up, by regime."""
+    """Render the other metrics, and how many masks were missed or made up, by regime."""
     names = {name for score in summary.overall for name in score.values}
     metrics = [metric for metric in metrics_in_order(names) if metric.name != PRIMARY]
     counts = _listed([metric.miss_counts for metric in metrics])
@@ -260,7 +260,7 @@ def _fraction(value: float | None) -> str:
 
 
 def _share(counts: Mapping[str, int], outcome: str) -> str:
-    """How many of how many: what can be missed is in the reference, made up what is not."""
+    """Write how many of how many: missed can be what is in the reference, made up the rest."""
     beside = "scored" if outcome == "missed" else "both-empty"
     number = counts.get(outcome, 0)
     return f"{number}/{number + counts.get(beside, 0)}"

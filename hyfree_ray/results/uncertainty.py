@@ -34,7 +34,7 @@ class Source:
     """What patients have in it, where trainings were not all tested on the same ones."""
 
     def quantile(self, probability: float) -> float:
-        """Of Student's t with these degrees of freedom."""
+        """Return a quantile of Student's t with these degrees of freedom."""
         return float(students_t.ppf(probability, self.freedom))
 
 
@@ -47,7 +47,7 @@ class Noise:
     """By factor, e.g. seeds; those of which there are two levels or more."""
 
     def reach(self, probability: float) -> float:
-        """How far to a side of the mean its quantile lies.
+        """Return how far to a side of the mean its quantile lies.
 
         Student's t averaged by what each source has in the variance: Cochran's solution of the
         Behrens-Fisher problem (Biometrics 20, 1964), which errs to the wide side. Satterthwaite's
@@ -65,11 +65,11 @@ class Noise:
         return max(alone, weighed * math.sqrt(variance))
 
     def shows(self, difference: float) -> bool:
-        """Whether so large a difference would be seen, `POWER` of the time."""
+        """Return whether so large a difference would be seen, `POWER` of the time."""
         return self.reach((1 + CONFIDENCE) / 2) + self.reach(POWER) <= abs(difference)
 
     def with_patients(self, times: float) -> Noise:
-        """The same trainings on `times` as many patients."""
+        """Return the noise of the same trainings on `times` as many patients."""
         patients = replace(
             self.patients,
             variance=self.patients.variance / times,
@@ -86,7 +86,7 @@ class Noise:
         return Noise(patients=patients, trainings=trainings)
 
     def with_levels(self, number: int) -> Noise:
-        """As many levels of the first factor, on the same patients.
+        """Return the noise of as many levels of the first factor, on the same patients.
 
         Where each level has patients of its own it then has fewer of them: what these do to the
         mean stays as it is.
@@ -99,7 +99,7 @@ class Noise:
 
 
 def noise_of(strata: Sequence[_Values], factors: Sequence[Sequence[int]]) -> Noise:
-    """Where the noise of the unweighted mean of the strata's means comes from.
+    """Find where the noise of the unweighted mean of the strata's means comes from.
 
     Args:
         strata: for every site (P, C), two patients or more; NaN where a patient lacks a training,
@@ -131,7 +131,7 @@ def noise_of(strata: Sequence[_Values], factors: Sequence[Sequence[int]]) -> Noi
 def _of_factor(
     strata: Sequence[_Values], spreads: Sequence[float], labels_C: npt.NDArray[np.int64]
 ) -> Source:
-    """From the means of the levels, each over all sites that have it."""
+    """Estimate from the means of the levels, each over all sites that have it."""
     member_CL = (labels_C[:, None] == np.unique(labels_C)).astype(float)
     levels = member_CL.shape[1]
     counts = [np.isfinite(values_PC) @ member_CL for values_PC in strata]
@@ -158,6 +158,6 @@ def _of_factor(
 
 
 def _means(values_PC: _Values) -> _Values:
-    """Of each patient, over the trainings that it has."""
+    """Average each patient over the trainings that it has."""
     means_P: _Values = np.nanmean(values_PC, axis=1)
     return means_P

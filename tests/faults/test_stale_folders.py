@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from hyfree_ray.observing import observer
 from hyfree_ray.observing.mlflow import database_uri
+from hyfree_ray.runners import run
 from tests import toys
 from tests.toy_processes import Program, Start
 
@@ -33,7 +33,7 @@ def killed_before_its_summary(*arguments: str) -> None:
     async def killed(*_: Any) -> None:
         os._exit(9)
 
-    observer.Observer.finish = killed  # type: ignore[assignment,method-assign]
+    run.write_run = killed  # type: ignore[assignment]
     toys.program(*arguments)
 
 
