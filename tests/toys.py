@@ -52,7 +52,7 @@ STEP_S = "TOY_STEP_S"
 
 BREAK = "TOY_BREAK"
 """Environment variable: STAGE@OWNER: text; that party's stage breaks with this text. With ! for
-the colon it refuses, which is an error that a user can mend."""
+the colon it refuses, which is an error that a user can fix."""
 
 BALLAST_MIB = "TOY_BALLAST_MIB"
 """Environment variable: MiB of ballast in each model; MIB@OWNER: in those of that party."""

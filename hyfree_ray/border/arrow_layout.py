@@ -172,7 +172,7 @@ def read_layout(
     for slot in range(at, at + 24 * count, 24):
         offset, length, body = struct.unpack_from("<qi4xq", footer.bytes_, slot)
         if offset != end or not 8 < length <= message_bytes or not 0 <= body <= footer_at:
-            raise LayoutError("layout", f"record batch {len(found)} is not where ours would be")
+            raise LayoutError("layout", f"record batch {len(found)} is not at the expected offset")
         found.append(_batch(file, offset, length, body))
         end = offset + length + body
         if end > footer_at:
@@ -189,13 +189,13 @@ def _footer(file: memoryview, footer_bytes: int) -> tuple[_Table, int]:
     size = _number("<i", file, len(file) - tail)
     start = len(file) - tail - size
     if not 0 < size <= footer_bytes or start < 8:
-        raise LayoutError("layout", f"a footer of {size} bytes; at most {footer_bytes} are read")
+        raise LayoutError("layout", f"a footer of {size} bytes, more than {footer_bytes}")
     return _Table.root(file[start : start + size]), start
 
 
 def _schema(table: _Table) -> tuple[tuple[FieldLayout, ...], dict[bytes, bytes]]:
     if table.number(0, "<h") != 0:
-        raise LayoutError("endianness", "written big-endian; ours are little-endian")
+        raise LayoutError("endianness", "big-endian; a release is little-endian")
     fields = tuple(_field(field, depth=0) for field in table.tables(1))
     return fields, table.key_values(2, len(table.bytes_))
 
@@ -245,7 +245,7 @@ def _schema_message(
 def _batch(file: memoryview, at: int, length: int, body: int) -> BatchLayout:
     message, header = _message(file, at, length, _RECORD_BATCH)
     if header.slot(3) is not None:
-        raise LayoutError("compressed", "compressed; ours are not, so that no length is taken on")
+        raise LayoutError("compressed", "compressed; a release is not")
     if message.number(3, "<q") != body:
         raise LayoutError("layout", "a record batch and the footer disagree on its length")
     buffers = header.pairs(2)

@@ -55,7 +55,7 @@ def check_plan(plans: Mapping[str, Any]) -> None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HyfreeError(
             "model.plan-refused",
-            f"the model's plan is not one of nnU-Net's ({type(error).__name__}); ask its owner to "
+            f"the model's plan is not an nnU-Net plan ({type(error).__name__}); ask its owner to "
             "export it again",
         ) from error
 
@@ -65,13 +65,14 @@ def _check_network(architecture: Mapping[str, Any]) -> None:
     if name not in NETWORKS:
         raise HyfreeError(
             "model.plan-refused",
-            f"the model's plan names the network {name!a}; only nnU-Net's is run",
+            f"the model's plan asks for the network {name!a}; only nnU-Net's own are allowed",
         )
     for key in architecture["_kw_requires_import"]:
         operation = architecture["arch_kwargs"][key]
         if operation not in _OPERATIONS:
             raise HyfreeError(
-                "model.plan-refused", f"the model's plan names the operation {operation!a}; refused"
+                "model.plan-refused",
+                f"the model's plan asks for the operation {operation!a}, which is not allowed",
             )
 
 
@@ -79,24 +80,25 @@ def _check_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> 
     for key, known in _NAMES.items():
         if configuration[key] not in known:
             raise HyfreeError(
-                "model.plan-refused", f"the model's plan has {key} {configuration[key]!a}; refused"
+                "model.plan-refused",
+                f"the model's plan sets {key} to {configuration[key]!a}, which is not allowed",
             )
     strange = set(configuration["normalization_schemes"]) - _NORMALISATIONS
     if strange or plans["label_manager"] != "LabelManager":
         raise HyfreeError(
             "model.plan-refused",
-            "the model's plan names a normalisation or labels of its own; refused",
+            "the model's plan defines its own normalisation or labels, which is not allowed",
         )
     # Readers choose their own image reader; still, this must be a name, not a path.
     for key in ("image_reader_writer", "plans_name", "dataset_name"):
         if not str(plans[key]).isidentifier():
             raise HyfreeError(
                 "model.plan-refused",
-                f"the model's plan has {key} {str(plans[key])[:40]!a}; refused",
+                f"the model's plan sets {key} to {str(plans[key])[:40]!a}, which is not allowed",
             )
     if not str(configuration["data_identifier"]).isidentifier():
         raise HyfreeError(
-            "model.plan-refused", "the model's plan names a folder that is none; refused"
+            "model.plan-refused", "the model's plan has a data_identifier that is no folder name"
         )
 
 
@@ -107,8 +109,8 @@ def _check_sizes(configuration: Mapping[str, Any]) -> None:
     if not whole or height * width * batch > _MAX_PIXELS:
         raise HyfreeError(
             "model.plan-refused",
-            f"the model's plan wants batches of {str(batch)[:20]} patches of "
-            f"{str(height)[:20]}x{str(width)[:20]} pixels; refused",
+            f"the model's plan asks for batches of {str(batch)[:20]} patches of "
+            f"{str(height)[:20]}x{str(width)[:20]} pixels, which is not allowed",
         )
     described = configuration["architecture"]["arch_kwargs"]
     for key, maximum in _MAX_SIZES.items():
@@ -116,7 +118,7 @@ def _check_sizes(configuration: Mapping[str, Any]) -> None:
             if type(number) is not int or not 1 <= number <= maximum:
                 raise HyfreeError(
                     "model.plan-refused",
-                    f"the model's plan has {key} of {str(number)[:20]}; refused",
+                    f"the model's plan sets {key} to {str(number)[:20]}, which is not allowed",
                 )
 
 

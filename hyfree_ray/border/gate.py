@@ -46,8 +46,8 @@ def violations(card: PrivacyCard, gate: Gate) -> list[str]:
         recall = card.self_test.get(alteration, {}).get(UNION, 0.0)
         if recall < minimum:
             found.append(
-                f"the filter stops {recall:.0%} of {alteration} copies of the site's own images "
-                f"(fewer than {minimum:.1%})"
+                f"the filter catches {recall:.0%} of {alteration} copies of the site's own images "
+                f"(less than {minimum:.1%})"
             )
     for name, attack in card.attacks.by_name():
         if attack.succeeds and attack.excess > gate.max_auc_over_control + 1e-9:
@@ -71,10 +71,12 @@ def check_card(release: Release, gate: Gate) -> PrivacyCard:
     try:
         card = read_card(release.metadata.card)
     except ValueError as error:
-        raise ReleaseError(site, "card", f"its privacy card is not ours ({error})") from error
+        raise ReleaseError(site, "card", f"its privacy card is malformed ({error})") from error
     if card.images != len(release.images_NCHW):
         rows = len(release.images_NCHW)
-        raise ReleaseError(site, "card", f"its card is of {card.images} images, it has {rows}")
+        raise ReleaseError(
+            site, "card", f"its card describes {card.images} images, the release has {rows}"
+        )
     failed = violations(card, gate)
     if failed:
         raise ReleaseError(site, "gate", "; ".join(failed))
@@ -84,6 +86,6 @@ def check_card(release: Release, gate: Gate) -> PrivacyCard:
 def _attack_violation(name: str, attack: Attack, gate: Gate) -> str:
     bar = "it" if attack.control_valid else "chance"
     return (
-        f"the membership attack '{name}' tells training images apart (AUC {attack.auc:.2f}, "
+        f"the membership attack '{name}' recognises training images (AUC {attack.auc:.2f}, "
         f"{attack.control_text}; more than {gate.max_auc_over_control:.2f} over {bar})"
     )

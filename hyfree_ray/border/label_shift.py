@@ -56,14 +56,14 @@ class LabelShift:
     def describe(self) -> str:
         """Describe a flagged shift."""
         ways = [
-            f"{abs(pixels)} pixels further {forwards if pixels > 0 else back}"
+            f"{abs(pixels)} pixels {forwards if pixels > 0 else back}"
             for pixels, forwards, back in (
                 (self.down, "down", "up"),
                 (self.right, "right", "left"),
             )
             if pixels
         ]
-        return f"its labels look shifted: they would fit its images best {' and '.join(ways)}"
+        return f"its labels look shifted: they fit its images best when moved {' and '.join(ways)}"
 
 
 def label_shift(

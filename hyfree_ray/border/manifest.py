@@ -154,7 +154,7 @@ def _check_experiment(site: str, made_for: str, experiment: str) -> None:
 
 def check_rows(site: str, rows: int, limits: Limits) -> None:
     if not limits.fewest_rows <= rows <= limits.rows:
-        taken = f"{limits.fewest_rows} to {limits.rows} are taken"
+        taken = f"{limits.fewest_rows} to {limits.rows} are allowed"
         raise ReleaseError(site, "rows", f"{rows} rows; {taken}")
 
 

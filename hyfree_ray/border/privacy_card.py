@@ -137,10 +137,10 @@ def describe(card: PrivacyCard) -> list[str]:
     """Describe the card in lines for people."""
     lines = [
         card.statement,
-        f"{card.images} images by {card.generator}, shown {card.images_shown} images, "
-        f"of {card.training_images} to train on",
+        f"{card.images} images by {card.generator}, trained on {card.training_images} images, "
+        f"{card.images_shown} shown in all",
         f"{card.rejection_rate:.0%} of its samples looked memorised and were dropped",
-        "stopped of the site's own images planted: "
+        "caught by the filter of planted copies of the site's own images: "
         + ", ".join(f"{share:.0%} {name}" for name, share in card.planted_leaks.items()),
     ]
     if not card.attacks.measurable:

@@ -256,7 +256,7 @@ def _check_pixels(
         raise ReleaseError(site, "shape", f"images {shape}, labels {labels_NHW.shape}")
     if images_NCHW.dtype not in (np.uint8, np.uint16) or labels_NHW.dtype != np.uint8:
         kinds = f"images of {images_NCHW.dtype}, labels of {labels_NHW.dtype}"
-        raise ReleaseError(site, "shape", f"{kinds}; uint8 or uint16, and uint8, are taken")
+        raise ReleaseError(site, "shape", f"{kinds}; images must be uint8 or uint16, labels uint8")
     rows, channels, height, width = shape
     check_rows(site, rows, limits)
     if channels != len(metadata.channel_names) or channels > limits.channels:
@@ -270,7 +270,7 @@ def _check_pixels(
         raise ReleaseError(site, "labels", f"a label of {found}; the highest declared: {highest}")
     repeated = int(repeated_rows(images_NCHW).sum())
     if repeated:
-        raise ReleaseError(site, "duplicates", f"{repeated} images are copies of others in it")
+        raise ReleaseError(site, "duplicates", f"{repeated} images are duplicates of others in it")
 
 
 def _check_values(
@@ -284,7 +284,7 @@ def _check_values(
                 metadata.site,
                 "values",
                 f"{pixels} pixels {spacing:g} mm apart; {minimum:g} to {maximum:g} mm and, in all, "
-                f"{limits.extent:g} mm are taken",
+                f"{limits.extent:g} mm are allowed",
             )
     with np.errstate(over="ignore"):
         low_C = np.asarray(metadata.offset, np.float32)
@@ -294,6 +294,6 @@ def _check_values(
         raise ReleaseError(
             metadata.site,
             "values",
-            f"scale and offset of a channel give values that float32 does not tell apart, or that "
-            f"are not under {limits.magnitude:g}; give the images other units",
+            f"a channel's scale and offset give values that float32 cannot distinguish, or of "
+            f"{limits.magnitude:g} and more; use other units for the images",
         )

@@ -107,7 +107,9 @@ def _check_columns(fields: tuple[FieldLayout, ...]) -> None:
             or child.has_dictionary
         ):
             name = field.name.decode()
-            raise LayoutError("schema", f"the column {name} is not a fixed_shape_tensor of ours")
+            raise LayoutError(
+                "schema", f"the column {name} is not the fixed_shape_tensor of a release"
+            )
 
 
 def _check_batch(batch: BatchLayout) -> None:
@@ -117,7 +119,7 @@ def _check_batch(batch: BatchLayout) -> None:
     if any(nulls for _, nulls in batch.nodes):
         raise LayoutError("nulls", "rows or pixels without a value")
     if batch.rows < 1 or len(batch.nodes) != 4 or len(sizes) != 6:
-        raise LayoutError("layout", "a record batch that is empty or not made like ours")
+        raise LayoutError("layout", "a record batch that is empty or has another structure")
     if sizes[0] or sizes[1] or sizes[3] or sizes[4]:
         raise LayoutError("layout", "a record batch with more buffers than its pixels need")
     images, image_values, labels, label_values = (length for length, _ in batch.nodes)
@@ -150,7 +152,7 @@ def _copy_batches(reader: Any, rows: int, size: int) -> tuple[Pixels, npt.NDArra
     if label != pa.fixed_shape_tensor(pa.uint8(), list(label.shape)) or image not in (
         pa.fixed_shape_tensor(value, list(image.shape)) for value in (pa.uint8(), pa.uint16())
     ):
-        raise LayoutError("schema", "pixels of a type or in an order that is not ours")
+        raise LayoutError("schema", "pixels of another type or in another order")
     images_shape, labels_shape = (rows, *image.shape), (rows, *label.shape)
     dtype = np.dtype(image.value_type.to_pandas_dtype())
     # Nothing is allocated for a shape that the file's own bytes could not fill.

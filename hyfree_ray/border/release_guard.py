@@ -118,7 +118,7 @@ def _check_in_child(
     for line, one in zip(lines, submitted, strict=False):
         verdict = _parse_verdict(line, one.site)
         if verdict is None:  # the further lines cannot be matched with releases
-            said = "checking it printed what is no verdict"
+            said = "the check printed something other than a verdict"
             return [*verdicts, ReleaseError(one.site, "crash", said)]
         verdicts.append(verdict)
     if len(verdicts) < len(submitted):
@@ -164,10 +164,10 @@ def _parse_verdict(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | N
 
 def _error_from_exit(site: str, code: int, late: bool) -> ReleaseError:
     if late or -code in (signal.SIGALRM, signal.SIGXCPU):
-        return ReleaseError(site, "timeout", "checking it took longer than its size allows")
+        return ReleaseError(site, "timeout", "the check took longer than the release's size allows")
     if -code == signal.SIGKILL:
-        return ReleaseError(site, "memory", "checking it was killed, as for want of memory")
-    return ReleaseError(site, "crash", f"checking it ended the process that did (code {code})")
+        return ReleaseError(site, "memory", "the check was killed, probably for lack of memory")
+    return ReleaseError(site, "crash", f"the process of the check crashed (code {code})")
 
 
 def _environment() -> dict[str, str]:
@@ -228,10 +228,10 @@ def _verdict(task: dict[str, Any]) -> str | list[str]:
     except ReleaseError as error:
         return [error.rule, error.message]
     except MemoryError:
-        return ["memory", "checking it needs more memory than its size allows"]
+        return ["memory", "the check needs more memory than the release's size allows"]
     except Exception as error:
         # Not an expected fault of a file, so its message is not relied on.
-        return ["crash", f"checking it failed ({type(error).__name__})"]
+        return ["crash", f"the check failed ({type(error).__name__})"]
     return found.metadata.to_json()
 
 

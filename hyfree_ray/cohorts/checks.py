@@ -30,14 +30,14 @@ class Problem:
     where: str
     """A file, a line of a table, or a site. Patients are not named: cases are."""
     what: str
-    mend: str
+    fix: str
     fatal: bool = True
     """Whether nothing can be trained before it is mended."""
 
     def line(self, others: int = 0) -> str:
         """In one line, with how many more there are of its kind."""
         more = f" (and {others} more)" if others else ""
-        line = f"{self.where}: {self.what}{more}; {self.mend}"
+        line = f"{self.where}: {self.what}{more}; {self.fix}"
         return line if line.isprintable() else ascii(line)[1:-1]
 
 
@@ -67,7 +67,7 @@ def check_patients(rows: Sequence[Row], *, fill_folds: bool) -> list[Problem]:
             where=f"sites.csv, line {row.line}",
             what=f"the patient of case {row.case} ({row.site}) is also in site"
             f" {first_site[row.patient]}",
-            mend="give each patient one site, or different people different names",
+            fix="assign each patient to one site, or give different people different names",
         )
         for row in rows
         if first_site.setdefault(row.patient, row.site) != row.site
@@ -80,7 +80,7 @@ def check_patients(rows: Sequence[Row], *, fill_folds: bool) -> list[Problem]:
             code="data.too-few-patients",
             where=site,
             what=f"{len(patients[site])} patients cannot fill {FOLDS} folds",
-            mend="merge it with another site or leave it out",
+            fix="merge it with another site or leave it out",
         )
         for site in sorted(patients)
         if fill_folds and len(patients[site]) < FOLDS
@@ -96,7 +96,7 @@ def check_pairs(
             code="data.no-label",
             where=images[case][0],
             what=f"no label {case}{ending} in labelsTr",
-            mend="add the label or take the image away",
+            fix="add the label or remove the image",
         )
         for case in sorted(images.keys() - labels.keys())
     ] + [
@@ -104,7 +104,7 @@ def check_pairs(
             code="data.no-image",
             where=labels[case],
             what=f"no image {case}_0000{ending} in imagesTr",
-            mend="add the image or take the label away",
+            fix="add the image or remove the label",
         )
         for case in sorted(labels.keys() - images.keys())
     ]
@@ -117,7 +117,7 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
             code="data.no-image",
             where=f"sites.csv, line {row.line}",
             what=f"case {ascii(row.case)[1:-1]} has no image in imagesTr",
-            mend="add the image or take the row out",
+            fix="add the image or remove the row",
         )
         for row in rows
         if row.case not in images
@@ -127,26 +127,26 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
 def check_files(facts: Facts) -> list[Problem]:
     """Each file by itself: readable, of sensible size, finite."""
     kinds = {
-        "not a file": ("data.not-found", "nnU-Net reads files: put the image itself here"),
+        "not a file": ("data.not-found", "nnU-Net needs a regular file: put the image itself here"),
         "unreadable": (
             "data.unreadable",
-            "it is damaged or of another format than its ending says; write it again",
+            "it is damaged, or not in the format of its file ending; export it again",
         ),
         "too large": (
             "data.too-large",
-            f"a slice may have {MAX_PIXELS >> 20} million pixels and a volume"
-            f" {MAX_VOXELS >> 20} million; check its header",
+            f"the limit is {MAX_PIXELS >> 20} million pixels for a slice and"
+            f" {MAX_VOXELS >> 20} million for a volume; check its header",
         ),
-        "NaN or infinite pixels": ("data.not-finite", "replace them by numbers"),
-        "animated": ("data.animated", "write its one frame as a PNG of its own"),
+        "NaN or infinite pixels": ("data.not-finite", "replace them with finite numbers"),
+        "animated": ("data.animated", "save a single frame as PNG"),
         "hidden content": (
             "data.hidden-content",
-            "it has text, a profile or a payload beside the image; write it again",
+            "it carries text, a profile or other data besides the image; save the image alone",
         ),
     }
     return [
-        Problem(code=code, where=path, what=fault, mend=mend)
-        for fault, (code, mend) in kinds.items()
+        Problem(code=code, where=path, what=fault, fix=fix)
+        for fault, (code, fix) in kinds.items()
         for path, fact in facts.items()
         if fact.fault == fault
     ]
@@ -159,22 +159,22 @@ def check_axes(facts: Facts, ending: str, reader: str) -> list[Problem]:
     """
     problems = []
     allowed = (2,) if ending in NATURAL_ENDINGS else (2, 3)
-    mend = (
-        "volumes are taken as NIfTI, NRRD or MetaImage: convert them"
+    fix = (
+        "volumes must be NIfTI, NRRD or MetaImage: convert them"
         if ending in NATURAL_ENDINGS
-        else "split it into 2D images or 3D volumes, one file a channel"
+        else "split it into 2D images or 3D volumes, one file per channel"
     )
     for path, fact in facts.items():
         if fact.fault:
             continue
         if len(fact.shape) not in allowed:
             what = f"{_times(fact.shape)} pixels on {len(fact.shape)} axes"
-            problems.append(Problem(code="data.axes", where=path, what=what, mend=mend))
+            problems.append(Problem(code="data.axes", where=path, what=what, fix=fix))
         elif reader == "NibabelIO" and len(fact.place) == _PLACE_OF_2D:
-            what = "two axes, and nnU-Net reads volumes here"
-            flat = "write it as a volume of one slice, or set overwrite_image_reader_writer to"
+            what = "two axes, but nnU-Net expects a volume here"
+            flat = "save it as a volume of one slice, or set overwrite_image_reader_writer to"
             problems.append(
-                Problem(code="data.axes", where=path, what=what, mend=f"{flat} SimpleITKIO")
+                Problem(code="data.axes", where=path, what=what, fix=f"{flat} SimpleITKIO")
             )
     return problems
 
@@ -196,13 +196,13 @@ def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> li
                     code="data.channels",
                     where=case.images[0],
                     what=f"dataset.json names {channels} channels, the case has {have}",
-                    mend="give one file a channel (_0000, _0001, ...) or mend channel_names",
+                    fix="provide one file per channel (_0000, _0001, ...) or correct channel_names",
                 )
             )
         if facts[case.label].channels != 1:
-            what, mend = "a label has one channel", "write it as a grey image"
+            what, fix = "a label must have one channel", "save it as a greyscale image"
             problems.append(
-                Problem(code="data.label-channels", where=case.label, what=what, mend=mend)
+                Problem(code="data.label-channels", where=case.label, what=what, fix=fix)
             )
     return problems
 
@@ -228,7 +228,7 @@ def check_geometry(files: Files, facts: Facts) -> list[Problem]:
                         code="data.place",
                         where=path,
                         what=f"origin or direction differs from {case.images[0]}",
-                        mend="nnU-Net does not look at them: see that the pixels match",
+                        fix="nnU-Net ignores them: check that the pixels match",
                         fatal=False,
                     )
                 )
@@ -244,7 +244,7 @@ def _flat_ones(files: Files, facts: Facts) -> list[Problem]:
             code="data.images-and-volumes",
             where=path,
             what="a 2D image among volumes",
-            mend="give either images or volumes",
+            fix="use either 2D images or volumes",
         )
         for path, number in axes.items()
         if number == 2
@@ -261,23 +261,26 @@ def check_label_values(files: Files, facts: Facts, labels: Labels) -> list[Probl
             continue
         if fact.values is None:
             what = "label values are not whole numbers"
-            mend = "write the classes as integers"
+            fix = "store the classes as integers"
             fractional.append(
-                Problem(code="data.fractional-labels", where=case.label, what=what, mend=mend)
+                Problem(code="data.fractional-labels", where=case.label, what=what, fix=fix)
             )
         elif not known.issuperset(fact.values):
             value = min(set(fact.values) - known)
             what = f"label value {value} is not in dataset.json ({_listed(sorted(known))})"
             strange.append(
                 Problem(
-                    code="data.unknown-labels", where=case.label, what=what, mend="mend one of them"
+                    code="data.unknown-labels",
+                    where=case.label,
+                    what=what,
+                    fix="correct one of them",
                 )
             )
         elif fact.values == (0,):
             what = "an empty mask"
-            mend = "right where nothing is to be seen; otherwise draw it"
+            fix = "correct if there is nothing to label; otherwise draw it"
             empty.append(
-                Problem(code="data.empty-mask", where=case.label, what=what, mend=mend, fatal=False)
+                Problem(code="data.empty-mask", where=case.label, what=what, fix=fix, fatal=False)
             )
     return fractional + strange + empty
 
@@ -303,8 +306,8 @@ def check_structures(files: Files, facts: Facts, labels: Labels) -> list[Problem
                     code="data.structures-differ",
                     where=site,
                     what=f"none of its masks has {_listed(lacking)}, which {others[0]} labels",
-                    mend="sites have to label the same structures: label it, leave the site out,"
-                    " or take the label out of dataset.json",
+                    fix="all sites must label the same structures: label it, leave the site out,"
+                    " or remove the label from dataset.json",
                 )
             )
     return problems
@@ -329,7 +332,7 @@ def check_copies(files: Files, facts: Facts) -> list[Problem]:
                     code="data.copied-image",
                     where=case.images[0],
                     what=f"the same image as {other.images[0]}, of {where}",
-                    mend="a copy leaks from training into test: keep one, or give both one patient",
+                    fix="duplicates leak from training into test: remove one, or merge patients",
                 )
             )
     return problems
@@ -342,7 +345,7 @@ def check_constant(files: Files, facts: Facts) -> list[Problem]:
             code="data.constant-image",
             where=case.images[0],
             what="all its pixels have the same value",
-            mend="it is trained on as it is: see whether it was exported well, or take it out",
+            fix="it will be trained on as it is: check the export, or remove it",
             fatal=False,
         )
         for case in files
@@ -374,7 +377,7 @@ def _outliers(site: str, spacings: Mapping[str, tuple[float, ...]]) -> list[Prob
             code="data.spacing-outlier",
             where=path,
             what=f"spacing {_times(spacing)} mm, the median of {site} is {_times(usual)}",
-            mend="check its header",
+            fix="check its header",
             fatal=False,
         )
         for path, spacing in spacings.items()
@@ -394,7 +397,7 @@ def _different_axes(axes: Mapping[str, int]) -> list[Problem]:
             where=site,
             what=f"its volumes are cut along axis {axis}, those of {first} along axis"
             f" {axes[first]}",
-            mend="permute the axes of one of them: a model sees slices of one direction",
+            fix="permute the axes of one of them: a model is trained on slices of one orientation",
         )
         for site, axis in axes.items()
         if axis != axes[first]
@@ -408,7 +411,7 @@ def _differs(
         code="data.size-differs" if what == "size" else "data.spacing-differs",
         where=path,
         what=f"{what} {_times(own)} differs from {_times(its)} of {image}",
-        mend="bring them to one grid",
+        fix="resample them to one grid",
     )
 
 

@@ -176,11 +176,9 @@ class _Reading:
     def steps(self) -> Iterator[list[Problem]]:
         """The problems that each step finds, the cheap steps first."""
         if not self.root.is_dir():
-            mend = "give the folder that holds dataset.json"
+            fix = "name the folder that holds dataset.json"
             yield [
-                Problem(
-                    code="data.not-found", where=str(self.root), what="no such folder", mend=mend
-                )
+                Problem(code="data.not-found", where=str(self.root), what="no such folder", fix=fix)
             ]
             return
         yield self._read_tables()
@@ -284,10 +282,10 @@ def _tried(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
         return read()
     except HyfreeError as error:
         where, _, rest = str(error).partition(": ")
-        what, semicolon, mend = rest.rpartition("; ")
+        what, semicolon, fix = rest.rpartition("; ")
         if not semicolon:
-            what, mend = rest, "mend it"
-        problems.append(Problem(code=error.code, where=where, what=what, mend=mend))
+            what, fix = rest, "correct it"
+        problems.append(Problem(code=error.code, where=where, what=what, fix=fix))
         return None
 
 
@@ -338,6 +336,6 @@ def _patient_rank(patient: str) -> tuple[str, str]:
 def _file_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise HyfreeError(
-            "data.not-found", f"{folder}: no such folder; an nnU-Net raw data set has one"
+            "data.not-found", f"{folder}: no such folder; an nnU-Net raw data set needs one"
         )
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")

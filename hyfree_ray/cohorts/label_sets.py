@@ -42,33 +42,33 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(labels, dict) or not labels:
         raise HyfreeError(
             "data.bad-labels",
-            'dataset.json: labels must be like {"background": 0, "organ": 1}; mend them',
+            'dataset.json: labels must be like {"background": 0, "organ": 1}; correct them',
         )
     for name, value in labels.items():
         classes = value if isinstance(value, list) and value and name != IGNORE else [value]
         if any(isinstance(one, bool) or not isinstance(one, int) for one in classes):
             raise HyfreeError(
                 "data.bad-labels",
-                f"dataset.json: label {name!r} must be a whole number, or a list of them: a region;"
-                " mend it",
+                f"dataset.json: label {name!r} must be a whole number, or a list of them (a"
+                " region); correct it",
             )
     if labels.get(BACKGROUND) != 0:
         raise HyfreeError(
             "data.bad-labels",
-            'dataset.json: nnU-Net insists on the name "background": 0 in labels; add it',
+            'dataset.json: nnU-Net requires "background": 0 in labels; add it',
         )
     classes = sorted(class_values(labels))
     known = classes + ([labels[IGNORE]] if IGNORE in labels else [])
     if len(known) > MAX_VALUES:
         raise HyfreeError(
             "data.bad-labels",
-            f"dataset.json: {len(known)} label values; at most {MAX_VALUES} are taken, merge some",
+            f"dataset.json: {len(known)} label values; at most {MAX_VALUES} are allowed, merge some",
         )
     if len(classes) < 2 or known != list(range(len(known))):
         raise HyfreeError(
             "data.bad-labels",
-            "dataset.json: label values must be 0 (background), 1, 2, ... without gaps, and the"
-            " highest one ignore's, if there is one; renumber them",
+            "dataset.json: label values must be 0 (background), 1, 2, ... without gaps, with that"
+            " of ignore, if any, the highest; renumber them",
         )
     if not has_regions(labels):
         if len(labels) != len(known):
@@ -81,8 +81,8 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(order, list) or len(order) != regions or sorted(order) != classes[1:]:
         raise HyfreeError(
             "data.bad-regions",
-            f"dataset.json: regions need regions_class_order, a list of {regions}: the class that"
-            f" each region paints, in the order of labels, each of {classes[1:]} once; mend it",
+            f"dataset.json: regions need regions_class_order, a list of {regions} classes, one for"
+            f" each region in the order of labels, each of {classes[1:]} once; correct it",
         )
     return dict(labels)
 
@@ -196,8 +196,8 @@ class LabelEncoding:
         if differences := own.differences(self):
             raise HyfreeError(
                 "data.other-labels",
-                f"labels that come from another party are those of another task: it {differences};"
-                " only who labels the same structures can work together",
+                f"another party's labels are those of another task: it {differences}; all parties"
+                " must label the same structures",
             )
         return {value: own.names[name] for name, value in self.names.items()}
 
@@ -220,12 +220,12 @@ class LabelEncoding:
         if missing := [name for name in self.names if name not in other.names]:
             said.append(f"lacks {', '.join(missing)}")
         if unknown := [name for name in other.names if name not in self.names]:
-            said.append(f"has {', '.join(unknown)}, which nobody else labels")
+            said.append(f"has {', '.join(unknown)}, which the others do not label")
         if said:
             return "; ".join(said)
         own, others = self._parts(), other._parts()
         said = [
-            f"has {name} made of {', '.join(sorted(others[name]))}, here of"
+            f"defines {name} as {', '.join(sorted(others[name]))}, here it is"
             f" {', '.join(sorted(parts))}"
             for name, parts in own.items()
             if others[name] != parts

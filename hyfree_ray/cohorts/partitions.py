@@ -53,21 +53,21 @@ def partition(cohort: Cohort, how: str, *, sites: int | None, seed: int) -> Coho
         return cohort
     if how not in _DEALS:
         known = ", ".join([NATURAL, *_DEALS, f"{COLUMN}NAME"])
-        raise HyfreeError(
-            "partition.unknown", f"--partition {how}: not one of {known}; name one of them"
-        )
+        raise HyfreeError("partition.unknown", f"--partition {how}: unknown; use one of {known}")
     if sites is None:
         raise HyfreeError(
-            "option.conflict", f"--partition {how}: say into how many sites by --sites N"
+            "option.conflict", f"--partition {how}: needs a number of sites; add --sites N"
         )
     if sites < 1:
-        raise HyfreeError("option.out-of-range", f"--sites {sites}: at least one site is needed")
+        raise HyfreeError(
+            "option.out-of-range", f"--sites {sites}: too few; at least one site is needed"
+        )
     patients = _by_patient(cohort)
     if sites * FOLDS > len(patients):
         raise HyfreeError(
             "partition.too-few-patients",
             f"--sites {sites}: {len(patients)} patients fill at most {len(patients) // FOLDS} sites"
-            f" of {FOLDS} patients; ask for fewer sites",
+            f" of {FOLDS} patients; use fewer sites",
         )
     ranked = sorted(patients, key=lambda patient: (seed_of(seed, "partition", patient), patient))
     width = len(str(sites))
@@ -165,14 +165,14 @@ def _by_column(cohort: Cohort, column: str) -> dict[str, tuple[Case, ...]]:
             known = ", ".join(name for name, _ in members[0].columns) or "none"
             raise HyfreeError(
                 "partition.bad-column",
-                f"--partition {COLUMN}{column}: sites.csv has no such cell for case"
-                f" {min(cells)}; its further columns are: {known}",
+                f"--partition {COLUMN}{column}: sites.csv has no value there for case"
+                f" {min(cells)}; its other columns are: {known}",
             )
         if len(set(cells.values())) > 1:
             raise HyfreeError(
                 "partition.bad-column",
                 f"--partition {COLUMN}{column}: the patient of case {min(cells)} has several values"
-                f" ({', '.join(sorted(set(cells.values())))}); a patient belongs to one site",
+                f" ({', '.join(sorted(set(cells.values())))}); assign each patient to one site",
             )
         groups[cells[members[0].name]].extend(members)
     check_site_names(groups, f"--partition {COLUMN}{column}")
@@ -181,7 +181,7 @@ def _by_column(cohort: Cohort, column: str) -> dict[str, tuple[Case, ...]]:
         if patients < FOLDS:
             raise HyfreeError(
                 "partition.too-few-patients",
-                f"{site}: {patients} patients cannot fill {FOLDS} folds; take another column or"
+                f"{site}: {patients} patients cannot fill {FOLDS} folds; use another column or"
                 " leave its cases out of sites.csv",
             )
     return {site: _sorted(groups[site]) for site in sorted(groups)}

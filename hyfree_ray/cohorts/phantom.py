@@ -40,7 +40,7 @@ def phantom_cohort(sites: int, seed: int, root: Path) -> Cohort:
     """
     if not 1 <= sites <= MAX_SITES:
         raise HyfreeError(
-            "option.out-of-range", f"--sites {sites}: the phantom has 1 to {MAX_SITES} sites"
+            "option.out-of-range", f"--sites {sites}: the phantom has only 1 to {MAX_SITES} sites"
         )
     names = {index: f"site-{index}" for index in range(1, sites + 1)}
     cases = {

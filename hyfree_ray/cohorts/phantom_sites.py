@@ -168,7 +168,7 @@ def site_style(index: int, seed: int) -> SiteStyle:
     if not 1 <= index <= MAX_SITES:
         raise HyfreeError(
             "option.out-of-range",
-            f"site-{index}: the phantom has sites 1 to {MAX_SITES}; ask for fewer",
+            f"site-{index}: the phantom has only sites 1 to {MAX_SITES}",
         )
     base = _FIRST_SITES[(index - 1) % len(_FIRST_SITES)]
     if index <= len(_FIRST_SITES):

@@ -58,13 +58,13 @@ def and_more(problems: Sequence[object]) -> str:
     return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
 
 
-def _read_text(path: Path, limit: int, mend: str) -> str:
+def _read_text(path: Path, limit: int, fix: str) -> str:
     if not path.is_file():
-        raise HyfreeError("data.not-found", f"{path}: no such file; {mend}")
+        raise HyfreeError("data.not-found", f"{path}: no such file; {fix}")
     if path.stat().st_size > limit:
         raise HyfreeError(
             "data.too-large",
-            f"{path}: larger than {limit >> 20} MiB; it is no such table, check it",
+            f"{path}: larger than {limit >> 20} MiB; check that it is the right file",
         )
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -75,19 +75,19 @@ def _read_text(path: Path, limit: int, mend: str) -> str:
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
-    text = _read_text(path, MAX_JSON_BYTES, "an nnU-Net raw data set has one, write it")
+    text = _read_text(path, MAX_JSON_BYTES, "an nnU-Net raw data set needs one")
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise HyfreeError(
-            "data.bad-json", f"{path}: not valid JSON ({error.msg}, {where}); mend it"
+            "data.bad-json", f"{path}: not valid JSON ({error.msg}, {where}); correct it"
         ) from None
     except RecursionError:
-        raise HyfreeError("data.bad-json", f"{path}: nested too deeply; mend it") from None
+        raise HyfreeError("data.bad-json", f"{path}: nested too deeply; correct it") from None
     if not isinstance(parsed, dict):
         raise HyfreeError(
-            "data.bad-json", f"{path}: a JSON object is expected; see nnU-Net's dataset format"
+            "data.bad-json", f"{path}: not a JSON object; see nnU-Net's dataset format"
         )
     return parsed
 
@@ -111,7 +111,7 @@ def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[
         known = ", ".join(READERS)
         raise HyfreeError(
             "data.unknown-format",
-            f"dataset.json: file_ending {ending!r} is not one of {known}; convert",
+            f"dataset.json: file_ending {ending!r} is not one of {known}; convert the images",
         )
     reader_of(dataset, ending)
     return tuple(channels[str(index)] for index in range(len(channels))), labels, ending
@@ -142,8 +142,8 @@ def reader_of(dataset: Mapping[str, Any], ending: str) -> str:
     if named not in known:
         raise HyfreeError(
             "data.unknown-format",
-            f"dataset.json: nnU-Net would read {ending} by {str(named)[:40]!a}, which is not"
-            f" taken here; set {READER_KEY} to {' or '.join(known)}",
+            f"dataset.json: nnU-Net would read {ending} with {str(named)[:40]!a}, which is not"
+            f" supported; set {READER_KEY} to {' or '.join(known)}",
         )
     return str(named)
 
@@ -157,8 +157,8 @@ def cohort_name(dataset: Mapping[str, Any], root: Path) -> str:
 
 
 def read_sites_csv(path: Path) -> list[Row]:
-    mend = "write one with the columns case, site, patient"
-    lines = _read_text(path, MAX_CSV_BYTES, mend).splitlines()
+    fix = "write one with the columns case, site, patient"
+    lines = _read_text(path, MAX_CSV_BYTES, fix).splitlines()
     reader = csv.reader(lines, strict=True)
     rows: list[Row] = []
     try:
@@ -166,7 +166,7 @@ def read_sites_csv(path: Path) -> list[Row]:
         missing = [name for name in ("case", "site", "patient") if header.count(name) != 1]
         if missing:
             raise HyfreeError(
-                "data.bad-table", f"{path}: needs one column named {', '.join(missing)}; {mend}"
+                "data.bad-table", f"{path}: needs one column named {', '.join(missing)}; {fix}"
             )
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -176,24 +176,24 @@ def read_sites_csv(path: Path) -> list[Row]:
             if len(cells) != len(header) or not all(values.values()):
                 raise HyfreeError(
                     "data.bad-table",
-                    f"{path}, line {reader.line_num}: a cell is missing or empty or too many;"
+                    f"{path}, line {reader.line_num}: a cell is missing, empty or superfluous;"
                     f" give case, site and patient in each row",
                 )
             columns = tuple((name, cell) for name, cell in row.items() if name not in values)
             rows.append(Row(line=reader.line_num, **values, columns=columns))
     except csv.Error as error:
         raise HyfreeError(
-            "data.bad-table", f"{path}, line {reader.line_num}: not a CSV ({error}); mend it"
+            "data.bad-table", f"{path}, line {reader.line_num}: not a CSV ({error}); correct it"
         ) from None
     if not rows:
-        raise HyfreeError("data.no-cases", f"{path}: names no case; {mend}")
+        raise HyfreeError("data.no-cases", f"{path}: lists no cases; {fix}")
     first = {row.case: row for row in reversed(rows)}
     twice = [row for row in rows if first[row.case] is not row]
     if twice:
         raise HyfreeError(
             "data.case-twice",
             f"{path}, line {twice[0].line}: case {twice[0].case} is listed twice{and_more(twice)};"
-            " keep one row a case",
+            " keep one row per case",
         )
     return rows
 
@@ -220,19 +220,20 @@ def check_site_names(names: Iterable[str], where: str = "") -> None:
             shown = ascii(name[:40]) + ("..." if len(name) > 40 else "")
             raise HyfreeError(
                 "data.bad-site-name",
-                f"{written}site name {shown} is not safe as a folder's name; use letters, digits,"
-                f" '-', '_', '.' and spaces, a letter or digit first, {MAX_SITE_NAME_BYTES} bytes",
+                f"{written}site name {shown} is unsafe as a folder name; use letters, digits, '-',"
+                " '_', '.' and spaces, starting with a letter or digit, and at most"
+                f" {MAX_SITE_NAME_BYTES} bytes",
             )
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
         if folded in {POOL, ORACLE}:
             raise HyfreeError(
                 "data.bad-site-name",
-                f"{written}the site name {name!a} is taken by a party of our own; rename it",
+                f"{written}the site name {name!a} is reserved; rename it",
             )
         if folded in known:
             raise HyfreeError(
                 "data.bad-site-name",
                 f"{written}site names {known[folded]!a} and {name!a} differ only in"
-                " case or Unicode form; write one name one way",
+                " case or Unicode form; use one spelling",
             )
         known[folded] = name

@@ -27,7 +27,7 @@ class Finding:
 
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
     """What to do; empty where nothing is wrong."""
 
 
@@ -49,10 +49,10 @@ def doctor(store: Path, address: str | None, config: Path | None) -> None:
     checks = (_versions(), _machine(), _store(store.absolute()), _configuration(config))
     for check in (*checks, _ports(), _cluster(address)):
         for finding in check:
-            wrong += bool(finding.mend)
-            click.echo(f"{'WRONG' if finding.mend else 'ok':<6}{finding.what:<16}{finding.found}")
-            if finding.mend:
-                click.echo(f"{'':<22}-> {finding.mend}")
+            wrong += bool(finding.fix)
+            click.echo(f"{'WRONG' if finding.fix else 'ok':<6}{finding.what:<16}{finding.found}")
+            if finding.fix:
+                click.echo(f"{'':<22}-> {finding.fix}")
     click.echo(f"{wrong} problems" if wrong else "no problems")
     sys.exit(1 if wrong else 0)
 
@@ -62,13 +62,13 @@ def _versions() -> Iterator[Finding]:
 
     found = installed_versions()
     supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    mend = "" if supported else "use Python 3.10 to 3.12"
-    yield Finding(what="python", found=found["python"], mend=mend)
+    fix = "" if supported else "use Python 3.10 to 3.12"
+    yield Finding(what="python", found=found["python"], fix=fix)
     for name in ("torch", "nnunetv2", "ray"):
         yield Finding(
             what=name,
             found=found.get(name, "not installed"),
-            mend="" if name in found else f"pip install {name}",
+            fix="" if name in found else f"pip install {name}",
         )
 
 
@@ -82,7 +82,7 @@ def _machine() -> Iterator[Finding]:
         found="GPU"
         if device == "cuda"
         else "CPU only" + (", although this machine has a GPU" * visible),
-        mend="install a CUDA build of torch, or set CUDA_VISIBLE_DEVICES"
+        fix="install a CUDA build of torch, or set CUDA_VISIBLE_DEVICES"
         if visible and device == "cpu"
         else "",
     )
@@ -90,7 +90,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         what="memory",
         found=f"{memory:.1f} GiB available, {os.cpu_count()} cores",
-        mend="" if memory >= LEAST_MEMORY_GIB else f"free {LEAST_MEMORY_GIB:g} GiB",
+        fix="" if memory >= LEAST_MEMORY_GIB else f"free {LEAST_MEMORY_GIB:g} GiB",
     )
 
 
@@ -108,16 +108,16 @@ def _store(store: Path) -> Iterator[Finding]:
     yield Finding(
         what="disk",
         found=f"{free:.0f} GiB free at {there}",
-        mend="" if free >= LEAST_DISK_GIB else "free space, or see 'hyfree-ray store gc'",
+        fix="" if free >= LEAST_DISK_GIB else "free space, or see 'hyfree-ray store gc'",
     )
     try:
         open_root(store, create=store.exists() and (store / "store.json").exists())
         writable = os.access(there, os.W_OK)
         said = "can be written" if store.exists() else f"will be created in {there}"
-        mend = "" if writable else f"make {there} writable, or name another store with --store"
-        yield Finding(what="store", found=f"{store}: {said}", mend=mend)
+        fix = "" if writable else f"make {there} writable, or name another store with --store"
+        yield Finding(what="store", found=f"{store}: {said}", fix=fix)
     except HyfreeError as error:
-        yield Finding(what="store", found=str(error), mend="name another store with --store")
+        yield Finding(what="store", found=str(error), fix="name another store with --store")
     yield _mlflow(store / "mlflow.db")
 
 
@@ -129,8 +129,8 @@ def _mlflow(database: Path) -> Finding:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
-        mend = "close the program that uses it; or delete it and see 'hyfree-ray track --help'"
-        return Finding(what="mlflow", found=f"{database}: {error}", mend=mend)
+        fix = "close the program that uses it; or delete it and see 'hyfree-ray track --help'"
+        return Finding(what="mlflow", found=f"{database}: {error}", fix=fix)
     return Finding(what="mlflow", found=f"{database} answers")
 
 
@@ -145,7 +145,7 @@ def _configuration(config: Path | None) -> Iterator[Finding]:
         read_resources(config)
         check_embedder(experiment)
     except HyfreeError as error:
-        yield Finding(what="configuration", found=str(error), mend="correct that setting")
+        yield Finding(what="configuration", found=str(error), fix="correct that setting")
         return
     yield Finding(what="embedder", found=experiment.embedder)
 
@@ -171,9 +171,7 @@ def _cluster(address: str | None) -> Iterator[Finding]:
     try:
         connect(address)
     except HyfreeError as error:
-        yield Finding(
-            what="ray", found=str(error), mend="start the cluster, or correct the address"
-        )
+        yield Finding(what="ray", found=str(error), fix="start the cluster, or correct the address")
         return
     try:
         yield _token(asks_for_token())
@@ -193,7 +191,7 @@ def _token(asked: bool | None) -> Finding:
             False: "not required: anyone who reaches the cluster's ports can run programs on it",
             None: "unknown whether the cluster requires one",
         }[asked],
-        mend="start every node with RAY_AUTH_MODE=token and the same token"
+        fix="start every node with RAY_AUTH_MODE=token and the same token"
         if asked is False
         else "",
     )

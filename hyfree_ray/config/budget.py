@@ -84,7 +84,7 @@ def budget_values(name: str) -> dict[str, Any]:
     if name not in BUDGETS:
         raise HyfreeError(
             "config.unknown-budget",
-            f"no budget is called {name!r}; take one of {', '.join(BUDGETS)}",
+            f"no budget {name!r}; use one of {', '.join(BUDGETS)}",
         )
     text = (resources.files("hyfree_ray.config") / "presets" / f"{name}.yaml").read_text()
     values: dict[str, Any] = yaml.safe_load(text)

@@ -68,8 +68,8 @@ def _known_generator(name: str) -> str:
         what = "masks alone" if generator.emits == "mask" else "images for given masks alone"
         raise HyfreeError(
             "generator.incomplete",
-            f"the generator {name!r} draws {what}, which is no release; take one that draws "
-            "images, or images with masks",
+            f"the generator {name!r} draws {what}, which is not enough for a release; use one that "
+            "draws images, or images with masks",
         )
     return generator.name
 
@@ -229,8 +229,8 @@ def resolve_experiment(
     changed = values["budget"] != budget_values(budget)
     reasons = [
         f"budget {budget}: "
-        + ("the lengths of the paper" if budget == "paper" else "shorter and narrower, same rules")
-        + (f", but for {_changed_by(file, overrides)}" if changed else "")
+        + ("as in the paper" if budget == "paper" else "shorter and narrower, same rules")
+        + (f", except for {_changed_by(file, overrides)}" if changed else "")
     ]
     if values.setdefault("generator", "auto") == "auto":
         values["generator"] = values["budget"]["generator_backend"]
@@ -238,11 +238,7 @@ def resolve_experiment(
     if values.setdefault("embedder", "auto") == "auto":
         named_weights = values.get("embedder_weights") is not None
         values["embedder"] = "openclip" if named_weights else "nnunet"
-        why = (
-            "its weights are named"
-            if named_weights
-            else "embedder_weights names none of OpenCLIP's"
-        )
+        why = "embedder_weights is set" if named_weights else "embedder_weights is not set"
         reasons.append(f"embedder {values['embedder']}: {why}")
     if values.setdefault("precision", "auto") != "auto":
         why = "as asked for"
@@ -260,7 +256,7 @@ def resolve_experiment(
 
 def _changed_by(file: Path | None, overrides: Sequence[str]) -> str:
     changes = ([] if file is None else [str(file)]) + (["--set"] if overrides else [])
-    return f"what {' and '.join(changes)} say{'s' if len(changes) == 1 else ''}"
+    return f"changes by {' and '.join(changes)}"
 
 
 def check_embedder(experiment: Experiment) -> None:
@@ -277,20 +273,20 @@ def check_embedder(experiment: Experiment) -> None:
     if given is None:
         raise HyfreeError(
             "embedder.no-weights",
-            "embedder 'openclip': no weights are named; set embedder_weights to their file, or "
-            "take --set embedder=nnunet",
+            "embedder 'openclip': has no weights; set embedder_weights to their file, or use "
+            "--set embedder=nnunet",
         )
     if not (Path(given).is_file() and os.access(given, os.R_OK)):
         raise HyfreeError(
             "embedder.no-weights",
-            f"embedder_weights: {given} is no file that can be read; name the file of OpenCLIP's "
-            "weights, or take --set embedder=nnunet",
+            f"embedder_weights: {given} is not a readable file; name the file of OpenCLIP's "
+            "weights, or use --set embedder=nnunet",
         )
     if importlib.util.find_spec("open_clip") is None:
         raise HyfreeError(
             "embedder.not-installed",
             "embedder 'openclip' is not installed; install hyfree-ray[openclip] with a matching "
-            "torchvision, or take --set embedder=nnunet",
+            "torchvision, or use --set embedder=nnunet",
         )
 
 
@@ -316,7 +312,7 @@ def _set(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise HyfreeError(
-            "option.malformed", f"--set {override}: write key=value, e.g. budget.unet.epochs=10"
+            "option.malformed", f"--set {override}: not key=value, e.g. budget.unet.epochs=10"
         )
     value = parse_yaml(text, f"--set {override}")
     nested: Any = value
@@ -340,14 +336,14 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
 def _not_a_key(path: str, known: Sequence[str], where: str) -> str:
     """What is wrong with a key that there is not, and what was meant by it."""
     if path.split(".")[0] == "resources":  # a file's are taken out before
-        return "resources are read from a --config file alone, as `resources: {default: {gpus: 2}}`"
+        return "resources can only be set in a --config file, as `resources: {default: {gpus: 2}}`"
     if inside := [key for key in known if key.startswith(f"{path}.")]:
         more = ", ..." if len(inside) > 5 else ""
         return f"{path!r} is a section: {', '.join(inside[:5])}{more}"
     if f"budget.{path}" in known and not where.startswith("--set"):
         return (
-            f"{path!r} is a budget's key: put it under `budget:`, or name one of the budgets "
-            f"{', '.join(BUDGETS)} by --budget"
+            f"{path!r} belongs to a budget: put it under `budget:`, or choose one of the budgets "
+            f"{', '.join(BUDGETS)} with --budget"
         )
     close = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
     return f"unknown key {path!r}; did you mean {close[0]!r}?"

@@ -32,7 +32,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 def _not_a_value(node: yaml.Node) -> yaml.YAMLError:
     # A constructor of PyYAML lets through whatever Python raises while it converts the text.
-    problem = f"no value that can be taken: {ascii(node.value)[:40]}"
+    problem = f"not a valid value: {ascii(node.value)[:40]}"
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
@@ -45,7 +45,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise HyfreeError(
-                "config.bad-yaml", f"{where}: YAML aliases (*) are not taken; write the value out"
+                "config.bad-yaml", f"{where}: YAML aliases (*) are not allowed; write the value out"
             )
         return yaml.load(text, _PlainLoader)
     except RecursionError as error:
@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise HyfreeError("config.unreadable", f"{path}: is no ordinary file; see --config")
+            raise HyfreeError("config.unreadable", f"{path}: not a regular file; see --config")
         with path.open("rb") as file:
             content = file.read(CONFIG_BYTES + 1)
     except OSError as error:
@@ -75,16 +75,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     if len(content) > CONFIG_BYTES:
         raise HyfreeError(
-            "config.unreadable", f"{path}: over {CONFIG_BYTES} bytes is not a configuration"
+            "config.unreadable", f"{path}: larger than {CONFIG_BYTES} bytes; not a configuration"
         )
     try:
         values = parse_yaml(content.decode(), str(path))
     except UnicodeDecodeError as error:
         raise HyfreeError("config.bad-yaml", f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
-        raise HyfreeError(
-            "config.bad-yaml", f"{path}: a configuration is a mapping of keys to values"
-        )
+        raise HyfreeError("config.bad-yaml", f"{path}: not a mapping of keys to values")
     return values
 
 

@@ -165,7 +165,7 @@ class Rounds:
             raise HyfreeError(
                 "round.too-few-releases",
                 f"{len(releases)} releases are in, --min-sites wants {rules.min_sites}: there is "
-                "no general model; mend the sites that failed, or lower it",
+                "no general model; repair the sites that failed, or lower it",
             )
         closed = Round(number=last.number + 1, releases=releases, left_out=left_out or {})
         return _with_enough(self._write_once(closed))

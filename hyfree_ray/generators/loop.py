@@ -70,7 +70,7 @@ def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> 
         raise HyfreeError(
             "generator.bad-images",
             f"generator: {len(broken)} of {len(images_NCHW)} training images hold NaN or infinite "
-            f"values, the first is number {broken[0]}; mend or leave them out",
+            f"values, the first is number {broken[0]}; correct or remove them",
         )
     if np.abs(images_NCHW).max() > 1.001:
         raise HyfreeError(

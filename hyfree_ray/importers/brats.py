@@ -57,7 +57,7 @@ def brats(root: Path) -> Source:
         raise HyfreeError(
             "import.nothing-found",
             f"{root}: no BraTS20_Training_NNN or BraTS2021_NNNNN with t1, t1ce, t2, flair and seg"
-            " is below it; name the folder of the training data",
+            " below it; name the folder of the training data",
         )
     return Source(
         name="BraTS",
@@ -101,7 +101,7 @@ def _label(path: Path) -> Any:
     if strange:
         raise HyfreeError(
             "import.bad-labels",
-            f"{path}: label value {min(strange)} is not BraTS's; download it again",
+            f"{path}: label value {min(strange)} does not occur in BraTS; download it again",
         )
     label = np.zeros(values.shape, np.uint8)
     for theirs, ours in CLASSES.items():

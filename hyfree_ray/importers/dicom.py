@@ -38,12 +38,12 @@ def dicom(root: Path) -> Source:
     if not series:
         raise HyfreeError(
             "import.nothing-found",
-            f"{root}: no DICOM series is below it; name the folder of the files",
+            f"{root}: no DICOM series below it; name the folder of the files",
         )
     if len(modalities) > 1:
         raise HyfreeError(
             "import.mixed-modalities",
-            f"{root}: series of {', '.join(sorted(modalities))}; import one modality at a time",
+            f"{root}: has series of {', '.join(sorted(modalities))}; import one modality at a time",
         )
     numbers = {name: n for n, name in enumerate(dict.fromkeys(name for name, _ in series), 1)}
     return Source(
@@ -103,5 +103,5 @@ def _volume(files: tuple[Path, ...]) -> Any:
     except RuntimeError:
         raise HyfreeError(
             "import.unreadable",
-            f"{files[0]}: its series of {len(files)} slices is no volume; check the export",
+            f"{files[0]}: its series of {len(files)} slices is not a volume; check the export",
         ) from None

@@ -35,7 +35,7 @@ def folder(root: Path) -> Source:
     """Images and masks of equal names (a mask may end in _mask, _label, _seg or _gt).
 
     Masks of 2D images are read as foreground and background; those of volumes keep their values.
-    Every image counts as a patient: mend the column `patient` of sites.csv where that is wrong.
+    Every image counts as a patient: correct the column `patient` of sites.csv where that is wrong.
     """
     if not root.is_dir():
         raise HyfreeError(
@@ -102,7 +102,7 @@ def _classes(path: Path) -> tuple[np.ndarray, Any]:
     if (values != np.round(values)).any() or values.min() < 0 or values.max() > 255:
         raise HyfreeError(
             "import.bad-labels",
-            f"{path}: label values are not whole numbers from 0 to 255; mend them",
+            f"{path}: label values are not whole numbers from 0 to 255; correct them",
         )
     return values.astype(np.uint8), image
 

@@ -30,7 +30,7 @@ def lung(root: Path) -> Source:
     if not cases:
         raise HyfreeError(
             "import.nothing-found",
-            f"{root}: no CXR_png with masks is below it; name the folder that holds MontgomerySet"
+            f"{root}: no CXR_png with masks below it; name the folder that holds MontgomerySet"
             " and ChinaSet_AllFiles, and Shenzhen's masks in 'mask'",
         )
     return Source(

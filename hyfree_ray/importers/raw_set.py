@@ -70,7 +70,7 @@ def write_raw_set(
     if not source.cases:
         raise HyfreeError(
             "import.nothing-found",
-            f"{source.name}: no case was found; see 'hyfree-ray import --help'",
+            f"{source.name}: no cases found; see 'hyfree-ray import --help'",
         )
     _refuse_equal_names(source)
     with filling(out, "OUT") as partial:
@@ -89,7 +89,7 @@ def _refuse_equal_names(source: Source) -> None:
         if other is not case:
             raise HyfreeError(
                 "import.same-name",
-                f"{case.images[0]}: would be called {case.name}, as {other.images[0]}; rename one",
+                f"{case.images[0]}: would be named {case.name}, like {other.images[0]}; rename one",
             )
 
 
@@ -104,7 +104,7 @@ def _write_case(source: Source, case: SourceCase, out: Path) -> None:
             raise HyfreeError(
                 "import.size-differs",
                 f"{case.masks[0]}: size {label.GetSize()} differs from {images[0].GetSize()} of"
-                f" {case.images[0]}; take the case away or mend it",
+                f" {case.images[0]}; remove the case or correct it",
             )
         itk.WriteImage(label, str(out / "labelsTr" / f"{case.name}{ending}"))
 

@@ -55,7 +55,7 @@ def _openclip(weights: Path | None, window_C: tuple[np.ndarray, np.ndarray], dev
         raise HyfreeError(
             "embedder.no-weights",
             f"embedder 'openclip': no weights at {weights}; set embedder_weights to the file of "
-            f"{OPENCLIP_MODEL}, or take --set embedder=nnunet",
+            f"{OPENCLIP_MODEL}, or use --set embedder=nnunet",
         )
     try:
         import open_clip
@@ -63,7 +63,7 @@ def _openclip(weights: Path | None, window_C: tuple[np.ndarray, np.ndarray], dev
         raise HyfreeError(
             "embedder.not-installed",
             f"embedder 'openclip' cannot be imported ({error}); install hyfree-ray[openclip] with "
-            "a matching torchvision, or take --set embedder=nnunet",
+            "a matching torchvision, or use --set embedder=nnunet",
         ) from error
     import torch
 

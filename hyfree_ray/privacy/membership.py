@@ -70,7 +70,7 @@ def membership(
     rng = np.random.default_rng(seed)
     patients = rng.permutation(np.unique(others.patients_K))
     if len(patients) < MIN_PATIENTS:
-        reason = f"{len(patients)} patients were held out, {MIN_PATIENTS} are needed"
+        reason = f"{len(patients)} patients are held out, {MIN_PATIENTS} are needed"
         return {"measurable": False, "reason": f"not measurable: {reason}"}
     reference, tested = (others.of(half) for half in np.array_split(patients, 2))
     # The density attack knows a part of the population, which then cannot be tested on.

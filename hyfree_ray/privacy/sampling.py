@@ -56,7 +56,7 @@ class DrawnSamples:
         if self.rejection_rate > max_rejection_rate:
             return (
                 f"{self.rejection_rate:.0%} of the samples look like copies of training images "
-                f"(more than {max_rejection_rate:.0%}): this site is too small for its generator"
+                f"(more than {max_rejection_rate:.0%}): the site is too small for its generator"
             )
         if len(self.accepted_NCHW) == 0:
             return "no sample passed the memorisation filter"

@@ -258,7 +258,7 @@ def _is_out_of_memory(error: StageError) -> bool:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The exception inside Ray's wrapping, where it is one of ours or the user can mend it."""
+    """The exception inside Ray's wrapping, where it is one of ours or the user can fix it."""
     inner: BaseException | None = error
     while isinstance(inner, RayTaskError):
         inner = inner.cause

@@ -31,7 +31,7 @@ def attacks(**changes: Any) -> dict[str, Any]:
 
 def test_a_good_card_passes_and_so_does_one_that_cannot_tell() -> None:
     assert of() == []
-    few = {"measurable": False, "reason": "not measurable: 12 patients were held out"}
+    few = {"measurable": False, "reason": "not measurable: 12 patients are held out"}
     assert of(attacks=few, nearer_to_training=None) == []
 
 

@@ -112,4 +112,4 @@ def test_a_structure_in_the_second_channel_alone_tells() -> None:
     found = label_shift(images_NCHW, moved(labels_NHW, -3, 2))
     assert found.flagged
     assert (found.down, found.right) == (3, -2)
-    assert found.describe().endswith("3 pixels further down and 2 pixels further left")
+    assert found.describe().endswith("3 pixels down and 2 pixels left")

@@ -276,12 +276,12 @@ def test_a_federation_is_of_structures_not_of_their_values() -> None:
         (
             (PLAIN, None),
             ({"background": 0, "liver": 1, "cyst": 2}, None),
-            "lacks tumour; has cyst, which nobody else labels",
+            "lacks tumour; has cyst, which the others do not label",
         ),
         (
             REGIONS,
             ({**REGIONS[0], "core": [2]}, REGIONS[1]),
-            "has core made of core, here of core, rim",
+            "defines core as core, here it is core, rim",
         ),
         (
             REGIONS,
@@ -291,12 +291,12 @@ def test_a_federation_is_of_structures_not_of_their_values() -> None:
         (
             REGIONS,
             ({"background": 0, "whole": 1, "core": 2, "rim": 3}, None),
-            "has whole made of whole, here of core, rim, whole",
+            "defines whole as whole, here it is core, rim, whole",
         ),
         (
             ({"background": 0, "whole": 1, "core": 2, "rim": 3}, None),
             REGIONS,
-            "has whole made of core, rim, whole, here of whole",
+            "defines whole as core, rim, whole, here it is whole",
         ),
     ],
 )

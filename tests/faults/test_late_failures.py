@@ -65,7 +65,7 @@ def listened(store: str, kind: str) -> None:
 def test_91_an_error_of_a_late_stage_goes_to_no_other_party(
     start: Start, tmp_path: Path, kind: str
 ) -> None:
-    """A defect, and what a user can mend, whose text is its site's own."""
+    """A defect, and what a user can fix, whose text is its site's own."""
     store = tmp_path / "store"
     code = {":": 0, "!": 1}[kind]  # only what breaks may be missing, not what is to be mended
     process = start(store, str(store), kind, program=listened)
@@ -76,7 +76,7 @@ def test_91_an_error_of_a_late_stage_goes_to_no_other_party(
     if code == 0:
         assert "site-2: FAILED: prepare_for_general: ValueError (see " in said
     else:
-        assert SECRET in said, "who has to mend it is told"
+        assert SECRET in said, "the user of that site sees it"
     for file in store.rglob("*"):
         if file.is_file() and "site-2" not in file.parts:
             assert SECRET.encode() not in file.read_bytes(), file

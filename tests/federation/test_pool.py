@@ -38,7 +38,7 @@ def test_a_release_whose_masks_are_shifted_is_taken_and_flagged(
     assert (honest.outcome, honest.flag) == ("released", None)
     assert poisoned.outcome == "released"
     assert poisoned.flag == (
-        "its labels look shifted: they would fit its images best 5 pixels further left"
+        "its labels look shifted: they fit its images best when moved 5 pixels left"
     )
 
 

@@ -110,7 +110,7 @@ def test_a_generator_that_evades_the_filter_is_stopped_by_the_attack() -> None:
     card, reason, _ = audited(leaking)
     assert card is not None
     assert card.rejection_rate < 0.5
-    assert "the membership attack 'nearest' tells training images apart" in reason
+    assert "the membership attack 'nearest' recognises training images" in reason
     nearest = card.attacks.nearest
     assert nearest is not None
     assert nearest.over_control
@@ -168,7 +168,7 @@ def test_a_few_held_out_images_give_words_instead_of_numbers() -> None:
     )
     found = audit_samples(quantise(honest(30)), small, embed, percentile=5, seed=0, limit=NEVER)
     assert found.ratio_N is None
-    assert found.attacks.reason == "not measurable: 5 patients were held out, 20 are needed"
+    assert found.attacks.reason == "not measurable: 5 patients are held out, 20 are needed"
     none = np.arange(TRAINING)
     alone = GeneratorView(
         images_NCHW=view.images_NCHW[none],

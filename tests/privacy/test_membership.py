@@ -83,7 +83,7 @@ def test_too_few_patients_give_words_instead_of_a_number() -> None:
     found = membership(features(100, 0), group(60, 1), few, seed=0)
     assert found == {
         "measurable": False,
-        "reason": "not measurable: 19 patients were held out, 20 are needed",
+        "reason": "not measurable: 19 patients are held out, 20 are needed",
     }
     enough = group(2 * MIN_PATIENTS, 2)
     assert membership(features(100, 0), group(60, 1), enough, seed=0)["measurable"]

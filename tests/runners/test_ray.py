@@ -45,7 +45,7 @@ def where(context: Context, *, number: int) -> dict[str, Any]:
 def fail(context: Context, *, how: str) -> dict[str, Any]:
     """Fails: by a user's mistake, by a defect, or by dying once."""
     if how == "mistake":
-        raise HyfreeError("data.not-found", f"{context.owner}: wrong; mend it")
+        raise HyfreeError("data.not-found", f"{context.owner}: wrong; correct it")
     if how == "defect":
         raise RuntimeError("a defect")
     if not (context.out / "died").exists():
@@ -81,7 +81,7 @@ def test_a_stage_runs_in_another_process_and_leaves_its_record_here(tmp_path: Pa
 
 @pytest.mark.usefixtures("cluster")
 def test_a_users_mistake_arrives_as_itself(tmp_path: Path) -> None:
-    with refuses("data.not-found", "site-1: wrong; mend it"):
+    with refuses("data.not-found", "site-1: wrong; correct it"):
         run(fail, tmp_path, how="mistake")
 
 
