@@ -92,10 +92,10 @@ def simulation(phantom_simulation: Callable[[int], Simulation]) -> Simulation:
 def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Releases are checked in this process: each child would import for half a second first."""
 
-    def check(tasks: bytes, patience: float) -> tuple[list[bytes], int, bool]:
+    def check(tasks: bytes, timeout: float) -> tuple[list[bytes], int, bool]:
         return [json.dumps(release_guard._verdict(t)).encode() for t in json.loads(tasks)], 0, False
 
-    monkeypatch.setattr(release_guard, "_heard_from_child", check)
+    monkeypatch.setattr(release_guard, "_run_child", check)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if len(known) > MAX_VALUES:
         raise HyfreeError(
             "data.bad-labels",
-            f"dataset.json: {len(known)} label values; at most {MAX_VALUES} are allowed, merge some",
+            f"dataset.json: {len(known)} label values; at most {MAX_VALUES} allowed, merge some",
         )
     if len(classes) < 2 or known != list(range(len(known))):
         raise HyfreeError(

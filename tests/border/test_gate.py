@@ -39,8 +39,8 @@ def test_a_good_card_passes_and_so_does_one_that_cannot_tell() -> None:
     ("changes", "said"),
     [
         ({"rejection_rate": 0.51}, "51% of the samples look like copies"),
-        ({"self_test": recall(0.98)}, "stops 98% of exact copies"),
-        ({"self_test": {"exact": {"any": 1.0}}}, "stops 0% of mirrored copies"),
+        ({"self_test": recall(0.98)}, "catches 98% of exact copies"),
+        ({"self_test": {"exact": {"any": 1.0}}}, "catches 0% of mirrored copies"),
         (
             {"attacks": attacks(auc=0.62, control=0.5, over=True)},
             "AUC 0.62, control 0.50; more than 0.05 over it",
