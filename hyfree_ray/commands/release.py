@@ -59,7 +59,7 @@ def run_check(files: Sequence[Path], key: Path | None = None) -> int:
 
 def run_show(file: Path, picture: Path) -> None:
     """Print the manifest and the metadata of a release, and draw its first images."""
-    from hyfree_ray.reports.pictures import MOST_IMAGES, contact_sheet
+    from hyfree_ray.reports.pictures import MAX_IMAGES, contact_sheet
 
     release = _read_named(file)
     # JSON escapes what is not ASCII: nothing in it can steer a terminal.
@@ -73,8 +73,8 @@ def run_show(file: Path, picture: Path) -> None:
     with writing_to(picture, "--picture"):
         contact_sheet(
             picture,
-            release.images_NCHW[:MOST_IMAGES],
-            release.labels_NHW[:MOST_IMAGES],
+            release.images_NCHW[:MAX_IMAGES],
+            release.labels_NHW[:MAX_IMAGES],
             f"{release.metadata.site}: synthetic images and their labels",
             label_names=release.metadata.label_names,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from hyfree_ray.core.execution import installed_versions
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
-from hyfree_ray.evaluation.regimes import RELEASE
+from hyfree_ray.evaluation.regimes import RELEASE, record_of
 from hyfree_ray.evaluation.scores import ScoreRow
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.protocol import Outcome
@@ -123,12 +123,12 @@ def _table(
 def compute_by_party(stages: Sequence[FinishedStage]) -> dict[str, dict[str, Spent]]:
     """Sum seconds and device seconds by party and stage, with the peak of memory.
 
-    General models of other regimes than `general` are told apart by their purpose.
+    General models of settings are named by what they are for.
     """
     found: dict[str, dict[str, Spent]] = defaultdict(dict)
     for stage in stages:
         record, name = stage.record, stage.name
-        if record["stage"] == "train_general" and stage.purpose != "general":
+        if record["stage"] == "train_general" and record_of(stage.purpose).setting:
             name = f"{stage.purpose} general"
         before = found[record["owner"]].get(name, Spent())
         found[record["owner"]][name] = Spent(

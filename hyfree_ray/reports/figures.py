@@ -210,8 +210,8 @@ def matrices(
         or sorted({train for name, train, _ in values if name == regime})
         for regime in regimes
     }
-    most = 4 if len(sites) < 5 else 3
-    columns = 2 if len(regimes) == most + 1 == 4 else min(most, len(regimes))
+    max_columns = 4 if len(sites) < 5 else 3
+    columns = 2 if len(regimes) == max_columns + 1 == 4 else min(max_columns, len(regimes))
     rows = -(-len(regimes) // columns)
     cell = _WIDTH / columns / (len(sites) + 2.4)
     height = rows * (cell * max(2.0, max(len(o) for o in owners.values())) * 0.8 + 1.0)

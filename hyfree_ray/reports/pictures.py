@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from hyfree_ray.core.files import replacing
 
-MOST_IMAGES = 24
+MAX_IMAGES = 24
 _INCHES_ACROSS = 11.0
 _DPI = 110
 _PERCENTILES = (0.5, 99.5)
@@ -35,7 +35,7 @@ def contact_sheet(
     columns: int = 8,
     label_names: dict[str, int] | None = None,
 ) -> None:
-    """Write a PNG of the first images, at most `MOST_IMAGES`, with their labels' outlines.
+    """Write a PNG of the first images, at most `MAX_IMAGES`, with their labels' outlines.
 
     Args:
         path: the PNG to write.
@@ -47,7 +47,7 @@ def contact_sheet(
         columns: images side by side.
         label_names: names to values, for the legend.
     """
-    images_NCHW = images_NCHW[:MOST_IMAGES]
+    images_NCHW = images_NCHW[:MAX_IMAGES]
     shown_NHWC, note = _displayed(images_NCHW, [images_NCHW])
     columns = max(1, min(columns, len(shown_NHWC)))
     rows = math.ceil(len(shown_NHWC) / columns)
@@ -76,7 +76,7 @@ def nearest_pairs(
     Args:
         distances: of each pair, over the filter's threshold; written under it.
     """
-    both = [synthetic_NCHW[:MOST_IMAGES], real_NCHW[:MOST_IMAGES]]
+    both = [synthetic_NCHW[:MAX_IMAGES], real_NCHW[:MAX_IMAGES]]
     upper_NHWC, note = _displayed(both[0], both)
     lower_NHWC, _ = _displayed(both[1], both)
     columns = max(1, len(upper_NHWC))

@@ -27,7 +27,7 @@ class Answer:
     """The regime whose model it would keep by its validation cases, without a choice the adopted
     one; of several runs how often each. "-": none."""
     own: Contrast | None
-    """The kept model against the control on the site's own test cases; None: not compared."""
+    """That model against the control on the site's own test cases; None: not compared."""
     foreign: Contrast | None
     """The same on the other sites' test cases."""
     attack: str

@@ -219,7 +219,7 @@ class RunSummary(Summary):
     reasons: tuple[str, ...] = ()
     """A line for each number that was derived."""
     derived: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By party and stage, what plans, choices and cards said: results as stages gave them."""
+    """By party and stage, results of plans, choices and cards as the stages gave them."""
     compute: Mapping[str, Mapping[str, Spent]] = field(default_factory=dict)
     """By party and name of a stage."""
     ledger: tuple[Transfer, ...] = ()

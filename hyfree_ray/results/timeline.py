@@ -105,14 +105,14 @@ def read_timeline(folder: Path) -> tuple[Event, ...]:
 
 def last_session(events: Sequence[Event]) -> tuple[Event, ...]:
     """Return the events after the last pause: a store may hold stages that ran days before."""
-    kept: list[Event] = []
+    session: list[Event] = []
     end = float("-inf")
     for event in events:
         if event.start - end > SESSION_GAP_S:
-            kept = []
-        kept.append(event)
+            session = []
+        session.append(event)
         end = max(end, event.end)
-    return tuple(kept)
+    return tuple(session)
 
 
 def critical_path(events: Sequence[Event]) -> tuple[Event, ...]:
