@@ -1,1 +1,1 @@
-"""Who has which images of whom: data sets as they are, checked, dealt out; the phantom."""
+"""Data sets as they are, checked, and partitioned into sites; the phantom."""

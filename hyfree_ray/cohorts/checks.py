@@ -1,6 +1,6 @@
-"""What can be wrong with a data set: every check as a function of tables and of facts of files.
+"""The checks of a data set: each a function of its tables and of facts about its files.
 
-`hyfree-ray check` prints all problems, `read_cohort` raises the first kind: both read these.
+`hyfree-ray check` prints all problems, `read_cohort` raises the first kind: both use these.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from hyfree_ray.cohorts.tables import Row
 FOLDS = 5
 
 OUTLIER_FACTOR = 3.0
-"""A spacing this many times its site's median, or that part of it, is an outlier."""
+"""A spacing is an outlier if it is this many times its site's median, or that fraction of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong, and what to do."""
+    """A fault of a data set, and how to fix it."""
 
     code: str
-    """Its kind: one of `core.error_codes.CODES`."""
+    """One of `core.error_codes.CODES`."""
     where: str
     """A file, a line of a table, or a site. Patients are not named: cases are."""
     what: str
     fix: str
     fatal: bool = True
-    """Whether nothing can be trained before it is mended."""
+    """Whether nothing can be trained before it is fixed."""
 
     def line(self, others: int = 0) -> str:
-        """In one line, with how many more there are of its kind."""
+        """Format as one line, with the number of others of its kind."""
         more = f" (and {others} more)" if others else ""
         line = f"{self.where}: {self.what}{more}; {self.fix}"
         return line if line.isprintable() else ascii(line)[1:-1]
@@ -43,7 +43,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFiles:
-    """A case's files, and its row of `sites.csv` where that could be read."""
+    """A case's files, and its row of `sites.csv` if that could be read."""
 
     name: str
     images: tuple[str, ...]
@@ -51,15 +51,15 @@ class CaseFiles:
     row: Row | None = None
 
 
-_PLACE_OF_2D = 6
-"""Numbers of a place in the plane: two of the origin, four of the directions."""
+_GRID_VALUES_2D = 6
+"""Number of values of a 2D grid: two of the origin, four of the directions."""
 
 Files = Sequence[CaseFiles]
 Facts = Mapping[str, FileFacts]
 
 
 def check_patients(rows: Sequence[Row], *, fill_folds: bool) -> list[Problem]:
-    """Each patient in one site; enough patients a site."""
+    """Check that each patient is at one site and each site has enough patients."""
     first_site: dict[str, str] = {}
     problems = [
         Problem(
@@ -90,7 +90,7 @@ def check_patients(rows: Sequence[Row], *, fill_folds: bool) -> list[Problem]:
 def check_pairs(
     images: Mapping[str, tuple[str, ...]], labels: Mapping[str, str], ending: str
 ) -> list[Problem]:
-    """Every image has its label and every label its image."""
+    """Check that every image has its label and every label its image."""
     return [
         Problem(
             code="data.no-label",
@@ -111,7 +111,7 @@ def check_pairs(
 
 
 def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Problem]:
-    """Every case of `sites.csv` is there."""
+    """Check that every case of `sites.csv` is there."""
     return [
         Problem(
             code="data.no-image",
@@ -125,7 +125,7 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
 
 
 def check_files(facts: Facts) -> list[Problem]:
-    """Each file by itself: readable, of sensible size, finite."""
+    """Check each file by itself: readable, of sensible size, finite."""
     kinds = {
         "not a file": ("data.not-found", "nnU-Net needs a regular file: put the image itself here"),
         "unreadable": (
@@ -153,9 +153,9 @@ def check_files(facts: Facts) -> list[Problem]:
 
 
 def check_axes(facts: Facts, ending: str, reader: str) -> list[Problem]:
-    """Images have two axes and volumes three, as nnU-Net's `reader` has them.
+    """Check that images have two axes and volumes three, as nnU-Net's `reader` requires.
 
-    NibabelIO takes an image only where it is stored as a volume of one slice.
+    NibabelIO accepts an image only if it is stored as a volume of one slice.
     """
     problems = []
     allowed = (2,) if ending in NATURAL_ENDINGS else (2, 3)
@@ -168,9 +168,9 @@ def check_axes(facts: Facts, ending: str, reader: str) -> list[Problem]:
         if fact.fault:
             continue
         if len(fact.shape) not in allowed:
-            what = f"{_times(fact.shape)} pixels on {len(fact.shape)} axes"
+            what = f"{_dims(fact.shape)} pixels on {len(fact.shape)} axes"
             problems.append(Problem(code="data.axes", where=path, what=what, fix=fix))
-        elif reader == "NibabelIO" and len(fact.place) == _PLACE_OF_2D:
+        elif reader == "NibabelIO" and len(fact.place) == _GRID_VALUES_2D:
             what = "two axes, but nnU-Net expects a volume here"
             flat = "save it as a volume of one slice, or set overwrite_image_reader_writer to"
             problems.append(
@@ -180,7 +180,8 @@ def check_axes(facts: Facts, ending: str, reader: str) -> list[Problem]:
 
 
 def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> list[Problem]:
-    """One file a channel, or (as nnU-Net's NaturalImage2DIO reads) one file with all of them."""
+    """Check for one file per channel, or (as nnU-Net's NaturalImage2DIO reads) one file with
+    all."""
     problems = []
     for case in files:
         if any(facts[path].fault for path in (*case.images, case.label)):
@@ -208,7 +209,7 @@ def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> li
 
 
 def check_geometry(files: Files, facts: Facts) -> list[Problem]:
-    """Channels and label of a case lie on one grid; all cases are images, or all are volumes."""
+    """Check that each case lies on one grid and that all cases are images, or all volumes."""
     resized, respaced, moved = [], [], []
     for case in files:
         first = facts[case.images[0]]
@@ -232,10 +233,10 @@ def check_geometry(files: Files, facts: Facts) -> list[Problem]:
                         fatal=False,
                     )
                 )
-    return resized + respaced + _flat_ones(files, facts) + moved
+    return resized + respaced + _flat_cases(files, facts) + moved
 
 
-def _flat_ones(files: Files, facts: Facts) -> list[Problem]:
+def _flat_cases(files: Files, facts: Facts) -> list[Problem]:
     axes = {case.images[0]: len(facts[case.images[0]].shape) for case in files}
     if not {2, 3} <= set(axes.values()):
         return []
@@ -252,7 +253,7 @@ def _flat_ones(files: Files, facts: Facts) -> list[Problem]:
 
 
 def check_label_values(files: Files, facts: Facts, labels: Labels) -> list[Problem]:
-    """Whole numbers that `dataset.json` names; masks without any of them are counted."""
+    """Check for whole numbers that `dataset.json` names; count masks without any of them."""
     known = class_values(labels) | ({labels[IGNORE]} if IGNORE in labels else set())
     fractional, strange, empty = [], [], []
     for case in files:
@@ -267,7 +268,7 @@ def check_label_values(files: Files, facts: Facts, labels: Labels) -> list[Probl
             )
         elif not known.issuperset(fact.values):
             value = min(set(fact.values) - known)
-            what = f"label value {value} is not in dataset.json ({_listed(sorted(known))})"
+            what = f"label value {value} is not in dataset.json ({_join(sorted(known))})"
             strange.append(
                 Problem(
                     code="data.unknown-labels",
@@ -286,7 +287,7 @@ def check_label_values(files: Files, facts: Facts, labels: Labels) -> list[Probl
 
 
 def check_structures(files: Files, facts: Facts, labels: Labels) -> list[Problem]:
-    """Sites that label different structures cannot train one model: an absent label is no proof."""
+    """Refuse sites that label different structures: an absent label does not prove absence."""
     found: dict[str, set[int]] = defaultdict(set)
     for case in files:
         if case.row is not None:
@@ -305,7 +306,7 @@ def check_structures(files: Files, facts: Facts, labels: Labels) -> list[Problem
                 Problem(
                     code="data.structures-differ",
                     where=site,
-                    what=f"none of its masks has {_listed(lacking)}, which {others[0]} labels",
+                    what=f"none of its masks has {_join(lacking)}, which {others[0]} labels",
                     fix="all sites must label the same structures: label it, leave the site out,"
                     " or remove the label from dataset.json",
                 )
@@ -314,12 +315,12 @@ def check_structures(files: Files, facts: Facts, labels: Labels) -> list[Problem
 
 
 def check_copies(files: Files, facts: Facts) -> list[Problem]:
-    """The same image under two patients would be trained on and tested on."""
+    """Refuse an image under two patients: it would be in both training and test."""
     first: dict[tuple[str, ...], CaseFiles] = {}
     problems = []
     for case in files:
         content = tuple(facts[path].content for path in case.images)
-        # A constant image says nothing of a patient.
+        # A constant image does not identify a patient.
         if case.row is None or not all(content) or all(facts[p].sd == 0 for p in case.images):
             continue
         other = first.setdefault(content, case)
@@ -339,7 +340,7 @@ def check_copies(files: Files, facts: Facts) -> list[Problem]:
 
 
 def check_constant(files: Files, facts: Facts) -> list[Problem]:
-    """An image of one value shows nothing: mostly a broken export."""
+    """Report images of one value, which show nothing: mostly a broken export."""
     return [
         Problem(
             code="data.constant-image",
@@ -354,7 +355,7 @@ def check_constant(files: Files, facts: Facts) -> list[Problem]:
 
 
 def check_spacings(files: Files, facts: Facts) -> list[Problem]:
-    """Outliers of the spacing are told; sites that are cut along different axes are refused."""
+    """Report outliers of the spacing; refuse sites that are cut along different axes."""
     by_site: dict[str, list[str]] = defaultdict(list)
     for case in files:
         if case.row is not None and facts[case.images[0]].spacing:
@@ -376,7 +377,7 @@ def _outliers(site: str, spacings: Mapping[str, tuple[float, ...]]) -> list[Prob
         Problem(
             code="data.spacing-outlier",
             where=path,
-            what=f"spacing {_times(spacing)} mm, the median of {site} is {_times(usual)}",
+            what=f"spacing {_dims(spacing)} mm, the median of {site} is {_dims(usual)}",
             fix="check its header",
             fatal=False,
         )
@@ -410,30 +411,30 @@ def _differs(
     return Problem(
         code="data.size-differs" if what == "size" else "data.spacing-differs",
         where=path,
-        what=f"{what} {_times(own)} differs from {_times(its)} of {image}",
+        what=f"{what} {_dims(own)} differs from {_dims(its)} of {image}",
         fix="resample them to one grid",
     )
 
 
-def _close(one: Sequence[float], other: Sequence[float], *, least: float = 0.0) -> bool:
-    """Equal to a thousandth, or (in mm) to `least`."""
+def _close(one: Sequence[float], other: Sequence[float], *, tolerance: float = 0.0) -> bool:
+    """Return whether numbers are equal to a thousandth, or (in mm) to `tolerance`."""
     pairs = zip(one, other, strict=True)
-    return all(abs(a - b) <= max(1e-3 * abs(a), least) for a, b in pairs)
+    return all(abs(a - b) <= max(1e-3 * abs(a), tolerance) for a, b in pairs)
 
 
 def _same_place(one: FileFacts, other: FileFacts) -> bool:
     # One slice stored as a volume has more numbers than an image: they are not compared.
     known = len(one.place) == len(other.place)
-    return not known or _close(one.place, other.place, least=0.1)
+    return not known or _close(one.place, other.place, tolerance=0.1)
 
 
 def _has(labels: Labels, name: str, values: set[int]) -> bool:
     return bool(values & set(foreground(labels)[name]))
 
 
-def _times(numbers: Sequence[float]) -> str:
+def _dims(numbers: Sequence[float]) -> str:
     return "x".join(f"{number:g}" for number in numbers)
 
 
-def _listed(names: Sequence[object]) -> str:
+def _join(names: Sequence[object]) -> str:
     return ", ".join(str(name) for name in names)

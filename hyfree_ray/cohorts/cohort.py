@@ -49,7 +49,7 @@ class Case:
     name: str
     patient: str
     images: tuple[str, ...]
-    """Paths relative to the cohort's root: one a channel, or one file that holds all channels."""
+    """Paths relative to the cohort's root: one per channel, or one file that holds all channels."""
     label: str
     digest: str
     """sha256 over the file digests of the images and of the label."""
@@ -60,7 +60,7 @@ class Case:
     intensity: tuple[float, float] = (0.0, 0.0)
     """Mean and standard deviation of the first channel."""
     label_pixels: tuple[tuple[int, int], ...] = ()
-    """Label values with how many pixels have each."""
+    """Label values with the number of pixels of each."""
     columns: tuple[tuple[str, str], ...] = ()
     """Further columns of `sites.csv`: name and cell."""
 
@@ -78,14 +78,14 @@ class Cohort:
     sites: Mapping[str, tuple[Case, ...]]
     dataset_json: dict[str, Any]
     left_out: int = 0
-    """Cases that are in `imagesTr` but not in `sites.csv`, and so take no part."""
+    """Cases in `imagesTr` but not in `sites.csv`, which take no part."""
     notes: tuple[Problem, ...] = ()
-    """What is worth knowing of the data and stops nothing."""
+    """Warnings about the data that stop nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A site's cases by what they are for; no patient is in two parts."""
+    """A site's cases by purpose; no patient is in two parts."""
 
     train: tuple[Case, ...]
     val: tuple[Case, ...]
@@ -94,27 +94,27 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """All that is to be said of a data set."""
+    """The result of reading a data set."""
 
     problems: tuple[Problem, ...]
     cohort: Cohort | None
-    """None where one of the problems is fatal."""
+    """None if one of the problems is fatal."""
 
 
 def survey(
     root: Path,
     *,
     digest_cache: Path | None = None,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """Read a data set and find every problem that it has.
+    """Read a data set and find all its problems.
 
     Args:
         root: holds `imagesTr`, `labelsTr`, `dataset.json` and `sites.csv`.
         digest_cache: as in `read_cohort`.
-        told: hears (files read, files in all).
+        report: called with (files read, files in all).
     """
-    reading = _Reading(root, digest_cache, own_sites=True, told=told)
+    reading = _Reading(root, digest_cache, own_sites=True, report=report)
     problems = tuple(problem for step in reading.steps() for problem in step)
     fatal = any(problem.fatal for problem in problems)
     return Survey(problems=problems, cohort=None if fatal else reading.cohort())
@@ -125,21 +125,21 @@ def read_cohort(
     *,
     digest_cache: Path | None = None,
     own_sites: bool = True,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cohort:
     """Read and check an nnU-Net raw data set of images or volumes with its `sites.csv`.
 
     Args:
         root: holds `imagesTr`, `labelsTr`, `dataset.json` and `sites.csv` (case, site, patient).
-        digest_cache: JSON file with what is known of the files; read, and written atomically.
-        own_sites: refuse sites of fewer than five patients, or that do not fit each other. Off
-            only where the sites are about to be replaced by a partition.
-        told: hears (files read, files in all).
+        digest_cache: JSON file with facts about the files; read, and written atomically.
+        own_sites: refuse sites of fewer than five patients, or that do not match each other. Off
+            only if a partition is about to replace the sites.
+        report: called with (files read, files in all).
 
     Raises:
-        HyfreeError: the first kind of problem found, with its first case and how many more.
+        HyfreeError: the first kind of problem found, with its first case and the number of others.
     """
-    reading = _Reading(root, digest_cache, own_sites=own_sites, told=told)
+    reading = _Reading(root, digest_cache, own_sites=own_sites, report=report)
     for step in reading.steps():
         reading.notes += [problem for problem in step if not problem.fatal]
         fatal = [problem for problem in step if problem.fatal]
@@ -150,7 +150,8 @@ def read_cohort(
 
 
 class _Reading:
-    """One reading of a data set, step by step: what a step cannot read, later ones leave out."""
+    """A reading of a data set, step by step: later steps leave out what an earlier one cannot
+    read."""
 
     def __init__(
         self,
@@ -158,12 +159,12 @@ class _Reading:
         cache: Path | None,
         *,
         own_sites: bool,
-        told: Callable[[int, int], None],
+        report: Callable[[int, int], None],
     ) -> None:
         self.root = root
         self.cache = cache
         self.own_sites = own_sites
-        self.told = told
+        self.report = report
         self.dataset: dict[str, Any] | None = None
         self.description: tuple[tuple[str, ...], dict[str, Any], str] | None = None
         self.rows: list[Row] | None = None
@@ -174,7 +175,7 @@ class _Reading:
         self.notes: list[Problem] = []
 
     def steps(self) -> Iterator[list[Problem]]:
-        """The problems that each step finds, the cheap steps first."""
+        """Yield the problems that each step finds, the cheap steps first."""
         if not self.root.is_dir():
             fix = "name the folder that holds dataset.json"
             yield [
@@ -206,7 +207,7 @@ class _Reading:
             yield check_spacings(self.files, self.facts)
 
     def cohort(self) -> Cohort:
-        """The data set, where no problem was fatal."""
+        """Return the data set if no problem was fatal."""
         assert self.dataset is not None
         assert self.description is not None
         channel_names, labels, ending = self.description
@@ -228,28 +229,28 @@ class _Reading:
 
     def _read_tables(self) -> list[Problem]:
         problems: list[Problem] = []
-        self.dataset = _tried(problems, lambda: read_dataset_json(self.root / "dataset.json"))
+        self.dataset = _collect(problems, lambda: read_dataset_json(self.root / "dataset.json"))
         if self.dataset is not None:
             dataset = self.dataset
-            self.description = _tried(problems, lambda: read_description(dataset))
-        self.rows = _tried(problems, lambda: read_sites_csv(self.root / "sites.csv"))
+            self.description = _collect(problems, lambda: read_description(dataset))
+        self.rows = _collect(problems, lambda: read_sites_csv(self.root / "sites.csv"))
         if self.rows is not None:
             rows = self.rows
-            _tried(problems, lambda: check_site_names((row.site for row in rows), "sites.csv"))
+            _collect(problems, lambda: check_site_names((row.site for row in rows), "sites.csv"))
         return problems
 
     def _pair_files(self, ending: str) -> list[Problem]:
-        """Image files (by channel) and label file of each case, relative to the root."""
+        """Find image files (by channel) and label file of each case, relative to the root."""
         problems: list[Problem] = []
         pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(ending)}", re.DOTALL)
         images: dict[str, list[str]] = defaultdict(list)
-        for name in _tried(problems, lambda: _file_names(self.root / "imagesTr")) or []:
+        for name in _collect(problems, lambda: _file_names(self.root / "imagesTr")) or []:
             if found := pattern.fullmatch(name):
                 images[found["case"]].append(f"imagesTr/{name}")
         self.images = {case: tuple(paths) for case, paths in images.items()}
         self.labels = {
             name.removesuffix(ending): f"labelsTr/{name}"
-            for name in _tried(problems, lambda: _file_names(self.root / "labelsTr")) or []
+            for name in _collect(problems, lambda: _file_names(self.root / "labelsTr")) or []
             if name.endswith(ending)
         }
         return problems or check_pairs(self.images, self.labels, ending)
@@ -272,12 +273,12 @@ class _Reading:
             images=[path for case in self.files for path in case.images],
             labels=[case.label for case in self.files],
             cache=self.cache,
-            told=self.told,
+            report=self.report,
         )
 
 
-def _tried(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
-    """What `read` returns; None, and its error among the problems, where it refuses."""
+def _collect(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
+    """Return what `read` returns; if it refuses, add its error to the problems and return None."""
     try:
         return read()
     except HyfreeError as error:
@@ -307,7 +308,8 @@ def _described(case: CaseFiles, row: Row, facts: Mapping[str, FileFacts]) -> Cas
 
 
 def split_fold(cases: Sequence[Case], fold: int) -> Split:
-    """One site's cases: test = fold `fold`, validation = the next fold, training = the others.
+    """Split one site's cases: test = fold `fold`, validation = the next fold, training = the
+    others.
 
     A patient's fold comes from the rank of its name's hash: a new patient moves at most four.
     """

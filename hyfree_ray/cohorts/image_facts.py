@@ -1,6 +1,6 @@
-"""What the checks of a cohort need to know of each image file, cached by size and time.
+"""The facts about image files that the checks of a cohort need, cached by size and time.
 
-So the second reading of a cohort opens no image, and a check is a function of facts alone.
+A second reading of a cohort thus opens no image, and a check is a function of facts alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hyfree_ray.core.files import replacing
 
 MAX_PIXELS = 1 << 26
 MAX_VOXELS = 1 << 30
-"""A header that claims more pixels a slice, or voxels, is refused before they are allocated."""
+"""A header with more pixels per slice, or voxels, is refused before memory is allocated."""
 MAX_LABEL_VALUES = 256
 CACHE_VERSION = 4
 
@@ -46,10 +46,10 @@ NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """One file, as far as the checks go."""
+    """The facts about one file that checks need."""
 
     sha256: str
-    """Of the file's bytes."""
+    """Hash of the file's bytes."""
     shape: tuple[int, ...] = ()
     """(height, width) in pixels, or (slices, height, width) of a volume."""
     spacing: tuple[float, ...] = ()
@@ -58,17 +58,17 @@ class FileFacts:
     """Origin and directions of the grid; empty for formats without spacing."""
     channels: int = 0
     fault: str = ""
-    """Why the file is of no use: `unreadable`, `too large`, `NaN or infinite pixels`, or one of
+    """Why the file is unusable: `unreadable`, `too large`, `NaN or infinite pixels`, or one of
     `png_structure.png_fault`."""
     content: str = ""
-    """sha256 of an image's pixels: equal for copies that were compressed in other ways."""
+    """sha256 of an image's pixels: equal for copies with different compression."""
     mean: float = 0.0
     sd: float = 0.0
-    """Of an image's intensities."""
+    """Standard deviation of an image's intensities."""
     values: tuple[int, ...] | None = None
-    """The distinct values of a label; None where they are not whole numbers, and for an image."""
+    """The distinct values of a label; None if they are not whole numbers, and for an image."""
     counts: tuple[int, ...] = ()
-    """How many pixels have each of `values`."""
+    """Number of pixels with each of `values`."""
 
 
 def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
@@ -113,7 +113,7 @@ def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
 def _header(reader: Any, sha256: str, ending: str) -> FileFacts:
     size = tuple(int(length) for length in reader.GetSize())
     if len(size) > 2 and all(length == 1 for length in size[2:]):
-        size = size[:2]  # one slice stored as a volume: nnU-Net takes it as 2D too
+        size = size[:2]  # one slice stored as a volume: nnU-Net treats it as 2D too
     spacing = tuple(abs(float(step)) for step in reader.GetSpacing()[: len(size)])[::-1]
     natural = ending in NATURAL_ENDINGS
     place = (*reader.GetOrigin(), *reader.GetDirection())
@@ -127,7 +127,7 @@ def _header(reader: Any, sha256: str, ending: str) -> FileFacts:
 
 
 def _is_grey_bmp(whole: bytes, pixels: np.ndarray) -> bool:
-    """Whether nnU-Net reads a BMP as grey: 8 bits a pixel at most, and a palette without colour.
+    """Return whether nnU-Net reads a BMP as grey: 8 bits a pixel at most, and a grey palette.
 
     SimpleITK gives each pixel its palette's colour.
     """
@@ -136,7 +136,7 @@ def _is_grey_bmp(whole: bytes, pixels: np.ndarray) -> bool:
 
 
 def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
-    """The floats as they are in the file: SimpleITK reads a NIfTI's NaN and infinity as 0."""
+    """Return the floats stored in the file: SimpleITK reads a NIfTI's NaN and infinity as 0."""
     if not ending.startswith(".nii"):
         return pixels
     nibabel: Any = nib  # it carries no types
@@ -144,7 +144,7 @@ def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def _whole_values(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
-    """Sorted distinct values, the first ones, and how many pixels have each."""
+    """Return sorted distinct values, the first ones, and the number of pixels with each."""
     if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 1 << 16:
         counts = np.bincount(pixels.ravel())  # much faster than sorting a volume
         values = np.flatnonzero(counts)
@@ -153,8 +153,8 @@ def _whole_values(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, tuple[int
         values, counts = np.unique(pixels, return_counts=True)
         if (values != np.round(values)).any():
             return None, ()
-    kept = slice(MAX_LABEL_VALUES)
-    return tuple(int(value) for value in values[kept]), tuple(int(n) for n in counts[kept])
+    first = slice(MAX_LABEL_VALUES)
+    return tuple(int(value) for value in values[first]), tuple(int(n) for n in counts[first])
 
 
 def gather_facts(
@@ -164,17 +164,18 @@ def gather_facts(
     images: Sequence[str],
     labels: Sequence[str],
     cache: Path | None,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, FileFacts]:
-    """Facts of all files (paths relative to `root`), cached where size and time are the same.
+    """Gather facts of all files (paths relative to `root`), cached while size and time are the
+    same.
 
     Args:
         root: the data set's folder.
-        ending: of all its files.
+        ending: file ending of all its files.
         images: the image files.
         labels: the label files.
-        cache: JSON file; None: nothing is kept.
-        told: hears (files done, files in all).
+        cache: JSON file; None: no cache.
+        report: called with (files done, files in all).
     """
     known = _load_cache(cache)
     before: Mapping[str, Any] = known.get(str(root.resolve()), {})
@@ -190,7 +191,7 @@ def gather_facts(
             facts[path] = found or _inspect(root / path, ending, is_label=is_label)
             if facts[path].sha256:
                 after[path] = [stamp, asdict(facts[path])]
-        told(len(facts), len(images) + len(labels))
+        report(len(facts), len(images) + len(labels))
     if cache is not None and json.loads(json.dumps(after)) != before:
         cache.parent.mkdir(parents=True, exist_ok=True)
         content = {"version": CACHE_VERSION, "roots": {**known, str(root.resolve()): after}}
@@ -200,9 +201,9 @@ def gather_facts(
 
 
 def _inspect(path: Path, ending: str, *, is_label: bool) -> FileFacts:
-    """`inspect_file`; without a hash, and so never kept, where the file cannot even be opened.
+    """Call `inspect_file`; without a hash, and so never cached, if the file cannot be opened.
 
-    Leave to read it can be given without a trace in its size or time.
+    Permission to read it can be given without changing its size or time.
     """
     try:
         return inspect_file(path, ending, is_label=is_label)
@@ -211,7 +212,7 @@ def _inspect(path: Path, ending: str, *, is_label: bool) -> FileFacts:
 
 
 def _status_of(path: Path) -> os.stat_result | None:
-    """None for what is no file: a folder, a pipe, a link to nowhere."""
+    """Return a file's status; None for a folder, a pipe or a broken link."""
     try:
         found = path.stat()
     except OSError:
@@ -228,7 +229,7 @@ def _restore(entry: Any, stamp: list[Any]) -> FileFacts | None:
 
 
 def _load_cache(path: Path | None) -> dict[str, Any]:
-    """Entries by root folder. A cache that cannot be used is only a loss of time."""
+    """Return entries by root folder. An unusable cache costs only time."""
     if path is None or not path.is_file():
         return {}
     try:

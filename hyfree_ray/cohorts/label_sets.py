@@ -1,12 +1,12 @@
-"""What the labels of nnU-Net's `dataset.json` mean: classes, regions made of them, and `ignore`.
+"""The labels of nnU-Net's `dataset.json`: classes, regions made of them, and `ignore`.
 
     {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "ignore": 4}
 
-A class is a value of a label map; a region is a list of classes, and regions may overlap. Pixels
-of the value `ignore` were not annotated: nothing is learned or scored there.
+A class is a value of a label map; a region is a list of classes, and regions may overlap. Pixels of
+the value `ignore` were not annotated: nothing is learned or scored there.
 
-Between parties a label is its name: each numbers the structures as its own data do, and what it
-gets from another is brought to its own values.
+Between parties a label is identified by its name: each numbers the structures as in its own data,
+and maps another's values to its own.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ BACKGROUND = "background"
 IGNORE = "ignore"
 
 MAX_VALUES = 256
-"""Label maps are of 8 bits where they travel."""
+"""Label maps travel with 8 bits."""
 
 
 def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The labels of a parsed `dataset.json`: classes by value, regions in the order they have.
+    """Read the labels of a parsed `dataset.json`: classes by value, regions in their order.
 
-    nnU-Net gives each region an output in that order, so it is part of what the labels are.
+    nnU-Net gives each region an output in that order, so the order is part of the labels.
 
     Raises:
-        HyfreeError: they are not what nnU-Net takes.
+        HyfreeError: nnU-Net does not accept them.
     """
     labels = dataset.get("labels")
     if not isinstance(labels, dict) or not labels:
@@ -96,12 +96,12 @@ def _by_value(item: tuple[str, Any]) -> Any:
 
 
 def has_regions(labels: Labels) -> bool:
-    """Whether a label is made of several classes: nnU-Net then trains an output for each."""
+    """Return whether a label is made of several classes: nnU-Net then trains an output for each."""
     return any(isinstance(value, (list, tuple)) and len(value) > 1 for value in labels.values())
 
 
 def class_values(labels: Labels) -> set[int]:
-    """All classes, the background included, `ignore` not."""
+    """Return all classes, the background included, `ignore` not."""
     return {
         one
         for name, value in labels.items()
@@ -111,7 +111,7 @@ def class_values(labels: Labels) -> set[int]:
 
 
 def foreground(labels: Labels) -> dict[str, tuple[int, ...]]:
-    """What is segmented: the classes of each label or region, without background and `ignore`."""
+    """Return the classes of each label or region, without background and `ignore`."""
     return {
         name: tuple(value) if isinstance(value, (list, tuple)) else (value,)
         for name, value in labels.items()
@@ -120,14 +120,14 @@ def foreground(labels: Labels) -> dict[str, tuple[int, ...]]:
 
 
 def mask_of(label_map: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Where a label map has one of the classes; bool, of its shape."""
+    """Return where a label map has one of the classes; bool, of its shape."""
     if len(classes) == 1:
         return np.asarray(label_map == classes[0])
     return np.isin(label_map, classes)
 
 
 def with_values(label_map: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
-    """A label map with its values exchanged; those that `values` does not name stay."""
+    """Map values of a label map; values that `values` does not name stay."""
     if all(old == new for old, new in values.items()):
         return label_map
     table = np.arange(max(int(label_map.max()), *values) + 1, dtype=label_map.dtype)
@@ -138,19 +138,19 @@ def with_values(label_map: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEncoding:
-    """The label maps that a trained network draws: what synthetic images are labelled with.
+    """The values of the label maps that a trained network predicts, also for synthetic images.
 
-    `ignore` is not in them: a network knows everything.
+    `ignore` has none: a network labels every pixel.
     """
 
     names: dict[str, int]
-    """Background, and each label or region with the value that it paints."""
+    """Background, and each label or region with the value that encodes it."""
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """Regions with their classes, in the order in which they paint; empty without regions."""
+    """Regions with their classes, in the order in which they are drawn; empty without regions."""
 
     @classmethod
     def of(cls, dataset: Mapping[str, Any]) -> LabelEncoding:
-        """What networks of a `dataset.json` draw."""
+        """Return the encoding that networks of a `dataset.json` predict."""
         labels = dataset["labels"]
         classes = foreground(labels)
         if not has_regions(labels):
@@ -159,7 +159,7 @@ class LabelEncoding:
         return cls(names={BACKGROUND: 0, **dict(values)}, regions=tuple(classes.items()))
 
     def dataset(self) -> dict[str, Any]:
-        """The entries of a `dataset.json` with these labels."""
+        """Return the entries of a `dataset.json` with these labels."""
         if not self.regions:
             return {"labels": dict(self.names)}
         return {
@@ -169,13 +169,13 @@ class LabelEncoding:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What each output of a network that draws these is for, in nnU-Net's order."""
+        """The label or region of each output of a network, in nnU-Net's order."""
         if self.regions:
             return tuple(name for name, _ in self.regions)
         return tuple(sorted(self.names, key=self.names.__getitem__))
 
     def numbered_by_name(self) -> dict[str, Any]:
-        """The labels with values in the order of their names: equal for equal structures."""
+        """Return the labels numbered in the order of their names: equal for equal structures."""
         names = sorted(name for name in self.names if name != BACKGROUND)
         value = {name: number for number, name in enumerate(names, start=1)}
         parts = self._parts()
@@ -188,10 +188,10 @@ class LabelEncoding:
         }
 
     def values_in(self, own: LabelEncoding) -> dict[int, int]:
-        """These values, and those that `own` has for the same names.
+        """Map these values to those that `own` has for the same names.
 
         Raises:
-            HyfreeError: other structures; says which.
+            HyfreeError: the structures differ; the message names them.
         """
         if differences := own.differences(self):
             raise HyfreeError(
@@ -202,7 +202,7 @@ class LabelEncoding:
         return {value: own.names[name] for name, value in self.names.items()}
 
     def _parts(self) -> dict[str, set[str]]:
-        """The labels whose values each label is made of, by name."""
+        """Return the labels whose values each label is made of, by name."""
         painter = {value: name for name, value in self.names.items()}
         classes = dict(self.regions)
         return {
@@ -211,31 +211,31 @@ class LabelEncoding:
         }
 
     def differences(self, other: LabelEncoding) -> str:
-        """What `other` has otherwise, matched by name, in words; empty where they are alike.
+        """Describe how `other` differs, matched by name; empty if they are alike.
 
-        Values may differ, and so may the order of labels, but for regions that overlap: the later
-        one paints over the earlier.
+        Values may differ, and so may the order of labels, except for overlapping regions: the
+        later one is drawn over the earlier.
         """
-        said = []
+        found = []
         if missing := [name for name in self.names if name not in other.names]:
-            said.append(f"lacks {', '.join(missing)}")
+            found.append(f"lacks {', '.join(missing)}")
         if unknown := [name for name in other.names if name not in self.names]:
-            said.append(f"has {', '.join(unknown)}, which the others do not label")
-        if said:
-            return "; ".join(said)
+            found.append(f"has {', '.join(unknown)}, which the others do not label")
+        if found:
+            return "; ".join(found)
         own, others = self._parts(), other._parts()
-        said = [
+        found = [
             f"defines {name} as {', '.join(sorted(others[name]))}, here it is"
             f" {', '.join(sorted(parts))}"
             for name, parts in own.items()
             if others[name] != parts
         ]
-        if said or not self.regions:
-            return "; ".join(said)
+        if found or not self.regions:
+            return "; ".join(found)
         place = {name: other.outputs.index(name) for name in self.outputs}
-        said = [
+        found = [
             f"paints {two} before {one}, here it is after"
             for one, two in itertools.combinations(self.outputs, 2)
             if own[one] & own[two] and place[one] > place[two]
         ]
-        return "; ".join(said)
+        return "; ".join(found)

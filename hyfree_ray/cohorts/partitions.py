@@ -1,6 +1,6 @@
-"""How a cohort's patients are dealt out to sites. A patient is never divided.
+"""The partitions of a cohort's patients into sites. A patient is never divided.
 
-Every partition comes from the seed and the patients' names: the order of the files is not in it.
+Every partition depends on the seed and the patients' names, not on the order of the files.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NATURAL = "natural"
 COLUMN = "column:"
 
 CONCENTRATION = 0.5
-"""Of the Dirichlet distribution: the usual figure for a strong skew (Hsu et al. 2019)."""
+"""Parameter of the Dirichlet distribution: the usual value for strong skew (Hsu et al. 2019)."""
 STRATA = 5
-"""Groups of patients with like amounts of foreground, each dealt out by shares of its own."""
+"""Groups of patients with similar amounts of foreground, each partitioned by shares of its own."""
 
 
 def partition(cohort: Cohort, how: str, *, sites: int | None, seed: int) -> Cohort:
-    """The same cases in other sites.
+    """Partition the same cases into other sites.
 
     Args:
         cohort: the data set; `natural` leaves its sites as they are.
@@ -36,7 +36,7 @@ def partition(cohort: Cohort, how: str, *, sites: int | None, seed: int) -> Coho
             ...); `dirichlet` (each site its own mix of much and little foreground); `column:NAME`
             (a column of sites.csv names the sites).
         sites: how many; None where the data say it.
-        seed: of the experiment.
+        seed: the experiment's seed.
 
     Raises:
         HyfreeError: no such partition, a number of sites that does not fit, too few patients.
@@ -97,7 +97,7 @@ def _evenly(
 def _skewed(
     _cohort: Cohort, _patients: _Patients, ranked: Sequence[str], sites: int, _seed: int
 ) -> _Groups:
-    """The first FOLDS patients of each site are sure; the others go by 1, 1/2, 1/3, ..."""
+    """Give each site its first FOLDS patients; divide the others by 1, 1/2, 1/3, ..."""
     share_K = 1 / np.arange(1, sites + 1)
     extra_K = _apportioned(len(ranked) - FOLDS * sites, share_K)
     ends = np.cumsum(FOLDS + extra_K)
@@ -107,7 +107,7 @@ def _skewed(
 def _dirichlet(
     cohort: Cohort, patients: _Patients, ranked: Sequence[str], sites: int, seed: int
 ) -> _Groups:
-    """Each stratum of foreground is dealt by shares drawn from a Dirichlet distribution."""
+    """Divide each stratum of foreground by shares drawn from a Dirichlet distribution."""
     share = {name: _foreground_share(cohort, cases) for name, cases in patients.items()}
     by_share = sorted(ranked, key=share.__getitem__)  # stable: ties stay in the drawn order
     groups: list[list[str]] = [[] for _ in range(sites)]
@@ -129,7 +129,8 @@ _DEALS: dict[str, Callable[[Cohort, _Patients, Sequence[str], int, int], _Groups
 
 
 def _apportioned(total: int, share_K: np.ndarray) -> np.ndarray:
-    """`total` things by shares, whole ones: the largest remainders are rounded up."""
+    """Apportion `total` items by shares, in whole numbers: the largest remainders are rounded
+    up."""
     exact_K: np.ndarray = total * share_K / share_K.sum()
     whole_K: np.ndarray = np.floor(exact_K).astype(int)
     left = np.argsort(whole_K - exact_K, kind="stable")[: total - whole_K.sum()]
@@ -138,9 +139,9 @@ def _apportioned(total: int, share_K: np.ndarray) -> np.ndarray:
 
 
 def _foreground_share(cohort: Cohort, cases: Sequence[Case]) -> float:
-    wanted = {value for classes in foreground(cohort.labels).values() for value in classes}
+    values = {value for classes in foreground(cohort.labels).values() for value in classes}
     pixels = [pair for case in cases for pair in case.label_pixels]
-    found = sum(count for value, count in pixels if value in wanted)
+    found = sum(count for value, count in pixels if value in values)
     return found / max(1, sum(count for _, count in pixels))
 
 
@@ -157,7 +158,7 @@ def _sorted(cases: Iterable[Case]) -> tuple[Case, ...]:
 
 
 def _by_column(cohort: Cohort, column: str) -> dict[str, tuple[Case, ...]]:
-    """Sites named by a column of `sites.csv`."""
+    """Group cases by a column of `sites.csv` that names the sites."""
     groups: dict[str, list[Case]] = defaultdict(list)
     for members in _by_patient(cohort).values():
         cells = {case.name: dict(case.columns).get(column, "") for case in members}

@@ -4,7 +4,7 @@ A patient is a body with fat, spine, kidneys, bowel, a large organ (label 1) wit
 lesions (label 2), and a smaller organ of nearly the same grey. Sites differ in patients, matrix,
 spacing, order of the greys (T1-, T2- or fat-suppressed looks), noise, blur, shading and lesions.
 
-`benchmarks/phantom.py` measures, on real data only, what there is to gain.
+`benchmarks/phantom.py` measures, on real data only, the possible gain.
 H, W: rows and columns of a slice.
 """
 
@@ -33,10 +33,10 @@ FILE_ENDING = ".nii.gz"
 
 
 def phantom_cohort(sites: int, seed: int, root: Path) -> Cohort:
-    """What `sites` phantom sites hold; nothing is drawn.
+    """Return the cohort of `sites` phantom sites without drawing anything.
 
-    Paths of cases are relative to the folder that a site is drawn into. A case's digest stands for
-    its files: it is derived from the version, the seed and the names.
+    Paths of cases are relative to the folder that a site is drawn into. A case's digest replaces
+    that of its files: it is derived from the version, the seed and the names.
     """
     if not 1 <= sites <= MAX_SITES:
         raise HyfreeError(
@@ -80,13 +80,13 @@ def draw_phantom_site(index: int, seed: int, out: Path) -> None:
 
 
 def _site_cases(index: int, seed: int) -> list[tuple[Case, int]]:
-    """The cases of a site in order, each with its number among its patient's slices."""
+    """Return the cases of a site in order, each with its number among its patient's slices."""
     style = site_style(index, seed)
-    fewest, most = style.slices
+    minimum, maximum = style.slices
     cases = []
     for number in range(1, style.patients + 1):
         patient = f"site-{index}_p{number:03d}"
-        slices = _rng(seed, index, patient, "slices").integers(fewest, most, endpoint=True)
+        slices = _rng(seed, index, patient, "slices").integers(minimum, maximum, endpoint=True)
         for part in range(slices):
             name = f"{patient}_s{part}"
             digest = hashlib.sha256(f"{PHANTOM_VERSION} {seed} {name}".encode())
@@ -112,7 +112,7 @@ def _dataset_json(cases: int) -> dict[str, Any]:
 
 
 def _write(pixels_HW: NDArray[Any], spacing: tuple[float, float], path: Path) -> None:
-    itk: Any = sitk  # it carries no types
+    itk: Any = sitk  # SimpleITK has no type annotations
     image = itk.GetImageFromArray(pixels_HW)
     image.SetSpacing(spacing[::-1])
     itk.WriteImage(image, str(path))

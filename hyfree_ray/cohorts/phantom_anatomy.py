@@ -1,7 +1,7 @@
-"""A phantom patient: shapes in millimetres, painted into slices and put through a site's scanner.
+"""A phantom patient: shapes in millimetres, drawn into slices and passed through a site's scanner.
 
-Lengths are in mm, in the image plane, (y, x) from its centre; greys are from 0 (air) to about 1.
-H, W: rows and columns of a slice.
+Lengths are in mm, in the image plane, (y, x) from its centre; greys are from 0 (air) to about 1. H,
+W: rows and columns of a slice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class _Blob:
     """Half its extent across the slices."""
 
     def depth_HW(self, grid_HW: tuple[Array, Array], z: float) -> Array:
-        """About how far inside its contour each pixel lies in the slice at `z`; below 0 outside."""
+        """Return about how far inside its contour each pixel lies in the slice at `z`; below 0
+        outside."""
         shrink = np.sqrt(max(0.0, 1 - ((z - self.z) / self.reach) ** 2))
         y_HW, x_HW = grid_HW[0] - self.centre[0], grid_HW[1] - self.centre[1]
         cos, sin = np.cos(self.turn), np.sin(self.turn)
@@ -59,7 +60,7 @@ class _Blob:
 class _Lesion:
     blob: _Blob
     contrast: float
-    """Of the site's difference between lesion and organ."""
+    """Fraction of the site's difference between lesion and organ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class _Patient:
     canal: _Blob
     kidneys: tuple[_Blob, ...]
     bowel: tuple[tuple[_Blob, float], ...]
-    """Loops with their grey: their content differs, and says nothing of the site."""
+    """Loops with their grey, which depends on their content, not on the site."""
     vessels: tuple[_Blob, ...]
     cysts: tuple[_Blob, ...]
     lesions: tuple[_Lesion, ...]
@@ -83,7 +84,7 @@ class _Patient:
 def draw_patient(
     style: SiteStyle, rng: np.random.Generator, slices: int
 ) -> list[tuple[Array, NDArray[np.uint8]]]:
-    """Images (H, W) in scanner units and labels (H, W) of one patient's slices."""
+    """Draw images (H, W) in scanner units and labels (H, W) of one patient's slices."""
     patient = _patient(style, rng)
     grid_HW = _grid(style)
     gap = rng.uniform(20, 36) / (slices - 1)
@@ -117,7 +118,7 @@ def _grid(style: SiteStyle) -> tuple[Array, Array]:
 
 
 def _smooth_noise(style: SiteStyle, rng: np.random.Generator, length: float) -> Array:
-    """A random field (H, W) of mean 0 and deviation 1 that varies over `length` mm."""
+    """Draw a random field (H, W) of mean 0 and deviation 1 that varies over `length` mm."""
     noise_HW = gaussian_filter(
         rng.normal(size=style.matrix), [length / step for step in style.spacing], mode="wrap"
     )
@@ -125,7 +126,7 @@ def _smooth_noise(style: SiteStyle, rng: np.random.Generator, length: float) -> 
 
 
 def _scan(image_HW: Array, style: SiteStyle, rng: np.random.Generator) -> Array:
-    """Point spread, complex noise, magnitude, the scanner's units."""
+    """Apply point spread, complex noise, magnitude and the scanner's units."""
     image_HW = gaussian_filter(image_HW, [style.blur / step for step in style.spacing])
     real_HW, imaginary_HW = rng.normal(0, style.noise, (2, *style.matrix))
     return np.asarray(style.gain * np.hypot(image_HW + real_HW, imaginary_HW))
@@ -253,7 +254,7 @@ def _ball(rng: np.random.Generator, centre: tuple[float, float], radius: float) 
 
 
 def _inside(rng: np.random.Generator, organ: _Blob, share: float) -> tuple[float, float]:
-    """A point uniformly within the ellipse of `share` of the organ's radii."""
+    """Draw a point uniformly within the ellipse of `share` of the organ's radii."""
     radius, angle = share * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
     v, u = radius * np.sin(angle) * organ.radii[0], radius * np.cos(angle) * organ.radii[1]
     cos, sin = np.cos(organ.turn), np.sin(organ.turn)
@@ -266,7 +267,7 @@ def _inside(rng: np.random.Generator, organ: _Blob, share: float) -> tuple[float
 def _paint(
     patient: _Patient, style: SiteStyle, grid_HW: tuple[Array, Array], z: float
 ) -> tuple[Array, NDArray[np.uint8], Array]:
-    """Image in greys, label, and where there is tissue (for the texture), of the slice at `z`."""
+    """Draw the slice at `z`: image in greys, label, and a mask of tissue (for the texture)."""
     greys, pixel = patient.greys, float(np.mean(style.spacing))
     image_HW = np.full(style.matrix, _AIR)
 

@@ -1,4 +1,4 @@
-"""The phantom's hospitals: how many patients each has, and what its scanner makes of them."""
+"""The phantom's hospitals: their numbers of patients and the properties of their scanners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_SITES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Greys:
-    """Mean signal of each tissue at a site: what the sequence makes of the anatomy."""
+    """Mean signal of each tissue at a site, as the sequence renders it."""
 
     fat: float
     muscle: float
@@ -33,7 +33,7 @@ class SiteStyle:
 
     patients: int
     slices: tuple[int, int]
-    """Fewest and most slices a patient."""
+    """Minimum and maximum number of slices a patient."""
     matrix: tuple[int, int]
     """Rows and columns."""
     spacing: tuple[float, float]
@@ -164,7 +164,7 @@ _FIRST_SITES = (
 
 
 def site_style(index: int, seed: int) -> SiteStyle:
-    """The style of site `index` (from 1): five are written down, a seed varies them for others."""
+    """Return the style of site `index` (from 1): five are fixed, a seed varies them for others."""
     if not 1 <= index <= MAX_SITES:
         raise HyfreeError(
             "option.out-of-range",

@@ -1,4 +1,4 @@
-"""What a PNG file is made of, read from its chunks without inflating any of them.
+"""The structure of a PNG file, read from its chunks without inflating any of them.
 
 Source: the PNG specification (W3C, third edition), sections 5 and 11.
 """
@@ -9,7 +9,7 @@ import struct
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_LONGEST_TEXT = 1 << 16
+_MAX_TEXT_BYTES = 1 << 16
 """Bytes of a chunk of text or of a colour profile; compressed ones grow a thousandfold."""
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
@@ -17,10 +17,10 @@ _ANIMATED = (b"acTL", b"fcTL", b"fdAT")
 
 
 def png_fault(content: bytes) -> str:
-    """Why a PNG is not taken, in a few words; empty where it is.
+    """Describe why a PNG is not accepted, in a few words; empty if it is.
 
-    Refused: animations (whose other frames nobody would look at), compressed text or profiles of
-    more than `_LONGEST_TEXT` bytes, chunks that are cut short, and anything behind the end.
+    Refuses animations (whose other frames nobody would look at), compressed text or profiles of
+    more than `_MAX_TEXT_BYTES` bytes, chunks that are cut short, and anything behind the end.
     """
     if not content.startswith(SIGNATURE):
         return "unreadable"
@@ -30,7 +30,7 @@ def png_fault(content: bytes) -> str:
         at += 12 + length
         if kind in _ANIMATED:
             return "animated"
-        if kind in _COMPRESSED and length > _LONGEST_TEXT:
+        if kind in _COMPRESSED and length > _MAX_TEXT_BYTES:
             return "hidden content"
         if kind == b"IEND":
             return "hidden content" if at != len(content) else ""

@@ -1,4 +1,4 @@
-"""A case as stages get it: JSON, for it is hashed into keys."""
+"""Cases as stages receive them: JSON, because it is hashed into keys."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ Part = Literal["train", "val", "test"]
 
 
 class Slices(TypedDict, total=False):
-    """How a volume is cut."""
+    """The way a volume is cut."""
 
     slices: int
-    """That the generator sees."""
+    """Number that the generator sees."""
     slice_axis: int
 
 
 class _EveryCase(TypedDict):
     name: str
-    """It stays with the site: others know a case by its index."""
+    """Stays at the site: others know a case by its index."""
     index: int
-    """Among the site's cases, sorted by name."""
+    """Index among the site's cases, sorted by name."""
     patient: int
     """Index among the site's patients."""
     part: Part
     images: list[str]
-    """Relative to the data set: one a channel, or one file that holds all channels."""
+    """Relative to the data set: one per channel, or one file that holds all channels."""
     label: str
     digest: str
     """sha256 over the file digests of the images and of the label."""
 
 
 class SiteCase(_EveryCase, Slices):
-    """A case of a site: which patient's, for what part, and in which files."""
+    """A case of a site: its patient, its part, and its files."""
 
 
 Cases = Sequence[SiteCase]

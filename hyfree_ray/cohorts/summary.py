@@ -1,4 +1,4 @@
-"""What the sites of a cohort hold, as a table: before anything trains one sees how they differ."""
+"""A table of the sites of a cohort, which shows how they differ before anything is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyfree_ray.cohorts.label_sets import foreground
 
 @dataclass(frozen=True, kw_only=True)
 class SiteSummary:
-    """A site in numbers."""
+    """The numbers that describe a site."""
 
     site: str
     cases: int
@@ -25,19 +25,19 @@ class SiteSummary:
     label_share: dict[str, float]
     """Share of the pixels that each label or region takes, the mean over cases."""
     empty: int
-    """Cases without any label."""
+    """Number of cases without any label."""
     intensity: tuple[float, float]
     """Mean over the cases of the mean and of the standard deviation of the first channel."""
 
 
 def summarise_sites(cohort: Cohort) -> list[SiteSummary]:
-    """One entry a site, in the cohort's order."""
+    """Summarise each site, in the cohort's order."""
     return [_summary(cohort, site, cases) for site, cases in cohort.sites.items()]
 
 
 def _summary(cohort: Cohort, site: str, cases: Sequence[Case]) -> SiteSummary:
     classes = foreground(cohort.labels)
-    wanted = {value for values in classes.values() for value in values}
+    foreground_values = {value for values in classes.values() for value in values}
     return SiteSummary(
         site=site,
         cases=len(cases),
@@ -46,7 +46,7 @@ def _summary(cohort: Cohort, site: str, cases: Sequence[Case]) -> SiteSummary:
             name: fmean(_share(case, set(values)) for case in cases)
             for name, values in classes.items()
         },
-        empty=sum(not _share(case, wanted) for case in cases),
+        empty=sum(not _share(case, foreground_values) for case in cases),
         intensity=(
             fmean(case.intensity[0] for case in cases),
             fmean(case.intensity[1] for case in cases),
@@ -60,7 +60,7 @@ def _share(case: Case, classes: set[int]) -> float:
 
 
 def render_sites(cohort: Cohort) -> Table:
-    """The summaries as a table for the terminal."""
+    """Format the summaries as a table for the terminal."""
     table = Table(title="what the sites hold", title_justify="left")
     table.add_column("site")
     names = list(foreground(cohort.labels))
@@ -80,7 +80,7 @@ def render_sites(cohort: Cohort) -> Table:
 
 
 def describe_notes(problems: Iterable[Problem]) -> list[str]:
-    """Describe what is worth knowing and stops nothing: a line a kind, with how many there are."""
+    """Describe problems that stop nothing: a line per kind, with the number of them."""
     kinds: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         if not problem.fatal:

@@ -1,4 +1,4 @@
-"""The two tables of a cohort, `dataset.json` and `sites.csv`, read and checked by themselves."""
+"""The two tables of a cohort, `dataset.json` and `sites.csv`, each read and checked alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NNUNET_DEFAULTS = {
     **{ending: readers[0] for ending, readers in NNUNET_READERS.items() if ending != ".tiff"},
     ".nii": _NIBABEL,
 }
-"""What nnU-Net reads by where nothing is said; .tiff as volumes, which are not taken."""
+"""nnU-Net's readers where none is named; it reads .tiff as volumes, which are not accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Row:
     site: str
     patient: str
     columns: tuple[tuple[str, str], ...] = ()
-    """What else the table says of the case: name of the column and cell."""
+    """Further columns of the table: name and cell."""
 
 
 def and_more(problems: Sequence[object]) -> str:
@@ -93,7 +93,7 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
 
 
 def read_description(dataset: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any], str]:
-    """Channel names in order, labels by name (see `read_labels`), and the file ending."""
+    """Return channel names in order, labels by name (see `read_labels`), and the file ending."""
     channels = dataset.get("channel_names")
     if (
         not isinstance(channels, dict)
@@ -122,7 +122,7 @@ def _keys_of(labels: Any) -> Iterable[str]:
 
 
 def _check_name(name: Any) -> None:
-    """Names of channels and labels travel with releases, which take no others."""
+    """Check a name of a channel or label: it travels with releases, which accept no others."""
     try:
         checked_name(f"the name {str(name)[:40]!a} of a channel or label", name)
     except ValueError as error:
@@ -130,10 +130,10 @@ def _check_name(name: Any) -> None:
 
 
 def reader_of(dataset: Mapping[str, Any], ending: str) -> str:
-    """Which of nnU-Net's readers a data set is read by.
+    """Return nnU-Net's reader for a data set.
 
     Raises:
-        HyfreeError: one that does not read its files, or not as they are stored.
+        HyfreeError: the reader does not read its files, or not as they are stored.
     """
     named = dataset.get(READER_KEY, "None")
     known = NNUNET_READERS[ending]
@@ -149,7 +149,7 @@ def reader_of(dataset: Mapping[str, Any], ending: str) -> str:
 
 
 def cohort_name(dataset: Mapping[str, Any], root: Path) -> str:
-    """The data set's name, made fit for a folder's name: runs are called after it."""
+    """Return the data set's name, made fit for a folder's name: runs are named after it."""
     folder = re.sub(r"^Dataset\d+_", "", root.resolve().name)
     name = dataset.get("name")
     name = name if isinstance(name, str) and name else folder
@@ -199,14 +199,14 @@ def read_sites_csv(path: Path) -> list[Row]:
 
 
 def check_site_names(names: Iterable[str], where: str = "") -> None:
-    """Sites become folders and resource names, so their names are held to what is safe as such.
+    """Check names of sites, which become names of folders and resources.
 
     Args:
-        names: of sites that are to be together.
-        where: they are written, with which the message begins.
+        names: names of sites in one cohort.
+        where: the place where they are written, with which the message begins.
 
     Raises:
-        HyfreeError: one is not safe, or two are as good as one.
+        HyfreeError: one is not safe, or two are equivalent.
     """
     written = f"{where}: " if where else ""
     known: dict[str, str] = {}

@@ -37,7 +37,7 @@ def _check(data: Path, store: Path) -> int:
     from hyfree_ray.runners.run import nothing_to_share
 
     with reading_bar() as told:
-        found = survey(data, digest_cache=digest_cache(store), told=told)
+        found = survey(data, digest_cache=digest_cache(store), report=told)
     fatal = [problem for problem in found.problems if problem.fatal]
     for problem in fatal:
         click.echo(f"error: {problem.line()}")

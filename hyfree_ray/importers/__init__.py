@@ -1,7 +1,7 @@
-"""Public data sets, from the layouts in which they are distributed to nnU-Net raw + `sites.csv`.
+"""Importers of public data sets, from their distributed layouts to nnU-Net raw + `sites.csv`.
 
-An importer is a function from the folder of a download to a `Source`: it lists what is there and
-reads no image. `raw_set.write_raw_set` reads and writes one case at a time.
+An importer is a function from the folder of a download to a `Source`: it lists the files and reads
+no image. `raw_set.write_raw_set` reads and writes one case at a time.
 """
 
 from __future__ import annotations

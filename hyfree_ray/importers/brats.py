@@ -22,14 +22,15 @@ CLASSES = {0: 0, 2: 1, 1: 2, 4: 3}
 """BraTS's values to ours: oedema 1, necrotic core 2, enhancing tumour 3, without a gap at 3."""
 
 REGIONS = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
-"""What BraTS is scored on; each region paints over the one before."""
+"""The regions that BraTS is scored on; each is drawn over the one before."""
 
 _SUBJECT = re.compile(r"BraTS(20_Training|2021)_\d+")
 _INSTITUTION = re.compile(r"Brats1\d_([A-Za-z0-9]+)_")
 
 
 def brats(root: Path) -> Source:
-    """Sites are the institutions of `name_mapping.csv` (2020); 2021 does not tell them."""
+    """Import with the institutions of `name_mapping.csv` as sites (2020); 2021 does not name
+    them."""
     if not root.is_dir():
         raise HyfreeError(
             "import.not-found", f"{root}: no such folder; name the folder of the download"
@@ -73,7 +74,7 @@ def brats(root: Path) -> Source:
 
 
 def _institutions(root: Path) -> dict[str, str]:
-    """Subject to institution, by the names that subjects had in earlier years."""
+    """Map subjects to institutions, by the names that subjects had in earlier years."""
     found = {}
     for table in sorted(root.rglob("name_mapping*.csv")):
         for cells in _rows(table):

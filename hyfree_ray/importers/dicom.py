@@ -1,4 +1,4 @@
-"""DICOM series, as a scanner or an archive hands them out, to NIfTI volumes without labels.
+"""DICOM series, as a scanner or an archive exports them, to NIfTI volumes without labels.
 
 SOURCE/**/anything    files of one or more series, of one or more patients
 """
@@ -14,14 +14,15 @@ from hyfree_ray.importers.raw_set import Source, SourceCase, itk
 
 PATIENT = "0010|0020"
 MODALITY = "0008|0060"
-FEWEST_SLICES = 2
-"""A scout or a single picture is no volume."""
+MIN_SLICES = 2
+"""A scout or a single picture is not a volume."""
 
 
 def dicom(root: Path) -> Source:
-    """A volume a series. Names and numbers of patients stay behind: both are counted anew.
+    """Import a volume per series. Names and numbers of patients are dropped: both are numbered
+    anew.
 
-    Files without DICOM in them are passed over. Labels are drawn afterwards, into `labelsTr`.
+    Files without DICOM in them are ignored. Labels are drawn afterwards, into `labelsTr`.
     """
     if not root.is_dir():
         raise HyfreeError(
@@ -29,7 +30,7 @@ def dicom(root: Path) -> Source:
         )
     series, left_out, modalities = [], [], set()
     for files in _series(root):
-        if len(files) < FEWEST_SLICES:
+        if len(files) < MIN_SLICES:
             left_out.append(f"{files[0]}: a series of one slice")
             continue
         header = _header(files[0])
@@ -67,7 +68,7 @@ def dicom(root: Path) -> Source:
 
 
 def _series(root: Path) -> Iterator[tuple[str, ...]]:
-    """The files of each series of each folder, in the order of the slices."""
+    """Yield the files of each series of each folder, in the order of the slices."""
     reader = itk.ImageSeriesReader()
     shown = itk.ProcessObject.GetGlobalWarningDisplay()
     itk.ProcessObject.SetGlobalWarningDisplay(False)  # it warns of folders without DICOM

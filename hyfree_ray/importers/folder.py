@@ -32,7 +32,7 @@ _MASK_SUFFIXES = ("", "_mask", "_label", "_seg", "_gt")
 
 
 def folder(root: Path) -> Source:
-    """Images and masks of equal names (a mask may end in _mask, _label, _seg or _gt).
+    """Import images and masks of equal names (a mask may end in _mask, _label, _seg or _gt).
 
     Masks of 2D images are read as foreground and background; those of volumes keep their values.
     Every image counts as a patient: correct the column `patient` of sites.csv where that is wrong.

@@ -25,7 +25,7 @@ _FINDINGS = {"0": "normal", "1": "tuberculosis"}
 
 
 def lung(root: Path) -> Source:
-    """One image a patient; Shenzhen's images without a mask are left out."""
+    """Import one image per patient; leave out Shenzhen's images without a mask."""
     cases, left_out = _cases(root)
     if not cases:
         raise HyfreeError(
@@ -46,7 +46,7 @@ def lung(root: Path) -> Source:
 
 
 def _cases(root: Path) -> tuple[list[SourceCase], list[str]]:
-    """What has masks, and a line for what has none."""
+    """Return the cases with masks, and a line for each image without."""
     masks_of = _Masks(root)
     cases, left_out = [], []
     for image in (image for folder in folders_named(root, "CXR_png") for image in files_in(folder)):
@@ -71,7 +71,7 @@ def _cases(root: Path) -> tuple[list[SourceCase], list[str]]:
 
 
 class _Masks:
-    """Where each hospital's masks are: Montgomery has one a lung, Shenzhen one an image."""
+    """The locations of each hospital's masks: Montgomery has one a lung, Shenzhen one an image."""
 
     def __init__(self, root: Path) -> None:
         sides = (one_folder(root, "leftMask"), one_folder(root, "rightMask"))
@@ -83,7 +83,7 @@ class _Masks:
         }
 
     def find(self, image: Path, site: str) -> tuple[Path, ...]:
-        """The masks of an image; empty where there are none."""
+        """Return the masks of an image; empty if there are none."""
         if site == "Montgomery":
             return tuple(side / image.name for side in self.sides)
         found = self.shenzhen.get(image.stem) if site == "Shenzhen" else None

@@ -27,10 +27,10 @@ CVC_LAST_FRAMES = (
 
 
 def polyp(root: Path) -> Source:
-    """Two sites, Kvasir and CVC, where both are below `root`; one where only one is.
+    """Import two sites, Kvasir and CVC, if both are below `root`; one if only one is.
 
-    A sequence counts as a patient at CVC. Which images of HyperKvasir show one patient is not
-    known: each image counts as one.
+    A sequence counts as a patient at CVC. HyperKvasir does not publish which images show one
+    patient: each image counts as one.
     """
     kvasir, unmasked = _kvasir(root)
     cvc, unmasked_frames = _cvc(root)
@@ -54,7 +54,7 @@ def polyp(root: Path) -> Source:
 
 
 def _kvasir(root: Path) -> tuple[list[SourceCase], list[str]]:
-    """HyperKvasir's cases, and what was left out."""
+    """Return HyperKvasir's cases, and what was left out."""
     cases, left_out = [], []
     for images in folders_named(root, "images"):
         for image in files_in(images):
@@ -70,7 +70,7 @@ def _kvasir(root: Path) -> tuple[list[SourceCase], list[str]]:
 
 
 def _cvc(root: Path) -> tuple[list[SourceCase], list[str]]:
-    """CVC-ClinicDB's cases, and what was left out."""
+    """Return CVC-ClinicDB's cases, and what was left out."""
     cases, left_out = [], []
     # Distributed twice, as PNG and as TIF: the PNG are first in the alphabet.
     for images in folders_named(root, "Original")[:1]:

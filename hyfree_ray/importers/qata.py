@@ -22,7 +22,7 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
 def qata(root: Path) -> Source:
-    """Both sets together: folds are drawn anew, by patient (`sub-...` in the name).
+    """Import both sets together: folds are drawn anew, by patient (`sub-...` in the name).
 
     Images without a subject in their name are patients of their own. The set has no sites: use
     `--partition`.

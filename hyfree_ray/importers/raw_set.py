@@ -1,4 +1,4 @@
-"""What an importer finds, and how it is written as an nnU-Net raw data set with `sites.csv`."""
+"""The result of an importer, and its writing as an nnU-Net raw data set with `sites.csv`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.folders import check_free, filling
 
-itk: Any = sitk  # it carries no types
+itk: Any = sitk  # SimpleITK has no type annotations
 
 Image = Any
 """A `SimpleITK.Image`."""
@@ -29,11 +29,11 @@ class SourceCase:
     site: str
     patient: str
     images: tuple[Path, ...]
-    """One a channel, or one with all channels."""
+    """One per channel, or one with all channels."""
     masks: tuple[Path, ...] = ()
-    """Joined where there are several; none: the labels have yet to be drawn."""
+    """Joined if there are several; none: the labels have yet to be drawn."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """What else is known of it, for `sites.csv`."""
+    """Further columns for `sites.csv`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +46,22 @@ class Source:
     file_ending: str
     cases: Sequence[SourceCase]
     read_images: Callable[[SourceCase], list[Image]]
-    """The files to write, one a channel, or one that holds all channels."""
+    """Returns the files to write: one per channel, or one that holds all channels."""
     read_label: Callable[[SourceCase], Image]
     regions_class_order: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
-    """What was found and cannot be used, a line each."""
+    """Files that cannot be used, a line each."""
 
 
 def write_raw_set(
-    source: Source, out: Path, told: Callable[[int, int], None] = lambda done, total: None
+    source: Source, out: Path, report: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
     """Write `imagesTr`, `labelsTr`, `dataset.json` and `sites.csv`; all of it or nothing.
 
     Args:
-        source: what to write.
-        out: a folder that is not there yet, or empty.
-        told: hears (cases done, cases in all).
+        source: the data set to write.
+        out: a folder that does not exist yet, or is empty.
+        report: called with (cases done, cases in all).
 
     Raises:
         HyfreeError: `out` is taken, nothing was found, or a file cannot be read.
@@ -78,7 +78,7 @@ def write_raw_set(
             (partial / folder).mkdir(parents=True)
         for done, case in enumerate(source.cases, start=1):
             _write_case(source, case, partial)
-            told(done, len(source.cases))
+            report(done, len(source.cases))
         _write_tables(source, partial)
 
 
@@ -133,7 +133,7 @@ def _write_tables(source: Source, out: Path) -> None:
 
 
 def read(path: Path) -> Image:
-    """Any image that SimpleITK knows.
+    """Read any image that SimpleITK knows.
 
     Raises:
         HyfreeError: it cannot be read.
@@ -147,30 +147,31 @@ def read(path: Path) -> Image:
 
 
 def grey(path: Path) -> Image:
-    """A 2D image as one channel of 8 bits; of a colour image that is grey, its first channel."""
+    """Read a 2D image as one channel of 8 bits; of a grey image in colour, its first channel."""
     return itk.GetImageFromArray(_one_channel(_eight_bits(pixels_of(path))))
 
 
 def grey_as_it_is(path: Path) -> Image:
-    """A 2D image as one channel, of 16 bits where it has them."""
+    """Read a 2D image as one channel, of 16 bits if it has them."""
     return itk.GetImageFromArray(_one_channel(pixels_of(path)))
 
 
 def colour(path: Path) -> Image:
-    """A 2D image as RGB of 8 bits."""
+    """Read a 2D image as RGB of 8 bits."""
     pixels = _eight_bits(pixels_of(path))
     rgb = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
     return itk.GetImageFromArray(np.ascontiguousarray(rgb), isVector=True)
 
 
 def foreground_of(paths: Iterable[Path]) -> Image:
-    """2D masks joined into one label: 1 where any is bright (JPEG leaves values between)."""
+    """Join 2D masks into one label: 1 where any is bright (JPEG leaves values between)."""
     masks = [_one_channel(pixels_of(path)) for path in paths]
     return itk.GetImageFromArray(np.any([_bright(mask) for mask in masks], axis=0).astype(np.uint8))
 
 
 def _bright(mask_HW: np.ndarray) -> np.ndarray:
-    """Over the middle of the bits that it uses; what counts from 0 to 1 is taken as it is."""
+    """Return where a mask is above the middle of the bits it uses; values 0 and 1 are taken as they
+    are."""
     highest = int(mask_HW.max())
     return mask_HW > (0 if highest <= 1 else 127 if highest <= 255 else highest // 2)
 
@@ -184,7 +185,7 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def pixels_of(path: Path) -> np.ndarray:
-    """A 2D image's pixels, uint8 or uint16: (H, W), or (H, W, channels)."""
+    """Read a 2D image's pixels, uint8 or uint16: (H, W), or (H, W, channels)."""
     pixels: np.ndarray = itk.GetArrayFromImage(read(path))
     if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
         raise HyfreeError(
@@ -200,12 +201,12 @@ VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 def stem(path: Path) -> str:
-    """A file's name without its ending, `.nii.gz` included."""
+    """Return a file's name without its ending, `.nii.gz` included."""
     return path.name[: -len(".nii.gz")] if path.name.endswith(".nii.gz") else path.stem
 
 
 def files_in(folder: Path, endings: Sequence[str] = PICTURES) -> list[Path]:
-    """The images of a folder, sorted; empty where there is no such folder."""
+    """Return the images of a folder, sorted; empty if there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -216,7 +217,7 @@ def files_in(folder: Path, endings: Sequence[str] = PICTURES) -> list[Path]:
 
 
 def folders_named(root: Path, *names: str) -> list[Path]:
-    """Folders below `root` (or itself) that are called one of `names`, in any case, sorted.
+    """Return folders below `root` (or itself) that have one of `names`, in any case, sorted.
 
     Raises:
         HyfreeError: there is no folder `root`.
@@ -225,12 +226,12 @@ def folders_named(root: Path, *names: str) -> list[Path]:
         raise HyfreeError(
             "import.not-found", f"{root}: no such folder; name the folder of the download"
         )
-    wanted = {name.casefold() for name in names}
+    folded = {name.casefold() for name in names}
     found = [path for path in root.rglob("*") if path.is_dir()]
-    return sorted(path for path in (root, *found) if path.name.casefold() in wanted)
+    return sorted(path for path in (root, *found) if path.name.casefold() in folded)
 
 
 def one_folder(root: Path, *names: str) -> Path | None:
-    """The first of `folders_named`."""
+    """Return the first of `folders_named`."""
     found = folders_named(root, *names)
     return found[0] if found else None

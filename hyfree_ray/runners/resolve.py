@@ -131,9 +131,9 @@ def reader_of(
     """
 
     def read(data: Path, own_sites: bool) -> Cohort:
-        with showing() as told:
+        with showing() as report:
             cache = digest_cache(store)
-            cohort = read_cohort(data, digest_cache=cache, own_sites=own_sites, told=told)
+            cohort = read_cohort(data, digest_cache=cache, own_sites=own_sites, report=report)
         for note in describe_notes(cohort.notes):
             log.warning(note)
         return cohort

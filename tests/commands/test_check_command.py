@@ -203,7 +203,7 @@ def test_a_thousand_cases_are_checked_in_seconds(tmp_path: Path) -> None:
     (root / "dataset.json").write_text(dataset + '"file_ending": ".png"}')
     heard: list[tuple[int, int]] = []
     begun = time.monotonic()
-    found = survey(root, told=lambda done, total: heard.append((done, total)))
+    found = survey(root, report=lambda done, total: heard.append((done, total)))
     assert time.monotonic() - begun < 20
     assert found.problems == ()
     assert heard[-1] == (2000, 2000)
