@@ -312,7 +312,7 @@ def _run(
     settings: Sequence[str] = (),
 ) -> None:
     from hyfree_ray.federation.simulation import score_rows
-    from hyfree_ray.runners.disturbed import disturbed
+    from hyfree_ray.runners.fault_injection import inject_faults
     from hyfree_ray.runners.local import LocalParty, LocalRunner
 
     class Runner(LocalRunner):
@@ -331,7 +331,9 @@ def _run(
             simulation.party(
                 name,
                 Path(store),
-                disturbed(runners["slow" if name in rules.disturbances else "all"], rules, name),
+                inject_faults(
+                    runners["slow" if name in rules.fault_injections else "all"], rules, name
+                ),
             )
         )
         for name in simulation.party_names

@@ -84,7 +84,7 @@ def contribute(out: Path, **options: Any) -> None:
 
     check_out(out, options["name"], "release")
     party, simulation = open_site(**options)
-    if few := simulation.sites[party.name].too_few:
+    if few := simulation.sites[party.name].few_images_warning:
         log.warning(few)
     parcel = asyncio.run(party.submit())
     key = party.workspace.public_key()

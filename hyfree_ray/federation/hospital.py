@@ -1,4 +1,4 @@
-"""A hospital as a value, and what follows from how many images it has."""
+"""A hospital as a value, and the quantities that follow from its number of images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.federation.party import Party
 from hyfree_ray.stages.data import draw_phantom
 
-FEW_IMAGES = 40
-"""Training images under which nearly all samples were seen to be near copies."""
+MIN_IMAGES = 40
+"""Training images below which nearly all samples were seen to be near copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A hospital as a value: its name, its cases and where they are. It never runs."""
+    """A hospital as a value: its name, its cases and their location. It never runs."""
 
     name: str
     key: str
@@ -30,7 +30,7 @@ class Site:
     dataset: Mapping[str, Any]
     """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
     folder: Path | None
-    """Where the raw data set is; None: a phantom, which draws itself."""
+    """Folder of the raw data set; None: a phantom, which draws itself."""
     phantom: Mapping[str, int] | None = None
     """index, seed and version of a phantom site."""
 
@@ -44,12 +44,12 @@ class Site:
         return sum(case.get("slices", 1) for case in self.part("train"))
 
     @property
-    def too_few(self) -> str | None:
-        """What comes of having few training images, in words; None where there are enough."""
-        if self.training_images >= FEW_IMAGES:
+    def few_images_warning(self) -> str | None:
+        """A warning of the consequences of few training images; None if there are enough."""
+        if self.training_images >= MIN_IMAGES:
             return None
         return (
-            f"{self.name} has {self.training_images} training images; of fewer than {FEW_IMAGES} a "
+            f"{self.name} has {self.training_images} training images; of fewer than {MIN_IMAGES} a "
             "generator that is trained for long copies: its release may be withheld"
         )
 
@@ -64,7 +64,7 @@ class LocalModelInputs(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalModels:
-    """What a site has trained on its own real data."""
+    """The models that a site has trained on its own real data."""
 
     prepared: Artifact
     segmenter: Artifact
@@ -81,7 +81,7 @@ class LocalModels:
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What a site has after the first half of the protocol."""
+    """The results of a site after the first half of the protocol."""
 
     local: LocalModels
     samples: Artifact
@@ -90,20 +90,22 @@ class Contribution:
 
 
 def images_shown(site: Site, budget: Budget) -> int:
-    """Length of the generator's training (Chebykin et al. 2024: N thousand images for N)."""
+    """Return the length of the generator's training (Chebykin et al. 2024: N thousand images for
+    N)."""
     generator = budget.generator
     shown = generator.images_shown_per_image * site.training_images
     return max(generator.min_images_shown, shown)
 
 
 def quota(site: Site, budget: Budget) -> int:
-    """Images that the site would release (Chebykin et al. 2024: ten for each training image)."""
-    wanted = max(MIN_ROWS, round(budget.synthesis.per_real * site.training_images))
-    return min(wanted, budget.synthesis.max_images or wanted)
+    """Return how many images the site would release (Chebykin et al. 2024: ten per training
+    image)."""
+    count = max(MIN_ROWS, round(budget.synthesis.per_real * site.training_images))
+    return min(count, budget.synthesis.max_images or count)
 
 
 async def raw_data(party: Party, site: Site) -> Artifact:
-    """A site's raw data set: the hospital's folder as it is, or the phantom, drawn by `party`."""
+    """Return a site's raw data set: the hospital's folder, or the phantom, drawn by `party`."""
     if site.phantom is not None:
         return await party.run(RELEASE, draw_phantom, **site.phantom)
     assert site.folder is not None
@@ -111,5 +113,5 @@ async def raw_data(party: Party, site: Site) -> Artifact:
 
 
 def raw_key(site: Site) -> str:
-    """The key of what `raw_data` gives, without drawing anything."""
+    """Return the key of the result of `raw_data`, without drawing anything."""
     return site.key if site.phantom is None else draw_phantom.call(**site.phantom).key

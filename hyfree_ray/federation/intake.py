@@ -1,7 +1,7 @@
-"""The pool's intake from folders: whose key is believed, and for which task a pool is opened.
+"""The pool's intake from folders: it decides which keys and which task to believe.
 
-Signatures are checked first, with nothing parsed; then each release is read to its end by another
-process; then the task is that of most of those that are good.
+Signatures are checked first, with nothing parsed; then another process reads each release to its
+end; then the task is that of the majority of the good releases.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
 from hyfree_ray.core.keys import digest_of
-from hyfree_ray.federation.parcel_folders import HandedIn, read_handed_in
+from hyfree_ray.federation.parcel_folders import Submission, read_submission
 from hyfree_ray.federation.party import Runner
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.quarantine import quarantine
@@ -29,15 +29,15 @@ from hyfree_ray.federation.trust import Trust, check_signed, read_public_key
 from hyfree_ray.stages.pooling import label_encoding_of
 
 Report = Callable[[str], None]
-"""Gets a line about each folder."""
+"""Called with a line about each folder."""
 
 
-def read_submissions(folders: Sequence[Path], report: Report) -> list[HandedIn]:
-    """What is small of each release. What is none is said, and the others go on."""
-    found: list[HandedIn] = []
+def read_submissions(folders: Sequence[Path], report: Report) -> list[Submission]:
+    """Read the small files of each release. Report folders that hold none, and go on."""
+    found: list[Submission] = []
     for folder in folders:
         try:
-            one = read_handed_in(folder)
+            one = read_submission(folder)
             check_site_names({one.parcel.sender}, str(folder))
         except HyfreeError as error:
             report(f"refused: {error}")
@@ -47,15 +47,17 @@ def read_submissions(folders: Sequence[Path], report: Report) -> list[HandedIn]:
 
 
 def check_signatures(
-    handed: Sequence[HandedIn], root: Path, keys: Path | None, report: Report
-) -> list[HandedIn]:
-    """What is signed by who sent it; nothing is parsed for it. The rest is kept in quarantine."""
+    submitted: Sequence[Submission], root: Path, keys: Path | None, report: Report
+) -> list[Submission]:
+    """Return submissions signed by their senders, without parsing them; quarantine the rest."""
     trusted = Trust(root)
-    signed: list[HandedIn] = []
-    for one in handed:
+    signed: list[Submission] = []
+    for one in submitted:
         site, known = one.parcel.sender, trusted.key_of(one.parcel.sender)
         try:
-            key = _key_from(keys, site) if keys else _key_beside(one, handed, known, trusted)
+            key = (
+                _key_from(keys, site) if keys else _key_on_first_use(one, submitted, known, trusted)
+            )
             check_signed(site, one.parcel, key)
             _check_alone(site, [other.parcel.sender for other in signed])
         except ReleaseError as error:
@@ -68,21 +70,20 @@ def check_signatures(
 
 
 def _key_from(keys: Path, site: str) -> bytes:
-    """A site's key as whoever runs the federation got it."""
+    """Return a site's key as the operator of the federation received it."""
     file = keys / f"{site}.key"
     if not file.exists():
         raise ReleaseError(site, "signature", f"--keys has no {file.name}")
     return read_public_key(file, "--keys")
 
 
-def _key_beside(
-    one: HandedIn, handed: Sequence[HandedIn], known: bytes | None, trusted: Trust
+def _key_on_first_use(
+    one: Submission, submitted: Sequence[Submission], known: bytes | None, trusted: Trust
 ) -> bytes:
-    """A site's key as it came with its release: believed once, and held to ever after.
+    """Return a site's key as it came with its release: trusted on first use, and binding after.
 
     Raises:
-        ReleaseError: it is not the one that the site had; or two folders say that they are a site
-            of which none is known.
+        ReleaseError: it is not the site's known key; or two folders claim to be a site without one.
     """
     site = one.parcel.sender
     if known is not None and known != one.public_key:
@@ -92,7 +93,7 @@ def _key_beside(
             "its key is not the one it had; ask the hospital, and only if it has a new key remove "
             f"{trusted.folder / site}",
         )
-    claims = {other.public_key for other in handed if other.parcel.sender == site}
+    claims = {other.public_key for other in submitted if other.parcel.sender == site}
     if known is None and len(claims) > 1:
         said = "two folders with different keys say they are this site; ask it, and see --keys"
         raise ReleaseError(site, "signature", said)
@@ -110,9 +111,9 @@ def _check_alone(site: str, others: Sequence[str]) -> None:
 
 
 def open_pool(
-    signed: Sequence[HandedIn], experiment: Experiment, root: Path, runner: Runner, report: Report
+    signed: Sequence[Submission], experiment: Experiment, root: Path, runner: Runner, report: Report
 ) -> tuple[PoolParty, dict[str, ReleaseMetadata]]:
-    """The centre's program for the task of most of these; and what each says its images are."""
+    """Create the pool's program for the majority's task; return it with each release's metadata."""
     described = _read_all(signed, report)
     federation, dataset = _task(described, experiment)
     # More releases later are another model, and rounds of their own. Files that were damaged on the
@@ -123,12 +124,14 @@ def open_pool(
     return party, {site: metadata for site, (_, metadata) in described.items()}
 
 
-def _read_all(signed: Sequence[HandedIn], report: Report) -> dict[str, tuple[str, ReleaseMetadata]]:
-    """By site, what each good release was made for, and its metadata.
+def _read_all(
+    signed: Sequence[Submission], report: Report
+) -> dict[str, tuple[str, ReleaseMetadata]]:
+    """Return, by site, what each good release was made for, and its metadata.
 
-    The files are read in another process alone: who is taken in is read here when it is.
+    Only another process reads the files; this one reads a release when it is taken in.
     """
-    handed, bad = [], []
+    submitted, bad = [], []
     for one in signed:
         site, text = one.parcel.sender, one.parcel.files.get(MANIFEST_FILE)
         if text is None:
@@ -139,7 +142,7 @@ def _read_all(signed: Sequence[HandedIn], report: Report) -> dict[str, tuple[str
         except ReleaseError as error:
             bad.append(str(error))
         else:
-            handed.append(
+            submitted.append(
                 SubmittedRelease(
                     folder=one.folder,
                     site=site,
@@ -149,7 +152,7 @@ def _read_all(signed: Sequence[HandedIn], report: Report) -> dict[str, tuple[str
                 )
             )
     found = {}
-    for said, checked in zip(handed, check_releases(handed), strict=True):
+    for said, checked in zip(submitted, check_releases(submitted), strict=True):
         if isinstance(checked, ReleaseError):
             bad.append(str(checked))
         else:
@@ -167,9 +170,9 @@ def _read_all(signed: Sequence[HandedIn], report: Report) -> dict[str, tuple[str
 def _task(
     described: Mapping[str, tuple[str, ReleaseMetadata]], experiment: Experiment
 ) -> tuple[str, Mapping[str, Any]]:
-    """Federation, channels and labels: those of most good releases made by our settings.
+    """Return federation, channels and labels of the majority of good releases made by our settings.
 
-    A site can lie about its own release, and makes itself alone another task by it.
+    A site that lies about its own release only puts itself into another task.
 
     Raises:
         HyfreeError: there is none.
@@ -195,14 +198,14 @@ def _task(
 
 async def take_in(
     party: PoolParty,
-    signed: Sequence[HandedIn],
+    signed: Sequence[Submission],
     described: Mapping[str, ReleaseMetadata],
     report: Report,
 ) -> dict[str, str]:
-    """Have the pool take in what is signed, and close a round of what is good.
+    """Have the pool take in the signed submissions, and close a round of the good ones.
 
     Returns:
-        Keys of the releases by site; empty where there are fewer than two.
+        Keys of the releases by site; empty if there are fewer than two.
     """
     for one in signed:
         site = one.parcel.sender
@@ -221,7 +224,8 @@ async def take_in(
 
 
 def _other_structures(site: str, described: Mapping[str, ReleaseMetadata], party: PoolParty) -> str:
-    """What a release for another task labels otherwise; empty where that is not why."""
+    """Describe how the labels of a release for another task differ; empty if that is not the
+    cause."""
     if site not in described:
         return ""
     differences = LabelEncoding.of(party.dataset).differences(label_encoding_of(described[site]))

@@ -1,4 +1,4 @@
-"""All that crosses between parties: what each may be asked, and what it answers.
+"""The interface between parties: the calls that each accepts, and its answers.
 
 A `Handle` is a party somewhere: in this process, or a Ray actor.
 """
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What became of what a site submitted, as the pool says it; or of the site itself."""
+    """The pool's answer to a site's submission, or the fate of the site itself."""
 
     outcome: Literal["released", "withheld", "refused", "failed", "late", "withdrawn"]
     """released, withheld or refused; of a site that left the run: failed, late or withdrawn."""
@@ -27,14 +27,14 @@ class Receipt:
     rejection_rate: float | None = None
     images: int = 0
     flag: str | None = None
-    """What is odd about a release that was taken in, in words."""
+    """Description of anything odd about a release that was taken in."""
     label_agreement: float | None = None
-    """Dice of its labels with a model of the other releases, where the experiment asks for it."""
+    """Dice of its labels with a model of the other releases, if the experiment asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySet:
-    """The releases of a round on their way down, in the order of their sites' names."""
+    """The releases of a round, sent to sites in the order of their sites' names."""
 
     sites: tuple[str, ...]
     parcels: tuple[Parcel, ...]
@@ -52,18 +52,18 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """A round of the pool that is closed."""
+    """A closed round of the pool."""
 
     number: int
-    """0: none is."""
+    """0: no round is closed."""
     releases: Mapping[str, str] = field(default_factory=dict)
-    """Keys of the releases that are in it, by site, sorted."""
+    """Keys of its releases, by site, sorted."""
     left_out: Mapping[str, Receipt] = field(default_factory=dict)
-    """What became of the sites that did not make it."""
+    """The fate of the sites that are not in it."""
 
 
 class SiteProgram(Protocol):
-    """What a hospital may be asked."""
+    """The calls that a hospital accepts."""
 
     async def submit(self) -> Parcel: ...
 
@@ -85,7 +85,7 @@ class SiteProgram(Protocol):
 
 
 class PoolProgram(Protocol):
-    """What the centre may be asked."""
+    """The calls that the pool accepts."""
 
     async def trust(self, site: str, public_key: bytes) -> None: ...
 
@@ -117,7 +117,7 @@ class PoolProgram(Protocol):
 
 
 class OracleProgram(Protocol):
-    """What whoever sees all real data may be asked, in a simulation."""
+    """The calls that the oracle accepts, which sees all real data, in a simulation."""
 
     async def model(self, regime: str, shared: ReplaySet, sites: Collection[str]) -> Parcel: ...
 
@@ -132,16 +132,16 @@ class Handle(Protocol):
     def call(
         self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[R]:
-        """Start a method of the party; the promise of its answer."""
+        """Start a method of the party; return a promise of its answer."""
 
     async def make(
         self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Wait until a method of the party is done, and leave its answer where it is.
 
-        What comes back stands for the answer as an argument of calls to other parties, whom it
-        reaches without passing through here. It may not be looked into.
+        The result represents the answer as an argument of calls to other parties, which it reaches
+        without passing through here. It must not be inspected.
 
         Raises:
-            Exception: what broke at the party, which so never reaches another.
+            Exception: the party's failure, which therefore never reaches another.
         """

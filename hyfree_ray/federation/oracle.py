@@ -1,7 +1,8 @@
 """The oracle: all real data in one place, for comparison. It exists in a simulation only.
 
-What it trains answers what sharing is measured against: one network on all hospitals' real images,
-on mixtures of real and synthetic ones, and by federated averaging. No site's program can reach it.
+Its models are the references that sharing is compared with: one network on all hospitals' real
+images, on mixtures of real and synthetic ones, and by federated averaging. No site's program can
+reach it.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class OracleParty(Party):
     Args:
         sites: the hospitals, with all their cases.
         experiment: the settings.
-        federation: what releases were made for.
+        federation: key of the federation that the releases were made for.
         root: its own folder.
-        runner: where its stages run; it has to see every hospital's folder.
+        runner: runs its stages; it must be able to read every hospital's folder.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class OracleParty(Party):
         """Train one of the comparisons, for as many steps as `local2x`.
 
         Args:
-            regime: of those that the oracle trains.
-            shared: what the pool took in; only mixtures read it.
-            sites: whose real data it may read: all but those that have withdrawn.
+            regime: one that the oracle trains.
+            shared: the releases that the pool took in; only mixtures read them.
+            sites: sites whose real data it may read: all but those that have withdrawn.
         """
         return self.export(await oracle_trainer(regime)(self, regime, shared, sites))
 
     async def models_of_site(self, site: str, keys: Collection[str]) -> list[str]:
-        """Name the models that were made from a site's real data, or from what has these keys."""
+        """Name the models derived from a site's real data, or from artifacts with these keys."""
         return await self.models_derived_from({raw_key(self.sites[site]), *keys})
 
     async def real_cases(self, names: Collection[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Parameters of stages that follow from the settings: filled in here once, for all parties."""
+"""Parameters of stages that follow from the settings, filled in here once for all parties."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import file_digest
 
 ROUND = 1
-"""Of all releases: a pool's later rounds take the same ones in, or those of other experiments."""
+"""The round of all releases: later rounds reuse them, or take those of other experiments."""
 
 
 class Iterations(TypedDict):
-    """What all of nnU-Net's trainings share, however many epochs they have."""
+    """The settings that all of nnU-Net's trainings share, for any number of epochs."""
 
     iterations: int
     validation_iterations: int
@@ -23,7 +23,7 @@ class Iterations(TypedDict):
 
 
 class Embedder(TypedDict, total=False):
-    """What images are compared by."""
+    """The embedder that images are compared by."""
 
     embedder: str
     embedder_weights: Artifact
@@ -50,7 +50,8 @@ def epochs_of_local2x(experiment: Experiment) -> int:
 
 
 def embedder(experiment: Experiment) -> Embedder:
-    """Return what images are compared by; weights are an input, known by their content."""
+    """Return the embedder that images are compared by; weights are an input, known by their
+    content."""
     if experiment.embedder != "openclip":
         return {"embedder": experiment.embedder}
     path = Path(str(experiment.embedder_weights))

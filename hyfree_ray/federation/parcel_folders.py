@@ -1,4 +1,4 @@
-"""Parcels as folders: what crosses between real parties travels by any means that moves files."""
+"""Parcels as folders: real parties may exchange them by any means that moves files."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PARCEL_FILE = "parcel.json"
 """Written last: sender, stage, key, result, and the names of the other files."""
 
 _KEYS = ("sender", "stage", "key", "result", "files")
-_MOST_JSON = 4 << 20
-_MOST_BYTES = 8 << 30
-"""Of all files of a parcel together."""
+_MAX_JSON_BYTES = 4 << 20
+_MAX_BYTES = 8 << 30
+"""Maximum size of all files of a parcel together."""
 _MOST_FILES = 100
 
 _SMALL_FILES = {
@@ -39,11 +39,11 @@ _SMALL_FILES = {
     NOTICE_SIGNATURE_FILE: SIGNATURE_BYTES,
     PUBLIC_KEY_FILE: KEY_BYTES,
 }
-"""What is read of a release before its signature is checked, and at most how much."""
+"""The files of a release read before its signature is checked, with their maximum sizes."""
 
 
 def check_out(folder: Path, sender: str, stage: str) -> set[str]:
-    """See that a folder is free for a parcel, also before there is one.
+    """Check that a folder is free for a parcel, also before there is one.
 
     Returns:
         The files of the same sender's older parcel, which a newer one replaces.
@@ -68,8 +68,7 @@ def check_out(folder: Path, sender: str, stage: str) -> set[str]:
 
 
 def write_parcel(folder: Path, parcel: Parcel) -> None:
-    """Write a parcel into a folder of its own; the same sender's older one is replaced, when all of
-    the newer is written.
+    """Write a parcel into its own folder; replace the same sender's older one once complete.
 
     Raises:
         HyfreeError: the folder holds something else, or cannot be written to.
@@ -84,7 +83,7 @@ def write_parcel(folder: Path, parcel: Parcel) -> None:
 
 
 def read_parcel(folder: Path) -> Parcel:
-    """Read a folder that somebody else has written. What is in the files is not looked at.
+    """Read a folder that somebody else has written, without looking into its files.
 
     Raises:
         HyfreeError: no parcel, an incomplete one, or one whose names would leave the folder.
@@ -93,7 +92,7 @@ def read_parcel(folder: Path) -> Parcel:
     files: dict[str, bytes] = {}
     try:
         for name in described.files:
-            left = _MOST_BYTES - sum(map(len, files.values()))
+            left = _MAX_BYTES - sum(map(len, files.values()))
             files[name] = read_untrusted(folder / name, most=left)
     except UntrustedFileError as error:
         raise _torn(folder, error) from error
@@ -101,41 +100,43 @@ def read_parcel(folder: Path) -> Parcel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandedIn:
-    """A release as it came in, of which only what is small was read."""
+class Submission:
+    """A submitted release, of which only the small files were read."""
 
     folder: Path
     parcel: Parcel
-    """With its files' names; those that are not small, or that no release has, are empty."""
+    """With its files' names; files that are not small, or not of a release, are empty."""
     public_key: bytes
-    """What the folder says its site signs with; empty where it says nothing."""
+    """The key that the folder claims for its site; empty if it claims none."""
 
     @property
     def small(self) -> Parcel:
-        """The parcel with what was read of it."""
+        """The parcel with the files read so far."""
         files = {name: c for name, c in self.parcel.files.items() if name in _SMALL_FILES}
         return replace(self.parcel, files=files)
 
     def whole(self) -> Parcel:
-        """The parcel with the release's file, once its manifest's signature was checked.
+        """Return the parcel with the release's file, once its manifest's signature was checked.
 
         Raises:
-            ReleaseError: there is no such file, or one of another size than the manifest says.
+            ReleaseError: there is no such file, or its size differs from the manifest's.
         """
         site, files = self.parcel.sender, self.parcel.files
         if RELEASE_FILE not in files:
             return self.parcel
         manifest = parse_manifest(files[MANIFEST_FILE], site=site)
-        most = Limits().file_bytes
+        max_bytes = Limits().file_bytes
         try:
-            file = read_untrusted(self.folder / RELEASE_FILE, most=most, expected=manifest.bytes)
+            file = read_untrusted(
+                self.folder / RELEASE_FILE, most=max_bytes, expected=manifest.bytes
+            )
         except UntrustedFileError as error:
             raise ReleaseError(site, error.rule, str(error)) from error
         return replace(self.parcel, files={**files, RELEASE_FILE: file})
 
 
-def read_handed_in(folder: Path) -> HandedIn:
-    """Read what is small of a release that somebody else has put into a folder.
+def read_submission(folder: Path) -> Submission:
+    """Read the small files of a release that somebody else has put into a folder.
 
     Raises:
         HyfreeError: as `read_parcel`.
@@ -151,13 +152,13 @@ def read_handed_in(folder: Path) -> HandedIn:
         raise _torn(folder, error) from error
     public_key = small.pop(PUBLIC_KEY_FILE, b"")
     files = {name: b"" for name in described.files if name != PUBLIC_KEY_FILE} | small
-    return HandedIn(folder=folder, parcel=replace(described, files=files), public_key=public_key)
+    return Submission(folder=folder, parcel=replace(described, files=files), public_key=public_key)
 
 
 def _described(folder: Path) -> Parcel:
-    """A parcel with its files' names alone."""
+    """Return a parcel with its files' names alone."""
     try:
-        text = bytes(read_untrusted(folder / PARCEL_FILE, most=_MOST_JSON)).decode()
+        text = bytes(read_untrusted(folder / PARCEL_FILE, most=_MAX_JSON_BYTES)).decode()
         described = StrictObject.parse(text, _KEYS)
         names = described.names("files")
         if len(names) > _MOST_FILES:

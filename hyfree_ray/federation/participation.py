@@ -1,4 +1,4 @@
-"""When a run may go on without somebody, and what it is told to suffer. None of it is in a key."""
+"""The rules of participation: whom a run may leave out, and injected faults. In no key."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disturbance:
-    """What a site of a simulation is made to suffer."""
+class FaultInjection:
+    """The faults injected into a site of a simulation."""
 
     drops: tuple[str, ...] = ()
     """Stages (or roles) at which it drops out."""
     slowness: float = 1.0
-    """How many times as long as they take its stages keep it busy."""
+    """Factor by which its stages keep it busy for longer than they take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Who has to be in, and until when."""
+    """Rules on which sites must be in, and until when."""
 
     min_sites: int | None = None
-    """Releases without which the pool does not close; None: every site has to hand in."""
+    """Releases without which the pool does not close; None: every site has to submit."""
     deadline_s: float | None = None
     """Time from the round's first start, not counting while nothing runs; None: no end."""
     next_round: bool = False
     """Open the next round, with the releases that came late."""
     withdraw: tuple[str, ...] = ()
-    """Sites to be taken out of the pool for good."""
-    disturbances: Mapping[str, Disturbance] = field(default_factory=dict)
+    """Sites to be removed from the pool for good."""
+    fault_injections: Mapping[str, FaultInjection] = field(default_factory=dict)
 
     @property
     def tolerant(self) -> bool:
@@ -52,21 +52,23 @@ def parse_rules(
     drop: Sequence[str],
     slow: Sequence[str],
 ) -> Rules:
-    """The command line's options as rules.
+    """Parse the command line's options into rules.
 
     Raises:
-        HyfreeError: an unknown site, a duration or factor that is none, or options that need
+        HyfreeError: an unknown site, an invalid duration or factor, or options that need
             `--min-sites`.
     """
-    disturbances: dict[str, Disturbance] = {}
+    fault_injections: dict[str, FaultInjection] = {}
     for text in drop:
         site, _, stage = text.partition("@")
         if not stage:
             raise HyfreeError(
                 "option.malformed", f"--drop {text}: write SITE@STAGE, e.g. site-2@train_generator"
             )
-        before = disturbances.get(site, Disturbance())
-        disturbances[site] = Disturbance(drops=(*before.drops, stage), slowness=before.slowness)
+        before = fault_injections.get(site, FaultInjection())
+        fault_injections[site] = FaultInjection(
+            drops=(*before.drops, stage), slowness=before.slowness
+        )
     for text in slow:
         site, _, factor = text.partition("=")
         if not re.fullmatch(r"\d+(\.\d+)?x", factor):
@@ -77,9 +79,9 @@ def parse_rules(
             raise HyfreeError(
                 "option.out-of-range", f"--slow {text}: the factor is 1 or more, e.g. site-2=3x"
             )
-        drops = disturbances.get(site, Disturbance()).drops
-        disturbances[site] = Disturbance(drops=drops, slowness=float(factor[:-1]))
-    for option, names in (("--withdraw", withdraw), ("--drop or --slow", disturbances)):
+        drops = fault_injections.get(site, FaultInjection()).drops
+        fault_injections[site] = FaultInjection(drops=drops, slowness=float(factor[:-1]))
+    for option, names in (("--withdraw", withdraw), ("--drop or --slow", fault_injections)):
         unknown = [name for name in names if name not in sites]
         if unknown:
             raise HyfreeError(
@@ -99,22 +101,22 @@ def parse_rules(
         deadline_s=None if deadline is None else _seconds(deadline),
         next_round=next_round,
         withdraw=tuple(withdraw),
-        disturbances=disturbances,
+        fault_injections=fault_injections,
     )
 
 
 def check_drops(rules: Rules, stages: Mapping[str, Collection[str]]) -> None:
-    """Refuse a stage at which nobody could drop out.
+    """Refuse a stage at which no site could drop out.
 
     Args:
-        rules: the run's.
+        rules: the run's rules.
         stages: by site, the stages and roles that it has.
 
     Raises:
-        HyfreeError: the site has none of that name; the nearest is named, and all that it has.
+        HyfreeError: the site has none of that name; the message names the nearest, and all it has.
     """
-    for site, disturbance in rules.disturbances.items():
-        for stage in disturbance.drops:
+    for site, fault_injection in rules.fault_injections.items():
+        for stage in fault_injection.drops:
             if stage not in stages[site]:
                 nearest = get_close_matches(stage, stages[site], n=1, cutoff=0.0)
                 raise HyfreeError(

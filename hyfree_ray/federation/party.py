@@ -1,7 +1,7 @@
-"""A party: somebody with a store of their own, who runs stages in it and exports named results.
+"""A party: an owner of a store, who runs stages in it and exports named results.
 
-The programs in `site.py`, `pool.py` and `oracle.py` are written against `Party.run` alone. Where a
-stage runs, and whether anything does, is the runner's business.
+The programs in `site.py`, `pool.py` and `oracle.py` use `Party.run` alone. The runner decides where
+a stage runs, and whether anything does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ P = ParamSpec("P")
 
 
 class Runner(Protocol):
-    """Where stages run."""
+    """Runs the stages of a party."""
 
     async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
         """Run the call until its folder holds its record; a dry run returns at once.
@@ -40,7 +40,7 @@ class Runner(Protocol):
         """
 
     def takes(self, stage: Stage[Any], /) -> str:
-        """Describe what a stage that has not begun waits for."""
+        """Describe the resources that a stage waits for before it begins."""
 
     def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:
         """Open a party's own folder."""
@@ -48,7 +48,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class _Asked:
-    """A stage that is run now."""
+    """A stage that is running or waiting."""
 
     step: Step
     folder: Path
@@ -57,13 +57,13 @@ class _Asked:
 
 
 class Party:
-    """One party: its workspace, its runner, and what it has asked for so far.
+    """A party: its workspace, its runner, and the calls it has made so far.
 
     Args:
         name: unique among the parties.
         root: its own folder.
-        runner: where its stages run.
-        exports: stages whose outputs may leave, with the files that do.
+        runner: runs its stages.
+        exports: stages whose outputs may leave, with the files that may.
     """
 
     def __init__(self, name: str, root: Path, runner: Runner, exports: Exports) -> None:
@@ -84,10 +84,10 @@ class Party:
 
         Args:
             purpose: the regime that it is for, or `regimes.RELEASE`: for observers, in no key.
-                Asked for twice, a call is made once, for the purpose that came first.
-            stage: what is called.
-            args: of the stage.
-            kwargs: of the stage.
+                A call that is requested twice is made once, for the first purpose.
+            stage: the stage to call.
+            args: the stage's.
+            kwargs: the stage's.
         """
         call = stage.call(*args, **kwargs)
         if call.key not in self._artifacts:
@@ -116,7 +116,7 @@ class Party:
         try:
             await self.runner.run(stage, call, found.path, self.name)
         except BaseException:
-            del self._artifacts[call.key]  # asked again, it is tried again
+            del self._artifacts[call.key]  # a repeated request tries again
             self._broken[call.key] = found.path
             raise
         finally:
@@ -138,7 +138,7 @@ class Party:
         return received
 
     async def models_derived_from(self, keys: Collection[str]) -> list[str]:
-        """Name the party's own models that were made from what has one of these keys."""
+        """Name the party's own models that were derived from artifacts with these keys."""
         return [
             f"{record['params'].get('role', record['stage'])} model {record['key'][:8]}"
             for record in self.store.descendants(keys)
@@ -149,8 +149,8 @@ class Party:
         """Return what observers may know.
 
         Args:
-            finished: keys of the stages that they know to be done.
-            received: keys of the parcels that they know of.
+            finished: keys of the stages known to be done.
+            received: keys of the parcels known already.
         """
         open_stages = [asked.folder for asked in self._running.values()]
         return Status(

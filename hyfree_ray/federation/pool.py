@@ -1,4 +1,4 @@
-"""What the centre does: take releases in, close the round, train the general model on them."""
+"""The pool's program: take releases in, close the round, train the general model on them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from hyfree_ray.federation.rounds import Entry
 from hyfree_ray.federation.trainers import pool_trainer
 
 WITHOUT = "leave-one-out"
-"""The regime whose models a release's labels are compared with."""
+"""The regime of the models that a release's labels are compared with."""
 
 
 class PoolParty(PoolStages):
-    """The centre's program."""
+    """The program of the pool."""
 
     # --- taking in ---------------------------------------------------------------------------
 
     async def trust(self, site: str, public_key: bytes) -> None:
-        """Learn the key that a site signs with, from whoever runs the federation."""
+        """Record the key that a site signs with, from the operator of the federation."""
         self.workspace.trust(site, public_key)
 
     async def take(self, site: str, submitted: Parcel) -> Receipt:
-        """Take one site's release in, or note that it withheld. What is wrong is refused and kept
-        in quarantine. Only what the site has signed is believed.
-        """
+        """Take in a site's signed release, or its notice of withholding; quarantine anything
+        wrong."""
         try:
             self.workspace.check_signature(site, submitted)
             signed = replace(submitted, result={})
@@ -45,7 +44,7 @@ class PoolParty(PoolStages):
         return entry.receipt
 
     def refuse(self, site: str, submitted: Parcel, error: HyfreeError) -> Entry:
-        """Put a parcel into quarantine, and away from where releases lie unless it is one."""
+        """Quarantine a parcel; remove it from the releases unless it is one of them."""
         self.workspace.quarantine(site, submitted, str(error))
         received = self.store.received(submitted.stage, submitted.key, site)
         here = received.record is not None and received.record["sha256"] == submitted.sha256
@@ -54,7 +53,7 @@ class PoolParty(PoolStages):
         return Entry(site=site, outcome="refused", reason=str(error))
 
     def _note(self, site: str, parcel: Parcel) -> Entry:
-        """Note that a site withholds."""
+        """Record that a site withholds."""
         notice = read_notice(
             parcel.files[NOTICE_FILE], site=site, experiment=self.federation, round_number=ROUND
         )
@@ -78,7 +77,7 @@ class PoolParty(PoolStages):
         return replace(entry, **{name: found[name] for name in public})
 
     async def picture(self, site: str) -> bytes | None:
-        """Return the contact sheet of a site's release, PNG; None where there is none."""
+        """Return the contact sheet of a site's release, PNG; None if there is none."""
         entry = self.rounds.entry(site)
         if entry is None or entry.checked is None:
             return None
@@ -94,7 +93,7 @@ class PoolParty(PoolStages):
         return self.rounds.close(sites, rules, left_out)
 
     async def left_out(self) -> Mapping[str, Receipt]:
-        """Return who did not make it into the round that is closed, and why."""
+        """Return the sites that are not in the closed round, and why."""
         return self.rounds.latest().left_out
 
     async def add_waiting(self, seconds: float, next_round: bool) -> float:
@@ -102,7 +101,7 @@ class PoolParty(PoolStages):
         return self.rounds.add_waiting(seconds, next_round)
 
     async def withdraw(self, sites: Sequence[str]) -> list[str]:
-        """Note that sites have withdrawn. Returns all that ever did, in any experiment."""
+        """Record that sites have withdrawn; return all that ever did, in any experiment."""
         return self.rounds.withdraw(sites)
 
     async def models_of_site(self, site: str) -> list[str]:
@@ -116,8 +115,8 @@ class PoolParty(PoolStages):
         """Train the pool's model of a regime.
 
         Args:
-            regime: of those that the pool trains.
-            members: keys of the releases by site: of a round, or of some of it.
+            regime: one that the pool trains.
+            members: keys of the releases by site: of a round, or a part of it.
         """
         return self.export(await pool_trainer(regime)(self, regime, members))
 

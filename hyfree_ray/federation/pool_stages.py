@@ -1,4 +1,4 @@
-"""The stages of the centre, each called with what its settings say."""
+"""The pool's stages, each called with the parameters from its settings."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.stages.pooling import check_release, label_agreement
 
 EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
-"""All that the centre hands out: general models, and releases on their way down."""
+"""Everything that the pool sends: general models, and releases on their way down."""
 
 
 class PoolStages(Party):
-    """The centre as a party.
+    """The pool as a party.
 
     Args:
         key: the experiment's key; with the versions of the stages it names the rounds' folder.
-        federation: what releases must have been made for.
+        federation: key of the federation that releases must have been made for.
         dataset: the task's channels and labels.
         experiment: the settings.
         root: its own folder.
-        runner: where its stages run.
+        runner: runs its stages.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The method from above: who calls whom, and what crosses between them. Nothing runs here.
+"""The method from above: the order of calls between parties, and what crosses between them.
 
-A parcel goes from party to party without passing through here: what stands for it is an argument of
-the next call. Errors do not travel: what breaks at a party breaks this program, and what others
-were to be called with then never reaches them.
+Nothing runs here. A parcel goes from party to party without passing through here: a reference to it
+is an argument of the next call. Errors do not travel: a party's failure fails this program, and the
+calls that depended on it are never made.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from hyfree_ray.federation.participation import Rules
 T = TypeVar("T")
 
 TICK_S = 5.0
-"""How often the time that a round has waited is written down."""
+"""Interval at which the waiting time of a round is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that is known after a run."""
+    """The results of a run."""
 
     sites: Mapping[str, Receipt]
-    """What became of each site."""
+    """The pool's receipt for each site."""
     scores: tuple[Scored, ...]
     """Sorted by regime, site of training and site of test."""
     general: bool
     """Whether there is a general model."""
     chosen: Mapping[str, str]
-    """By site, the regime it would keep by its validation cases; empty where it was not asked."""
+    """By site, the regime chosen by its validation cases; empty if none was asked to choose."""
     round: int = 1
-    """The pool's round that the general model is of."""
+    """The pool's round that the general model was trained on."""
 
 
 async def simulate(
@@ -70,19 +70,19 @@ async def simulate(
 
     Args:
         parties: the hospitals by name, the pool, and the oracle where a setting needs it.
-        settings: what is trained beside the paper's protocol.
-        rules: who may be missing; None: nobody.
+        settings: trainings beside the paper's protocol.
+        rules: sites that may be missing; None: none may.
         contributors: sites whose releases are pooled; empty: all. The others fine-tune too.
-        report: gets one line a turning point.
+        report: called with one line at each milestone.
 
     Raises:
-        HyfreeError: fewer releases are in than the rules want.
+        HyfreeError: fewer releases are in than the rules require.
     """
     return await _Run(parties, settings, rules or Rules(), contributors, report).through()
 
 
 class _Run:
-    """One run: models are scored at all sites as soon as there are any."""
+    """One run: models are scored at all sites as soon as they exist."""
 
     def __init__(
         self,
@@ -143,7 +143,8 @@ class _Run:
     # --- who takes part ----------------------------------------------------------------------
 
     async def _withdraw(self) -> None:
-        """Leave out who has withdrawn, now or before, and name the models derived from them."""
+        """Leave out sites that have withdrawn, now or before, and name the models derived from
+        them."""
         for name in await self.pool.call(PoolProgram.withdraw, list(self.rules.withdraw)):
             if name not in self.sites:
                 continue
@@ -162,7 +163,7 @@ class _Run:
     async def _until_in(self) -> None:
         """Wait for the releases: of all sites, or of those that are in at the deadline.
 
-        Who was left out of a round that is closed is not waited for again.
+        A site that was left out of a closed round is not waited for again.
         """
         if not self.rules.next_round:
             for name, receipt in (await self.pool.call(PoolProgram.left_out)).items():
@@ -196,7 +197,7 @@ class _Run:
         return await self.pool.call(PoolProgram.add_waiting, seconds, self.rules.next_round)
 
     def _note_submission(self, name: str, task: asyncio.Task[Receipt]) -> None:
-        """Note what came of a submission; a site that broke is left out, where the rules allow."""
+        """Record a submission's outcome; leave out a site that failed, if the rules allow."""
         try:
             self.receipts[name] = task.result()
         except Exception as error:
@@ -211,7 +212,7 @@ class _Run:
         self.report(describe(name, receipt, cause))
 
     async def _settled(self, promises: Iterable[Awaitable[T]]) -> list[T | None]:
-        """Wait for all; None in the place of what a site broke, where the rules allow it."""
+        """Wait for all; None in place of a site's failure, if the rules allow it."""
         if not self.rules.tolerant:
             return list(await gather(*promises))
         settled: list[T | None] = []
@@ -250,7 +251,7 @@ class _Run:
         model: asyncio.Future[Any],
         at: Iterable[str] = (),
     ) -> None:
-        """Have a model scored at the named sites, or at all, once it is made."""
+        """Score a model at the named sites, or at all, once it exists."""
 
         async def scored(site: Handle) -> Scored:
             return await site.call(SiteProgram.score, regime, train_site, await model)
@@ -258,13 +259,14 @@ class _Run:
         self.scoring += [_start(scored(self.sites[name])) for name in at or self.sites]
 
     async def _general(self, members: Mapping[str, str]) -> Parcel | None:
-        """The general model of the round; None where there is none."""
+        """Return the general model of the round; None if there is none."""
         if not members:
             return None
         return await self.pool.make(PoolProgram.model, "general", members)
 
     def _at_sites(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
-        """Train the sites' own models, from the general model and the others' releases or not."""
+        """Train the sites' own models, with or without the general model and the others'
+        releases."""
         wanted = trained_by("site", self.regimes)
         given = {"general": general}
         if members and replays(wanted):
@@ -289,7 +291,7 @@ class _Run:
                 )
 
     def _at_the_pool(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
-        """Train the pool's models: of all releases, of each alone, of all but each."""
+        """Train the pool's models: on all releases, on each alone, on all but each."""
         for regime in trained_by("pool", self.regimes):
             record = record_of(regime)
             parts: dict[str, Mapping[str, str]] = {POOL: members} if members else {}
@@ -311,7 +313,7 @@ class _Run:
                     self._score(regime, name, _start(training), alone)
 
     def _at_the_oracle(self, members: Mapping[str, str]) -> None:
-        """Train what needs the real data of all sites in one place."""
+        """Train the models that need the real data of all sites in one place."""
         if self.oracle is None or not self.real:
             return
         shared, real = _start(self.pool.make(PoolProgram.share, members)), sorted(self.real)
@@ -326,13 +328,13 @@ def _start(work: Awaitable[T]) -> asyncio.Future[T]:
 
 
 async def _with(call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Call a party with what others make, once they have made it."""
+    """Call a party with others' results, once these exist."""
     ready = [await one if isinstance(one, asyncio.Future) else one for one in arguments]
     return await call(*ready)
 
 
 def scores_of_chosen(scores: Iterable[Scored], chosen: Mapping[str, str]) -> list[Scored]:
-    """Return what each site's choice scored, under a name of its own."""
+    """Return the scores of each site's choice, under a name of its own."""
     return [
         replace(score, regime=CHOSEN)
         for score in scores
@@ -341,15 +343,15 @@ def scores_of_chosen(scores: Iterable[Scored], chosen: Mapping[str, str]) -> lis
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """What went wrong at a party: Ray's wrapping carries it as its `cause`."""
+    """Return the failure at a party: Ray's wrapping carries it as its `cause`."""
     cause = getattr(error, "cause", None)
     return _cause_of(cause) if isinstance(cause, BaseException) else error
 
 
 def _public_reason(error: BaseException) -> str:
-    """What the pool and the run's summary get to know: the stage and the kind of error.
+    """Return what the pool and the run's summary may know: the stage and the kind of error.
 
-    An error's own text may name a file, and with it a patient: it is for this terminal alone.
+    An error's own text may name a file, and with it a patient: only this terminal shows it.
     """
     if isinstance(error, StageError):
         return f"{error.stage}: {error.reason}"
@@ -357,7 +359,7 @@ def _public_reason(error: BaseException) -> str:
 
 
 def describe(name: str, receipt: Receipt, cause: BaseException | None = None) -> str:
-    """Describe what became of a site, with the error in full where it is for this terminal."""
+    """Describe a site's outcome, with the error in full, for this terminal alone."""
     if receipt.outcome == "released":
         flag = f"; look at it: {receipt.flag}" if receipt.flag else ""
         return f"{name}: released {receipt.images} synthetic images{flag}"

@@ -35,14 +35,14 @@ RELEASES = "releases"
 
 LIST_FILE = "releases.json"
 
-_MOST_JSON = 1 << 20
+_MAX_JSON_BYTES = 1 << 20
 
 
 def check_shared_out(folder: Path) -> list[str]:
-    """See that releases can be handed out in a folder, also before there are any.
+    """Check that releases can be written to a folder, also before there are any.
 
     Returns:
-        All that is in it, of an older general model.
+        All files in it, of an older general model.
 
     Raises:
         HyfreeError: the folder holds something else, or cannot be written to.
@@ -57,15 +57,15 @@ def check_shared_out(folder: Path) -> list[str]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether releases were handed out there, or were about to be."""
+    """Return whether releases were written there, or were about to be."""
     return (folder / LIST_FILE).is_file() or (folder / UNFINISHED).is_dir()
 
 
 def write_shared(folder: Path, shared: ReplaySet, general: Parcel) -> None:
-    """Write releases that may be replayed, in the place of those of an older general model.
+    """Write releases that may be replayed, replacing those of an older general model.
 
     Args:
-        folder: of these releases alone.
+        folder: a folder for these releases alone.
         shared: the releases.
         general: the model that was trained on them.
 
@@ -81,7 +81,7 @@ def write_shared(folder: Path, shared: ReplaySet, general: Parcel) -> None:
 
 
 def remove_shared(folder: Path) -> None:
-    """Remove the releases of an older general model, where there are any; nothing else."""
+    """Remove the releases of an older general model, if any, and nothing else."""
     if _is_ours(folder):
         with writing_to(folder), refilling(folder, LIST_FILE, check_shared_out(folder)):
             pass
@@ -90,14 +90,14 @@ def remove_shared(folder: Path) -> None:
 
 
 def read_shared(folder: Path, general: Parcel, party: SiteParty) -> ReplaySet:
-    """Read what was handed out, for a site that trusts neither the pool nor what carried it.
+    """Read shared releases, for a site that trusts neither the pool nor the transport.
 
     The site's own release is left where it is. Another one is taken as the pool takes it: a process
     of its own reads it first, then its hashes, task and privacy card are checked here.
 
     Args:
-        folder: what `write_shared` wrote, somewhere else.
-        general: the model that is to be fine-tuned.
+        folder: the folder that `write_shared` wrote elsewhere.
+        general: the model to fine-tune.
         party: the site.
 
     Raises:
@@ -120,9 +120,9 @@ def _described(parcel: Parcel) -> dict[str, str]:
 
 
 def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
-    """By site, what `_described` says of the parcel."""
+    """Return, by site, the description of the parcel (see `_described`)."""
     try:
-        text = bytes(read_untrusted(folder / LIST_FILE, most=_MOST_JSON)).decode()
+        text = bytes(read_untrusted(folder / LIST_FILE, most=_MAX_JSON_BYTES)).decode()
         described = StrictObject.parse(text, ("general", "releases"))
         key, listed = described.digest("general"), described.free("releases")
         for site in listed:
@@ -149,12 +149,12 @@ def _read_one(folder: Path, site: str, described: Any) -> Parcel:
 
 
 def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party: SiteParty) -> None:
-    """As `check_release` does at the pool; nothing is in the site's store before.
+    """Check as `check_release` does at the pool; nothing enters the site's store before.
 
     Raises:
         ReleaseError: the rule that the first bad one breaks.
     """
-    handed = [
+    submitted = [
         SubmittedRelease(
             folder=folder / site,
             site=site,
@@ -164,10 +164,10 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
         )
         for site, parcel in zip(sites, parcels, strict=True)
     ]
-    for checked in check_releases(handed):
+    for checked in check_releases(submitted):
         if isinstance(checked, ReleaseError):
             raise checked
-    for one, parcel in zip(handed, parcels, strict=True):
+    for one, parcel in zip(submitted, parcels, strict=True):
         found = read_for_task(one, party.site.dataset, party.experiment.gate)
         file = parcel.files.get(RELEASE_FILE, b"")
         if hashlib.sha256(file).hexdigest() != found.manifest.sha256:

@@ -1,10 +1,10 @@
-"""The pool's ledger: what came of each submission, and who was in a round. It outlives the pool.
+"""The pool's ledger: outcomes of submissions and sites of rounds. It outlives the pool.
 
-rounds/KEY/in/SITE.json      what became of a site's submission
+rounds/KEY/in/SITE.json      outcome of a site's submission
 rounds/KEY/1.json            round 1, closed: written once, and read ever after
-rounds/KEY/2.clock.json      how long the round that is open has waited
+rounds/KEY/2.clock.json      seconds that the open round has waited
 nonces/SITE/HASH.json        each nonce of a site belongs to one release
-withdrawn/TASK.json          who has withdrawn, from every experiment on this task
+withdrawn/TASK.json          sites withdrawn from every experiment on this task
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the ledger holds of a submission: the receipt, and what it is of."""
+    """The ledger's entry for a submission: the receipt, and the artifacts it refers to."""
 
     site: str
     outcome: Literal["released", "withheld", "refused"]
@@ -43,11 +43,11 @@ class Entry:
     flag: str | None = None
     rejection_rate: float | None = None
     sha256: str | None = None
-    """Of the release's file."""
+    """Hash of the release's file."""
 
     @property
     def receipt(self) -> Receipt:
-        """What the site is answered."""
+        """The answer to the site."""
         return Receipt(
             outcome=self.outcome,
             reason=self.reason,
@@ -61,8 +61,8 @@ class Rounds:
     """The rounds of one experiment.
 
     Args:
-        documents: of the pool.
-        key: the experiment's, with the versions of the stages that make releases.
+        documents: the pool's documents.
+        key: the experiment's key, with the versions of the stages that make releases.
         task: the key of the task, whatever the seed, fold or budget: withdrawals are for good.
     """
 
@@ -75,7 +75,7 @@ class Rounds:
     # --- submissions -------------------------------------------------------------------------
 
     def entry(self, site: str) -> Entry | None:
-        """Return what became of a site's submission; None where it has not come."""
+        """Return the outcome of a site's submission; None if none has come."""
         if site not in self._entries:
             found = self.documents.read(f"{self.folder}/in/{site}.json")
             if found is None:
@@ -84,17 +84,17 @@ class Rounds:
         return self._entries[site]
 
     def enter(self, entry: Entry) -> None:
-        """Keep what became of a submission; a release that is in already is not replaced."""
+        """Record the outcome of a submission; a release that is in already is not replaced."""
         first = self.entry(entry.site)
         if entry.outcome == "released" or first is None or first.release is None:
             self._entries[entry.site] = entry
             self.documents.write(f"{self.folder}/in/{entry.site}.json", asdict(entry))
 
     def admit(self, site: str, sha256: str, nonce: str) -> None:
-        """Take a release at most once: the same again is the same, another one is refused.
+        """Admit a release once: repeating it changes nothing, a different one is refused.
 
         Raises:
-            ReleaseError: rule `nonce`, or `second` where this round has one of this site.
+            ReleaseError: rule `nonce`, or `second` if this round has one of this site.
         """
         first = self.entry(site)
         if first and first.sha256 not in (None, sha256):
@@ -115,7 +115,7 @@ class Rounds:
     # --- closing -----------------------------------------------------------------------------
 
     def latest(self) -> Round:
-        """Return the latest closed round; round 0, of nobody, before the first."""
+        """Return the latest closed round; round 0, without sites, before the first."""
         names = [Path(name).stem for name in self.documents.names(f"{self.folder}/*.json")]
         numbers = [int(name) for name in names if name.isdigit()]
         return self._read(max(numbers)) if numbers else Round(number=0)
@@ -131,19 +131,19 @@ class Rounds:
         rules: Rules | None = None,
         left_out: Mapping[str, Receipt] | None = None,
     ) -> Round:
-        """Close the round when the sites are in; one that is closed is only read.
+        """Close the round when the sites are in; a round that is closed is only read.
 
         Args:
-            sites: who takes part.
-            rules: how many have to be in, and whether a further round is to be opened.
-            left_out: what became of the sites that do not take part.
+            sites: the sites that take part.
+            rules: the number that has to be in, and whether to open a further round.
+            left_out: receipts of the sites that do not take part.
 
         Returns:
-            The round; its releases are none where there are fewer than two.
+            The round; it has no releases if there are fewer than two.
 
         Raises:
-            HyfreeError: fewer are in than the rules want.
-            HyfreeError: a next round in which nobody is new.
+            HyfreeError: fewer are in than the rules require.
+            HyfreeError: a next round without a new site.
         """
         rules = rules or Rules()
         last, gone = self.latest(), self.withdrawn()
@@ -180,11 +180,11 @@ class Rounds:
         return self._read(closed.number)
 
     def close_with_late(self, sites: Sequence[str]) -> dict[str, str]:
-        """Close a round of all these that are in: a further one where a release came in after the
-        last, as of who had to copy it again. While they are too few nothing is closed.
+        """Close a round of all these sites that are in; a further one if one came in after the
+        last.
 
         Returns:
-            Keys of releases by site, sorted; empty where there are fewer than two.
+            Keys of releases by site, sorted; empty (nothing is closed) if fewer than two.
         """
         entries = {site: self.entry(site) for site in sites}
         released = {site for site, entry in entries.items() if entry and entry.release}
@@ -196,10 +196,10 @@ class Rounds:
     # --- waiting, withdrawing ----------------------------------------------------------------
 
     def add_waiting(self, seconds: float, next_round: bool) -> float:
-        """Add to the seconds that the open round has waited, and return them all.
+        """Add to the seconds that the open round has waited, and return the total.
 
-        They are counted by drivers' monotonic clocks; 0 where no round is open. Of two drivers that
-        wait at the same time, on machines that were started once, each second counts once.
+        Drivers' monotonic clocks count them; 0 if no round is open. If two drivers wait at the same
+        time on the same boot of a machine, each second counts once.
         """
         last = self.latest().number
         if last and not next_round:
@@ -217,14 +217,14 @@ class Rounds:
         return float(clock["seconds"])
 
     def withdraw(self, sites: Sequence[str]) -> list[str]:
-        """Note that sites have withdrawn. Returns all that ever did, in any experiment."""
+        """Record that sites have withdrawn; return all that ever did, in any experiment."""
         if sites:
             with self.documents.locked("withdrawn"):
                 self.documents.write(self._withdrawals, sorted(self.withdrawn() | set(sites)))
         return sorted(self.withdrawn())
 
     def withdrawn(self) -> set[str]:
-        """Return who has withdrawn."""
+        """Return the sites that have withdrawn."""
         return set(self.documents.read(self._withdrawals) or ())
 
 

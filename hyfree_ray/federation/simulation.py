@@ -43,13 +43,13 @@ class Simulation:
     sites: Mapping[str, Site]
     experiment: Experiment
     partition: str = NATURAL
-    """How patients were dealt out to the sites; their keys tell it from other ways."""
+    """The partition of patients into the sites; their keys distinguish it from others."""
     contributors: tuple[str, ...] = ()
     """Sites whose releases are pooled; empty: all."""
     reasons: tuple[str, ...] = ()
     """One line for each number that was derived."""
     measured: PrecisionChoice | None = None
-    """What its precision was chosen by, for the store to keep; None: nothing was measured anew."""
+    """Measurements that chose its precision, for the store; None: nothing was measured anew."""
     round: int = 1
     """The pool's round; the first unless sites came late or withdrew."""
 
@@ -60,7 +60,7 @@ class Simulation:
 
     @property
     def federation(self) -> str:
-        """What releases are made for."""
+        """Key of what releases are made for."""
         task = self.experiment.task(self.cohort, self.dataset)
         return key_of(task, self.experiment.recipe(RELEASE_VERSIONS))
 
@@ -84,7 +84,7 @@ class Simulation:
 
     @property
     def party_names(self) -> tuple[str, ...]:
-        """All parties: sites, pool and, where it is needed, the oracle."""
+        """All parties: sites, pool and, if needed, the oracle."""
         return (*self.sites, POOL, *((ORACLE,) if self.with_oracle else ()))
 
     def party(self, name: str, store: Path, runner: Runner) -> Party:
@@ -93,13 +93,13 @@ class Simulation:
         return program(*part, self.root_of(name, store), runner)
 
     def program(self, name: str) -> tuple[Callable[..., Party], tuple[Any, ...]]:
-        """Return the class of the named party, and what it is made of: its own part alone."""
-        told = (self.experiment, self.federation)
+        """Return the class of the named party and its arguments: its own part alone."""
+        shared = (self.experiment, self.federation)
         if name == POOL:
             return PoolParty, (self.key, self.federation, dict(self.dataset), self.experiment)
         if name == ORACLE:
-            return OracleParty, (dict(self.sites), *told)
-        return SiteParty, (self.sites[name], *told)
+            return OracleParty, (dict(self.sites), *shared)
+        return SiteParty, (self.sites[name], *shared)
 
     def site_party(self, name: str, store: Path, runner: Runner) -> SiteParty:
         """Return one hospital."""
@@ -114,19 +114,19 @@ class Simulation:
         return party
 
     def root_of(self, party: str, store: Path) -> Path:
-        """A party's own folder in the store."""
+        """Return a party's own folder in the store."""
         return store / party if party in {POOL, ORACLE} else store / "sites" / party
 
 
 def sites_of(
     cohort: Cohort, fold: int, *, phantom: Mapping[str, Mapping[str, int]] | None = None
 ) -> dict[str, Site]:
-    """Sites as values, with their cases split for a fold.
+    """Return sites as values, with their cases split for a fold.
 
     Args:
         cohort: the data set, by site.
         fold: the test fold.
-        phantom: for drawn sites, what each is drawn from; their data need no folder.
+        phantom: for drawn sites, the parameters of each; their data need no folder.
 
     Raises:
         HyfreeError: sites whose volumes are cut along different axes.
@@ -165,13 +165,14 @@ def sites_of(
 
 
 def _slice_axis(cases: tuple[Case, ...], fold: int) -> int:
-    """The axis that nnU-Net's plan will cut a site's volumes along, from headers alone."""
+    """Return the axis that nnU-Net's plan will cut a site's volumes along, from headers alone."""
     split = split_fold(cases, fold)
     return slice_axis([case.spacing for case in (*split.train, *split.val) if len(case.shape) == 3])
 
 
 def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[SiteCase, ...]:
-    """Describe cases. Indices count the site's sorted patients and cases, and tell nothing else."""
+    """Describe cases. Indices count the site's sorted patients and cases, and reveal nothing
+    else."""
     split = split_fold(cases, fold)
     parts: tuple[tuple[Part, tuple[Case, ...]], ...] = (
         ("train", split.train),
@@ -203,7 +204,7 @@ def _slices_of(case: Case, axis: int) -> Slices:
 
 
 def score_rows(simulation: Simulation, outcome: protocol.Outcome) -> list[ScoreRow]:
-    """The outcome's scores as rows of `results.csv`; what is no number is left out, and named."""
+    """Return the outcome's scores as rows of `results.csv`; NaN scores are left out, and named."""
     rows = []
     for scored in outcome.scores:
         for row in scored.rows:

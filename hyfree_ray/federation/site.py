@@ -1,4 +1,4 @@
-"""What a hospital does, in order. Its real images are read here and nowhere else."""
+"""The program of a hospital. Its real images are read here and nowhere else."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class SiteParty(SiteStages):
     async def release(
         self, local: LocalModels, samples: Artifact, purpose: str = RELEASE
     ) -> Artifact | None:
-        """Audit what passed the filter, and label it with one of the site's own networks.
+        """Audit the accepted samples, and label them with one of the site's own networks.
 
         Returns:
-            None where the audit broke: a gate that does not answer is closed.
+            None if the audit failed: a gate that does not answer is closed.
         """
         audited = await self.audit(local, samples, purpose)
         if audited is None:
@@ -58,11 +58,11 @@ class SiteParty(SiteStages):
         return await self.train_local2x(local.prepared)
 
     async def submit(self) -> Parcel:
-        """Hand in the release, signed; or, signed, that the site withholds it."""
+        """Submit the release, signed, or a signed notice that the site withholds it."""
         return submission(self, await self.contribute())
 
     async def write_quality_card(self) -> None:
-        """Describe the released images, where the audit did not break. Nothing waits for it."""
+        """Describe the released images, unless the audit failed. Nothing waits for it."""
         done = await self.contribute()
         if done.release is not None:
             await self.describe_quality(done, done.release)
@@ -72,15 +72,15 @@ class SiteParty(SiteStages):
     async def model(
         self, regime: str, general: Parcel | None = None, shared: ReplaySet | None = None
     ) -> Parcel | None:
-        """Train one of the site's own models, and hand it out to be scored at another site.
+        """Train one of the site's own models, and export it to be scored at another site.
 
         Args:
-            regime: of those that a site trains.
+            regime: one that a site trains.
             general: the pool's model, for regimes that begin with it.
             shared: the releases of the round, for regimes that replay them.
 
         Returns:
-            None where the site has no such model: it released nothing.
+            None if the site has no such model: it released nothing.
         """
         found = await self.train_regime(regime, general, shared)
         return None if found is None else self.export(found)
@@ -94,13 +94,13 @@ class SiteParty(SiteStages):
         return await site_trainer(regime)(self, given)
 
     async def choose(self, general: Parcel, shared: ReplaySet) -> str:
-        """Choose the regime whose model the site would keep."""
+        """Choose the regime of the model that the site would use."""
         return choose_regime(await self.compare_at_home(general, shared))
 
     async def compare_at_home(
         self, general: Parcel, shared: ReplaySet
     ) -> dict[str, dict[int, float]]:
-        """Return Dice of what the site may keep, by patient of its validation cases alone."""
+        """Return Dice of the candidate models, by patient of the site's validation cases alone."""
         dice = {}
         for regime in candidates(self.experiment.settings):
             model = await self.train_regime(regime, general, shared)

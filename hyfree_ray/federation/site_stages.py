@@ -1,4 +1,4 @@
-"""The stages of a hospital, each called with what its settings and its own data say."""
+"""A hospital's stages, each called with the parameters from its settings and its own data."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ RELEASE_VERSIONS = tuple(
         release,
     )
 )
-"""Versions of the stages that make a release: when one is raised, a round starts anew."""
+"""Versions of the stages that make a release: raising one starts a new round."""
 
 EXPORTS = {"release": ("release.arrow", "manifest.json")}
-"""All that a hospital hands out."""
+"""Everything that a hospital may send."""
 
 SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
 """In a simulation a site's models are also scored at the other sites."""
 
 
 class RealCases(TypedDict):
-    """Real cases as stages read them, with the caps on the plan that they are prepared by."""
+    """Real cases as stages read them, with the caps on the plan that prepares them."""
 
     data: Artifact
     cases: Cases
@@ -75,9 +75,9 @@ class SiteStages(Party):
     Args:
         site: the hospital.
         experiment: the settings.
-        federation: what its releases are made for.
+        federation: key of the federation that its releases are made for.
         root: its own folder.
-        runner: where its stages run.
+        runner: runs its stages.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class SiteStages(Party):
 
     @property
     def quota(self) -> int:
-        """Images that the site would release."""
+        """Number of images that the site would release."""
         return quota(self.site, self.experiment.budget)
 
     def seed(self, stage: str) -> int:
-        """Return a stage's seed: of the experiment, this site and the stage, and nothing else."""
+        """Return a stage's seed: it depends on the experiment, this site and the stage alone."""
         return seed_of(self.experiment.seed, self.name, stage)
 
     async def public_key(self) -> bytes:
-        """Return what the pool knows this site's signatures by."""
+        """Return the key by which the pool verifies this site's signatures."""
         return self.workspace.public_key()
 
     async def real_cases(self) -> RealCases:
@@ -184,7 +184,7 @@ class SiteStages(Party):
     async def synthesise(
         self, local: LocalModels, choice: Artifact, images: int, purpose: str
     ) -> Artifact:
-        """Sample until so many images have passed the filter."""
+        """Sample until the requested number of images has passed the filter."""
         samples = await self.run(
             purpose,
             synthesise,
@@ -200,10 +200,10 @@ class SiteStages(Party):
         return self._show_staff(samples)
 
     async def audit(self, local: LocalModels, samples: Artifact, purpose: str) -> Artifact | None:
-        """Hold what would be released against the site's own gate.
+        """Check the accepted samples against the site's own gate.
 
         Returns:
-            None where it did not answer: other sites go on, and the next run tries again.
+            None if it did not answer: other sites go on, and the next run tries again.
         """
         if self._audit_broke:
             return None
@@ -250,7 +250,7 @@ class SiteStages(Party):
         )
 
     async def describe_quality(self, done: Contribution, released: Artifact) -> Artifact:
-        """Write the quality card of what was released."""
+        """Write the quality card of the release."""
         return await self.run(
             RELEASE,
             quality_card,

@@ -1,4 +1,4 @@
-"""What observers may know of a party: no paths, no names of cases, no private parameters."""
+"""The status of a party for observers: no paths, no names of cases, no private parameters."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from hyfree_ray.core.artifacts import Call
 
 Point = Mapping[str, Any]
-"""A point of a training's curve: step, total, time, and what it measured."""
+"""A point of a training's curve: step, total, time, and metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A stage that a party asked for."""
+    """A stage that a party requested."""
 
     owner: str
     name: str
-    """The stage, or the regime that it trains a model of."""
+    """The stage, or the regime of the model it trains."""
     purpose: str
-    """The regime that it was asked for, or `regimes.RELEASE`. In no key."""
+    """The regime that it was requested for, or `regimes.RELEASE`. In no key."""
     stage: str
     key: str
     device: bool
     done: bool
-    """It was there already, before it was asked for."""
+    """Whether it was in the store before it was requested."""
     call: Call
 
 
@@ -38,9 +38,9 @@ class RunningStage:
     first: Point | None
     last: Point | None
     begun: bool
-    """False: it waits for its place."""
+    """False: it waits for a slot."""
     takes: str
-    """What it needs to begin, in words."""
+    """Description of the resources that it needs to begin."""
     silent_s: float
 
 
@@ -56,7 +56,7 @@ class FinishedStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedParcel:
-    """What has come in from another party."""
+    """A parcel that has come in from another party."""
 
     sender: str
     receiver: str
@@ -68,11 +68,11 @@ class ReceivedParcel:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What a party does now, and what is new since it was asked last."""
+    """The current work of a party, and news since the last query."""
 
     owner: str
     running: Sequence[RunningStage]
     unfinished_s: float
-    """Seconds that went into stages without an end."""
+    """Seconds spent in stages without a result."""
     finished: Sequence[FinishedStage]
     received: Sequence[ReceivedParcel]

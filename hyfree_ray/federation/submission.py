@@ -1,4 +1,4 @@
-"""What a hospital hands in: its release, or its word that it withholds one; signed."""
+"""A hospital's submission: its release, or a notice that it withholds one; signed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ AUDIT_BROKE = "its audit broke or took too long, and without one nothing is rele
 
 
 def submission(site: SiteStages, done: Contribution) -> Parcel:
-    """Pack and sign what a site has to hand in.
+    """Pack and sign a site's submission.
 
     Raises:
-        PrivacyError: the site may not hand out releases.
+        PrivacyError: the site may not export releases.
     """
     if done.release is None:
         return _withheld(site, AUDIT_BROKE, done.samples.result["rejection_rate"])
     parcel = site.export(done.release)
     if done.release.record is not None and MANIFEST_FILE not in parcel.files:
         return _withheld(site, parcel.result["reason"], parcel.result["rejection_rate"])
-    # Of the site's own numbers only what its card says travels, and as coarse as it says it.
+    # Of the site's own numbers only those on its card travel, as coarse as there.
     public = {name: parcel.result[name] for name in ("outcome", "images") if name in parcel.result}
     return site.workspace.sign(replace(parcel, result=public), MANIFEST_FILE)
 

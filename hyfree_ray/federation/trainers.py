@@ -1,6 +1,6 @@
-"""Who trains the models of a regime: the functions that the records of `REGIMES` name, by name.
+"""Lookup of the functions that train a regime's models, by the names in `REGIMES`.
 
-They are imported where they are called: in the process of the party that trains.
+They are imported when called: in the process of the party that trains.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from hyfree_ray.federation.interface import ReplaySet
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What a site's training begins with."""
+    """The inputs that a site's training begins with."""
 
     regime: str
     general: Artifact | None = None
-    """The pool's model, where the regime needs it."""
+    """The pool's model, if the regime needs it."""
     shared: ReplaySet | None = None
-    """The round's releases, where it needs them."""
+    """The round's releases, if the regime needs them."""
 
 
 SiteTrainer = Callable[[Any, Given], Awaitable[Artifact | None]]
@@ -33,8 +33,8 @@ PoolTrainer = Callable[[Any, str, Mapping[str, str]], Awaitable[Artifact]]
 """Called with the pool's party, the regime, and the keys of the releases by site."""
 
 OracleTrainer = Callable[[Any, str, ReplaySet, Collection[str]], Awaitable[Artifact]]
-"""Called with the oracle's party, the regime, the pool's releases, and the sites whose real data it
-may read."""
+"""Called with the oracle's party, the regime, the pool's releases, and the sites whose real data
+may be read."""
 
 
 def site_trainer(regime: str) -> SiteTrainer:

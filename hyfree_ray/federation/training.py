@@ -1,6 +1,6 @@
-"""How the models of each regime are trained: the functions that the records of `REGIMES` name.
+"""The functions that train the models of each regime, named by the records of `REGIMES`.
 
-`trainers.py` finds them by name, and says what they are called with.
+`trainers.py` finds them by name, and defines their arguments.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ async def _finetuned(site: SiteParty, given: Given, prepared: Artifact) -> Artif
 
 
 async def train_on_own_synthetic(site: SiteParty, given: Given) -> Artifact | None:
-    """Do what the pool does with twice the own release and nobody else's, then fine-tune."""
+    """Train as the pool does on twice the own release and nobody else's, then fine-tune."""
     local = (await site.contribute()).local
     samples = await site.sample(local, 2 * site.quota, given.regime)
     released = await site.release(local, samples, given.regime)

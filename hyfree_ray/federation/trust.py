@@ -1,6 +1,6 @@
-"""Whose word the pool takes: the public keys that it knows, and what is signed with them.
+"""The public keys that the pool knows, and the checks of signatures made with them.
 
-Nothing that a site hands in is parsed or kept, but in quarantine, before it has passed here.
+Nothing that a site submits is parsed or stored, except in quarantine, before it has passed here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 STATEMENTS = {MANIFEST_FILE: SIGNATURE_FILE, NOTICE_FILE: NOTICE_SIGNATURE_FILE}
-"""What a site signs, with where its signature is: of a release, or of its word that it withholds.
-The manifest holds the hash of the release's file."""
+"""The files that a site signs, with their signatures: a release's manifest, or a notice that it
+withholds. The manifest holds the hash of the release's file."""
 
-HANDED_IN = (
+SUBMISSION_FILES = (
     frozenset({RELEASE_FILE, MANIFEST_FILE, SIGNATURE_FILE}),
     frozenset({NOTICE_FILE, NOTICE_SIGNATURE_FILE}),
 )
@@ -33,7 +33,7 @@ HANDED_IN = (
 
 
 def sign(parcel: Parcel, statement: str, key: Ed25519PrivateKey) -> Parcel:
-    """The parcel with its site's signature over one of its files."""
+    """Return the parcel with its site's signature over one of its files."""
     signature = key.sign(parcel.files[statement])
     return replace(parcel, files={**parcel.files, STATEMENTS[statement]: signature})
 
@@ -45,17 +45,17 @@ class Trust:
         self.folder = root / "trusted"
 
     def key_of(self, site: str) -> bytes | None:
-        """The site's public key; None where it is not known."""
+        """Return the site's public key; None if it is not known."""
         path = self.folder / site
         return path.read_bytes() if path.is_file() else None
 
     def learn(self, site: str, public_key: bytes) -> None:
-        """Take this key as the site's, in the place of any that it had."""
+        """Store this key as the site's, replacing any that it had."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / site, public_key)
 
     def check(self, site: str, parcel: Parcel) -> None:
-        """Refuse what this site has not signed, or what is more than it has signed.
+        """Refuse files that this site has not signed, or more files than it has signed.
 
         Raises:
             ReleaseError: rule `site`, `parcel` or `signature`.
@@ -67,26 +67,28 @@ class Trust:
 
 
 def check_signed(site: str, parcel: Parcel, key: bytes) -> None:
-    """`Trust.check` with a key that is not kept yet."""
+    """Check as `Trust.check` does, with a key that is not stored yet."""
     if parcel.sender != site or parcel.stage != "release":
         raise ReleaseError(site, "site", "another party's parcel was handed in")
-    if parcel.files.keys() not in HANDED_IN:
+    if parcel.files.keys() not in SUBMISSION_FILES:
         found = ", ".join(quoted(name) for name in sorted(parcel.files)[:6]) or "nothing"
         raise ReleaseError(
-            site, "parcel", f"it holds {found}; a release has {', '.join(sorted(HANDED_IN[0]))}"
+            site,
+            "parcel",
+            f"it holds {found}; a release has {', '.join(sorted(SUBMISSION_FILES[0]))}",
         )
     (statement,) = parcel.files.keys() & STATEMENTS.keys()
     if not is_signed_by(key, parcel.files[statement], parcel.files[STATEMENTS[statement]]):
-        said = f"{statement} is not signed by the key that the pool knows of this site"
-        raise ReleaseError(site, "signature", said)
+        message = f"{statement} is not signed by the key that the pool knows of this site"
+        raise ReleaseError(site, "signature", message)
 
 
 def read_public_key(file: Path, option: str) -> bytes:
     """Read a site's public key.
 
     Args:
-        file: that holds it.
-        option: by which it was named.
+        file: the file that holds it.
+        option: the option that named it.
 
     Raises:
         HyfreeError: it holds none.

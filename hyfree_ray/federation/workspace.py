@@ -1,4 +1,4 @@
-"""What a party keeps in its own folder beside the outputs of its stages, and who may change it.
+"""A party's own folder beside the outputs of its stages, and the access to it.
 
 A program works on its `Workspace`; a dry run gives it a `DryWorkspace`, which is read and never
 written. So no program asks which of the two it has.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 Exports = Mapping[str, tuple[str, ...]]
-"""Stages whose outputs may leave a party, with the files that do (relative globs)."""
+"""Stages whose outputs may leave a party, with the files that may (relative globs)."""
 
 
 class Workspace:
@@ -34,7 +34,7 @@ class Workspace:
     Args:
         root: the folder.
         owner: the party's name.
-        exports: stages whose outputs may leave, with the files that do.
+        exports: stages whose outputs may leave, with the files that may.
     """
 
     def __init__(self, root: Path, owner: str, exports: Exports) -> None:
@@ -52,7 +52,7 @@ class Workspace:
         return self.store.export(artifact)
 
     def receive(self, parcel: Parcel) -> Artifact:
-        """Take another party's parcel in. The same parcel twice is one.
+        """Take another party's parcel in. Receiving it twice has the effect of once.
 
         Raises:
             PrivacyError: as `Store.receive`.
@@ -60,7 +60,7 @@ class Workspace:
         return self.store.receive(parcel)
 
     def discard(self, received: Artifact) -> None:
-        """Remove what was received."""
+        """Remove a received artifact."""
         remove_tree(received.path)
 
     def sign(self, parcel: Parcel, statement: str) -> Parcel:
@@ -68,18 +68,18 @@ class Workspace:
         return sign(parcel, statement, self._key())
 
     def public_key(self) -> bytes:
-        """Return what others know the party's signatures by."""
+        """Return the key by which others verify the party's signatures."""
         return self._key().public_key().public_bytes_raw()
 
     def _key(self) -> Ed25519PrivateKey:
         return signing_key(self.root / "keys" / "signing.key")
 
     def trust(self, site: str, public_key: bytes) -> None:
-        """Take this key as the site's, in the place of any that it had."""
+        """Store this key as the site's, replacing any that it had."""
         self.trusted.learn(site, public_key)
 
     def check_signature(self, site: str, parcel: Parcel) -> None:
-        """Refuse what this site has not signed, or what is more than it has signed.
+        """Refuse files that this site has not signed, or more files than it has signed.
 
         Raises:
             ReleaseError: rule `site`, `parcel` or `signature`.
@@ -87,16 +87,16 @@ class Workspace:
         self.trusted.check(site, parcel)
 
     def quarantine(self, site: str, parcel: Parcel, reason: str) -> None:
-        """Keep a parcel that was refused apart from all that is used."""
+        """Store a parcel that was refused apart from everything in use."""
         quarantine(self.root, site, parcel, reason)
 
     def show_staff(self, made: Artifact, names: Mapping[int, str], data_key: str) -> None:
-        """Put what only the party may see where its people look: pictures, and cases' names.
+        """Put pictures and cases' names where the party's own staff look: only they may see them.
 
         Args:
             made: a stage's output, whose pictures are copied to `audit/`.
-            names: the cases' names by the index that pictures tell them by.
-            data_key: which data set the names are of.
+            names: the cases' names by the index that pictures show.
+            data_key: key of the data set of these names.
         """
         folder = self.root / "audit"
         folder.mkdir(exist_ok=True)
@@ -106,42 +106,42 @@ class Workspace:
 
 
 class DryWorkspace(Workspace):
-    """A workspace that is read and never written: what is not there yet is empty."""
+    """A workspace that is read and never written: a missing artifact is empty."""
 
     def __init__(self, root: Path, owner: str, exports: Exports) -> None:
         super().__init__(root, owner, exports)
         self.documents = DryDocuments(root)
 
     def export(self, artifact: Artifact) -> Parcel:
-        """Pack an artifact, an empty one where it is not made yet."""
+        """Pack an artifact, an empty one if it is not made yet."""
         if artifact.record is not None:
             return super().export(artifact)
         sender = self.store.owner
         return Parcel(sender=sender, stage=artifact.stage, key=artifact.key, files={}, result={})
 
     def receive(self, parcel: Parcel) -> Artifact:
-        """Return where the parcel would lie."""
+        """Return the parcel's location in the store."""
         return self.store.received(parcel.stage, parcel.key, parcel.sender)
 
     def discard(self, received: Artifact) -> None:
-        """Leave it."""
+        """Do nothing."""
 
     def sign(self, parcel: Parcel, statement: str) -> Parcel:  # noqa: ARG002
-        """Return the parcel as it is: a key would have to be made for it."""
+        """Return the parcel as it is: signing might have to create a key."""
         return parcel
 
     def public_key(self) -> bytes:
-        """Return none."""
+        """Return no key."""
         return b""
 
     def trust(self, site: str, public_key: bytes) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def check_signature(self, site: str, parcel: Parcel) -> None:
-        """Refuse nobody: what is handed in has no signature."""
+        """Accept: submissions of a dry run have no signature."""
 
     def quarantine(self, site: str, parcel: Parcel, reason: str) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def show_staff(self, made: Artifact, names: Mapping[int, str], data_key: str) -> None:
-        """Show nothing."""
+        """Do nothing."""

@@ -1,1 +1,1 @@
-"""Where stages run: nowhere (planning), in this process, or on Ray."""
+"""Runners of stages: in no process (planning), in this process, or on Ray."""

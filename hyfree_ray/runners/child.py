@@ -1,4 +1,4 @@
-"""Calls in processes of their own: a function and what it is given go there by value."""
+"""Calls in processes of their own: a function and its arguments are sent by value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walking through the protocol without running anything: what a run would do."""
+"""A walk through the protocol without running anything, to plan a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hyfree_ray.runners.local import LocalParty
 
 
 class PlanningRunner:
-    """Runs nothing and writes nothing. What parties would run is what they then list as steps."""
+    """Runs nothing and writes nothing. The stages that parties would run become their steps."""
 
     async def run(self, stage: Stage[Any], call: Call, folder: Path, owner: str) -> None:
         """Leave the stage to the run that is planned."""
@@ -35,7 +35,7 @@ class PlanningRunner:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What a run would do, and what is there already."""
+    """The stages that a run would execute, and those that are done."""
 
     steps: tuple[Step, ...]
     outcome: protocol.Outcome
@@ -56,7 +56,7 @@ class Planned:
 def plan(simulation: Simulation, store: Path, rules: Rules | None = None) -> Planned:
     """Walk through the protocol without running, writing or importing anything heavy.
 
-    Nobody is late in it: how long the round has waited is the run's affair.
+    No site is late in it: only a run counts how long the round has waited.
     """
     runner = PlanningRunner()
     parties = tuple(simulation.party(name, store, runner) for name in simulation.party_names)

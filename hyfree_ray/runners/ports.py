@@ -1,4 +1,4 @@
-"""Which of Ray's processes on this machine listen, and for whom. Read from /proc (Linux)."""
+"""The ports that Ray's processes on this machine listen on, read from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Port:
 
 
 def ports(of: Callable[[int, str], bool]) -> list[Port]:
-    """Ports of the processes that are meant, sorted. Those of other users are for root to see.
+    """Return ports of the selected processes, sorted. Those of other users are visible to root
+    only.
 
     Args:
         of: whether a process, given its id and its name, is one of them.
@@ -52,7 +53,7 @@ def ports(of: Callable[[int, str], bool]) -> list[Port]:
 
 
 def rays_ports() -> list[Port]:
-    """Ports of all of Ray's processes on this machine."""
+    """Return ports of all of Ray's processes on this machine."""
     return ports(lambda _, name: RAYS.fullmatch(name) is not None)
 
 

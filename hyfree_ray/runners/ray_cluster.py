@@ -131,7 +131,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _listens_here_alone(address: str) -> bool:
-    """Whether it is a cluster that `connect` has started: Ray looks for it at the outer address."""
+    """Return whether `connect` started this cluster: Ray looks for it at the outer address."""
     host, _, port = address.rpartition(":")
     if host not in {"127.0.0.1", "localhost"}:
         return False
@@ -213,7 +213,7 @@ async def while_the_head_answers(work: Awaitable[Any]) -> None:
 
 
 def cluster_device() -> str:
-    """ "cuda" where the connected cluster has GPUs."""
+    """Return "cuda" if the connected cluster has GPUs, else "cpu"."""
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
 
 
@@ -316,7 +316,7 @@ def _open_store(party: str, store: Path, site: Site | None) -> RunHistory:
 
 
 def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) -> dict[str, float]:
-    """What each worker of a distributed training takes: its party's, and of GPUs a whole one."""
+    """Return the needs of each worker of a distributed training: its party's, and whole GPUs."""
     gpu = {"GPU": 1.0} if device == "cuda" else {}
     return {**resources.needs(on_gpu=False), **gpu, **pin}
 
@@ -344,7 +344,7 @@ def check_rounds_are_seen(rounds: Path, rules: Rules) -> None:
 
 
 def pin_of(name: str) -> dict[str, float]:
-    """The custom resource that keeps a party on its machine, where the cluster declares it."""
+    """Return the custom resource that pins a party to its machine, if the cluster declares it."""
     resource = PIN.format(name)
     # A thousandth: the resource says where, not how many stages fit there.
     return {resource: 0.001} if resource in ray.cluster_resources() else {}

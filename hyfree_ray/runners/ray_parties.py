@@ -11,7 +11,7 @@ import ray
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.party import Party
-from hyfree_ray.runners.disturbed import disturbed
+from hyfree_ray.runners.fault_injection import inject_faults
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_arguments import pack, unpack
 from hyfree_ray.runners.ray_cluster import pin_of
@@ -53,7 +53,7 @@ class _PartyProcess:
         *part: bytes,
     ) -> None:
         runner.join(scheduler, name)
-        self.party = program(*unpack(part), Path(root), disturbed(runner, rules, name))
+        self.party = program(*unpack(part), Path(root), inject_faults(runner, rules, name))
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the party."""
@@ -76,7 +76,7 @@ class PoolActor(_PartyProcess):
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class OracleActor(_PartyProcess):
-    """Who may see everything. It is not pinned: it reads every hospital's folder."""
+    """The oracle, which may see everything. It is not pinned: it reads every hospital's folder."""
 
 
 _ACTORS = {POOL: PoolActor, ORACLE: OracleActor}

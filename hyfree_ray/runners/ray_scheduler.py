@@ -1,7 +1,7 @@
-"""Decide whose turn it is on a cluster. Ray itself starts stages in the order they were asked for.
+"""The scheduling of stages on a cluster. Ray itself starts stages in the order of requests.
 
-One light actor grants slots and preempts trainings; Ray still gives out the resources. If the actor
-is lost, so is the order of those that wait, and nothing else.
+One light actor grants slots and preempts trainings; Ray still allocates the resources. If the actor
+is lost, so is the order of waiting stages, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hyfree_ray.scheduling.queue import RequestId, SlotRequest, Slots
 from hyfree_ray.scheduling.resources import Resources
 
 REFRESH_S = 2.0
-"""How often the scheduler looks which machines there are."""
+"""Interval at which the scheduler looks for machines."""
 
 MAX_WAITING = 1_000_000
 """Stages that wait at once, each in a call of its own: sites score the models of all sites. At
@@ -58,7 +58,7 @@ class Scheduler(Slots):
         return await super().acquire(request)
 
     async def _refresh(self) -> None:
-        """A machine that everybody waits for may be back."""
+        """Look again for machines: one that stages wait for may be back."""
         while True:
             self.update_machines(machines())
             await asyncio.sleep(REFRESH_S)
@@ -78,7 +78,7 @@ def start_scheduler(outlooks: Iterable[Any], segment_s: float, name: str | None 
 
 @dataclass(frozen=True, kw_only=True)
 class PreemptionCheck:
-    """What a training asks the scheduler, from its worker, whenever it has saved itself."""
+    """The query of a training's worker to the scheduler whenever it has saved a checkpoint."""
 
     scheduler: Any
     """Handle of the `Scheduler`."""
@@ -101,7 +101,7 @@ class PreemptionCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotClient:
-    """A party's standing in the cluster."""
+    """A party's client of the cluster's scheduler."""
 
     scheduler: Any = None
     """Handle of the `Scheduler`; None: stages go as they come."""

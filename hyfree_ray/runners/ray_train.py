@@ -62,7 +62,7 @@ class RayTrainLaunch:
 
 
 def _worker(config: Mapping[str, Any]) -> None:
-    """One process: nnU-Net's training, with a report to Ray after each epoch."""
+    """Run one process: nnU-Net's training, with a report to Ray after each epoch."""
     import ray.train
     import torch
     from ray.train.torch import get_device

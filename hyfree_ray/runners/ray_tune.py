@@ -23,7 +23,7 @@ RunNamed = Callable[[str, str], object]
 
 
 class _Ended(tune.Callback):
-    """Says which trials have ended well."""
+    """Reports trials that have succeeded."""
 
     def __init__(self, told: Callable[[str], None]) -> None:
         self._told = told
@@ -99,5 +99,5 @@ def _run(config: dict[str, Any], run: RunNamed, address: str) -> None:
 
 
 def _address() -> str:
-    """Where other processes reach the cluster."""
+    """Return the address at which other processes reach the cluster."""
     return str(ray.get_runtime_context().gcs_address)

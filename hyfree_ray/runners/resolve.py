@@ -1,4 +1,4 @@
-"""From what a user asks for to a `Simulation`: all is resolved, and nothing has happened yet."""
+"""The resolution of a user's options into a `Simulation`: nothing runs or is written."""
 
 from __future__ import annotations
 

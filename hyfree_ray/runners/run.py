@@ -26,7 +26,7 @@ from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
 from hyfree_ray.observing.run_folder import write_run
 from hyfree_ray.results.finished import Finished, is_current, mark_outdated, read_finished
-from hyfree_ray.runners.disturbed import disturbed
+from hyfree_ray.runners.fault_injection import inject_faults
 from hyfree_ray.runners.local import LocalParty, LocalRunner
 from hyfree_ray.runners.planning import Planned, plan
 from hyfree_ray.scheduling.estimates import Cost, estimate
@@ -44,7 +44,7 @@ log = logging.getLogger("hyfree_ray")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A simulation that was planned, and how it is executed."""
+    """A planned simulation, and how it is executed."""
 
     simulation: Simulation
     """Of the round that is planned."""
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where it is written to."""
+        """Folder that it is written to."""
         return self.runtime.store / "runs" / self.simulation.run
 
     @property
@@ -115,7 +115,7 @@ def _check(run: Run) -> None:
             "--withdraw: with that all sites have withdrawn, and nothing is left to run; no "
             "withdrawal was noted now: leave a site in",
         )
-    names = {site: _stages(planned, site) for site in execution.rules.disturbances}
+    names = {site: _stages(planned, site) for site in execution.rules.fault_injections}
     check_drops(execution.rules, names)
     check_parties(execution.resources, [party.name for party in planned.parties])
     if run.runtime.ray == "local":
@@ -130,7 +130,7 @@ def _check(run: Run) -> None:
 
 
 def _stages(planned: Planned, owner: str) -> list[str]:
-    """All that a party is to do, by the names of stages and of the roles that they have."""
+    """Return all stages of a party, by their names and by their roles."""
     own = [step for step in planned.steps if step.owner == owner]
     return sorted({name for step in own for name in (step.name, step.stage)})
 
@@ -172,8 +172,8 @@ def warn_before(run: Run, cost: Cost) -> None:
     if not run.planned.missing:
         return
     for site in run.simulation.sites.values():
-        if site.too_few:
-            log.warning(site.too_few)
+        if site.few_images_warning:
+            log.warning(site.few_images_warning)
     left = run.planned.taking_part
     if len(left) < MIN_RELEASES:
         log.warning(nothing_to_share(left, withdrawn=set(run.simulation.sites) - set(left)))
@@ -257,7 +257,7 @@ def execute(run: Run) -> Finished:
             runner = LocalRunner(runtime.device)
             parties = {
                 name: LocalParty(
-                    simulation.party(name, runtime.store, disturbed(runner, rules, name))
+                    simulation.party(name, runtime.store, inject_faults(runner, rules, name))
                 )
                 for name in simulation.party_names
             }
@@ -268,7 +268,7 @@ def execute(run: Run) -> Finished:
 
 
 def _shows_all(run: Run) -> bool:
-    """Whether a run's folder tells of all its stages: another run may have done some since.
+    """Return whether a run's folder shows all its stages: another run may have added some.
 
     Also where something damaged it since: it is written again then.
     """

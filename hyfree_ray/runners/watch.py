@@ -1,4 +1,4 @@
-"""A stage that has stopped moving: found by its silence, ended, and started again from there."""
+"""The watchdog of stages: a hung one is detected by its silence, killed, and started again."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from hyfree_ray.core.processes import started_at
 log = logging.getLogger("hyfree_ray")
 
 HUNG_S = 900.0
-"""Silence after which a stage that was talking is taken for hung."""
+"""Silence after which a stage that used to report is considered hung."""
 
 LONGER = 20
 """Times its longest silence so far."""
 
 
 def here(folder: Path) -> bool:
-    """Whether the newest attempt at a stage was made on this machine."""
+    """Return whether the newest attempt at a stage was made on this machine."""
     attempt = last_attempt(folder)
     return attempt is not None and attempt.get("host") == platform.node()
 
 
 class Watch:
-    """Looks at a stage now and then, and ends its process where it has fallen silent.
+    """Watches a stage and kills its process if it has fallen silent.
 
     Silence is measured from look to look by a clock that does not jump: what a stage writes down
     is of a clock that may.

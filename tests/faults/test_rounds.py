@@ -14,13 +14,13 @@ from click.testing import CliRunner
 
 from hyfree_ray.cli import main
 from hyfree_ray.evaluation.scores import read_results
-from hyfree_ray.federation.participation import Disturbance, parse_rules
+from hyfree_ray.federation.participation import FaultInjection, parse_rules
 from tests import toys
 from tests.refusals import refuses
 from tests.toy_processes import Start
 
-DROPPED = {"site-2": Disturbance(drops=("train_generator",))}
-SLOW = {"site-2": Disturbance(slowness=1000.0)}
+DROPPED = {"site-2": FaultInjection(drops=("train_generator",))}
+SLOW = {"site-2": FaultInjection(slowness=1000.0)}
 
 
 def run(start: Start, store: Path, *, code: int = 0, **rules: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def trained(store: Path, stage: str) -> int:
 
 def test_03_a_site_that_fails_is_named_and_the_others_go_on(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    found = run(start, store, min_sites=2, disturbances=DROPPED)
+    found = run(start, store, min_sites=2, fault_injections=DROPPED)
     assert found["sites"]["site-2"]["outcome"] == "failed"
     assert "site-2: FAILED: train_generator: dropped out (--drop)" in found["said"]
     assert rounds(store) == [["site-1", "site-3"]]
@@ -127,7 +127,7 @@ def test_a_site_that_withholds_says_so_signed_and_gets_the_general_model(
 
 @pytest.mark.slow
 def test_03_without_min_sites_a_site_that_fails_ends_the_run(start: Start, tmp_path: Path) -> None:
-    found = run(start, tmp_path / "store", code=1, disturbances=DROPPED)
+    found = run(start, tmp_path / "store", code=1, fault_injections=DROPPED)
     assert "the stage train_generator failed: dropped out" in found["said"]
     assert rounds(tmp_path / "store") == []
 
@@ -136,8 +136,8 @@ def test_03_without_min_sites_a_site_that_fails_ends_the_run(start: Start, tmp_p
 def test_03_a_site_that_fails_after_the_pool_has_closed_keeps_what_it_has(
     start: Start, tmp_path: Path
 ) -> None:
-    drops = {"site-2": Disturbance(drops=("finetuned",))}
-    found = run(start, tmp_path / "store", min_sites=2, disturbances=drops)
+    drops = {"site-2": FaultInjection(drops=("finetuned",))}
+    found = run(start, tmp_path / "store", min_sites=2, fault_injections=drops)
     assert found["sites"]["site-2"]["outcome"] == "failed"
     assert found["sites"]["site-2"]["images"] == 5
     rows = read_results(tmp_path / "store" / "table.csv")
@@ -151,7 +151,7 @@ def test_28_30_a_late_site_is_not_waited_for_and_taken_in_by_the_next_round(
     start: Start, undisturbed: bytes, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    found = run(start, store, min_sites=2, deadline_s=3.0, disturbances=SLOW)
+    found = run(start, store, min_sites=2, deadline_s=3.0, fault_injections=SLOW)
     assert found["sites"]["site-2"]["outcome"] == "late"
     assert rounds(store) == [["site-1", "site-3"]]
     plain = run(start, store)  # it does not wait for the late one, nor mix it in
@@ -175,7 +175,7 @@ def test_17_28_the_deadline_counts_over_restarts(start: Start, tmp_path: Path) -
     clock = store / folder.relative_to(tmp_path / "other") / "1.clock.json"
     clock.parent.mkdir(parents=True)
     clock.write_text('{"seconds": 3599.5}')
-    found = run(start, store, code=1, min_sites=2, deadline_s=3600.0, disturbances=SLOW)
+    found = run(start, store, code=1, min_sites=2, deadline_s=3600.0, fault_injections=SLOW)
     assert "0 releases are in, --min-sites wants 2" in found["said"]
 
 
@@ -185,8 +185,8 @@ def _closed(start: Start, store: Path) -> list[Path]:
 
 
 def test_29_below_min_sites_no_model_is_made(start: Start, tmp_path: Path) -> None:
-    drops = {**DROPPED, "site-1": Disturbance(drops=("release",))}
-    found = run(start, tmp_path / "store", code=1, min_sites=2, disturbances=drops)
+    drops = {**DROPPED, "site-1": FaultInjection(drops=("release",))}
+    found = run(start, tmp_path / "store", code=1, min_sites=2, fault_injections=drops)
     assert "HyfreeError: 1 releases are in, --min-sites wants 2" in found["said"]
     assert rounds(tmp_path / "store") == []
     assert trained(tmp_path / "store", "train_general") == 0
@@ -249,7 +249,9 @@ def test_rules_are_read_from_options() -> None:
         }
     )
     assert rules.deadline_s == 5400
-    assert rules.disturbances["site-1"] == Disturbance(drops=("release", "local2x"), slowness=2.5)
+    assert rules.fault_injections["site-1"] == FaultInjection(
+        drops=("release", "local2x"), slowness=2.5
+    )
 
 
 @pytest.mark.parametrize(

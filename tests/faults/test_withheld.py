@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from hyfree_ray.evaluation.scores import read_results
-from hyfree_ray.federation.participation import Disturbance
+from hyfree_ray.federation.participation import FaultInjection
 from tests.toy_processes import Start
 
-BREAKS = {"site-2": Disturbance(drops=("audit",))}
+BREAKS = {"site-2": FaultInjection(drops=("audit",))}
 
 
 def test_a_site_that_withholds_still_gets_the_general_model_and_is_scored(
@@ -17,7 +17,7 @@ def test_a_site_that_withholds_still_gets_the_general_model_and_is_scored(
 ) -> None:
     """Cases 89 and 94: its audit breaks, and nobody had to say that sites may be missing."""
     store = tmp_path / "store"
-    process = start(store, disturbances=BREAKS)
+    process = start(store, fault_injections=BREAKS)
     process.join()
     said = Path(f"{store}.log").read_text()
     assert process.exitcode == 0, said

@@ -98,8 +98,8 @@ def test_quarantine_holds_the_newest_and_not_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever hands in rubbish cannot fill the pool's disk."""
-    monkeypatch.setattr(module, "MOST_KEPT", 3)
-    monkeypatch.setattr(module, "MOST_BYTES", 2500)
+    monkeypatch.setattr(module, "MAX_PARCELS", 3)
+    monkeypatch.setattr(module, "MAX_BYTES", 2500)
     for number in range(5):
         files = {"manifest.json": bytes([number]) * 10, "x" * 300: b"", "release.arrow": b""}
         bad = Parcel(sender="s", stage="release", key="a" * 64, files=files, result={})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.parcels import Parcel
-from hyfree_ray.federation.parcel_folders import read_handed_in, read_parcel, write_parcel
+from hyfree_ray.federation.parcel_folders import read_parcel, read_submission, write_parcel
 from tests.commands.pool.folders import federation, hand_in, train
 from tests.refusals import refuses
 
@@ -35,7 +35,7 @@ def test_a_file_is_not_read_before_its_size_is_signed_for(
     assert peak_mib() - before < 64
     (folder / "manifest.json").write_bytes(b" " * (65 << 10))
     with refuses("parcel.damaged", "manifest.json"):
-        read_handed_in(folder)
+        read_submission(folder)
 
 
 def test_a_parcel_of_any_kind_is_copied_once(tmp_path: Path) -> None:
