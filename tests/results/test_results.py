@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -44,7 +45,16 @@ def row(regime: str, train: str, test: str, patient: int, case: int, value: floa
 
 
 def summary(rows: list[ScoreRow], counts: Counts | None = None) -> Summary:
-    return summarise("r", rows, counts=counts or {}, outcomes=OUTCOMES, seed=0)
+    return (
+        summarised(tuple(rows))
+        if counts is None
+        else summarise("r", rows, counts=counts, outcomes=OUTCOMES, seed=0)
+    )
+
+
+@functools.cache
+def summarised(rows: tuple[ScoreRow, ...]) -> Summary:
+    return summarise("r", rows, counts={}, outcomes=OUTCOMES, seed=0)
 
 
 def read(values: Any) -> Summary:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 import pytest
@@ -15,6 +16,7 @@ COUNTS = {
 }
 
 
+@functools.cache
 def summary(patients: int = 12) -> Summary:
     return summarise("r", whole_run(patients), counts=COUNTS, outcomes=OUTCOMES, seed=0)
 

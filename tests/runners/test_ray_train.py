@@ -45,6 +45,7 @@ def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> dict[s
     return execute(train_general.module, call, folder, owner="pool", device="cpu", launch=launch)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_one_ray_train_worker_gives_the_network_of_this_process(
     pooled: Artifact, tmp_path: Path

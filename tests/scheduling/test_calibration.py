@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
@@ -26,6 +27,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_trainings_are_timed_in_a_process_of_their_own(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(CALIBRATES)

@@ -38,8 +38,9 @@ def folder(tmp_path: Path) -> StudyFolder:
 
 @pytest.fixture
 def run(folder: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Finished:
-    """What a trial of two sites ended in."""
+    """What a trial of two sites ended in, in this process."""
     monkeypatch.setattr(trials, "run_trial", says_its_run)
+    monkeypatch.setattr(trials, "call_in_child", lambda function, **_: function())
     one = trial(folder.runtime)
     assert folder.finished(one) is None
     found = finished(tmp_path)
