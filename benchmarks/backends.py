@@ -25,6 +25,7 @@ from hyfree_ray.config.experiment import Experiment, resolve_experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
+from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases
@@ -38,7 +39,8 @@ WARM_UP, PROBE = 64, 800
 
 HEADER = "seconds  backend    shown   CPU s  kid x1000 (floor)  coverage  rejected   Dice  choice"
 
-CHANNELS = {"flow": "flow_max_channels", "stylegan2": "stylegan2_max_channels"}
+
+NAMES = [generator.name for generator in GENERATORS.built_in()]
 
 
 class SiteBench(Bench):
@@ -67,6 +69,7 @@ class SiteBench(Bench):
             train_segmenter,
             role="local",
             prepared=self.prepared,
+            segmenter=self.experiment.segmenter,
             epochs=unet.epochs,
             iterations=unet.iterations,
             validation_iterations=unet.validation_iterations,
@@ -77,12 +80,11 @@ class SiteBench(Bench):
 
     def generator(self, backend: str, images_shown: int) -> tuple[Artifact, float]:
         """A trained generator and the CPU seconds that it took."""
-        budget = self.experiment.budget.generator
+        config = GENERATORS[backend].at("small")
         trained = self.run(
             train_generator,
             prepared=self.prepared,
-            backend=backend,
-            max_channels=getattr(budget, CHANNELS[backend]),
+            generator={"name": backend, "config": config.model_dump()},
             images_shown=images_shown,
             snapshots=2,
             mirror=False,
@@ -99,8 +101,6 @@ class SiteBench(Bench):
         choice = self.run(
             choose_snapshot,
             generator=generator,
-            backend=backend,
-            images_shown=images_shown,
             precision=precision,
             seed=3,
             **common,
@@ -137,7 +137,6 @@ class SiteBench(Bench):
             site=self.site.name,
             dataset=self.site.dataset,
             federation="bench",
-            round_number=1,
             seed=5,
         )
         card = self.run(quality_card, samples=samples, release=released, **common)
@@ -149,13 +148,13 @@ class SiteBench(Bench):
                 pool_releases,
                 sites=[self.site.name],
                 federation="bench",
-                round_number=1,
                 caps=self.experiment.budget.plan.model_dump(),
                 release_0=released,
             )
             general = self.run(
                 train_general,
                 prepared=pooled,
+                segmenter=self.experiment.segmenter,
                 epochs=unet.epochs,
                 iterations=unet.iterations,
                 validation_iterations=unet.validation_iterations,
@@ -195,13 +194,13 @@ def main() -> None:
         bench = SiteBench(find_site(options, root), experiment, root / "site")
         bench.segmenter()
         print(f"{bench.site.name}: local nnU-Net Dice {bench.score(bench.local):.3f}")
-        for name in CHANNELS:
+        for name in NAMES:
             bench.generator(name, WARM_UP)
-        pace = {name: bench.generator(name, PROBE)[1] / PROBE for name in CHANNELS}
+        pace = {name: bench.generator(name, PROBE)[1] / PROBE for name in NAMES}
         print(HEADER)
         for seconds in (float(text) for text in options.seconds.split(",")):
             kids = {}
-            for backend in CHANNELS:
+            for backend in NAMES:
                 shown = max(2 * PROBE, round(seconds / pace[backend]))
                 generator, spent = bench.generator(backend, shown)
                 found = bench.measure(backend, generator, shown)

@@ -84,6 +84,7 @@ class PhantomBench(Bench):
             train_segmenter,
             role="local2x",
             prepared=prepared,
+            segmenter=self.experiment.segmenter,
             epochs=budget.unet.epochs + budget.unet.finetune_epochs,
             iterations=budget.unet.iterations,
             validation_iterations=budget.unet.validation_iterations,
@@ -121,6 +122,7 @@ class PhantomBench(Bench):
                 cases=cases,
                 dataset=drawn.dataset,
                 model=model,
+                segmenter=self.experiment.segmenter,
                 regime="local2x",
                 train_site="bench",
             )

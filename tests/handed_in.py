@@ -72,7 +72,7 @@ def notice(
     simulation: Simulation, site: str, folder: Path, /, signer: str = "", **changes: Any
 ) -> Parcel:
     """A site's word that it withholds."""
-    told = Notice.of(site, simulation.federation, 1, "too small", 0.9)
+    told = Notice.of(site, simulation.federation, "too small", 0.9)
     text = json.dumps(json.loads(told.to_json()) | changes).encode()
     key = digest_of([site, text.decode()])
     result = {"outcome": "released", "reason": "unsigned", "rejection_rate": 0.0}

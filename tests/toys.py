@@ -222,7 +222,6 @@ def _write_release(out: Path, value: str, arguments: Mapping[str, Any], images: 
         random.integers(0, 256, (images, 1, 20, 28), dtype=np.uint8),
         random.integers(0, 2, (images, 20, 28), dtype=np.uint8),
         experiment=arguments["federation"],
-        round_number=arguments["round_number"],
         nonce="n",
     )
 
@@ -359,8 +358,7 @@ def train_once(folder: str, jumps: Sequence[float] = ()) -> None:
 
     call = train_generator.call(
         prepared=Artifact(stage="prepare", key="p" * 64, path=Path("nowhere")),
-        backend="flow",
-        max_channels=8,
+        generator={"name": "flow", "config": {}},
         images_shown=4,
         snapshots=1,
         mirror=False,
@@ -376,7 +374,7 @@ def write_much(context: Context, *, what: str) -> dict[str, Any]:
     if what == "record":
         return {"numbers": list(range(15_000))}
     dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}}
-    about = {"site": "site-1", "dataset": dataset, "federation": "f", "round_number": 1}
+    about = {"site": "site-1", "dataset": dataset, "federation": "f"}
     _write_release(context.out, "1" * 64, about, images=90)
     return {}
 

@@ -48,6 +48,10 @@ class Limits:
     """Maximum of a physical value, which float32 has to hold with its level."""
 
 
+ROUND = 1
+"""Of all releases: a pool's later rounds take the same ones in, or those of other experiments."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Signed:
     """A record that a site signs: its name, and what the record was made for and when."""
@@ -83,7 +87,7 @@ class Signed:
         """Return the fields of this kind alone."""
         raise NotImplementedError
 
-    def check_made_for(self, *, site: str, experiment: str, round_number: int) -> None:
+    def check_made_for(self, *, site: str, experiment: str, round_number: int = ROUND) -> None:
         """Check that it is this site's, for this experiment and round.
 
         Raises:

@@ -19,6 +19,7 @@ from hyfree_ray.border.arrow_layout import LayoutError
 from hyfree_ray.border.manifest import (
     MANIFEST_FILE,
     RELEASE_VERSION,
+    ROUND,
     Limits,
     Manifest,
     as_release_error,
@@ -152,8 +153,8 @@ def write_release(
     labels_NHW: npt.NDArray[np.uint8],
     *,
     experiment: str,
-    round_number: int,
     nonce: str,
+    round_number: int = ROUND,
 ) -> Manifest:
     """Write `folder/release.arrow` and then `folder/manifest.json`, each whole or not at all.
 
@@ -197,7 +198,7 @@ def read_release(
     *,
     site: str,
     experiment: str,
-    round_number: int,
+    round_number: int = ROUND,
     manifest: Manifest | None = None,
     limits: Limits | None = None,
 ) -> Release:

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import hyfree_ray
-from hyfree_ray.border.manifest import Limits, Manifest
+from hyfree_ray.border.manifest import ROUND, Limits, Manifest
 from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, read_release
 from hyfree_ray.core.error_codes import CODES
 from hyfree_ray.core.errors import ReleaseError
+from hyfree_ray.core.registry import built_in_only
 
 _READY = b"ready"
 """The child's first line: from here on, a release is to blame if the child ends."""
@@ -40,7 +41,7 @@ class SubmittedRelease:
     folder: Path
     site: str
     experiment: str
-    round_number: int
+    round_number: int = ROUND
     manifest: Manifest | None = None
     """As it was read before: the child checks the file against this very one. None: it reads it."""
 
@@ -212,7 +213,8 @@ def _child() -> None:
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-        print(json.dumps(_verdict(task)), flush=True)
+        with built_in_only():
+            print(json.dumps(_verdict(task)), flush=True)
 
 
 def _verdict(task: dict[str, Any]) -> str | list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hyfree_ray.border.manifest import Signed, as_release_error
+from hyfree_ray.border.manifest import ROUND, Signed, as_release_error
 from hyfree_ray.core.strict_json import StrictObject
 
 NOTICE_FILE = "withheld.json"
@@ -28,7 +28,12 @@ class Notice(Signed):
 
     @classmethod
     def of(
-        cls, site: str, experiment: str, round_number: int, reason: str, rate: float | None
+        cls,
+        site: str,
+        experiment: str,
+        reason: str,
+        rate: float | None,
+        round_number: int = ROUND,
     ) -> Notice:
         """Build the notice as a site writes it."""
         return cls(
@@ -47,7 +52,7 @@ class Notice(Signed):
         }
 
 
-def read_notice(text: bytes, *, site: str, experiment: str, round_number: int) -> Notice:
+def read_notice(text: bytes, *, site: str, experiment: str, round_number: int = ROUND) -> Notice:
     """Read the notice of a site strictly, and check that it is this site's, for this round.
 
     Raises:

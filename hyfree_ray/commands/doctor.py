@@ -47,7 +47,7 @@ def doctor(store: Path, address: str | None, config: Path | None) -> None:
     """
     wrong = 0
     checks = (_versions(), _machine(), _store(store.absolute()), _configuration(config))
-    for check in (*checks, _ports(), _cluster(address)):
+    for check in (*checks, _extensions(), _ports(), _cluster(address)):
         for finding in check:
             wrong += bool(finding.fix)
             click.echo(f"{'WRONG' if finding.fix else 'ok':<6}{finding.what:<16}{finding.found}")
@@ -148,6 +148,22 @@ def _configuration(config: Path | None) -> Iterator[Finding]:
         yield Finding(what="configuration", found=str(error), fix="correct that setting")
         return
     yield Finding(what="embedder", found=experiment.embedder)
+
+
+def _extensions() -> Iterator[Finding]:
+    """What can be named, other packages' with their origin; nothing of theirs is imported."""
+    from hyfree_ray.core.registry import OWN_PACKAGE
+    from hyfree_ray.evaluation.metrics import METRICS
+    from hyfree_ray.generators import GENERATORS
+    from hyfree_ray.segmenters import SEGMENTERS
+
+    for table in (GENERATORS, SEGMENTERS, METRICS):
+        origins = {name: table.origin(name) for name in table.names()}
+        named = [
+            name if origin.package == OWN_PACKAGE else f"{name} ({origin.text})"
+            for name, origin in origins.items()
+        ]
+        yield Finding(what=f"{table.concept}s", found=", ".join(named))
 
 
 def _ports() -> Iterator[Finding]:

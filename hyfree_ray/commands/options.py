@@ -132,6 +132,26 @@ PRECISION = click.option(
 )
 
 
+def _metrics(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:
+    """`a,b` as a tuple of known metrics; None where the option was not given."""
+    from hyfree_ray.evaluation.metrics import METRICS as TABLE
+
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        TABLE.origin(name)  # raises where there is none
+    return names
+
+
+METRICS = click.option(
+    "--metrics",
+    metavar="NAME,...",
+    callback=_metrics,
+    help="What to measure beside Dice, HD95, NSD and volume error, of other packages.",
+)
+
+
 def _settings(_context: object, _parameter: object, text: str | None) -> tuple[str, ...] | None:
     """`a,b` as a tuple of known settings; None where the option was not given."""
     if text is None:
@@ -198,11 +218,15 @@ def all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
     return decorate
 
 
-experiment_options = all_of(CONFIG, BUDGET, GENERATOR, PRECISION, FOLD, SEED, SET)
+experiment_options = all_of(
+    CONFIG, BUDGET, GENERATOR, SEGMENTER, METRICS, PRECISION, FOLD, SEED, SET
+)
 """The options that resolve to an `Experiment`: the same at all parties of a federation, but for the
 precision, which is each party's own."""
 
-simulated_options = all_of(DATA, PARTITION, CONFIG, BUDGET, GENERATOR, PRECISION, SETTINGS, SET)
+simulated_options = all_of(
+    DATA, PARTITION, CONFIG, BUDGET, GENERATOR, SEGMENTER, PRECISION, SETTINGS, METRICS, SET
+)
 """What is simulated, but for the number of sites, the folds and the seeds."""
 
 runtime_options = all_of(STORE, RAY, DEVICE)

@@ -35,11 +35,8 @@ class UNetBudget(_Strict):
 
 
 class GeneratorBudget(_Strict):
-    """Width and length of the generators."""
+    """Length of a generator's training; how wide it is, its record says for each budget."""
 
-    stylegan2_max_channels: int = Field(ge=8)
-    """Channels at most; the paper: 512."""
-    flow_max_channels: int = Field(ge=8)
     images_shown_per_image: int = Field(ge=1)
     """How often each training image is shown; the paper: 1000 (N thousand images for N)."""
     min_images_shown: int = Field(ge=1)

@@ -31,8 +31,11 @@ from hyfree_ray.config.loading import parse_yaml, read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.precision import PrecisionChoice
+from hyfree_ray.core.registry import OWN_PACKAGE, Origin, Registry
 from hyfree_ray.evaluation import regimes
+from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.segmenters import NNUNET, SEGMENTERS
 
 
 def _as_tuple(asked: Any) -> Any:
@@ -62,7 +65,24 @@ def _unknown(names: tuple[str, ...]) -> PydanticCustomError:
     )
 
 
-def _known_generator(name: str) -> str:
+class GeneratorChoice(BaseModel):
+    """The generator, with settings that are its own: no other's are in an experiment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    """One of `GENERATORS`."""
+    config: Mapping[str, Any]
+    """All its settings by value, as its record has checked them."""
+
+
+def _generator_choice(name: str, budget: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a generator with its settings at a budget, but for those that are given.
+
+    Raises:
+        HyfreeError: no such generator, one that makes no release alone, or settings that do not
+            fit.
+    """
     generator = GENERATORS[name]
     if generator.emits == "mask" or generator.given == "mask":
         what = "masks alone" if generator.emits == "mask" else "images for given masks alone"
@@ -71,7 +91,21 @@ def _known_generator(name: str) -> str:
             f"the generator {name!r} draws {what}, which is not enough for a release; use one that "
             "draws images, or images with masks",
         )
-    return generator.name
+    config = generator.configured({**generator.at(budget).model_dump(mode="json"), **given})
+    return {"name": name, "config": config.model_dump(mode="json")}
+
+
+def _known_segmenter(name: str) -> str:
+    SEGMENTERS.origin(name)  # raises where there is none; torch is not imported
+    return name
+
+
+def _further_metrics(names: Any) -> Any:
+    """Metrics as a set, without the project's own, which are always measured."""
+    if not isinstance(names, (list, tuple)):
+        return names
+    own = {metric.name for metric in METRICS.built_in()}
+    return tuple(sorted({METRICS[str(name)].name for name in names} - own))
 
 
 class Experiment(BaseModel):
@@ -82,8 +116,9 @@ class Experiment(BaseModel):
     seed: int = Field(default=0, ge=0)
     fold: int = Field(default=0, ge=0, le=4)
     """The test fold; validation is the next one, training the other three."""
-    generator: Annotated[str, AfterValidator(_known_generator)]
-    """One of `GENERATORS`."""
+    generator: GeneratorChoice
+    segmenter: Annotated[str, AfterValidator(_known_segmenter)] = NNUNET
+    """The architecture that all parties train inside nnU-Net, one of `SEGMENTERS`."""
     precision: Literal["fp32", "bf16"]
     """Of the generators, and of nnU-Net's trainings on a CPU; on a GPU nnU-Net has its own."""
     mirror: bool = False
@@ -113,7 +148,19 @@ class Experiment(BaseModel):
         AfterValidator(_in_order),
     ] = Field(default_factory=lambda: regimes.settings(default=True))
     """What is trained beside the paper's protocol, for comparison."""
+    metrics: Annotated[tuple[str, ...], BeforeValidator(_further_metrics)] = ()
+    """What is measured beside the project's own metrics, of `METRICS`."""
     budget: Budget
+
+    def extensions(self) -> dict[str, Origin]:
+        """Find what comes from other packages, in words, with its package; nothing is imported."""
+        named: list[tuple[Registry[Any], str]] = [
+            (GENERATORS, self.generator.name),
+            (SEGMENTERS, self.segmenter),
+            *((METRICS, name) for name in self.metrics),
+        ]
+        found = {f"{table.concept} {name}": table.origin(name) for table, name in named}
+        return {what: origin for what, origin in found.items() if origin.package != OWN_PACKAGE}
 
     def task(self, cohort: str, dataset: Mapping[str, Any]) -> str:
         """The joint task, whoever takes part in it: the first half of what releases are made for.
@@ -155,7 +202,7 @@ _NOT_IN_A_RECIPE: dict[str, Any] = {
     **dict.fromkeys(("seed", "fold"), True),  # of the task
     **dict.fromkeys(("precision", "embedder", "embedder_weights"), True),  # of a machine
     # Of what comes after the releases.
-    **dict.fromkeys(("settings", "warmup", "replay_share"), True),
+    **dict.fromkeys(("settings", "metrics", "warmup", "replay_share"), True),
     **dict.fromkeys(("min_label_agreement", "general_workers"), True),
     "budget": {
         "generator_backend": True,
@@ -197,7 +244,9 @@ def resolve_experiment(
     Args:
         budget: name of the budget whose values are the start; None: the file's, else `small` on
             a CPU and `paper` on a GPU.
-        generator: "auto" or one of `GENERATORS`; None: the file's, else "auto".
+        generator: "auto" or one of `GENERATORS`; None: the file's, else "auto". Its settings are
+            those of its record at this budget, but for what file and overrides say of
+            `generator.config`.
         device: what the trainings will run on.
         file: YAML with any of `Experiment`'s fields; its paths are from its folder.
         overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`; paths are from the
@@ -221,20 +270,23 @@ def resolve_experiment(
     _merge(values, written, str(file))
     values.update({name: value for name, value in fields.items() if value is not None})
     if generator is not None:
-        values["generator"] = generator
+        values.setdefault("generator", {})["name"] = generator
     for override in overrides:
         _set(values, override)
     if isinstance(path := values.get("embedder_weights"), str):
         values["embedder_weights"] = str(Path(path).absolute())  # stages run in other folders
-    changed = values["budget"] != budget_values(budget)
+    own = values.get("generator", {}).get("config")
+    changed = values["budget"] != budget_values(budget) or own
     reasons = [
         f"budget {budget}: "
         + ("as in the paper" if budget == "paper" else "shorter and narrower, same rules")
         + (f", except for {_changed_by(file, overrides)}" if changed else "")
     ]
-    if values.setdefault("generator", "auto") == "auto":
-        values["generator"] = values["budget"]["generator_backend"]
-        reasons.append(f"generator {values['generator']}: {values['budget']['generator_reason']}")
+    chosen = {"name": "auto", "config": {}} | values.get("generator", {})
+    if chosen["name"] == "auto":
+        chosen["name"] = values["budget"]["generator_backend"]
+        reasons.append(f"generator {chosen['name']}: {values['budget']['generator_reason']}")
+    values["generator"] = _generator_choice(chosen["name"], budget, chosen["config"])
     if values.setdefault("embedder", "auto") == "auto":
         named_weights = values.get("embedder_weights") is not None
         values["embedder"] = "openclip" if named_weights else "nnunet"
@@ -249,9 +301,11 @@ def resolve_experiment(
         values["precision"], why = choice.precision, choice.reason
     reasons.append(f"precision {values['precision']}: {why}")
     try:
-        return Experiment.model_validate(values), reasons
+        experiment = Experiment.model_validate(values)
     except ValidationError as error:
         raise HyfreeError("config.bad-value", _first_problem(error)) from error
+    others = [f"{what}: of {origin}" for what, origin in experiment.extensions().items()]
+    return experiment, reasons + others
 
 
 def _changed_by(file: Path | None, overrides: Sequence[str]) -> str:
@@ -321,10 +375,15 @@ def _set(values: dict[str, Any], override: str) -> None:
     _merge(values, nested, f"--set {name}")
 
 
+_GENERATORS_OWN = "generator.config."
+"""How the keys begin that are a generator's own: its record checks them."""
+
+
 def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
     known = _known_keys()
     for path, value in _leaves(more):
-        if path not in known:
+        path = "generator.name" if path == "generator" else path
+        if path not in known and not path.startswith(_GENERATORS_OWN):
             raise HyfreeError("config.unknown-key", f"{where}: {_not_a_key(path, known, where)}")
         target = values
         *parents, last = path.split(".")
@@ -345,6 +404,8 @@ def _not_a_key(path: str, known: Sequence[str], where: str) -> str:
             f"{path!r} belongs to a budget: put it under `budget:`, or choose one of the budgets "
             f"{', '.join(BUDGETS)} with --budget"
         )
+    own = {field for generator in GENERATORS.built_in() for field in generator.config.model_fields}
+    known = [*known, *(f"{_GENERATORS_OWN}{field}" for field in sorted(own))]
     close = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
     return f"unknown key {path!r}; did you mean {close[0]!r}?"
 

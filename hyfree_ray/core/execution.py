@@ -23,6 +23,7 @@ from hyfree_ray.core.guard import Confinement, confined
 from hyfree_ray.core.journal import append_attempt, segments
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.processes import forget_peak_memory, peak_memory_mib
+from hyfree_ray.core.registry import loaded_packages
 from hyfree_ray.core.stage import Context, Launch, Preempted, Stage, find_stage
 from hyfree_ray.core.store_root import ROOT_FILE
 
@@ -86,7 +87,7 @@ def execute(
             "peak_memory_mib": peak_memory_mib(),
             **device_memory.measured(holds),
             "host": platform.node(),
-            "versions": installed_versions(),
+            "versions": installed_versions() | loaded_packages(),
             "result": result,
         }
         write_json(folder / RECORD, record)

@@ -5,7 +5,7 @@ regime, a metric), so that its name stands nowhere else. The project's own stand
 line each, as `"name": "module:ATTRIBUTE"`. Another package's arrives by an entry point:
 
     [project.entry-points."hyfree_ray.generators"]
-    toy = "hyfree_toys.generator:TOY"
+    diffusion = "our_package.diffusion:DIFFUSION"
 
 Nothing is imported until it is named, and nothing of another package within `built_in_only`.
 """
@@ -49,8 +49,15 @@ class Origin:
     """The installed distribution; empty where the running program registered the record."""
     version: str
 
+    @property
+    def text(self) -> str:
+        """Name and version, as pip writes them."""
+        return f"{self.package} {self.version}"
+
     def __str__(self) -> str:
-        return f"{self.package} {self.version}" if self.package else "the running program"
+        return (
+            f"the package {self.package} {self.version}" if self.package else "the running program"
+        )
 
 
 _BUILT_IN_ONLY: ContextVar[bool] = ContextVar("built_in_only", default=False)
@@ -162,8 +169,8 @@ class Registry(Generic[R]):
         if _BUILT_IN_ONLY.get():
             raise HyfreeError(
                 "extension.not-imported",
-                f"the {self.concept} {name!r} comes from the package {origin}, which is not "
-                "imported where other parties' files are read",
+                f"the {self.concept} {name!r} comes from {origin}, which is not imported where "
+                "other parties' files are read",
             )
         try:
             record = entry.load()
@@ -171,7 +178,7 @@ class Registry(Generic[R]):
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise HyfreeError(
                 "extension.broken",
-                f"the {self.concept} {name!r} of the package {origin} cannot be imported ({why}); "
+                f"the {self.concept} {name!r} of {origin} cannot be imported ({why}); "
                 "fix or uninstall that package",
             ) from error
         self._check(record, name, str(origin))
@@ -210,7 +217,7 @@ class Registry(Generic[R]):
             raise HyfreeError(
                 "name.ambiguous",
                 f"the {self.concept} {name!r} is in several packages "
-                f"({', '.join(sorted(map(str, found)))}); uninstall all but one",
+                f"({', '.join(sorted(one.text for one in found))}); uninstall all but one",
             )
         return next(iter(found.values()))
 

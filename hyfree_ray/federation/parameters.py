@@ -10,13 +10,11 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import file_digest
 
-ROUND = 1
-"""The round of all releases: later rounds reuse them, or take those of other experiments."""
 
+class Training(TypedDict):
+    """What all trainings of a segmenter share, however many epochs they have."""
 
-class Iterations(TypedDict):
-    """The settings that all of nnU-Net's trainings share, for any number of epochs."""
-
+    segmenter: str
     iterations: int
     validation_iterations: int
     precision: str
@@ -29,10 +27,11 @@ class Embedder(TypedDict, total=False):
     embedder_weights: Artifact
 
 
-def iterations(experiment: Experiment) -> Iterations:
-    """Return the length of an epoch and the precision."""
+def training(experiment: Experiment) -> Training:
+    """Return the architecture, the length of an epoch and the precision."""
     unet = experiment.budget.unet
     return {
+        "segmenter": experiment.segmenter,
         "iterations": unet.iterations,
         "validation_iterations": unet.validation_iterations,
         "precision": experiment.precision,

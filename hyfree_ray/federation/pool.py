@@ -11,7 +11,6 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.interface import Receipt, ReplaySet, Round
-from hyfree_ray.federation.parameters import ROUND
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.pool_stages import EXPORTS, PoolStages
 from hyfree_ray.federation.rounds import Entry
@@ -54,9 +53,7 @@ class PoolParty(PoolStages):
 
     def _note(self, site: str, parcel: Parcel) -> Entry:
         """Record that a site withholds."""
-        notice = read_notice(
-            parcel.files[NOTICE_FILE], site=site, experiment=self.federation, round_number=ROUND
-        )
+        notice = read_notice(parcel.files[NOTICE_FILE], site=site, experiment=self.federation)
         self.receive(parcel)
         return Entry(
             site=site,

@@ -12,7 +12,6 @@ from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import RELEASE
-from hyfree_ray.federation.parameters import ROUND
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.federation.rounds import Rounds
 from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
@@ -72,7 +71,6 @@ class PoolStages(Party):
             site=site,
             dataset=self.dataset,
             federation=self.federation,
-            round_number=ROUND,
             gate=self.experiment.gate.model_dump(),
         )
 
@@ -86,5 +84,4 @@ class PoolStages(Party):
             site=site,
             dataset=self.dataset,
             federation=self.federation,
-            round_number=ROUND,
         )

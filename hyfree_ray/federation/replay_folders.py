@@ -25,7 +25,6 @@ from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.strict_json import StrictObject, checked_name
 from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 from hyfree_ray.federation.interface import ReplaySet
-from hyfree_ray.federation.parameters import ROUND
 from hyfree_ray.federation.parcel_folders import read_parcel, write_parcel
 from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.stages.pooling import read_for_task
@@ -159,7 +158,6 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
             folder=folder / site,
             site=site,
             experiment=party.federation,
-            round_number=ROUND,
             manifest=parse_manifest(parcel.files.get(MANIFEST_FILE, b""), site=site),
         )
         for site, parcel in zip(sites, parcels, strict=True)

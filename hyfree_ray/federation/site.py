@@ -53,7 +53,7 @@ class SiteParty(SiteStages):
         return await self.label(local, samples, audited, await self._labeller(local), purpose)
 
     async def _labeller(self, local: LocalModels) -> Artifact:
-        if self.experiment.labeller == "local":
+        if self.experiment.labeller == "local" or self.draws_masks:
             return local.segmenter
         return await self.train_local2x(local.prepared)
 

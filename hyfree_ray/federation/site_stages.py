@@ -22,13 +22,13 @@ from hyfree_ray.federation.hospital import (
     raw_data,
 )
 from hyfree_ray.federation.parameters import (
-    ROUND,
     caps,
     embedder,
     epochs_of_local2x,
-    iterations,
+    training,
 )
 from hyfree_ray.federation.party import Party, Runner
+from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
@@ -99,6 +99,11 @@ class SiteStages(Party):
         """Number of images that the site would release."""
         return quota(self.site, self.experiment.budget)
 
+    @property
+    def draws_masks(self) -> bool:
+        """Whether the generator learns masks and draws them with its images."""
+        return GENERATORS[self.experiment.generator.name].learns_masks
+
     def seed(self, stage: str) -> int:
         """Return a stage's seed: it depends on the experiment, this site and the stage alone."""
         return seed_of(self.experiment.seed, self.name, stage)
@@ -118,20 +123,18 @@ class SiteStages(Party):
 
     async def prepare(self) -> Artifact:
         """Plan nnU-Net on the site's own cases and preprocess them."""
-        return await self.run("local", prepare, **await self.real_cases())
+        return await self.run("local", prepare, masks=self.draws_masks, **await self.real_cases())
 
     async def train_generator(self, prepared: Artifact) -> Artifact:
         """Train the generator on the slices that nnU-Net would see."""
         experiment = self.experiment
-        generator = experiment.budget.generator
         return await self.run(
             RELEASE,
             train_generator,
             prepared=prepared,
-            backend=experiment.generator,
-            max_channels=getattr(generator, f"{experiment.generator}_max_channels"),
+            generator=experiment.generator.model_dump(),
             images_shown=self.images_shown,
-            snapshots=generator.snapshots,
+            snapshots=experiment.budget.generator.snapshots,
             mirror=experiment.mirror,
             precision=experiment.precision,
             seed=self.seed("generator"),
@@ -162,7 +165,7 @@ class SiteStages(Party):
             role=regime,
             prepared=prepared,
             epochs=epochs,
-            **iterations(self.experiment),
+            **training(self.experiment),
             warmup=warmup,
             seed=self.seed(regime),
             **start,
@@ -174,8 +177,6 @@ class SiteStages(Party):
             RELEASE,
             choose_snapshot,
             **local.inputs(),
-            backend=self.experiment.generator,
-            images_shown=self.images_shown,
             **embedder(self.experiment),
             precision=self.experiment.precision,
             seed=self.seed("choice"),
@@ -215,7 +216,7 @@ class SiteStages(Party):
                 segmenter=local.segmenter,
                 prepared=local.prepared,
                 gate=self.experiment.gate.model_dump(),
-                generator=self.experiment.generator,
+                generator=self.experiment.generator.name,
                 images_shown=self.images_shown,
                 **embedder(self.experiment),
                 seed=self.seed("audit"),
@@ -245,7 +246,6 @@ class SiteStages(Party):
             site=self.name,
             dataset=self.site.dataset,
             federation=self.federation,
-            round_number=ROUND,
             seed=self.seed("release"),
         )
 
@@ -272,6 +272,8 @@ class SiteStages(Party):
             cases=self.site.part(part),
             dataset=self.site.dataset,
             model=model,
+            segmenter=self.experiment.segmenter,
+            metrics=self.experiment.metrics,
             regime=regime,
             train_site=train_site,
         )

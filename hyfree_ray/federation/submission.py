@@ -9,7 +9,6 @@ from hyfree_ray.border.manifest import MANIFEST_FILE
 from hyfree_ray.border.withheld import NOTICE_FILE, Notice
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parcels import Parcel
-from hyfree_ray.federation.parameters import ROUND
 
 if TYPE_CHECKING:
     from hyfree_ray.federation.hospital import Contribution
@@ -35,7 +34,7 @@ def submission(site: SiteStages, done: Contribution) -> Parcel:
 
 
 def _withheld(site: SiteStages, reason: str, rejection_rate: float | None) -> Parcel:
-    notice = Notice.of(site.name, site.federation, ROUND, reason, rejection_rate).to_json()
+    notice = Notice.of(site.name, site.federation, reason, rejection_rate).to_json()
     parcel = Parcel(
         sender=site.name,
         stage="release",

@@ -14,10 +14,9 @@ from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.oracle import OracleParty
 from hyfree_ray.federation.parameters import (
-    ROUND,
     epochs_of_local2x,
-    iterations,
     numbered,
+    training,
 )
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.site import SiteParty
@@ -67,7 +66,6 @@ async def personalise(site: SiteParty, given: Given) -> Artifact:
         releases_of=list(others),
         share=site.experiment.replay_share,
         federation=site.federation,
-        round_number=ROUND,
         **await site.real_cases(),
         **numbered("release", others.values()),
     )
@@ -115,7 +113,6 @@ async def _pooled(
         pool_releases,
         sites=list(releases),
         federation=party.federation,
-        round_number=ROUND,
         caps=experiment.budget.plan.model_dump(),
         **numbered("release", releases.values()),
     )
@@ -124,7 +121,7 @@ async def _pooled(
         train_general_model,
         prepared=prepared,
         epochs=experiment.budget.unet.epochs,
-        **iterations(experiment),
+        **training(experiment),
         workers=workers,
         seed=party.seed(f"{regime} general" if regime == "own-syn" else "general"),
     )
@@ -157,7 +154,6 @@ async def train_on_mixture(
         synthetic_share=share,
         releases_of=list(shared.sites),
         federation=oracle.federation,
-        round_number=ROUND,
         seed=seed_of(oracle.experiment.seed, ORACLE, "mixture"),
         **{**await oracle.real_cases(sites), **received},
     )
@@ -171,7 +167,7 @@ async def _segmenter(oracle: OracleParty, regime: str, prepared: Artifact) -> Ar
         role=regime,
         prepared=prepared,
         epochs=epochs_of_local2x(oracle.experiment),
-        **iterations(oracle.experiment),
+        **training(oracle.experiment),
         warmup=0.0,
         seed=oracle.seed(regime),
     )
@@ -190,6 +186,6 @@ async def train_by_averaging(
         train_fedavg,
         prepared=prepared,
         epochs=epochs_of_local2x(oracle.experiment),
-        **iterations(oracle.experiment),
+        **training(oracle.experiment),
         seed=oracle.seed(regime),
     )

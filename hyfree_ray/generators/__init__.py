@@ -6,10 +6,12 @@ A generator is a record (`record.py`), which does not import torch; its learner 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.registry import Registry
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.record import Generator, GeneratorConfig
@@ -27,6 +29,9 @@ GENERATORS = Registry(
         "stylegan2": f"{__name__}.stylegan2:STYLEGAN2",
     },
 )
+
+DESCRIPTION = "generator.json"
+"""Which generator it is, with its settings and its plan: all that its snapshots are read by."""
 
 SAMPLE_BATCH = 16
 
@@ -110,6 +115,29 @@ def train(
         saved=saved,
     )
     return plan
+
+
+def trained(workdir: Path) -> tuple[Generator, GeneratorConfig, GeneratorPlan]:
+    """Read which generator `train` trained in a folder, with its settings and its plan.
+
+    Raises:
+        HyfreeError: there is none, or one of an earlier version.
+    """
+    try:
+        described = json.loads((workdir / DESCRIPTION).read_text())
+    except (OSError, ValueError) as error:
+        raise HyfreeError(
+            "generator.no-snapshot", f"{workdir} holds no trained generator; train it first"
+        ) from error
+    if "generator" not in described:
+        raise HyfreeError(
+            "generator.other-version",
+            f"{workdir} holds a generator of an earlier version, which this one does not read; "
+            "train it again in another folder",
+        )
+    generator = GENERATORS[described["generator"]]
+    plan = generator.plan.from_json(json.dumps(described["plan"]))
+    return generator, generator.configured(described["config"]), plan
 
 
 def sample_with_masks(

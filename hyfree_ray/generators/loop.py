@@ -24,13 +24,11 @@ from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.generators import GENERATORS, Samples
+from hyfree_ray.generators import DESCRIPTION, Samples, trained
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Learner, compute_of
 from hyfree_ray.generators.record import Generator, GeneratorConfig
 
-DESCRIPTION = "generator.json"
-"""Which generator it is, with its settings and its plan: all that its snapshots are read by."""
 INTERVALS = 30
 """Checkpoints a training: its first and last thirtieth cost as much to lose."""
 PROGRESS_EVERY = 5.0
@@ -227,23 +225,15 @@ def _run(
             saved(shown, settings.images_shown)
 
 
-def _read(workdir: Path, snapshot: str) -> tuple[Generator, GeneratorPlan, dict[str, Tensor]]:
+def _weights(workdir: Path, snapshot: str) -> dict[str, Tensor]:
     path = workdir / "snapshots" / f"{snapshot.removesuffix('.safetensors')}.safetensors"
     try:
-        described = json.loads((workdir / DESCRIPTION).read_text())
-        weights = load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
         raise HyfreeError(
-            "generator.no-snapshot", f"{path} is no snapshot of a trained generator; train it first"
+            "generator.no-snapshot",
+            f"{path} is no snapshot of a trained generator; train it first",
         ) from error
-    if "generator" not in described:
-        raise HyfreeError(
-            "generator.other-version",
-            f"{workdir} holds a generator of an earlier version, which this one does not read; "
-            "train it again in another folder",
-        )
-    generator = GENERATORS[described["generator"]]
-    return generator, generator.plan.from_json(json.dumps(described["plan"])), weights
 
 
 def sample(
@@ -258,7 +248,8 @@ def sample(
     batch_size: int,
 ) -> Iterator[Samples]:
     """See `hyfree_ray.generators.sample_with_masks`."""
-    generator, plan, weights = _read(workdir, snapshot)
+    generator, _, plan = trained(workdir)
+    weights = _weights(workdir, snapshot)
     sampler = generator.load().sampler(plan, compute_of(device, precision), weights)
     for first in range(start - start % batch_size, start + count, batch_size):
         seeds = [seed_of(seed, "sample", k) for k in range(first, first + batch_size)]

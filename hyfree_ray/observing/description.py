@@ -63,7 +63,8 @@ def describe_run(
         compute=compute_by_party(stages),
         ledger=tuple(transfers),
         unanswered=observed.unanswered,
-        versions=installed_versions(),
+        versions=installed_versions()
+        | {one.package: one.version for one in experiment.extensions().values() if one.package},
         stages=tuple(_stage_run(stage) for _, stage in sorted(observed.stages.items())),
         missing=missing_sites(
             simulation.sites,
@@ -110,12 +111,15 @@ def _table(
         counts=counts,
         outcomes=sites,
         seed=simulation.experiment.seed,
-        notes=find_missing_comparisons(
-            simulation.sites,
-            simulation.experiment.settings,
-            simulation.contributors,
-            outcome,
-            observed.stages.values(),
+        notes=(
+            *find_missing_comparisons(
+                simulation.sites,
+                simulation.experiment.settings,
+                simulation.contributors,
+                outcome,
+                observed.stages.values(),
+            ),
+            *(f"{what} is of {one}" for what, one in simulation.experiment.extensions().items()),
         ),
     )
 

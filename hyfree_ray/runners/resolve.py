@@ -48,6 +48,8 @@ class SimulationOptions:
     budget: str | None = None
     generator: str | None = None
     precision: str | None = None
+    segmenter: str | None = None
+    metrics: tuple[str, ...] | None = None
     settings: tuple[str, ...] | None = None
     fold: int | None = None
     seed: int | None = None
@@ -78,6 +80,8 @@ class SimulationOptions:
             precision=self.precision,
             fold=self.fold,
             seed=self.seed,
+            segmenter=self.segmenter,
+            metrics=self.metrics,
             settings=self.settings,
         )
 

@@ -21,6 +21,7 @@ from hyfree_ray.core.execution import single_threaded
 from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Context
 from hyfree_ray.federation.hospital import Site
+from hyfree_ray.generators import GENERATORS
 
 CALIBRATION_S = 60.0
 """Nothing is timed for longer, imports and preparation included."""
@@ -130,6 +131,7 @@ def _prepare(site: Site, experiment: Experiment, folder: Path) -> Path:
         cases=[*site.part("train")[: CASES * 3 // 4], *site.part("val")[: CASES // 4]],
         dataset=site.dataset,
         caps=experiment.budget.plan.model_dump(),
+        masks=GENERATORS[experiment.generator.name].learns_masks,
     )
     return context.out
 
@@ -144,6 +146,7 @@ def _train_segmenter(context: Context, prepared: Path, experiment: Experiment) -
     train_segmenter(
         context,
         role="local",
+        segmenter=experiment.segmenter,
         prepared=prepared,
         epochs=1000,
         iterations=_ITERATIONS,
@@ -157,12 +160,10 @@ def _train_segmenter(context: Context, prepared: Path, experiment: Experiment) -
 def _train_generator(context: Context, prepared: Path, experiment: Experiment) -> None:
     from hyfree_ray.stages.training import train_generator
 
-    generator = experiment.budget.generator
     train_generator(
         context,
         prepared=prepared,
-        backend=experiment.generator,
-        max_channels=getattr(generator, f"{experiment.generator}_max_channels"),
+        generator=experiment.generator.model_dump(),
         images_shown=10_000_000,
         snapshots=1,
         mirror=experiment.mirror,

@@ -70,7 +70,7 @@ def prepare_together(
     }
 
 
-@stage(version=2, private=("cases",))
+@stage(version=3, private=("cases",))
 def prepare_mixture(
     context: Context,
     /,
@@ -81,7 +81,6 @@ def prepare_mixture(
     synthetic_share: float,
     releases_of: Sequence[str],
     federation: str,
-    round_number: int,
     seed: int,
     **inputs: Folder,
 ) -> dict[str, Any]:
@@ -99,7 +98,6 @@ def prepare_mixture(
         synthetic_share: share of synthetic training images.
         releases_of: sites whose releases are given, in order.
         federation: key of the federation that the releases were made for.
-        round_number: the round.
         seed: seed of the choice of images.
         inputs: `data_<position of the site>` and `release_<position in releases_of>`.
     """
@@ -116,7 +114,7 @@ def prepare_mixture(
     ]
     validation = [case for case, part in written if part == "val"]
     real = [case for case, part in written if part == "train"]
-    synthetic = write_releases(slices, releases_of, inputs, federation, round_number, dataset)
+    synthetic = write_releases(slices, releases_of, inputs, federation, dataset)
     synthetic_count = round(synthetic_share * len(real))
     chosen_real = _random_subset(real, len(real) - synthetic_count, seed)
     chosen_synthetic = _random_subset(synthetic, synthetic_count, seed)
@@ -146,11 +144,12 @@ def _random_subset(cases: Sequence[Any], count: int, seed: int) -> list[Any]:
     return order[:count]
 
 
-@stage(version=2, device=True)
+@stage(version=3, device=True)
 def train_fedavg(
     context: Context,
     *,
     prepared: Folder,
+    segmenter: str,
     epochs: int,
     iterations: int,
     validation_iterations: int,
@@ -173,4 +172,5 @@ def train_fedavg(
         seed=seed,
         device=context.device,
         report=context.progress,
+        segmenter=segmenter,
     )

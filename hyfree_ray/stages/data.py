@@ -26,7 +26,7 @@ def draw_phantom(context: Context, *, index: int, seed: int, phantom: int) -> di
     return {"images": len(list((context.out / "imagesTr").iterdir()))}
 
 
-@stage(version=2, private=("cases",))
+@stage(version=3, private=("cases",))
 def prepare(
     context: Context,
     *,

@@ -24,7 +24,7 @@ MAX_VALIDATION = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part."""
 
 
-@stage(version=5)
+@stage(version=6)
 def check_release(
     context: Context,
     *,
@@ -32,7 +32,6 @@ def check_release(
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
-    round_number: int,
     gate: Mapping[str, float],
 ) -> dict[str, Any]:
     """Check a release as hostile input and draw a contact sheet of it.
@@ -50,18 +49,19 @@ def check_release(
     from hyfree_ray.border.label_shift import label_shift
     from hyfree_ray.border.manifest import read_manifest
     from hyfree_ray.border.release_guard import SubmittedRelease, check_release_file
+    from hyfree_ray.core.registry import built_in_only
     from hyfree_ray.reports.pictures import contact_sheet
 
     submitted = SubmittedRelease(
         folder=Path(release),
         site=site,
         experiment=federation,
-        round_number=round_number,
         # Read once: both processes check the file against this manifest's hash.
         manifest=read_manifest(Path(release), site=site),
     )
     check_release_file(submitted)
-    found = read_for_task(submitted, dataset, Gate(**gate))
+    with built_in_only():
+        found = read_for_task(submitted, dataset, Gate(**gate))
     contact_sheet(
         context.out / "samples.png",
         found.images_NCHW[:24],
@@ -124,7 +124,7 @@ MAX_COMPARED = 200
 """Images of a release whose labels are compared."""
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def label_agreement(
     context: Context,
     *,
@@ -133,7 +133,6 @@ def label_agreement(
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
-    round_number: int,
 ) -> dict[str, Any]:
     """Measure how far a release's labels agree with those learned from the other sites' images.
 
@@ -149,7 +148,7 @@ def label_agreement(
     from hyfree_ray.cohorts.label_sets import LabelEncoding, foreground, mask_of, with_values
     from hyfree_ray.segmenters.nnunet.model import Model, read_dataset
 
-    found = read_release(Path(release), site=site, experiment=federation, round_number=round_number)
+    found = read_release(Path(release), site=site, experiment=federation)
     network = Model(model / "model", context.device)
     encoding = LabelEncoding.of(dataset)
     labels_NHW = with_values(
@@ -174,14 +173,13 @@ def label_agreement(
     return {"dice": dice, "mean": sum(known) / len(known) if known else None}
 
 
-@stage(version=2)
+@stage(version=3)
 def pool_releases(
     context: Context,
     /,
     *,
     sites: list[str],
     federation: str,
-    round_number: int,
     caps: Mapping[str, Any],
     **releases: Folder,
 ) -> dict[str, Any]:
@@ -194,7 +192,6 @@ def pool_releases(
         context: where to.
         sites: the sites in the pool, sorted.
         federation: key of the federation that the releases were made for.
-        round_number: the round.
         caps: the budget's, on nnU-Net's plan.
         releases: `release_<position in sites>`, the checked releases.
 
@@ -206,7 +203,7 @@ def pool_releases(
 
     by_site: list[list[Any]] = []
     first: ReleaseMetadata | None = None
-    for site, release in read_releases(sites, releases, federation, round_number):
+    for site, release in read_releases(sites, releases, federation):
         first = first or release.metadata
         _check_slice_axis(site, release.metadata, sites[0], first)
         prefix = f"r{len(by_site):03d}"
@@ -265,7 +262,7 @@ def label_encoding_of(metadata: ReleaseMetadata) -> LabelEncoding:
 
 
 def read_releases(
-    sites: Sequence[str], releases: Mapping[str, Folder], federation: str, round_number: int
+    sites: Sequence[str], releases: Mapping[str, Folder], federation: str
 ) -> Iterator[tuple[str, Release]]:
     """Yield each site's release, one in memory at a time, read as strictly as the pool checks it.
 
@@ -273,7 +270,6 @@ def read_releases(
         sites: the sites that made the releases, in order.
         releases: `release_<position in sites>`.
         federation: key of the federation that they were made for.
-        round_number: the round.
 
     Raises:
         ReleaseError: the rule that one breaks.
@@ -284,7 +280,7 @@ def read_releases(
         folder = releases[f"release_{position}"]
         yield (
             site,
-            read_release(Path(folder), site=site, experiment=federation, round_number=round_number),
+            read_release(Path(folder), site=site, experiment=federation),
         )
 
 

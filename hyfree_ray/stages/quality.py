@@ -35,15 +35,13 @@ def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: 
     return max(8, min(MAX_SAMPLES, count))
 
 
-@stage(version=3, device=True)
+@stage(version=4, device=True)
 def choose_snapshot(
     context: Context,
     *,
     generator: Folder,
     segmenter: Folder,
     prepared: Folder,
-    backend: str,
-    images_shown: int,
     embedder: str,
     precision: str,
     seed: int,
@@ -53,7 +51,7 @@ def choose_snapshot(
     import time
 
     from hyfree_ray.evaluation.image_quality import best_snapshot
-    from hyfree_ray.generators import GENERATORS
+    from hyfree_ray.generators import trained
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
 
@@ -76,7 +74,8 @@ def choose_snapshot(
         view=view,
         device=context.device,
     )
-    count = samples_per_snapshot(GENERATORS[backend].config(), images_shown, len(names))
+    _, config, _ = trained(Path(generator))
+    count = samples_per_snapshot(config, read_result(generator)["images_shown"], len(names))
     draw = partial(
         _draw, generator, count=count, seed=seed, device=context.device, precision=precision
     )

@@ -21,7 +21,7 @@ from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 
-@stage(version=3, private=("cases",))
+@stage(version=4, private=("cases",))
 def prepare_replay(
     context: Context,
     /,
@@ -34,7 +34,6 @@ def prepare_replay(
     releases_of: Sequence[str],
     share: float,
     federation: str,
-    round_number: int,
     **releases: Folder,
 ) -> dict[str, Any]:
     """Preprocess own real cases and other sites' releases for the general model's plan.
@@ -49,7 +48,6 @@ def prepare_replay(
         releases_of: sites whose releases are replayed, in order.
         share: share of synthetic images among those drawn.
         federation: key of the federation that the releases were made for.
-        round_number: the round.
         releases: `release_<position in releases_of>`.
     """
     from hyfree_ray.core.files import remove_tree
@@ -61,9 +59,7 @@ def prepare_replay(
     )
 
     real = write_real_slices(context.out / "slices", "real", data, cases, dataset)
-    synthetic = write_releases(
-        context.out / "slices", releases_of, releases, federation, round_number, dataset
-    )
+    synthetic = write_releases(context.out / "slices", releases_of, releases, federation, dataset)
     validation = [case.name for case, part in real if part == "val"]
     plan = preprocess_for(
         context.out,
@@ -122,7 +118,6 @@ def write_releases(
     sites: Sequence[str],
     releases: Mapping[str, Folder],
     federation: str,
-    round_number: int,
     dataset: Mapping[str, Any],
 ) -> list[Any]:
     """Write the releases as raw cases, with the values that labels have in `dataset`.
@@ -135,7 +130,7 @@ def write_releases(
     from hyfree_ray.stages.pooling import read_releases, write_slices
 
     encoding = LabelEncoding.of(dataset)
-    found = enumerate(read_releases(sites, releases, federation, round_number))
+    found = enumerate(read_releases(sites, releases, federation))
     return [
         case
         for position, (_, release) in found

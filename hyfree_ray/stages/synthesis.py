@@ -183,7 +183,7 @@ def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
     }
 
 
-@stage(version=4, device=True)
+@stage(version=5, device=True)
 def release(
     context: Context,
     *,
@@ -194,7 +194,6 @@ def release(
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
-    round_number: int,
     seed: int,
 ) -> dict[str, Any]:
     """Label the samples that passed the audit with the site's own nnU-Net; write the release.
@@ -231,7 +230,6 @@ def release(
         stored_NCHW,
         labels_NHW,
         experiment=federation,
-        round_number=round_number,
         nonce=nonce_of(seed, described, stored_NCHW, labels_NHW),
     )
     return {

@@ -10,28 +10,38 @@ from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.evaluation.regimes import REGIMES
 
 
-@stage(version=3, device=True)
+@stage(version=4, device=True)
 def train_generator(
     context: Context,
     *,
     prepared: Folder,
-    backend: str,
-    max_channels: int,
+    generator: Mapping[str, Any],
     images_shown: int,
     snapshots: int,
     mirror: bool,
     precision: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Train a site's generator on its training images, with their masks where it learns them."""
+    """Train a site's generator on its training images, with their masks where it learns them.
+
+    Args:
+        context: where to.
+        prepared: the site's plan and view.
+        generator: its name, and `config`: its own settings by value.
+        images_shown: the training's length.
+        snapshots: of averaged weights, at most.
+        mirror: whether a mirrored image is as good as the image.
+        precision: of its activations.
+        seed: of this training alone.
+    """
     from hyfree_ray import generators
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
     view = GeneratorView.load(prepared / "view.npz")
     plan = generators.train(
-        backend,
-        config=generators.GENERATORS[backend].configured({"max_channels": max_channels}),
+        generator["name"],
+        config=generators.GENERATORS[generator["name"]].configured(generator["config"]),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
         masks_NHW=None if view.masks_NHW is None else view.masks_NHW[view.training_N],
@@ -52,12 +62,13 @@ def train_generator(
     }
 
 
-@stage(version=3, device=True)
+@stage(version=4, device=True)
 def train_segmenter(
     context: Context,
     *,
     role: str,
     prepared: Folder,
+    segmenter: str,
     epochs: int,
     iterations: int,
     validation_iterations: int,
@@ -83,16 +94,18 @@ def train_segmenter(
         seed=seed,
         device=context.device,
         report=context.progress,
+        segmenter=segmenter,
         each_epoch=lambda epoch: context.saved(epoch, epochs),
         initial=None if initial is None else initial / "model",
     )
 
 
-@stage(version=3, device=True, distributed=True)
+@stage(version=4, device=True, distributed=True)
 def train_general(
     context: Context,
     *,
     prepared: Folder,
+    segmenter: str,
     epochs: int,
     iterations: int,
     validation_iterations: int,
@@ -105,6 +118,7 @@ def train_general(
         "prepared": str(prepared),
         "out": str(context.out),
         "owner": context.owner,
+        "segmenter": segmenter,
         "epochs": epochs,
         "iterations": iterations,
         "validation_iterations": validation_iterations,
@@ -124,6 +138,7 @@ def train_general_worker(
     prepared: str,
     out: str,
     owner: str,
+    segmenter: str,
     epochs: int,
     iterations: int,
     validation_iterations: int,
@@ -153,6 +168,7 @@ def train_general_worker(
         seed=seed,
         device=device,
         report=progress,
+        segmenter=segmenter,
         each_epoch=report,
     )
     if result["rank"] == 0:

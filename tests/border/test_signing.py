@@ -54,7 +54,7 @@ def test_only_the_owners_signature_over_the_very_bytes_counts(tmp_path: Path) ->
 
 MADE = {"site": "Ä-1", "experiment": f"{'t' * 32}-{'r' * 32}"}
 MANIFEST = Manifest(**MADE, round=1, nonce="n1", rows=6, sha256="0f" * 32, bytes=4242)
-NOTICE = Notice.of(**MADE, round_number=1, reason="too small", rate=0.876)
+NOTICE = Notice.of(**MADE, reason="too small", rate=0.876)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,6 @@ def released(
         site="a",
         dataset=site.dataset,
         federation="e",
-        round_number=1,
         seed=0,
     )
     assert result["label_share"]["whole"] >= result["label_share"]["core"]
@@ -133,7 +132,7 @@ def test_a_network_has_an_output_a_region_and_paints_no_ignore(trained: Path) ->
 
 
 def test_a_release_carries_the_regions_in_their_order(released: Path, site: Site) -> None:
-    found = read_release(released, site="a", experiment="e", round_number=1)
+    found = read_release(released, site="a", experiment="e")
     assert found.metadata.label_names == {"background": 0, "whole": 1, "core": 2}
     assert found.metadata.regions == (("whole", (1, 2)), ("core", (2,)))
     assert found.labels_NHW.max() <= 2
@@ -152,7 +151,6 @@ def check(released: Path, out: Path, dataset: dict[str, Any]) -> None:
         site="a",
         dataset=dataset,
         federation="e",
-        round_number=1,
         gate=Gate().model_dump(),
     )
 
@@ -182,7 +180,6 @@ def test_a_general_model_of_regions_is_fine_tuned_where_ignore_is_used(
         Context(out=pool, owner="pool"),
         sites=["a"],
         federation="e",
-        round_number=1,
         caps=CAPS,
         release_0=released,
     )
@@ -224,6 +221,7 @@ def test_regions_are_scored_by_name_and_not_where_nothing_was_annotated(
         cases=site.part("test"),
         dataset=site.dataset,
         model=trained,
+        segmenter="nnunet",
         regime="local",
         train_site="a",
     )["rows"]

@@ -93,7 +93,7 @@ def given(site: Site, *parts: str) -> dict[str, Any]:
 def scores(site: Site, model: Path, out: Path) -> list[dict[str, Any]]:
     out.mkdir()
     context = Context(out=out, owner="a")
-    told = {"model": model, "regime": "general", "train_site": "pool"}
+    told = {"model": model, "segmenter": "nnunet", "regime": "general", "train_site": "pool"}
     rows: list[dict[str, Any]] = score(context, **given(site, "test"), **told)["rows"]
     return sorted(rows, key=lambda row: (row["case"], row["label"]))
 
@@ -217,7 +217,6 @@ def release(folder: Path, site: str, task: tuple[dict[str, Any], Any], federatio
         np.stack(images)[:, None].astype(np.uint8),
         np.stack(labels),
         experiment=federation,
-        round_number=1,
         nonce=site,
     )
     return folder / site
@@ -246,12 +245,11 @@ def test_releases_are_pooled_in_the_values_of_the_first(tmp_path: Path, tasks: A
         site="b",
         dataset=dataset_of(*tasks[0]),
         federation="e",
-        round_number=1,
         gate=Gate().model_dump(),
     )
     out = tmp_path / "pool"
     context = Context(out=out, owner="pool")
-    asked = {"sites": ["a", "b"], "federation": "e", "round_number": 1, "caps": CAPS}
+    asked = {"sites": ["a", "b"], "federation": "e", "caps": CAPS}
     assert pool_releases(context, **asked, **folders)["images_by_site"] == {"a": 6, "b": 6}
     pooled = json.loads((out / "dataset.json").read_text())
     assert pooled["labels"] == {n: v for n, v in tasks[0][0].items() if n != "ignore"}

@@ -206,6 +206,7 @@ def run_score(site: Site, model: Path, out: Path) -> list[dict[str, Any]]:
         cases=site.part("test"),
         dataset=site.dataset,
         model=model,
+        segmenter="nnunet",
         regime="local",
         train_site=site.name,
     )["rows"]
@@ -237,10 +238,8 @@ def release_of(site: str, folder: Path, *, axis: int) -> Path:
         offset=(-400.0,),
         card={},
     )
-    write_release(
-        folder, metadata, images_NCHW, labels_NHW, experiment="e", round_number=1, nonce="n"
-    )
-    assert read_release(folder, site=site, experiment="e", round_number=1).metadata == metadata
+    write_release(folder, metadata, images_NCHW, labels_NHW, experiment="e", nonce="n")
+    assert read_release(folder, site=site, experiment="e").metadata == metadata
     return folder
 
 
@@ -249,7 +248,6 @@ def run_pool(out: Path, **releases: Path) -> None:
         Context(out=out, owner="pool"),
         sites=["north", "south"],
         federation="e",
-        round_number=1,
         caps=CAPS.model_dump(),
         **releases,
     )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 import hyfree_ray
 from hyfree_ray.config.budget import BUDGETS
 from hyfree_ray.config.experiment import Experiment, check_embedder, resolve_experiment
 from hyfree_ray.config.loading import read_yaml
 from hyfree_ray.core.precision import PrecisionChoice
+from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.stylegan2 import STYLEGAN2
+from hyfree_ray.generators.stylegan2.config import StyleGan2Config
 from tests.refusals import refuses
 
 NO_VALUES = (
@@ -40,9 +45,9 @@ def test_the_paper_budget_caps_nothing_of_nnunet() -> None:
 
 
 def test_auto_takes_stylegan2_for_the_paper_and_flow_for_minutes_of_cpu_and_says_why() -> None:
-    assert resolve(budget="paper").generator == "stylegan2"
+    assert resolve(budget="paper").generator.name == "stylegan2"
     experiment, reasons = resolve_experiment(budget="small", generator="auto", device="cpu")
-    assert experiment.generator == "flow"
+    assert experiment.generator.name == "flow"
     assert any("flow" in reason and "CPU" in reason for reason in reasons)
 
 
@@ -155,6 +160,15 @@ def test_set_reaches_nested_values() -> None:
         ("fold=9", "config.bad-value", ("fold: ", " 4 ", "9")),
         ("mirror=perhaps", "config.bad-value", ("mirror: ", "'perhaps'")),
         ("settings=[magic]", "config.bad-value", ("settings.0: ", "'personalised'", "'magic'")),
+        ("generator.config.width=9", "config.bad-value", ("config.width", "flow", "max_channels")),
+        ("generator.config.max_channels=9.5", "config.bad-value", ("config.max_channels", "9.5")),
+        (
+            "budget.generator.flow_max_channels=9",
+            "config.unknown-key",
+            ("'generator.config.max_channels'",),
+        ),
+        ("segmenter=magic", "name.unknown", ("'magic'", "nnunet")),
+        ("metrics=[magic]", "name.unknown", ("'magic'", "hd95")),
         ("generator=magic", "name.unknown", ("'magic'", "flow, stylegan2")),
     ],
 )
@@ -253,7 +267,8 @@ def test_a_release_is_made_for_the_task_whoever_takes_part() -> None:
 @pytest.mark.parametrize(
     "signed",
     [
-        "generator=stylegan2", "mirror=true", "threshold_percentile=1.0", "labeller=local2x",
+        "generator=stylegan2", "generator.config.max_channels=12", "mirror=true",
+        "threshold_percentile=1.0", "labeller=local2x",
         "gate.max_rejection_rate=0.9", "gate.max_auc_over_control=0.2", "budget.unet.epochs=2",
         "budget.generator.min_images_shown=9", "budget.synthesis.per_real=3.0",
         "budget.plan.working_size=48",
@@ -270,13 +285,63 @@ def test_a_release_is_signed_for_every_setting_that_it_is_made_by(signed: str) -
     [
         "precision=bf16", "embedder=openclip", "warmup=0.5", "settings=[syn]", "replay_share=0.2",
         "budget.unet.finetune_epochs=2", "budget.phantom_sites=9", "general_workers=2", "seed=4",
-        "min_label_agreement=0.5",
+        "min_label_agreement=0.5", "metrics=[dice]",
     ],
 )  # fmt: skip
 def test_what_makes_no_release_or_is_a_machines_own_is_not_signed(free: str) -> None:
     assert resolve(free).recipe([1]) == resolve().recipe([1])
     steps = [resolve("labeller=local2x", f"budget.unet.finetune_epochs={n}") for n in (2, 3)]
     assert steps[0].recipe([1]) != steps[1].recipe([1])
+
+
+def test_an_experiment_holds_its_own_generators_settings_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sites whose versions differ in a generator that nobody uses work together."""
+    data = {"A": "1"}
+    flow, other = resolve("generator=flow"), resolve("generator=stylegan2")
+    assert flow.generator.model_dump() == {
+        "name": "flow",
+        "config": {"max_channels": 64, "evaluations": 10},
+    }
+    assert other.generator.config == {"max_channels": 32}
+
+    class Wider(StyleGan2Config):
+        attention: bool = True
+
+    changed = replace(STYLEGAN2, config=Wider, budgets={"small": Wider(max_channels=128)})
+    monkeypatch.setitem(GENERATORS._records, "stylegan2", changed)
+    again = resolve("generator=flow")
+    assert (again.key("lung", data), again.recipe([1])) == (
+        flow.key("lung", data),
+        flow.recipe([1]),
+    )
+    changed_too = resolve("generator=stylegan2")
+    assert changed_too.key("lung", data) != other.key("lung", data)
+    assert changed_too.recipe([1]) != other.recipe([1])
+
+
+def test_settings_of_a_generator_are_its_budgets_but_for_what_is_given(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "budget: smoke\ngenerator: {name: stylegan2, config: {max_channels: 12}}\n"
+    )
+    own = resolve(budget=None, file=tmp_path / "own.yaml").generator
+    assert own.model_dump() == {"name": "stylegan2", "config": {"max_channels": 12}}
+    flow = resolve(budget="smoke", generator="flow").generator
+    assert flow.config == {"max_channels": 16, "evaluations": 10}
+    with refuses("config.bad-value", "config.evaluations", "stylegan2 has max_channels"):
+        resolve("generator.config.evaluations=4", generator="stylegan2")
+    _, reasons = resolve_experiment(
+        budget="smoke", generator="flow", device="cpu", overrides=["generator.config.evaluations=4"]
+    )
+    assert reasons[0].endswith("but for what --set says")
+
+
+def test_an_experiment_written_out_is_the_same_experiment(tmp_path: Path) -> None:
+    experiment = resolve("generator=stylegan2", "generator.config.max_channels=12", "fold=2")
+    described = experiment.model_dump(mode="json", exclude={"embedder_weights"})
+    (tmp_path / "written.yaml").write_text(yaml.safe_dump(described))
+    assert resolve(budget="paper", file=tmp_path / "written.yaml") == experiment
 
 
 def test_resolving_does_not_import_torch() -> None:

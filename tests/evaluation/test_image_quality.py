@@ -160,8 +160,6 @@ def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(
         generator=generator,
         segmenter=tmp_path / "segmenter",
         prepared=prepared,
-        backend="flow",
-        images_shown=1000,
         embedder="nnunet",
         precision="fp32",
         seed=0,

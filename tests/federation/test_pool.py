@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.border.gate import Gate
+from hyfree_ray.config.experiment import GeneratorChoice
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.local import LocalRunner
 from tests.cards import card
 from tests.handed_in import notice, parcel, take
+
+BEFORE = "5968ecb76562dd33b45e1f24209673a3-f083952080244740eeb861e3ff224b54"
+"""What releases were made for when both generators' settings were in each experiment."""
 
 
 def test_a_good_release_is_taken_and_can_be_looked_at(
@@ -110,6 +114,7 @@ def test_the_same_release_twice_is_one(
         ({"content": 1, "key": 1, "nonce": "new"}, "(second)"),
         ({"round": 2, "key": 1}, "(round)"),
         ({"federation": "last year's", "key": 1}, "(experiment)"),
+        ({"federation": BEFORE, "key": 1}, "(experiment)"),
     ],
 )
 def test_another_release_after_the_first_is_refused_and_the_first_kept(
@@ -165,7 +170,9 @@ def test_a_release_with_any_other_file_is_refused_and_the_file_never_written(
 @pytest.mark.parametrize(
     "changed",
     [
-        {"generator": "stylegan2"},
+        {"generator": GeneratorChoice(name="stylegan2", config={"max_channels": 8})},
+        {"generator": GeneratorChoice(name="flow", config={"max_channels": 9, "evaluations": 10})},
+        {"segmenter": "another"},
         {"threshold_percentile": 1.0},
         {"gate": Gate(max_rejection_rate=0.9)},
         {"labeller": "local2x"},

@@ -192,6 +192,26 @@ def test_what_cannot_be_trained_on_is_refused_with_a_reason(tmp_path, change, co
         _train("flow", tmp_path, **change)
 
 
+def test_a_generator_of_before_is_refused_in_one_line(tmp_path):
+    _train("flow", tmp_path, images_shown=32)
+    (tmp_path / "generator.json").write_text(json.dumps({"backend": "flow", "plan": {}}))
+    with refuses("generator.other-version", str(tmp_path)):
+        list(
+            generators.sample(
+                tmp_path, "00000032", start=0, count=1, seed=0, device="cpu", precision="fp32"
+            )
+        )
+
+
+@pytest.mark.parametrize("backend", GENERATORS)
+def test_a_folder_holds_the_settings_and_the_plan_of_its_own_generator(backend, tmp_path):
+    plan = _train(backend, tmp_path, images_shown=32)
+    generator, config, read = generators.trained(tmp_path)
+    assert (generator.name, config, read) == (backend, generator.config(max_channels=8), plan)
+    text = (tmp_path / "generator.json").read_text()
+    assert not any(name in text for name in GENERATORS if name != backend)
+
+
 def test_an_unknown_backend_or_snapshot_is_refused(tmp_path):
     with refuses("name.unknown", "'gan'", "stylegan2"):
         _train("gan", tmp_path)

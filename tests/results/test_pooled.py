@@ -159,6 +159,17 @@ def test_runs_that_differ_otherwise_are_not_pooled(tmp_path: Path) -> None:
         pool_runs([one, one])
 
 
+def test_a_run_of_before_generators_had_settings_is_read_and_not_pooled_with_one_after(
+    tmp_path: Path,
+) -> None:
+    widths = {"stylegan2_max_channels": 32, "flow_max_channels": 64}
+    before = finished(tmp_path, generator="flow", budget={"generator": widths})
+    after = finished(tmp_path, 1, generator={"name": "flow", "config": {"max_channels": 64}})
+    assert [row.regime for row in before.rows] == [row.regime for row in after.rows]
+    with refuses("results.settings-differ", "generator.name"):
+        pool_runs([before, after])
+
+
 def test_one_seed_with_other_patients_is_not_pooled(tmp_path: Path) -> None:
     """As two partitions of one data set are, or a data set that has changed between the folds."""
     one = finished(tmp_path, 0)

@@ -34,7 +34,7 @@ def general_of(store: Path) -> Path:
 def release_of(store: Path, site: str) -> tuple[Path, Release]:
     folder = next(store.glob(f"pool/received/{site}/release-*"))
     federation = json.loads((folder / "manifest.json").read_text())["experiment"]
-    return folder, read_release(folder, site=site, experiment=federation, round_number=1)
+    return folder, read_release(folder, site=site, experiment=federation)
 
 
 def dataset_of(release: Release) -> dict[str, object]:
@@ -51,7 +51,6 @@ def agreement(store: Path, labels_NHW: np.ndarray, out: Path) -> dict:
         release.images_NCHW,
         labels_NHW,
         experiment=release.manifest.experiment,
-        round_number=1,
         nonce="n" * 32,
     )
     return label_agreement(
@@ -61,7 +60,6 @@ def agreement(store: Path, labels_NHW: np.ndarray, out: Path) -> dict:
         site=SITE,
         dataset=dataset_of(release),
         federation=release.manifest.experiment,
-        round_number=1,
     )
 
 

@@ -165,7 +165,7 @@ def test_a_site_that_withholds_is_named_and_the_others_go_on(
     """Case 94."""
     for site in ("B", "C"):
         hand_in(tmp_path, site, federation(smoke))
-    text = Notice.of("A", federation(smoke), 1, "too small", 0.9).to_json()
+    text = Notice.of("A", federation(smoke), "too small", 0.9).to_json()
     files = {"withheld.json": text.encode()}
     parcel = Parcel(sender="A", stage="release", key=digest_of("A"), files=files, result={})
     put(tmp_path, sign(parcel, "withheld.json", key_at(tmp_path, "A")))
