@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.segmenters.nnunet.data import DATASET, CappedPlanner, nnunet_environment
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
@@ -29,9 +28,6 @@ def plan_for_images(sizes: Sequence[tuple[int, int]], channels: int, caps: PlanC
         sizes: (height, width) of each image; a pixel counts as a millimetre.
         channels: of all images.
         caps: on resolution, width and batch size.
-
-    Raises:
-        HyfreeError: they are smaller than a U-Net with one pooling can take.
     """
     flat = dict.fromkeys(
         ("mean", "median", "std", "min", "max", "percentile_99_5", "percentile_00_5"), 0.0
@@ -58,13 +54,6 @@ def plan_for_images(sizes: Sequence[tuple[int, int]], channels: int, caps: PlanC
             file = Path(folder) / place / DATASET / name
             file.parent.mkdir(parents=True)
             file.write_text(json.dumps(values))
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints all of its plan
-                plans = CappedPlanner(DATASET, caps).plan_experiment()
-        except (ValueError, IndexError, ZeroDivisionError) as error:
-            raise HyfreeError(
-                "data.no-plan",
-                f"nnU-Net cannot plan a network for these images ({error}); "
-                "check that they are at least 16 pixels high and wide",
-            ) from error
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints all of its plan
+            plans = CappedPlanner(DATASET, caps).plan_experiment()
     return UNetPlan.from_plans(plans, channels=channels)
