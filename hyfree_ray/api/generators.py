@@ -17,6 +17,7 @@ from hyfree_ray.config.loading import as_override
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import write_once
 from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.precision import StorePrecision, keep_precision
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.generators import GENERATORS, sample, train
 from hyfree_ray.generators.plan import GeneratorPlan
@@ -76,6 +77,7 @@ def train_generator(
     *,
     budget: str | None = None,
     generator: str | None = None,
+    precision: str | None = None,
     seed: int | None = None,
     set: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -96,6 +98,7 @@ def train_generator(
         out: folder for checkpoints and snapshots.
         budget: `smoke`, `small` or `paper`; None: small on a CPU, paper on a GPU.
         generator: a generator's name, or `auto`.
+        precision: `fp32`, `bf16` or `auto`, which is measured once and kept in `out`.
         seed: of everything; None: 0.
         set: fields of the experiment by name with dots, e.g. `mirror`.
         device: `auto`, `cpu` or `cuda`.
@@ -105,17 +108,22 @@ def train_generator(
     """
     device = find_device() if device == "auto" else device
     budget = budget or ("paper" if device == "cuda" else "small")
+    folder = Path(out)
+    measured = StorePrecision(folder)
     experiment, _ = resolve_experiment(
         budget=budget,
         generator=generator,
         device=device,
         overrides=[as_override(name, value) for name, value in (set or {}).items()],
+        cpu_precision=measured,
+        precision=precision,
         seed=seed,
     )
-    slices, folder = _slices(images), Path(out)
+    slices = _slices(images)
     sizes = [(one.image_CHW.shape[1], one.image_CHW.shape[2]) for one in slices]
     unet = plan_for_images(sizes, len(slices[0].image_CHW), experiment.budget.plan)
     _claim(folder, slices, experiment, unet)
+    keep_precision(folder, measured.measured)
     if not (folder / _VIEW).exists():
         patch, spacing = unet.patch_size, unet.spacing
         write_view(folder / _VIEW, slices, patch=patch, target_spacing=spacing, site="images")

@@ -8,14 +8,15 @@ from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.registry import Registry
 from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.segmenters import SEGMENTERS
 
 R = TypeVar("R")
 
-_REGISTRIES: tuple[Registry[Any], ...] = (GENERATORS, METRICS)
+_REGISTRIES: tuple[Registry[Any], ...] = (GENERATORS, SEGMENTERS, METRICS)
 
 
 def register(record: R) -> R:
-    """Make a generator or a metric known by its name, in this process alone.
+    """Make a generator, an architecture or a metric known by its name, in this process alone.
 
     What is to run in other processes, on Ray too, belongs into a package with an entry point.
 
@@ -25,7 +26,7 @@ def register(record: R) -> R:
         True
 
     Args:
-        record: a `Generator` or a `Metric`.
+        record: a `Generator`, a `Segmenter` or a `Metric`.
 
     Returns:
         The record.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
@@ -17,7 +15,7 @@ from hyfree_ray.evaluation.scores import COLUMNS
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, read_finished
-from hyfree_ray.results.summary import Summary
+from hyfree_ray.results.summary import RunSummary
 
 
 class Run:
@@ -49,30 +47,25 @@ class Run:
         return self._finished.sites
 
     @property
-    def described(self) -> Mapping[str, Any]:
-        """All of `summary.json`, as plain values."""
-        return self._finished.described
-
-    @property
-    def summary(self) -> Summary:
-        """The printed table as numbers: means by site and regime, outcomes, notes."""
-        return Summary.from_json(self.described)
+    def summary(self) -> RunSummary:
+        """All of `summary.json`: the printed table as numbers, outcomes, costs, what crossed."""
+        return self._finished.summary
 
     @property
     def settings(self) -> Experiment:
         """The experiment, by value.
 
         Raises:
-            HyfreeError: a run of another version, whose settings are other ones; `described` has
-                them as they were.
+            HyfreeError: a run of another version, whose settings are other ones;
+                `summary.experiment` has them as they were written.
         """
         try:
-            return Experiment.model_validate_json(json.dumps(self.described["experiment"]))
-        except ValidationError as error:
+            return Experiment.model_validate_json(json.dumps(self.summary.experiment))
+        except (ValidationError, HyfreeError) as error:
             raise HyfreeError(
                 "run.other-version",
-                f"{self.name}: its settings are of another version; see described['experiment'], "
-                "or give its 'simulate' command again with this version",
+                f"{self.name}: its settings are of another version; see summary.experiment, or "
+                "run its 'simulate' command again with this version",
             ) from error
 
     @property

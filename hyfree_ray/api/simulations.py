@@ -31,6 +31,7 @@ def simulate(
     config: str | Path | None = None,
     budget: str | None = None,
     generator: str | None = None,
+    precision: str | None = None,
     settings: Sequence[str] | None = None,
     set: Mapping[str, Any] | None = None,
     fold: int | None = None,
@@ -62,6 +63,7 @@ def simulate(
         config: YAML file with fields of the experiment.
         budget: `smoke`, `small` or `paper`; None: small on a CPU, paper on a GPU.
         generator: a generator's name, or `auto`.
+        precision: `fp32`, `bf16` or `auto`, which is measured once a store.
         settings: what to train beside the protocol, for comparison; None: the default ones.
         set: fields of the experiment by name with dots, as `--set` takes them.
         fold: the test fold; None: 0.
@@ -88,6 +90,7 @@ def simulate(
         config=None if config is None else Path(config),
         budget=budget,
         generator=generator,
+        precision=precision,
         settings=None if settings is None else tuple(settings),
         fold=fold,
         seed=seed,

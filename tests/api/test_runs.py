@@ -46,4 +46,4 @@ def test_what_is_no_run_and_settings_of_another_version_are_one_line(tmp_path: P
     run = load_run(folder)
     with refuses("run.other-version", run.name):
         _ = run.settings
-    assert run.described["experiment"]["no_such_field"] == 1
+    assert run.summary.experiment["no_such_field"] == 1
