@@ -14,7 +14,6 @@ import pytest
 import hyfree_ray
 from hyfree_ray.cli import main
 from hyfree_ray.evaluation.metrics import METRICS
-from tests import toys
 from tests.refusals import refuses
 
 HEAVY = {"torch", "ray", "mlflow", "pandas", "numpy", "pydantic"}
@@ -51,17 +50,15 @@ def test_arguments_are_the_commands_options_with_the_same_defaults() -> None:
 
 
 def test_it_runs_where_an_event_loop_runs_already_as_in_a_notebook(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toys.install()
-    monkeypatch.setenv("HYFREE_STORE", str(tmp_path / "store"))
+    store, _ = whole
+    monkeypatch.setenv("HYFREE_STORE", str(store))
 
     async def cell() -> hyfree_ray.Run:
-        return hyfree_ray.simulate(sites=2, budget="smoke", ray="off", settings=[])
+        return hyfree_ray.simulate(budget="smoke", ray="off", precision="fp32")
 
-    run = asyncio.run(cell())
-    assert run.folder.parents[1] == tmp_path / "store"
-    assert set(run.scores.regime) == {"local", "local2x", "general", "finetuned"}
+    assert asyncio.run(cell()).folder == next((store / "runs").iterdir())
 
 
 def test_what_is_wrong_is_refused_before_a_store_is_made(tmp_path: Path) -> None:
