@@ -23,7 +23,7 @@ FLOORS = (
     ("federation",),
     ("observing", "scheduling"),
     ("runners",),
-    ("studies",),
+    ("api", "studies"),
     ("commands",),
     ("cli",),
 )
@@ -39,6 +39,7 @@ DOORS = {
     "monai": "evaluation/metrics.py",
     "open_clip": "privacy/embedders.py",
     "jinja2": "reports/report.py",
+    "pandas": "api/",
 }
 
 NO_TORCH = ("cohorts", "importers", "border", "config", "results", "reports")

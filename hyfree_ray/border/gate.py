@@ -61,25 +61,32 @@ def violations(card: PrivacyCard, gate: Gate) -> list[str]:
     return found
 
 
+def card_of(release: Release) -> PrivacyCard:
+    """Read the card of a release from somebody else.
+
+    Raises:
+        ReleaseError: rule `card` where it is none, or not of these images.
+    """
+    site, rows = release.metadata.site, len(release.images_NCHW)
+    try:
+        card = read_card(release.metadata.card)
+    except ValueError as error:
+        raise ReleaseError(site, "card", f"its privacy card is not ours ({error})") from error
+    if card.images != rows:
+        raise ReleaseError(site, "card", f"its card is of {card.images} images, it has {rows}")
+    return card
+
+
 def check_card(release: Release, gate: Gate) -> PrivacyCard:
     """Check the card of a release from somebody else against the pool's own gate.
 
     Raises:
         ReleaseError: rule `card` if it is not one, or not of these images; `gate` if it fails.
     """
-    site = release.metadata.site
-    try:
-        card = read_card(release.metadata.card)
-    except ValueError as error:
-        raise ReleaseError(site, "card", f"its privacy card is malformed ({error})") from error
-    if card.images != len(release.images_NCHW):
-        rows = len(release.images_NCHW)
-        raise ReleaseError(
-            site, "card", f"its card describes {card.images} images, the release has {rows}"
-        )
+    card = card_of(release)
     failed = violations(card, gate)
     if failed:
-        raise ReleaseError(site, "gate", "; ".join(failed))
+        raise ReleaseError(release.metadata.site, "gate", "; ".join(failed))
     return card
 
 

@@ -10,14 +10,14 @@ from hyfree_ray.federation.hospital import images_shown, quota
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import Step
 from hyfree_ray.observing.progress import clock, describe
-from hyfree_ray.runners.run import Run
+from hyfree_ray.runners.run import PlannedRun
 from hyfree_ray.scheduling.capacity import format_needs
 from hyfree_ray.scheduling.estimates import Cost
 from hyfree_ray.scheduling.history import OTHER_SECONDS
 from hyfree_ray.scheduling.resources import resources_of
 
 
-def announce(run: Run, output: str) -> None:
+def announce(run: PlannedRun, output: str) -> None:
     """Print what will run and which numbers are derived from what, as text."""
     if output != "text":
         return
@@ -53,7 +53,7 @@ def _derived(simulation: Simulation) -> list[str]:
     return lines
 
 
-def print_plan(run: Run, cost: Cost, output: str) -> None:
+def print_plan(run: PlannedRun, cost: Cost, output: str) -> None:
     """Print all stages by owner, what is done, and what is expected of the rest.
 
     Args:

@@ -14,6 +14,7 @@ import click
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import try_to_write, writing_to
+from hyfree_ray.core.store_root import DEFAULT_STORE, STORE_VARIABLE
 from hyfree_ray.evaluation import regimes
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ log = logging.getLogger("hyfree_ray")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-DEFAULT_STORE = Path("hyfree-store")
-
 EXIT_CODES = """\b
 Exit codes: 0 success; 1 failure; 2 invalid input, described in one line;
 3 too few sites; 130 interrupted; 143 terminated. Run the same command again to resume."""
@@ -37,7 +36,7 @@ STORE = click.option(
     type=click.Path(path_type=Path),
     default=DEFAULT_STORE,
     show_default=True,
-    envvar="HYFREE_STORE",
+    envvar=STORE_VARIABLE,
     help="Folder for everything that is computed.",
 )
 

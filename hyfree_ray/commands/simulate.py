@@ -36,7 +36,7 @@ from hyfree_ray.runners.resolve import (
     store_precision,
 )
 from hyfree_ray.runners.run import (
-    Run,
+    PlannedRun,
     estimate_cost,
     execute,
     joined,
@@ -120,7 +120,7 @@ def _resolve(options: SimulationOptions, runtime: Runtime, output: str) -> Simul
     return make_simulation(options, cohort, experiment, reasons, precision.measured)
 
 
-def _execute_or_exit(run: Run) -> Finished:
+def _execute_or_exit(run: PlannedRun) -> Finished:
     """Run, and turn what fails on the way into an exit code."""
     try:
         return execute(run)

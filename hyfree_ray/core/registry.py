@@ -97,7 +97,7 @@ class Registry(Generic[R]):
     ) -> None:
         self.concept = concept
         self.group = group
-        self._kind = kind
+        self.kind = kind
         self._built_in = dict(built_in)
         self._records: dict[str, R] = {}
         self._registered: set[str] = set()
@@ -186,11 +186,11 @@ class Registry(Generic[R]):
         return record  # type: ignore[no-any-return]
 
     def _check(self, record: R, name: str, whose: str) -> R:
-        if not isinstance(record, self._kind):
+        if not isinstance(record, self.kind):
             raise HyfreeError(
                 "extension.broken",
                 f"the {self.concept} {name!r} of {whose} is of type {type(record).__name__}, not "
-                f"{self._kind.__name__}",
+                f"{self.kind.__name__}",
             )
         if record.name != name:
             raise HyfreeError(

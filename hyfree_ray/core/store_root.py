@@ -13,6 +13,12 @@ from hyfree_ray.core.folders import is_free
 
 STORE_VERSION = 1
 
+DEFAULT_STORE = Path("hyfree-store")
+"""In the user's folder, unless another is named."""
+
+STORE_VARIABLE = "HYFREE_STORE"
+"""Environment variable that names another."""
+
 ROOT_FILE = "store.json"
 """At the root of a store."""
 

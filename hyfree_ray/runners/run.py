@@ -43,7 +43,7 @@ log = logging.getLogger("hyfree_ray")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PlannedRun:
     """A planned simulation, and how it is executed."""
 
     simulation: Simulation
@@ -94,7 +94,7 @@ def connected(address: str, actors: int = 0) -> Iterator[None]:
     disconnect()
 
 
-def plan_run(simulation: Simulation, runtime: Runtime, execution: Execution) -> Run:
+def plan_run(simulation: Simulation, runtime: Runtime, execution: Execution) -> PlannedRun:
     """Plan a run; nothing is written.
 
     Raises:
@@ -102,12 +102,12 @@ def plan_run(simulation: Simulation, runtime: Runtime, execution: Execution) -> 
     """
     planned = plan(simulation, runtime.store, execution.rules)
     simulation = replace(simulation, round=planned.outcome.round)
-    run = Run(simulation=simulation, planned=planned, runtime=runtime, execution=execution)
+    run = PlannedRun(simulation=simulation, planned=planned, runtime=runtime, execution=execution)
     _check(run)
     return run
 
 
-def _check(run: Run) -> None:
+def _check(run: PlannedRun) -> None:
     planned, execution = run.planned, run.execution
     if not planned.taking_part:
         raise HyfreeError(
@@ -135,7 +135,7 @@ def _stages(planned: Planned, owner: str) -> list[str]:
     return sorted({name for step in own for name in (step.name, step.stage)})
 
 
-def estimate_cost(run: Run, *, calibrated: bool = False) -> Cost:
+def estimate_cost(run: PlannedRun, *, calibrated: bool = False) -> Cost:
     """Estimate what is left of a run.
 
     Args:
@@ -149,7 +149,7 @@ def estimate_cost(run: Run, *, calibrated: bool = False) -> Cost:
     return estimate(run.simulation, run.planned.steps, run.runtime.store, run.runtime.device, tried)
 
 
-def _calibrate(run: Run) -> dict[str, float]:
+def _calibrate(run: PlannedRun) -> dict[str, float]:
     """Time the trainings on this machine, where no earlier run tells."""
     simulation, device = run.simulation, run.runtime.device
     known = read_history(run.runtime.store).seconds_per_unit(device)
@@ -167,7 +167,7 @@ def _calibrate(run: Run) -> dict[str, float]:
     return calibrate(site, simulation.experiment, device)
 
 
-def warn_before(run: Run, cost: Cost) -> None:
+def warn_before(run: PlannedRun, cost: Cost) -> None:
     """Log what should be known of a run before it starts."""
     if not run.planned.missing:
         return
@@ -194,7 +194,7 @@ def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) ->
     )
 
 
-def open_stores(run: Run) -> Run:
+def open_stores(run: PlannedRun) -> PlannedRun:
     """Open the store here, and where parties have machines of their own; keep what was measured.
 
     Returns:
@@ -232,7 +232,7 @@ def run_simulation(simulation: Simulation, runtime: Runtime, execution: Executio
     return execute(open_stores(run))
 
 
-def execute(run: Run) -> Finished:
+def execute(run: PlannedRun) -> Finished:
     """Run what is missing and write the run's folder, unless this code has written it already.
 
     Args:
@@ -267,7 +267,7 @@ def execute(run: Run) -> Finished:
     return read_finished(run.folder)
 
 
-def _shows_all(run: Run) -> bool:
+def _shows_all(run: PlannedRun) -> bool:
     """Return whether a run's folder shows all its stages: another run may have added some.
 
     Also where something damaged it since: it is written again then.
@@ -280,7 +280,7 @@ def _shows_all(run: Run) -> bool:
     return shown.issuperset((step.owner, step.key) for step in run.planned.steps)
 
 
-def _execute_on_ray(run: Run, observer: Observer) -> None:
+def _execute_on_ray(run: PlannedRun, observer: Observer) -> None:
     from hyfree_ray.runners.ray import cause_of
     from hyfree_ray.runners.ray_cluster import check_resources, while_the_head_answers
     from hyfree_ray.runners.ray_parties import start_parties
@@ -301,7 +301,7 @@ def _execute_on_ray(run: Run, observer: Observer) -> None:
 async def _observe(
     observer: Observer,
     parties: Mapping[str, Handle],
-    run: Run,
+    run: PlannedRun,
     outcome: protocol.Outcome | None = None,
 ) -> None:
     """Run the protocol (unless its outcome is known) while the observer watches."""

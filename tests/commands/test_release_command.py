@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
+from hyfree_ray.border import opening
 from hyfree_ray.border.signing import is_signed_by, signing_key
 from hyfree_ray.cli import main
-from hyfree_ray.commands import release as by_hand
 from tests.cards import card
 from tests.refusals import refused
 from tests.release_files import METADATA, described, pixels, put, write
@@ -98,7 +98,7 @@ def test_what_is_called_signed_is_what_was_signed_also_where_files_are_swapped_m
             (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
         return found
 
-    monkeypatch.setattr(by_hand, "is_signed_by", then_swapped)
+    monkeypatch.setattr(opening, "is_signed_by", then_swapped)
     result = call("check", folder, "--key", tmp_path / "public.key")
     assert result.exit_code == 2
     assert "refused (" in result.output

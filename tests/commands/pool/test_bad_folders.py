@@ -178,7 +178,7 @@ def test_a_file_is_read_here_once_and_by_the_same_command_again_not_at_all(
     tmp_path: Path, smoke: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have gigabytes; what it is for is told by the process that checks it."""
-    from hyfree_ray.commands import release as by_hand
+    from hyfree_ray.border import opening
 
     honest, read = release.read_release, []
 
@@ -186,7 +186,7 @@ def test_a_file_is_read_here_once_and_by_the_same_command_again_not_at_all(
         read.append(known["site"])
         return honest(folder, **known)
 
-    for module in (release, by_hand):
+    for module in (release, opening):
         monkeypatch.setattr(module, "read_release", counted)
     folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
     for _ in range(2):
