@@ -35,7 +35,7 @@ class DisturbedRunner:
             StageError: the site dropped out.
         """
         if not {stage.name, call.params.get("role")}.isdisjoint(self.disturbance.drops):
-            raise StageError(owner, stage.name, "dropped out (--drop)", "the options")
+            raise StageError(owner, stage.name, "dropped out (--drop)", "")
         begun = time.monotonic()
         await self.runner.run(stage, call, folder, owner)
         # The device is free again: what is slow about a slow site is the site.
