@@ -107,7 +107,6 @@ def train_generator(
         HyfreeError: images or settings that cannot be trained on, or `out` holds another training.
     """
     device = find_device() if device == "auto" else device
-    budget = budget or ("paper" if device == "cuda" else "small")
     folder = Path(out)
     measured = StorePrecision(folder)
     experiment, _ = resolve_experiment(
@@ -127,7 +126,7 @@ def train_generator(
     if not (folder / _VIEW).exists():
         patch, spacing = unet.patch_size, unet.spacing
         write_view(folder / _VIEW, slices, patch=patch, target_spacing=spacing, site="images")
-    plan = _train(experiment, budget, unet, folder, device)
+    plan = _train(experiment, unet, folder, device)
     return TrainedGenerator(folder, plan, device, experiment.precision)
 
 
@@ -152,15 +151,14 @@ def _claim(
         )
 
 
-def _train(
-    experiment: Experiment, budget: str, unet: UNetPlan, folder: Path, device: str
-) -> GeneratorPlan:
+def _train(experiment: Experiment, unet: UNetPlan, folder: Path, device: str) -> GeneratorPlan:
     images_NCHW = GeneratorView.load(folder / _VIEW).images_NCHW
     lengths = experiment.budget.generator
     shown = max(lengths.min_images_shown, lengths.images_shown_per_image * len(images_NCHW))
+    chosen = experiment.generator
     return train(
-        experiment.generator,
-        config=GENERATORS[experiment.generator].at(budget),
+        chosen.name,
+        config=GENERATORS[chosen.name].configured(chosen.config),
         unet=unet,
         images_NCHW=images_NCHW,
         images_shown=shown,

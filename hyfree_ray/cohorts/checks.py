@@ -396,7 +396,7 @@ def _different_axes(axes: Mapping[str, int]) -> list[Problem]:
         Problem(
             code="data.slice-axes-differ",
             where=site,
-            what=f"its volumes are cut along axis {axis}, those of {first} along axis"
+            what=f"its volumes are sliced along axis {axis}, those of {first} along axis"
             f" {axes[first]}",
             fix="permute the axes of one of them: a model is trained on slices of one orientation",
         )

@@ -293,7 +293,7 @@ def resolve_experiment(
         why = "embedder_weights is set" if named_weights else "embedder_weights is not set"
         reasons.append(f"embedder {values['embedder']}: {why}")
     if values.setdefault("precision", "auto") != "auto":
-        why = "as asked for"
+        why = "as requested"
     elif device == "cuda":
         values["precision"], why = "bf16", "the GPU's tensor cores"
     else:

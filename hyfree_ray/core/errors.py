@@ -56,7 +56,7 @@ class StageError(Exception):
         owner: whose stage.
         stage: its name.
         reason: the exception, in one line.
-        log: file with the traceback, at the owner.
+        log: file with the traceback, at the owner; empty where there is none.
     """
 
     code = "stage.failed"
@@ -71,6 +71,6 @@ class StageError(Exception):
 
     def __str__(self) -> str:
         return (
-            f"{self.owner}: the stage {self.stage} failed: {self.reason}; traceback in {self.log}; "
-            "run the same command to try again"
+            f"{self.owner}: the stage {self.stage} failed: {self.reason}"
+            f"{f'; traceback in {self.log}' * bool(self.log)}; run the same command to try again"
         )

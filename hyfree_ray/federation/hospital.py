@@ -49,8 +49,8 @@ class Site:
         if self.training_images >= MIN_IMAGES:
             return None
         return (
-            f"{self.name} has {self.training_images} training images; of fewer than {MIN_IMAGES} a "
-            "generator that is trained for long copies: its release may be withheld"
+            f"{self.name} has {self.training_images} training images; with fewer than "
+            f"{MIN_IMAGES} a generator tends to copy them, and its release may be withheld"
         )
 
 

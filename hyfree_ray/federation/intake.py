@@ -90,12 +90,12 @@ def _key_on_first_use(
         raise ReleaseError(
             site,
             "signature",
-            "its key is not the one it had; ask the hospital, and only if it has a new key remove "
+            "its key has changed; ask the hospital, and only if it really has a new key, delete "
             f"{trusted.folder / site}",
         )
     claims = {other.public_key for other in submitted if other.parcel.sender == site}
     if known is None and len(claims) > 1:
-        said = "two folders with different keys say they are this site; ask it, and see --keys"
+        said = "two folders with different keys claim to be this site; ask it, and see --keys"
         raise ReleaseError(site, "signature", said)
     return one.public_key
 
@@ -103,7 +103,7 @@ def _key_on_first_use(
 def _check_alone(site: str, others: Sequence[str]) -> None:
 
     if site in others:
-        raise ReleaseError(site, "second", "two releases of one site; name the one that is meant")
+        raise ReleaseError(site, "second", "two releases of one site; name only one of them")
     try:
         check_site_names({*others, site})
     except HyfreeError as error:
@@ -162,7 +162,7 @@ def _read_all(
             report(line)
         raise HyfreeError(
             "round.too-few-releases",
-            "none of these releases is signed and good; nothing is written",
+            "none of these releases is signed and good; nothing was written",
         )
     return found
 
@@ -190,8 +190,8 @@ def _task(
     if not votes:
         raise HyfreeError(
             "round.other-settings",
-            "none of these releases was made by this command's settings: give the same --budget, "
-            "--generator, --config and --set to all parties, of one version of hyfree-ray",
+            "none of these releases was made with this command's settings; use the same --budget, "
+            "--generator, --config and --set and the same version of hyfree-ray at all parties",
         )
     return tasks[votes.most_common(1)[0][0]]
 
@@ -215,7 +215,7 @@ async def take_in(
             receipt = party.refuse(site, one.small, error).receipt
         if receipt.outcome == "released":
             key = party.workspace.trusted.key_of(site) or b""
-            report(f"{site}: taken: {receipt.images} images, key {fingerprint(key)}")
+            report(f"{site}: accepted: {receipt.images} images, key {fingerprint(key)}")
         elif receipt.outcome == "withheld":
             report(f"{site}: withheld: {receipt.reason}")
         else:

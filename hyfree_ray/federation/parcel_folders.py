@@ -162,7 +162,7 @@ def _described(folder: Path) -> Parcel:
         described = StrictObject.parse(text, _KEYS)
         names = described.names("files")
         if len(names) > _MOST_FILES:
-            raise ValueError(f"{len(names)} files, over {_MOST_FILES}")
+            raise ValueError(f"{len(names)} files, more than {_MOST_FILES}")
         parcel = Parcel(
             sender=described.name("sender"),
             stage=described.name("stage"),
@@ -179,5 +179,5 @@ def _described(folder: Path) -> Parcel:
 def _torn(folder: Path, error: ValueError) -> HyfreeError:
     return HyfreeError(
         "parcel.damaged",
-        f"{folder}: not a whole parcel ({error}); copy the sender's folder again, all of it",
+        f"{folder}: incomplete or damaged ({error}); copy the sender's whole folder again",
     )

@@ -63,7 +63,7 @@ def parse_rules(
         site, _, stage = text.partition("@")
         if not stage:
             raise HyfreeError(
-                "option.malformed", f"--drop {text}: write SITE@STAGE, e.g. site-2@train_generator"
+                "option.malformed", f"--drop {text}: not SITE@STAGE, e.g. site-2@train_generator"
             )
         before = fault_injections.get(site, FaultInjection())
         fault_injections[site] = FaultInjection(
@@ -73,11 +73,12 @@ def parse_rules(
         site, _, factor = text.partition("=")
         if not re.fullmatch(r"\d+(\.\d+)?x", factor):
             raise HyfreeError(
-                "option.malformed", f"--slow {text}: write SITE=FACTORx, e.g. site-2=3x"
+                "option.malformed", f"--slow {text}: not SITE=FACTORx, e.g. site-2=3x"
             )
         if float(factor[:-1]) < 1:
             raise HyfreeError(
-                "option.out-of-range", f"--slow {text}: the factor is 1 or more, e.g. site-2=3x"
+                "option.out-of-range",
+                f"--slow {text}: the factor must be 1 or more, e.g. site-2=3x",
             )
         drops = fault_injections.get(site, FaultInjection()).drops
         fault_injections[site] = FaultInjection(drops=drops, slowness=float(factor[:-1]))
@@ -85,16 +86,18 @@ def parse_rules(
         unknown = [name for name in names if name not in sites]
         if unknown:
             raise HyfreeError(
-                "option.unknown-site", f"{option} {unknown[0]}: the sites are {', '.join(sites)}"
+                "option.unknown-site",
+                f"{option} {unknown[0]}: no such site; there are: {', '.join(sites)}",
             )
     if min_sites is None and (deadline or drop):
         raise HyfreeError(
             "option.conflict",
-            "--deadline and --drop: say by --min-sites how many releases must be in",
+            "--deadline and --drop: need --min-sites, the number of releases to continue with",
         )
     if min_sites is not None and min_sites > len(sites):
         raise HyfreeError(
-            "option.out-of-range", f"--min-sites {min_sites}: there are {len(sites)} sites"
+            "option.out-of-range",
+            f"--min-sites {min_sites}: too many; there are {len(sites)} sites",
         )
     return Rules(
         min_sites=min_sites,
@@ -130,10 +133,10 @@ def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if found is None:
         raise HyfreeError(
-            "option.malformed", f"--deadline {text}: write a number and s, m, h or d, e.g. 90m"
+            "option.malformed", f"--deadline {text}: not a number with s, m, h or d, e.g. 90m"
         )
     if not float(found[1]):
         raise HyfreeError(
-            "option.out-of-range", f"--deadline {text}: a round lasts longer than that; e.g. 90m"
+            "option.out-of-range", f"--deadline {text}: too short for a round; use e.g. 90m"
         )
     return float(found[1]) * _SECONDS[found[2]]

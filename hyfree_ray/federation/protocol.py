@@ -119,7 +119,7 @@ class _Run:
             names = ", ".join(sorted(closed.releases))
             self.report(f"pool closed with {len(closed.releases)} releases: {names}")
         else:
-            self.report("fewer than two releases: no general model and nothing to fine-tune")
+            self.report("fewer than two releases: no general model is trained or fine-tuned")
         general = _start(self._general(closed.releases))
         self._at_sites(closed.releases, general)
         self._at_the_pool(closed.releases, general)
@@ -153,12 +153,12 @@ class _Run:
             keys = await self.pool.call(PoolProgram.models_of_site, name)
             for other, site in self.sites.items():
                 for model in await site.call(SiteProgram.models_derived_from, keys):
-                    self.report(f"{name} had a part in {other}'s {model}")
+                    self.report(f"{name} contributed to {other}'s {model}")
             for key in keys:
-                self.report(f"{name} had a part in the general model {key[:8]}")
+                self.report(f"{name} contributed to the general model {key[:8]}")
             if self.oracle is not None:
                 for model in await self.oracle.call(OracleProgram.models_of_site, name, keys):
-                    self.report(f"{name} had a part in the comparison {model}")
+                    self.report(f"{name} contributed to the comparison {model}")
 
     async def _until_in(self) -> None:
         """Wait for the releases: of all sites, or of those that are in at the deadline.
@@ -169,7 +169,7 @@ class _Run:
             for name, receipt in (await self.pool.call(PoolProgram.left_out)).items():
                 if self.sites.pop(name, None) is not None:
                     self.receipts[name] = receipt
-                    self.report(f"{describe(name, receipt)}; --next-round takes it in")
+                    self.report(f"{describe(name, receipt)}; --next-round includes it")
         tasks = {asyncio.ensure_future(self._contribute(name)): name for name in tuple(self.sites)}
         waited = await self._add_waiting(0.0)
         while tasks:
@@ -188,7 +188,7 @@ class _Run:
                 waited = await self._add_waiting(time.monotonic() - begun)
         for task, name in tasks.items():
             task.cancel()
-            reason = "its release was not in at the deadline"
+            reason = "its release had not arrived at the deadline"
             self._leave(name, Receipt(outcome="late", reason=reason))
 
     async def _add_waiting(self, seconds: float) -> float:
@@ -355,13 +355,13 @@ def _public_reason(error: BaseException) -> str:
     """
     if isinstance(error, StageError):
         return f"{error.stage}: {error.reason}"
-    return f"{type(error).__name__}; what it says stays at the site"
+    return f"{type(error).__name__}; the details stay at the site"
 
 
 def describe(name: str, receipt: Receipt, cause: BaseException | None = None) -> str:
     """Describe a site's outcome, with the error in full, for this terminal alone."""
     if receipt.outcome == "released":
-        flag = f"; look at it: {receipt.flag}" if receipt.flag else ""
+        flag = f"; inspect it: {receipt.flag}" if receipt.flag else ""
         return f"{name}: released {receipt.images} synthetic images{flag}"
     kind = "FAILED" if receipt.outcome == "failed" else receipt.outcome
     if isinstance(cause, StageError):

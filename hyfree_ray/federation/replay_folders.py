@@ -131,8 +131,8 @@ def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
     if key != general.key:
         raise HyfreeError(
             "parcel.other-model",
-            f"{folder}: the releases of another general model ({key[:8]}, not {general.key[:8]}); "
-            "copy both from one 'pool train'",
+            f"{folder}: belongs to another general model ({key[:8]}, not {general.key[:8]}); "
+            "copy both from the same 'pool train'",
         )
     return listed
 
@@ -142,7 +142,7 @@ def _read_one(folder: Path, site: str, described: Any) -> Parcel:
     listed = _described(parcel) == described
     if not listed or (parcel.sender, parcel.stage) != (POOL, "release"):
         raise ReleaseError(
-            site, "sha256", f"{folder / site} is not what the pool handed out; copy it again"
+            site, "sha256", f"{folder / site} is not what the pool wrote; copy it again"
         )
     return parcel
 
@@ -169,11 +169,11 @@ def _check(folder: Path, sites: Sequence[str], parcels: Sequence[Parcel], party:
         found = read_for_task(one, party.site.dataset, party.experiment.gate)
         file = parcel.files.get(RELEASE_FILE, b"")
         if hashlib.sha256(file).hexdigest() != found.manifest.sha256:
-            raise ReleaseError(one.site, "sha256", "the file changed while it was read")
+            raise ReleaseError(one.site, "sha256", "the file changed while it was being read")
 
 
 def _torn(folder: Path, reason: str) -> HyfreeError:
     return HyfreeError(
         "parcel.damaged",
-        f"{folder}: not a pool's folder of releases ({reason}); copy it again, all of it",
+        f"{folder}: not a pool's folder of releases ({reason}); copy the whole folder again",
     )

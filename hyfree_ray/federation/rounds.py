@@ -98,13 +98,17 @@ class Rounds:
         """
         first = self.entry(site)
         if first and first.sha256 not in (None, sha256):
-            raise ReleaseError(site, "second", "another one is in for this round; it is kept")
+            raise ReleaseError(
+                site, "second", "the site already has a release in this round, which is kept"
+            )
         name = f"nonces/{site}/{digest_of(nonce)[:32]}.json"
         known = self.documents.read(name)
         if known is None:
             self.documents.write(name, {"sha256": sha256})
         elif known["sha256"] != sha256:
-            raise ReleaseError(site, "nonce", "its nonce was another release's; make it anew")
+            raise ReleaseError(
+                site, "nonce", "its nonce was used by another release; make a new release"
+            )
 
     def holds(self, site: str, release: str) -> bool:
         """Return whether a round of any experiment has this release."""
@@ -159,13 +163,13 @@ class Rounds:
         if last.number and releases == last.releases:
             raise HyfreeError(
                 "round.nothing-new",
-                f"--next-round: no release is new since round {last.number}; leave it out",
+                f"--next-round: no new release since round {last.number}; leave it out",
             )
         if rules.min_sites is not None and len(releases) < rules.min_sites:
             raise HyfreeError(
                 "round.too-few-releases",
-                f"{len(releases)} releases are in, --min-sites wants {rules.min_sites}: there is "
-                "no general model; repair the sites that failed, or lower it",
+                f"{len(releases)} releases have arrived, --min-sites needs {rules.min_sites}: no "
+                "general model is trained; repair the sites that failed, or lower --min-sites",
             )
         closed = Round(number=last.number + 1, releases=releases, left_out=left_out or {})
         return _with_enough(self._write_once(closed))

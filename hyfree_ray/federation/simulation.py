@@ -146,7 +146,7 @@ def sites_of(
         if axis != axes[first]:
             raise HyfreeError(
                 "data.slice-axes-differ",
-                f"{name}: its volumes are cut along axis {axis}, those of {first} along axis"
+                f"{name}: its volumes are sliced along axis {axis}, those of {first} along axis"
                 f" {axes[first]}; permute the axes of one of them",
             )
     sites = {}

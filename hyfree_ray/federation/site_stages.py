@@ -222,7 +222,7 @@ class SiteStages(Party):
                 seed=self.seed("audit"),
             )
         except StageError as error:
-            log.warning("%s; until it is mended, %s releases nothing", error, self.name)
+            log.warning("%s; until this is fixed, %s releases nothing", error, self.name)
             self._audit_broke = True
             return None
         return self._show_staff(found)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hyfree_ray.federation.hospital import Contribution
     from hyfree_ray.federation.site_stages import SiteStages
 
-AUDIT_BROKE = "its audit broke or took too long, and without one nothing is released"
+AUDIT_BROKE = "its audit failed or took too long, and nothing is released without one"
 
 
 def submission(site: SiteStages, done: Contribution) -> Parcel:

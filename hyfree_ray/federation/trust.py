@@ -69,7 +69,7 @@ class Trust:
 def check_signed(site: str, parcel: Parcel, key: bytes) -> None:
     """Check as `Trust.check` does, with a key that is not stored yet."""
     if parcel.sender != site or parcel.stage != "release":
-        raise ReleaseError(site, "site", "another party's parcel was handed in")
+        raise ReleaseError(site, "site", "another party's parcel was submitted")
     if parcel.files.keys() not in SUBMISSION_FILES:
         found = ", ".join(quoted(name) for name in sorted(parcel.files)[:6]) or "nothing"
         raise ReleaseError(
@@ -79,7 +79,7 @@ def check_signed(site: str, parcel: Parcel, key: bytes) -> None:
         )
     (statement,) = parcel.files.keys() & STATEMENTS.keys()
     if not is_signed_by(key, parcel.files[statement], parcel.files[STATEMENTS[statement]]):
-        message = f"{statement} is not signed by the key that the pool knows of this site"
+        message = f"{statement} is not signed with the key that the pool knows for this site"
         raise ReleaseError(site, "signature", message)
 
 

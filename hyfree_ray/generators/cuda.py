@@ -96,6 +96,6 @@ def compiled_like_eager(
                         raise ArithmeticError(f"gradients are {apart:.0%} off the eager ones")
         except Exception as error:  # whatever a compiler, or the lack of one, raises
             reason = " ".join(str(error).split())[:200]
-            _log.warning("torch.compile failed, training goes on without it: %s", reason)
+            _log.warning("torch.compile failed; training continues without it: %s", reason)
             return False
     return True

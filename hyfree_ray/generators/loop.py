@@ -72,13 +72,13 @@ def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> 
         )
     if np.abs(images_NCHW).max() > 1.001:
         raise HyfreeError(
-            "generator.bad-images", "generator: training images leave [-1, 1]; scale them first"
+            "generator.bad-images", "generator: training images exceed [-1, 1]; scale them first"
         )
     if settings.images_shown < 1 or settings.snapshots < 1:
         raise HyfreeError(
             "generator.bad-plan",
             f"generator: {settings.images_shown} images shown and {settings.snapshots} snapshots "
-            "were asked for; both have to be at least 1",
+            "requested; both must be at least 1",
         )
 
 
@@ -89,7 +89,7 @@ def _with_masks(images_NCHW: np.ndarray, masks_NHW: np.ndarray | None) -> np.nda
         given = "none" if masks_NHW is None else f"{masks_NHW.dtype} {masks_NHW.shape}"
         raise HyfreeError(
             "generator.bad-images",
-            f"generator: it learns masks, uint8 {expected}, beside the images; there are {given}",
+            f"generator: it learns masks, uint8 {expected}, with the images; given: {given}",
         )
     return np.concatenate([images_NCHW, masks_NHW[:, None].astype(np.float32)], axis=1)
 
@@ -215,7 +215,7 @@ def _run(
                 raise HyfreeError(
                     "generator.diverged",
                     f"generator: the loss is no longer finite after {shown} images; "
-                    "train with precision fp32 or look for extreme images",
+                    "train with precision fp32, or look for extreme images",
                 )
             # Told before it is kept: a kill between the two repeats a point, and loses none.
             progress(shown, settings.images_shown, values)
@@ -232,7 +232,7 @@ def _weights(workdir: Path, snapshot: str) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise HyfreeError(
             "generator.no-snapshot",
-            f"{path} is no snapshot of a trained generator; train it first",
+            f"{path} is not a snapshot of a trained generator; train it first",
         ) from error
 
 
@@ -259,7 +259,7 @@ def sample(
         if (masks_NHW is not None) != (generator.emits == "image and mask"):
             raise HyfreeError(
                 "extension.broken",
-                f"the generator {generator.name!r} says that it emits {generator.emits}, and its "
+                f"the generator {generator.name!r} declares to emit {generator.emits}, but its "
                 f"sampler {'returns masks' if masks_NHW is not None else 'returns no masks'}",
             )
         asked = slice(max(start - first, 0), start + count - first)

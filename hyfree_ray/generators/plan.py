@@ -145,7 +145,7 @@ def _levels(unet: UNetPlan) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
         raise HyfreeError(
             "generator.bad-plan",
             f"the U-Net plan has patch {unet.patch_size}, {unet.channels} channels and strides "
-            f"{unet.strides}; all of them have to be at least 1",
+            f"{unet.strides}; all must be at least 1",
         )
     if unet.strides[0] == (1, 1):
         return unet.strides[1:], unet.kernel_sizes

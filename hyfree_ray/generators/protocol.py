@@ -32,17 +32,17 @@ def compute_of(device: str, precision: str) -> Compute:
     if precision not in _DTYPES:
         raise HyfreeError(
             "device.unknown-precision",
-            f"precision {precision!r} is unknown; take one of {', '.join(_DTYPES)}",
+            f"precision {precision!r} is unknown; use one of {', '.join(_DTYPES)}",
         )
     try:
         where = torch.device(device)
     except RuntimeError as error:
         raise HyfreeError(
-            "device.unknown", f"device {device!r} is unknown; take cpu or cuda:0"
+            "device.unknown", f"device {device!r} is unknown; use cpu or cuda:0"
         ) from error
     if where.type == "cuda" and not torch.cuda.is_available():
         raise HyfreeError(
-            "device.no-gpu", f"device {device!r} was asked for, but torch finds no GPU; take cpu"
+            "device.no-gpu", f"device {device!r} was requested, but torch finds no GPU; use cpu"
         )
     return Compute(device=where, dtype=_DTYPES[precision])
 

@@ -41,7 +41,7 @@ class Tracking:
         self._queue.put(None)
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
-            log.warning("MLflow does not answer; the same command again brings it up to date")
+            log.warning("MLflow does not answer; run the same command again to bring it up to date")
             return False
         return self.healthy
 

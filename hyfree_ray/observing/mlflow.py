@@ -66,8 +66,8 @@ def _shown(
             # Whatever it is: database locked, disk full, a version that cannot read the database.
             self.healthy = False
             _LOG.warning(
-                "MLflow does not follow this run (%s); nothing is lost: the same command again "
-                "brings it up to date from the store",
+                "MLflow is not recording this run (%s); nothing is lost; run the same command "
+                "again to bring it up to date from the store",
                 f"{type(error).__name__}: {error}".splitlines()[0][:200],
             )
 

@@ -65,7 +65,7 @@ class Observer:
             try:
                 await self.poll(parties)
             except Exception as error:  # what is watched matters more than the watching
-                log.warning("progress is not shown for a while (%s)", type(error).__name__)
+                log.warning("progress cannot be shown for now (%s)", type(error).__name__)
             await asyncio.sleep(POLL_S)
 
     async def poll(self, parties: Mapping[str, Handle], *, last: bool = False) -> None:
@@ -85,8 +85,8 @@ class Observer:
             self.observed.unanswered = tuple(owner for owner in parties if owner not in answers)
             for owner in self.observed.unanswered:
                 self.progress.report(
-                    f"{owner}: no answer at the end; the run's folder lacks what it had yet to "
-                    "report: give the same command again when its machine is back"
+                    f"{owner}: no answer at the end, so the run's folder lacks its last results; "
+                    "run the same command again when its machine is back"
                 )
 
     def _take_in(self, owner: str, status: Status) -> None:

@@ -132,7 +132,7 @@ class Watchdog:
             if not self._doubled((status.owner, task), stage.silent_s):
                 continue
             why = (
-                "it was started and has not reported since"
+                "it has not reported since it started"
                 if stage.begun
                 else f"it waits for {stage.takes}"
             )
@@ -142,8 +142,8 @@ class Watchdog:
     def of_a_party(self, owner: str, silent_s: float) -> Iterator[str]:
         """Return what there is to say of a party that does not answer, or did at once: 0."""
         if self._doubled((owner, ""), silent_s):
-            why = f"its machine (where one declares site:{owner}, that one) is away"
-            yield f"{owner}: no answer for {clock(silent_s)}: {why}, or its process starts anew"
+            why = f"its machine (the one that declares site:{owner}, if any) is unreachable"
+            yield f"{owner}: no answer for {clock(silent_s)}: {why}, or its process is restarting"
 
     def _doubled(self, about: tuple[str, str], silent_s: float) -> bool:
         """Return whether a silence is long enough to speak of it, again."""

@@ -69,7 +69,7 @@ def of_run(run: Finished) -> dict[str, Any]:
         "worth": worth(run),
         "ledger": ledger(summary.ledger),
         "reproduce": "The experiment's settings are in the file beside this report; on the same "
-        "data in the same sites this gives the same run:",
+        "data and sites, this command repeats the run:",
         "command": command(run, config),
         "config_name": config,
         "config": experiment_file(summary.experiment),
@@ -98,11 +98,11 @@ def outcomes(run: Finished) -> Table:
         ""
         if last is None
         else (
-            f"The last release to come in was that of {last.site}, {last.seconds:.0f} s "
-            "after the one before"
+            f"The last release to arrive was that of {last.site}, {last.seconds:.0f} s "
+            "after the previous one"
         )
     )
-    columns = ["site", "images", "rejected as copies", "release", "why not, or what is odd"]
+    columns = ["site", "images", "rejected as copies", "release", "reason or warning"]
     columns += ["label agreement"]
     return table(columns, rows, caption=came, texts={3, 4})
 
@@ -115,8 +115,8 @@ def missing(run: Finished) -> Table:
         images = f"{one.images} of {one.of_images}" if one.images else NONE
         models = ", ".join(one.models) or NONE
         rows.append([one.site, one.outcome, models, images, f"{spent:.0f}"])
-    columns = ["site", "what became of it", "models without it", "images they lack", "s wasted"]
-    return table(columns, rows, caption="What it cost that sites were missing", texts={1, 2})
+    columns = ["site", "outcome", "models without it", "missing images", "s wasted"]
+    return table(columns, rows, caption="Cost of the missing sites", texts={1, 2})
 
 
 def _agreement(outcome: SiteOutcome) -> str:
@@ -185,7 +185,7 @@ def compute(spent: Mapping[str, Mapping[str, Spent]]) -> Table:
     return table(
         ["stage", *spent, "all", "share", "peak MiB"],
         rows,
-        caption="Seconds by stage and party; memory is the most that one process held",
+        caption="Seconds by stage and party; memory is the peak of any one process",
     )
 
 
@@ -221,8 +221,8 @@ def worth(run: Finished) -> Table:
     return table(
         ["regime", "device hours", "Dice, own", "gain an hour", "Dice, others", "gain an hour"],
         rows,
-        caption="Device hours of all sites together that a regime takes from nothing, and Dice "
-        "gained over local for each hour beyond local's",
+        caption="Device hours that a regime takes from scratch at all sites together, and Dice "
+        "gained over local per hour beyond local's",
     )
 
 
@@ -239,8 +239,8 @@ def ledger(transfers: Iterable[Transfer]) -> Table:
     return table(
         ["what", "from", "to", "parcels", "bytes"],
         rows,
-        caption=f"{total:,} bytes in all. Models of sites cross in a simulation only, to be scored "
-        "elsewhere; scores are numbers and are not listed",
+        caption=f"{total:,} bytes in total. Sites' models are exchanged only in a simulation, "
+        "to be scored elsewhere; scores are numbers and are not listed",
         texts={1, 2},
     )
 

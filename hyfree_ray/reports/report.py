@@ -190,7 +190,7 @@ def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> 
         ),
         "by_site_note": f"The model that each site would keep{how}: Dice against {CONTROL}, its "
         "own training for as many steps. Attack: how well membership in the training images can "
-        "be told from the shared ones, AUC (0.5: not at all), beside a control on strangers.",
+        "be inferred from the shared ones, AUC (0.5: not at all), beside a control on strangers.",
     }
 
 
@@ -291,8 +291,8 @@ def _timeline(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]
     name = f"timeline-{run.name}"
     charts[name] = figures.drawn(name, lambda theme: gantt(theme, shown, path))
     earlier = len(events) - len(shown)
-    caption = "Stages by party; framed: the chain that the run's length is made of. " + (
-        f"{earlier} stages were done before and are not shown." if earlier else ""
+    caption = "Stages by party; framed: the critical path. " + (
+        f"{earlier} stages were done earlier and are not shown." if earlier else ""
     )
     begun = shown[0].start
     rows = [

@@ -128,8 +128,8 @@ class Finished:
         if self.summary.data is None or site not in self.summary.data:
             raise HyfreeError(
                 "run.other-version",
-                f"{self.name}: the run does not say on which patients it was; give its 'simulate' "
-                "command again with this version",
+                f"{self.name}: the run does not record its patients; run its 'simulate' command "
+                "again with this version",
             )
         return self.summary.data[site]
 

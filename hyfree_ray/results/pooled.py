@@ -25,7 +25,7 @@ from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.means import patient_means, site_mean
 
 ONE_SEED = "one seed; training noise not included"
-FEW_SEEDS = "two seeds: training noise is hardly known"
+FEW_SEEDS = "two seeds: training noise is poorly known"
 TWO_RUNS = "two runs; training noise not included"
 
 VARIES = {"seed", "fold"}
@@ -87,8 +87,8 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         if differing:
             raise HyfreeError(
                 "results.settings-differ",
-                f"{first.name} and {other.name} differ in {', '.join(differing)}: only folds and "
-                "seeds are pooled; see --compare",
+                f"{first.name} and {other.name} differ in {', '.join(differing)}: only folds "
+                "and seeds can be pooled; see --compare",
             )
     check_choices(runs)
     for one, other in itertools.pairwise(runs):
@@ -101,8 +101,8 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         if one.seed == other.seed and (apart := other_patients(one, other)):
             raise HyfreeError(
                 "results.patients-differ",
-                f"{one.name} and {other.name} are of seed {one.seed} and other patients at "
-                f"{', '.join(apart)}: folds of one data set and partition are pooled",
+                f"{one.name} and {other.name} have seed {one.seed} but different patients at "
+                f"{', '.join(apart)}; only folds of one data set and partition can be pooled",
             )
     rows = tuple(row for of_run in with_own_patients(runs).values() for row in of_run)
     regimes = in_order({row.regime for row in rows})
@@ -138,7 +138,7 @@ def fewer_folds(cells: Sequence[Cell], folds: int) -> list[str]:
     for cell in cells:
         min_folds[cell.regime] = min(cell.folds, min_folds.get(cell.regime, folds))
     fewer = [f"{name} ({n} of {folds})" for name, n in min_folds.items() if n < folds]
-    why = "not scored in every fold, so that some of its means are of fewer patients than others"
+    why = "not scored in every fold, so some means are over fewer patients than others"
     return [f"{why}: {', '.join(fewer)}"] if fewer else []
 
 
@@ -153,8 +153,8 @@ def check_choices(runs: Sequence[Finished]) -> None:
         older, newer = by_rule[min(by_rule)], by_rule[max(by_rule)]
         raise HyfreeError(
             "run.other-version",
-            f"{older.name}: its 'chosen' models are by an older rule than those of {newer.name}; "
-            "give its 'simulate' command again with this version",
+            f"{older.name}: its 'chosen' models follow an older rule than those of {newer.name}; "
+            "run its 'simulate' command again with this version",
         )
 
 

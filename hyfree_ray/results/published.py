@@ -74,7 +74,7 @@ LUNG = _table(
             (0.773, 0.014), (0.719, None),
         ),
     },
-    "6,307 images in two random sites, another drawing of them",
+    "6,307 images in two random sites, drawn differently",
 )  # fmt: skip
 """QaTa-COV19 in two random sites."""
 

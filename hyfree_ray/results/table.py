@@ -28,8 +28,8 @@ TESTS_FROM_WIDTH = 96
 STYLE = {"helped": "green", "worse": "red", "no harm": "", "cannot tell": ""}
 
 TESTS = (
-    "difference: every test site weighs the same. effect and p are of all patients together, of "
-    "whom a large site has more, each the mean of their seeds: training noise is not in them. "
+    "difference: all test sites have equal weight. effect and p are over all patients together, so "
+    "large sites weigh more, and over each patient's mean of seeds, without training noise. "
     "effect: rank-biserial correlation; p: Wilcoxon signed-rank, two-sided, Holm's correction over "
     "the sites and tests of the two regimes; 1-sided: the paper's test, Bonferroni's correction."
 )
@@ -283,7 +283,7 @@ def _notes(summary: Summary) -> Iterable[str]:
     yield from summary.notes
     yield from regime_notes(summary.regimes)
     if any(one.difference is not None and one.reason for one in summary.contrasts):
-        yield f"No interval is given under {MIN_PATIENTS} test patients."
+        yield f"No interval is given for fewer than {MIN_PATIENTS} test patients."
     if any(one.p is not None for one in summary.contrasts):
         yield TESTS
 

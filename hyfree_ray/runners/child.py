@@ -74,7 +74,7 @@ def call_in_child(function: Callable[[], R], *, title: str, log_file: Path | Non
 
 def _last_line(log_file: Path) -> str:
     lines = log_file.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it ended without a word"
+    return lines[-1] if lines else "it ended without a message"
 
 
 def main() -> None:

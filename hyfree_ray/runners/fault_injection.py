@@ -35,7 +35,7 @@ class FaultInjectingRunner:
             StageError: the site dropped out.
         """
         if not {stage.name, call.params.get("role")}.isdisjoint(self.fault_injection.drops):
-            raise StageError(owner, stage.name, "dropped out (--drop)", "the options")
+            raise StageError(owner, stage.name, "dropped out (--drop)", "")
         begun = time.monotonic()
         await self.runner.run(stage, call, folder, owner)
         # The device is free again: the site is slow, not the device.

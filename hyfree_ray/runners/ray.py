@@ -138,7 +138,7 @@ class RayRunner:
             except StageError as again:
                 if not _is_out_of_memory(again):
                     raise
-                reason = f"{OUT_OF_MEMORY}, also alone on its machine ({again.reason})"
+                reason = f"{OUT_OF_MEMORY}, even alone on its machine ({again.reason})"
                 raise StageError(owner, stage.name, reason, again.log) from again
 
     def takes(self, stage: Stage[Any], /) -> str:
@@ -265,8 +265,7 @@ def cause_of(error: BaseException) -> BaseException:
     if isinstance(inner, OutOfDiskError):
         return HyfreeError(
             "cluster.disk-full",
-            "the disk on which Ray keeps what its memory has no room for is nearly full: free some "
-            "of it, or set RAY_TMPDIR to a folder on another disk; nothing is lost: give the same "
-            "command again",
+            "the disk that Ray spills objects to is nearly full; free space, or set RAY_TMPDIR to "
+            "a folder on another disk; nothing is lost; run the same command again to resume",
         )
     return inner if isinstance(inner, (HyfreeError, StageError)) else error

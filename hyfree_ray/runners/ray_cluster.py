@@ -101,7 +101,7 @@ def _connect(address: str, cpus: int | None, actors: int) -> None:
         raise HyfreeError(
             "cluster.unreachable",
             f"--ray {address}: no Ray cluster answers there ({first}); start one with "
-            "'ray start --head', set its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN=...), or take "
+            "'ray start --head', set its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN=...), or use "
             "--ray local",
         ) from error
 
@@ -153,7 +153,7 @@ def _knock(address: str, patience_s: float = 5.0) -> None:
         raise HyfreeError(
             "cluster.unreachable",
             f"--ray {address}: no Ray cluster answers there ({error.strerror or error}); start one "
-            "with 'ray start --head', or take --ray local",
+            "with 'ray start --head', or use --ray local",
         ) from error
 
 
@@ -206,8 +206,8 @@ async def while_the_head_answers(work: Awaitable[Any]) -> None:
         if failures == 3:
             raise ClusterError(
                 "cluster.head-lost",
-                "the head of the Ray cluster does not answer any more; nothing is lost: start it "
-                "again where it was not ours, and give the same command again",
+                "the head of the Ray cluster no longer answers; nothing is lost; restart the "
+                "cluster unless this command started it, and run the same command again",
             )
     await working
 
@@ -262,8 +262,8 @@ def check_resources(
         where = " on the machine of site:pool" if pin_of(POOL) else ""
         raise HyfreeError(
             "cluster.no-room",
-            f"the general model wants {workers} workers of {format_needs(one)} each, there is room "
-            f"for {room}{where}; lower general_workers or add machines",
+            f"the general model needs {workers} workers of {format_needs(one)} each, but only "
+            f"{room} fit{where}; lower general_workers or add machines",
         )
     for step in steps:
         if step.done:
@@ -305,7 +305,7 @@ def _open_store(party: str, store: Path, site: Site | None) -> RunHistory:
         if missing:
             raise HyfreeError(
                 "cluster.data-missing",
-                f"{site.folder}: {missing} of the {len(files)} files of {party} are not there "
+                f"{site.folder}: {missing} of the {len(files)} files of {party} are missing "
                 f"{where}; copy that hospital's data to it",
             )
     try:
@@ -338,7 +338,7 @@ def check_rounds_are_seen(rounds: Path, rules: Rules) -> None:
     if rules.next_round or rules.withdraw:
         raise HyfreeError(
             "cluster.rounds-elsewhere",
-            f"--next-round and --withdraw: {rounds} is not to be seen from here; give the command "
+            f"--next-round and --withdraw: {rounds} cannot be read from here; run the command "
             "on the machine that declares site:pool",
         )
 

@@ -119,7 +119,7 @@ def check_options(experiment: Experiment, runtime: Runtime) -> None:
     if runtime.ray == "off" and experiment.general_workers > 1:
         raise HyfreeError(
             "option.conflict",
-            f"general_workers={experiment.general_workers} needs Ray; take --ray local or 1",
+            f"general_workers={experiment.general_workers} needs Ray; use --ray local, or 1",
         )
     open_root(runtime.store, create=False)
 
@@ -161,7 +161,7 @@ def find_cohort(
         if options.partition != NATURAL:
             raise HyfreeError(
                 "option.conflict",
-                f"--partition {options.partition}: phantom sites are drawn apart; give --data",
+                f"--partition {options.partition}: phantom sites cannot be partitioned; add --data",
             )
         count = experiment.budget.phantom_sites if options.sites is None else options.sites
         return phantom_cohort(count, experiment.seed, store)
@@ -212,7 +212,7 @@ def _contributors(named: Sequence[str], sites: Collection[str]) -> tuple[str, ..
             )
     if named and len(set(named)) < MIN_RELEASES:
         raise HyfreeError(
-            "option.out-of-range", f"--contributors: a pool needs {MIN_RELEASES} sites"
+            "option.out-of-range", f"--contributors: a pool needs at least {MIN_RELEASES} sites"
         )
     return () if set(named) == set(sites) else tuple(sorted(set(named)))
 

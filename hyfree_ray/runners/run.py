@@ -112,8 +112,8 @@ def _check(run: PlannedRun) -> None:
     if not planned.taking_part:
         raise HyfreeError(
             "round.nobody-left",
-            "--withdraw: with that all sites have withdrawn, and nothing is left to run; no "
-            "withdrawal was noted now: leave a site in",
+            "--withdraw: this would withdraw all sites and leave nothing to run; nothing was "
+            "recorded; keep at least one site",
         )
     names = {site: _stages(planned, site) for site in execution.rules.fault_injections}
     check_drops(execution.rules, names)
@@ -158,7 +158,7 @@ def _calibrate(run: PlannedRun) -> dict[str, float]:
     if device == "cuda" and find_device() != "cuda":
         raise HyfreeError(
             "cluster.no-local-gpu",
-            "--calibrate: the cluster's GPUs are not in this machine; leave it out",
+            "--calibrate: this machine does not have the cluster's GPUs; leave it out",
         )
     from hyfree_ray.scheduling.calibration import CALIBRATION_S, calibrate
 
@@ -189,8 +189,8 @@ def nothing_to_share(sites: Collection[str], withdrawn: Collection[str] = ()) ->
         why = f", because {', '.join(sorted(withdrawn))} {withdraw} (for good, in this store)"
     return (
         f"{', '.join(sites)} is the only site{why}: nothing can be shared, so no general model is "
-        f"trained and nothing fine-tuned; a pool needs {MIN_RELEASES} sites: see --sites, "
-        "--partition and sites.csv"
+        f"trained or fine-tuned; a pool needs {MIN_RELEASES} sites: see --sites, --partition and "
+        "sites.csv"
     )
 
 

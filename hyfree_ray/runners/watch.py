@@ -75,7 +75,7 @@ class Watch:
         if attempt.get("born") != started_at(pid):
             return False  # it has ended, and its number is another process's
         log.warning(
-            f"{self.owner}: {self.folder.name} was silent for {silence:.0f} s; it is started again"
+            f"{self.owner}: {self.folder.name} has been silent for {silence:.0f} s and is restarted"
         )
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -79,8 +79,8 @@ def why_unsatisfiable(needs: Needs, machines: Sequence[Needs]) -> str | None:
         most = max((has.get(name, 0.0) for has in pinned or machines), default=0.0)
         if most < amount:
             has = _format_amount(name, most) if name == "memory" else f"{most:g}"
-            lacking.append(f"{_format_amount(name, amount)}, the most that a machine has is {has}")
-    text = "; ".join(lacking) or "all of it on one machine"
+            lacking.append(f"{_format_amount(name, amount)}, but no machine has more than {has}")
+    text = "; ".join(lacking) or "all on one machine"
     where = f" on the machine of {pins[0]}" if pins else ""
     return f"needs {text}{where}"
 

@@ -64,8 +64,8 @@ class Cost:
         """Say in one line how long it will take and who says so, for a plan that is looked at."""
         if not self.is_known:
             return (
-                "no earlier run in this store tells how long it will take; --calibrate tries it "
-                "out for a minute"
+                "no earlier run in this store shows how long it will take; --calibrate measures "
+                "it for a minute"
             )
         tried = ["a calibration on this machine"] if self.calibrated else []
         earlier = [f"{self.records} earlier trainings"] if self.records else []

@@ -61,7 +61,7 @@ def read_resources(config: Path | None) -> dict[str, Resources]:
     if not isinstance(found, Mapping):
         raise HyfreeError(
             "config.bad-value",
-            f"{config}: resources is a mapping of sites to cpus, gpus, memory_gib",
+            f"{config}: resources must map sites to cpus, gpus and memory_gib",
         )
     return {str(name): _entry(str(name), values) for name, values in found.items()}
 

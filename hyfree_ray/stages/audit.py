@@ -75,5 +75,5 @@ def audit(
     )
     failed = violations(card, Gate(**gate))
     if failed:
-        outcome |= {"outcome": "withheld", "reason": f"its gate is closed: {'; '.join(failed)}"}
+        outcome |= {"outcome": "withheld", "reason": f"it fails the gate: {'; '.join(failed)}"}
     return {**outcome, "card": card.model_dump(mode="json")}

@@ -52,8 +52,8 @@ def prepare(
     if masks and IGNORE in dataset["labels"]:
         raise HyfreeError(
             "generator.bad-images",
-            "the generator learns masks, and pixels that are 'ignore' have none; take a generator "
-            "of images",
+            "the generator learns masks, but pixels labelled ignore have none; use a generator of "
+            "images",
         )
     plan = plan_and_preprocess(
         context.out,

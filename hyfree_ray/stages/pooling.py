@@ -249,8 +249,8 @@ def _check_slice_axis(
     if own.slice_axis != first.slice_axis:
         raise HyfreeError(
             "data.slice-axes-differ",
-            f"{site}: its slices were cut along axis {own.slice_axis}, those of {first_site} along"
-            f" axis {first.slice_axis}; permute the axes of its volumes",
+            f"{site}: its volumes were sliced along axis {own.slice_axis}, those of {first_site}"
+            f" along axis {first.slice_axis}; permute the axes of its volumes",
         )
 
 

@@ -61,8 +61,8 @@ def choose_snapshot(
     if freed:
         raise HyfreeError(
             "generator.snapshots-freed",
-            f"{generator}: the snapshots {', '.join(freed)} were freed, so that none can be chosen "
-            "anew; remove this folder to train the generator again",
+            f"{generator}: the snapshots {', '.join(freed)} were deleted, so no other choice can "
+            "be made; delete this folder to train the generator again",
         )
     if reason := _no_choice(len(names), view.patients_N[~view.training_N]):
         return {"snapshot": names[-1], "reason": reason, "samples": 0}
@@ -105,16 +105,16 @@ def _no_choice(snapshots: int, patients_M: np.ndarray) -> str:
     if snapshots == 1:
         return "there is one snapshot"
     if len(patients_M) < MIN_HELD_OUT:
-        return f"{len(patients_M)} held-out images tell no snapshots apart: the last one"
+        return f"{len(patients_M)} held-out images cannot rank snapshots: the last one"
     if (patients_M == patients_M[0]).all():
-        return "held-out images of one patient tell no copies: the last snapshot"
+        return "held-out images of one patient cannot show copying: the last snapshot"
     return ""
 
 
 def _reason(scores: Sequence[SnapshotScore]) -> str:
     copying = sum(score.copies for score in scores)
     if copying == len(scores):
-        return "each of them copies training images: the one that does so least"
+        return "all of them copy training images: the one that copies least"
     if copying:
         return f"lowest KID to held-out images, without {copying} that copy training images"
     return "lowest KID to held-out images; none copies training images"

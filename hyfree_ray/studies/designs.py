@@ -80,12 +80,12 @@ def draw_subsets(sites: Sequence[str], size: int, repeats: int) -> list[tuple[st
     if len(sites) < 2:
         raise HyfreeError(
             "option.out-of-range",
-            f"--sites {size}: the data have one site, {sites[0]}; see --partition",
+            f"--sites {size}: the data have only one site, {sites[0]}; see --partition",
         )
     if not 2 <= size <= len(sites):
         raise HyfreeError(
             "option.out-of-range",
-            f"--sites {size}: a pool has 2 to {len(sites)} of the {len(sites)} sites; name such",
+            f"--sites {size}: out of range; pool 2 to {len(sites)} of the {len(sites)} sites",
         )
     random = np.random.default_rng(seed_of(0, "scale", *sorted(sites), str(size)))
     found: dict[tuple[str, ...], None] = {}
@@ -187,8 +187,8 @@ def grid_trials(path: Path, runtime: Runtime) -> list[Trial]:
     most = [experiment.budget.synthesis.max_images for experiment in experiments]
     if len(grid.get(_QUOTA, ())) > 1 and all(most):
         log.warning(
-            f"{path}: {_QUOTA}: a site releases at most {max(filter(None, most))} images, whatever "
-            f"is asked for each real one; to lift that, set '{_MOST}: [null]' in the grid"
+            f"{path}: {_QUOTA}: a site releases at most {max(filter(None, most))} images, however "
+            f"many are requested per real one; to lift the cap, set '{_MOST}: [null]' in the grid"
         )
     resolve = _Resolver(runtime)
     return [
@@ -218,7 +218,7 @@ def _read_study(path: Path) -> tuple[Mapping[str, Any], Mapping[str, list[Any]]]
     if not isinstance(shared, dict) or not isinstance(grid, dict) or not grid:
         raise HyfreeError(
             "study.bad-value",
-            f"{path}: 'grid' maps fields to lists of values, 'simulate' is a mapping",
+            f"{path}: 'grid' must map fields to lists of values, and 'simulate' be a mapping",
         )
     for name, value in shared.items():
         if name not in SIMULATE_OPTIONS:
@@ -230,21 +230,21 @@ def _read_study(path: Path) -> tuple[Mapping[str, Any], Mapping[str, list[Any]]]
         if value is None:
             raise HyfreeError(
                 "study.bad-value",
-                f"{path}: simulate: {name}: it has no value; give one or leave it out",
+                f"{path}: simulate: {name}: has no value; give one or leave it out",
             )
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise HyfreeError("study.bad-value", f"{path}: grid: {name}: write a list of values")
+            raise HyfreeError("study.bad-value", f"{path}: grid: {name}: not a list of values")
         if name == "embedder_weights" and len(values) > 1:
             raise HyfreeError(
                 "study.bad-value",
-                f"{path}: grid: {name}: runs that differ in it alone are one run in a store; give "
-                "each weights a study and a store of their own",
+                f"{path}: grid: {name}: runs that differ only in it are the same run in a store; "
+                "give each weights file its own study and store",
             )
         for place, value in enumerate(values):
             if value in values[:place]:
                 raise HyfreeError(
-                    "study.bad-value", f"{path}: grid: {name}: {value!r} stands there twice"
+                    "study.bad-value", f"{path}: grid: {name}: {value!r} is listed twice"
                 )
     return shared, grid
 
@@ -348,15 +348,15 @@ def _check_alike(name: str, runs: Sequence[Finished]) -> None:
             raise HyfreeError(
                 "results.settings-differ",
                 f"{name}: {runs[0].name} and {other.name} differ in {', '.join(sorted(differing))}:"
-                " only folds, seeds and draws are pooled; name what differs in the study's command"
-                " or file, and give it again",
+                " only folds, seeds and draws can be pooled; name what differs in the study's"
+                " command or file, and run it again",
             )
     for one, other in itertools.combinations(runs, 2):
         if one.seed == other.seed and (apart := other_patients(one, other)):
             raise HyfreeError(
                 "results.patients-differ",
-                f"{name}: {one.name} and {other.name} are of seed {one.seed} and other patients at "
-                f"{', '.join(apart)}: the data have changed; give the study's command again",
+                f"{name}: {one.name} and {other.name} have seed {one.seed} but different patients "
+                f"at {', '.join(apart)}: the data have changed; run the study's command again",
             )
 
 

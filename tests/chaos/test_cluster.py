@@ -396,7 +396,7 @@ def test_13_a_stage_that_a_cluster_ends_for_memory_is_tried_once_more_and_then_n
             disconnect()
             found.shutdown()
             patch.undo()
-    assert re.search(r"out of memory, also alone .*ended by Ray at [\d.]+GB used", outcome)
+    assert re.search(r"out of memory, even alone .*ended by Ray at [\d.]+GB used", outcome)
     assert attempts(tmp_path, "stage") == 2
 
 

@@ -48,7 +48,7 @@ def test_10_a_head_of_others_that_is_killed_ends_the_run_as_soon_as_its_own(tmp_
         _, errors = process.communicate(timeout=120)
         took = time.monotonic() - begun
     assert process.returncode == 1
-    assert "error: the head of the Ray cluster does not answer any more" in errors
+    assert "error: the head of the Ray cluster no longer answers" in errors
     assert took < 30
 
 

@@ -337,7 +337,7 @@ def test_the_pool_names_the_structures_that_a_hospital_labels_otherwise(tmp_path
     # One good release is too few for a model, which keeps this short.
     named = [*map(str, folders), "--out", str(tmp_path / "general")]
     done = CliRunner().invoke(pool, ["train", *named, *asked])
-    assert "alpha: taken: 6 images" in done.output
+    assert "alpha: accepted: 6 images" in done.output
     (refused,) = (line for line in done.output.splitlines() if line.startswith("gamma: "))
     assert all(name in refused for name in ("(experiment)", "tumour", "cyst"))
     assert isinstance(done.exception, HyfreeError)

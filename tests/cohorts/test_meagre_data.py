@@ -68,7 +68,7 @@ def test_a_site_of_few_images_is_told_that_its_release_is_likely_withheld(tmp_pa
     assert result.exit_code == 0, result.output
     told = [line for line in result.output.splitlines() if "may be withheld" in line]
     assert len(told) == 2
-    assert "warning: north has 3 training images; of fewer than 40 a generator that is" in told[0]
+    assert "warning: north has 3 training images; with fewer than 40 a generator" in told[0]
 
 
 def test_a_hospital_of_few_images_is_told_before_it_trains(

@@ -129,9 +129,9 @@ def test_the_choice_stays_within_its_share_of_the_training() -> None:
     ("snapshots", "patients_M", "reason"),
     [
         (1, np.arange(60) % 7, "there is one snapshot"),
-        (3, np.zeros(60), "held-out images of one patient tell no copies: the last snapshot"),
-        (3, np.arange(19), "19 held-out images tell no snapshots apart: the last one"),
-        (3, np.zeros(0), "0 held-out images tell no snapshots apart: the last one"),
+        (3, np.zeros(60), "held-out images of one patient cannot show copying: the last snapshot"),
+        (3, np.arange(19), "19 held-out images cannot rank snapshots: the last one"),
+        (3, np.zeros(0), "0 held-out images cannot rank snapshots: the last one"),
     ],
 )
 def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(

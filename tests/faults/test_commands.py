@@ -30,7 +30,7 @@ def test_76_78_a_run_does_not_wait_for_mlflow_and_track_shows_it_from_nothing(
     with closing(sqlite3.connect(store / "mlflow.db")) as held:
         held.execute("BEGIN EXCLUSIVE")
         said = program(*given)
-    assert "MLflow does not follow this run" in said
+    assert "MLflow is not recording this run" in said
     (folder,) = (store / "runs").iterdir()
     assert not (folder / "tracked").exists()
     before = (folder / "results.csv").read_bytes()

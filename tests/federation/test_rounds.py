@@ -39,7 +39,7 @@ def test_a_closed_round_is_only_read_by_whoever_comes_later(tmp_path: Path) -> N
     first = rounds(tmp_path)
     for site in "ab":
         first.enter(released(site))
-    late = {"c": Receipt(outcome="late", reason="its release was not in at the deadline")}
+    late = {"c": Receipt(outcome="late", reason="its release had not arrived at the deadline")}
     closed = first.close(["a", "b"], Rules(min_sites=2), late)
     again = rounds(tmp_path)
     again.enter(released("c"))

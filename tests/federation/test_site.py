@@ -59,7 +59,7 @@ def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(
     handed, control = asyncio.run(protocol())
     assert sorted(handed.files) == ["withheld.json", "withheld.sig"]
     assert handed.result["outcome"] == "withheld"
-    assert "without one nothing is released" in handed.result["reason"]
+    assert "nothing is released without one" in handed.result["reason"]
     assert control.stage == "train_segmenter"
     assert not {"release", "quality_card"} & set(runner.ran)
     assert runner.ran.count("audit") == 1  # it is not tried again and again

@@ -176,7 +176,7 @@ def test_a_compiler_that_fails_is_told_in_one_line_and_done_without(
     learner.compile(broken)
     assert not learner.compiled
     assert len(said) == 1
-    assert said[0].startswith("torch.compile failed, training goes on without it: ")
+    assert said[0].startswith("torch.compile failed; training continues without it: ")
     assert "no compiler" in said[0]
     assert "\n" not in said[0]
     if isinstance(learner, FlowLearner):

@@ -108,7 +108,7 @@ def test_a_party_whose_machine_is_away_is_named_and_holds_up_neither_the_others_
     observer = asyncio.run(watched())
     assert observer.observed.unfinished_s == {"site-1": 5.0, "site-2": float(here.count)}
     assert here.count == 7
-    assert told[0].startswith("site-1: no answer for 0 s: its machine (where one declares site:sit")
+    assert told[0].startswith("site-1: no answer for 0 s: its machine (the one that declares site")
     assert len(told) < 6
 
 

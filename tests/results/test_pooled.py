@@ -135,7 +135,7 @@ def test_the_caveat_is_of_how_many_seeds_there_are(tmp_path: Path) -> None:
     runs = [finished(tmp_path, 0, seed) for seed in range(3)]
     assert [pool_runs(runs[:count]).caveat for count in (1, 2, 3)] == [
         "one seed; training noise not included",
-        "two seeds: training noise is hardly known",
+        "two seeds: training noise is poorly known",
         "",
     ]
 

@@ -299,7 +299,7 @@ def test_further_settings_stand_in_one_table_over_all_sites(width: int) -> None:
     plain = " ".join(text.split())
     assert note in plain
     assert "without a site's release, at that site; minus the control models" in plain
-    assert "every test site weighs the same" in plain
+    assert "all test sites have equal weight" in plain
 
 
 def test_another_sites_model_is_nobodys_in_its_place() -> None:

@@ -48,7 +48,7 @@ def test_the_words_and_the_caveat_stand_beside_the_numbers() -> None:
         text.count("95 % interval over test patients; this run; training noise not included") == 1
     )
     assert "cannot tell with 4 patients: about" in table_text(summary(patients=4), width=140)
-    assert "No interval is given under 10 test patients." in table_text(summary(patients=4))
+    assert "No interval is given for fewer than 10 test" in table_text(summary(patients=4))
 
 
 def test_misses_are_counted_out_of_what_could_be_missed() -> None:

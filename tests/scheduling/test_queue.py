@@ -331,10 +331,10 @@ def test_what_a_stage_took_until_its_end_tells_what_those_like_it_take() -> None
     ("needs", "said"),
     [
         ({"CPU": 2.0, "GPU": 0.5}, None),
-        ({"GPU": 3.0}, "needs 3 GPU, the most that a machine has is 1"),
-        ({"memory": 2.0**36}, "needs 64 GiB of memory, the most that a machine has is 16 GiB"),
+        ({"GPU": 3.0}, "needs 3 GPU, but no machine has more than 1"),
+        ({"memory": 2.0**36}, "needs 64 GiB of memory, but no machine has more than 16 GiB"),
         ({"CPU": 1.0, "GPU": 1.0, "site:a": 0.001}, "on the machine of site:a"),
-        ({"CPU": 8.0, "GPU": 1.0}, "all of it on one machine"),
+        ({"CPU": 8.0, "GPU": 1.0}, "all on one machine"),
     ],
 )
 def test_what_can_never_be_scheduled_is_named(needs: dict[str, float], said: str | None) -> None:

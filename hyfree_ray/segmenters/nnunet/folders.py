@@ -54,7 +54,7 @@ def predict_folder(
         if len(files) != channels and not (len(files) == 1 and ending in (".png", ".bmp")):
             raise HyfreeError(
                 "data.channels",
-                f"{images}: case {case} has {len(files)} files, the model takes {channels} "
+                f"{images}: case {case} has {len(files)} files, the model needs {channels} "
                 "channels (_0000, _0001, ...); add what is missing",
             )
     out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _cases_in(images: Path) -> tuple[str, dict[str, list[Path]]]:
     if not found:
         raise HyfreeError(
             "data.no-cases",
-            f"{images}: no images are called CASE_0000.ENDING there; name the folder by -i",
+            f"{images}: no images named CASE_0000.ENDING; name their folder with -i",
         )
     ending = found[0].name.rpartition("_0000")[2]
     cases: dict[str, list[Path]] = defaultdict(list)

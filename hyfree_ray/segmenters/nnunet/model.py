@@ -100,8 +100,8 @@ def _segmenter_of(details: Mapping[str, Any], expected: str | None) -> str:
     if expected is not None and name != expected:
         raise HyfreeError(
             "model.other-segmenter",
-            f"the model is of the architecture {name!a}, not {expected!r}; name its own by "
-            "--segmenter, or take a model of this one",
+            f"the model is of the architecture {name!a}, not {expected!r}; name it with "
+            "--segmenter, or use another model",
         )
     return name
 

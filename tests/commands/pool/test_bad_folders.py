@@ -190,7 +190,7 @@ def test_a_file_is_read_here_once_and_by_the_same_command_again_not_at_all(
         monkeypatch.setattr(module, "read_release", counted)
     folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
     for _ in range(2):
-        assert "B: taken: 6 images" in train(tmp_path, *folders).output
+        assert "B: accepted: 6 images" in train(tmp_path, *folders).output
         assert read == ["A", "B"]
 
 
@@ -224,7 +224,7 @@ def test_a_release_that_came_in_damaged_is_taken_once_it_is_copied_again(
     for _ in range(2):
         mended = train(tmp_path, *folders)
         assert mended.exit_code == 0, mended.output
-        assert "Z: taken: 6 images" in mended.output
+        assert "Z: accepted: 6 images" in mended.output
         assert trained[-1] == [*others, "Z"]
     rounds = [json.loads(file.read_text()) for file in tmp_path.glob("store/pool/rounds/*/?.json")]
     assert sorted(map(len, (one["releases"] for one in rounds))) == [

@@ -17,7 +17,7 @@ def test_a_key_is_believed_once_and_printed_and_another_later_is_refused(
     folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B", "C")]
     first = train(tmp_path, *folders)
     public = key_at(tmp_path, "A").public_key().public_bytes_raw()
-    assert f"A: taken: 6 images, key {fingerprint(public)}" in first.output
+    assert f"A: accepted: 6 images, key {fingerprint(public)}" in first.output
     (tmp_path / "keys" / "A").unlink()
     hand_in(tmp_path, "A", federation(smoke))
     second = train(tmp_path, *folders)

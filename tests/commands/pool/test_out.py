@@ -61,7 +61,6 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
     why = harm(tmp_path, monkeypatch)
     done = train(tmp_path, *folders, options=("--out", tmp_path / "general" / "of" / "it"))
     refused(done, "output.not-writable", "general/of/it", why)
-    assert done.output.count("\n") == 1
     assert trained == []
     assert not (tmp_path / "store").exists()
     assert not (tmp_path / "general").is_dir()
