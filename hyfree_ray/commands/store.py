@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -134,12 +133,14 @@ def _quarantined(store: Path) -> list[Path]:
 
 def _chosen(store: Path) -> dict[str, set[str]]:
     """By folder of a generator, the snapshots that experiments have chosen of it."""
+    from hyfree_ray.core.records import StageRecord, load_record
+
     found: dict[str, set[str]] = defaultdict(set)
     for kept in _all(store):
         if kept.stage == "choose_snapshot" and kept.done:
-            record = json.loads((kept.folder / "record.json").read_text())
-            generator = f"train_generator-{record['inputs']['generator'][:20]}"
-            found[generator].add(record["result"]["snapshot"])
+            record = load_record(kept.folder, StageRecord)
+            generator = f"train_generator-{record.inputs['generator'][:20]}"
+            found[generator].add(record.result["snapshot"])
     return dict(found)
 
 
