@@ -93,7 +93,7 @@ def run_export(file: Path, target: str, out: Path) -> None:
 
 
 def _manifest(folder: Path, public: bytes | None) -> Manifest:
-    """The manifest as it is now; all that follows is held to these very bytes.
+    """Read the manifest as it is now; all that follows is held to these very bytes.
 
     Args:
         folder: of the release.
@@ -115,7 +115,7 @@ def _manifest(folder: Path, public: bytes | None) -> Manifest:
 
 
 def _folder(file: Path) -> Path:
-    """The folder of a release that is named by itself or by its Arrow file."""
+    """Find the folder of a release that is named by itself or by its Arrow file."""
     if file.is_dir() and not file.is_symlink():
         return file
     if not file.parent.is_dir() or (file.name != RELEASE_FILE and not os.path.lexists(file)):
@@ -132,7 +132,7 @@ def _folder(file: Path) -> Path:
 
 
 def read_checked(file: Path, manifest: Manifest | None = None) -> Release:
-    """A release that a process of its own has checked before this one reads it.
+    """Read a release once a process of its own has checked it.
 
     By hand nothing is known of who sent it: the manifest is believed.
 
@@ -150,7 +150,7 @@ def read_checked(file: Path, manifest: Manifest | None = None) -> Release:
 
 
 def _read_named(file: Path) -> Release:
-    """`read_checked`, whose refusal names the path: nobody is known who handed it in."""
+    """Read a checked release; a refusal names the path, for nobody is known who submitted it."""
     try:
         return read_checked(file)
     except ReleaseError as error:
@@ -167,6 +167,6 @@ def _as_it_says(manifest: Manifest) -> dict[str, Any]:
 
 
 def _shown(name: Path | str) -> str:
-    """Somebody else's name, on one line."""
+    """Put somebody else's name on one line."""
     text = str(name)
     return text if text.isprintable() else ascii(text)

@@ -22,7 +22,7 @@ from hyfree_ray.core.files import locked
 from hyfree_ray.core.guard import Confinement, confined
 from hyfree_ray.core.journal import append_attempt, segments
 from hyfree_ray.core.keys import digest_of
-from hyfree_ray.core.processes import forget_peak_memory, peak_memory_mib
+from hyfree_ray.core.processes import peak_memory_mib, reset_peak_memory
 from hyfree_ray.core.records import StageRecord, find_record, write_record
 from hyfree_ray.core.stage import Context, Launch, Preempted, Stage, find_stage
 from hyfree_ray.core.store_root import ROOT_FILE
@@ -77,8 +77,8 @@ def _measure(target: Stage[Any], call: Call, context: Context) -> StageRecord:
     earlier = segments(context.out)
     started, clock, cpu = time.time(), time.monotonic(), time.process_time()
     append_attempt(context.out, started)
-    forget_peak_memory()
-    device_memory.forget_peak(holds)
+    reset_peak_memory()
+    device_memory.reset_peak(holds)
     result = _attempt(target, call, context)
     seconds = time.monotonic() - clock + sum(end - begin for begin, end in earlier)
     return StageRecord(

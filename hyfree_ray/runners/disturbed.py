@@ -1,4 +1,4 @@
-"""A runner that makes a site of a simulation suffer: dropouts and stragglers, on request."""
+"""Make a site of a simulation drop out or lag behind, on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyfree_ray.federation.workspace import Exports, Workspace
 
 
 def disturbed(runner: Runner, rules: Rules, party: str) -> Runner:
-    """The runner of a party, as the rules let it be."""
+    """Return the runner of a party, as the rules let it be."""
     disturbance = rules.disturbances.get(party)
     return runner if disturbance is None else DisturbedRunner(runner, disturbance)
 
@@ -42,7 +42,7 @@ class DisturbedRunner:
         await asyncio.sleep((self.disturbance.slowness - 1) * (time.monotonic() - begun))
 
     def takes(self, stage: Stage[Any], /) -> str:
-        """As of the other runner."""
+        """Say what the other runner says."""
         return self.runner.takes(stage)
 
     def workspace(self, root: Path, owner: str, exports: Exports) -> Workspace:

@@ -1,4 +1,4 @@
-"""Parties as Ray actors, their stages as Ray tasks.
+"""Run parties' stages as Ray tasks.
 
 An actor is light and holds no resource: it keeps a party's store and runs its program. A stage is
 a task that takes its GPU, or a CPU, for its own length, so that sites may outnumber GPUs. On a
@@ -142,7 +142,7 @@ class RayRunner:
                 raise StageError(owner, stage.name, reason, again.log) from again
 
     def takes(self, stage: Stage[Any], /) -> str:
-        """Amounts by resource, and where."""
+        """Say amounts by resource, and where."""
         where = "".join(f" on the machine that declares {pin}" for pin in self.pin)
         if stage.distributed:  # its own process takes nothing
             each = worker_needs(self.slots.resources, self.device, self.pin)
@@ -225,13 +225,13 @@ class RayRunner:
 
 
 def all_cpus(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> float:
-    """The most CPUs of a machine that has all else that is needed; those needed where none has."""
+    """Return the most CPUs of a machine that has all else; those needed where none has."""
     fit = [has for has in nodes if all(has.get(name, 0.0) >= a for name, a in needs.items())]
     return max((has["CPU"] for has in fit), default=needs["CPU"])
 
 
 def kernel_kills() -> int:
-    """Processes of this machine that its kernel has killed for their memory since it started."""
+    """Count the processes of this machine that its kernel has killed for their memory."""
     try:
         lines = VMSTAT.read_text().splitlines()
     except OSError:
@@ -240,7 +240,7 @@ def kernel_kills() -> int:
 
 
 def reason_of_death(error: RayError, *, by_kernel: bool) -> str:
-    """Why a stage's process is gone, in words.
+    """Say why a stage's process is gone.
 
     Args:
         error: what Ray says.
@@ -253,12 +253,12 @@ def reason_of_death(error: RayError, *, by_kernel: bool) -> str:
 
 
 def _is_out_of_memory(error: StageError) -> bool:
-    """Noticed by Ray's memory monitor, the kernel, the stage itself, or torch (by its name)."""
+    """Return whether memory ran out, as Ray, the kernel, the stage or torch (by its name) says."""
     return error.reason.startswith((OUT_OF_MEMORY, "OutOfMemoryError"))
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The exception inside Ray's wrapping, where it is one of ours or the user can fix it."""
+    """Return the exception inside Ray's wrapping, where it is ours or the user can fix it."""
     inner: BaseException | None = error
     while isinstance(inner, RayTaskError):
         inner = inner.cause

@@ -1,4 +1,4 @@
-"""The general model's training through Ray Train's `TorchTrainer`."""
+"""Train the general model through Ray Train's `TorchTrainer`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RayTrainLaunch:
 
 
 def _worker(config: Mapping[str, Any]) -> None:
-    """One process: nnU-Net's training, with a report to Ray after each epoch."""
+    """Train in one process, with a report to Ray after each epoch."""
     import ray.train
     import torch
     from ray.train.torch import get_device

@@ -1,4 +1,4 @@
-"""A stage that has stopped moving: found by its silence, ended, and started again from there."""
+"""Find a stage that has stopped moving by its silence, and end it, to be started again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONGER = 20
 
 
 def here(folder: Path) -> bool:
-    """Whether the newest attempt at a stage was made on this machine."""
+    """Return whether the newest attempt at a stage was made on this machine."""
     attempt = last_attempt(folder)
     return attempt is not None and attempt.get("host") == platform.node()
 

@@ -156,7 +156,7 @@ def expected_seconds(
 def critical_paths(
     inputs: Mapping[str, Iterable[str]], seconds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return the seconds of the longest chain that begins with each stage, itself included, by key.
+    """Return the seconds of the longest chain that begins with each stage, itself included.
 
     Args:
         inputs: by stage, the keys of what it reads; keys that are no stage do not count.
