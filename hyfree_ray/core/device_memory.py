@@ -11,7 +11,7 @@ CONTEXT_MIB = 600.0
 """What the driver keeps for a process beside torch's cache: about half a gigabyte."""
 
 STEPS = 20
-"""A share is told in so many steps of a GPU: who takes nearly the same asks for the same."""
+"""A share is rounded up to one of so many: who takes nearly the same asks for the same."""
 
 
 def share_of(used_mib: float, total_mib: float) -> float:
