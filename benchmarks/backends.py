@@ -57,7 +57,7 @@ class SiteBench(Bench):
             self.data = self.run(draw_phantom, **site.phantom)
         else:
             assert site.folder is not None
-            self.data = Artifact(stage="data", key=site.key, path=site.folder, record={})
+            self.data = Artifact(stage="data", key=site.key, path=site.folder)
         self.prepared = self.run(
             prepare,
             data=self.data,
@@ -91,7 +91,7 @@ class SiteBench(Bench):
             precision=self.experiment.precision,
             seed=2,
         )
-        return trained, trained.record["cpu_seconds"]
+        return trained, trained.record.cpu_seconds
 
     def measure(self, backend: str, generator: Artifact, images_shown: int) -> dict[str, Any]:
         """Quality, memorisation, and what samples alone teach a segmenter."""

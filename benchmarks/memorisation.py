@@ -31,6 +31,7 @@ from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config.experiment import Experiment, find_device, resolve_experiment
 from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation.hospital import Site
@@ -124,8 +125,8 @@ async def measure(
     )
     done = await party.contribute()
     assert done.release is not None
-    assert done.release.record is not None
-    audited = party.store.find_key("audit", done.release.record["inputs"]["audit"])
+    assert isinstance(done.release.record, StageRecord)
+    audited = party.store.find_key("audit", done.release.record.inputs["audit"])
     return done.samples.result, audited.result["card"]
 
 

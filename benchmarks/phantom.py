@@ -108,7 +108,7 @@ class PhantomBench(Bench):
                 label = str(data.path / case["label"])
                 cases.append({**case, "patient": patient, "images": images, "label": label})
         key = digest_of([site.key for site in self.sites.values()])
-        nowhere = Artifact(stage="data", key=key, path=self.store.root, record={})
+        nowhere = Artifact(stage="data", key=key, path=self.store.root)
         return nowhere, cases
 
     def dice(self, model: Artifact, name: str) -> float:

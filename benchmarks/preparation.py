@@ -97,7 +97,7 @@ async def _work(root: Path, store: Path) -> None:
     runner = LocalRunner("cpu")
     for name, site in sites_of(read_cohort(root, digest_cache=store / "digests.json"), 0).items():
         party = Party(name, store / "sites" / name, runner, {})
-        data = Artifact(stage=RAW_DATA, key=site.key, path=root, record={})
+        data = Artifact(stage=RAW_DATA, key=site.key, path=root)
         given = {"data": data, "cases": site.part("train", "val"), "dataset": site.dataset}
         prepared = await party.run(prepare, **given, caps=caps)
         found = prepared.result
@@ -105,9 +105,7 @@ async def _work(root: Path, store: Path) -> None:
         print(f"  {name}: {slices} slices prepared, patch {found['patch_size']}", flush=True)
         if name == "large":
             # All that preparing for a general model reads of it is its plan.
-            general = Artifact(
-                stage="train_general", key="plan", path=_as_general(prepared.path), record={}
-            )
+            general = Artifact(stage="train_general", key="plan", path=_as_general(prepared.path))
             await party.run(prepare_for_general, **given, general=general, caps=caps)
 
 

@@ -94,8 +94,8 @@ def print_plan(run: PlannedRun, cost: Cost, output: str) -> None:
         for (task, on_device, done), same in kinds.items():
             times = f" x{len(same)}" if len(same) > 1 else ""
             needs = "device" if on_device else "cpu"
-            told = cost.is_known and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
-            takes = clock(sum(cost.seconds[s.key] for s in same)) if told else ""
+            is_expected = cost.is_known and any(cost.seconds[s.key] != OTHER_SECONDS for s in same)
+            takes = clock(sum(cost.seconds[s.key] for s in same)) if is_expected else ""
             state = "done" if done else f"to run  {takes:>8}".rstrip()
             click.echo(f"  {task + times:<36} {needs:<7} {state}")
     click.echo(cost.describe_time())

@@ -57,7 +57,7 @@ def _check(data: Path, store: Path) -> int:
 
 @contextmanager
 def reading_bar(doing: str = "reading files") -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, where that is a terminal, that is told (done, total)."""
+    """Show a progress bar on standard error, where it is a terminal; yield its update function."""
     columns = (
         TextColumn(doing),
         BarColumn(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,11 +36,11 @@ class Kept:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """What only an unfinished training needs."""
+        """List what only an unfinished training needs."""
         return files(self.folder / "checkpoints") if self.done else []
 
     def unchosen(self, chosen: Mapping[str, set[str]]) -> list[Path]:
-        """Snapshots of a generator that its site chose in no experiment."""
+        """List snapshots of a generator that its site chose in no experiment."""
         if self.stage != "train_generator" or self.folder.name not in chosen:
             return []
         keep = chosen[self.folder.name]
@@ -105,7 +104,7 @@ def gc(store: Path, snapshots: bool, quarantine: bool, dry_run: bool) -> None:
 
 
 def _all(store: Path) -> Iterator[Kept]:
-    """Every stage's folder.
+    """Find every stage's folder.
 
     Raises:
         HyfreeError: the folder is no store, or one of another version.
@@ -126,30 +125,32 @@ def _all(store: Path) -> Iterator[Kept]:
 
 
 def _quarantined(store: Path) -> list[Path]:
-    """One folder for each release that was refused, which says why in its `reason.txt`."""
+    """Find the folder of each release that was refused, which says why in its `reason.txt`."""
     from hyfree_ray.federation.quarantine import FOLDER
 
     return sorted((store / "pool" / FOLDER).glob("*/"))
 
 
 def _chosen(store: Path) -> dict[str, set[str]]:
-    """By folder of a generator, the snapshots that experiments have chosen of it."""
+    """Read which snapshots experiments have chosen, by folder of the generator."""
+    from hyfree_ray.core.records import StageRecord, load_record
+
     found: dict[str, set[str]] = defaultdict(set)
     for kept in _all(store):
         if kept.stage == "choose_snapshot" and kept.done:
-            record = json.loads((kept.folder / "record.json").read_text())
-            generator = f"train_generator-{record['inputs']['generator'][:20]}"
-            found[generator].add(record["result"]["snapshot"])
+            record = load_record(kept.folder, StageRecord)
+            generator = f"train_generator-{record.inputs['generator'][:20]}"
+            found[generator].add(record.result["snapshot"])
     return dict(found)
 
 
 def files(folder: Path) -> list[Path]:
-    """All files below a folder."""
+    """List all files below a folder."""
     return [file for file in sorted(folder.rglob("*")) if file.is_file()]
 
 
 def size(paths: list[Path]) -> int:
-    """Bytes in all; a file that has gone meanwhile has none."""
+    """Sum up bytes; a file that has gone meanwhile has none."""
     return sum(path.stat().st_size for path in paths if path.exists())
 
 

@@ -49,6 +49,7 @@ def _track(store: Path, folder: Path, summary: RunSummary) -> int:
     """Hand every record of a run to MLflow, and return how many there were."""
     from hyfree_ray.core.journal import read_metrics
     from hyfree_ray.core.parties import ORACLE, POOL
+    from hyfree_ray.core.records import StageRecord
     from hyfree_ray.core.store import Store
     from hyfree_ray.observing.background import Tracking, finish_tracking, pictures_of
 
@@ -58,10 +59,10 @@ def _track(store: Path, folder: Path, summary: RunSummary) -> int:
         owner = stage.owner
         root = store / owner if owner in {POOL, ORACLE} else store / "sites" / owner
         found = Store(root, owner, {}).find_key(stage.stage, stage.key)
-        if stage.name == "score" or found.record is None:
+        if stage.name == "score" or not isinstance(found.record, StageRecord):
             continue  # scores are in the table
         pictures = pictures_of(folder, owner) if stage.name == "release" else {}
-        record = {**found.record, "stage": stage.name}
+        record = found.record.model_copy(update={"stage": stage.name})
         tracking.hand("stage_finished", record, read_metrics(found.path), pictures)
         count += 1
     finish_tracking(tracking, folder, summary)

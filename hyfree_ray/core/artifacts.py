@@ -9,19 +9,16 @@ same thing twice, be it after a crash or in another experiment, gets the same fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.records import ParcelRecord, StageRecord
 
 RAW_DATA = "data"
 """The stage of an artifact that no stage made: a hospital's own raw data set."""
-
-RECORD = "record.json"
-"""Written last: its presence means that the folder is whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +28,8 @@ class Artifact:
     stage: str
     key: str
     path: Path
-    record: Mapping[str, Any] | None = None
-    """None while it is only planned."""
+    record: StageRecord | ParcelRecord | None = None
+    """None while it is only planned, and of what no stage made."""
 
     def __truediv__(self, name: str, /) -> Path:
         return self.path / name
@@ -45,8 +42,7 @@ class Artifact:
         """Return the numbers that the stage returned."""
         if self.record is None:
             raise AssertionError(f"{self.stage} {self.key[:8]} has not run")
-        result: Mapping[str, Any] = self.record["result"]
-        return result
+        return self.record.result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +59,3 @@ class Call:
         """Return the artifact's address."""
         inputs = {name: artifact.key for name, artifact in self.inputs.items()}
         return digest_of([self.stage, self.version, self.params, inputs])
-
-
-def read_record(path: Path, key: str) -> dict[str, Any] | None:
-    """Read the record of a finished stage; None where the folder is missing or unfinished."""
-    try:
-        record: dict[str, Any] = json.loads((path / RECORD).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        return None  # the file system lost the end of it: the stage runs again
-    return record if record.get("key") == key else None

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, for every training of the platform.
+"""Keep checkpoints that are whole or not there, for every training of the platform.
 
 A checkpoint is `step-<step>.pt` and, beside it, the SHA-256 of its bytes, written after it. One
 without a matching digest was cut off and is passed over. The two newest are kept, so that a

@@ -1,4 +1,4 @@
-"""How much of a GPU's memory a stage takes: measured while it runs, told as a share of the GPU."""
+"""Measure how much of a GPU's memory a stage takes, as a share of the GPU."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ CONTEXT_MIB = 600.0
 """What the driver keeps for a process beside torch's cache: about half a gigabyte."""
 
 STEPS = 20
-"""A share is told in so many steps of a GPU: who takes nearly the same asks for the same."""
+"""A share is rounded up to one of so many: who takes nearly the same asks for the same."""
 
 
 def share_of(used_mib: float, total_mib: float) -> float:
-    """Share of a GPU to set aside for what was measured, 1 / `STEPS` to 1."""
+    """Return the share of a GPU to set aside for what was measured, 1 / `STEPS` to 1."""
     share = (MARGIN * used_mib + CONTEXT_MIB) / total_mib
     return min(1.0, math.ceil(share * STEPS) / STEPS)
 
 
-def forget_peak(device: str) -> None:
+def reset_peak(device: str) -> None:
     """Let this process's peak start anew."""
     if device == "cuda":
         import torch
@@ -29,7 +29,7 @@ def forget_peak(device: str) -> None:
 
 
 def measured(device: str) -> dict[str, float]:
-    """The most of the device's memory that this process held, and how much there is, in MiB.
+    """Return the most of the device's memory that this process held, and how much there is, MiB.
 
     Nothing on a CPU.
     """
@@ -44,7 +44,7 @@ def measured(device: str) -> dict[str, float]:
 
 
 def share_taken(device: str) -> float:
-    """Share of a GPU that this process took at most until now; 0 where it took nothing."""
+    """Return the share of a GPU that this process took at most until now; 0: nothing."""
     if device != "cuda":
         return 0.0
     import torch

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.core import device_memory
-from hyfree_ray.core.artifacts import RAW_DATA, RECORD, Call, read_record
+from hyfree_ray.core.artifacts import RAW_DATA, Call
 from hyfree_ray.core.errors import HyfreeError, StageError
-from hyfree_ray.core.files import locked, write_json
+from hyfree_ray.core.files import locked
 from hyfree_ray.core.guard import Confinement, confined
 from hyfree_ray.core.journal import append_attempt, segments
 from hyfree_ray.core.keys import digest_of
-from hyfree_ray.core.processes import forget_peak_memory, peak_memory_mib
+from hyfree_ray.core.processes import peak_memory_mib, reset_peak_memory
+from hyfree_ray.core.records import StageRecord, find_record, write_record
 from hyfree_ray.core.registry import loaded_packages
 from hyfree_ray.core.stage import Context, Launch, Preempted, Stage, find_stage
 from hyfree_ray.core.store_root import ROOT_FILE
@@ -42,7 +43,7 @@ def execute(
     device: str,
     launch: Launch | None = None,
     should_preempt: Callable[[float], bool] | None = None,
-) -> dict[str, Any]:
+) -> StageRecord:
     """Run a call in this process unless it is done, and record it.
 
     Another process that runs the same call is waited for. What a killed attempt left behind is
@@ -58,40 +59,52 @@ def execute(
     """
     target = find_stage(module, call.stage)
     with _named(owner, call, folder), locked(folder):
-        record = read_record(folder, call.key)
-        if record is not None:
-            return record
-        # A run on GPUs gives none to a stage that computes on no device.
-        device = device if target.device else "cpu"
-        context = Context(
-            out=folder, owner=owner, device=device, launch=launch, should_preempt=should_preempt
-        )
-        # The workers that a distributed stage launches hold the devices, its own process has none.
-        holds = "cpu" if target.distributed and launch is not None else device
-        earlier = segments(folder)
-        started, clock, cpu = time.time(), time.monotonic(), time.process_time()
-        append_attempt(folder, started)
-        forget_peak_memory()
-        device_memory.forget_peak(holds)
-        result = _attempt(target, call, context)
-        seconds = time.monotonic() - clock + sum(end - begin for begin, end in earlier)
-        record = {
-            **_identity(target, call, owner),
-            "earlier": earlier,
-            "started": started,
-            "ended": time.time(),
-            "seconds": seconds,
-            "device": device,
-            "device_seconds": seconds * result.get("workers", 1) if target.device else 0.0,
-            "cpu_seconds": time.process_time() - cpu,
-            "peak_memory_mib": peak_memory_mib(),
-            **device_memory.measured(holds),
-            "host": platform.node(),
-            "versions": installed_versions() | loaded_packages(),
-            "result": result,
-        }
-        write_json(folder / RECORD, record)
+        record = find_record(folder, call.key, StageRecord)
+        if record is None:
+            # A run on GPUs gives none to a stage that computes on no device.
+            device = device if target.device else "cpu"
+            context = Context(
+                out=folder, owner=owner, device=device, launch=launch, should_preempt=should_preempt
+            )
+            record = _measure(target, call, context)
+            write_record(folder, record)
     return record
+
+
+def _measure(target: Stage[Any], call: Call, context: Context) -> StageRecord:
+    """Run the stage's function, and record what was called, by whom, and what it took."""
+    # The workers that a distributed stage launches hold the devices, its own process has none.
+    holds = "cpu" if target.distributed and context.launch is not None else context.device
+    earlier = segments(context.out)
+    started, clock, cpu = time.time(), time.monotonic(), time.process_time()
+    append_attempt(context.out, started)
+    reset_peak_memory()
+    device_memory.reset_peak(holds)
+    result = _attempt(target, call, context)
+    seconds = time.monotonic() - clock + sum(end - begin for begin, end in earlier)
+    return StageRecord(
+        stage=call.stage,
+        version=call.version,
+        key=call.key,
+        owner=context.owner,
+        params={
+            name: digest_of(value)[:16] if name in target.private else value
+            for name, value in call.params.items()
+        },
+        inputs={name: artifact.key for name, artifact in call.inputs.items()},
+        earlier=earlier,
+        started=started,
+        ended=time.time(),
+        seconds=seconds,
+        device=context.device,
+        device_seconds=seconds * result.get("workers", 1) if target.device else 0.0,
+        cpu_seconds=time.process_time() - cpu,
+        peak_memory_mib=peak_memory_mib(),
+        **device_memory.measured(holds),
+        host=platform.node(),
+        versions=installed_versions() | loaded_packages(),
+        result=result,
+    )
 
 
 @contextlib.contextmanager
@@ -157,21 +170,6 @@ def _flat(cases: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
             yield case
         else:
             yield from case
-
-
-def _identity(target: Stage[Any], call: Call, owner: str) -> dict[str, Any]:
-    """What was called and by whom; parameters that name cases as their hash."""
-    return {
-        "stage": call.stage,
-        "version": call.version,
-        "key": call.key,
-        "owner": owner,
-        "params": {
-            name: digest_of(value)[:16] if name in target.private else value
-            for name, value in call.params.items()
-        },
-        "inputs": {name: artifact.key for name, artifact in call.inputs.items()},
-    }
 
 
 def installed_versions() -> dict[str, str]:

@@ -72,15 +72,15 @@ def locked(folder: Path, *, patience_s: float = 0.2) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("w") as file:
-        begun, told = time.monotonic(), False
+        begun, logged = time.monotonic(), False
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except (BlockingIOError, PermissionError):
-                if not told and time.monotonic() - begun > 5:
+                if not logged and time.monotonic() - begun > 5:
                     log.info("another process is working on %s; waiting for it", folder.name)
-                    told = True
+                    logged = True
                 time.sleep(patience_s)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)

@@ -128,11 +128,11 @@ def check_free(folder: Path, option: str = "--out") -> None:
     """
     with writing_to(folder, option):
         if not is_free(folder):
-            raise taken_by_something_else(folder, option)
+            raise not_empty_error(folder, option)
         try_to_write(folder)
 
 
-def taken_by_something_else(folder: Path, option: str = "--out") -> HyfreeError:
+def not_empty_error(folder: Path, option: str = "--out") -> HyfreeError:
     """Make the error of `check_free`."""
     return HyfreeError(
         "output.not-empty", f"{folder}: already exists; name a new or empty folder with {option}"

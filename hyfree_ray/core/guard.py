@@ -1,4 +1,4 @@
-"""A guard against mistakes: a stage opens the files of its own party and no other's.
+"""Guard against mistakes: a stage opens the files of its own party and no other's.
 
 A hook (`sys.addaudithook`, PEP 578) sees each file that Python code opens and each folder that it
 lists, in the stage's thread and in what copies its context, and refuses what a stage has no
@@ -60,7 +60,7 @@ class Confinement:
         raise self.error()
 
     def error(self) -> PrivacyError:
-        """What is told of a file that was refused."""
+        """Make the error of a file that was refused."""
         return PrivacyError(
             "privacy.foreign-file",
             f"{self.owner}: the stage {self.stage} was stopped because it tried to open another "
@@ -124,7 +124,7 @@ def confined(confinement: Confinement) -> Iterator[None]:
 
 
 def check_path(path: Path) -> None:
-    """For readers outside of Python: check what they are about to open.
+    """Check what a reader outside of Python is about to open.
 
     Raises:
         PrivacyError: see `Confinement.check`.

@@ -99,7 +99,7 @@ def _ignore(numbers: Iterable[int]) -> None:
 
 
 def _ending() -> tuple[str, int]:
-    """The last line and the exit code, by the first signal."""
+    """Return the last line and the exit code, by the first signal."""
     code = _CODES[signal.Signals(_signals[0])]
     line = failure_line(code, f"{code.removeprefix('run.')}; {GO_ON}", mark="")
     return line, CODES[code].exit_code

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.artifacts import RECORD
 from hyfree_ray.core.errors import PrivacyError
 from hyfree_ray.core.keys import digest_of
+from hyfree_ray.core.records import RECORD
 
 _LONGEST_NAME = 200
 """Bytes of a part of a file's name in a parcel: file systems take 255."""

@@ -1,4 +1,4 @@
-"""What a process has started and holds, on Linux: nothing where there is no /proc and no glibc."""
+"""See and set what a process has started and holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT_BYTES = 512 << 20
 
 
 def descendants(root: int, *, spared: Collection[int] = ()) -> set[int]:
-    """A process and all that it has started, directly or not.
+    """Return a process and all that it has started, directly or not.
 
     Args:
         spared: left out, with what they have started.
@@ -66,14 +66,14 @@ def keep_freed_memory() -> None:
         allocator.mallopt(trim_threshold, KEPT_BYTES)
 
 
-def forget_peak_memory() -> None:
+def reset_peak_memory() -> None:
     """Let the process's peaks start anew: processes are used for one stage after the other."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mib() -> float:
-    """Return the most memory that this process has held since `forget_peak_memory`, MiB."""
+    """Return the most memory that this process has held since `reset_peak_memory`, MiB."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol
 
-from hyfree_ray.core.artifacts import RECORD, Artifact, Call
+from hyfree_ray.core.artifacts import Artifact, Call
 from hyfree_ray.core.journal import append_metrics
+from hyfree_ray.core.records import StageRecord, load_record
 
 P = ParamSpec("P")
 
@@ -132,11 +132,9 @@ def find_stage(module: str, name: str) -> Stage[Any]:
 
 def read_result(folder: Folder) -> dict[str, Any]:
     """The numbers that a finished stage returned: how a stage reads those of its inputs."""
-    result: dict[str, Any] = stage_record(folder)["result"]
-    return result
+    return stage_record(folder).result
 
 
-def stage_record(folder: Folder) -> dict[str, Any]:
-    """All that was recorded of a finished stage."""
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text())
-    return record
+def stage_record(folder: Folder) -> StageRecord:
+    """Read all that was recorded of a finished stage."""
+    return load_record(Path(folder), StageRecord)

@@ -7,15 +7,21 @@ means that the folder is whole.
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-from hyfree_ray.core.artifacts import RECORD, Artifact, Call, read_record
+from hyfree_ray.core.artifacts import Artifact, Call
 from hyfree_ray.core.errors import PrivacyError
-from hyfree_ray.core.files import locked, write_bytes, write_json
+from hyfree_ray.core.files import locked, write_bytes
 from hyfree_ray.core.parcels import Parcel, check_parcel
+from hyfree_ray.core.records import (
+    RECORD,
+    ParcelRecord,
+    StageRecord,
+    find_record,
+    load_record,
+    write_record,
+)
 
 
 class Store:
@@ -43,19 +49,19 @@ class Store:
     def find_key(self, stage: str, key: str) -> Artifact:
         """Find the artifact of a call that is known by its key."""
         path = self.folder(stage, key)
-        return Artifact(stage=stage, key=key, path=path, record=read_record(path, key))
+        return Artifact(stage=stage, key=key, path=path, record=find_record(path, key, StageRecord))
 
-    def descendants(self, keys: Collection[str]) -> list[dict[str, Any]]:
+    def descendants(self, keys: Collection[str]) -> list[StageRecord]:
         """Read the records of all that was made, in any number of steps, from these keys."""
         files = sorted(self.root.glob(f"stages/*/{RECORD}"))
-        records = [json.loads(file.read_text()) for file in files]
+        records = [load_record(file.parent, StageRecord) for file in files]
         known, found = set(keys), []
         while fresh := [
             record
             for record in records
-            if record["key"] not in known and not known.isdisjoint(record["inputs"].values())
+            if record.key not in known and not known.isdisjoint(record.inputs.values())
         ]:
-            known |= {record["key"] for record in fresh}
+            known |= {record.key for record in fresh}
             found += fresh
         return found
 
@@ -88,12 +94,14 @@ class Store:
     def received(self, stage: str, key: str, sender: str) -> Artifact:
         """Find a parcel that was taken in (its record is None before)."""
         path = self.root / "received" / sender / f"{stage}-{key[:20]}"
-        return Artifact(stage=stage, key=key, path=path, record=read_record(path, key))
+        return Artifact(
+            stage=stage, key=key, path=path, record=find_record(path, key, ParcelRecord)
+        )
 
     def received_keys(self, stage: str, sender: str) -> set[str]:
         """Return the keys of all that was taken in of a sender's."""
         records = self.root.glob(f"received/{glob.escape(sender)}/{stage}-*/{RECORD}")
-        return {json.loads(file.read_text())["key"] for file in records}
+        return {load_record(file.parent, ParcelRecord).key for file in records}
 
     def receive(self, parcel: Parcel) -> Artifact:
         """Take a parcel in. The same parcel twice is one.
@@ -104,8 +112,8 @@ class Store:
         """
         check_parcel(parcel)
         artifact = self.received(parcel.stage, parcel.key, parcel.sender)
-        if artifact.record is not None:
-            if artifact.record["sha256"] != parcel.sha256:
+        if isinstance(artifact.record, ParcelRecord):
+            if artifact.record.sha256 != parcel.sha256:
                 raise PrivacyError(
                     "parcel.contradicts",
                     f"{parcel.sender}: refused a second {parcel.stage} with other content under "
@@ -117,13 +125,13 @@ class Store:
                 target = artifact.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(target, content)
-            record = {
-                "stage": parcel.stage,
-                "key": parcel.key,
-                "owner": parcel.sender,
-                "sha256": parcel.sha256,
-                "bytes": parcel.bytes,
-                "result": dict(parcel.result),
-            }
-            write_json(artifact.path / RECORD, record)
+            record = ParcelRecord(
+                stage=parcel.stage,
+                key=parcel.key,
+                owner=parcel.sender,
+                sha256=parcel.sha256,
+                bytes=parcel.bytes,
+                result=dict(parcel.result),
+            )
+            write_record(artifact.path, record)
         return self.received(parcel.stage, parcel.key, parcel.sender)

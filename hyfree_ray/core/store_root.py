@@ -86,8 +86,8 @@ def check_layout(root: Path) -> None:
     """
     marker = root / ROOT_FILE
     try:
-        told = json.loads(marker.read_bytes())
-        if not isinstance(told, dict):
+        written = json.loads(marker.read_bytes())
+        if not isinstance(written, dict):
             raise ValueError("not a JSON object")
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -97,7 +97,7 @@ def check_layout(root: Path) -> None:
             "store.not-a-store",
             f"{marker}: not a store's ({reason}); name another store with --store",
         ) from error
-    found = told.get("store_version")
+    found = written.get("store_version")
     if found != STORE_VERSION:
         raise HyfreeError(
             "store.other-version",

@@ -1,4 +1,4 @@
-"""JSON from somebody else: every key known, every value of the type and range that is expected."""
+"""Read JSON from somebody else: every key known, every value of the type and range expected."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class StrictObject:
         return checked_name(key, self.values[key])
 
     def text(self, key: str, *, longest: int) -> str:
-        """As a name, but longer."""
+        """Read a text as a name, but longer."""
         return checked_name(key, self.values[key], longest=longest)
 
     def share(self, key: str) -> float | None:
-        """A number from 0 to 1, or null."""
+        """Read a number from 0 to 1, or null."""
         value = self.values[key]
         if value is None:
             return None
@@ -76,14 +76,14 @@ class StrictObject:
         return tuple(_number(key, value, positive=positive) for value in self._list(key))
 
     def digest(self, key: str) -> str:
-        """A SHA-256 in hexadecimal digits."""
+        """Read a SHA-256 in hexadecimal digits."""
         value = self.values[key]
         if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
             raise ValueError(f"{key} is not 64 hexadecimal digits")
         return value
 
     def label_names(self, key: str) -> dict[str, int]:
-        """Names to consecutive values from the background, 0, as nnU-Net wants them."""
+        """Read names to consecutive values from the background, 0, as nnU-Net wants them."""
         value = self.values[key]
         if not isinstance(value, dict) or any(type(number) is not int for number in value.values()):
             raise ValueError(f"{key} is not an object of whole numbers")
@@ -93,7 +93,7 @@ class StrictObject:
         return names
 
     def named_numbers(self, key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Pairs of a name and a list of whole numbers."""
+        """Read pairs of a name and a list of whole numbers."""
         pairs = self._list(key)
         if any(type(pair) is not list or len(pair) != 2 for pair in pairs):
             raise ValueError(f"{key} is not a list of pairs")
@@ -103,7 +103,7 @@ class StrictObject:
         return tuple((checked_name(key, name), tuple(numbers)) for name, numbers in pairs)
 
     def free(self, key: str) -> dict[str, Any]:
-        """An object of any content, without infinities and not deep."""
+        """Read an object of any content, without infinities and not deep."""
         value = self.values[key]
         if not isinstance(value, dict):
             raise ValueError(f"{key} is not an object")
@@ -118,7 +118,7 @@ class StrictObject:
 
 
 def checked_name(key: str, value: Any, *, longest: int = _LONGEST_NAME) -> str:
-    """A text that may be a name: short, on one line, without control characters."""
+    """Return a text that may be a name: short, on one line, without control characters."""
     if not isinstance(value, str) or not 0 < len(value) <= longest:
         raise ValueError(f"{key} is not a text of 1 to {longest} characters")
     if not value.isprintable():

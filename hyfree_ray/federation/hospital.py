@@ -109,7 +109,7 @@ async def raw_data(party: Party, site: Site) -> Artifact:
     if site.phantom is not None:
         return await party.run(RELEASE, draw_phantom, **site.phantom)
     assert site.folder is not None
-    return Artifact(stage=RAW_DATA, key=site.key, path=site.folder, record={})
+    return Artifact(stage=RAW_DATA, key=site.key, path=site.folder)
 
 
 def raw_key(site: Site) -> str:

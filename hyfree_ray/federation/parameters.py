@@ -54,7 +54,7 @@ def embedder(experiment: Experiment) -> Embedder:
     if experiment.embedder != "openclip":
         return {"embedder": experiment.embedder}
     path = Path(str(experiment.embedder_weights))
-    weights = Artifact(stage="weights", key=file_digest(path), path=path, record={})
+    weights = Artifact(stage="weights", key=file_digest(path), path=path)
     return {"embedder": experiment.embedder, "embedder_weights": weights}
 
 

@@ -16,8 +16,8 @@ from hyfree_ray.core.folders import (
     GOING,
     UNFINISHED,
     check_free,
+    not_empty_error,
     refilling,
-    taken_by_something_else,
 )
 from hyfree_ray.core.parcels import Parcel, check_parcel
 from hyfree_ray.core.strict_json import StrictObject
@@ -57,7 +57,7 @@ def check_out(folder: Path, sender: str, stage: str) -> set[str]:
         return set()
     before = _described(folder) if whole else None
     if before is not None and (before.sender, before.stage) != (sender, stage):
-        raise taken_by_something_else(folder)
+        raise not_empty_error(folder)
     with writing_to(folder):
         try_to_write(folder)
     found: set[str] = set()

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Protocol
 from hyfree_ray.core.artifacts import Artifact, Call
 from hyfree_ray.core.journal import attempts, read_metrics, seconds_spent
 from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.records import ParcelRecord, StageRecord
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.federation.status import (
     FinishedStage,
@@ -140,9 +141,9 @@ class Party:
     async def models_derived_from(self, keys: Collection[str]) -> list[str]:
         """Name the party's own models that were derived from artifacts with these keys."""
         return [
-            f"{record['params'].get('role', record['stage'])} model {record['key'][:8]}"
+            f"{record.params.get('role', record.stage)} model {record.key[:8]}"
             for record in self.store.descendants(keys)
-            if record["stage"] in self.store.exports
+            if record.stage in self.store.exports
         ]
 
     async def status(self, finished: Set[str], received: Set[str]) -> Status:
@@ -160,15 +161,15 @@ class Party:
             finished=self._finished_since(finished),
             received=[
                 ReceivedParcel(
-                    sender=artifact.record["owner"],
+                    sender=artifact.record.owner,
                     receiver=self.name,
                     stage=artifact.stage,
                     key=artifact.key,
-                    bytes=artifact.record["bytes"],
-                    sha256=artifact.record["sha256"],
+                    bytes=artifact.record.bytes,
+                    sha256=artifact.record.sha256,
                 )
                 for key, artifact in self._received.items()
-                if artifact.record is not None and key not in received
+                if isinstance(artifact.record, ParcelRecord) and key not in received
             ],
         )
 
@@ -178,7 +179,7 @@ class Party:
             if step.key in known or step.key in self._running:
                 continue
             found = self.store.find_key(step.stage, step.key)
-            if found.record is not None:
+            if isinstance(found.record, StageRecord):
                 curve = read_metrics(found.path)
                 fresh.append(
                     FinishedStage(

@@ -10,6 +10,7 @@ from hyfree_ray.border.withheld import NOTICE_FILE, read_notice
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
 from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.records import ParcelRecord
 from hyfree_ray.federation.interface import Receipt, ReplaySet, Round
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.pool_stages import EXPORTS, PoolStages
@@ -46,7 +47,8 @@ class PoolParty(PoolStages):
         """Quarantine a parcel; remove it from the releases unless it is one of them."""
         self.workspace.quarantine(site, submitted, str(error))
         received = self.store.received(submitted.stage, submitted.key, site)
-        here = received.record is not None and received.record["sha256"] == submitted.sha256
+        record = received.record
+        here = isinstance(record, ParcelRecord) and record.sha256 == submitted.sha256
         if here and not self.rounds.holds(site, submitted.key):
             self.workspace.discard(received)
         return Entry(site=site, outcome="refused", reason=str(error))
@@ -104,7 +106,7 @@ class PoolParty(PoolStages):
     async def models_of_site(self, site: str) -> list[str]:
         """Return keys of the general models, of all rounds, that have a site's releases in them."""
         made = self.store.descendants(self.store.received_keys("release", site))
-        return [record["key"] for record in made if record["stage"] in EXPORTS]
+        return [record.key for record in made if record.stage in EXPORTS]
 
     # --- the general model -------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyfree_ray.core.artifacts import Call
+from hyfree_ray.core.records import StageRecord
 
 Point = Mapping[str, Any]
 """A point of a training's curve: step, total, time, and metrics."""
@@ -50,7 +51,7 @@ class FinishedStage:
 
     name: str
     purpose: str
-    record: Mapping[str, Any]
+    record: StageRecord
     curve: Sequence[Point]
 
 

@@ -132,13 +132,13 @@ def compute_by_party(stages: Sequence[FinishedStage]) -> dict[str, dict[str, Spe
     found: dict[str, dict[str, Spent]] = defaultdict(dict)
     for stage in stages:
         record, name = stage.record, stage.name
-        if record["stage"] == "train_general" and record_of(stage.purpose).setting:
+        if record.stage == "train_general" and record_of(stage.purpose).setting:
             name = f"{stage.purpose} general"
-        before = found[record["owner"]].get(name, Spent())
-        found[record["owner"]][name] = Spent(
-            seconds=before.seconds + record["seconds"],
-            device_seconds=before.device_seconds + record["device_seconds"],
-            peak_memory_mib=max(before.peak_memory_mib, record["peak_memory_mib"]),
+        before = found[record.owner].get(name, Spent())
+        found[record.owner][name] = Spent(
+            seconds=before.seconds + record.seconds,
+            device_seconds=before.device_seconds + record.device_seconds,
+            peak_memory_mib=max(before.peak_memory_mib, record.peak_memory_mib),
         )
     return {owner: dict(sorted(found[owner].items())) for owner in sorted(found)}
 
@@ -147,13 +147,13 @@ def derived_by_party(stages: Sequence[FinishedStage]) -> dict[str, dict[str, Any
     """Collect what plans derived, which snapshot was chosen and what is on the cards."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for stage in stages:
-        record, of_party = stage.record, found[stage.record["owner"]]
-        if record["stage"].startswith("prepare") or record["stage"] == "pool_releases":
-            of_party[record["stage"]] = record["result"]
-        if record["stage"] == "train_generator":
-            of_party["generator"] = record["result"]["derivation"]
-        if record["stage"] in _ON_CARDS and stage.purpose == RELEASE:
-            of_party[record["stage"]] = record["result"]
+        record, of_party = stage.record, found[stage.record.owner]
+        if record.stage.startswith("prepare") or record.stage == "pool_releases":
+            of_party[record.stage] = record.result
+        if record.stage == "train_generator":
+            of_party["generator"] = record.result["derivation"]
+        if record.stage in _ON_CARDS and stage.purpose == RELEASE:
+            of_party[record.stage] = record.result
     return {owner: found[owner] for owner in sorted(found) if found[owner]}
 
 
@@ -165,11 +165,11 @@ def _data_key(site: Site) -> str:
 def _stage_run(stage: FinishedStage) -> StageRun:
     record = stage.record
     return StageRun(
-        owner=record["owner"],
+        owner=record.owner,
         name=stage.name,
-        stage=record["stage"],
-        key=record["key"],
+        stage=record.stage,
+        key=record.key,
         purpose=stage.purpose,
-        seconds=record["seconds"],
-        device_seconds=record["device_seconds"],
+        seconds=record.seconds,
+        device_seconds=record.device_seconds,
     )

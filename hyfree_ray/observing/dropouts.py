@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from hyfree_ray.config.budget import Budget
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.evaluation.regimes import in_order, record_of
 from hyfree_ray.federation.hospital import Site, quota
 from hyfree_ray.federation.interface import Receipt
@@ -24,7 +24,7 @@ def missing_sites(
     budget: Budget,
     outcomes: Mapping[str, Receipt],
     regimes: Collection[str],
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[StageRecord],
     unfinished_s: Mapping[str, float],
 ) -> tuple[MissingSite, ...]:
     """Return what each site that handed in nothing, or broke later, took with it.
@@ -46,9 +46,9 @@ def missing_sites(
         pooled = receipt.images > 0
         wasted = 0.0
         for record in spent:
-            for_release = record["stage"] in _FOR_THE_RELEASE or receipt.outcome in GONE
-            if record["owner"] == name and for_release and not pooled:
-                wasted += record["seconds"]
+            for_release = record.stage in _FOR_THE_RELEASE or receipt.outcome in GONE
+            if record.owner == name and for_release and not pooled:
+                wasted += record.seconds
         found.append(
             MissingSite(
                 site=name,
@@ -64,12 +64,12 @@ def missing_sites(
     return tuple(found)
 
 
-def straggler(records: Iterable[Mapping[str, Any]]) -> Straggler | None:
+def straggler(records: Iterable[StageRecord]) -> Straggler | None:
     """Return the site whose release came last; None where fewer than two came in."""
     came = sorted(
-        (record["started"], record["params"]["site"])
+        (record.started, record.params["site"])
         for record in records
-        if record["stage"] == "check_release"
+        if record.stage == "check_release"
     )
     if len(came) < 2:
         return None

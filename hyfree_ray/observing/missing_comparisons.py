@@ -41,7 +41,7 @@ def find_missing_comparisons(
         elif unmade := [regime for regime in own if not _scored(outcome, regime, name)]:
             found.append(f"{name}: no {', '.join(unmade)}: {_why_withheld(name, unmade, stages)}")
     released = sum(receipt.images for receipt in outcome.sites.values())
-    mixtures = [stage for stage in stages if stage.record["stage"] == "prepare_mixture"]
+    mixtures = [stage for stage in stages if stage.record.stage == "prepare_mixture"]
     lines = (_shortage(stage, sites, released) for stage in mixtures)
     return (*found, *sorted(line for line in lines if line))
 
@@ -61,10 +61,10 @@ def _scored(outcome: Outcome, regime: str, site: str) -> bool:
 def _why_withheld(site: str, regimes: Collection[str], stages: Iterable[FinishedStage]) -> str:
     """Return why further samples were not released: the site's own release was."""
     reasons = (
-        stage.record["result"].get("reason")
+        stage.record.result.get("reason")
         for stage in stages
         if stage.purpose in regimes
-        and (stage.record["owner"], stage.record["stage"]) == (site, "release")
+        and (stage.record.owner, stage.record.stage) == (site, "release")
     )
     reason = next(filter(None, reasons), None)
     return f"its release of twice the images was withheld{f' ({reason})' if reason else ''}"
@@ -73,8 +73,8 @@ def _why_withheld(site: str, regimes: Collection[str], stages: Iterable[Finished
 def _shortage(stage: FinishedStage, sites: Mapping[str, Site], released: int) -> str:
     """Return whether a mixture is smaller than the real images: the sites released too few."""
     name, record = stage.purpose, stage.record
-    share, taken = record["params"]["synthetic_share"], record["result"]["synthetic"]
-    size = record["result"]["training_images"]
+    share, taken = record.params["synthetic_share"], record.result["synthetic"]
+    size = record.result["training_images"]
     if not any("slices" in case for site in sites.values() for case in site.cases):
         real = sum(site.training_images for site in sites.values())
     elif share < 1:

@@ -27,6 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 
 from hyfree_ray.core.files import locked
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.results.summary import Score, Summary
 
 Scalar = str | int | float | bool | None
@@ -127,7 +128,7 @@ class Tracker:
     @_shown
     def stage_finished(
         self,
-        record: Mapping[str, Any],
+        record: StageRecord,
         curve: Sequence[Mapping[str, Any]],
         pictures: Mapping[str, Path],
     ) -> None:
@@ -138,28 +139,24 @@ class Tracker:
             curve: the lines of its `metrics.jsonl`: `step`, `time` (s since 1970), and numbers.
             pictures: names to PNG files without any real image in them; the names are shown.
         """
-        owner, stage = str(record["owner"]), str(record["stage"])
-        self._ended = max(self._ended, float(record["ended"]))
-        site = self._run(f"site/{owner}", owner, parent="run", started=record["started"])
+        owner, stage = record.owner, record.stage
+        self._ended = max(self._ended, record.ended)
+        site = self._run(f"site/{owner}", owner, parent="run", started=record.started)
         run = self._run(
-            f"stage/{owner}/{stage}/{record['key']}",
+            f"stage/{owner}/{stage}/{record.key}",
             stage,
             parent=site.data.tags[_KEY],
-            started=record["started"],
+            started=record.started,
         )
         if run.info.status == "FINISHED":
             return
-        self._log_parameters(run, dict(_flat(record.get("params", {}))))
-        ended = record["ended"]
-        numbers = {
-            **{name: record.get(name) for name in ("seconds", "device_seconds", "cpu_seconds")},
-            "peak_memory_mib": record.get("peak_memory_mib"),
-            **dict(_flat({"result": record.get("result", {})})),
-        }
-        self._log_metrics(run, [*_points(curve), *_numbers(numbers, ended)])
+        self._log_parameters(run, dict(_flat(record.params)))
+        measured = {"seconds", "device_seconds", "cpu_seconds", "peak_memory_mib"}
+        numbers = record.model_dump(include=measured) | dict(_flat({"result": record.result}))
+        self._log_metrics(run, [*_points(curve), *_numbers(numbers, record.ended)])
         for name, path in pictures.items():
             self._client.log_artifact(run.info.run_id, str(path), _name(name))
-        self._close(run, ended)
+        self._close(run, record.ended)
 
     @_shown
     def finish(self, summary: Summary, table_text: str, artifacts: Sequence[Path]) -> None:

@@ -92,11 +92,11 @@ class Observer:
     def _take_in(self, owner: str, status: Status) -> None:
         """Note and show what a party has reported."""
         stages, parcels = self._known[owner]
-        fresh = [stage for stage in status.finished if stage.record["key"] not in stages]
+        fresh = [stage for stage in status.finished if stage.record.key not in stages]
         self.observed.unfinished_s[owner] = status.unfinished_s
         for stage in fresh:
-            self.observed.stages[owner, stage.record["key"]] = stage
-            stages.add(stage.record["key"])
+            self.observed.stages[owner, stage.record.key] = stage
+            stages.add(stage.record.key)
             self._show_derived(stage)
             # Scores are in the table; a release is shown with its picture, at the end.
             if stage.name not in {"score", "release"}:
@@ -110,7 +110,7 @@ class Observer:
 
     def _show_derived(self, stage: FinishedStage) -> None:
         """Show what followed from a site's data; a generator's steps once, they are rules."""
-        if stage.record["stage"] == "train_generator":
+        if stage.record.stage == "train_generator":
             if self._generator_shown:
                 return
             self._generator_shown = True
@@ -118,12 +118,12 @@ class Observer:
             self.progress.report(line)
 
     def _track(self, stage: FinishedStage, pictures: Mapping[str, Path]) -> None:
-        record = {**stage.record, "stage": stage.name}
+        record = stage.record.model_copy(update={"stage": stage.name})
         self._tracking.hand("stage_finished", record, stage.curve, pictures)
 
     def show(self, folder: Path) -> None:
         """Show the written run in MLflow, with the pictures of its releases."""
         for stage in self.observed.stages.values():
             if stage.name == "release":
-                self._track(stage, pictures_of(folder, stage.record["owner"]))
+                self._track(stage, pictures_of(folder, stage.record.owner))
         finish_tracking(self._tracking, folder, read_summary(folder))

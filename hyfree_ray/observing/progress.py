@@ -6,14 +6,14 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.evaluation.regimes import RELEASE, record_of
 from hyfree_ray.federation.status import RunningStage, Status
 from hyfree_ray.results.summary import StageRun
@@ -75,9 +75,9 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def format_plan(record: Mapping[str, Any]) -> list[str]:
+def format_plan(record: StageRecord) -> list[str]:
     """Return what nnU-Net planned for a party's images, with a warning where some are small."""
-    owner, result = record["owner"], record["result"]
+    owner, result = record.owner, record.result
     patch, spacing = result["patch_size"], result["spacing"]
     images = result.get("training_images", result.get("images"))
     lines = [
@@ -93,15 +93,15 @@ def format_plan(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def format_derived(record: Mapping[str, Any]) -> list[str]:
+def format_derived(record: StageRecord) -> list[str]:
     """Return what followed from a party's data in a stage, line by line; mostly nothing did."""
-    owner, result = record["owner"], record["result"]
-    if record["stage"] in {"prepare", "pool_releases"}:
+    owner, result = record.owner, record.result
+    if record.stage in {"prepare", "pool_releases"}:
         return format_plan(record)
-    if record["stage"] == "train_generator":
+    if record.stage == "train_generator":
         steps = [f"  {step}" for step in result["derivation"]]
         return [f"{owner}: its generator, derived from that plan:", *steps]
-    if record["stage"] != "choose_snapshot":
+    if record.stage != "choose_snapshot":
         return []
     cost = ""
     if "seconds" in result:
@@ -196,9 +196,9 @@ class Progress:
         for entry in status.finished:
             self.done += 1
             self.finished[owner] += 1
-            if not self.live and entry.record["stage"] != "score":
+            if not self.live and entry.record.stage != "score":
                 words = describe(entry.name, entry.purpose)
-                took = clock(entry.record["seconds"])
+                took = clock(entry.record.seconds)
                 log.info(f"{owner}: {words}: done in {took} ({self.done} of {self.total} stages)")
         if self.live:
             self.live.update(self._table())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import write_json
+from hyfree_ray.core.records import StageRecord
 
 TIMELINE = "timeline.json"
 
@@ -37,7 +38,7 @@ class Event:
 
 
 def write_timeline(
-    folder: Path, parties: Sequence[str], stages: Iterable[tuple[str, Mapping[str, Any]]]
+    folder: Path, parties: Sequence[str], stages: Iterable[tuple[str, StageRecord]]
 ) -> None:
     """Write Chrome's trace format: one complete event a stage, one process row a party.
 
@@ -55,24 +56,24 @@ def write_timeline(
     parts = [
         (start, end, name, record)
         for name, record in stages
-        for start, end in (*record.get("earlier", ()), (record["started"], record["ended"]))
+        for start, end in (*record.earlier, (record.started, record.ended))
     ]
     ends: dict[str, list[float]] = defaultdict(list)
     for start, end, name, record in sorted(parts, key=lambda part: part[0]):
         # What overlaps is drawn below each other, in the first row of its party that is free.
-        rows = ends[record["owner"]]
+        rows = ends[record.owner]
         lane = next((k for k, before in enumerate(rows) if before <= start), len(rows))
         rows[lane : lane + 1] = [end]
         events.append(
             {
                 "name": name,
-                "cat": record["stage"],
+                "cat": record.stage,
                 "ph": "X",
                 "ts": round(start * 1e6),
                 "dur": round((end - start) * 1e6),
-                "pid": parties.index(record["owner"]),
+                "pid": parties.index(record.owner),
                 "tid": lane,
-                "args": {"owner": record["owner"], "device": record["device"]},
+                "args": {"owner": record.owner, "device": record.device},
             }
         )
     write_json(folder / TIMELINE, events)

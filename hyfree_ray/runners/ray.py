@@ -1,4 +1,4 @@
-"""Parties as Ray actors, their stages as Ray tasks.
+"""Run parties' stages as Ray tasks.
 
 An actor is light and holds no resource: it keeps a party's store and runs its program. A stage is
 a task that takes its GPU, or a CPU, for its own length, so that sites may outnumber GPUs. On a

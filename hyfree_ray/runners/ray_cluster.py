@@ -1,4 +1,4 @@
-"""The cluster: started or joined, left, asked what it has and whether it is still there."""
+"""Start, join and leave a cluster; ask what it has and whether it is still there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def connect(address: str, cpus: int | None = None, actors: int = 0) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray would have it end this process without a word, with an exit code of Ray's.
+    """Keep Ray from ending this process at SIGTERM without a word, with an exit code of Ray's.
 
     So it is not let in the first place: also a process that is still waiting for its cluster ends
     as it does at any other time.
@@ -143,7 +143,7 @@ def _listens_here_alone(address: str) -> bool:
 
 
 def _knock(address: str, patience_s: float = 5.0) -> None:
-    """Ray itself retries an address where nobody listens for a minute."""
+    """See whether anybody listens at an address: Ray itself would retry it for a minute."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
@@ -165,7 +165,7 @@ GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
 
 
 def asks_for_token() -> bool | None:
-    """Whether the connected cluster turns away who comes without a token: it is asked without one.
+    """Ask the connected cluster without a token, to see whether it turns away who has none.
 
     Returns:
         None where it cannot be told.
@@ -322,7 +322,7 @@ def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) ->
 
 
 def check_rounds_are_seen(rounds: Path, rules: Rules) -> None:
-    """Which round comes next is looked up where this process is, in the pool's store.
+    """Refuse to look up the next round where the pool's store is not to be seen from here.
 
     Args:
         rounds: their folder, as this process would see it.

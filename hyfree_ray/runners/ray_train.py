@@ -1,4 +1,4 @@
-"""The general model's training through Ray Train's `TorchTrainer`."""
+"""Train the general model through Ray Train's `TorchTrainer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine has room for, and why no machine ever will."""
+"""Work out what a machine has room for, and why no machine ever will."""
 
 from __future__ import annotations
 

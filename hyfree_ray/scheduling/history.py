@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.artifacts import RECORD
 from hyfree_ray.core.device_memory import share_of
+from hyfree_ray.core.records import RECORD, StageRecord, load_record
 from hyfree_ray.federation.status import Step
 
 GPU_SECONDS_AN_ITERATION = 0.16
@@ -41,12 +40,12 @@ def work_of(stage: str, params: Mapping[str, Any]) -> float:
     return float(params.get("quota", 1))
 
 
-def _records(store: Path) -> Iterator[dict[str, Any]]:
+def _records(store: Path) -> Iterator[StageRecord]:
     """All that a store's parties have done; what is not readable tells nothing."""
     for folder in ("sites/*", "pool", "oracle"):
         for file in store.glob(f"{folder}/stages/*/{RECORD}"):
             with contextlib.suppress(OSError, ValueError):
-                yield json.loads(file.read_text())
+                yield load_record(file.parent, StageRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +104,12 @@ def read_history(store: Path) -> RunHistory:
     found = {}
     for record in _records(store):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            used, there = record.get("device_memory_mib"), record.get("device_total_mib")
-            found[task_id(record["owner"], record["key"])] = StageTiming(
-                stage=record["stage"],
-                seconds=float(record["seconds"]),
-                work=work_of(record["stage"], record["params"]),
-                device=record["device"] if record["device_seconds"] else "any",
+            used, there = record.device_memory_mib, record.device_total_mib
+            found[task_id(record.owner, record.key)] = StageTiming(
+                stage=record.stage,
+                seconds=float(record.seconds),
+                work=work_of(record.stage, record.params),
+                device=record.device if record.device_seconds else "any",
                 gpu_share=share_of(used, there) if used and there else 0.0,
             )
     return RunHistory(timings=found)
@@ -157,7 +156,7 @@ def expected_seconds(
 def critical_paths(
     inputs: Mapping[str, Iterable[str]], seconds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return the seconds of the longest chain that begins with each stage, itself included, by key.
+    """Return the seconds of the longest chain that begins with each stage, itself included.
 
     Args:
         inputs: by stage, the keys of what it reads; keys that are no stage do not count.

@@ -92,7 +92,7 @@ def choose_snapshot(
         "near": [round(score.near * 20) / 20 for score in scores],
         "samples": count,
         "seconds": round(time.monotonic() - begun, 2),
-        "training_seconds": round(stage_record(generator)["seconds"], 2),
+        "training_seconds": round(stage_record(generator).seconds, 2),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import ray
 
-from hyfree_ray.core.artifacts import RECORD
+from hyfree_ray.core.records import RECORD
 from hyfree_ray.evaluation.scores import write_results
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.simulation import score_rows

@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.journal import attempts, read_metrics
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.core.stage import Context, Preempted, Stage, stage, stage_record
 from hyfree_ray.runners.ray import RayRunner
 from hyfree_ray.runners.ray_arguments import pack
@@ -74,7 +75,7 @@ def one_gpu() -> Iterator[None]:
 
 def run_all(
     store: Path, work: Stage, calls: Mapping[str, Call], known: Mapping[str, dict[str, float]]
-) -> list[dict[str, Any]]:
+) -> list[StageRecord]:
     """All sites at once on the same cluster; their records.
 
     Args:
@@ -99,9 +100,7 @@ def run_all(
         await asyncio.gather(*map(run, calls))
 
     asyncio.run(go())
-    found = [stage_record(folder_of(store, name, "x")) for name in calls]
-    assert all(found)
-    return [record for record in found if record]
+    return [stage_record(folder_of(store, name, "x")) for name in calls]
 
 
 def test_sites_that_nobody_knew_share_a_gpu_once_the_first_of_them_was_measured(
@@ -112,14 +111,12 @@ def test_sites_that_nobody_knew_share_a_gpu_once_the_first_of_them_was_measured(
     with one_gpu():
         records = run_all(tmp_path, grow, calls, {name: {} for name in calls})
         assert (at / "met").exists(), "all three at once on the GPU"
-        assert sum(record["result"]["attempts"] for record in records) == 4
-        assert [len(record["earlier"]) for record in records].count(1) == 1, (
-            "one was preempted, once"
-        )
+        assert sum(record.result["attempts"] for record in records) == 4
+        assert [len(record.earlier) for record in records].count(1) == 1, "one was preempted, once"
         (told,) = run_all(tmp_path / "2", read, {"site-1": read.call()}, {"site-1": {}})
-    assert told["result"] == {"device": "cpu"}
-    assert told["device"] == "cpu"
-    assert "device_memory_mib" not in told
+    assert told.result == {"device": "cpu"}
+    assert told.device == "cpu"
+    assert told.device_memory_mib is None
 
 
 def test_sites_share_a_gpu_by_what_was_measured_and_get_a_process_each(tmp_path: Path) -> None:
@@ -128,14 +125,14 @@ def test_sites_share_a_gpu_by_what_was_measured_and_get_a_process_each(tmp_path:
     calls = {name: reserve.call(mib=9, left_mib=9, seconds=2.0) for name in known}
     with one_gpu():
         one, other, whole = records = run_all(tmp_path, reserve, calls, known)
-        pids = {record["result"]["pid"] for record in records}
+        pids = {record.result["pid"] for record in records}
         assert len(pids) == 3
         deadline = time.monotonic() + 30
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
             assert time.monotonic() < deadline, "a process keeps the device's memory"
             time.sleep(0.1)
-    assert {record["result"]["before"] for record in (one, other, whole)} == {0}
-    assert {record["device_memory_mib"] for record in (one, other, whole)} == {9}
+    assert {record.result["before"] for record in (one, other, whole)} == {0}
+    assert {record.device_memory_mib for record in (one, other, whole)} == {9}
     assert overlap(one, other), "two that took .4 each are side by side"
     assert not overlap(one, whole), "who was never measured has all of it"
     assert not overlap(other, whole)

@@ -19,8 +19,7 @@ from hyfree_ray.cohorts.label_sets import (
     mask_of,
     read_labels,
 )
-from hyfree_ray.core.artifacts import RECORD
-from hyfree_ray.core.files import write_json
+from hyfree_ray.core.records import write_record
 from hyfree_ray.core.stage import Context
 from hyfree_ray.evaluation.metrics import score_case
 from hyfree_ray.federation.hospital import Site
@@ -36,6 +35,7 @@ from hyfree_ray.stages.synthesis import release
 from tests.cards import card
 from tests.discs import write_discs
 from tests.refusals import refuses
+from tests.stage_records import stage_record
 
 LABELS = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
 """Not in the order of the alphabet, which JSON with sorted keys would bring them into."""
@@ -73,7 +73,7 @@ def prepared(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
         caps=CAPS,
     )
     assert result["label_share"]["whole"] > result["label_share"]["core"] > 0.02
-    write_json(out / RECORD, {"result": result})
+    write_record(out, stage_record(result=result))
     return out
 
 
@@ -99,7 +99,7 @@ def released(
     audited = tmp_path_factory.mktemp("audit")
     found = {"outcome": "released", "reason": None, "rejection_rate": 0.0}
     images = len(np.load(samples / "accepted.npy"))
-    write_json(audited / RECORD, {"result": {**found, "card": card(images=images)}})
+    write_record(audited, stage_record(result={**found, "card": card(images=images)}))
     result = release(
         Context(out=out, owner="a"),
         samples=samples,

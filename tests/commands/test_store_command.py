@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from hyfree_ray.cli import main
+from hyfree_ray.core.records import write_record
 from tests.hospitals import write_hospitals
 from tests.refusals import refused
+from tests.stage_records import stage_record
 
 
 def test_what_there_is_no_run_or_store_of_is_one_line(tmp_path: Path) -> None:
@@ -57,13 +58,14 @@ def test_snapshots_that_an_experiment_has_chosen_are_kept(tmp_path: Path) -> Non
     stages, key = tmp_path / "sites" / "site-1" / "stages", "a" * 64
     generator = stages / f"train_generator-{key[:20]}"
     (generator / "snapshots").mkdir(parents=True)
-    (generator / "record.json").write_text(json.dumps({"key": key}))
+    write_record(generator, stage_record(key=key))
     for number in range(1, 5):
         (generator / "snapshots" / f"{number}.safetensors").write_text("weights")
     for folder, chosen in (("b" * 20, 1), ("c" * 20, 3)):
-        record = {"inputs": {"generator": key}, "result": {"snapshot": f"{chosen}.safetensors"}}
+        result = {"snapshot": f"{chosen}.safetensors"}
         (stages / f"choose_snapshot-{folder}").mkdir()
-        (stages / f"choose_snapshot-{folder}" / "record.json").write_text(json.dumps(record))
+        record = stage_record(inputs={"generator": key}, result=result)
+        write_record(stages / f"choose_snapshot-{folder}", record)
     arguments = ["store", "gc", "--snapshots", "--store", str(tmp_path)]
     assert "in 2 files" in CliRunner().invoke(main, arguments).output
     left = sorted(file.name for file in (generator / "snapshots").iterdir())

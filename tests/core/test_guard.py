@@ -118,7 +118,7 @@ def test_a_stage_writes_into_its_own_folder_only(store: Path) -> None:
 def test_its_own_files_and_those_outside_of_the_store_are_free(store: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "elsewhere.npy", np.zeros(1))
     arguments = {"mine": mine(store), "theirs": str(tmp_path / "elsewhere.npy"), "way": "numpy"}
-    assert run(store, wander, **arguments)["result"] == {}
+    assert run(store, wander, **arguments).result == {}
 
 
 def test_of_a_shared_raw_data_set_a_site_reads_its_own_cases_only(
@@ -131,7 +131,7 @@ def test_of_a_shared_raw_data_set_a_site_reads_its_own_cases_only(
     data = Artifact(stage="data", key="d" * 64, path=raw)
     cases = [{"images": ["imagesTr/a.png"], "label": "imagesTr/a_label.png"}]
     for file in ("imagesTr/a.png", "imagesTr/a_label.png"):
-        assert run(store, read_raw, data=data, cases=cases, file=file)["result"]["bytes"] > 0
+        assert run(store, read_raw, data=data, cases=cases, file=file).result["bytes"] > 0
         (store / "sites" / "site-1" / "stages" / "read_raw" / "record.json").unlink()
     with refuses("privacy.foreign-file", "read_raw"):
         run(store, read_raw, data=data, cases=cases, file="imagesTr/b.png")

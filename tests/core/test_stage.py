@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.core.artifacts import RECORD, Artifact, Call
+from hyfree_ray.core.artifacts import Artifact, Call
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.journal import METRICS, attempts, read_metrics
+from hyfree_ray.core.records import RECORD
 from hyfree_ray.core.stage import Context, Preempted, Stage, stage
 from tests.refusals import refuses
 
@@ -65,16 +66,18 @@ def test_a_call_splits_inputs_from_parameters(tmp_path: Path) -> None:
 
 def test_the_record_comes_last_and_says_what_ran(tmp_path: Path) -> None:
     record = run(described(tmp_path), tmp_path / "out")
-    assert json.loads((tmp_path / "out" / RECORD).read_text()) == record
-    assert record["result"] == {"sum": 2}
-    assert record["inputs"] == {"previous": "p" * 64}
-    assert record["device_seconds"] == record["seconds"]
-    assert {"torch", "nnunetv2", "python"} <= set(record["versions"])
+    assert json.loads((tmp_path / "out" / RECORD).read_text()) == json.loads(
+        record.model_dump_json(exclude_unset=True)
+    )
+    assert record.result == {"sum": 2}
+    assert record.inputs == {"previous": "p" * 64}
+    assert record.device_seconds == record.seconds
+    assert {"torch", "nnunetv2", "python"} <= set(record.versions)
 
 
 def test_names_of_cases_are_hashed_but_not_recorded(tmp_path: Path) -> None:
     record = run(described(tmp_path), tmp_path / "out")
-    assert "anna" not in json.dumps(record)
+    assert "anna" not in record.model_dump_json()
     assert described(tmp_path).key != described(tmp_path, cases=["berta"]).key
 
 
@@ -99,7 +102,7 @@ def test_what_a_killed_attempt_left_is_gone_on_from_and_its_time_counted(tmp_pat
     )
     record = run(described(tmp_path), tmp_path / "out")
     assert [entry["step"] for entry in read_metrics(tmp_path / "out")] == [1, 2, 3, 4]
-    assert 7 <= record["seconds"] < 60
+    assert 7 <= record.seconds < 60
 
 
 def test_a_stage_whose_place_is_wanted_ends_where_it_is_saved_and_goes_on_from_there(
@@ -121,9 +124,9 @@ def test_a_stage_whose_place_is_wanted_ends_where_it_is_saved_and_goes_on_from_t
     record = execute(
         __name__, call, folder, owner="site-1", device="cpu", should_preempt=should_preempt
     )
-    assert record["result"] == {"sum": 2}
+    assert record.result == {"sum": 2}
     assert asked == [0.25, 0.5, 0.75]  # once each, and not at the end
-    (first, second), last = record["earlier"], record["started"]
+    (first, second), last = record.earlier, record.started
     assert first[0] <= first[1] <= second[0] <= second[1] <= last
     assert len(attempts(folder)) == 3
     assert [entry["step"] for entry in read_metrics(folder)] == [1, 2, 3, 4]
@@ -183,5 +186,5 @@ def test_a_stage_whose_process_has_no_gpu_runs_also_in_a_run_on_gpus(
         raise AssertionError("it is not asked for")
 
     record = execute(__name__, work.call(), tmp_path, owner="site-1", device="cuda", launch=launch)
-    assert record["result"] == {"device": told}
-    assert "device_memory_mib" not in record
+    assert record.result == {"device": told}
+    assert record.device_memory_mib is None

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.artifacts import RECORD, Artifact, Call, read_record
-from hyfree_ray.core.files import locked, write_bytes, write_json
+from hyfree_ray.core.artifacts import Artifact, Call
+from hyfree_ray.core.files import locked, write_bytes
 from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.records import RECORD, ParcelRecord, StageRecord, find_record, write_record
 from hyfree_ray.core.store import Store
 from hyfree_ray.core.store_root import open_root
 from tests.refusals import refuses
+from tests.stage_records import stage_record
 
 
 def call(**params: object) -> Call:
@@ -29,7 +31,7 @@ def finish(store: Store, one: Call, files: dict[str, bytes]) -> Artifact:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    write_json(folder / RECORD, {"key": one.key, "result": {"dice": 0.5}})
+    write_record(folder, stage_record(key=one.key, result={"dice": 0.5}))
     return store.find(one)
 
 
@@ -48,7 +50,7 @@ def test_a_key_depends_on_name_version_parameters_and_input_keys() -> None:
 
 def test_a_key_does_not_depend_on_where_the_store_is_or_on_the_order_of_parameters() -> None:
     here = Artifact(stage="prepare", key="a" * 64, path=Path("/here"))
-    there = Artifact(stage="prepare", key="a" * 64, path=Path("/there"), record={"result": {}})
+    there = Artifact(stage="prepare", key="a" * 64, path=Path("/there"), record=stage_record())
     one = Call(stage="t", version=1, params={"a": 1, "b": 2}, inputs={"p": here})
     two = Call(stage="t", version=1, params={"b": 2, "a": 1}, inputs={"p": there})
     assert one.key == two.key
@@ -60,10 +62,10 @@ def test_a_folder_without_its_record_is_not_done(tmp_path: Path) -> None:
     assert store.find(call()).record is None
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"key": "another"}'])
+@pytest.mark.parametrize("text", ["", "{", stage_record(key="another").model_dump_json()])
 def test_a_broken_or_foreign_record_is_not_done(tmp_path: Path, text: str) -> None:
     (tmp_path / RECORD).write_text(text)
-    assert read_record(tmp_path, "mine") is None
+    assert find_record(tmp_path, "mine", StageRecord) is None
 
 
 def test_only_named_exports_leave(tmp_path: Path) -> None:
@@ -90,8 +92,8 @@ def test_a_parcel_received_twice_is_one_and_carries_its_hash(tmp_path: Path) -> 
     first, second = store.receive(parcel), store.receive(parcel)
     assert first == second
     assert (first.path / "a" / "b").read_bytes() == b"x"
-    assert first.record is not None
-    assert first.record["sha256"] == parcel.sha256
+    assert isinstance(first.record, ParcelRecord)
+    assert first.record.sha256 == parcel.sha256
 
 
 @pytest.mark.parametrize(

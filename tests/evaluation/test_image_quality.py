@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hyfree_ray import generators
+from hyfree_ray.core.records import write_record
 from hyfree_ray.core.stage import Context
 from hyfree_ray.evaluation.image_quality import (
     SnapshotScore,
@@ -19,6 +19,7 @@ from hyfree_ray.evaluation.image_quality import (
 )
 from hyfree_ray.stages.quality import _draw, choose_snapshot, samples_per_snapshot
 from tests.generators.test_training import _train
+from tests.stage_records import stage_record
 
 
 def features(count: int, seed: int, shift: float = 0.0, width: int = 24) -> np.ndarray:
@@ -144,7 +145,7 @@ def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(
         folder.mkdir(parents=True)
     for name in names:
         (generator / "snapshots" / name).touch()
-    (generator / "record.json").write_text(json.dumps({"result": {"snapshots": names}}))
+    write_record(generator, stage_record(result={"snapshots": names}))
     training_N = np.arange(len(patients_M) + 5) < 5
     np.savez(
         prepared / "view.npz",

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.core.artifacts import RECORD
 from hyfree_ray.core.journal import METRICS, read_metrics
+from hyfree_ray.core.records import RECORD
 from tests import toys
 from tests.processes import forking
 from tests.toy_processes import Start

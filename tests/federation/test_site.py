@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.core.artifacts import RECORD, Call
+from hyfree_ray.core.artifacts import Call
 from hyfree_ray.core.errors import StageError
-from hyfree_ray.core.files import write_json
+from hyfree_ray.core.records import write_record
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.federation.hospital import quota
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.workspace import Exports, Workspace
 from hyfree_ray.runners.local import LocalRunner
+from tests.stage_records import stage_record
 
 
 class Pretending:
@@ -40,7 +41,7 @@ class Pretending:
         (folder / "nearest_pairs.png").write_bytes(b"")
         (folder / "manifest.json").write_bytes(b"{}")
         result: dict[str, Any] = {"outcome": "released", "reason": None, "rejection_rate": 0.1}
-        write_json(folder / RECORD, {"key": call.key, "result": result})
+        write_record(folder, stage_record(call.stage, key=call.key, result=result))
 
 
 def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.federation.hospital import quota
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.dropouts import missing_sites, straggler
 from hyfree_ray.results.summary import MissingSite, Straggler
+from tests.stage_records import stage_record
 
 REGIMES = ("local", "general", "finetuned")
 
 
-def record(owner: str, stage: str, seconds: float, **more: Any) -> dict[str, Any]:
-    return {"owner": owner, "stage": stage, "seconds": seconds, "params": {}, **more}
+def record(owner: str, stage: str, seconds: float, **more: Any) -> StageRecord:
+    return stage_record(stage, owner=owner, seconds=seconds, **more)
 
 
 def told(outcome: Any, images: int = 0) -> Receipt:
@@ -69,7 +71,7 @@ def test_a_site_that_broke_after_its_release_was_in_lacks_in_no_model(
 
 def test_the_straggler_is_who_the_pool_waited_for_alone() -> None:
     came = [
-        record("pool", "check_release", 1.0, started=start) | {"params": {"site": site}}
+        record("pool", "check_release", 1.0, started=start, params={"site": site})
         for site, start in (("a", 100.0), ("late", 190.5), ("b", 130.0))
     ]
     assert straggler([*SPENT, *came]) == Straggler(site="late", seconds=60.5)

@@ -11,6 +11,7 @@ from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import FinishedStage
 from hyfree_ray.observing.missing_comparisons import find_missing_comparisons
+from tests.stage_records import stage_record
 
 SETTINGS = ("syn", "own-syn", "mix-50", "mix-100")
 
@@ -29,7 +30,7 @@ def outcome(images: dict[str, int], *, own_syn: tuple[str, ...] = (), general: b
 
 
 def stage(name: str, purpose: str, **record: object) -> FinishedStage:
-    return FinishedStage(name=name, purpose=purpose, record={"stage": name, **record}, curve=())
+    return FinishedStage(name=name, purpose=purpose, record=stage_record(name, **record), curve=())
 
 
 def mixture(regime: str, share: float, real: int, taken: int) -> FinishedStage:

@@ -19,20 +19,20 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.observing import mlflow as tracking
 from hyfree_ray.observing.mlflow import Tracker, database_uri
 from hyfree_ray.results.comparisons import summarise
 from hyfree_ray.results.summary import Summary
 from hyfree_ray.results.table import table_text
 from tests.results.test_results import OUTCOMES, whole_run
+from tests.stage_records import stage_record
 
 START = 1_700_000_000.0
 
 
-def record(owner: str, stage: str = "train_segmenter", **changes: Any) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "version": 1,
+def record(owner: str, stage: str = "train_segmenter", **changes: Any) -> StageRecord:
+    described: dict[str, Any] = {
         "key": f"{owner}-{stage}".encode().hex().ljust(64, "0")[:64],
         "owner": owner,
         "params": {"epochs": 4, "plan": {"patch": [24, 40]}, "device": None},
@@ -40,13 +40,12 @@ def record(owner: str, stage: str = "train_segmenter", **changes: Any) -> dict[s
         "started": START,
         "ended": START + 60.5,
         "seconds": 60.5,
-        "device": "cpu",
-        "device_seconds": 0.0,
         "cpu_seconds": 58.2,
         "peak_memory_mib": 512.0,
         "versions": {"torch": "2"},
         "result": {"best": {"dice": 0.81}, "epoch": 3, "note": "text", "flag": True},
-    } | changes
+    }
+    return stage_record(stage, **(described | changes))
 
 
 def curve(count: int = 40) -> list[dict[str, Any]]:
@@ -139,7 +138,7 @@ def test_a_simulation_is_a_tree_of_runs_with_all_that_belongs_to_them(
     found = runs(store)
     assert len(found) == 1 + 4 + 8
     parent, site = found["run"], found["site/a"]
-    stage = found[f"stage/a/train_segmenter/{record('a')['key']}"]
+    stage = found[f"stage/a/train_segmenter/{record('a').key}"]
     assert parent.info.run_name == "phantom-0a1b2c3d"
     assert site.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert stage.data.tags["mlflow.parentRunId"] == site.info.run_id
@@ -212,12 +211,12 @@ def test_what_was_cut_off_is_caught_up(store: Path, picture: Path) -> None:
     shown.stage_finished(record("a"), curve(), {"samples": picture})
     # Cut off within a stage: its run is there with some of its curve, and was not closed.
     client = MlflowClient(tracking_uri=database_uri(store))
-    run = runs(store)[f"stage/a/train_segmenter/{record('a')['key']}"]
+    run = runs(store)[f"stage/a/train_segmenter/{record('a').key}"]
     client.update_run(run.info.run_id, status="RUNNING")
     show_all(store, picture)
     found = contents(store)
     assert len(found) == 13
-    assert found[f"stage/a/train_segmenter/{record('a')['key']}"][4]["loss"] == 40
+    assert found[f"stage/a/train_segmenter/{record('a').key}"][4]["loss"] == 40
     assert {status for _, status, *_ in found.values()} == {"FINISHED"}
 
 

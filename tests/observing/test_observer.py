@@ -25,6 +25,7 @@ from hyfree_ray.observing.progress import Progress
 from hyfree_ray.observing.run_folder import write_run
 from hyfree_ray.results.finished import is_written
 from hyfree_ray.results.summary import read_summary
+from tests.stage_records import stage_record
 
 
 def test_time_is_told_apart_by_what_models_and_releases_are_for() -> None:
@@ -39,8 +40,7 @@ def test_time_is_told_apart_by_what_models_and_releases_are_for() -> None:
     ]
     stages = []
     for stage, purpose in made:
-        numbers = {"seconds": 1.0, "device_seconds": 0.0, "peak_memory_mib": 1.0}
-        record = {"stage": stage, "owner": "a", "result": {"of": purpose}, **numbers}
+        record = stage_record(stage, owner="a", result={"of": purpose})
         stages.append(FinishedStage(name=stage, purpose=purpose, record=record, curve=()))
     assert set(compute_by_party(stages)["a"]) == {
         "train_general",

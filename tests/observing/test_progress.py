@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hyfree_ray.federation.status import FinishedStage, RunningStage, Status
 from hyfree_ray.observing.progress import STILL_S, Progress, Watchdog, clock, seconds_left
+from tests.stage_records import stage_record
 
 
 def stage(name: str, **known: Any) -> RunningStage:
@@ -30,7 +31,7 @@ def running(
 
 
 def finished(name: str, stage: str = "prepare") -> FinishedStage:
-    record = {"stage": stage, "seconds": 75.0, "result": {}}
+    record = stage_record(stage, seconds=75.0)
     return FinishedStage(name=name, purpose="local", record=record, curve=[])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -15,8 +14,9 @@ import pytest
 
 from hyfree_ray.border.gate import Gate, violations
 from hyfree_ray.border.privacy_card import PrivacyCard
-from hyfree_ray.core.artifacts import RECORD, Artifact
+from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.execution import execute
+from hyfree_ray.core.records import RECORD, write_record
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.audit import BATCH, Audit, TimeLimit, audit_samples, privacy_card
 from hyfree_ray.privacy.membership import Group, membership
@@ -26,6 +26,7 @@ from hyfree_ray.privacy.self_test import self_test
 from hyfree_ray.stages.audit import audit
 from tests.privacy.test_memorization import embed, images, measures
 from tests.refusals import refuses
+from tests.stage_records import stage_record
 
 TRAINING, HELD_OUT = 80, 60
 NEVER = TimeLimit(seconds=math.inf)
@@ -250,7 +251,7 @@ def samples(folder: Path, **changes: Any) -> Artifact:
     """The output of `synthesise`, without its images."""
     result = {"outcome": "released", "reason": None, "rejection_rate": 0.1, **changes}
     folder.mkdir()
-    (folder / RECORD).write_text(json.dumps({"key": "s" * 64, "result": result}))
+    write_record(folder, stage_record(key="s" * 64, result=result))
     return Artifact(stage="synthesise", key="s" * 64, path=folder)
 
 
@@ -278,5 +279,5 @@ def test_an_audit_that_breaks_has_no_outcome(tmp_path: Path) -> None:
 
 def test_what_the_filter_withheld_stays_withheld(tmp_path: Path) -> None:
     found = samples(tmp_path / "samples", outcome="withheld", reason="too small")
-    result = run_audit(found, tmp_path)["result"]
+    result = run_audit(found, tmp_path).result
     assert (result["outcome"], result["reason"], result["card"]) == ("withheld", "too small", None)

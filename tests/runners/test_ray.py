@@ -108,7 +108,7 @@ def test_actors_hold_no_cpu_and_guard_their_border(
         assert status == Status(owner="site-1", unfinished_s=0, **nothing)
         assert await parties["pool"].call(PoolProgram.picture, "site-1") is None
         assert ray.available_resources()["CPU"] == 2
-        secret = Artifact(stage="prepare", key="k" * 64, path=tmp_path, record={"result": {}})
+        secret = Artifact(stage="prepare", key="k" * 64, path=tmp_path)
         with pytest.raises(PrivacyError) as caught:
             await parties["site-1"].actor.call.remote("export", secret)
         found = cause_of(caught.value)

@@ -35,7 +35,7 @@ from hyfree_ray.runners.ray_cluster import (
 from hyfree_ray.scheduling.resources import Execution, Resources
 from tests.hospitals import write_data
 from tests.refusals import refuses
-from tests.scheduling.test_history import write_record
+from tests.scheduling.test_history import write_stage
 
 JOIN = """
 import sys
@@ -135,7 +135,7 @@ def test_the_store_is_opened_and_the_data_are_looked_for_on_the_machine_of_who_i
     store, away = tmp_path / "store", replace(site, folder=tmp_path / "elsewhere")
     open_stores(store, {"a": site, "b": away})
     assert (store / ROOT_FILE).exists()
-    write_record(store / "sites" / "a" / "stages" / "x", "train_generator", 5.0, images_shown=10)
+    write_stage(store / "sites" / "a" / "stages" / "x", "train_generator", 5.0, images_shown=10)
     history = open_stores(store, {"a": site})
     assert history.seconds_per_unit("cpu") == {"train_generator": (0.5, 1)}
     assert set(history.timings) == {"a/x"}

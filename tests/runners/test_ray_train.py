@@ -29,7 +29,7 @@ def pooled(phantom_folder: Path, tmp_path: Path) -> Artifact:
     dataset = json.loads((phantom_folder / "dataset.json").read_text())
     folder = tmp_path / "pooled"
     plan_and_preprocess(folder, cases, dataset, caps, validation=[c.name for c in cases[-8:]])
-    return Artifact(stage="pool_releases", key="p" * 64, path=folder, record={"result": {}})
+    return Artifact(stage="pool_releases", key="p" * 64, path=folder)
 
 
 def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def test_a_train_worker_that_dies_is_started_again(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_two_ray_train_workers_share_the_batch(pooled: Artifact, tmp_path: Path) -> None:
     record = general(pooled, tmp_path / "two", 2, RayTrainLaunch("cpu", {}))
-    assert record["result"]["workers"] == 2
-    assert record["result"]["iterations"] == 6
+    assert record.result["workers"] == 2
+    assert record.result["iterations"] == 6
     assert (tmp_path / "two" / "model" / "weights.safetensors").exists()
     one = general(pooled, tmp_path / "one", 1, None)
-    assert one["key"] != record["key"]
+    assert one.key != record.key

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hyfree_ray.core.artifacts import RECORD
+from hyfree_ray.core.records import RECORD
 from hyfree_ray.evaluation.regimes import protocol
 from hyfree_ray.evaluation.scores import read_results
 from tests.command import SIMULATE, Command, simulate

@@ -69,8 +69,8 @@ def test_the_devices_memory_is_measured_for_each_stage_and_says_how_many_fit(
         call = reserve.call(mib=mib, left_mib=0, seconds=0.0)
         folder = folder_of(tmp_path, "site-1", name)
         record = execute(reserve.module, call, folder, owner="site-1", device="cuda")
-        assert record["device_memory_mib"] == mib, "the stages before it do not count"
-        assert record["device_total_mib"] == TOTAL_MIB
+        assert record.device_memory_mib == mib, "the stages before it do not count"
+        assert record.device_total_mib == TOTAL_MIB
     shares = read_history(tmp_path).gpu_shares()
     (share,) = shares["site-1"].values()
     assert 30_000 / TOTAL_MIB < share <= 0.5

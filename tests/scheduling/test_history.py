@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hyfree_ray.core.records import StageRecord, write_record
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.planning import plan
 from hyfree_ray.scheduling.estimates import estimate
@@ -25,6 +25,7 @@ from hyfree_ray.scheduling.history import (
 )
 from hyfree_ray.scheduling.resources import Resources, read_resources, resources_of
 from tests.refusals import refuses
+from tests.stage_records import stage_record
 
 
 def test_the_longest_chain_counts_from_each_stage_to_the_end() -> None:
@@ -50,12 +51,18 @@ def test_a_late_sites_generator_goes_before_an_early_sites_control(
     assert by_name["pool", "train_general"] > by_name["site-1", "local2x"]
 
 
-def write_record(folder: Path, stage: str, seconds: float, **params: Any) -> None:
+def write_stage(folder: Path, stage: str, seconds: float, **params: Any) -> StageRecord:
     folder.mkdir(parents=True)
-    described: dict[str, Any] = {"stage": stage, "seconds": seconds, "device": "cpu"}
-    described |= {"params": params, "owner": folder.parts[-3], "key": folder.name}
-    described["device_seconds"] = seconds if stage.startswith("train") else 0.0
-    (folder / "record.json").write_text(json.dumps(described))
+    record = stage_record(
+        stage,
+        owner=folder.parts[-3],
+        key=folder.name,
+        params=params,
+        seconds=seconds,
+        device_seconds=seconds if stage.startswith("train") else 0.0,
+    )
+    write_record(folder, record)
+    return record
 
 
 def test_earlier_runs_tell_how_long_it_will_take(
@@ -69,15 +76,15 @@ def test_earlier_runs_tell_how_long_it_will_take(
     calibrated = estimate(simulation, steps, tmp_path / "new", "cpu", tried)
     assert "by a calibration on this machine" in calibrated.describe_time()
     stages = tmp_path / "store" / "sites" / "site-1" / "stages"
-    write_record(stages / "train_segmenter-a", "train_segmenter", 30.0, epochs=3, iterations=5)
-    write_record(stages / "train_segmenter-b", "train_segmenter", 90.0, epochs=3, iterations=15)
-    write_record(stages / "train_generator-c", "train_generator", 64.0, images_shown=256)
+    write_stage(stages / "train_segmenter-a", "train_segmenter", 30.0, epochs=3, iterations=5)
+    write_stage(stages / "train_segmenter-b", "train_segmenter", 90.0, epochs=3, iterations=15)
+    write_stage(stages / "train_generator-c", "train_generator", 64.0, images_shown=256)
     (stages / "broken").mkdir()
     (stages / "broken" / "record.json").write_text("{")
     known = read_history(tmp_path / "store").seconds_per_unit("cpu")
     assert known == {"train_segmenter": (2.0, 2), "train_generator": (0.25, 1)}
     assert read_history(tmp_path / "store").seconds_per_unit("cuda") == {}
-    write_record(stages / "prepare-d", "prepare", 3.0)
+    write_stage(stages / "prepare-d", "prepare", 3.0)
     assert read_history(tmp_path / "store").seconds_per_unit("cuda") == {"prepare": (3.0, 1)}, (
         "no device, any device"
     )
@@ -128,12 +135,10 @@ def test_sites_share_a_gpu_by_what_was_measured(tmp_path: Path) -> None:
         ((6_000.0, "train_segmenter"), (9_000.0, "train_segmenter"), (79_000.0, "train_generator"))
     ):
         folder = stages / f"{stage}-{number}"
-        write_record(folder, stage, 1.0, epochs=1, iterations=2, images_shown=3)
-        described = json.loads((folder / "record.json").read_text())
-        described |= {"owner": "site-1", "device": "cuda"}
-        described |= {"device_memory_mib": used, "device_total_mib": 80_000.0}
-        (folder / "record.json").write_text(json.dumps(described))
-    write_record(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
+        record = write_stage(folder, stage, 1.0, epochs=1, iterations=2, images_shown=3)
+        measured = {"device": "cuda", "device_memory_mib": used, "device_total_mib": 80_000.0}
+        write_record(folder, record.model_copy(update=measured))
+    write_stage(stages / "synthesise-0", "synthesise", 1.0)  # on a CPU: it says nothing
     shares = read_history(tmp_path / "store").gpu_shares()
     assert shares == {"site-1": {"train_segmenter": 0.15, "train_generator": 1.0}}
     config = tmp_path / "c.yaml"

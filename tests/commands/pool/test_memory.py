@@ -11,7 +11,7 @@ from tests.commands.pool.folders import federation, hand_in, train
 from tests.refusals import refuses
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -29,7 +29,7 @@ def test_a_file_is_not_read_before_its_size_is_signed_for(
     folder = hand_in(tmp_path, "A", federation(smoke))
     with (folder / "release.arrow").open("r+b") as file:
         file.truncate(1 << 30)
-    forget_peak()
+    reset_peak()
     before = peak_mib()
     assert "A: release refused (bytes)" in train(tmp_path, folder).output
     assert peak_mib() - before < 64
@@ -45,7 +45,7 @@ def test_a_parcel_of_any_kind_is_copied_once(tmp_path: Path) -> None:
     weights = tmp_path / "p" / "model" / "weights"
     with weights.open("wb") as file:
         file.truncate(256 << 20)
-    forget_peak()
+    reset_peak()
     before = peak_mib()
     assert read_parcel(tmp_path / "p").bytes == 256 << 20
     assert peak_mib() - before < 300
