@@ -334,7 +334,7 @@ def test_settings_of_a_generator_are_its_budgets_but_for_what_is_given(tmp_path:
     _, reasons = resolve_experiment(
         budget="smoke", generator="flow", device="cpu", overrides=["generator.config.evaluations=4"]
     )
-    assert reasons[0].endswith("but for what --set says")
+    assert "--set" in reasons[0]
 
 
 def test_an_experiment_written_out_is_the_same_experiment(tmp_path: Path) -> None:
