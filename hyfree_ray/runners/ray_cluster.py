@@ -66,10 +66,9 @@ def connect(address: str, cpus: int | None = None, actors: int = 0) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray would have it end this process without a word, with an exit code of Ray's.
+    """Keep Ray from handling SIGTERM: it would end this process silently, with its own exit code.
 
-    So it is not let in the first place: also a process that is still waiting for its cluster ends
-    as it does at any other time.
+    Thus a process that is still waiting for its cluster ends as it does at any other time.
     """
     before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
@@ -107,7 +106,7 @@ def _connect(address: str, cpus: int | None, actors: int) -> None:
 
 
 def _starts_at_once(cpus: int | None, actors: int) -> int:
-    """How many processes Ray may start at a time: one a CPU, unless most of them hold none.
+    """Return how many processes Ray may start at a time: one a CPU, unless most hold none.
 
     It takes four times as many that run for a mistake, and warns; parties are actors that wait.
     """
@@ -143,7 +142,7 @@ def _listens_here_alone(address: str) -> bool:
 
 
 def _knock(address: str, patience_s: float = 5.0) -> None:
-    """Ray itself retries an address where nobody listens for a minute."""
+    """Check that the address listens: Ray itself retries for a minute."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
@@ -165,10 +164,10 @@ GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
 
 
 def asks_for_token() -> bool | None:
-    """Whether the connected cluster turns away who comes without a token: it is asked without one.
+    """Return whether the connected cluster refuses a call without a token, by making one.
 
     Returns:
-        None where it cannot be told.
+        None if that cannot be determined.
     """
     try:
         done = subprocess.run(
@@ -322,7 +321,7 @@ def worker_needs(resources: Resources, device: str, pin: Mapping[str, float]) ->
 
 
 def check_rounds_are_seen(rounds: Path, rules: Rules) -> None:
-    """Which round comes next is looked up where this process is, in the pool's store.
+    """Check that this process, which looks up the next round, can read the pool's store.
 
     Args:
         rounds: their folder, as this process would see it.

@@ -15,7 +15,7 @@ from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.local import LocalRunner
 from tests.cards import card
-from tests.handed_in import notice, parcel, take
+from tests.submissions import notice, parcel, take
 
 
 def test_a_good_release_is_taken_and_can_be_looked_at(
