@@ -20,7 +20,7 @@ from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation, sites_of
 from hyfree_ray.runners.local import LocalRunner
 from tests.command import simulate
-from tests.handed_in import key_of
+from tests.submissions import key_of
 from tests.toy_processes import dice, program, start, undisturbed
 from tests.workers import pytest_cmdline_main, pytest_collection_modifyitems
 

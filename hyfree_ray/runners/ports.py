@@ -58,7 +58,7 @@ def rays_ports() -> list[Port]:
 
 
 def _listening() -> Iterator[tuple[str, tuple[int, bool]]]:
-    """By inode of the socket: port, and whether it is for this machine alone."""
+    """Yield, by inode of the socket, its port and whether it is for this machine alone."""
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         with contextlib.suppress(OSError):
             for line in table.read_text().splitlines()[1:]:
@@ -69,7 +69,8 @@ def _listening() -> Iterator[tuple[str, tuple[int, bool]]]:
 
 
 def _is_loopback(address: str) -> bool:
-    """Addresses are printed as words of the machine, here little-endian: 127.0.0.1 ends in 7F."""
+    """Return whether an address, printed as little-endian words, is loopback: 127.0.0.1 ends in
+    7F."""
     mapped = address.startswith("0" * 16 + "FFFF0000")
     return address == "0" * 24 + "01000000" or (
         (len(address) == 8 or mapped) and address.endswith("7F")
@@ -85,7 +86,7 @@ def _name(process: Path) -> str:
 
 
 def _sockets(process: Path) -> Iterator[str]:
-    """Inodes of the sockets that a process has open."""
+    """Yield inodes of the sockets that a process has open."""
     for opened in (process / "fd").iterdir():
         with contextlib.suppress(OSError):
             found = re.fullmatch(r"socket:\[(\d+)\]", str(opened.readlink()))

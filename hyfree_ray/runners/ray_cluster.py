@@ -68,8 +68,7 @@ def connect(address: str, cpus: int | None = None, actors: int = 0) -> None:
 def _own_sigterm() -> Iterator[None]:
     """Keep Ray from ending this process at SIGTERM without a word, with an exit code of Ray's.
 
-    So it is not let in the first place: also a process that is still waiting for its cluster ends
-    as it does at any other time.
+    Thus a process that is still waiting for its cluster ends as it does at any other time.
     """
     before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
@@ -107,7 +106,7 @@ def _connect(address: str, cpus: int | None, actors: int) -> None:
 
 
 def _starts_at_once(cpus: int | None, actors: int) -> int:
-    """How many processes Ray may start at a time: one a CPU, unless most of them hold none.
+    """Return how many processes Ray may start at a time: one a CPU, unless most hold none.
 
     It takes four times as many that run for a mistake, and warns; parties are actors that wait.
     """
@@ -168,7 +167,7 @@ def asks_for_token() -> bool | None:
     """Ask the connected cluster without a token, to see whether it turns away who has none.
 
     Returns:
-        None where it cannot be told.
+        None if that cannot be determined.
     """
     try:
         done = subprocess.run(

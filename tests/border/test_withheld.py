@@ -11,7 +11,7 @@ import pytest
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation
-from tests.handed_in import notice, take
+from tests.submissions import notice, take
 
 
 @pytest.mark.parametrize(

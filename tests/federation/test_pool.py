@@ -16,7 +16,7 @@ from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.local import LocalRunner
 from tests.cards import card
-from tests.handed_in import notice, parcel, take
+from tests.submissions import notice, parcel, take
 
 BEFORE = "5968ecb76562dd33b45e1f24209673a3-f083952080244740eeb861e3ff224b54"
 """What releases were made for when both generators' settings were in each experiment."""

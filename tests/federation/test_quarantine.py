@@ -16,7 +16,7 @@ from hyfree_ray.federation.quarantine import quarantine
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.local import LocalRunner
 from tests.cards import card
-from tests.handed_in import parcel, take
+from tests.submissions import parcel, take
 
 
 def quarantined(pool: PoolParty) -> dict[str, tuple[str, set[str]]]:

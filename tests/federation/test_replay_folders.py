@@ -18,8 +18,8 @@ from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.runners.local import LocalRunner
 from tests.cards import card
-from tests.handed_in import parcel
 from tests.refusals import refuses
+from tests.submissions import parcel
 
 pytestmark = pytest.mark.usefixtures("checked_here")
 
