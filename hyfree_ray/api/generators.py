@@ -100,7 +100,8 @@ def train_generator(
         generator: a generator's name, or `auto`.
         precision: `fp32`, `bf16` or `auto`, which is measured once and kept in `out`.
         seed: of everything; None: 0.
-        set: fields of the experiment by name with dots, e.g. `mirror`.
+        set: fields of the experiment by name with dots, e.g. `mirror`, or a setting of the
+            generator's own, `generator.config.max_channels`.
         device: `auto`, `cpu` or `cuda`.
 
     Raises:

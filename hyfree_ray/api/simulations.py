@@ -32,6 +32,8 @@ def simulate(
     budget: str | None = None,
     generator: str | None = None,
     precision: str | None = None,
+    segmenter: str | None = None,
+    metrics: Sequence[str] | None = None,
     settings: Sequence[str] | None = None,
     set: Mapping[str, Any] | None = None,
     fold: int | None = None,
@@ -64,6 +66,8 @@ def simulate(
         budget: `smoke`, `small` or `paper`; None: small on a CPU, paper on a GPU.
         generator: a generator's name, or `auto`.
         precision: `fp32`, `bf16` or `auto`, which is measured once a store.
+        segmenter: the architecture inside nnU-Net's training; None: nnU-Net's own.
+        metrics: what to measure beside the project's own, of other packages or registered.
         settings: what to train beside the protocol, for comparison; None: the default ones.
         set: fields of the experiment by name with dots, as `--set` takes them.
         fold: the test fold; None: 0.
@@ -91,6 +95,8 @@ def simulate(
         budget=budget,
         generator=generator,
         precision=precision,
+        segmenter=segmenter,
+        metrics=None if metrics is None else tuple(metrics),
         settings=None if settings is None else tuple(settings),
         fold=fold,
         seed=seed,
