@@ -21,6 +21,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     options = config.option
     if (
         config.pluginmanager.hasplugin("xdist")
+        and "PYTEST_XDIST_WORKER" not in os.environ  # a worker has none of its own
         and config.args_source is pytest.Config.ArgsSource.TESTPATHS
         and options.numprocesses is None
         and "not chaos" in options.markexpr
