@@ -291,7 +291,7 @@ def test_a_cluster_is_left_by_its_leave_unless_it_is_the_cluster_that_is_gone(
         sys.exit(code)
 
     found: list[str] = []
-    monkeypatch.setattr(ray_cluster, "connect", lambda _: None)
+    monkeypatch.setattr(ray_cluster, "connect", lambda _, **__: None)
     monkeypatch.setattr(ray_cluster, "disconnect", lambda: found.append("left"))
     monkeypatch.setattr(command, "_simulate", simulate)
     monkeypatch.setattr(command, "execute", run)
