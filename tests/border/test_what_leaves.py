@@ -30,6 +30,7 @@ from hyfree_ray.config.experiment import resolve_experiment
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.evaluation.regimes import trained_by
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.hospital import Site
@@ -186,6 +187,8 @@ def contents(value: Any) -> Iterator[tuple[str, bytes]]:
     if isinstance(value, Parcel):
         yield from value.files.items()
         yield from contents([value.sender, value.stage, value.key, dict(value.result)])
+    elif isinstance(value, StageRecord):
+        yield from contents(value.model_dump(mode="json"))
     elif isinstance(value, bytes):
         yield "bytes", value
     elif isinstance(value, BaseException):

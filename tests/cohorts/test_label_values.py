@@ -231,7 +231,7 @@ def test_releases_are_pooled_in_the_values_of_the_first(tmp_path: Path, tasks: A
         for k, (name, task) in enumerate(zip("ab", tasks, strict=True))
     }
     encoding = LabelEncoding.of(dataset_of(*tasks[0]))
-    found = dict(read_releases(["a", "b"], folders, "e", 1))
+    found = dict(read_releases(["a", "b"], folders, "e"))
     written = write_slices(tmp_path / "slices", "b", found["b"], encoding)
     for case, label_HW in zip(written, found["b"].labels_NHW, strict=True):
         pooled_HW = read_label(case.label, {"file_ending": ".mha"})[0]

@@ -21,6 +21,7 @@ from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.observing.progress import format_plan
 from hyfree_ray.stages.data import prepare
 from tests.raw_data import make, write
+from tests.stage_records import stage_record
 
 CAPS = {"working_size": 32, "base_features": 4, "max_features": 8, "batch_size": 4}
 
@@ -100,7 +101,7 @@ def test_images_much_smaller_than_the_patch_are_counted_told_and_padded(tmp_path
     root = one_site(tmp_path / "data", lambda k, image: image[:16, :12] if k == 1 else image)
     result, view = prepared(root, tmp_path / "out")
     assert result["smaller_than_patch"] == 1
-    assert format_plan({"owner": "a", "result": result})[1] == (
+    assert format_plan(stage_record("prepare", owner="a", result=result))[1] == (
         "a: warning: 1 images are smaller than the patch; they are padded with the lowest intensity"
     )
     empty_N = (view.images_NCHW[:, 0] == -1).mean(axis=(1, 2))
@@ -111,4 +112,4 @@ def test_images_much_smaller_than_the_patch_are_counted_told_and_padded(tmp_path
 
 def test_a_site_whose_images_fill_the_patch_hears_no_warning(tmp_path: Path) -> None:
     result, _ = prepared(one_site(tmp_path / "data", lambda _, image: image), tmp_path / "out")
-    assert len(format_plan({"owner": "a", "result": result})) == 1
+    assert len(format_plan(stage_record("prepare", owner="a", result=result))) == 1

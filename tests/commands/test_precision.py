@@ -70,9 +70,9 @@ def test_a_dry_run_takes_what_the_store_keeps(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--precision", "fp32"), "precision fp32: as asked for"),
-        (("--set", "precision=fp32"), "precision fp32: as asked for"),
-        (("--precision", "fp32", "--set", "precision=bf16"), "precision bf16: as asked for"),
+        (("--precision", "fp32"), "precision fp32: as requested"),
+        (("--set", "precision=fp32"), "precision fp32: as requested"),
+        (("--precision", "fp32", "--set", "precision=bf16"), "precision bf16: as requested"),
         (("--precision", "auto"), "precision bf16: convolutions of 32 channels"),
     ],
 )

@@ -121,7 +121,7 @@ def test_the_reasons_say_which_precision_and_why() -> None:
         return next(line for line in resolved[1] if line.startswith("precision "))
 
     assert reason(device="cuda") == "precision bf16: the GPU's tensor cores"
-    assert reason(device="cpu", precision="fp32") == "precision fp32: as asked for"
+    assert reason(device="cpu", precision="fp32") == "precision fp32: as requested"
     assert reason(device="cpu") == "precision fp32: nothing was measured"
 
 

@@ -180,7 +180,7 @@ def test_it_says_what_the_runs_files_say(run: Finished, written: Path) -> None:
     assert "finetuned against local2x, at home" in text
     assert "The model that each site would keep: Dice against local2x" in text
     assert "not a declaration of anonymity" in text
-    assert "12,345 bytes in all" in text
+    assert "12,345 bytes in total" in text
     assert re.search(r"self test: mirrored, found by any detector\s*0\.97\s*–", text)
     assert "Critical path: 80 of 80 s" in text
     names = {path.name for path in (written / "figures").iterdir()}
@@ -192,7 +192,7 @@ def test_it_says_what_it_cost_that_a_site_was_missing(run: Finished, written: Pa
     text = " ".join(read(written / "report.html").text.split())
     cells = (EVIL, "failed", "general, finetuned", "7 of 12", "79")
     assert re.search(r"\s*".join(map(re.escape, cells)), text)
-    assert "that of south, 31 s after the one before" in text
+    assert "that of south, 31 s after the previous one" in text
 
 
 def test_the_settings_in_the_report_give_the_same_experiment(run: Finished, written: Path) -> None:

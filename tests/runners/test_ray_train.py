@@ -35,6 +35,7 @@ def pooled(phantom_folder: Path, tmp_path: Path) -> Artifact:
 def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> dict[str, Any]:
     call = train_general.call(
         prepared=pooled,
+        segmenter="nnunet",
         epochs=2,
         iterations=3,
         validation_iterations=1,

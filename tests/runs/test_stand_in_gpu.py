@@ -104,7 +104,7 @@ def test_a_generator_is_trained_killed_resumed_and_sampled_on_a_gpu_as_on_the_cp
             train(tmp_path / "cuda", "cuda", kill)
         assert min(train(tmp_path / "cuda", "cuda")) > PAUSES
         drawn = draw("cuda")
-    np.testing.assert_allclose(drawn, draw("cpu"), atol=1e-3 if precision == "fp32" else 0.05)
+    np.testing.assert_allclose(drawn, draw("cpu"), atol=1e-3 if precision == "fp32" else 0.1)
 
 
 @pytest.mark.slow
