@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import psutil
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.core.errors import HyfreeError
@@ -86,18 +87,12 @@ def _machine() -> Iterator[Finding]:
         if visible and device == "cpu"
         else "",
     )
-    memory = available_gib(Path("/proc/meminfo").read_text())
+    memory = psutil.virtual_memory().available / 2**30
     yield Finding(
         what="memory",
         found=f"{memory:.1f} GiB available, {os.cpu_count()} cores",
         fix="" if memory >= LEAST_MEMORY_GIB else f"free {LEAST_MEMORY_GIB:g} GiB",
     )
-
-
-def available_gib(meminfo: str) -> float:
-    """Memory that processes can get, GiB: what is free, and what the cache gives back."""
-    fields = {line.partition(":")[0]: line.split() for line in meminfo.splitlines()}
-    return int(fields["MemAvailable"][1]) / 2**20
 
 
 def _store(store: Path) -> Iterator[Finding]:

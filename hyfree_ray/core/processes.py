@@ -7,8 +7,11 @@ import ctypes
 import os
 import resource
 import signal
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
+
+import psutil
 
 KEPT_BYTES = 512 << 20
 """More than a training step of the `small` budget frees."""
@@ -20,16 +23,13 @@ def descendants(root: int, *, spared: Collection[int] = ()) -> set[int]:
     Args:
         spared: left out, with what they have started.
     """
-    children: dict[int, list[int]] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # Bytes: a process's name, in parentheses, may be anything.
-            pid, rest = file.read_bytes().split(b" (", 1)
-            children.setdefault(int(rest.rsplit(b") ", 1)[1].split()[1]), []).append(int(pid))
+    children: dict[int | None, list[int]] = defaultdict(list)
+    for process in psutil.process_iter(["ppid"]):
+        children[process.info["ppid"]].append(process.pid)
     found, left = set(), [root]
     while left:
         found.add(left[-1])
-        left += [child for child in children.get(left.pop(), []) if child not in spared]
+        left += [child for child in children[left.pop()] if child not in spared]
     return found
 
 
@@ -44,13 +44,15 @@ def kill_descendants(spared: Collection[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def started_at(pid: int) -> int | None:
-    """When a process began, in ticks since the machine did: with its number it is known by this."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return None
-    return int(fields[19])
+def started_at(pid: int) -> float | None:
+    """Return when a process began, in seconds since the machine did; None: it is no more.
+
+    With its number a process is known by this, whatever the clock is set to meanwhile.
+    """
+    machine = psutil.boot_time()  # by the same clock, so first
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return round(psutil.Process(pid).create_time() - machine, 2)
+    return None
 
 
 def keep_freed_memory() -> None:

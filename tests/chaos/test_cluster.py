@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from hyfree_ray.commands.doctor import available_gib
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.processes import descendants
 from hyfree_ray.core.stage import Context, stage
@@ -377,9 +377,8 @@ def test_13_a_stage_that_a_cluster_ends_for_memory_is_tried_once_more_and_then_n
     tmp_path: Path,
 ) -> None:
     """A cluster that somebody else has started: by itself Ray would try for ever."""
-    meminfo = Path("/proc/meminfo").read_text()
-    total = int(meminfo.split("MemTotal:")[1].split()[0]) / 2**20
-    most = (total - available_gib(meminfo) + 2.0) / total
+    memory = psutil.virtual_memory()
+    most = (memory.total - memory.available + (2 << 30)) / memory.total
     limits = {
         "RAY_memory_usage_threshold": f"{most:.4f}",
         "RAY_memory_monitor_refresh_ms": "500",
