@@ -99,7 +99,7 @@ def test_a_run_says_what_a_dropout_and_a_straggler_cost(program: Program, tmp_pa
     said = program("report", "--store", store, "--out", tmp_path / "report")
     assert "report.html" in said
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "What it cost that sites were missing" in page
+    assert "Cost of the missing sites" in page
 
 
 @pytest.mark.slow
