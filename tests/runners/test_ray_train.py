@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.execution import execute
+from hyfree_ray.core.records import StageRecord
 from hyfree_ray.runners.ray_train import RayTrainLaunch
 from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess
 from hyfree_ray.stages.training import train_general
@@ -32,7 +33,7 @@ def pooled(phantom_folder: Path, tmp_path: Path) -> Artifact:
     return Artifact(stage="pool_releases", key="p" * 64, path=folder)
 
 
-def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> dict[str, Any]:
+def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> StageRecord:
     call = train_general.call(
         prepared=pooled,
         segmenter="nnunet",
@@ -53,7 +54,7 @@ def test_one_ray_train_worker_gives_the_network_of_this_process(
 ) -> None:
     here = general(pooled, tmp_path / "here", 1, None)
     there = general(pooled, tmp_path / "there", 1, RayTrainLaunch("cpu", {}))
-    assert here["result"] == there["result"]
+    assert here.result == there.result
     one = load_file(tmp_path / "here" / "model" / "weights.safetensors")
     other = load_file(tmp_path / "there" / "model" / "weights.safetensors")
     assert all(torch.equal(one[name], other[name]) for name in one)
