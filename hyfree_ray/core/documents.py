@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hyfree_ray.core.files import locked, write_json
@@ -63,7 +62,7 @@ class DryDocuments(Documents):
 
     def names(self, pattern: str) -> list[str]:
         """Return the names that match, written or only kept."""
-        kept = {name for name in self._written if fnmatch(name, pattern)}
+        kept = {name for name in self._written if PurePosixPath(name).match(pattern)}
         return sorted(kept | set(super().names(pattern)))
 
     @contextmanager

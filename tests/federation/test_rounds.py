@@ -129,3 +129,13 @@ def test_two_drivers_that_wait_at_the_same_time_count_each_second_once(
     (clock,) = tmp_path.glob("rounds/*/1.clock.json")
     clock.write_text(json.dumps({"seconds": 25.0, "at": 9e9, "boot": "before it was started anew"}))
     assert again.add_waiting(5.0, False) == 30
+
+
+def test_hospitals_that_are_called_by_numbers_are_not_taken_for_rounds_in_a_dry_run(
+    tmp_path: Path,
+) -> None:
+    ledger = rounds(tmp_path, dry=True)
+    for site in ("7", "12"):
+        ledger.enter(released(site))
+    assert ledger.latest() == Round(number=0)
+    assert list(ledger.close(["7", "12"]).releases) == ["12", "7"]
