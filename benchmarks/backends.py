@@ -21,7 +21,8 @@ from bench import Bench
 
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of

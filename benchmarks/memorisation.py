@@ -29,7 +29,9 @@ from hyfree_ray.border.gate import Gate, violations
 from hyfree_ray.border.privacy_card import read_card
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config.experiment import Experiment, find_device, resolve_experiment
+from hyfree_ray.config.device import find_device
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.records import StageRecord
 from hyfree_ray.core.seeds import seed_of

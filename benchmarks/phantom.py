@@ -25,7 +25,7 @@ import torch
 from bench import Bench
 
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.seeds import seed_of

@@ -35,11 +35,7 @@ from hyfree_ray.generators import GENERATORS
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.stylegan2 import loss
 from hyfree_ray.segmenters import SEGMENTERS
-from hyfree_ray.segmenters.nnunet.data import (
-    RawCase,
-    nnunet_environment,
-    plan_and_preprocess,
-)
+from hyfree_ray.segmenters.nnunet.data import RawCase, nnunet_environment, plan_and_preprocess
 from hyfree_ray.segmenters.nnunet.on_cpu import limited_once
 from hyfree_ray.segmenters.nnunet.train import ResumableTrainer, Schedule, make_trainer
 from hyfree_ray.segmenters.unet_plan import UNetPlan

@@ -14,7 +14,8 @@ import pytest
 from hyfree_ray.border import release_guard
 from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
-from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.log import LOGGER
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation, sites_of
@@ -22,13 +23,18 @@ from hyfree_ray.runners.local import LocalRunner
 from tests.command import simulate
 from tests.submissions import key_of
 from tests.toy_processes import dice, program, start, undisturbed
-from tests.workers import pytest_cmdline_main, pytest_collection_modifyitems
+from tests.workers import (
+    pytest_cmdline_main,
+    pytest_collection_modifyitems,
+    pytest_xdist_make_scheduler,
+)
 
 __all__ = [
     "dice",
     "program",
     "pytest_cmdline_main",
     "pytest_collection_modifyitems",
+    "pytest_xdist_make_scheduler",
     "start",
     "undisturbed",
 ]

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from hyfree_ray.cohorts.cohort import Case, Cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
-from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.evaluation.regimes import settings
 from hyfree_ray.federation.party import Party

@@ -31,7 +31,8 @@ import numpy as np
 
 from hyfree_ray import stages
 from hyfree_ray.border.release import ReleaseMetadata, write_release
-from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.execution import execute

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hyfree_ray.config.experiment import Experiment, find_device, resolve_experiment
+from hyfree_ray.config.device import find_device
+from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.config.loading import as_override
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import write_once
 from hyfree_ray.core.keys import digest_of

@@ -74,7 +74,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    from hyfree_ray.config.experiment import find_device
+    from hyfree_ray.config.device import find_device
 
     device = find_device()
     visible = Path("/dev/nvidia0").exists()
@@ -130,7 +130,9 @@ def _mlflow(database: Path) -> Finding:
 
 
 def _configuration(config: Path | None) -> Iterator[Finding]:
-    from hyfree_ray.config.experiment import check_embedder, find_device, resolve_experiment
+    from hyfree_ray.config.device import find_device
+    from hyfree_ray.config.experiment import check_embedder
+    from hyfree_ray.config.resolution import resolve_experiment
     from hyfree_ray.scheduling.resources import read_resources
 
     try:

@@ -34,7 +34,7 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
     Example:
       hyfree-ray predict --model model -i imagesTs -o labelsTs
     """
-    from hyfree_ray.config.experiment import find_device
+    from hyfree_ray.config.device import find_device
     from hyfree_ray.segmenters import NNUNET
     from hyfree_ray.segmenters.nnunet.folders import predict_folder
 

@@ -298,7 +298,8 @@ def resolved(*, store: Path, device: str, **given: Any) -> Resolved:
 
     Each party measures for its own store: a release's recipe leaves the precision out.
     """
-    from hyfree_ray.config.experiment import find_device, resolve_experiment
+    from hyfree_ray.config.device import find_device
+    from hyfree_ray.config.resolution import resolve_experiment
     from hyfree_ray.core.log import set_up_logging
     from hyfree_ray.core.precision import StorePrecision
 

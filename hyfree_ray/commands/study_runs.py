@@ -25,7 +25,8 @@ from hyfree_ray.results.table import STYLE, wide_console
 from hyfree_ray.runners.child import ChildError
 from hyfree_ray.runners.resolve import SimulationOptions, resolve_device
 from hyfree_ray.runners.run import joined
-from hyfree_ray.studies.designs import Group, grid_trials, scale_trials
+from hyfree_ray.studies.curves import Group
+from hyfree_ray.studies.designs import grid_trials, scale_trials
 from hyfree_ray.studies.study import finish_study, run_trials
 from hyfree_ray.studies.trials import StudyFolder, Trial
 

@@ -13,14 +13,9 @@ from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.partitions import NATURAL, partition
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.cohorts.summary import describe_notes
-from hyfree_ray.config.experiment import (
-    Experiment,
-    Runtime,
-    check_embedder,
-    find_device,
-    not_measured,
-    resolve_experiment,
-)
+from hyfree_ray.config.device import find_device
+from hyfree_ray.config.experiment import Experiment, Runtime, check_embedder
+from hyfree_ray.config.resolution import not_measured, resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.precision import PrecisionChoice, StorePrecision
 from hyfree_ray.core.store_root import digest_cache, open_root

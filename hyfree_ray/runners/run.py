@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hyfree_ray.config.experiment import Runtime, find_device
+from hyfree_ray.config.device import find_device
+from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.precision import keep_precision

@@ -108,7 +108,7 @@ def _slices(
         masks: whether each is yielded with its mask.
     """
     from hyfree_ray.generators.view import RawSlice
-    from hyfree_ray.segmenters.nnunet.data import cut_masks, cut_slices, read_image, read_label
+    from hyfree_ray.segmenters.nnunet.reading import cut_masks, cut_slices, read_image, read_label
 
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
@@ -133,7 +133,7 @@ def _label_shares(data: Folder, cases: Cases, dataset: Mapping[str, Any]) -> dic
     import numpy as np
 
     from hyfree_ray.cohorts.label_sets import foreground, mask_of
-    from hyfree_ray.segmenters.nnunet.data import read_label
+    from hyfree_ray.segmenters.nnunet.reading import read_label
 
     shares: dict[str, list[float]] = {name: [] for name in foreground(dataset["labels"])}
     for case in cases:

@@ -145,7 +145,8 @@ def write_real_slices(
 
     nnU-Net reads a data set by one reader: real images have to come in the releases' format.
     """
-    from hyfree_ray.segmenters.nnunet.data import RawCase, read_image, read_label
+    from hyfree_ray.segmenters.nnunet.data import RawCase
+    from hyfree_ray.segmenters.nnunet.reading import read_image, read_label
     from hyfree_ray.stages.pooling import write_mha
 
     folder.mkdir(parents=True, exist_ok=True)

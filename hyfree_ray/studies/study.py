@@ -13,14 +13,8 @@ from typing import Any
 from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.results.finished import CURVE_FILE, Finished, Point, read_finished
 from hyfree_ray.runners.run import connected
-from hyfree_ray.studies.designs import (
-    Group,
-    curve_points,
-    grouped,
-    phases,
-    same_scores,
-    write_scaling,
-)
+from hyfree_ray.studies.curves import Group, curve_points, grouped, same_scores, write_scaling
+from hyfree_ray.studies.designs import phases
 from hyfree_ray.studies.trials import StudyFolder, Trial
 
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from hyfree_ray.border.release import read_release
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
-from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE, POOL

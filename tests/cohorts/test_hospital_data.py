@@ -228,7 +228,7 @@ def test_channels_have_the_order_of_their_files(tmp_path: Path) -> None:
 def test_what_passes_is_what_nnunets_reader_reads(
     tmp_path: Path, ending: str, reader: str | None, code: str, known: str
 ) -> None:
-    from hyfree_ray.segmenters.nnunet.data import read_image, read_label
+    from hyfree_ray.segmenters.nnunet.reading import read_image, read_label
 
     root, cases = make(tmp_path / "x", ending=ending)
     if reader is not None:

@@ -17,7 +17,8 @@ from hyfree_ray.border.signing import signing_key
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.label_sets import LabelEncoding, with_values
 from hyfree_ray.commands.pool import pool
-from hyfree_ray.config.experiment import Experiment, resolve_experiment
+from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parcels import Parcel
@@ -26,8 +27,9 @@ from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.parcel_folders import write_parcel
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
-from hyfree_ray.segmenters.nnunet.data import nnunet_environment, read_label
+from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights
+from hyfree_ray.segmenters.nnunet.reading import read_label
 from hyfree_ray.segmenters.nnunet.train import (
     ResumableTrainer,
     Schedule,

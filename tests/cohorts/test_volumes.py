@@ -21,14 +21,9 @@ from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise, restore
-from hyfree_ray.segmenters.nnunet.data import (
-    cut_masks,
-    cut_slices,
-    read_image,
-    read_label,
-    use_on_volumes,
-)
+from hyfree_ray.segmenters.nnunet.data import use_on_volumes
 from hyfree_ray.segmenters.nnunet.model import Model
+from hyfree_ray.segmenters.nnunet.reading import cut_masks, cut_slices, read_image, read_label
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.stages.data import prepare, prepare_for_general

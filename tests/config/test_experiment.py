@@ -12,8 +12,9 @@ import yaml
 
 import hyfree_ray
 from hyfree_ray.config.budget import BUDGETS
-from hyfree_ray.config.experiment import Experiment, check_embedder, resolve_experiment
+from hyfree_ray.config.experiment import Experiment, check_embedder
 from hyfree_ray.config.loading import read_yaml
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.precision import PrecisionChoice
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.generators.stylegan2 import STYLEGAN2
@@ -348,7 +349,7 @@ def test_resolving_does_not_import_torch() -> None:
     import subprocess
 
     code = (
-        "import sys; from hyfree_ray.config.experiment import resolve_experiment as r; "
+        "import sys; from hyfree_ray.config.resolution import resolve_experiment as r; "
         "r(budget='small', generator='auto', device='cpu'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

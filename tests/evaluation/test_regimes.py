@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.evaluation.regimes import (
     CONTROL,
     REGIMES,

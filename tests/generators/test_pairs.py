@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hyfree_ray import generators
-from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.seeds import seed_of
 from tests.generators.pairs import MEAN_PAIRS

@@ -1,4 +1,4 @@
-"""Another package brings a generator, an architecture and a metric, a file and a line each.
+"""Another package brings generators, an architecture, a regime and a metric, a file each.
 
 The package lies beside this file. It is installed into a folder of its own, not beside the project.
 """
@@ -80,7 +80,7 @@ def pairs(installed: Path, store: Path) -> tuple[Path, str]:
         "--generator",
         "toy-pairs",
         "--settings",
-        "personalised",
+        "personalised,toy-glance",
         "--store",
         store,
     )
@@ -193,7 +193,10 @@ def test_table_report_and_mlflow_name_what_another_package_brought(
 ) -> None:
     folder, printed = pairs
     assert "toy recall" in printed
-    for what in ("generator toy-pairs", "segmenter toy", "metric toy_recall"):
+    for what in (
+        *("generator toy-pairs", "segmenter toy"),
+        *("regime toy-glance", "metric toy_recall"),
+    ):
         assert f"{what} is of the package {FROM}" in printed
     assert {row.metric for row in read_results(folder / "results.csv")} >= {"dice", "toy_recall"}
     report = tmp_path / "report"
@@ -210,6 +213,21 @@ def test_table_report_and_mlflow_name_what_another_package_brought(
     named = [run for run in runs if run.data.params.get("generator.name") == "toy-pairs"]
     assert named
     assert any(name.startswith("toy_recall.own.") for run in named for name in run.data.metrics)
+    assert any(name.endswith(".toy-glance") for run in named for name in run.data.metrics)
+
+
+def test_a_regime_is_trained_by_its_own_function_and_stands_in_every_table(
+    pairs: tuple[Path, str], store: Path
+) -> None:
+    folder, printed = pairs
+    assert "toy-glance" in printed
+    rows = read_results(folder / "results.csv")
+    assert {row.train_site for row in rows if row.regime == "toy-glance"} == {"site-1", "site-2"}
+    trained = [
+        json.loads(record.read_text())
+        for record in (store / "sites" / "site-1" / "stages").glob("train_segmenter-*/record.json")
+    ]
+    assert 1 in {one["params"]["epochs"] for one in trained}
 
 
 def test_an_experiment_records_package_and_version_and_its_settings(

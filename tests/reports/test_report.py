@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyfree_ray.config.experiment import resolve_experiment
+from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import command, device_hours

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.segmenters import NNUNET, SEGMENTERS
-from hyfree_ray.segmenters.nnunet.data import nnunet_environment, read_image
+from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.folders import write_results_folder
 from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model
+from hyfree_ray.segmenters.nnunet.reading import read_image
 from hyfree_ray.segmenters.nnunet.train import ResumableTrainer, make_trainer, train
 from tests.segmenters import test_nnunet
 from tests.segmenters.architectures import TINY

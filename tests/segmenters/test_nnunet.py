@@ -17,13 +17,12 @@ from hyfree_ray.segmenters.nnunet.data import (
     RawCase,
     plan_and_preprocess,
     preprocess_for,
-    read_image,
-    read_label,
     read_splits,
 )
 from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, save_network, slice_spacing
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset
 from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
+from hyfree_ray.segmenters.nnunet.reading import read_image, read_label
 from hyfree_ray.segmenters.nnunet.schedule import WarmupPolyLR
 from hyfree_ray.segmenters.nnunet.train import Schedule, train
 from hyfree_ray.segmenters.plan_caps import PlanCaps

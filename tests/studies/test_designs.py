@@ -18,16 +18,8 @@ from hyfree_ray.evaluation.choice import CHOICE_VERSION
 from hyfree_ray.evaluation.scores import COLUMNS
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.runners.resolve import SimulationOptions
-from hyfree_ray.studies.designs import (
-    curve_points,
-    draw_subsets,
-    grid_trials,
-    grouped,
-    phases,
-    same_scores,
-    scale_trials,
-    write_scaling,
-)
+from hyfree_ray.studies.curves import curve_points, grouped, same_scores, write_scaling
+from hyfree_ray.studies.designs import draw_subsets, grid_trials, phases, scale_trials
 from hyfree_ray.studies.trials import Trial
 from tests.commands.test_study_command import study
 from tests.refusals import refused, refuses

@@ -1,1 +1,1 @@
-"""One toy of each kind: a generator of images, one of pairs, an architecture and a metric."""
+"""One toy of each kind: generators of images and of pairs, an architecture, a regime, a metric."""
