@@ -43,7 +43,7 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
         try_to_write(out)
     where = find_device() if device == "auto" else device
     count = predict_folder(
-        folder, images, out, segmenter=segmenter or NNUNET, device=where, told=click.echo
+        folder, images, out, segmenter=segmenter or NNUNET, device=where, report=click.echo
     )
     click.echo(f"{count} cases segmented into {out}")
 

@@ -11,7 +11,7 @@ import click
 
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options, resolved
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.evaluation.regimes import replays
+from hyfree_ray.evaluation.regimes import GENERAL, replays
 
 if TYPE_CHECKING:
     from hyfree_ray.config.experiment import Experiment
@@ -114,7 +114,7 @@ async def _hand_out(
     party: PoolParty, members: Mapping[str, str]
 ) -> tuple[Parcel, ReplaySet | None]:
     """The general model and, where sites are to personalise it, the releases for replay."""
-    general = await party.model("general", members)
+    general = await party.model(GENERAL, members)
     if not replays(party.experiment.settings):
         return general, None
     shared = await party.share_for_replay(members)

@@ -138,7 +138,7 @@ def personalise(
     click.echo(f"{party.name}: {regime} written to {out}; see 'hyfree-ray predict --help'")
 
 
-def _told(regime: str, dice: Mapping[str, Mapping[int, float]]) -> str:
+def _described(regime: str, dice: Mapping[str, Mapping[int, float]]) -> str:
     """A candidate's Dice at home, and what decided."""
     mean = mean_over_patients(dice[regime])
     if regime == CONTROL:
@@ -158,8 +158,8 @@ async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> 
         click.echo(f"{party.name}: releases checked, for replay: {replayed}")
         dice = await party.compare_at_home(pooled.general, pooled.shared)
         chosen = choose_regime(dice)
-        told = ", ".join(_told(regime, dice) for regime in reversed(candidates()))
-        click.echo(f"{party.name}: Dice on its validation cases: {told}; it chooses {chosen}")
+        described = ", ".join(_described(regime, dice) for regime in reversed(candidates()))
+        click.echo(f"{party.name}: Dice on its validation cases: {described}; it chooses {chosen}")
     regime = keep or chosen
     model = await party.model(regime, pooled.general, pooled.shared)
     assert model is not None

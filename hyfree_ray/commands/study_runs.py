@@ -85,13 +85,13 @@ def _run(
         click.echo(f"  their logs: {folder.logs}", err=True)
     ended = []
 
-    def told(trial: str) -> None:
+    def report(trial: str) -> None:
         ended.append(trial)
         click.echo(f"  {trial}: done ({len(ended)} of {len(missing)})", err=True)
 
     try:
         if missing:
-            run_trials(missing, folder, parallel=parallel, told=told)
+            run_trials(missing, folder, parallel=parallel, report=report)
     except ChildError as error:
         said = f"{error}; run the same command again to resume"
         line = failure_line("study.trial-failed", said, exit_code=error.exit_code)

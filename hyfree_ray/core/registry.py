@@ -68,7 +68,7 @@ _loaded: dict[str, str] = {}
 
 @contextmanager
 def built_in_only() -> Iterator[None]:
-    """Import no other package's record meanwhile: for reading what others handed in."""
+    """Import no other package's record meanwhile: for reading what other parties submitted."""
     token = _BUILT_IN_ONLY.set(True)
     try:
         yield
@@ -119,7 +119,7 @@ class Registry(Generic[R]):
 
         Raises:
             HyfreeError: there is none, it cannot be imported, or it is another package's and the
-                process is reading what others handed in.
+                process is reading what other parties submitted.
         """
         if name not in self._records:
             self._records[name] = self._load(name)

@@ -49,7 +49,7 @@ class Preempted(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a stage is told about where it runs. Nothing here may change its result."""
+    """What a stage knows of where it runs. Nothing here may change its result."""
 
     out: Path
     """The stage's own folder: all it may write to."""

@@ -112,7 +112,7 @@ def score_case(
         spacing: mm between the elements, one an axis.
         metrics: what is measured; None: the project's own.
 
-    Axes of length 1 are left out: an image handed in as (1, H, W) is an image, not a volume of
+    Axes of length 1 are left out: an image given as (1, H, W) is an image, not a volume of
     which every pixel would be surface.
 
     Raises:

@@ -19,6 +19,12 @@ RELEASE = "release"
 CONTROL = "local2x"
 """What a site has without sharing, after as many steps: what most regimes are compared with."""
 
+GENERAL = "general"
+"""The pool's model, which sites fine-tune."""
+
+WITHOUT_ONE = "leave-one-out"
+"""The general model without one release: that release's labels are compared with its."""
+
 CHOSEN = "chosen"
 """What each site would keep, where it was asked: one of its `candidates`."""
 
@@ -118,7 +124,7 @@ _OWN: dict[str, Regime] = {
             candidate=3,
         ),
         Regime(
-            name="general",
+            name=GENERAL,
             label="one model for all, on all shared synthetic images",
             progress="training the general nnU-Net",
             trained_by="pool",
@@ -187,7 +193,7 @@ _OWN: dict[str, Regime] = {
             releases="own",
         ),
         Regime(
-            name="leave-one-out",
+            name=WITHOUT_ONE,
             label="the general model without the hospital's synthetic images, at that hospital",
             progress="training without one release",
             trained_by="pool",

@@ -11,14 +11,12 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.records import ParcelRecord
+from hyfree_ray.evaluation.regimes import WITHOUT_ONE
 from hyfree_ray.federation.interface import Receipt, ReplaySet, Round
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.pool_stages import EXPORTS, PoolStages
 from hyfree_ray.federation.rounds import Entry
 from hyfree_ray.federation.trainers import pool_trainer
-
-WITHOUT = "leave-one-out"
-"""The regime of the models that a release's labels are compared with."""
 
 
 class PoolParty(PoolStages):
@@ -136,7 +134,7 @@ class PoolParty(PoolStages):
 
     async def _agreement(self, site: str, members: Mapping[str, str]) -> Artifact:
         others = {other: key for other, key in members.items() if other != site}
-        model = await pool_trainer(WITHOUT)(self, WITHOUT, others)
+        model = await pool_trainer(WITHOUT_ONE)(self, WITHOUT_ONE, others)
         return await self.compare_labels(site, members[site], model)
 
     async def share_for_replay(self, members: Mapping[str, str]) -> ReplaySet:

@@ -20,6 +20,7 @@ from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.evaluation.regimes import (
     CHOSEN,
     CONTROL,
+    GENERAL,
     in_order,
     protocol,
     record_of,
@@ -262,7 +263,7 @@ class _Run:
         """Return the general model of the round; None if there is none."""
         if not members:
             return None
-        return await self.pool.make(PoolProgram.model, "general", members)
+        return await self.pool.make(PoolProgram.model, GENERAL, members)
 
     def _at_sites(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
         """Train the sites' own models, with or without the general model and the others'
@@ -306,7 +307,7 @@ class _Run:
                 if not part:
                     continue
                 alone = [name] if record.foreign_only else []
-                if part is members and regime == "general":
+                if part is members and regime == GENERAL:
                     self._score(regime, name, general)
                 else:
                     training = self.pool.make(PoolProgram.model, regime, part)

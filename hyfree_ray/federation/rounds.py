@@ -126,7 +126,7 @@ class Rounds:
 
     def _read(self, number: int) -> Round:
         found = self.documents.read(f"{self.folder}/{number}.json")
-        left_out = {site: _receipt(told) for site, told in found.get("left_out", {}).items()}
+        left_out = {site: _receipt(row) for site, row in found.get("left_out", {}).items()}
         return Round(number=found["round"], releases=found["releases"], left_out=left_out)
 
     def close(

@@ -27,7 +27,7 @@ def missing_sites(
     records: Iterable[StageRecord],
     unfinished_s: Mapping[str, float],
 ) -> tuple[MissingSite, ...]:
-    """Return what each site that handed in nothing, or broke later, took with it.
+    """Return what each site that submitted nothing, or broke later, took with it.
 
     Args:
         sites: all of the run.

@@ -25,13 +25,13 @@ RunNamed = Callable[[str, str], object]
 class _Ended(tune.Callback):
     """Reports trials that have succeeded."""
 
-    def __init__(self, told: Callable[[str], None]) -> None:
-        self._told = told
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
 
-    def on_trial_complete(self, *_: Any, **told: Any) -> None:
-        trial = told["trial"]
+    def on_trial_complete(self, *_: Any, **info: Any) -> None:
+        trial = info["trial"]
         if trial.last_result.get("done_well"):
-            self._told(trial.config["name"])
+            self._report(trial.config["name"])
 
 
 def run_on_tune(
@@ -41,7 +41,7 @@ def run_on_tune(
     scratch: Path,
     log_file: Path,
     parallel: int | None = None,
-    told: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Run trials on the cluster that this process is connected to.
 
@@ -54,7 +54,7 @@ def run_on_tune(
         scratch: a folder for Tune, removed again.
         log_file: for what Tune prints.
         parallel: trials at a time; None: one a GPU, or one a CPU where there is none.
-        told: called with the name of each trial that has ended well, as it ends.
+        report: called with the name of each trial that has ended well, as it ends.
 
     Raises:
         ChildError: a trial failed; the others were run to their end.
@@ -72,7 +72,7 @@ def run_on_tune(
         param_space={"name": tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(max_concurrent_trials=parallel or max(1, devices)),
         run_config=tune.RunConfig(
-            name="trials", storage_path=str(scratch), verbose=0, callbacks=[_Ended(told)]
+            name="trials", storage_path=str(scratch), verbose=0, callbacks=[_Ended(report)]
         ),
     )
     log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def run_trials(
     folder: StudyFolder,
     *,
     parallel: int | None = None,
-    told: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Run trials: first those that train what the others need.
 
@@ -65,7 +65,7 @@ def run_trials(
         trials: all of them run, whether or not they did before.
         folder: where; this process has joined its runtime's cluster where that has an address.
         parallel: trials at a time; None: one a device.
-        told: called with the name of each trial that has ended well, as it ends.
+        report: called with the name of each trial that has ended well, as it ends.
 
     Raises:
         ChildError: a trial failed.
@@ -73,7 +73,7 @@ def run_trials(
     if folder.runtime.ray == "off":
         for trial in (trial for phase in phases(trials) for trial in phase):
             folder.run(trial, "off")
-            told(trial.name)
+            report(trial.name)
         return
     from hyfree_ray.runners.ray_tune import run_on_tune
 
@@ -88,7 +88,7 @@ def run_trials(
                 scratch=folder.folder / "tune",
                 log_file=folder.logs / "tune.txt",
                 parallel=parallel,
-                told=told,
+                report=report,
             )
 
 

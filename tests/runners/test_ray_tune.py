@@ -26,7 +26,7 @@ def run(store: Path, names: list[str], told: list[str], parallel: int | None = N
         scratch=store / "tune",
         log_file=store / "logs" / "tune.txt",
         parallel=parallel,
-        told=told.append,
+        report=told.append,
     )
 
 

@@ -127,4 +127,4 @@ def train_federated(
 
 
 def _unheard(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
-    """A site's epochs are told of by the server's."""
+    """The server's log stands for the sites' epochs."""

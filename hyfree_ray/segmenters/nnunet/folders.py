@@ -29,7 +29,7 @@ def predict_folder(
     *,
     segmenter: str,
     device: str,
-    told: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> int:
     """Segment every case of a folder, each on its own grid, into a file of the images' format.
 
@@ -38,7 +38,7 @@ def predict_folder(
         images: holds `CASE_0000.ENDING`, one file a channel, as nnU-Net names them.
         out: gets `CASE.ENDING`; what is there already is left as it is.
         segmenter: the architecture that the model has to be of.
-        told: hears one line a case.
+        report: called with a line for each case.
 
     Returns:
         How many cases were segmented now.
@@ -66,7 +66,7 @@ def predict_folder(
         half = out / f".{case}{ending}"
         reader.write_seg(label_ZHW, str(half), properties)
         half.replace(out / f"{case}{ending}")
-        told(f"{case} ({number} of {len(missing)})")
+        report(f"{case} ({number} of {len(missing)})")
     return len(missing)
 
 
