@@ -258,7 +258,9 @@ _CUDA: dict[str, Callable[..., Any]] = {
     "is_bf16_supported": lambda including_emulation=True: True,
     "reset_peak_memory_stats": lambda device=None: None,
     "max_memory_reserved": lambda device=None: PEAK_MIB * 2**20,
-    "get_device_properties": lambda device: SimpleNamespace(total_memory=MEMORY_MIB * 2**20),
+    "get_device_properties": lambda device: SimpleNamespace(
+        name="stand-in", total_memory=MEMORY_MIB * 2**20
+    ),
 }
 
 
