@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,8 @@ import click
 
 from hyfree_ray import __version__
 from hyfree_ray.commands.check import check_data
+from hyfree_ray.commands.command_group import CommandGroup, MainGroup
+from hyfree_ray.commands.completion import completion
 from hyfree_ray.commands.doctor import doctor
 from hyfree_ray.commands.import_data import import_data
 from hyfree_ray.commands.model import export_model, predict
@@ -22,56 +22,24 @@ from hyfree_ray.commands.options import (
     LOG_FORMAT,
     SEED,
     STORE,
+    VERBOSITY,
     in_a_folder,
     runtime_options,
     simulated_options,
 )
 from hyfree_ray.commands.pool import pool
+from hyfree_ray.commands.runs import runs
 from hyfree_ray.commands.site import site
 from hyfree_ray.commands.store import store
 from hyfree_ray.commands.study import scale, study
 from hyfree_ray.commands.track import track
-from hyfree_ray.core.errors import HyfreeError, StageError
-from hyfree_ray.core.failure import choose_format, error_line
-from hyfree_ray.core.interrupts import run_interruptible
 
 
-class _Group(click.Group):
-    """Print an error as one line and exit with its code."""
-
-    def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
-        given = sys.argv[1:] if args is None else list(args)
-        choose_format(given)
-        try:
-            return super().main(given, *more, **kwargs)
-        except (HyfreeError, StageError) as error:
-            click.echo(error_line(error), err=True)
-            raise SystemExit(error.exit_code) from error
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _in_one_line():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        run = super().invoke
-        with _in_one_line():
-            return run_interruptible(lambda: run(ctx))
-
-
-@contextlib.contextmanager
-def _in_one_line() -> Iterator[None]:
-    """Turn click's usage errors, which take three lines, into one-line errors."""
-    try:
-        yield
-    except click.exceptions.NoArgsIsHelpError:
-        raise
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "hyfree-ray"
-        message = " ".join(error.format_message().split()).rstrip(".")
-        raise HyfreeError("option.usage", f"{message}; see {command} --help") from error
-
-
-@click.group(cls=_Group, epilog=EXIT_CODES)
+@click.group(
+    cls=MainGroup,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__)
 def main() -> None:
     """Would sharing synthetic images help my hospital, by how much, at what risk?
@@ -96,6 +64,8 @@ for command in (
     store,
     track,
     doctor,
+    runs,
+    completion,
 ):
     main.add_command(command)
 
@@ -152,6 +122,7 @@ for command in (
 )
 @FORMAT
 @LOG_FORMAT
+@VERBOSITY
 def simulate(folds: str | None, **options: Any) -> None:
     """Simulate hospitals that share synthetic images, and report what each of them gains.
 
@@ -205,6 +176,7 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
 @click.argument("runs", nargs=-1)
 @STORE
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Output folder. Default: a folder below reports/ in the store.",
@@ -239,7 +211,7 @@ def report(
     run_report(runs, store, out=out, study=study, with_real=with_real)
 
 
-@main.group(epilog=EXIT_CODES)
+@main.group(cls=CommandGroup, epilog=EXIT_CODES)
 def release() -> None:
     """Check, inspect and export releases: the files of synthetic images that hospitals share.
 
@@ -295,6 +267,7 @@ def show(file: Path, picture: Path) -> None:
 @_FILE
 @click.option("--to", "target", type=click.Choice(["parquet", "nnunet", "png"]), required=True)
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path),
     required=True,

@@ -14,6 +14,7 @@ import click
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import try_to_write, writing_to
+from hyfree_ray.core.log import set_verbosity
 from hyfree_ray.core.store_root import DEFAULT_STORE, STORE_VARIABLE
 from hyfree_ray.evaluation import regimes
 
@@ -49,6 +50,32 @@ LOG_FORMAT = click.option(
     type=click.Choice(["text", "json"]),
     help="Format of the log and of errors, on standard error. Default: as --format.",
 )
+
+
+def _level(_context: object, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        set_verbosity(parameter.name or "")
+
+
+def _verbosity(command: Command) -> Command:
+    quiet = click.option(
+        *("-q", "--quiet"),
+        is_flag=True,
+        expose_value=False,
+        callback=_level,
+        help="Print the answer, warnings and errors alone.",
+    )
+    verbose = click.option(
+        *("-v", "--verbose"),
+        is_flag=True,
+        expose_value=False,
+        callback=_level,
+        help="Also print the time that each task took.",
+    )
+    return verbose(quiet(command))
+
+
+VERBOSITY = _verbosity
 
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True

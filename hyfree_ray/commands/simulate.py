@@ -19,7 +19,7 @@ from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.failure import error_line
 from hyfree_ray.core.interrupts import exit_now
-from hyfree_ray.core.log import set_up_logging
+from hyfree_ray.core.log import is_verbose, set_up_logging
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.progress import clock, time_by_task
@@ -138,10 +138,11 @@ def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
         click.echo(json.dumps({**written, "folder": str(finished.folder), "mlflow_ui": ui}))
         return
     wide_console().print(render_table(finished.summary))
-    spent = time_by_task(finished.summary.stages)
-    total = sum(seconds for _, seconds in spent)
-    click.echo(f"\ntime spent (all parties together: {clock(total)})")
-    for task, seconds in spent:
-        click.echo(f"  {task:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
+    if is_verbose():
+        spent = time_by_task(finished.summary.stages)
+        total = sum(seconds for _, seconds in spent)
+        click.echo(f"\ntime spent (all parties together: {clock(total)})")
+        for task, seconds in spent:
+            click.echo(f"  {task:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
     click.echo(f"files: {finished.folder}")
     click.echo(ui)

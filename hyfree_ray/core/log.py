@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from contextvars import ContextVar
 
 LOGGER = "hyfree_ray"
 
@@ -28,8 +29,24 @@ class _Plain(logging.Formatter):
         return f"{clock} {level}{record.getMessage()}"
 
 
-def set_up_logging(output: str, *, level: int = logging.INFO) -> logging.Logger:
+_LEVELS = {"quiet": logging.WARNING, "": logging.INFO, "verbose": logging.DEBUG}
+
+_verbosity: ContextVar[str] = ContextVar("verbosity", default="")
+
+
+def set_verbosity(verbosity: str) -> None:
+    """Choose what the log of this command holds: "quiet", "" or "verbose"."""
+    _verbosity.set(verbosity)
+
+
+def is_verbose() -> bool:
+    """Return whether details were asked for."""
+    return _verbosity.get() == "verbose"
+
+
+def set_up_logging(output: str) -> logging.Logger:
     """Send the project's log to standard error, as `text` or as `json` lines."""
+    level = _LEVELS[_verbosity.get()]
     logger = logging.getLogger(LOGGER)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if output == "json" else _Plain())

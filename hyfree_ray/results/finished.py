@@ -134,20 +134,30 @@ class Finished:
         return self.summary.data[site]
 
 
+def finished_folders(store: Path) -> list[Path]:
+    """List the folders of finished runs, the newest last; at least one.
+
+    Raises:
+        HyfreeError: there is none.
+    """
+    found = sorted(
+        (file.parent for file in (store / "runs").glob(f"*/{SUMMARY}")),
+        key=lambda folder: (folder / SUMMARY).stat().st_mtime,
+    )
+    if not found:
+        raise HyfreeError(
+            "run.not-found", f"{store}: no finished run; run 'hyfree-ray simulate' or see --store"
+        )
+    return found
+
+
 def find_run(store: Path, run: str | None) -> Path:
     """Find the folder of a finished run; the newest where none is named.
 
     Raises:
         HyfreeError: no such run; the message lists those that are there.
     """
-    finished = sorted(
-        (file.parent for file in (store / "runs").glob(f"*/{SUMMARY}")),
-        key=lambda folder: (folder / SUMMARY).stat().st_mtime,
-    )
-    if not finished:
-        raise HyfreeError(
-            "run.not-found", f"{store}: no finished run; run 'hyfree-ray simulate' or see --store"
-        )
+    finished = finished_folders(store)
     if run is None:
         return finished[-1]
     for folder in finished:

@@ -367,3 +367,31 @@ def test_all_sites_cannot_withdraw(tmp_path: Path) -> None:
     for given in (("--sites", "2", *every), ("--sites", "1", *every[:2])):
         refused(call("simulate", "--store", store, *given), "round.nobody-left", "--withdraw")
     assert not store.exists()
+
+
+def test_help_lists_every_command_in_a_section_with_its_whole_summary() -> None:
+    shown = call("-h").output
+    for name, command in main.commands.items():
+        assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
+        assert command.get_short_help_str(limit=1000).split()[-1] in shown
+    assert "..." not in shown.replace("[ARGS]...", "")
+    assert "Commands:" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("run", "simulate"), ("validate", "check"), ("reprot", "report")]
+)
+def test_a_command_that_there_is_not_suggests_the_nearest(given: str, meant: str) -> None:
+    refusal = refused(call(given), "option.usage")
+    assert repr(meant) in refusal
+
+
+def test_no_finished_run_is_one_line(tmp_path: Path) -> None:
+    refused(call("runs", "ls", "--store", tmp_path / "none"), "run.not-found")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(shell: str) -> None:
+    result = call("completion", shell)
+    assert result.exit_code == 0
+    assert "_HYFREE_RAY_COMPLETE" in result.output

@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from hyfree_ray.cli import main
 from hyfree_ray.core.records import RECORD
 from hyfree_ray.evaluation.regimes import protocol
 from hyfree_ray.evaluation.scores import read_results
@@ -51,6 +53,13 @@ def test_a_run_leaves_what_people_script_against(whole: tuple[Path, str]) -> Non
     assert (store / "mlflow.db").exists()
     last = printed.strip().splitlines()[-1]
     assert last.startswith("mlflow ui --backend-store-uri sqlite:///")
+
+
+def test_finished_runs_are_listed(whole: tuple[Path, str]) -> None:
+    result = CliRunner().invoke(main, ["runs", "ls", "--store", str(whole[0]), "--format", "json"])
+    (row,) = json.loads(result.stdout)
+    assert row["run"] == run_folder(whole[0]).name
+    assert (row["sites"], row["fold"], row["seed"]) == (2, 0, 0)
 
 
 def test_the_summary_tells_compute_borders_and_every_resolved_number(
