@@ -90,6 +90,7 @@ class Experiment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     seed: int = Field(default=0, ge=0)
+    """Of all random numbers, each party's and stage's derived from it."""
     fold: int = Field(default=0, ge=0, le=4)
     """The test fold; validation is the next one, training the other three."""
     generator: GeneratorChoice

@@ -143,7 +143,7 @@ _GENERATORS_OWN = "generator.config."
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
-    known = _known_keys()
+    known = known_keys()
     for path, value in _leaves(more):
         path = "generator.name" if path == "generator" else path
         if path not in known and not path.startswith(_GENERATORS_OWN):
@@ -184,11 +184,11 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return found
 
 
-def _known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+def known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
         else:
             keys.append(f"{prefix}{name}")
     return keys
