@@ -1,6 +1,6 @@
 """Does the phantom leave something to gain? Real data only; run it before trying any generator.
 
-    python benchmarks/phantom.py [--seed 0] [--store DIR] [--processes 2]
+    python benchmarks/phantom.py [--phantom brain] [--seed 0] [--store DIR] [--processes 2]
 
 Trains the pipeline's own nnU-Net, at the `small` budget and on fold 0, at each site (`local2x`) and
 once on all sites' real training data together, for as many steps. Scored are the fold's test cases
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from bench import Bench
 
-from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM, PHANTOMS
 from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import digest_of
@@ -35,7 +35,6 @@ from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.training import train_segmenter
 
-SITES = 5
 POOLED = "pooled"
 GAIN, LOSS = 0.05, 0.10
 """Criteria in Dice: what pooling gains at each of the two smallest sites; what a model loses at
@@ -48,21 +47,20 @@ class PhantomBench(Bench):
     Args:
         root: the store's folder.
         seed: of the phantom and of the trainings.
+        phantom: its name.
     """
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, phantom: str) -> None:
         super().__init__(root, "bench")
+        self.phantom = PHANTOMS[phantom]
         self.seed = seed
         self.experiment, _ = resolve_experiment(budget="small", generator="flow", device="cpu")
         self.sites = self._drawn_from(seed)
         self.fresh = self._drawn_from(seed_of(seed, "fresh") % 2**32)
 
     def _drawn_from(self, seed: int) -> dict[str, Site]:
-        cohort = phantom_cohort(SITES, seed, self.store.root)
-        drawn = {
-            name: {"index": index, "seed": seed, "phantom": PHANTOM_VERSION}
-            for index, name in enumerate(sorted(cohort.sites), start=1)
-        }
+        cohort = self.phantom.cohort_of(self.phantom.sites, seed, self.store.root)
+        drawn = {name: self.phantom.drawn_from(name, seed) for name in cohort.sites}
         return sites_of(cohort, 0, phantom=drawn)
 
     def data(self, site: Site) -> Artifact:
@@ -142,10 +140,10 @@ class Row:
     """By site."""
 
 
-def measure(root: Path, seed: int, name: str) -> Row:
+def measure(root: Path, seed: int, phantom: str, name: str) -> Row:
     """Train one model and score it everywhere, in this process."""
     torch.set_num_threads(1)
-    bench = PhantomBench(root, seed)
+    bench = PhantomBench(root, seed, phantom)
     images, model = bench.model(name)
     dice = tuple(bench.dice(model, site) for site in bench.sites)
     return Row(name=name, images=images, dice=dice)
@@ -171,20 +169,21 @@ def report(rows: dict[str, Row], sites: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--phantom", choices=PHANTOMS.names(), default=DEFAULT_PHANTOM)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="where to keep the stages")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = (asked.store or Path(folder)).absolute()
-        sites = list(PhantomBench(root, asked.seed).sites)
+        sites = list(PhantomBench(root, asked.seed, asked.phantom).sites)
         print(f"Dice, seed {asked.seed}".ljust(26) + "".join(f"{name:>9}" for name in sites))
         rows: dict[str, Row] = {}
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(asked.processes, mp_context=spawn) as pool:
             names = (POOLED, *sites)
             for done in as_completed(
-                pool.submit(measure, root, asked.seed, name) for name in names
+                pool.submit(measure, root, asked.seed, asked.phantom, name) for name in names
             ):
                 row = rows[done.result().name] = done.result()
                 cells = "".join(f"{dice:9.3f}" for dice in row.dice)

@@ -74,7 +74,7 @@ for command in (
 @click.option(
     "--sites",
     type=click.IntRange(1),
-    help="Number of hospitals. Default without --data: 5 phantom hospitals.",
+    help="Number of hospitals. Default without --data: those of the phantom.",
 )
 @simulated_options
 @FOLD
@@ -129,6 +129,7 @@ def simulate(folds: str | None, **options: Any) -> None:
     \b
     Examples:
       hyfree-ray simulate --sites 5
+      hyfree-ray simulate --phantom brain
       hyfree-ray simulate --data Dataset301_LungCXR --budget small
       hyfree-ray simulate --sites 2 --budget smoke --ray off
       hyfree-ray simulate --sites 5 --folds 0-4

@@ -27,6 +27,7 @@ def simulate(
     *,
     sites: int | None = None,
     data: str | Path | None = None,
+    phantom: str | None = None,
     partition: str = NATURAL,
     config: str | Path | None = None,
     budget: str | None = None,
@@ -59,8 +60,9 @@ def simulate(
         >>> run.contrasts  # doctest: +SKIP
 
     Args:
-        sites: hospitals; None: those of the data, or five phantom ones.
+        sites: hospitals; None: those of the data or of the phantom.
         data: an nnU-Net raw data set with a `sites.csv`; None: phantom sites.
+        phantom: which phantom is drawn without data: `abdomen` or `brain`.
         partition: `natural` (sites.csv), `random`, `size-skew`, `dirichlet` or `column:NAME`.
         config: YAML file with fields of the experiment.
         budget: `smoke`, `small` or `paper`; None: small on a CPU, paper on a GPU.
@@ -90,6 +92,7 @@ def simulate(
     options = SimulationOptions(
         sites=sites,
         data=None if data is None else Path(data),
+        phantom=phantom,
         partition=partition,
         config=None if config is None else Path(config),
         budget=budget,

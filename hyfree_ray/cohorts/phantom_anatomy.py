@@ -13,52 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from hyfree_ray.cohorts.phantom_shapes import (
+    Array,
+    Blob,
+    draw_blob,
+    inside,
+    pixel_grid,
+    smooth_noise,
+)
 from hyfree_ray.cohorts.phantom_sites import Greys, SiteStyle
-
-Array = NDArray[np.float64]
 
 ORGAN, LESION = 1, 2
 _AIR = 0.02
-_WAVES = np.arange(2, 6)
-"""Angular frequencies of a contour's irregularity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Blob:
-    """An irregular ellipsoid."""
-
-    centre: tuple[float, float]
-    radii: tuple[float, float]
-    turn: float = 0.0
-    """Radians."""
-    waves: Array
-    """Amplitude and phase of each of `_WAVES`, (2, 4)."""
-    z: float = 0.0
-    reach: float = 90.0
-    """Half its extent across the slices."""
-
-    def depth_HW(self, grid_HW: tuple[Array, Array], z: float) -> Array:
-        """Return about how far inside its contour each pixel lies in the slice at `z`; below 0
-        outside."""
-        shrink = np.sqrt(max(0.0, 1 - ((z - self.z) / self.reach) ** 2))
-        y_HW, x_HW = grid_HW[0] - self.centre[0], grid_HW[1] - self.centre[1]
-        cos, sin = np.cos(self.turn), np.sin(self.turn)
-        v_HW, u_HW = (
-            (cos * y_HW - sin * x_HW) / self.radii[0],
-            (sin * y_HW + cos * x_HW) / self.radii[1],
-        )
-        angle_HW = np.arctan2(v_HW, u_HW)
-        edge_HW = np.full_like(angle_HW, shrink)
-        for wave, amplitude, phase in zip(_WAVES, *self.waves, strict=True):
-            # Contours turn slowly with z, so that neighbouring slices are alike but not equal.
-            edge_HW += shrink * amplitude * np.cos(wave * angle_HW + phase + 0.02 * z)
-        size = float(np.sqrt(self.radii[0] * self.radii[1]))
-        return np.asarray((edge_HW - np.hypot(v_HW, u_HW)) * size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Lesion:
-    blob: _Blob
+    blob: Blob
     contrast: float
     """Fraction of the site's difference between lesion and organ."""
 
@@ -66,18 +37,18 @@ class _Lesion:
 @dataclass(frozen=True, kw_only=True)
 class _Patient:
     greys: Greys
-    body: _Blob
+    body: Blob
     fat: float
     """Thickness of the fat under the skin."""
-    organ: _Blob
-    twin: _Blob
-    bones: tuple[_Blob, ...]
-    canal: _Blob
-    kidneys: tuple[_Blob, ...]
-    bowel: tuple[tuple[_Blob, float], ...]
+    organ: Blob
+    twin: Blob
+    bones: tuple[Blob, ...]
+    canal: Blob
+    kidneys: tuple[Blob, ...]
+    bowel: tuple[tuple[Blob, float], ...]
     """Loops with their grey, which depends on their content, not on the site."""
-    vessels: tuple[_Blob, ...]
-    cysts: tuple[_Blob, ...]
+    vessels: tuple[Blob, ...]
+    cysts: tuple[Blob, ...]
     lesions: tuple[_Lesion, ...]
 
 
@@ -86,14 +57,14 @@ def draw_patient(
 ) -> list[tuple[Array, NDArray[np.uint8]]]:
     """Draw images (H, W) in scanner units and labels (H, W) of one patient's slices."""
     patient = _patient(style, rng)
-    grid_HW = _grid(style)
+    grid_HW = pixel_grid(style.matrix, style.spacing)
     gap = rng.uniform(20, 36) / (slices - 1)
     placed = rng.normal(0, 5, 2)
     style = replace(
         style, noise=style.noise * rng.uniform(0.7, 1.3), blur=style.blur * rng.uniform(0.8, 1.3)
     )
-    field_HW = _smooth_noise(style, rng, 60.0)
-    texture_HW = _smooth_noise(style, rng, 4.0)
+    field_HW = smooth_noise(style.matrix, style.spacing, rng, 60.0)
+    texture_HW = smooth_noise(style.matrix, style.spacing, rng, 4.0)
     drawn = []
     for number in range(slices):
         z = (number - (slices - 1) / 2) * gap + rng.uniform(-3, 3)
@@ -102,27 +73,11 @@ def draw_patient(
             for axis_HW, shift in zip(grid_HW, placed + rng.normal(0, 1.5, 2), strict=True)
         )
         image_HW, label_HW, tissue_HW = _paint(patient, style, moved_HW, z)
-        fresh_HW = _smooth_noise(style, rng, 4.0)
+        fresh_HW = smooth_noise(style.matrix, style.spacing, rng, 4.0)
         image_HW += style.texture * tissue_HW * (texture_HW + fresh_HW) / np.sqrt(2)
         image_HW *= np.exp(style.shading * (0.6 * field_HW + 0.4 * moved_HW[0] / 100))
         drawn.append((_scan(image_HW, style, rng), label_HW))
     return drawn
-
-
-def _grid(style: SiteStyle) -> tuple[Array, Array]:
-    (rows, columns), (dy, dx) = style.matrix, style.spacing
-    y_H = (np.arange(rows) - (rows - 1) / 2) * dy
-    x_W = (np.arange(columns) - (columns - 1) / 2) * dx
-    y_HW, x_HW = np.meshgrid(y_H, x_W, indexing="ij")
-    return y_HW, x_HW
-
-
-def _smooth_noise(style: SiteStyle, rng: np.random.Generator, length: float) -> Array:
-    """Draw a random field (H, W) of mean 0 and deviation 1 that varies over `length` mm."""
-    noise_HW = gaussian_filter(
-        rng.normal(size=style.matrix), [length / step for step in style.spacing], mode="wrap"
-    )
-    return np.asarray((noise_HW - noise_HW.mean()) / noise_HW.std())
 
 
 def _scan(image_HW: Array, style: SiteStyle, rng: np.random.Generator) -> Array:
@@ -135,33 +90,18 @@ def _scan(image_HW: Array, style: SiteStyle, rng: np.random.Generator) -> Array:
 # ---------------------------------------------------------------- anatomy
 
 
-def _blob(
-    rng: np.random.Generator,
-    centre: tuple[float, float],
-    radii: tuple[float, float],
-    *,
-    irregular: float,
-    turn: float = 0.0,
-    z: float = 0.0,
-    reach: float = 90.0,
-) -> _Blob:
-    amplitudes = np.abs(rng.normal(0, irregular, len(_WAVES))) * 2 / _WAVES
-    waves = np.stack([amplitudes, rng.uniform(0, 2 * np.pi, len(_WAVES))])
-    return _Blob(centre=centre, radii=radii, turn=turn, waves=waves, z=z, reach=reach)
-
-
 def _patient(style: SiteStyle, rng: np.random.Generator) -> _Patient:
     size = rng.normal(1, 0.08)
     half = (88 * size * rng.normal(1, 0.04), 122 * size * rng.normal(1, 0.04))
     greys = {field.name: getattr(style.greys, field.name) for field in fields(Greys)}
-    organ = _blob(
+    organ = draw_blob(
         rng,
         (-8 * size + rng.normal(0, 8), -50 * size + rng.normal(0, 8)),
         (42 * size * rng.normal(1, 0.15), 48 * size * rng.normal(1, 0.15)),
         irregular=0.1,
         turn=rng.normal(0, 0.3),
     )
-    twin = _blob(
+    twin = draw_blob(
         rng,
         (4 * size + rng.normal(0, 8), 74 * size + rng.normal(0, 5)),
         (32 * size * rng.normal(1, 0.15), 21 * size * rng.normal(1, 0.15)),
@@ -172,32 +112,31 @@ def _patient(style: SiteStyle, rng: np.random.Generator) -> _Patient:
     back = 50 * size
     return _Patient(
         greys=Greys(**{name: grey + rng.normal(0, style.spread) for name, grey in greys.items()}),
-        body=_blob(rng, (0, 0), half, irregular=0.02, reach=400),
+        body=draw_blob(rng, (0, 0), half, irregular=0.02, reach=400),
         fat=rng.uniform(6, 18),
         organ=organ,
         twin=twin,
         bones=_spine(rng, back),
-        canal=_blob(rng, (back + 14, 0), (5.5, 7), irregular=0.03, reach=300),
+        canal=draw_blob(rng, (back + 14, 0), (5.5, 7), irregular=0.03, reach=300),
         kidneys=tuple(_kidney(rng, side, back, size) for side in (-1, 1)),
         bowel=tuple(_bowel_loop(rng, size) for _ in range(rng.integers(1, 5))),
         vessels=tuple(_vessel(rng, organ) for _ in range(rng.integers(2, 5))),
         cysts=tuple(
-            _ball(rng, _inside(rng, organ, 0.9), rng.uniform(5, 11))
-            for _ in range(rng.poisson(0.6))
+            _ball(rng, inside(rng, organ, 0.9), rng.uniform(5, 11)) for _ in range(rng.poisson(0.6))
         ),
         lesions=_lesions(style, rng, organ),
     )
 
 
-def _spine(rng: np.random.Generator, back: float) -> tuple[_Blob, ...]:
+def _spine(rng: np.random.Generator, back: float) -> tuple[Blob, ...]:
     return (
-        _blob(rng, (back - 4, 0), (15, 18), irregular=0.03, reach=300),
-        _blob(rng, (back + 24, 0), (10, 4), irregular=0.03, reach=300),
+        draw_blob(rng, (back - 4, 0), (15, 18), irregular=0.03, reach=300),
+        draw_blob(rng, (back + 24, 0), (10, 4), irregular=0.03, reach=300),
     )
 
 
-def _kidney(rng: np.random.Generator, side: int, back: float, size: float) -> _Blob:
-    return _blob(
+def _kidney(rng: np.random.Generator, side: int, back: float, size: float) -> Blob:
+    return draw_blob(
         rng,
         (back - 12 + rng.normal(0, 4), side * 44 * size + rng.normal(0, 4)),
         (19, 14),
@@ -208,8 +147,8 @@ def _kidney(rng: np.random.Generator, side: int, back: float, size: float) -> _B
     )
 
 
-def _bowel_loop(rng: np.random.Generator, size: float) -> tuple[_Blob, float]:
-    loop = _blob(
+def _bowel_loop(rng: np.random.Generator, size: float) -> tuple[Blob, float]:
+    loop = draw_blob(
         rng,
         (rng.uniform(-50, 0) * size, rng.uniform(5, 60) * size),
         (rng.uniform(9, 18), rng.uniform(12, 24)),
@@ -221,10 +160,10 @@ def _bowel_loop(rng: np.random.Generator, size: float) -> tuple[_Blob, float]:
     return loop, rng.uniform(0.05, 0.95)
 
 
-def _vessel(rng: np.random.Generator, organ: _Blob) -> _Blob:
-    return _blob(
+def _vessel(rng: np.random.Generator, organ: Blob) -> Blob:
+    return draw_blob(
         rng,
-        _inside(rng, organ, 0.8),
+        inside(rng, organ, 0.8),
         (rng.uniform(3.5, 5), rng.uniform(10, 24)),
         irregular=0.05,
         turn=rng.uniform(0, np.pi),
@@ -233,34 +172,23 @@ def _vessel(rng: np.random.Generator, organ: _Blob) -> _Blob:
     )
 
 
-def _lesions(style: SiteStyle, rng: np.random.Generator, organ: _Blob) -> tuple[_Lesion, ...]:
+def _lesions(style: SiteStyle, rng: np.random.Generator, organ: Blob) -> tuple[_Lesion, ...]:
     if rng.uniform() < style.healthy:
         return ()
     return tuple(
         _Lesion(
-            blob=_ball(rng, _inside(rng, organ, 0.75), rng.uniform(*style.radius)),
+            blob=_ball(rng, inside(rng, organ, 0.75), rng.uniform(*style.radius)),
             contrast=rng.uniform(0.8, 1.2),
         )
         for _ in range(1 + rng.poisson(style.lesions))
     )
 
 
-def _ball(rng: np.random.Generator, centre: tuple[float, float], radius: float) -> _Blob:
+def _ball(rng: np.random.Generator, centre: tuple[float, float], radius: float) -> Blob:
     radii = (radius * rng.uniform(0.8, 1.2), radius * rng.uniform(0.8, 1.2))
     # Flattened less across the slices than a sphere, so that most slices of a patient meet it.
-    return _blob(
+    return draw_blob(
         rng, centre, radii, irregular=0.1, z=rng.uniform(-16, 16), reach=max(1.6 * radius, 20)
-    )
-
-
-def _inside(rng: np.random.Generator, organ: _Blob, share: float) -> tuple[float, float]:
-    """Draw a point uniformly within the ellipse of `share` of the organ's radii."""
-    radius, angle = share * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
-    v, u = radius * np.sin(angle) * organ.radii[0], radius * np.cos(angle) * organ.radii[1]
-    cos, sin = np.cos(organ.turn), np.sin(organ.turn)
-    return (
-        float(organ.centre[0] + cos * v + sin * u),
-        float(organ.centre[1] - sin * v + cos * u),
     )
 
 
@@ -276,9 +204,9 @@ def _paint(
         image_HW[...] += share_HW * (grey - image_HW)
         return share_HW
 
-    def fill(blobs: Sequence[_Blob], grey: float, within_HW: Array | None = None) -> None:
-        for blob in blobs:
-            depth_HW = blob.depth_HW(grid_HW, z)
+    def fill(blobs: Sequence[Blob], grey: float, within_HW: Array | None = None) -> None:
+        for shape in blobs:
+            depth_HW = shape.depth_HW(grid_HW, z)
             cover(depth_HW if within_HW is None else np.minimum(depth_HW, within_HW), grey)
 
     body_HW = patient.body.depth_HW(grid_HW, z)

@@ -85,10 +85,53 @@ RAY = click.option(
     "--ray", default="local", show_default=True, help="local, off, or the ADDRESS of a cluster."
 )
 
+
+class _RecordName(click.ParamType):  # type: ignore[type-arg]  # click 8.1 takes none
+    """The name of a record; other packages' are looked up only where they are asked for."""
+
+    name = "name"
+
+    def __init__(self, table: Callable[[], Registry[Any]], *also: str) -> None:
+        self._table, self._also = table, also
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return f"[{'|'.join((*self._also, *self._table().names()))}]"
+
+    def convert(self, value: str, *_: Any) -> str:
+        if value not in self._also:
+            self._table().origin(value)  # raises where there is none
+        return value
+
+
+def _phantoms() -> Registry[Any]:
+    from hyfree_ray.cohorts.phantom_record import PHANTOMS
+
+    return PHANTOMS
+
+
+def _generators() -> Registry[Any]:
+    from hyfree_ray.generators import GENERATORS
+
+    return GENERATORS
+
+
+def _segmenters() -> Registry[Any]:
+    from hyfree_ray.segmenters import SEGMENTERS
+
+    return SEGMENTERS
+
+
 DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
     help="An nnU-Net raw data set with a sites.csv (case,site,patient). Default: phantom sites.",
+)
+
+PHANTOM = click.option(
+    "--phantom",
+    type=_RecordName(_phantoms),
+    help="Which phantom to draw without --data: abdomen (slices of one sequence, 5 hospitals) or "
+    "brain (volumes of four sequences with nested tumour labels, 6 hospitals). Default: abdomen.",
 )
 
 PARTITION = click.option(
@@ -109,35 +152,6 @@ BUDGET = click.option(
     type=click.Choice(["smoke", "small", "paper"]),
     help="How much to compute. Default: small on a CPU, paper on a GPU.",
 )
-
-
-class _RecordName(click.ParamType):  # type: ignore[type-arg]  # click 8.1 takes none
-    """The name of a record; other packages' are looked up only where they are asked for."""
-
-    name = "name"
-
-    def __init__(self, table: Callable[[], Registry[Any]], *also: str) -> None:
-        self._table, self._also = table, also
-
-    def get_metavar(self, *_: Any, **__: Any) -> str:
-        return f"[{'|'.join((*self._also, *self._table().names()))}]"
-
-    def convert(self, value: str, *_: Any) -> str:
-        if value not in self._also:
-            self._table().origin(value)  # raises where there is none
-        return value
-
-
-def _generators() -> Registry[Any]:
-    from hyfree_ray.generators import GENERATORS
-
-    return GENERATORS
-
-
-def _segmenters() -> Registry[Any]:
-    from hyfree_ray.segmenters import SEGMENTERS
-
-    return SEGMENTERS
 
 
 GENERATOR = click.option(
@@ -251,7 +265,17 @@ experiment_options = all_of(
 precision, which is each party's own."""
 
 simulated_options = all_of(
-    DATA, PARTITION, CONFIG, BUDGET, GENERATOR, SEGMENTER, PRECISION, SETTINGS, METRICS, SET
+    DATA,
+    PHANTOM,
+    PARTITION,
+    CONFIG,
+    BUDGET,
+    GENERATOR,
+    SEGMENTER,
+    PRECISION,
+    SETTINGS,
+    METRICS,
+    SET,
 )
 """What is simulated, but for the number of sites, the folds and the seeds."""
 

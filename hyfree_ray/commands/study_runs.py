@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyfree_ray.cohorts.checks import FOLDS
-from hyfree_ray.cohorts.phantom_sites import MAX_SITES
+from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM, PHANTOMS
 from hyfree_ray.commands.options import parse_numbers, refuse_overrides, simulation_options
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.failure import failure_line
@@ -48,7 +48,8 @@ def run_scale(
     set_up_logging(output)
     options = simulation_options(given)
     refuse_overrides(options.overrides, ("fold", "seed"), "--folds and --seeds")
-    most = MAX_SITES if options.data is None else 10**6
+    phantom = PHANTOMS[options.phantom or DEFAULT_PHANTOM]
+    most = phantom.max_sites if options.data is None else 10**6
     sizes = parse_numbers(sites, "--sites", least=2, most=most)
     numbers = parse_numbers(folds, "--folds", least=0, most=FOLDS - 1)
     with joined(ray):

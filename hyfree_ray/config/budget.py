@@ -61,8 +61,8 @@ class Budget(_Strict):
     unet: UNetBudget
     generator: GeneratorBudget
     synthesis: SynthesisBudget
-    phantom_sites: int = Field(ge=1)
-    """Phantom hospitals where no number is given."""
+    phantom_sites: int | None = Field(ge=1)
+    """Phantom hospitals where no number is given; None: as many as the phantom says."""
     generator_backend: str
     """What `--generator auto` takes."""
     generator_reason: str

@@ -31,8 +31,8 @@ class Site:
     """nnU-Net's `dataset.json`: channel names, labels, file ending, reader."""
     folder: Path | None
     """Folder of the raw data set; None: a phantom, which draws itself."""
-    phantom: Mapping[str, int] | None = None
-    """index, seed and version of a phantom site."""
+    phantom: Mapping[str, Any] | None = None
+    """index, seed and version of a phantom site, and its kind."""
 
     def part(self, *names: Part) -> list[SiteCase]:
         """Return the cases of the named parts."""

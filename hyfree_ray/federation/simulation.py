@@ -119,7 +119,7 @@ class Simulation:
 
 
 def sites_of(
-    cohort: Cohort, fold: int, *, phantom: Mapping[str, Mapping[str, int]] | None = None
+    cohort: Cohort, fold: int, *, phantom: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Site]:
     """Return sites as values, with their cases split for a fold.
 

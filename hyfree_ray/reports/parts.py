@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
+from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM, PHANTOMS
 from hyfree_ray.evaluation.regimes import purposes_of
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.summary import TESTED, SiteOutcome, Spent, Transfer
@@ -256,8 +257,10 @@ def command(run: Finished, config: str) -> str:
     cohort, pooled, how = run.summary.cohort, run.contributors, run.summary.partition.how
     words = ["hyfree-ray", "simulate"]
     number = ["--sites", str(len(run.sites))]
-    if cohort == "Phantom":
-        words += number
+    drawn = [phantom for phantom in PHANTOMS.built_in() if phantom.cohort == cohort]
+    if drawn:
+        named = drawn[0].name
+        words += number if named == DEFAULT_PHANTOM else ["--phantom", named, *number]
     else:
         words += ["--data", f"DIR/{cohort}"]
         if how not in {"", NATURAL}:

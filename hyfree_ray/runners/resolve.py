@@ -11,7 +11,7 @@ from typing import Literal
 
 from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.partitions import NATURAL, partition
-from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
+from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM, PHANTOMS
 from hyfree_ray.cohorts.summary import describe_notes
 from hyfree_ray.config.device import find_device
 from hyfree_ray.config.experiment import Experiment, Runtime, check_embedder
@@ -38,6 +38,8 @@ class SimulationOptions:
     sites: int | None = None
     data: Path | None = None
     """An nnU-Net raw data set with its `sites.csv`; None: phantom sites."""
+    phantom: str | None = None
+    """Which phantom is drawn where there are no data; None: the first."""
     partition: str = NATURAL
     config: Path | None = None
     budget: str | None = None
@@ -158,8 +160,14 @@ def find_cohort(
                 "option.conflict",
                 f"--partition {options.partition}: phantom sites cannot be partitioned; add --data",
             )
-        count = experiment.budget.phantom_sites if options.sites is None else options.sites
-        return phantom_cohort(count, experiment.seed, store)
+        phantom = PHANTOMS[options.phantom or DEFAULT_PHANTOM]
+        count = options.sites or experiment.budget.phantom_sites or phantom.sites
+        return phantom.cohort_of(count, experiment.seed, store)
+    if options.phantom is not None:
+        raise HyfreeError(
+            "option.conflict",
+            f"--phantom {options.phantom}: the sites are those of --data; leave one of the two out",
+        )
     cohort = read(options.data, options.partition == NATURAL)
     return partition(cohort, options.partition, sites=options.sites, seed=experiment.seed)
 
@@ -176,12 +184,9 @@ def make_simulation(
     Raises:
         HyfreeError: contributors that are no sites, or too few.
     """
+    phantom = PHANTOMS[options.phantom or DEFAULT_PHANTOM]
     drawn = {
-        name: {
-            "index": int(name.removeprefix("site-")),
-            "seed": experiment.seed,
-            "phantom": PHANTOM_VERSION,
-        }
+        name: phantom.drawn_from(name, experiment.seed)
         for name in cohort.sites
         if options.data is None
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.cohorts.label_sets import IGNORE
+from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM
 from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.stage import Context, Folder, stage
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 
 
 @stage(version=1)
-def draw_phantom(context: Context, *, index: int, seed: int, phantom: int) -> dict[str, Any]:
+def draw_phantom(
+    context: Context, *, index: int, seed: int, phantom: int, kind: str = DEFAULT_PHANTOM
+) -> dict[str, Any]:
     """Draw the phantom site `index` as a raw data set (`phantom` is the phantom's version)."""
-    from hyfree_ray.cohorts.phantom import draw_phantom_site
+    from hyfree_ray.cohorts.phantom_record import PHANTOMS
 
     assert phantom >= 1
-    draw_phantom_site(index, seed, context.out)
-    return {"images": len(list((context.out / "imagesTr").iterdir()))}
+    PHANTOMS[kind].draw_site(index, seed, context.out)
+    return {"images": len(list((context.out / "labelsTr").iterdir()))}
 
 
 @stage(version=3, private=("cases",))
