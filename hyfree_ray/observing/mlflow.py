@@ -39,6 +39,7 @@ _LONGEST_VALUE = 500
 _PATIENCE_S = 5.0
 _LOCK_POLL_S = 0.02
 _KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
+_DESCRIPTION = "mlflow.note.content"
 _SUMMARY = "hyfree.summary"
 """Tag of a simulation's run: hash of the summary that it shows in full."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
@@ -144,7 +145,7 @@ class Tracker:
         site = self._run(f"site/{owner}", owner, parent="run", started=record.started)
         run = self._run(
             f"stage/{owner}/{stage}/{record.key}",
-            stage,
+            f"{owner}: {stage}",
             parent=site.data.tags[_KEY],
             started=record.started,
         )
@@ -185,8 +186,9 @@ class Tracker:
             if key in self._runs:
                 numbers = dict(_flat({"release": vars(site.outcome)})) | _scores(site.scores)
                 self._log_metrics(self._runs[key], _numbers(numbers, now))
-        self._log_metrics(parent, _numbers(_scores(summary.overall), now))
+        self._log_metrics(parent, _numbers(_scores(summary.overall) | _contrasts(summary), now))
         run_id = parent.info.run_id
+        self._client.set_tag(run_id, _DESCRIPTION, _description(summary, table_text))
         self._client.log_text(run_id, table_text, "table.txt")
         self._client.log_dict(run_id, summary.to_json(), "summary.json")
         self._log_table(run_id, _columns(summary))
@@ -352,6 +354,27 @@ def _scores(scores: Iterable[Score]) -> dict[str, object]:
         for score in scores
         for metric, value in score.values.items()
     }
+
+
+def _contrasts(summary: Summary) -> dict[str, object]:
+    """Return the differences over all sites, with the ends of their intervals."""
+    return {
+        f"{part}.{one.tested}.{one.first}-{one.second}": value
+        for one in summary.contrasts
+        if one.site is None
+        for part, value in (("difference", one.difference), ("low", one.low), ("high", one.high))
+    }
+
+
+def _description(summary: Summary, table_text: str) -> str:
+    """Describe a simulation in Markdown, as the page of its run shows it: its hospitals, and the
+    table as it is printed."""
+    names = ", ".join(site.outcome.site for site in summary.sites)
+    return (
+        f"Hospitals: {names}. Metrics are METRIC.TESTED.REGIME, with TESTED own or foreign (the "
+        "other hospitals' patients); differences are of Dice.\n\n"
+        f"```text\n{table_text.rstrip()}\n```"
+    )
 
 
 def _columns(summary: Summary) -> dict[str, list[Any]]:

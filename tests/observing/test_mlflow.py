@@ -174,6 +174,7 @@ def test_only_what_mlflow_needs_is_tagged(store: Path, picture: Path) -> None:
             "mlflow.parentRunId",
             "mlflow.runName",
             "mlflow.loggedArtifacts",
+            "mlflow.note.content",
         }
 
 
@@ -202,7 +203,7 @@ def test_two_that_follow_one_simulation_make_each_run_once(store: Path) -> None:
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.run_name for run in found) == sorted(
-        ["phantom-0a1b2c3d", "a", "b", "train_segmenter", "train_segmenter"]
+        ["phantom-0a1b2c3d", "a", "b", "a: train_segmenter", "b: train_segmenter"]
     )
 
 
