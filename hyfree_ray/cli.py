@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from hyfree_ray.core.isolation import leave_working_directory
+
+leave_working_directory()  # before anything else is imported
+
+# isort: split
 import sys
 from pathlib import Path
 from typing import Any

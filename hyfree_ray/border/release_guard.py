@@ -8,30 +8,21 @@ and becomes one more reason to refuse. This is no sandbox: the child is the same
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import os
-import resource
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hyfree_ray
 from hyfree_ray.border.manifest import ROUND, Limits, Manifest
 from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, read_release
 from hyfree_ray.core.error_codes import CODES
 from hyfree_ray.core.errors import ReleaseError
+from hyfree_ray.core.limited_child import address_space, begin, limit, run_child
 from hyfree_ray.core.registry import built_in_only
 
-_READY = b"ready"
-"""The child's first line: from here on, a release is to blame if the child ends."""
-
-_START_SECONDS = 60
-"""Time for the interpreter and its imports, on a busy machine."""
+_PROGRAM = "from hyfree_ray.border.release_guard import main; main()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,43 +104,17 @@ def _check_in_child(
                 "seconds": limits.seconds_of(size),
             }
         )
-    timeout = _START_SECONDS + sum(task["seconds"] for task in tasks)
-    lines, code, late = _run_child(json.dumps(tasks).encode(), timeout)
+    end = run_child(_PROGRAM, json.dumps(tasks).encode(), sum(task["seconds"] for task in tasks))
     verdicts: list[ReleaseMetadata | ReleaseError] = []
-    for line, one in zip(lines, submitted, strict=False):
+    for line, one in zip(end.lines, submitted, strict=False):
         verdict = _parse_verdict(line, one.site)
         if verdict is None:  # the further lines cannot be matched with releases
             said = "the check printed something other than a verdict"
             return [*verdicts, ReleaseError(one.site, "crash", said)]
         verdicts.append(verdict)
     if len(verdicts) < len(submitted):
-        site = submitted[len(verdicts)].site
-        verdicts.append(_error_from_exit(site, code, late))
+        verdicts.append(ReleaseError(submitted[len(verdicts)].site, *end.cause))
     return verdicts
-
-
-def _run_child(tasks: bytes, timeout: float) -> tuple[list[bytes], int, bool]:
-    """Return the child's lines, its exit code, and whether it took over `timeout` seconds."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "hyfree_ray.border.release_guard"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_environment(),
-    )
-    late = False
-    try:
-        output, _ = child.communicate(tasks, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        late = True
-        child.kill()
-        output, _ = child.communicate()
-    finally:
-        child.kill()
-    ready, *lines = output.split(b"\n")[:-1] or [b""]
-    if ready != _READY:
-        raise ChildProcessError(f"the check of releases did not start (code {child.returncode})")
-    return lines, child.returncode, late
 
 
 def _parse_verdict(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | None:
@@ -163,27 +128,6 @@ def _parse_verdict(line: bytes, site: str) -> ReleaseMetadata | ReleaseError | N
     return None
 
 
-def _error_from_exit(site: str, code: int, late: bool) -> ReleaseError:
-    if late or -code in (signal.SIGALRM, signal.SIGXCPU):
-        return ReleaseError(site, "timeout", "the check took longer than the release's size allows")
-    if -code == signal.SIGKILL:
-        return ReleaseError(site, "memory", "the check was killed, probably for lack of memory")
-    return ReleaseError(site, "crash", f"the process of the check crashed (code {code})")
-
-
-def _environment() -> dict[str, str]:
-    """Return only the variables that Python needs, so that the child inherits no token."""
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    package = str(Path(hyfree_ray.__file__).parents[1])
-    return kept | {
-        "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)]),
-        # Threads and allocators that reserve address space would count against the limit.
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
 def _size(folder: Path) -> int:
     """Return the bytes of the release's file, within what is read at all; 0 if there is none."""
     try:
@@ -195,24 +139,13 @@ def _size(folder: Path) -> int:
 # --- in the child --------------------------------------------------------------------------------
 
 
-def _child() -> None:
+def main() -> None:
     """Check what standard input lists; print one line about each."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     tasks = json.load(sys.stdin)
-    # An interrupt signals the whole process group; no release is to blame for that.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    _die_with_parent()
-    print(_READY.decode(), flush=True)
-    start = _address_space()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    begin()
+    start = address_space()
     for task in tasks:
-        signal.alarm(task["seconds"])
-        limit = start + task["memory"]
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        limit(start + task["memory"], task["seconds"])
         with built_in_only():
             print(json.dumps(_verdict(task)), flush=True)
 
@@ -235,20 +168,3 @@ def _verdict(task: dict[str, Any]) -> str | list[str]:
         # Not an expected fault of a file, so its message is not relied on.
         return ["crash", f"the check failed ({type(error).__name__})"]
     return found.metadata.to_json()
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def _address_space() -> int:
-    """Return the bytes of address space that this process has now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    _child()

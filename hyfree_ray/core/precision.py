@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import hyfree_ray
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import write_once
+from hyfree_ray.core.isolation import isolated_command
 
 if TYPE_CHECKING:
     import torch
@@ -45,11 +45,7 @@ _TURNS, _SECONDS = 5, 0.3
 """Each size is timed for at least so many turns and CPU seconds: figures of a few milliseconds vary
 beside other jobs, their medians by 3 %."""
 
-_PACKAGES = str(Path(hyfree_ray.__file__).parents[1])
-_PROGRAM = (
-    f"import sys; sys.path[0] = {_PACKAGES!r}; from hyfree_ray.core.precision import main; main()"
-)
-"""Not by `-m`, by which a `torch.py` in the user's folder would be taken for the library."""
+_PROGRAM = "from hyfree_ray.core.precision import main; main()"
 
 
 class _Value(BaseModel):
@@ -127,7 +123,7 @@ def measure_cpu(patience_s: float = PATIENCE_S) -> CpuSpeed:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM],
+            isolated_command(_PROGRAM),
             capture_output=True,
             text=True,
             timeout=patience_s,

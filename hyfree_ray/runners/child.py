@@ -11,20 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import hyfree_ray
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.failure import error_line
 from hyfree_ray.core.interrupts import exit_now, is_interrupted, run_interruptible
+from hyfree_ray.core.isolation import isolated_command
 
 log = logging.getLogger("hyfree_ray")
 
 R = TypeVar("R")
 
-_PACKAGES = str(Path(hyfree_ray.__file__).parents[1])
-_PROGRAM = (
-    f"import sys; sys.path[0] = {_PACKAGES!r}; from hyfree_ray.runners.child import main; main()"
-)
-"""Not by `-m`, by which a `yaml.py` in the user's folder would be taken for the library."""
+_PROGRAM = "from hyfree_ray.runners.child import main; main()"
 
 
 class ChildError(Exception):
@@ -56,7 +52,7 @@ def call_in_child(function: Callable[[], R], *, title: str, log_file: Path | Non
         ChildError: it did not return.
     """
     call = pickle.dumps(function)
-    command = [sys.executable, "-c", _PROGRAM, title]
+    command = isolated_command(_PROGRAM, title)
     if log_file is None:
         done = subprocess.run(command, input=call, stdout=subprocess.PIPE, check=False)
     else:

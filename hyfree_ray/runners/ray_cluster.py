@@ -8,9 +8,9 @@ import functools
 import logging
 import math
 import os
+import site
 import socket
 import subprocess
-import sys
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import ray
 from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
 from ray.exceptions import RayError, RayTaskError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hyfree_ray.core.errors import ClusterError, HyfreeError
+from hyfree_ray.core.isolation import PACKAGES, isolated_command
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.precision import CpuSpeed, measure_cpu
 from hyfree_ray.core.store_root import open_root
@@ -45,6 +47,23 @@ TOKEN_S = 20.0
 
 HEAD_S = 3.0
 """How often the head of the cluster is asked whether it is there."""
+
+
+class IsolatedJob(JobConfig):
+    """A job whose workers import nothing from the driver's working directory."""
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        """Have Ray leave the working directory and the script's folder off its workers' path.
+
+        It would put them first, before the standard library.
+        """
+        return True
+
+
+def _packages_of_workers() -> list[str]:
+    """Return where workers find this package, unless it is installed where they look anyway."""
+    installed = {Path(folder).resolve() for folder in site.getsitepackages()}
+    return [] if PACKAGES in installed else [str(PACKAGES)]
 
 
 def connect(address: str, cpus: int | None = None, actors: int = 0) -> None:
@@ -78,7 +97,11 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _connect(address: str, cpus: int | None, actors: int) -> None:
-    common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "configure_logging": False,
+        "job_config": IsolatedJob(_py_driver_sys_path=_packages_of_workers()),
+    }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update(ONCE)
     if address == "local":
@@ -171,7 +194,7 @@ def asks_for_token() -> bool | None:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _WITHOUT_TOKEN, ray.get_runtime_context().gcs_address],
+            isolated_command(_WITHOUT_TOKEN, ray.get_runtime_context().gcs_address),
             env={**os.environ, "RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,

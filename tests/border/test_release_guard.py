@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hyfree_ray.border import release_guard
 from hyfree_ray.border.manifest import read_manifest
 from hyfree_ray.border.release import ReleaseMetadata
 from hyfree_ray.border.release_guard import (
@@ -45,6 +46,11 @@ def read_release(folder, **known):
     return honest(folder, **known)
 module.read_release = read_release
 """
+
+
+def first_runs(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Have the child run this first."""
+    monkeypatch.setattr(release_guard, "_PROGRAM", f"{text}\n{release_guard._PROGRAM}")
 
 
 def handed(folder: Path) -> SubmittedRelease:
@@ -85,9 +91,7 @@ def test_whatever_ends_the_child_refuses_that_release_and_the_others_are_checked
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 40: never a signal in the parent."""
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(HOSTILE)
-    monkeypatch.syspath_prepend(tmp_path / "path")
+    first_runs(monkeypatch, HOSTILE)
     names = ("good", "segfault", "good", "killed", "endless", "greedy", "asleep", "odd", "good")
     for name in set(names):
         write(tmp_path / name)
@@ -120,9 +124,7 @@ def test_what_is_no_verdict_refuses_the_release_that_was_being_checked_and_no_ot
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     """Case 40: as of a library that prints; what is said next is not taken for another's either."""
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(TALKING)
-    monkeypatch.syspath_prepend(tmp_path / "path")
+    first_runs(monkeypatch, TALKING)
     for name in ("good", "talking"):
         write(tmp_path / name)
     (tmp_path / "talking" / "said").write_text(said)
@@ -134,9 +136,7 @@ def test_what_is_no_verdict_refuses_the_release_that_was_being_checked_and_no_ot
 def test_a_child_that_cannot_start_is_no_reason_to_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text("import os; os._exit(3)")
-    monkeypatch.syspath_prepend(tmp_path / "path")
+    first_runs(monkeypatch, "import os; os._exit(3)")
     write(tmp_path / "good")
     with pytest.raises(ChildProcessError, match="did not start"):
         check_releases([handed(tmp_path / "good")])
@@ -157,9 +157,7 @@ module.read_release = read_release
 def test_a_run_that_is_interrupted_does_not_refuse_the_release_it_was_checking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(INTERRUPTED)
-    monkeypatch.syspath_prepend(tmp_path / "path")
+    first_runs(monkeypatch, INTERRUPTED)
     write(tmp_path / "good")
     with ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_releases, [handed(tmp_path / "good")])
@@ -195,16 +193,14 @@ def test_memory_is_bounded_by_the_size_of_the_file(tmp_path: Path) -> None:
 def test_the_child_knows_nothing_of_this_process_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "path").mkdir()
     seen = tmp_path / "seen"
     # RLIMIT_FSIZE is set later than this runs.
     spy = f"import os, pathlib; pathlib.Path({str(seen)!r}).write_text(' '.join(os.environ))"
-    (tmp_path / "path" / "sitecustomize.py").write_text(spy)
-    monkeypatch.syspath_prepend(tmp_path / "path")
+    first_runs(monkeypatch, spy)
     monkeypatch.setenv("HYFREE_TOKEN", "secret")
     write(tmp_path / "good")
     check_release_file(handed(tmp_path / "good"))
-    assert "PYTHONPATH" in seen.read_text()
+    assert "PATH" in seen.read_text().split()
     assert "HYFREE_TOKEN" not in seen.read_text()
 
 

@@ -18,6 +18,7 @@ import pytest
 import ray
 
 from hyfree_ray.cohorts.cohort import read_cohort
+from hyfree_ray.core.isolation import PACKAGES
 from hyfree_ray.core.processes import descendants
 from hyfree_ray.core.store_root import ROOT_FILE
 from hyfree_ray.federation.participation import Rules
@@ -60,6 +61,35 @@ def test_a_process_of_ours_joins_the_cluster_that_listens_on_this_machine_alone(
         check=False,
     )
     assert done.stdout == "1\n", done.stderr
+
+
+PATH_OF_A_WORKER = """
+import sys
+import ray
+from hyfree_ray.runners.ray_cluster import connect, disconnect
+connect(sys.argv[1])
+def path():
+    import hyfree_ray
+    return sys.path
+print(ray.get(ray.remote(path).remote()))
+disconnect()
+"""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_import_nothing_from_the_folder_that_a_run_was_started_in(tmp_path: Path) -> None:
+    """Case 101: Ray would put it first, before the standard library."""
+    done = subprocess.run(
+        [sys.executable, "-c", PATH_OF_A_WORKER, ray.get_runtime_context().gcs_address],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PACKAGES)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "site-packages" in done.stdout, done.stderr
+    assert str(tmp_path) not in done.stdout
 
 
 def test_a_process_with_a_cluster_ends_at_sigterm_as_it_did_before(cluster: Any) -> None:
