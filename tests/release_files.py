@@ -73,6 +73,8 @@ def put(folder: Path, file: bytes, **changes: Any) -> Path:
         "site": SITE,
         "experiment": EXPERIMENT,
         "round": ROUND,
+        "pool": "unnamed",
+        "federation": "unnamed",
         "nonce": "n1",
         "rows": 5,
         "sha256": hashlib.sha256(file).hexdigest(),

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, TypeVar
 
 from hyfree_ray.border.arrow_layout import LayoutError
 from hyfree_ray.core.errors import ReleaseError
+from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.strict_json import StrictObject
 from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 
 MANIFEST_FILE = "manifest.json"
-RELEASE_VERSION = 2
+RELEASE_VERSION = 3
 MIN_ROWS = 5
 """Minimum of a release: the pool validates on a fifth, and plans on equally many images per
 site."""
@@ -52,6 +53,25 @@ ROUND = 1
 """Of all releases: a pool's later rounds take the same ones in, or those of other experiments."""
 
 
+UNNAMED = "unnamed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addressee:
+    """Whom a release is made for, by names that the parties have agreed on."""
+
+    pool: str = UNNAMED
+    federation: str = UNNAMED
+
+    @property
+    def key(self) -> str:
+        """Return the third part of what a release is made for."""
+        return digest_of(["addressee", self.pool, self.federation])[:32]
+
+    def __str__(self) -> str:
+        return f"pool {quoted(self.pool)} of federation {quoted(self.federation)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Signed:
     """A record that a site signs: its name, and what the record was made for and when."""
@@ -64,6 +84,9 @@ class Signed:
     experiment: str
     """Key of the experiment that the release was, or would have been, made for."""
     round: int
+    pool: str = UNNAMED
+    """Whom the site signs it for: nobody else takes it."""
+    federation: str = UNNAMED
 
     def to_json(self) -> str:
         """Return canonical JSON: equal records have equal bytes, which the signature is made
@@ -74,13 +97,23 @@ class Signed:
     def from_json(cls: type[_Kind], text: str) -> _Kind:
         """Parse strictly, as `ReleaseMetadata.from_json` does."""
         read = StrictObject.parse(text, [field.name for field in dataclasses.fields(cls)])
-        return cls(
+        found = cls(
             version=read.integer("version", least=cls.VERSION, most=cls.VERSION),
             site=read.name("site"),
             experiment=read.name("experiment"),
             round=read.integer("round", least=0, most=1 << 31),
+            pool=read.name("pool"),
+            federation=read.name("federation"),
             **cls._own_fields(read),
         )
+        if addressee_in(found.experiment) not in ("", found.addressee.key):
+            raise ValueError("pool and federation are not those of the experiment's key")
+        return found
+
+    @property
+    def addressee(self) -> Addressee:
+        """Return whom it is made for."""
+        return Addressee(pool=self.pool, federation=self.federation)
 
     @classmethod
     def _own_fields(cls, read: StrictObject) -> dict[str, Any]:
@@ -91,10 +124,17 @@ class Signed:
         """Check that it is this site's, for this experiment and round.
 
         Raises:
-            ReleaseError: rule `site`, `experiment` or `round`.
+            ReleaseError: rule `site`, `addressee`, `experiment` or `round`.
         """
         if self.site != site:
             raise ReleaseError(site, "site", f"made by {quoted(self.site)}")
+        if addressee_in(self.experiment) != addressee_in(experiment):
+            raise ReleaseError(
+                site,
+                "addressee",
+                f"made for {self.addressee}, not for this one; all parties set the same names, "
+                "with --set pool=NAME and --set federation=NAME",
+            )
         _check_experiment(site, self.experiment, experiment)
         if self.round != round_number:
             rounds = f"made for round {self.round}, this is round {round_number}"
@@ -128,23 +168,34 @@ class Manifest(Signed):
         }
 
 
-def key_of(task: str, recipe: str) -> str:
-    """Return what a release is made for: the joint task, and how the experiment makes releases."""
-    return f"{task}-{recipe}"
+def key_of(task: str, recipe: str, addressee: Addressee | None = None) -> str:
+    """Return what a release is made for: the joint task, how the experiment makes releases, and
+    who may take them."""
+    return f"{task}-{recipe}-{(addressee or Addressee()).key}"
+
+
+def task_in(key: str) -> str:
+    """Return the first part of such a key."""
+    return key.split("-")[0]
 
 
 def recipe_in(key: str) -> str:
-    """Return the second half of such a key, empty if it is not one."""
-    return key.partition("-")[2]
+    """Return the second part of such a key, empty if it is not one."""
+    return "".join(key.split("-")[1:2])
+
+
+def addressee_in(key: str) -> str:
+    """Return the third part of such a key, empty if it is not one."""
+    return "".join(key.split("-")[2:3])
 
 
 def _check_experiment(site: str, made_for: str, experiment: str) -> None:
     """Refuse another experiment, saying what the parties have to agree on."""
     if made_for == experiment:
         return
-    task, recipe = experiment.partition("-")[0], recipe_in(experiment)
+    task, recipe = task_in(experiment), recipe_in(experiment)
     differ = []
-    if made_for.partition("-")[0] != task:
+    if task_in(made_for) != task:
         differ.append("--seed, --fold, data set name, channels or structures")
     if recipe_in(made_for) != recipe:
         differ.append("--budget, --generator, --config, --set or version of hyfree-ray")

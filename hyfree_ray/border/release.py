@@ -20,6 +20,7 @@ from hyfree_ray.border.manifest import (
     MANIFEST_FILE,
     RELEASE_VERSION,
     ROUND,
+    Addressee,
     Limits,
     Manifest,
     as_release_error,
@@ -155,6 +156,7 @@ def write_release(
     experiment: str,
     nonce: str,
     round_number: int = ROUND,
+    addressee: Addressee | None = None,
 ) -> Manifest:
     """Write `folder/release.arrow` and then `folder/manifest.json`, each whole or not at all.
 
@@ -164,6 +166,7 @@ def write_release(
     Args:
         images_NCHW: uint8 or uint16.
         labels_NHW: uint8, values of `metadata.label_names`.
+        addressee: who may take it, the one of the experiment's key; None: names were not agreed on.
 
     Raises:
         ReleaseError: where the pool would refuse it (see `read_release`).
@@ -183,6 +186,7 @@ def write_release(
         site=metadata.site,
         experiment=experiment,
         round=round_number,
+        **dataclasses.asdict(addressee or Addressee()),
         nonce=nonce,
         rows=len(images_NCHW),
         sha256=digest.hexdigest(),
@@ -217,9 +221,9 @@ def read_release(
 
     Raises:
         ReleaseError: with the rule that was broken. The rules: `missing`, `not-a-file`,
-            `too-large`, `manifest`, `site`, `experiment`, `round`, `bytes`, `sha256`, `magic`,
-            `layout`, `endianness`, `compressed`, `schema`, `metadata`, `rows`, `nulls`, `shape`,
-            `values`, `labels`, `duplicates`, `arrow`.
+            `too-large`, `manifest`, `site`, `addressee`, `experiment`, `round`, `bytes`,
+            `sha256`, `magic`, `layout`, `endianness`, `compressed`, `schema`, `metadata`, `rows`,
+            `nulls`, `shape`, `values`, `labels`, `duplicates`, `arrow`.
     """
     limits = limits or Limits()
     manifest = manifest or read_manifest(folder, site=site, limits=limits)

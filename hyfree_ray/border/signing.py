@@ -26,6 +26,12 @@ SIGNATURE_BYTES = 64
 KEY_BYTES = 32
 """Length of a public key."""
 
+_PRIME = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = {0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8}
+"""The y coordinates of the eight points whose order divides 8: one signature of such a key fits
+every message, which the RFC leaves to who verifies."""
+
 
 def signing_key(path: Path) -> Ed25519PrivateKey:
     """Return the key in this file, readable by its owner alone; create it if there is none.
@@ -50,7 +56,11 @@ def fingerprint(public_key: bytes) -> str:
 
 
 def is_signed_by(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Return whether the owner of the key has signed this; False also for an invalid key."""
+    """Return whether the owner of the key has signed this; False also for an invalid or weak
+    key."""
+    y = int.from_bytes(public_key, "little") & (2**255 - 1)  # without the sign of x
+    if y % _PRIME in _SMALL_ORDER:
+        return False
     with contextlib.suppress(InvalidSignature, ValueError):
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
         return True

@@ -3,10 +3,11 @@ is."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from hyfree_ray.border.manifest import ROUND, Signed, as_release_error
+from hyfree_ray.border.manifest import ROUND, Addressee, Signed, as_release_error
 from hyfree_ray.core.strict_json import StrictObject
 
 NOTICE_FILE = "withheld.json"
@@ -18,7 +19,7 @@ _MAX_REASON = 500
 class Notice(Signed):
     """A site's notice that it withholds, from which round of what, and why."""
 
-    VERSION = 1
+    VERSION = 2
 
     version: int = VERSION
     reason: str
@@ -34,12 +35,14 @@ class Notice(Signed):
         reason: str,
         rate: float | None,
         round_number: int = ROUND,
+        addressee: Addressee | None = None,
     ) -> Notice:
         """Build the notice as a site writes it."""
         return cls(
             site=site,
             experiment=experiment,
             round=round_number,
+            **dataclasses.asdict(addressee or Addressee()),
             reason=reason[:_MAX_REASON],
             rejection_rate=None if rate is None else round(rate, 2),
         )
@@ -56,7 +59,7 @@ def read_notice(text: bytes, *, site: str, experiment: str, round_number: int = 
     """Read the notice of a site strictly, and check that it is this site's, for this round.
 
     Raises:
-        ReleaseError: rule `withheld`, `site`, `experiment` or `round`.
+        ReleaseError: rule `withheld`, `site`, `addressee`, `experiment` or `round`.
     """
     with as_release_error(site, "withheld"):
         notice = Notice.from_json(text.decode())

@@ -13,6 +13,7 @@ from typing import Any
 
 from hyfree_ray.cohorts.image_facts import NATURAL_ENDINGS, READERS
 from hyfree_ray.cohorts.label_sets import read_labels
+from hyfree_ray.cohorts.look_alikes import one_script, skeletons
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.strict_json import checked_name
@@ -198,6 +199,9 @@ def read_sites_csv(path: Path) -> list[Row]:
     return rows
 
 
+_RESERVED = skeletons(POOL) | skeletons(ORACLE)
+
+
 def check_site_names(names: Iterable[str], where: str = "") -> None:
     """Check names of sites, which become names of folders and resources.
 
@@ -206,7 +210,7 @@ def check_site_names(names: Iterable[str], where: str = "") -> None:
         where: the place where they are written, with which the message begins.
 
     Raises:
-        HyfreeError: one is not safe, or two are equivalent.
+        HyfreeError: one is not safe, or two look alike.
     """
     written = f"{where}: " if where else ""
     known: dict[str, str] = {}
@@ -224,16 +228,22 @@ def check_site_names(names: Iterable[str], where: str = "") -> None:
                 " '_', '.' and spaces, starting with a letter or digit, and at most"
                 f" {MAX_SITE_NAME_BYTES} bytes",
             )
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-        if folded in {POOL, ORACLE}:
+        if not one_script(name):
             raise HyfreeError(
                 "data.bad-site-name",
-                f"{written}the site name {name!a} is reserved; rename it",
+                f"{written}site name {name!a} mixes letters of several scripts, or has letters of "
+                "an unusual one; write it in one script",
             )
-        if folded in known:
+        alike = skeletons(name)
+        if alike & _RESERVED:
             raise HyfreeError(
                 "data.bad-site-name",
-                f"{written}site names {known[folded]!a} and {name!a} differ only in"
+                f"{written}the site name {name!a} is reserved, or looks so; rename it",
+            )
+        if other := next((known[one] for one in alike if one in known), None):
+            raise HyfreeError(
+                "data.bad-site-name",
+                f"{written}site names {other!a} and {name!a} look alike, or differ only in"
                 " case or Unicode form; use one spelling",
             )
-        known[folded] = name
+        known |= dict.fromkeys(alike, name)

@@ -37,8 +37,10 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
     from hyfree_ray.config.device import find_device
     from hyfree_ray.segmenters import NNUNET
     from hyfree_ray.segmenters.nnunet.folders import predict_folder
+    from hyfree_ray.segmenters.nnunet.trial import try_model
 
     folder = _model_in(model)
+    try_model(folder, segmenter or NNUNET)
     with writing_to(out):
         try_to_write(out)
     where = find_device() if device == "auto" else device
@@ -63,10 +65,13 @@ def export_model(model: Path, out: Path, ending: str | None) -> None:
       nnUNetv2_predict_from_modelfolder -m Dataset901_General/nnUNetTrainer__nnUNetPlans__2d
         -i imagesTs -o labelsTs -f 0
     """
+    from hyfree_ray.segmenters import NNUNET
     from hyfree_ray.segmenters.nnunet.folders import write_results_folder
+    from hyfree_ray.segmenters.nnunet.trial import try_model
 
     folder = _model_in(model)
     check_free(out)
+    try_model(folder, NNUNET)
     with writing_to(out):
         results = write_results_folder(folder, out, ending=ending)
     click.echo(f"nnU-Net results folder: {results}")

@@ -178,11 +178,12 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     """What came from the pool, checked.
 
     Raises:
-        HyfreeError: `general` is something else, or a release is not good.
+        HyfreeError: `general` is something else, cannot be used, or a release is not good.
     """
     from hyfree_ray.core.parties import POOL
     from hyfree_ray.federation.parcel_folders import read_parcel
     from hyfree_ray.federation.replay_folders import RELEASES, read_shared
+    from hyfree_ray.segmenters.nnunet.trial import model_of, try_model
 
     parcel = read_parcel(general)
     if (parcel.sender, parcel.stage) != (POOL, "train_general"):
@@ -190,6 +191,9 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
             "model.not-found",
             f"{general}: not a general model; name the folder that 'pool train' wrote",
         )
+    named = {name.removeprefix("model/"): content for name, content in parcel.files.items()}
+    with model_of(named) as model:
+        try_model(model, party.experiment.segmenter)
     beside = general / RELEASES
     folder = releases or (beside if beside.exists() else None)
     shared = None if folder is None else read_shared(folder, parcel, party)

@@ -22,11 +22,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from hyfree_ray.border.gate import Gate
+from hyfree_ray.border.manifest import UNNAMED, Addressee
 from hyfree_ray.cohorts.label_sets import LabelEncoding
 from hyfree_ray.config.budget import Budget
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.registry import OWN_PACKAGE, Origin, Registry
+from hyfree_ray.core.strict_json import checked_name
 from hyfree_ray.evaluation import regimes
 from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.generators import GENERATORS
@@ -84,11 +86,20 @@ def _further_metrics(names: Any) -> Any:
     return tuple(sorted({METRICS[str(name)].name for name in names} - own))
 
 
+def _agreed_name(name: str) -> str:
+    return checked_name("the name", name)
+
+
 class Experiment(BaseModel):
     """Everything that changes a result, by value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    federation: Annotated[str, AfterValidator(_agreed_name)] = UNNAMED
+    """Name that the parties have agreed on: a release made for one federation is not taken by
+    another."""
+    pool: Annotated[str, AfterValidator(_agreed_name)] = UNNAMED
+    """Name of the pool that releases are made for; another one refuses them."""
     seed: int = Field(default=0, ge=0)
     """Of all random numbers, each party's and stage's derived from it."""
     fold: int = Field(default=0, ge=0, le=4)
@@ -140,8 +151,13 @@ class Experiment(BaseModel):
         found = {f"{table.concept} {name}": table.origin(name) for table, name in named}
         return {what: origin for what, origin in found.items() if origin.package != OWN_PACKAGE}
 
+    @property
+    def addressee(self) -> Addressee:
+        """Return whom releases are made for: the third part of what stands in their manifests."""
+        return Addressee(pool=self.pool, federation=self.federation)
+
     def task(self, cohort: str, dataset: Mapping[str, Any]) -> str:
-        """The joint task, whoever takes part in it: the first half of what releases are made for.
+        """The joint task, whoever takes part in it: the first part of what releases are made for.
 
         Labels are known by their names: sites may number them each in its own way, and leave
         pixels out by `ignore` or not.
@@ -151,7 +167,7 @@ class Experiment(BaseModel):
         return digest_of(["federation", cohort, task, self.seed, self.fold])[:32]
 
     def recipe(self, versions: Sequence[int]) -> str:
-        """How releases are made: the second half. All that changes one is in it, and is signed.
+        """How releases are made: the second part. All that changes one is in it, and is signed.
 
         Not what a hospital's own machine decides: the precision, and the embedder that it has
         weights for, which stands on the privacy card.
@@ -178,6 +194,7 @@ _NOT_SETTINGS: dict[str, Any] = {
 
 _NOT_IN_A_RECIPE: dict[str, Any] = {
     **dict.fromkeys(("seed", "fold"), True),  # of the task
+    **dict.fromkeys(("pool", "federation"), True),  # of the addressee
     **dict.fromkeys(("precision", "embedder", "embedder_weights"), True),  # of a machine
     # Of what comes after the releases.
     **dict.fromkeys(("settings", "metrics", "warmup", "replay_share"), True),

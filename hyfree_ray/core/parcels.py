@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,14 @@ def check_parcel(parcel: Parcel) -> None:
         and not any(other.startswith(f"{name}/") for other in parcel.files)
         for name in parcel.files
     )
-    if not (named and keyed and inside and short and parcel.stage.isidentifier()):
+    paths = {
+        "/".join(parts[:count])
+        for parts in (name.split("/") for name in parcel.files)
+        for count in range(1, len(parts) + 1)
+    }
+    # Where a disk knows no case, or one form of Unicode alone, one file would replace another.
+    apart = len({unicodedata.normalize("NFKC", path).casefold() for path in paths}) == len(paths)
+    if not (named and keyed and inside and short and apart and parcel.stage.isidentifier()):
         raise PrivacyError(
             "parcel.bad-name", f"{sender[:40]!a}: refused a parcel with a name outside of it"
         )

@@ -15,7 +15,9 @@ class UntrustedFileError(ValueError):
         self.rule = rule
 
 
-def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> bytes:
+def read_untrusted(
+    path: Path, *, most: int, expected: int | None = None, below: Path | None = None
+) -> bytes:
     """Read all bytes of a file that somebody else put there, by one descriptor, never waiting.
 
     They are copied, once: a file that is only mapped can still be changed after it was checked.
@@ -23,14 +25,15 @@ def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> byt
     Args:
         most: a file with more bytes is not read.
         expected: how many bytes it must have, if that is known.
+        below: the folder that somebody else filled, where it is not the file's own: no folder
+            below it may be a link either.
 
     Raises:
         UntrustedFileError: `missing`, `not-a-file` (a link, pipe, device or folder), `too-large`,
             `bytes` (not as many as expected, or changed while it was read).
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags)
+        descriptor = _open(below or path.parent, path.relative_to(below or path.parent).parts)
     except FileNotFoundError as error:
         raise UntrustedFileError("missing", f"there is no {path.name}") from error
     except OSError as error:
@@ -52,3 +55,17 @@ def read_untrusted(path: Path, *, most: int, expected: int | None = None) -> byt
     finally:
         os.close(descriptor)
     return content
+
+
+def _open(folder: Path, parts: tuple[str, ...]) -> int:
+    """Open a file by descriptors of the folders on its way, following no link below the first."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(folder, flags | os.O_DIRECTORY)
+    for number, part in enumerate(parts, start=1):
+        kind = os.O_DIRECTORY if number < len(parts) else 0
+        try:
+            inner = os.open(part, flags | os.O_NOFOLLOW | kind, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor

@@ -7,11 +7,18 @@ end; then the task is that of the majority of the good releases.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.border.manifest import MANIFEST_FILE, parse_manifest, recipe_in
+from hyfree_ray.border.manifest import (
+    MANIFEST_FILE,
+    UNNAMED,
+    addressee_in,
+    parse_manifest,
+    recipe_in,
+)
 from hyfree_ray.border.release import ReleaseMetadata
 from hyfree_ray.border.release_guard import SubmittedRelease, check_releases
 from hyfree_ray.border.signing import fingerprint
@@ -49,7 +56,13 @@ def read_submissions(folders: Sequence[Path], report: Report) -> list[Submission
 def check_signatures(
     submitted: Sequence[Submission], root: Path, keys: Path | None, report: Report
 ) -> list[Submission]:
-    """Return submissions signed by their senders, without parsing them; quarantine the rest."""
+    """Return submissions signed by their senders, without parsing them; quarantine the rest.
+
+    Nothing is learned here: a key is stored once its release has been accepted, see `take_in`.
+
+    Returns:
+        Those signed, with the key that each was checked with as its `public_key`.
+    """
     trusted = Trust(root)
     signed: list[Submission] = []
     for one in submitted:
@@ -59,13 +72,12 @@ def check_signatures(
                 _key_from(keys, site) if keys else _key_on_first_use(one, submitted, known, trusted)
             )
             check_signed(site, one.parcel, key)
-            _check_alone(site, [other.parcel.sender for other in signed])
+            _check_alone(site, [other.parcel.sender for other in signed], trusted.sites())
         except ReleaseError as error:
             quarantine(root, site, one.small, str(error))
             report(str(error))
         else:
-            trusted.learn(site, key)
-            signed.append(one)
+            signed.append(replace(one, public_key=key))
     return signed
 
 
@@ -100,14 +112,15 @@ def _key_on_first_use(
     return one.public_key
 
 
-def _check_alone(site: str, others: Sequence[str]) -> None:
-
+def _check_alone(site: str, others: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse a site that hands in twice, or is called like another one, of earlier runs too."""
     if site in others:
         raise ReleaseError(site, "second", "two releases of one site; name only one of them")
-    try:
-        check_site_names({*others, site})
-    except HyfreeError as error:
-        raise ReleaseError(site, "site", str(error)) from error
+    for other in sorted({*others, *known}):
+        try:
+            check_site_names({other, site})
+        except HyfreeError as error:
+            raise ReleaseError(site, "site", str(error)) from error
 
 
 def open_pool(
@@ -179,9 +192,9 @@ def _task(
     """
     votes: Counter[str] = Counter()
     tasks: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    recipe = experiment.recipe(RELEASE_VERSIONS)
+    recipe, addressee = experiment.recipe(RELEASE_VERSIONS), experiment.addressee.key
     for federation, metadata in described.values():
-        if recipe_in(federation) == recipe:
+        if (recipe_in(federation), addressee_in(federation)) == (recipe, addressee):
             encoding = label_encoding_of(metadata)
             channels = {str(i): name for i, name in enumerate(metadata.channel_names)}
             vote = digest_of([federation, channels, encoding.numbered_by_name()])
@@ -190,8 +203,9 @@ def _task(
     if not votes:
         raise HyfreeError(
             "round.other-settings",
-            "none of these releases was made with this command's settings; use the same --budget, "
-            "--generator, --config and --set and the same version of hyfree-ray at all parties",
+            "none of these releases was made with this command's settings, for "
+            f"{experiment.addressee}; use the same --budget, --generator, --config and --set "
+            "and the same version of hyfree-ray at all parties",
         )
     return tasks[votes.most_common(1)[0][0]]
 
@@ -204,18 +218,29 @@ async def take_in(
 ) -> dict[str, str]:
     """Have the pool take in the signed submissions, and close a round of the good ones.
 
+    A site's key is stored once its release is accepted: junk that a stranger has signed in its name
+    teaches the pool nothing.
+
     Returns:
         Keys of the releases by site; empty if there are fewer than two.
     """
+    if UNNAMED in (party.experiment.pool, party.experiment.federation):
+        report(
+            "this pool or federation has no name: a release made for it fits any other without "
+            "one; set pool and federation at all parties, with --set or in --config"
+        )
+    trusted = party.workspace.trusted
     for one in signed:
         site = one.parcel.sender
+        trusted.believe(site, one.public_key)
         try:
             receipt = await party.take(site, one.whole())
         except ReleaseError as error:
             receipt = party.refuse(site, one.small, error).receipt
         if receipt.outcome == "released":
-            key = party.workspace.trusted.key_of(site) or b""
-            report(f"{site}: accepted: {receipt.images} images, key {fingerprint(key)}")
+            trusted.learn(site, one.public_key)
+            key = fingerprint(one.public_key)
+            report(f"{site}: accepted: {receipt.images} images, key {key}")
         elif receipt.outcome == "withheld":
             report(f"{site}: withheld: {receipt.reason}")
         else:

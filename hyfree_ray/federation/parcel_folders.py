@@ -55,7 +55,7 @@ def check_out(folder: Path, sender: str, stage: str) -> set[str]:
     if not whole and not (folder / UNFINISHED).is_dir():
         check_free(folder)
         return set()
-    before = _described(folder) if whole else None
+    before = _described(folder, folder) if whole else None
     if before is not None and (before.sender, before.stage) != (sender, stage):
         raise not_empty_error(folder)
     with writing_to(folder):
@@ -63,7 +63,7 @@ def check_out(folder: Path, sender: str, stage: str) -> set[str]:
     found: set[str] = set()
     for place in (folder, folder / COMING, folder / GOING):
         if (place / PARCEL_FILE).is_file():
-            found |= {PARCEL_FILE, *_described(place).files}
+            found |= {PARCEL_FILE, *_described(place, place).files}
     return found
 
 
@@ -82,18 +82,22 @@ def write_parcel(folder: Path, parcel: Parcel) -> None:
         write_json(fresh / PARCEL_FILE, described | {"files": sorted(parcel.files)})
 
 
-def read_parcel(folder: Path) -> Parcel:
+def read_parcel(folder: Path, below: Path | None = None) -> Parcel:
     """Read a folder that somebody else has written, without looking into its files.
+
+    Args:
+        folder: the folder. No link in it is followed.
+        below: a folder that somebody else has written around it; None: this one is named by us.
 
     Raises:
         HyfreeError: no parcel, an incomplete one, or one whose names would leave the folder.
     """
-    described = _described(folder)
+    described = _described(folder, below or folder)
     files: dict[str, bytes] = {}
     try:
         for name in described.files:
             left = _MAX_BYTES - sum(map(len, files.values()))
-            files[name] = read_untrusted(folder / name, most=left)
+            files[name] = read_untrusted(folder / name, most=left, below=below or folder)
     except UntrustedFileError as error:
         raise _torn(folder, error) from error
     return replace(described, files=files)
@@ -141,10 +145,10 @@ def read_submission(folder: Path) -> Submission:
     Raises:
         HyfreeError: as `read_parcel`.
     """
-    described = _described(folder)
+    described = _described(folder, folder)
     try:
         small = {
-            name: read_untrusted(folder / name, most=_SMALL_FILES[name])
+            name: read_untrusted(folder / name, most=_SMALL_FILES[name], below=folder)
             for name in described.files
             if name in _SMALL_FILES
         }
@@ -155,10 +159,11 @@ def read_submission(folder: Path) -> Submission:
     return Submission(folder=folder, parcel=replace(described, files=files), public_key=public_key)
 
 
-def _described(folder: Path) -> Parcel:
+def _described(folder: Path, below: Path) -> Parcel:
     """Return a parcel with its files' names alone."""
     try:
-        text = bytes(read_untrusted(folder / PARCEL_FILE, most=_MAX_JSON_BYTES)).decode()
+        file = folder / PARCEL_FILE
+        text = read_untrusted(file, most=_MAX_JSON_BYTES, below=below).decode()
         described = StrictObject.parse(text, _KEYS)
         names = described.names("files")
         if len(names) > _MOST_FILES:

@@ -138,7 +138,7 @@ def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
 
 
 def _read_one(folder: Path, site: str, described: Any) -> Parcel:
-    parcel = read_parcel(folder / site)
+    parcel = read_parcel(folder / site, below=folder)
     listed = _described(parcel) == described
     if not listed or (parcel.sender, parcel.stage) != (POOL, "release"):
         raise ReleaseError(

@@ -62,7 +62,8 @@ class Simulation:
     def federation(self) -> str:
         """Key of what releases are made for."""
         task = self.experiment.task(self.cohort, self.dataset)
-        return key_of(task, self.experiment.recipe(RELEASE_VERSIONS))
+        recipe = self.experiment.recipe(RELEASE_VERSIONS)
+        return key_of(task, recipe, self.experiment.addressee)
 
     @property
     def key(self) -> str:

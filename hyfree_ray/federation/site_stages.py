@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -246,6 +247,7 @@ class SiteStages(Party):
             site=self.name,
             dataset=self.site.dataset,
             federation=self.federation,
+            addressee=asdict(self.experiment.addressee),
             seed=self.seed("release"),
         )
 

@@ -34,7 +34,13 @@ def submission(site: SiteStages, done: Contribution) -> Parcel:
 
 
 def _withheld(site: SiteStages, reason: str, rejection_rate: float | None) -> Parcel:
-    notice = Notice.of(site.name, site.federation, reason, rejection_rate).to_json()
+    notice = Notice.of(
+        site.name,
+        site.federation,
+        reason,
+        rejection_rate,
+        addressee=site.experiment.addressee,
+    ).to_json()
     parcel = Parcel(
         sender=site.name,
         stage="release",

@@ -43,11 +43,23 @@ class Trust:
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "trusted"
+        self._believed: dict[str, bytes] = {}
 
     def key_of(self, site: str) -> bytes | None:
         """Return the site's public key; None if it is not known."""
+        if site in self._believed:
+            return self._believed[site]
         path = self.folder / site
         return path.read_bytes() if path.is_file() else None
+
+    def sites(self) -> list[str]:
+        """Return the names of the sites whose keys are stored."""
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(file.name for file in files if not file.name.startswith("."))
+
+    def believe(self, site: str, public_key: bytes) -> None:
+        """Use this key as the site's for as long as this object lives, and store nothing."""
+        self._believed[site] = public_key
 
     def learn(self, site: str, public_key: bytes) -> None:
         """Store this key as the site's, replacing any that it had."""

@@ -183,7 +183,7 @@ def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
     }
 
 
-@stage(version=5, device=True)
+@stage(version=6, device=True)
 def release(
     context: Context,
     *,
@@ -194,6 +194,7 @@ def release(
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
+    addressee: Mapping[str, str],
     seed: int,
 ) -> dict[str, Any]:
     """Label the samples that passed the audit with the site's own nnU-Net; write the release.
@@ -203,6 +204,7 @@ def release(
     """
     import numpy as np
 
+    from hyfree_ray.border.manifest import Addressee
     from hyfree_ray.border.release import nonce_of, write_release
     from hyfree_ray.cohorts.label_sets import foreground, mask_of
     from hyfree_ray.generators.view import GeneratorView
@@ -230,6 +232,7 @@ def release(
         stored_NCHW,
         labels_NHW,
         experiment=federation,
+        addressee=Addressee(**addressee),
         nonce=nonce_of(seed, described, stored_NCHW, labels_NHW),
     )
     return {

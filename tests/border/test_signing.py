@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hyfree_ray.border import signing
 from hyfree_ray.border.manifest import Manifest
 from hyfree_ray.border.signing import SIGNATURE_BYTES, is_signed_by, signing_key
 from hyfree_ray.border.withheld import Notice
@@ -52,6 +53,20 @@ def test_only_the_owners_signature_over_the_very_bytes_counts(tmp_path: Path) ->
     assert not is_signed_by(public, message, b"")
 
 
+@pytest.mark.parametrize("sign_of_x", [0, 128])
+@pytest.mark.parametrize("y", sorted([*signing._SMALL_ORDER, 2**255 - 19, 2**255 - 18]))
+def test_a_key_whose_one_signature_would_fit_every_message_signs_nothing(
+    y: int, sign_of_x: int
+) -> None:
+    """Case 108: the identity, signed by R = identity and S = 0, and the other weak points."""
+    key = bytearray(y.to_bytes(32, "little"))
+    key[-1] |= sign_of_x
+    fits_everything = bytes(key) + bytes(32)
+    for message in (b"anything", b"another"):
+        assert not is_signed_by(bytes(key), message, fits_everything)
+        assert not is_signed_by(bytes(key), message, bytes([1]) + bytes(63))
+
+
 MADE = {"site": "Ä-1", "experiment": f"{'t' * 32}-{'r' * 32}"}
 MANIFEST = Manifest(**MADE, round=1, nonce="n1", rows=6, sha256="0f" * 32, bytes=4242)
 NOTICE = Notice.of(**MADE, reason="too small", rate=0.876)
@@ -62,13 +77,13 @@ NOTICE = Notice.of(**MADE, reason="too small", rate=0.876)
     [
         (
             MANIFEST,
-            "41f2c4e2a38729f094b9d3b311a2d20627bc87ac33ab941b69da54ba26537edd"
-            "2abf20ba0ab986ca4a51c9d71dfdb36db7051a1b4900627c847398311ad52b08",
+            "f4744558c2650963f3c085a7d13e9ea1a038f322319b32d78770aa7963988cbf"
+            "4f44235140868ac608fa7c4cb34661b06f535622baa4a03be74600dc0ab2f801",
         ),
         (
             NOTICE,
-            "4533e52a4bc857bedaeee7f6b2a16347fcf6bd7ae1545ea6745310ab0bcb8202"
-            "fc00a9054ba9bd50e03b83b3484139757828102f4775e90784954b8fdd53b403",
+            "2e81fd6a8617c5a56ef07e9874d049f6e7320b8d3e53ebe0bdd5f306b54cd51f"
+            "97b27ebc0cf0af889612ac21372fc20fdddfe5583162fcba64d1681328e3a00a",
         ),
     ],
     ids=["manifest", "notice"],

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.parcels import Parcel
+from hyfree_ray.core.parcels import Parcel, check_parcel
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parcel_folders import check_out, read_parcel, write_parcel
 from hyfree_ray.federation.replay_folders import (
@@ -159,3 +159,39 @@ def test_a_parcel_that_cannot_be_written_leaves_the_older(
     assert read_parcel(tmp_path / "p") == OLDER
     assert files_in(tmp_path / "p") == sorted([*OLDER.files, "parcel.json"])
     assert not (tmp_path / "q" / "r").exists()
+
+
+@pytest.mark.parametrize("link", ["model", "model/plans", "parcel.json"])
+def test_no_link_in_a_parcel_is_followed(tmp_path: Path, link: str) -> None:
+    """Case 106: neither a file's nor that of a folder on its way."""
+    folder, private = tmp_path / "parcel", tmp_path / "private"
+    write_parcel(folder, OLDER)
+    (folder / link).rename(private)
+    (folder / link).symlink_to(private)
+    with refuses("parcel.damaged"):
+        read_parcel(folder)
+
+
+def test_no_link_in_the_pools_folder_of_releases_is_followed(tmp_path: Path) -> None:
+    """Case 106: there a whole parcel may be a link to another."""
+    write_parcel(tmp_path / "private", OLDER)
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases" / "A").symlink_to(tmp_path / "private")
+    read_parcel(tmp_path / "releases" / "A")  # named by ourselves
+    with refuses("parcel.damaged"):
+        read_parcel(tmp_path / "releases" / "A", below=tmp_path / "releases")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("plans.json", "Plans.json"), ("model/a", "Model/b"), ("\u00e9.txt", "e\u0301.txt")],
+)
+def test_two_names_that_are_one_file_on_some_disks_are_refused(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    """Case 106."""
+    both = Parcel(
+        sender="pool", stage="release", key="a" * 64, files={one: b"1", other: b"2"}, result={}
+    )
+    with refuses("parcel.bad-name"):
+        check_parcel(both)

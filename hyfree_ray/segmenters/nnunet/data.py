@@ -25,7 +25,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from hyfree_ray.border.foreign_plan import check_plan
+from hyfree_ray.border.foreign_plan import check_plan, check_resampled
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.guard import check_path
 from hyfree_ray.segmenters.nnunet.reading import reader_of
@@ -247,7 +247,7 @@ def preprocess_for(
     """
     with nnunet_environment(root):
         _write_raw(root, cases, dataset_json)
-        InProcessFingerprint(DATASET).run_on([case.name for case in cases])
+        found = InProcessFingerprint(DATASET).run_on([case.name for case in cases])
         reader = reader_of(dataset_json, str(cases[0].images[0]))
         plans = json.loads((model / "plans.json").read_text())
         check_plan(plans)
@@ -258,6 +258,8 @@ def preprocess_for(
         for name in ("transpose_forward", "transpose_backward"):
             plans[name] = own[name]
         target = plans["configurations"]["2d"]
+        for shape, spacing in zip(found["shapes_after_crop"], found["spacings"], strict=True):
+            check_resampled(shape, spacing, target["spacing"], own["transpose_forward"][0])
         own_batch = own["configurations"]["2d"]["batch_size"]
         target["batch_size"] = min(target["batch_size"], own_batch)
         (root / "preprocessed" / DATASET / f"{_PLANS_NAME}.json").write_text(json.dumps(plans))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 
-from hyfree_ray.border.foreign_plan import check_plan
+from hyfree_ray.border.foreign_plan import MAX_PLAN_BYTES, check_plan, check_resampled
+from hyfree_ray.border.manifest import Limits
 from hyfree_ray.cohorts.label_sets import read_labels
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 from hyfree_ray.segmenters import NNUNET, SEGMENTERS
 from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES
 from hyfree_ray.segmenters.unet_plan import UNetPlan
@@ -64,10 +66,45 @@ def read_dataset(folder: Path) -> dict[str, Any]:
     """The channels and labels of a model.
 
     Raises:
-        HyfreeError: they are not what nnU-Net takes.
+        HyfreeError: they are not what nnU-Net takes, or more than a release has.
     """
-    dataset: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
-    return {**dataset, "labels": read_labels(dataset)}
+    dataset = _read_json(folder, "dataset.json")
+    labels, channels = read_labels(dataset), dataset.get("channel_names")
+    if len(labels) > Limits.highest_label + 1 or not isinstance(channels, dict):
+        raise HyfreeError("model.plan-refused", "the model's dataset.json is not nnU-Net's")
+    return {**dataset, "labels": labels}
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read one of the small files of a model, which may be another party's.
+
+    Raises:
+        HyfreeError: it is no JSON object, or too large or deep for one of ours.
+    """
+    try:
+        text = read_untrusted(folder / name, most=MAX_PLAN_BYTES)
+        found = json.loads(text, parse_constant=_refuse)
+    except (UntrustedFileError, ValueError, RecursionError) as error:
+        raise HyfreeError(
+            "model.plan-refused",
+            f"the model's {name} cannot be read ({str(error)[:80]}); ask its owner to export it "
+            "again",
+        ) from error
+    if not isinstance(found, dict):
+        raise HyfreeError("model.plan-refused", f"the model's {name} is no JSON object")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number that JSON knows")
+
+
+def _mirroring_of(details: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The axes along which images are mirrored when they are segmented."""
+    axes = details.get("inference_allowed_mirroring_axes")
+    if axes not in (None, [], [0], [1], [0, 1]):
+        raise HyfreeError("model.plan-refused", "the model mirrors along axes that slices lack")
+    return None if axes is None else tuple(axes)
 
 
 def load_weights(network: torch.nn.Module, file: Path) -> None:
@@ -122,8 +159,8 @@ class Model:
 
     def __init__(self, folder: Path, device: str, segmenter: str | None = None) -> None:
         self.dataset_json = read_dataset(folder)
-        plans = json.loads((folder / "plans.json").read_text())
-        details = json.loads((folder / "model.json").read_text())
+        plans = _read_json(folder, "plans.json")
+        details = _read_json(folder, "model.json")
         check_plan(plans)
         self.plan = UNetPlan.from_plans(plans, channels=len(self.dataset_json["channel_names"]))
         self.device = torch.device(device)
@@ -135,7 +172,6 @@ class Model:
         load_weights(network, folder / "weights.safetensors")
         self.network = network.to(self.device).eval()
         self._slice_by_slice = bool(plans.get(MADE_ON_SLICES, False))
-        mirroring = details["inference_allowed_mirroring_axes"]
         self._predictor = nnUNetPredictor(
             perform_everything_on_device=self.device.type == "cuda",
             device=self.device,
@@ -150,7 +186,7 @@ class Model:
             [network.state_dict()],
             self.dataset_json,
             "nnUNetTrainer",
-            tuple(mirroring) if mirroring is not None else None,
+            _mirroring_of(details),
         )
 
     def segment(self, image_CZHW: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -159,8 +195,12 @@ class Model:
         Args:
             image_CZHW: physical intensities, float32.
             spacing: (z, h, w) in mm.
+
+        Raises:
+            HyfreeError: the plan would resample it to a huge one.
         """
         axis = self.plan.slice_axis
+        check_resampled(image_CZHW.shape[1:], spacing, self.plan.spacing, axis)
         if not self._slice_by_slice or image_CZHW.shape[1 + axis] == 1:
             return self._segment(image_CZHW, spacing)
         slices = np.split(image_CZHW, image_CZHW.shape[1 + axis], axis=1 + axis)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner, Result
 
-from hyfree_ray.border.manifest import key_of
+from hyfree_ray.border.manifest import Addressee, key_of
 from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
 from hyfree_ray.cli import main
@@ -24,8 +24,8 @@ from tests.cards import card
 TASK = "t" * 32
 
 
-def federation(experiment: Experiment, task: str = TASK) -> str:
-    return key_of(task, experiment.recipe(RELEASE_VERSIONS))
+def federation(experiment: Experiment, task: str = TASK, addressee: Addressee | None = None) -> str:
+    return key_of(task, experiment.recipe(RELEASE_VERSIONS), addressee)
 
 
 def hand_in(
@@ -36,6 +36,7 @@ def hand_in(
     signer: str = "",
     labels: tuple[str, ...] = ("organ",),
     folder: str = "",
+    addressee: Addressee | None = None,
 ) -> Path:
     """A signed release, as a folder in `root/in`."""
     rng = np.random.default_rng(int(digest_of([site, folder])[:6], 16))
@@ -56,6 +57,7 @@ def hand_in(
         rng.integers(0, 256, (6, 1, 20, 28), dtype=np.uint8),
         rng.integers(0, 2, (6, 20, 28), dtype=np.uint8),
         experiment=made_for,
+        addressee=addressee,
         nonce=f"of {site} {folder}",
     )
     files = {name: (made / name).read_bytes() for name in ("release.arrow", "manifest.json")}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from hyfree_ray.border.manifest import Addressee
 from hyfree_ray.border.signing import fingerprint
 from hyfree_ray.config.experiment import Experiment
 from tests.commands.pool.folders import federation, hand_in, key_at, train
@@ -33,6 +36,82 @@ def test_who_signs_wrongly_is_not_believed_the_first_time(
     hand_in(tmp_path, "A", federation(smoke), signer="somebody else")
     train(tmp_path, tmp_path / "in" / "A")
     assert not (tmp_path / "store" / "pool" / "trusted" / "A").exists()
+
+
+@pytest.mark.parametrize("text", [b"junk", b'{"site":"A"}'])
+def test_junk_signed_in_a_sites_name_teaches_no_key_and_the_site_is_taken_later(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]], text: bytes
+) -> None:
+    """Case 104: a key is stored once its release was accepted."""
+    stored = tmp_path / "store" / "pool" / "trusted"
+    for site in ("B", "C"):
+        hand_in(tmp_path, site, federation(smoke))
+    fake = hand_in(tmp_path, "A", federation(smoke))
+    (fake / "manifest.json").write_bytes(text)
+    (fake / "manifest.sig").write_bytes(key_at(tmp_path, "A").sign(text))
+    first = train(tmp_path, *(tmp_path / "in").iterdir())
+    assert "A: release refused (manifest): " in first.output
+    assert sorted(path.name for path in stored.iterdir()) == ["B", "C"]
+    (tmp_path / "keys" / "A").unlink()  # the hospital's own key is another than the stranger's
+    hand_in(tmp_path, "A", federation(smoke))
+    second = train(tmp_path, *(tmp_path / "in").iterdir())
+    assert "A: accepted: 6 images" in second.output
+    assert trained == [["B", "C"], ["A", "B", "C"]]
+
+
+def test_a_site_that_looks_like_one_of_an_earlier_round_is_refused(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]]
+) -> None:
+    """Case 107: also where the two never come together; whole names of Cyrillic letters."""
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("ABC", "Y", "Z")]
+    train(tmp_path, *folders)
+    alike = hand_in(tmp_path, "АВС", federation(smoke))
+    done = train(tmp_path, alike, *folders[1:])
+    assert ": release refused (site): " in done.output
+    assert trained == [["ABC", "Y", "Z"], ["Y", "Z"]]
+    mixed = hand_in(tmp_path, "Ch\u0430rite", federation(smoke))
+    assert "data.bad-site-name" in train(tmp_path, mixed, *folders[1:]).output
+
+
+def test_a_release_made_for_one_pool_is_not_taken_by_another(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]]
+) -> None:
+    """Case 105: what a hospital signs names pool and federation, and neither can be edited."""
+    theirs, ours = (Addressee(pool=pool, federation="lungs") for pool in ("Basel", "Bern"))
+    for site, whom in (("A", theirs), ("B", ours), ("C", ours)):
+        hand_in(tmp_path, site, federation(smoke, addressee=whom), addressee=whom)
+    named = ("--set", "pool=Bern", "--set", "federation=lungs")
+    done = train(tmp_path, *(tmp_path / "in").iterdir(), options=named)
+    assert "A: release refused (addressee): " in done.output
+    assert trained == [["B", "C"]]
+    manifest = tmp_path / "in" / "A" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("Basel", "Bern"))
+    done = train(tmp_path, *(tmp_path / "in").iterdir(), options=named)
+    assert "A: release refused (signature): " in done.output
+    nobody = train(tmp_path, *(tmp_path / "in").iterdir())
+    refused(nobody, "round.other-settings")
+
+
+def test_a_pool_without_a_name_says_that_releases_for_it_fit_others(
+    tmp_path: Path, smoke: Experiment
+) -> None:
+    """Case 105."""
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    assert "has no name" in train(tmp_path, *folders).output
+
+
+def test_a_link_in_a_handed_in_folder_is_not_followed(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]]
+) -> None:
+    """Case 106: nor is the release behind it taken in."""
+    for site in ("A", "B", "C"):
+        hand_in(tmp_path, site, federation(smoke))
+    file = tmp_path / "in" / "A" / "release.arrow"
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    done = train(tmp_path, *(tmp_path / "in").iterdir())
+    assert "A: release refused (not-a-file): " in done.output
+    assert trained == [["B", "C"]]
 
 
 def test_two_strangers_of_one_name_are_both_refused(
