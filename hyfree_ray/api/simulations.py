@@ -13,6 +13,7 @@ from hyfree_ray.api.runs import Run
 from hyfree_ray.cohorts.partitions import NATURAL
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.config.loading import as_override
+from hyfree_ray.core.files import mask_kept
 from hyfree_ray.core.store_root import DEFAULT_STORE, STORE_VARIABLE
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.results.finished import Finished
@@ -109,7 +110,7 @@ def simulate(
     folder = Path(store or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE).absolute()
 
     def run() -> Finished:
-        with joined(ray):
+        with mask_kept(), joined(ray):
             runtime = Runtime(store=folder, ray=ray, device=resolve_device(device, ray))
             simulation = resolve_simulation(options, runtime)
             rules = parse_rules(

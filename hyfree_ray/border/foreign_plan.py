@@ -98,7 +98,7 @@ class _Network(_Strict):
     @model_validator(mode="after")
     def _one_entry_a_stage(self) -> _Network:
         lists = (self.features_per_stage, self.kernel_sizes, self.strides, self.n_conv_per_stage)
-        lengths = {*map(len, lists), len(self.n_conv_per_stage_decoder) + 1}
+        lengths = {*(len(one) for one in lists), len(self.n_conv_per_stage_decoder) + 1}
         if lengths != {self.n_stages}:
             raise ValueError("not one entry a stage")
         return self

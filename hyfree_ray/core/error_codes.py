@@ -176,6 +176,7 @@ CODES: Final[Mapping[str, Code]] = {
     "run.terminated": Code("The command was terminated (SIGTERM).", exit_code=143),
     "stage.failed": Code("A stage failed; its party's trace says why.", exit_code=1),
     "store.bad-precision": Code("What the store keeps of its precision cannot be read."),
+    "store.changed": Code("A stage's output is not what the stage made; it does not leave."),
     "store.not-a-store": Code("The folder is not a store, or its marker is damaged."),
     "store.not-found": Code("There is no store at the path."),
     "store.not-writable": Code("The store cannot be created or written."),

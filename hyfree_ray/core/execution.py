@@ -18,13 +18,14 @@ from typing import Any
 from hyfree_ray.core import device_memory
 from hyfree_ray.core.artifacts import RAW_DATA, Call
 from hyfree_ray.core.errors import HyfreeError, StageError
-from hyfree_ray.core.files import locked
+from hyfree_ray.core.files import locked, write_privately
 from hyfree_ray.core.guard import Confinement, confined
 from hyfree_ray.core.journal import append_attempt, segments
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.processes import peak_memory_mib, reset_peak_memory
 from hyfree_ray.core.records import StageRecord, find_record, write_record
 from hyfree_ray.core.registry import loaded_packages
+from hyfree_ray.core.sealing import seal
 from hyfree_ray.core.stage import Context, Launch, Preempted, Stage, find_stage
 from hyfree_ray.core.store_root import ROOT_FILE
 
@@ -58,6 +59,7 @@ def execute(
         Preempted: its place was wanted; called again, it goes on from its checkpoint.
     """
     target = find_stage(module, call.stage)
+    write_privately()
     with _named(owner, call, folder), locked(folder):
         record = find_record(folder, call.key, StageRecord)
         if record is None:
@@ -67,6 +69,7 @@ def execute(
                 out=folder, owner=owner, device=device, launch=launch, should_preempt=should_preempt
             )
             record = _measure(target, call, context)
+            record = record.model_copy(update={"outputs": seal(folder)})
             write_record(folder, record)
     return record
 

@@ -22,12 +22,52 @@ LOCK_FILE = ".lock"
 """In a folder that is held for one process."""
 
 
+_PRIVATE = 0o077
+"""What a process that works on a store takes from the modes of all it writes: 700 and 600."""
+
+_users_masks: list[int] = []
+"""The user's own, once it was replaced."""
+
+
+def write_privately() -> None:
+    """Have this process, and all that it starts, make files for their owner alone from now on."""
+    before = os.umask(_PRIVATE)
+    if not _users_masks:
+        _users_masks.append(before)
+
+
+@contextmanager
+def as_the_user_writes() -> Iterator[None]:
+    """Make files with the modes that the user's own mask gives: those that are handed out."""
+    if not _users_masks:
+        yield
+        return
+    before = os.umask(_users_masks[0])
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
+def mask_kept() -> Iterator[None]:
+    """Leave this process's mask as it was, whatever is opened inside: it may be a notebook's."""
+    before = os.umask(_PRIVATE)
+    os.umask(before)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the name `path` once it is whole and on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w+b") as file:
+        # A link of this name, which somebody has put into a shared folder, is not followed.
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o666), "w+b") as file:  # noqa: PTH123 - a descriptor
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -113,13 +153,14 @@ def try_to_write(folder: Path) -> None:
 
 @contextmanager
 def writing_to(path: Path, option: str = "--out") -> Iterator[None]:
-    """Say in one line that something cannot be written.
+    """Write what is handed out, as the user writes; say in one line that it cannot be written.
 
     Raises:
         HyfreeError: for any OSError inside.
     """
     try:
-        yield
+        with as_the_user_writes():
+            yield
     except OSError as error:
         reason = error.strerror or error
         raise HyfreeError(

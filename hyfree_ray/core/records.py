@@ -56,6 +56,8 @@ class StageRecord(BaseModel):
     host: str
     versions: dict[str, str]
     """Of the libraries that results may depend on."""
+    outputs: str | None = None
+    """Hash of the list of the files' hashes; None in records of before there was one."""
     result: dict[str, Any]
     """What the stage returned."""
 

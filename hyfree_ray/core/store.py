@@ -7,11 +7,12 @@ means that the folder is whole.
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from hyfree_ray.core.artifacts import Artifact, Call
-from hyfree_ray.core.errors import PrivacyError
+from hyfree_ray.core.errors import HyfreeError, PrivacyError
 from hyfree_ray.core.files import locked, write_bytes
 from hyfree_ray.core.parcels import Parcel, check_parcel
 from hyfree_ray.core.records import (
@@ -22,6 +23,7 @@ from hyfree_ray.core.records import (
     load_record,
     write_record,
 )
+from hyfree_ray.core.sealing import sums_of
 
 
 class Store:
@@ -70,6 +72,7 @@ class Store:
 
         Raises:
             PrivacyError: the stage is not one of the owner's exports.
+            HyfreeError: a file is not the one that the stage made.
         """
         if artifact.stage not in self.exports:
             allowed = ", ".join(sorted(self.exports)) or "nothing"
@@ -83,6 +86,7 @@ class Store:
             for file in sorted(artifact.path.glob(pattern))
             if not file.name.startswith(".")  # what a crash left half-written
         }
+        self._check_unchanged(artifact, files)
         return Parcel(
             sender=self.owner,
             stage=artifact.stage,
@@ -90,6 +94,31 @@ class Store:
             files=files,
             result=dict(artifact.result),
         )
+
+    def _check_unchanged(self, artifact: Artifact, files: Mapping[str, bytes]) -> None:
+        """Hold files to the hashes that were taken when the stage ended.
+
+        Raises:
+            HyfreeError: one is another, or was added.
+        """
+        record = artifact.record
+        if not isinstance(record, StageRecord) or record.outputs is None:
+            return
+        try:
+            known = sums_of(artifact.path, record.outputs)
+            changed = [
+                name
+                for name, content in files.items()
+                if known.get(name) != hashlib.sha256(content).hexdigest()
+            ]
+        except ValueError:
+            changed = ["its list of hashes"]
+        if changed:
+            raise HyfreeError(
+                "store.changed",
+                f"{self.owner}: {artifact.stage}: {', '.join(changed)} changed after the stage "
+                f"ended, and nothing of it leaves; delete {artifact.path} to make it again",
+            )
 
     def received(self, stage: str, key: str, sender: str) -> Artifact:
         """Find a parcel that was taken in (its record is None before)."""

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.core.files import try_to_write, write_json
+from hyfree_ray.core.files import try_to_write, write_json, write_privately
 from hyfree_ray.core.folders import is_free
 
 STORE_VERSION = 1
@@ -26,6 +26,8 @@ ROOT_FILE = "store.json"
 def open_root(root: Path, *, create: bool = True) -> Path:
     """Check that the store's root is one that this version can read; create it if it is missing.
 
+    It holds real images: it is its owner's alone, and so is what this process writes from now on.
+
     Raises:
         HyfreeError: not writable, not a store, or written by another version.
     """
@@ -41,10 +43,14 @@ def open_root(root: Path, *, create: bool = True) -> Path:
             if not create:
                 _check_above(root)
                 return root
+            write_privately()
             root.mkdir(parents=True, exist_ok=True)
             write_json(marker, {"store_version": STORE_VERSION})
         check_layout(root)
         if create:
+            write_privately()
+            if root.stat().st_mode & 0o077:
+                root.chmod(0o700)
             for folder in (root, root / "sites", root / "pool"):
                 if folder.is_dir():
                     try_to_write(folder)

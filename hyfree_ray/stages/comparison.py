@@ -70,7 +70,7 @@ def prepare_together(
     }
 
 
-@stage(version=3, private=("cases",))
+@stage(version=4, private=("cases",))
 def prepare_mixture(
     context: Context,
     /,

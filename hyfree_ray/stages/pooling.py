@@ -5,7 +5,9 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +175,7 @@ def label_agreement(
     return {"dice": dice, "mean": sum(known) / len(known) if known else None}
 
 
-@stage(version=3)
+@stage(version=4)
 def pool_releases(
     context: Context,
     /,
@@ -202,9 +204,12 @@ def pool_releases(
     from hyfree_ray.segmenters.nnunet.data import plan_and_preprocess, use_on_volumes
 
     by_site: list[list[Any]] = []
+    left_out: dict[str, int] = {}
     first: ReleaseMetadata | None = None
     for site, release in read_releases(sites, releases, federation):
         first = first or release.metadata
+        if release.manifest.rows > len(release.labels_NHW):
+            left_out[site] = release.manifest.rows - len(release.labels_NHW)
         _check_slice_axis(site, release.metadata, sites[0], first)
         prefix = f"r{len(by_site):03d}"
         by_site.append(
@@ -231,6 +236,7 @@ def pool_releases(
     return {
         "images": len(cases),
         "images_by_site": {s: len(w) for s, w in zip(sites, by_site, strict=True)},
+        "left_out_by_site": left_out,
         "patch_size": list(plan.patch_size),
         "spacing": list(plan.spacing),
         "strides": [list(stride) for stride in plan.strides],
@@ -261,10 +267,27 @@ def label_encoding_of(metadata: ReleaseMetadata) -> LabelEncoding:
     return LabelEncoding(names=dict(metadata.label_names), regions=metadata.regions)
 
 
+MAX_TIMES_MEDIAN = 4
+"""Of a site's images so many times the median of the others' are trained on: with four others like
+each other, one site is at most half of the pool, however many images it makes up."""
+
+
+def rows_taken(rows: Mapping[str, int]) -> dict[str, int]:
+    """Return how many of each site's images are trained on, the first ones; one alone is whole."""
+    taken = {}
+    for site, own in rows.items():
+        others = [count for other, count in rows.items() if other != site]
+        most = MAX_TIMES_MEDIAN * statistics.median(others) if others else own
+        taken[site] = min(own, int(most))
+    return taken
+
+
 def read_releases(
     sites: Sequence[str], releases: Mapping[str, Folder], federation: str
 ) -> Iterator[tuple[str, Release]]:
     """Yield each site's release, one in memory at a time, read as strictly as the pool checks it.
+
+    Of one that is much larger than the others only the first images are there, see `rows_taken`.
 
     Args:
         sites: the sites that made the releases, in order.
@@ -274,13 +297,20 @@ def read_releases(
     Raises:
         ReleaseError: the rule that one breaks.
     """
+    from hyfree_ray.border.manifest import read_manifest
     from hyfree_ray.border.release import read_release
 
-    for position, site in enumerate(sites):
-        folder = releases[f"release_{position}"]
+    folders = {site: Path(releases[f"release_{place}"]) for place, site in enumerate(sites)}
+    manifests = {site: read_manifest(folder, site=site) for site, folder in folders.items()}
+    taken = rows_taken({site: manifest.rows for site, manifest in manifests.items()})
+    for site, folder in folders.items():
+        found = read_release(folder, site=site, experiment=federation, manifest=manifests[site])
+        count = taken[site]
         yield (
             site,
-            read_release(Path(folder), site=site, experiment=federation),
+            replace(
+                found, images_NCHW=found.images_NCHW[:count], labels_NHW=found.labels_NHW[:count]
+            ),
         )
 
 

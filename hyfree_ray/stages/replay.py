@@ -21,7 +21,7 @@ from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 
-@stage(version=4, private=("cases",))
+@stage(version=5, private=("cases",))
 def prepare_replay(
     context: Context,
     /,
