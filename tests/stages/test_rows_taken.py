@@ -37,7 +37,7 @@ def test_one_sites_images_are_capped_by_the_others(tmp_path: Path) -> None:
         f"release_{place}": written(tmp_path, site, rows)
         for place, (site, rows) in enumerate(sizes.items())
     }
-    found = {site: one for site, one in read_releases(list(sizes), folders, "e")}
+    found = dict(read_releases(list(sizes), folders, "e"))
     counts = {site: len(one.images_NCHW) for site, one in found.items()}
     assert counts == {"a": 6, "b": 8, "c": 9, "flood": 8 * MAX_TIMES_MEDIAN}
     assert len(found["flood"].labels_NHW) == counts["flood"]
