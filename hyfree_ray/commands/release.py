@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hyfree_ray.border.gate import Gate, check_card
+from hyfree_ray.border.marks import MARK
 from hyfree_ray.border.opening import open_release, printable
 from hyfree_ray.border.privacy_card import describe, read_card
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
@@ -65,6 +66,7 @@ def run_show(file: Path, picture: Path) -> None:
             release.labels_NHW[:MAX_IMAGES],
             f"{release.metadata.site}: synthetic images and their labels",
             label_names=release.metadata.label_names,
+            marks=MARK,
         )
     click.echo(f"drawn: {picture}")
 

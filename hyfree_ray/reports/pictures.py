@@ -34,6 +34,7 @@ def contact_sheet(
     title: str,
     columns: int = 8,
     label_names: dict[str, int] | None = None,
+    marks: Mapping[str, str] | None = None,
 ) -> None:
     """Write a PNG of the first images, at most `MAX_IMAGES`, with their labels' outlines.
 
@@ -46,6 +47,7 @@ def contact_sheet(
         title: one line.
         columns: images side by side.
         label_names: names to values, for the legend.
+        marks: text fields of the file, as that its images are synthetic.
     """
     images_NCHW = images_NCHW[:MAX_IMAGES]
     shown_NHWC, note = _displayed(images_NCHW, [images_NCHW])
@@ -60,7 +62,7 @@ def contact_sheet(
                 _outline(axis, labels_NHW[k])
     if labels_NHW is not None and label_names is not None:
         _legend(figure, label_names)
-    _save(figure, path)
+    _save(figure, path, marks)
 
 
 def nearest_pairs(
@@ -206,7 +208,7 @@ def _legend(figure: Figure, label_names: dict[str, int]) -> None:
         text.set_parse_math(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path, marks: Mapping[str, str] | None = None) -> None:
     # Without the program's version in it, equal pictures have equal bytes.
     with replacing(path) as file:
-        figure.savefig(file, format="png", metadata={"Software": None})
+        figure.savefig(file, format="png", metadata={"Software": None, **(marks or {})})

@@ -26,7 +26,7 @@ MAX_VALIDATION = 2500
 """The last fifth of a release, at most 2500 slices, is its validation part."""
 
 
-@stage(version=6)
+@stage(version=7)
 def check_release(
     context: Context,
     *,
@@ -50,6 +50,7 @@ def check_release(
     from hyfree_ray.border.gate import Gate
     from hyfree_ray.border.label_shift import label_shift
     from hyfree_ray.border.manifest import read_manifest
+    from hyfree_ray.border.marks import MARK
     from hyfree_ray.border.release_guard import SubmittedRelease, check_release_file
     from hyfree_ray.core.registry import built_in_only
     from hyfree_ray.reports.pictures import contact_sheet
@@ -70,6 +71,7 @@ def check_release(
         found.labels_NHW[:24],
         f"{site}: synthetic images and their labels",
         label_names=found.metadata.label_names,
+        marks=MARK,
     )
     shift = label_shift(found.images_NCHW, found.labels_NHW)
     return {

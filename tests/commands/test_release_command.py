@@ -6,11 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from hyfree_ray.border import opening
 from hyfree_ray.border.signing import is_signed_by, signing_key
@@ -161,6 +163,31 @@ def test_show_prints_the_card_and_draws_the_images(folder: Path, tmp_path: Path)
     assert "membership attack 'nearest': AUC 0.52" in result.output
     assert '"channel_names"' in result.output
     assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_exported_file_says_by_itself_that_it_is_synthetic(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Case 112: in a field that programs read; the picture of `show` too."""
+    for target in ("parquet", "nnunet", "png"):
+        assert call("export", folder, "--to", target, "--out", tmp_path / target).exit_code == 0
+    assert call("show", folder, "--picture", tmp_path / "png" / "sheet.png").exit_code == 0
+    pictures = list((tmp_path / "png").rglob("*.png"))
+    assert len(pictures) == 5 * 3 + 1
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.text["SyntheticData"] == "YES"
+    volumes = list((tmp_path / "nnunet").rglob("*.nii.gz"))
+    assert len(volumes) == 5 * 3
+    for path in volumes:
+        assert bytes(nibabel.load(path).header["descrip"]).startswith(b"SyntheticData=YES")
+    assert pq.read_schema(tmp_path / "parquet" / "release.parquet").metadata[b"SyntheticData"] == (
+        b"YES"
+    )
+    for file in ("nnunet/dataset.json", "png/metadata.json"):
+        marks = json.loads((tmp_path / file).read_text())["synthetic"]
+        assert marks["SyntheticData"] == "YES"
+        assert marks["Site"] == "site-1"
 
 
 @pytest.mark.parametrize("command", [("show",), ("export", "--to", "png", "--out", "out")])
