@@ -271,6 +271,32 @@ def show(file: Path, picture: Path) -> None:
 
 @release.command(epilog=EXIT_CODES)
 @_FILE
+@click.option(
+    "--key",
+    metavar="PUBLIC_KEY",
+    type=click.Path(path_type=Path),
+    help="The site's public.key: verify its signature, and say so on the page.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=in_a_folder,
+    default=Path("dossier.html"),
+    show_default=True,
+    help="HTML file.",
+)
+def dossier(file: Path, key: Path | None, out: Path) -> None:
+    """Write the page that a data protection officer reads about a release.
+
+    What it is, how it was made, what attacks found, similarity last, and what none of this covers.
+    """
+    from hyfree_ray.commands.release import run_dossier
+
+    run_dossier(file, out, key)
+
+
+@release.command(epilog=EXIT_CODES)
+@_FILE
 @click.option("--to", "target", type=click.Choice(["parquet", "nnunet", "png"]), required=True)
 @click.option(
     "-o",

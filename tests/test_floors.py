@@ -38,7 +38,7 @@ DOORS = {
     "mlflow": "observing/mlflow.py",
     "monai": "evaluation/metrics.py",
     "open_clip": "privacy/embedders.py",
-    "jinja2": "reports/report.py",
+    "jinja2": "reports/pages.py",
     "pandas": "api/",
 }
 

@@ -12,7 +12,7 @@ from hyfree_ray.border.marks import MARK
 from hyfree_ray.border.opening import open_release, printable
 from hyfree_ray.border.privacy_card import describe, read_card
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.files import writing_to
+from hyfree_ray.core.files import write_bytes, writing_to
 from hyfree_ray.core.folders import check_free, filling
 from hyfree_ray.federation.trust import read_public_key
 
@@ -69,6 +69,23 @@ def run_show(file: Path, picture: Path) -> None:
             marks=MARK,
         )
     click.echo(f"drawn: {picture}")
+
+
+def run_dossier(file: Path, out: Path, key: Path | None = None) -> None:
+    """Write the page about a release that a data protection officer reads.
+
+    Args:
+        file: the release.
+        out: the HTML file.
+        key: as for `run_check`.
+    """
+    from hyfree_ray.reports.dossier import dossier
+
+    public = None if key is None else read_public_key(key, "--key")
+    page = dossier(open_release(file, public), public)
+    with writing_to(out):
+        write_bytes(out, page.encode())
+    click.echo(f"written: {out}")
 
 
 def run_export(file: Path, target: str, out: Path) -> None:

@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.evaluation.metrics import METRICS
@@ -23,6 +21,7 @@ from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, THE_OTHERS, candidate
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.gantt import gantt
+from hyfree_ray.reports.pages import render
 from hyfree_ray.reports.parts import Table, of_run, table
 from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
@@ -101,7 +100,8 @@ def write_report(
             _write(out / "figures" / f"{figure.name}.{ending}", content)
     for part in parts:
         _write(out / part["config_name"], part["config"].encode())
-    html = _template().render(
+    html = render(
+        REPORT,
         **statistics["page"],
         **_by_site(outcomes, pooled.contrasts),
         scaling=scaling,
@@ -112,16 +112,6 @@ def write_report(
     )
     _write(out / REPORT, html.encode())
     return out / REPORT
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("hyfree_ray.reports", "templates"),
-        autoescape=True,  # names of sites, labels and reasons come from users
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template(REPORT)
 
 
 def _title(pooled: Pooled) -> str:

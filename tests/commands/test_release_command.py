@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nibabel
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from hyfree_ray.border import opening
-from hyfree_ray.border.signing import is_signed_by, signing_key
+from hyfree_ray.border.signing import fingerprint, is_signed_by, signing_key
 from hyfree_ray.cli import main
 from tests.cards import card
 from tests.refusals import refused
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.mark.parametrize("command", [(), ("check",), ("show",), ("export",)])
+@pytest.mark.parametrize("command", [(), ("check",), ("show",), ("dossier",), ("export",)])
 def test_help_tells_exit_codes(command: tuple[str, ...]) -> None:
     result = call(*command, "--help")
     assert result.exit_code == 0
@@ -188,6 +189,52 @@ def test_every_exported_file_says_by_itself_that_it_is_synthetic(
         marks = json.loads((tmp_path / file).read_text())["synthetic"]
         assert marks["SyntheticData"] == "YES"
         assert marks["Site"] == "site-1"
+
+
+def section_of(page: str, heading: str) -> str:
+    return page.partition(f"<h2>{heading}</h2>")[2].partition("<h2>")[0]
+
+
+def test_the_dossier_has_attacks_before_similarity_and_all_that_the_card_says(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Case 112: what a data protection officer decides by stands first; nothing is left out."""
+    key = signing_key(tmp_path / "keys" / "mine")
+    (tmp_path / "public.key").write_bytes(key.public_key().public_bytes_raw())
+    (folder / "manifest.sig").write_bytes(key.sign((folder / "manifest.json").read_bytes()))
+    result = call("dossier", folder, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "page.html").read_text()
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings[0] == "What it is"
+    assert headings[-1] == "What is not covered"
+    similarity = next(h for h in headings if h.startswith("How similar"))
+    attacks = next(h for h in headings if h.startswith("What attacks"))
+    assert headings.index(attacks) < headings.index(similarity) == len(headings) - 2
+    for name in METADATA.card:
+        words = name.replace("_", " ")
+        assert name == "statement" or words[:1].upper() + words[1:] in page, name
+    assert "Statement" not in section_of(page, attacks)
+    assert "signature was not checked" in page
+    signed = call("dossier", folder, "--key", tmp_path / "public.key", "--out", tmp_path / "p.html")
+    assert signed.exit_code == 0
+    assert fingerprint(key.public_key().public_bytes_raw()) in (tmp_path / "p.html").read_text()
+
+
+def test_the_dossier_says_where_the_gate_fails_and_executes_nothing_of_the_release(
+    tmp_path: Path,
+) -> None:
+    """Case 112: names of others are text, in HTML too."""
+    hostile = "<script>alert(1)</script>"
+    failing = card(images=5) | {"rejection_rate": 0.9}
+    put(tmp_path / "in", described(card=failing, channel_names=[hostile, "T2"]))
+    assert call("dossier", tmp_path / "in", "--out", tmp_path / "page.html").exit_code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "does not pass the default gate" in page
+    assert hostile not in page
+    (tmp_path / "in" / "release.arrow").write_bytes(b"")
+    refused(call("dossier", tmp_path / "in", "--out", tmp_path / "other.html"), "release.bytes")
+    assert not (tmp_path / "other.html").exists()
 
 
 @pytest.mark.parametrize("command", [("show",), ("export", "--to", "png", "--out", "out")])
