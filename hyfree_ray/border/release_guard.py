@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hyfree_ray.border.manifest import ROUND, Limits, Manifest
 from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, read_release
 from hyfree_ray.core.error_codes import CODES
@@ -48,8 +50,10 @@ class ChildLimits:
     seconds_a_gib: int = 120
 
     def memory_of(self, file_bytes: int) -> int:
-        """Return the address space that checking a file of this size may add."""
-        return self.memory_bytes + 3 * file_bytes
+        """Return the address space that checking a file of this size may add: never more than is
+        free, for a file of 8 GiB of nothing costs its sender nothing."""
+        free = int(0.9 * psutil.virtual_memory().available)
+        return min(self.memory_bytes + 3 * file_bytes, max(free, self.memory_bytes))
 
     def seconds_of(self, file_bytes: int) -> int:
         """Return the seconds that checking a file of this size may take."""

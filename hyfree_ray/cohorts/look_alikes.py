@@ -39,6 +39,32 @@ _TO_LATIN = {
 }
 
 
+_INVISIBLE = {
+    *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
+    *range(0x180B, 0x1810),
+    *range(0xFE00, 0xFE10),
+    *range(0xE0100, 0xE01F0),
+}
+"""Letters and marks that show nothing: joiners, fillers, selectors of variants."""
+
+_MOST_MARKS = 3
+"""On a letter: Vietnamese, Hebrew and Thai need fewer, and a pile of them covers other lines."""
+
+
+def shows_all(name: str) -> bool:
+    """Return whether all of a name can be seen: no invisible letter, no pile of marks, and single
+    spaces inside alone."""
+    marks = "".join(
+        "m" if unicodedata.category(char)[0] == "M" else "-"
+        for char in unicodedata.normalize("NFD", name)
+    )
+    return (
+        not any(ord(char) in _INVISIBLE for char in name)
+        and "m" * (_MOST_MARKS + 1) not in marks
+        and name == " ".join(name.split())
+    )
+
+
 def scripts_of(name: str) -> set[str]:
     """Return the scripts of a name's letters, by the first word of their Unicode names."""
     letters = (char for char in unicodedata.normalize("NFKC", name) if char.isalpha())

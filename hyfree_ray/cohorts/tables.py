@@ -13,7 +13,7 @@ from typing import Any
 
 from hyfree_ray.cohorts.image_facts import NATURAL_ENDINGS, READERS
 from hyfree_ray.cohorts.label_sets import read_labels
-from hyfree_ray.cohorts.look_alikes import one_script, skeletons
+from hyfree_ray.cohorts.look_alikes import one_script, shows_all, skeletons
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.strict_json import checked_name
@@ -220,7 +220,8 @@ def check_site_names(names: Iterable[str], where: str = "") -> None:
             for char in name
         )
         small = len(name.encode()) <= MAX_SITE_NAME_BYTES
-        if not (letters and small and name[0].isalnum() and name[-1] != "." and ".." not in name):
+        ends = bool(name) and name[0].isalnum() and name[-1] != "."
+        if not (letters and small and ends and ".." not in name and shows_all(name)):
             shown = ascii(name[:40]) + ("..." if len(name) > 40 else "")
             raise HyfreeError(
                 "data.bad-site-name",

@@ -181,11 +181,11 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
         HyfreeError: `general` is something else, cannot be used, or a release is not good.
     """
     from hyfree_ray.core.parties import POOL
-    from hyfree_ray.federation.parcel_folders import read_parcel
+    from hyfree_ray.federation.parcel_folders import MAX_MODEL_BYTES, read_parcel
     from hyfree_ray.federation.replay_folders import RELEASES, read_shared
     from hyfree_ray.segmenters.nnunet.trial import model_of, try_model
 
-    parcel = read_parcel(general)
+    parcel = read_parcel(general, most=MAX_MODEL_BYTES)
     if (parcel.sender, parcel.stage) != (POOL, "train_general"):
         raise HyfreeError(
             "model.not-found",

@@ -5,6 +5,17 @@ from __future__ import annotations
 from hyfree_ray.core.error_codes import CODES
 
 
+def one_line(text: str) -> str:
+    """Return a text as it may be shown: what would end the line, or steer a terminal, as escapes.
+
+    Messages name folders that others have named.
+    """
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
+
+
 class HyfreeError(Exception):
     """A user's mistake. The command line prints it without a traceback and exits with its code.
 
@@ -19,7 +30,7 @@ class HyfreeError(Exception):
         self.exit_code = CODES[code].exit_code
 
     def __str__(self) -> str:
-        return str(self.args[1])
+        return one_line(str(self.args[1]))
 
 
 class PrivacyError(HyfreeError):
@@ -70,7 +81,7 @@ class StageError(Exception):
         self.log = log
 
     def __str__(self) -> str:
-        return (
+        return one_line(
             f"{self.owner}: the stage {self.stage} failed: {self.reason}"
             f"{f'; traceback in {self.log}' * bool(self.log)}; run the same command to try again"
         )

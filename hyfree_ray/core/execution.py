@@ -84,6 +84,7 @@ def _measure(target: Stage[Any], call: Call, context: Context) -> StageRecord:
     reset_peak_memory()
     device_memory.reset_peak(holds)
     result = _attempt(target, call, context)
+    held: dict[str, Any] = device_memory.measured(holds)
     seconds = time.monotonic() - clock + sum(end - begin for begin, end in earlier)
     return StageRecord(
         stage=call.stage,
@@ -103,7 +104,7 @@ def _measure(target: Stage[Any], call: Call, context: Context) -> StageRecord:
         device_seconds=seconds * result.get("workers", 1) if target.device else 0.0,
         cpu_seconds=time.process_time() - cpu,
         peak_memory_mib=peak_memory_mib(),
-        **device_memory.measured(holds),
+        **held,
         host=platform.node(),
         versions=installed_versions() | loaded_packages(),
         result=result,

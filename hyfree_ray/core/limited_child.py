@@ -7,6 +7,7 @@ and inherits no token. It is no sandbox: it is the same user.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -97,6 +98,8 @@ def _environment() -> dict[str, str]:
 
 def begin() -> None:
     """Say that the child is ready, once all is imported; from here on it writes no file."""
+    with contextlib.suppress(OSError):  # where memory runs out, this process is ended first
+        Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     # An interrupt signals the whole process group; no file is to blame for that.

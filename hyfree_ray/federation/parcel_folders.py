@@ -28,8 +28,10 @@ PARCEL_FILE = "parcel.json"
 
 _KEYS = ("sender", "stage", "key", "result", "files")
 _MAX_JSON_BYTES = 4 << 20
-_MAX_BYTES = 8 << 30
+_MAX_BYTES = Limits().file_bytes
 """Maximum size of all files of a parcel together."""
+MAX_MODEL_BYTES = 1 << 30
+"""The same where it is a model: of the weights that a plan may have, with room to spare."""
 _MOST_FILES = 100
 
 _SMALL_FILES = {
@@ -82,12 +84,13 @@ def write_parcel(folder: Path, parcel: Parcel) -> None:
         write_json(fresh / PARCEL_FILE, described | {"files": sorted(parcel.files)})
 
 
-def read_parcel(folder: Path, below: Path | None = None) -> Parcel:
+def read_parcel(folder: Path, below: Path | None = None, most: int = _MAX_BYTES) -> Parcel:
     """Read a folder that somebody else has written, without looking into its files.
 
     Args:
         folder: the folder. No link in it is followed.
         below: a folder that somebody else has written around it; None: this one is named by us.
+        most: bytes of all files together; nothing beyond is read.
 
     Raises:
         HyfreeError: no parcel, an incomplete one, or one whose names would leave the folder.
@@ -96,7 +99,7 @@ def read_parcel(folder: Path, below: Path | None = None) -> Parcel:
     files: dict[str, bytes] = {}
     try:
         for name in described.files:
-            left = _MAX_BYTES - sum(map(len, files.values()))
+            left = most - sum(map(len, files.values()))
             files[name] = read_untrusted(folder / name, most=left, below=below or folder)
     except UntrustedFileError as error:
         raise _torn(folder, error) from error

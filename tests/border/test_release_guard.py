@@ -9,6 +9,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,6 +189,21 @@ def test_memory_is_bounded_by_the_size_of_the_file(tmp_path: Path) -> None:
         # The file has 2.9 MB: with no more than it is allowed beside it, nothing can be read.
         check_release_file(handed(tmp_path), ChildLimits(memory_bytes=-(8 << 20)))
     assert caught.value.rule == "memory"
+
+
+def test_a_file_larger_than_the_memory_that_is_free_gets_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Case 46: a sparse file of 8 GiB costs its sender nothing."""
+    monkeypatch.setattr(
+        release_guard.psutil, "virtual_memory", lambda: SimpleNamespace(available=4 << 30)
+    )
+    assert ChildLimits().memory_of(8 << 30) < 4 << 30
+    assert ChildLimits().memory_of(100 << 20) == (512 + 300) << 20
+    monkeypatch.setattr(
+        release_guard.psutil, "virtual_memory", lambda: SimpleNamespace(available=0)
+    )
+    assert ChildLimits().memory_of(8 << 30) == ChildLimits().memory_bytes
 
 
 def test_the_child_knows_nothing_of_this_process_environment(

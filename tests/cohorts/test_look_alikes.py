@@ -43,6 +43,17 @@ def test_a_name_of_mixed_or_unusual_scripts_is_refused_alone(name: str) -> None:
         check_site_names([name])
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Bern\ufe0f", "Ber\u034fn", "Bern\u3164", "Bern ", "Bern  Insel", "a" + "\u0316" * 4, ""],
+    ids=ascii,
+)
+def test_a_name_of_which_not_all_can_be_seen_is_refused(name: str) -> None:
+    """Case 107: a selector, a joiner, a filler, a space at the end, a pile of marks."""
+    with refuses("data.bad-site-name", ascii(name)):
+        check_site_names([name])
+
+
 def test_names_of_a_whole_cohort_in_one_script_each_are_taken() -> None:
     check_site_names(
         [

@@ -25,6 +25,9 @@ MEMORY_BYTES = 4 << 30
 
 SECONDS = 120
 
+MAX_WEIGHTS_BYTES = 1 << 30
+"""Twice what the largest plan that `check_plan` takes has in float32."""
+
 _PROGRAM = "from hyfree_ray.segmenters.nnunet.trial import main; main()"
 
 
@@ -43,6 +46,11 @@ def try_model(
         HyfreeError: what `Model` refuses, or it ended the child.
     """
     size = (folder / "weights.safetensors").stat().st_size
+    if size > MAX_WEIGHTS_BYTES:
+        raise HyfreeError(
+            "model.bad-weights",
+            f"the model's weights have {size} bytes, more than {MAX_WEIGHTS_BYTES}",
+        )
     task = {"folder": str(folder.absolute()), "segmenter": segmenter, "seconds": seconds}
     end = run_child(_PROGRAM, json.dumps(task | {"memory": memory + 3 * size}).encode(), seconds)
     if end.lines == [b"null"]:

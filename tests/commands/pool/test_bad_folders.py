@@ -122,6 +122,25 @@ def test_bad_folders_are_refused_each_by_name_and_the_others_are_trained_on(
     assert not list(tmp_path.rglob("store/**/evil.pth"))
 
 
+def test_a_folders_name_neither_ends_a_line_nor_steers_the_terminal(
+    tmp_path: Path, smoke: Experiment
+) -> None:
+    """Case 106: a folder could be called as if the pool had said something."""
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("Y", "Z")]
+    for number, name in enumerate(
+        ("\x1b[2J\x1b]0;owned\x07", "A\nA: accepted: 6 images", "\u202eA")
+    ):
+        fake = tmp_path / "in" / name
+        fake.mkdir()
+        (fake / "parcel.json").write_text("{}" if number else "[" * 100_000)
+        folders.append(fake)
+    done = train(tmp_path, *folders)
+    assert done.exit_code == 0, done.output
+    lines = done.output.split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not [line for line in lines if line.startswith("A: accepted")]
+
+
 def test_a_release_that_nobody_signed_is_not_parsed(
     tmp_path: Path, smoke: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
