@@ -13,6 +13,7 @@ from typing import Any
 
 from hyfree_ray import __version__
 from hyfree_ray.border.gate import Gate, card_of, violations
+from hyfree_ray.border.privacy_card import describe, read_card
 from hyfree_ray.border.release import Release
 from hyfree_ray.border.signing import fingerprint
 from hyfree_ray.core.errors import ReleaseError
@@ -48,6 +49,7 @@ def dossier(release: Release, public_key: bytes | None) -> str:
         signature=None if public_key is None else fingerprint(public_key),
         failed=_failed(release),
         what=_what(release),
+        words=_in_words(release),
         made=[*_made(release), *_rows(card, _HOW_MADE)],
         attacks=_rows(card, measured),
         similarity=_rows(card, _SIMILARITY),
@@ -75,6 +77,14 @@ NOT_COVERED = (
 """What a reader could take for granted, and must not."""
 
 
+def _in_words(release: Release) -> list[str]:
+    """Return the card as sentences; none where it is not one of ours."""
+    try:
+        return describe(read_card(release.metadata.card))[1:]  # without the statement
+    except ValueError:
+        return []
+
+
 def _failed(release: Release) -> list[str]:
     try:
         return violations(card_of(release), Gate())
@@ -87,7 +97,7 @@ def _what(release: Release) -> list[Row]:
     rows, channels, height, width = release.images_NCHW.shape
     structures = [name for name, value in metadata.label_names.items() if value]
     return [
-        Row("Kind", "synthetic images with masks; no image is one of a patient"),
+        Row("Kind", "images that a generator drew, trained on images of patients, with masks"),
         Row("Hospital", metadata.site),
         Row("Images", f"{rows}, of {height} x {width} pixels, {release.images_NCHW.dtype}"),
         Row("Channels", f"{channels}: {', '.join(metadata.channel_names)}"),
