@@ -13,6 +13,7 @@ import click
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.failure import choose_format, error_line
 from hyfree_ray.core.interrupts import run_interruptible
+from hyfree_ray.core.isolation import keep_children_out
 from hyfree_ray.core.log import set_verbosity
 
 ALIASES = {
@@ -78,6 +79,8 @@ class MainGroup(CommandGroup):
     """Print an error as one line and exit with its code."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
+        if args is None:  # as a program of its own
+            keep_children_out()
         given = sys.argv[1:] if args is None else list(args)
         choose_format(given)
         set_verbosity("")

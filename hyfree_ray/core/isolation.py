@@ -20,11 +20,15 @@ _VARIABLE = "PYTHONSAFEPATH"
 
 
 def leave_working_directory() -> None:
-    """Take the working directory off this process's path, and off that of all it starts.
+    """Take the working directory off this process's path.
 
     It stays where this package itself lies in it, as in a checkout.
     """
     sys.path[:] = import_path()
+
+
+def keep_children_out() -> None:
+    """Have no process that this one starts, or that a library starts, look there by itself."""
     os.environ[_VARIABLE] = "1"
 
 

@@ -76,8 +76,9 @@ def test_what_libraries_start_does_not_look_there_either(traps: Path) -> None:
     """Case 101: as multiprocessing starts workers: by `-c`, with the environment."""
     code = (
         "import sys; sys.path.pop(0)\n"
-        "from hyfree_ray.core.isolation import leave_working_directory\n"
+        "from hyfree_ray.core.isolation import keep_children_out, leave_working_directory\n"
         "leave_working_directory()\n"
+        "keep_children_out()\n"
         "import subprocess\n"
         "subprocess.run([sys.executable, '-c', 'import json, multiprocessing'], check=True)\n"
     )
