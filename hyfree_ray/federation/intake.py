@@ -241,6 +241,8 @@ async def take_in(
             trusted.learn(site, one.public_key)
             key = fingerprint(one.public_key)
             report(f"{site}: accepted: {receipt.images} images, key {key}")
+            if party.rounds.is_older(site, parse_manifest(one.parcel.files[MANIFEST_FILE]).nonce):
+                report(f"{site}: an older release than its newest here; ask whether this is meant")
         elif receipt.outcome == "withheld":
             report(f"{site}: withheld: {receipt.reason}")
         else:

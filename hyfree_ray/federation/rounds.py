@@ -3,7 +3,7 @@
 rounds/KEY/in/SITE.json      outcome of a site's submission
 rounds/KEY/1.json            round 1, closed: written once, and read ever after
 rounds/KEY/2.clock.json      seconds that the open round has waited
-nonces/SITE/HASH.json        each nonce of a site belongs to one release
+nonces/SITE/HASH.json        each nonce of a site belongs to one release, first admitted then
 withdrawn/TASK.json          sites withdrawn from every experiment on this task
 """
 
@@ -104,11 +104,20 @@ class Rounds:
         name = f"nonces/{site}/{digest_of(nonce)[:32]}.json"
         known = self.documents.read(name)
         if known is None:
-            self.documents.write(name, {"sha256": sha256})
+            self.documents.write(name, {"sha256": sha256, "first": time.time()})
         elif known["sha256"] != sha256:
             raise ReleaseError(
                 site, "nonce", "its nonce was used by another release; make a new release"
             )
+
+    def is_older(self, site: str, nonce: str) -> bool:
+        """Return whether a release was first admitted before another one of its site: whoever
+        carries releases may have gone back to it."""
+        own = self.documents.read(f"nonces/{site}/{digest_of(nonce)[:32]}.json") or {}
+        names = self.documents.names("nonces/*/*.json")
+        others = [self.documents.read(name) for name in names if Path(name).parent.name == site]
+        latest = max((found.get("first", 0.0) for found in others), default=0.0)
+        return bool(own.get("first", latest) < latest)
 
     def holds(self, site: str, release: str) -> bool:
         """Return whether a round of any experiment has this release."""

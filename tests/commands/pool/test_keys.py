@@ -92,6 +92,17 @@ def test_a_release_made_for_one_pool_is_not_taken_by_another(
     refused(nobody, "round.other-settings")
 
 
+def test_a_release_older_than_a_sites_newest_is_named(tmp_path: Path, smoke: Experiment) -> None:
+    """Case 105: whoever carries folders could go back to it, and nobody would notice."""
+    other = hand_in(tmp_path, "B", federation(smoke))
+    older = hand_in(tmp_path, "A", federation(smoke))
+    newer = hand_in(tmp_path, "A", federation(smoke), folder="A again")
+    for folder, said in ((older, False), (newer, False), (newer, False), (older, True)):
+        done = train(tmp_path, folder, other)
+        assert "A: accepted" in done.output
+        assert ("A: an older release" in done.output) == said
+
+
 def test_a_pool_without_a_name_says_that_releases_for_it_fit_others(
     tmp_path: Path, smoke: Experiment
 ) -> None:
