@@ -16,6 +16,7 @@ from hyfree_ray.cohorts.cohort import Cohort, read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, draw_phantom_site, phantom_cohort
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.config.resolution import resolve_experiment
+from hyfree_ray.core.limited_child import ChildEnd
 from hyfree_ray.core.log import LOGGER
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation, sites_of
@@ -106,10 +107,11 @@ def simulation(phantom_simulation: Callable[[int], Simulation]) -> Simulation:
 def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Releases are checked in this process: each child would import for half a second first."""
 
-    def check(tasks: bytes, timeout: float) -> tuple[list[bytes], int, bool]:
-        return [json.dumps(release_guard._verdict(t)).encode() for t in json.loads(tasks)], 0, False
+    def check(program: str, tasks: bytes, seconds: float) -> ChildEnd:
+        found = [json.dumps(release_guard._verdict(task)).encode() for task in json.loads(tasks)]
+        return ChildEnd(lines=found, code=0, late=False)
 
-    monkeypatch.setattr(release_guard, "_run_child", check)
+    monkeypatch.setattr(release_guard, "run_child", check)
 
 
 @pytest.fixture

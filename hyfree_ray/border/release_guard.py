@@ -117,7 +117,8 @@ def _check_in_child(
             return [*verdicts, ReleaseError(one.site, "crash", said)]
         verdicts.append(verdict)
     if len(verdicts) < len(submitted):
-        verdicts.append(ReleaseError(submitted[len(verdicts)].site, *end.cause))
+        rule, message = end.cause
+        verdicts.append(ReleaseError(submitted[len(verdicts)].site, rule, message))
     return verdicts
 
 

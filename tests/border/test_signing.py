@@ -101,7 +101,7 @@ def test_what_was_signed_before_has_the_same_bytes_and_the_same_signature_now(
 @pytest.mark.parametrize(
     "changed",
     [
-        {"version": 3}, {"version": True}, {"site": ""}, {"site": "a\nb"}, {"experiment": None},
+        {"version": 9}, {"version": True}, {"site": ""}, {"site": "a\nb"}, {"experiment": None},
         {"round": -1}, {"round": (1 << 31) + 1}, {"round": 1.0}, {"more": 1},
     ],
     ids=str,

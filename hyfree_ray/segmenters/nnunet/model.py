@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 
 from hyfree_ray.border.foreign_plan import MAX_PLAN_BYTES, check_plan, check_resampled
-from hyfree_ray.border.manifest import Limits
 from hyfree_ray.cohorts.label_sets import read_labels
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
@@ -66,13 +65,12 @@ def read_dataset(folder: Path) -> dict[str, Any]:
     """The channels and labels of a model.
 
     Raises:
-        HyfreeError: they are not what nnU-Net takes, or more than a release has.
+        HyfreeError: they are not what nnU-Net takes.
     """
     dataset = _read_json(folder, "dataset.json")
-    labels, channels = read_labels(dataset), dataset.get("channel_names")
-    if len(labels) > Limits.highest_label + 1 or not isinstance(channels, dict):
-        raise HyfreeError("model.plan-refused", "the model's dataset.json is not nnU-Net's")
-    return {**dataset, "labels": labels}
+    if not isinstance(dataset.get("channel_names"), dict):
+        raise HyfreeError("model.plan-refused", "the model's dataset.json names no channels")
+    return {**dataset, "labels": read_labels(dataset)}
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
