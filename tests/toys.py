@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,9 @@ _SHOWN: dict[str, Any] = {
 def install() -> None:
     """Put toys in the place of all stages, those of a study's simulations too."""
     trials.run_trial = run_trial
+    # A toy model is none that could be tried, and a toy imports neither torch nor nnU-Net.
+    tried: Any = SimpleNamespace(try_parcel=lambda *_: None)
+    sys.modules["hyfree_ray.segmenters.nnunet.trial"] = tried
     for found in pkgutil.iter_modules(stages.__path__):
         module = importlib.import_module(f"{stages.__name__}.{found.name}")
         for name, value in vars(module).items():

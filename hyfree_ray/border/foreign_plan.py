@@ -169,7 +169,12 @@ class _Configuration(_Strict):
 
 
 class _Configurations(_Strict):
+    """Of volumes nnU-Net plans 3D networks, too, which nothing here ever reads: see `only_2d`."""
+
     two_d: Annotated[_Configuration, Field(alias="2d")]
+    full: Annotated[Any, Field(alias="3d_fullres")] = None
+    low: Annotated[Any, Field(alias="3d_lowres")] = None
+    cascade: Annotated[Any, Field(alias="3d_cascade_fullres")] = None
 
 
 class _Intensities(_Strict):
@@ -233,6 +238,11 @@ def check_plan(plans: Mapping[str, Any]) -> None:
             f"{str(value)[:40]!a}: {first['msg'][:100].lower()}); ask its owner to export it "
             "again",
         ) from error
+
+
+def only_2d(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan that was checked with what was checked of it: the 2D configuration alone."""
+    return {**plans, "configurations": {"2d": plans["configurations"]["2d"]}}
 
 
 def check_resampled(

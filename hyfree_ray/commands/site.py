@@ -183,7 +183,7 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     from hyfree_ray.core.parties import POOL
     from hyfree_ray.federation.parcel_folders import MAX_MODEL_BYTES, read_parcel
     from hyfree_ray.federation.replay_folders import RELEASES, read_shared
-    from hyfree_ray.segmenters.nnunet.trial import model_of, try_model
+    from hyfree_ray.segmenters.nnunet.trial import try_parcel
 
     parcel = read_parcel(general, most=MAX_MODEL_BYTES)
     if (parcel.sender, parcel.stage) != (POOL, "train_general"):
@@ -191,9 +191,7 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
             "model.not-found",
             f"{general}: not a general model; name the folder that 'pool train' wrote",
         )
-    named = {name.removeprefix("model/"): content for name, content in parcel.files.items()}
-    with model_of(named) as model:
-        try_model(model, party.experiment.segmenter)
+    try_parcel(parcel, party.experiment.segmenter)
     beside = general / RELEASES
     folder = releases or (beside if beside.exists() else None)
     shared = None if folder is None else read_shared(folder, parcel, party)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.border.foreign_plan import check_plan, check_resampled
+from hyfree_ray.border.foreign_plan import check_plan, check_resampled, only_2d
 from tests.plans import PLANS, changed
 from tests.refusals import refuses
 
@@ -86,6 +86,13 @@ def test_a_plan_with_what_nnunets_own_does_not_have_is_refused(path: str, value:
     """Case 102: nothing is inherited, and no argument is nnU-Net's to interpret."""
     with refuses("model.plan-refused"):
         check_plan(changed(path, value))
+
+
+def test_3d_networks_of_volumes_are_allowed_and_never_read() -> None:
+    """Case 102: nothing is looked up in them, so they may claim what they like."""
+    plans = changed("configurations/3d_fullres", {"inherits_from": "3d_fullres"})
+    check_plan(plans)
+    assert only_2d(plans) == PLANS
 
 
 def test_sizes_that_are_allowed_each_are_refused_where_their_product_is_not() -> None:

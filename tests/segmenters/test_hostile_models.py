@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.segmenters.nnunet import trial
 from hyfree_ray.segmenters.nnunet.architecture import U_NET
 from hyfree_ray.segmenters.nnunet.model import Model, save_network
-from hyfree_ray.segmenters.nnunet.trial import model_of, try_model
+from hyfree_ray.segmenters.nnunet.trial import try_model, try_parcel
 from tests.plans import PLANS, changed
 from tests.refusals import refuses
 
@@ -68,14 +69,23 @@ def test_what_the_child_finds_is_said_with_the_models_own_code(model: Path) -> N
         try_model(model, None)
 
 
-def test_a_parcel_without_a_file_is_no_model(model: Path) -> None:
-    files = {path.name: path.read_bytes() for path in model.iterdir()}
-    with model_of(files) as folder:
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
-    assert not folder.exists()
-    del files["model.json"]
-    with refuses("model.not-found", "model.json"), model_of(files):
-        pass
+def test_the_files_of_a_parcel_are_tried_and_one_without_a_file_is_no_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 103."""
+    files = {f"model/{path.name}": path.read_bytes() for path in model.iterdir()}
+    general = Parcel(sender="pool", stage="train_general", key="a" * 64, files=files, result={})
+    tried: list[dict[str, bytes]] = []
+
+    def note(folder: Path, segmenter: str | None) -> None:
+        tried.append({f"model/{path.name}": path.read_bytes() for path in folder.iterdir()})
+
+    monkeypatch.setattr(trial, "try_model", note)
+    try_parcel(general, None)
+    assert tried == [files]
+    del files["model/model.json"]
+    with refuses("model.not-found", "model.json"):
+        try_parcel(general, None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 
+from hyfree_ray.border.foreign_plan import only_2d
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.segmenters import NNUNET
@@ -97,7 +98,7 @@ def write_results_folder(model: Path, out: Path, *, ending: str | None) -> Path:
         The results folder.
     """
     network = Model(model, "cpu", NNUNET)  # everything is checked here
-    plans = json.loads((model / "plans.json").read_text())
+    plans = only_2d(json.loads((model / "plans.json").read_text()))
     dataset_json = dict(network.dataset_json)
     if ending is not None:
         dataset_json["file_ending"] = ending

@@ -18,7 +18,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 
-from hyfree_ray.border.foreign_plan import MAX_PLAN_BYTES, check_plan, check_resampled
+from hyfree_ray.border.foreign_plan import (
+    MAX_PLAN_BYTES,
+    check_plan,
+    check_resampled,
+    only_2d,
+)
 from hyfree_ray.cohorts.label_sets import read_labels
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
@@ -160,6 +165,7 @@ class Model:
         plans = _read_json(folder, "plans.json")
         details = _read_json(folder, "model.json")
         check_plan(plans)
+        plans = only_2d(plans)
         self.plan = UNetPlan.from_plans(plans, channels=len(self.dataset_json["channel_names"]))
         self.device = torch.device(device)
         self._plans = PlansManager(plans)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.limited_child import address_space, begin, limit, run_child
+from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model
 
 MEMORY_BYTES = 4 << 30
@@ -62,15 +61,19 @@ def try_model(
     raise HyfreeError(code, message)
 
 
-@contextmanager
-def model_of(files: Mapping[str, bytes]) -> Iterator[Path]:
-    """Write a model that came as a parcel where a child can read it; removed afterwards."""
+def try_parcel(parcel: Parcel, segmenter: str | None) -> None:
+    """Try a model that came as a parcel: its very bytes, whatever happens to the folder.
+
+    Raises:
+        HyfreeError: as `try_model`, or a file is missing.
+    """
     with tempfile.TemporaryDirectory(prefix="hyfree-model-") as folder:
         for name in MODEL_FILES:
-            if name not in files:
+            content = parcel.files.get(f"model/{name}")
+            if content is None:
                 raise HyfreeError("model.not-found", f"the general model has no {name}")
-            (Path(folder) / name).write_bytes(files[name])
-        yield Path(folder)
+            (Path(folder) / name).write_bytes(content)
+        try_model(Path(folder), segmenter)
 
 
 # --- in the child --------------------------------------------------------------------------------
