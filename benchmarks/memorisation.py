@@ -7,8 +7,8 @@
 A point `80x100` is 80 training images, each shown 100 times. Of each: the share of samples that the
 filter rejects, the share that looks like a copy by its pixels alone, what the same filter rejects
 of real images of patients who were held out, and the AUC of the membership attack on what passes,
-beside its control. The gate is open: points that it would close are what is asked for; `gate` says
-what it would have done.
+beside what chance finds. The gate is open: points that it would close are what is asked for; `gate`
+says what it would have done.
 
 Every point is made by a site's own program in the store, stage by stage: killed, it goes on where
 it was, and a longer list adds to what is there. Points are made in the order in which they are
@@ -51,8 +51,10 @@ COLOURS, STYLES = ("#0072b2", "#d55e00"), ("o-", "s--", "^:", "d-.", "v-")
 
 OPEN = (
     "gate.max_rejection_rate=1",
-    "gate.max_auc_over_control=0.5",
-    "gate.max_nearer_to_training=1",
+    "gate.min_copy_recall=0",
+    "gate.max_attack_auc=1",
+    "gate.max_attack_tpr=1",
+    "gate.min_patient_p=0",
 )
 
 
@@ -144,17 +146,15 @@ class Row:
     copies: float
     held_out: float | None
     auc: float | None
-    auc_low: float | None
-    auc_high: float | None
-    control: float | None
+    auc_bound: float | None
+    chance: float | None
     gate: str
 
     def told(self) -> str:
         """One line of the table."""
         attack = "not measurable"
         if self.auc is not None:
-            interval = f"[{self.auc_low:.2f}, {self.auc_high:.2f}]"
-            attack = f"{self.auc:.2f} {interval} ({self.control:.2f})"
+            attack = f"{self.auc:.2f} > {self.auc_bound:.2f} ({self.chance:.2f})"
         held_out = "" if self.held_out is None else f"{self.held_out:.1%}"
         return (
             f"{self.generator:10} {self.images:6} {self.shown:6} {self.drawn:6}  "
@@ -163,19 +163,18 @@ class Row:
 
 
 HEADER = (
-    "generator  images  shown  drawn  rejected  copies  held-out  attack AUC (control)       "
+    "generator  images  shown  drawn  rejected  copies  held-out  attack AUC > bound (chance)"
     "default gate"
 )
 
 
 def row(point: Point, filtered: dict[str, Any], told: dict[str, Any] | None) -> Row:
     """The numbers of a point, from what its filter and its audit returned."""
-    nearest, gate = None, "nothing passed"
+    attacks, gate = None, "nothing passed"
     if told is not None:
         card = read_card(told)
-        nearest = card.attacks.nearest
+        attacks = card.findings.attacks
         gate = "closed" if violations(card, Gate()) else "open"
-    low, high = (None, None) if nearest is None else nearest.interval
     return Row(
         generator=point.backend,
         images=point.images,
@@ -184,10 +183,9 @@ def row(point: Point, filtered: dict[str, Any], told: dict[str, Any] | None) -> 
         rejected=filtered["rejection_rate"],
         copies=max(filtered["rejected_by"][name] for name in PIXELS) / filtered["drawn"],
         held_out=filtered["held_out_rejected_share"],
-        auc=None if nearest is None else nearest.auc,
-        auc_low=low,
-        auc_high=high,
-        control=None if nearest is None else nearest.control,
+        auc=None if attacks is None else attacks.auc,
+        auc_bound=None if attacks is None else attacks.auc_bound,
+        chance=None if attacks is None else attacks.chance,
         gate=gate,
     )
 

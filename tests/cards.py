@@ -7,15 +7,36 @@ from typing import Any
 from hyfree_ray.border.privacy_card import UNION, PrivacyCard
 
 
-def attack(auc: float = 0.52, control: float = 0.49, over: bool = False) -> dict[str, Any]:
+def attacks(**changes: Any) -> dict[str, Any]:
+    """Attacks that find nothing, at a hospital of uneven halves, but for what is changed."""
     return {
-        "auc": auc,
-        "interval": [0.4, 0.9],
-        "control": control,
-        "control_interval": [0.4, 0.6],
-        "over_control": over,
-        "control_valid": True,
+        "measurable": True,
+        "members": 60,
+        "held_out": 24,
+        "auc": 0.55,
+        "chance": 0.63,
+        "auc_bound": 0.5,
+        "tpr": 0.1,
+        "tpr_bound": 0.0,
+        "excluded": 0.08,
+        "by_name": {
+            "nearest": {"auc": 0.52, "tpr": 0.07},
+            "density": {"auc": 0.45, "tpr": 0.1},
+        },
+        **changes,
     }
+
+
+def findings(**changes: Any) -> dict[str, Any]:
+    """Findings that pass, but for what is changed about the attacks."""
+    return {"attacks": attacks(**changes), "concentration": {"share": 0.02, "p": 0.4}}
+
+
+def too_few(held_out: int = 3) -> dict[str, Any]:
+    """Findings at a hospital where attacks have next to nobody to be tried on."""
+    unknown = dict.fromkeys(("tpr", "tpr_bound", "excluded"))
+    few = attacks(held_out=held_out, members=9, chance=0.98, **unknown)
+    return {"attacks": few, "concentration": {"share": 0.02, "p": 0.4}}
 
 
 def card(**changes: Any) -> dict[str, Any]:
@@ -32,13 +53,9 @@ def card(**changes: Any) -> dict[str, Any]:
         "rejects_of_honest_images": 0.05,
         "self_test": {"exact": recall, "mirrored": recall, "jittered": recall},
         "planted_leaks": {"exact": 1.0, "jittered": 1.0, "blended 80:20": 0.7},
-        "attacks": {
-            "measurable": True,
-            "non_member_patients": 24,
-            "nearest": attack(),
-            "density": attack(0.5, 0.52),
-        },
-        "nearer_to_training": 0.55,
+        "copy_recall": {"altered": 0.97},
+        "findings": findings(),
+        "history": {"releases": 0, "audits": 1, "together": None},
         "thresholds": {
             "ours": {"of_released": 0.0, "of_held_out": 0.05},
             "paper": {"of_released": 0.0, "of_held_out": 0.2},

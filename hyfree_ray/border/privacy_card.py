@@ -6,7 +6,7 @@ number is finite and within its range, and there is no room for anything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,8 @@ UNION = "any"
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Interval = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Name = Annotated[str, Field(max_length=60)]
+Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 Names = Annotated[list[Name], Field(max_length=20)]
 
 
@@ -25,50 +27,98 @@ class _Strict(BaseModel):
 
 
 class Attack(_Strict):
-    """A membership attack beside its control."""
+    """A membership attack: it scores patients, of whom some were trained on."""
 
     auc: Share
-    interval: Interval
-    control: Share
-    control_interval: Interval
-    over_control: bool
-    """Whether its bootstrap interval lies above the control."""
-    control_valid: bool
-    """Whether the control's interval holds 0.5, as it should: it has nothing to find."""
-
-    @property
-    def succeeds(self) -> bool:
-        """Whether it beats its control, or chance where the control is invalid."""
-        return self.over_control if self.control_valid else self.interval[0] > 0.5
-
-    @property
-    def excess(self) -> float:
-        """AUC over the control's, or over 0.5 where the control is invalid.
-
-        The control's halves are interchangeable, so its distance from 0.5 counts, not the sign.
-        """
-        return self.auc - 0.5 - (abs(self.control - 0.5) if self.control_valid else 0.0)
-
-    @property
-    def control_text(self) -> str:
-        """The control as it is printed beside the attack, with a verdict on it."""
-        return f"control {self.control:.2f}{'' if self.control_valid else ', which is invalid'}"
+    """Below 0.5 it tells as much as above: members are then those it scores low."""
+    tpr: Share | None = None
+    """Share of the members recognised while 5 % of the held-out patients are mistaken for some."""
 
 
 class Attacks(_Strict):
-    """The results of membership attacks, or why there are none."""
+    """What membership attacks find, beside what they find by chance; or why there is nothing."""
 
     measurable: bool
     reason: Annotated[str, Field(max_length=200)] | None = None
-    non_member_patients: Annotated[int, Field(ge=0)] | None = None
-    nearest: Attack | None = None
-    density: Attack | None = None
+    members: Count
+    """Patients that were trained on."""
+    held_out: Count
+    """Patients that were not, whom an attack takes them for."""
+    auc: Share | None = None
+    """Of the strongest attack, in the direction in which it works: 0.5 and above."""
+    chance: Share | None = None
+    """What the strongest of them reaches in 95 % of sites where nothing leaks."""
+    auc_bound: Share | None = None
+    """Lower bound at 95 %."""
+    tpr: Share | None = None
+    """The highest; None with fewer than 20 held-out patients, as its bound."""
+    tpr_bound: Share | None = None
+    tpr_at_1: Share | None = None
+    """The same while 1 % are mistaken; None with fewer than 100 held-out patients."""
+    excluded: Share | None = None
+    """Share of the held-out patients known *not* to be members while 5 % of the members are
+    mistaken for such. None with fewer than 20 members."""
+    by_name: Annotated[dict[Name, Attack], Field(max_length=10)] = Field(default_factory=dict)
 
-    def by_name(self) -> Iterator[tuple[str, Attack]]:
-        """Yield the attacks that were measured."""
-        for name, attack in (("nearest", self.nearest), ("density", self.density)):
-            if attack is not None:
-                yield name, attack
+
+class Concentration(_Strict):
+    """The releases that are conspicuously near to one patient who was trained on."""
+
+    share: Share
+    """Share of the release."""
+    p: Share
+    """Probability that some patient has so many by chance, rounded down to a hundredth."""
+
+
+class Findings(_Strict):
+    """What attacks on a release, or on several together, found."""
+
+    attacks: Attacks
+    concentration: Concentration | None
+    """None: too few patients to say what is conspicuous."""
+
+
+class History(_Strict):
+    """What the site has released of some of these patients before, and how often it has tried."""
+
+    releases: Count
+    """Earlier releases."""
+    audits: Annotated[int, Field(ge=1)]
+    """Audits of samples of these patients so far, this one included."""
+    together: Findings | None
+    """What attacks on all of these releases together found; None for the first one."""
+
+
+class EpsilonBound(_Strict):
+    """A lower bound of epsilon from one training. It informs, and opens no gate."""
+
+    pairs: Count
+    """A member and a held-out patient each, parted by chance."""
+    at_least: Epsilon
+    """Lower bound at 95 %."""
+    visible: Epsilon
+    """What as many pairs could have shown at most."""
+
+
+class Guarantee(_Strict):
+    """Differential privacy of the generator's training."""
+
+    epsilon: Epsilon
+    delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+    unit: Literal["patient"] = "patient"
+    public: Names
+    """What was known before."""
+    outside: Names
+    """What else reads real data, and is not covered."""
+
+
+class Criterion(_Strict):
+    """A row of the gate's table."""
+
+    name: Annotated[str, Field(max_length=160)]
+    limit: Annotated[str, Field(max_length=40)]
+    found: Annotated[str, Field(max_length=80)]
+    passed: bool
 
 
 class Rejects(_Strict):
@@ -100,12 +150,19 @@ class PrivacyCard(_Strict):
     """Alteration of the site's own images -> detector (and `UNION`) -> share that it stops."""
     planted_leaks: Annotated[dict[Name, Share], Field(max_length=20)]
     """Recall of all detectors for training images planted among samples."""
-    attacks: Attacks
-    nearer_to_training: Share | None
-    """Share of the images nearer to a training than to one of as many held-out images; None: too
-    few."""
+    copy_recall: Annotated[dict[Literal["altered", "generated"], Share], Field(max_length=2)]
+    """Share of copies of the site's own images that its filter stops: of images that were altered
+    (mean over alterations), and of those that a generator made. Absent: not measured."""
+    findings: Findings
+    """What attacks on the release found."""
+    history: History
+    epsilon_bound: EpsilonBound | None = None
+    guarantee: Guarantee | None = None
+    """None: no formal privacy was asked for."""
     thresholds: Annotated[dict[Literal["ours", "paper"], Rejects], Field(max_length=2)]
     """Ours, and the paper's (half of the patients against the other half, features alone)."""
+    gate: Annotated[list[Criterion], Field(max_length=30)] = Field(default_factory=list)
+    """What the site's own gate asked, and what it found. Another gate judges by the numbers."""
 
 
 def coarse(share: float) -> float:
@@ -127,33 +184,79 @@ def read_card(values: Mapping[str, Any]) -> PrivacyCard:
         raise ValueError(f"{ascii(where)[1:-1]}: {first['msg'].lower()}") from error
 
 
-def strongest_attack(attacks: Attacks) -> Attack | None:
-    """Return the attack furthest over its control (or chance, if that is invalid), None without
-    any."""
-    return max((one for _, one in attacks.by_name()), key=lambda one: one.excess, default=None)
+def format_attacks(attacks: Attacks) -> str:
+    """Return the strongest attack beside what chance finds, in a few words."""
+    if attacks.auc is None or attacks.chance is None:
+        return "not measurable"
+    return f"AUC {attacks.auc:.2f}, by chance up to {attacks.chance:.2f}"
+
+
+def format_risk(card: PrivacyCard) -> str:
+    """Return what is known of a release's risk, in a few words: attack, self-test, epsilon."""
+    words = [format_attacks(card.findings.attacks)]
+    words += [
+        f"{share:.0%} of {copies} copies stopped" for copies, share in card.copy_recall.items()
+    ]
+    if card.epsilon_bound is not None:
+        words.append(
+            f"epsilon at least {card.epsilon_bound.at_least:.1f} of "
+            f"{card.epsilon_bound.visible:.1f} visible"
+        )
+    if card.guarantee is not None:
+        words.append(f"at most {card.guarantee.epsilon:.1f} guaranteed")
+    return "; ".join(words)
 
 
 def describe(card: PrivacyCard) -> list[str]:
     """Describe the card in lines for people."""
+    found = card.findings
     lines = [
         card.statement,
-        f"{card.images} images by {card.generator}, trained on {card.training_images} images, "
-        f"{card.images_shown} shown in all",
+        f"{card.images} images by {card.generator}, trained on {card.training_images} images of "
+        f"{found.attacks.members} patients, {card.images_shown} shown in all",
         f"{card.rejection_rate:.0%} of its samples looked memorised and were dropped",
         "caught by the filter of planted copies of the site's own images: "
         + ", ".join(f"{share:.0%} {name}" for name, share in card.planted_leaks.items()),
+        *_describe_attacks(found.attacks),
     ]
-    if not card.attacks.measurable:
-        lines.append(f"membership attacks: {card.attacks.reason}")
-    for name, attack in card.attacks.by_name():
-        low, high = attack.interval
+    if card.history.together is not None:
         lines.append(
-            f"membership attack '{name}': AUC {attack.auc:.2f} [{low:.2f}, {high:.2f}], "
-            f"{attack.control_text}"
+            f"release number {card.history.releases + 1} of these patients, audit number "
+            f"{card.history.audits}; together: {format_attacks(card.history.together.attacks)}"
         )
-    if card.nearer_to_training is not None:
+    if found.concentration is not None:
         lines.append(
-            f"{card.nearer_to_training:.0%} nearer to a training than to a held-out image (50% is "
-            "chance)"
+            f"{found.concentration.share:.0%} of the images are conspicuously near to one patient "
+            f"(by chance as many: {found.concentration.p:.0%})"
+        )
+    if card.epsilon_bound is not None:
+        bound = card.epsilon_bound
+        lines.append(
+            f"epsilon of the training is at least {bound.at_least:.2f} ({bound.pairs} pairs of "
+            f"patients could have shown {bound.visible:.2f} at most)"
+        )
+    lines += [
+        f"gate: {'passed' if one.passed else 'FAILED'}: {one.name}: {one.found} ({one.limit})"
+        for one in card.gate
+    ]
+    return lines
+
+
+def _describe_attacks(attacks: Attacks) -> list[str]:
+    if not attacks.measurable:
+        return [f"membership attacks: {attacks.reason}"]
+    lines = [
+        f"membership attack '{name}': AUC {one.auc:.2f}"
+        + ("" if one.tpr is None else f", {one.tpr:.0%} recognised at 5% mistaken")
+        for name, one in attacks.by_name.items()
+    ]
+    lines.append(
+        f"the strongest membership attack: {format_attacks(attacks)}; {attacks.members} patients "
+        f"were trained on, {attacks.held_out} held out"
+    )
+    if attacks.excluded is not None:
+        lines.append(
+            f"known not to be trained on, because of what lies near them: {attacks.excluded:.0%} "
+            "of those held out (5% is chance)"
         )
     return lines

@@ -90,6 +90,8 @@ class SiteParty(SiteStages):
     ) -> Artifact | None:
         """Train the site's model of a regime."""
         received = None if general is None else self.receive(general)
+        if received is not None:
+            await self.audit_general(received, regime)
         given = Given(regime=regime, general=received, shared=shared)
         return await site_trainer(regime)(self, given)
 

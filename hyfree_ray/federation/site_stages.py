@@ -22,15 +22,17 @@ from hyfree_ray.federation.hospital import (
     quota,
     raw_data,
 )
+from hyfree_ray.federation.ledger import Ledger
 from hyfree_ray.federation.parameters import (
     caps,
     embedder,
     epochs_of_local2x,
+    numbered,
     training,
 )
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.generators import GENERATORS
-from hyfree_ray.stages.audit import audit
+from hyfree_ray.stages.audit import audit, audit_general
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
 from hyfree_ray.stages.scoring import score
@@ -85,6 +87,7 @@ class SiteStages(Party):
         self, site: Site, experiment: Experiment, federation: str, root: Path, runner: Runner
     ) -> None:
         super().__init__(site.name, root, runner, SIMULATION_EXPORTS)
+        self.ledger = Ledger(self.workspace.documents)
         self.site = site
         self.experiment = experiment
         self.federation = federation
@@ -209,6 +212,9 @@ class SiteStages(Party):
         """
         if self._audit_broke:
             return None
+        # What a setting trains for itself is compared, and never leaves.
+        counts = purpose == RELEASE
+        history: Any = self._history(samples) if counts else {}
         try:
             found = await self.run(
                 purpose,
@@ -221,12 +227,25 @@ class SiteStages(Party):
                 images_shown=self.images_shown,
                 **embedder(self.experiment),
                 seed=self.seed("audit"),
+                **history,
             )
         except StageError as error:
             log.warning("%s; until this is fixed, %s releases nothing", error, self.name)
             self._audit_broke = True
             return None
+        if counts and found.record is not None:
+            self.ledger.end(samples.key, released=found.result["outcome"] == "released")
         return self._show_staff(found)
+
+    def _history(self, samples: Artifact) -> dict[str, Any]:
+        """Enter samples into the ledger, and return what an audit is told of earlier ones."""
+        entry = self.ledger.begin(samples.key, self.site.part("train"))
+        before = [self.store.find_key(samples.stage, key) for key in entry.before]
+        return {
+            "attempts": entry.attempts,
+            "trained_before": self.ledger.patients_of(entry.before, self.site.cases),
+            **numbered("earlier", before),
+        }
 
     async def label(
         self,
@@ -250,6 +269,26 @@ class SiteStages(Party):
             addressee=asdict(self.experiment.addressee),
             seed=self.seed("release"),
         )
+
+    async def audit_general(self, general: Artifact, purpose: str) -> Artifact:
+        """Attack the general model before it is used: does it know the site's patients?"""
+        found = await self.run(
+            purpose,
+            audit_general,
+            data=await raw_data(self, self.site),
+            cases=self.site.part("train", "val"),
+            dataset=self.site.dataset,
+            model=general,
+            segmenter=self.experiment.segmenter,
+            gate=self.experiment.gate.model_dump(),
+        )
+        if found.record is not None and not found.result["passed"]:
+            log.warning(
+                "%s: the general model tells who was trained on; see its audit, and consider to "
+                "withdraw the release",
+                self.name,
+            )
+        return found
 
     async def describe_quality(self, done: Contribution, released: Artifact) -> Artifact:
         """Write the quality card of the release."""

@@ -33,6 +33,9 @@ GENERATORS = Registry(
 DESCRIPTION = "generator.json"
 """Which generator it is, with its settings and its plan: all that its snapshots are read by."""
 
+GUARANTEE = "guarantee.json"
+"""What a private training bounds, where one was asked for."""
+
 SAMPLE_BATCH = 16
 
 
@@ -56,6 +59,7 @@ def train(
     unet: UNetPlan,
     images_NCHW: np.ndarray,
     masks_NHW: np.ndarray | None = None,
+    patients_N: np.ndarray | None = None,
     images_shown: int,
     seed: int,
     workdir: Path,
@@ -77,6 +81,7 @@ def train(
         unet: nnU-Net's plan, from which the generator's is derived.
         images_NCHW: float32 in [-1, 1], of the plan's channels and patch size.
         masks_NHW: uint8 label values of the same pixels, for a generator that learns masks.
+        patients_N: whose image each is, for a private training.
         images_shown: the training's length; time is counted in images.
         device: "cpu" or "cuda[:k]".
         precision: "fp32" or "bf16" (of activations; weights are kept in fp32).
@@ -102,6 +107,7 @@ def train(
         plan,
         images_NCHW=images_NCHW,
         masks_NHW=masks_NHW,
+        patients_N=patients_N,
         settings=loop.Settings(
             images_shown=images_shown,
             seed=seed,
@@ -115,6 +121,15 @@ def train(
         saved=saved,
     )
     return plan
+
+
+def guarantee(workdir: Path) -> dict[str, Any] | None:
+    """Read what the training in a folder bounds; None where it was not private."""
+    try:
+        found: dict[str, Any] = json.loads((workdir / GUARANTEE).read_text())
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def trained(workdir: Path) -> tuple[Generator, GeneratorConfig, GeneratorPlan]:

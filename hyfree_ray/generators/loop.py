@@ -24,9 +24,9 @@ from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.generators import DESCRIPTION, Samples, trained
+from hyfree_ray.generators import DESCRIPTION, GUARANTEE, Samples, trained
 from hyfree_ray.generators.plan import GeneratorPlan
-from hyfree_ray.generators.protocol import Learner, compute_of
+from hyfree_ray.generators.protocol import Learner, PrivateLearner, compute_of
 from hyfree_ray.generators.record import Generator, GeneratorConfig
 
 INTERVALS = 30
@@ -94,6 +94,20 @@ def _with_masks(images_NCHW: np.ndarray, masks_NHW: np.ndarray | None) -> np.nda
     return np.concatenate([images_NCHW, masks_NHW[:, None].astype(np.float32)], axis=1)
 
 
+def _known(patients_N: np.ndarray | None, images: int) -> np.ndarray:
+    """Return the patient of each image.
+
+    Raises:
+        HyfreeError: a private training was asked for without them.
+    """
+    if patients_N is None or len(patients_N) != images:
+        raise HyfreeError(
+            "generator.bad-images",
+            "generator: a private training needs the patient of each image; give patients_N",
+        )
+    return patients_N
+
+
 class _Batches:
     """Training batches: batch i is the same however the training got there.
 
@@ -140,6 +154,7 @@ def train(
     *,
     images_NCHW: np.ndarray,
     masks_NHW: np.ndarray | None,
+    patients_N: np.ndarray | None,
     settings: Settings,
     workdir: Path,
     progress: Progress,
@@ -163,6 +178,9 @@ def train(
     identity = json.dumps([described, {**asdict(settings), "device": None}, len(images_NCHW)])
     done = _resume(learner, workdir / "checkpoints", compute.device, identity)
     images = learner.prepare(torch.from_numpy(images_NCHW).to(compute.device))
+    if isinstance(learner, PrivateLearner):
+        learner.know_patients(images, _known(patients_N, len(images)))
+        write_json(workdir / GUARANTEE, learner.guarantee())
     batches = _Batches(images, learner.batch_size, settings)
     _run(learner, batches, done, settings, compute.device, workdir, identity, progress, saved)
 

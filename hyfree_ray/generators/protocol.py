@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,6 +77,19 @@ class Learner(Protocol):
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights that `Backend.sampler` needs."""
+        ...
+
+
+@runtime_checkable
+class PrivateLearner(Learner, Protocol):
+    """A network whose training bounds what is learnt of any patient: it draws batches itself."""
+
+    def know_patients(self, images_NCHW: Tensor, patients_N: np.ndarray) -> None:
+        """Take over the data set, as `prepare` has returned it, and the patient of each image."""
+        ...
+
+    def guarantee(self) -> dict[str, Any]:
+        """The guarantee of the whole training: JSON for `privacy_card.Guarantee`."""
         ...
 
 

@@ -28,6 +28,7 @@ _STAGES = {
     "quality_card": "measuring quality",
     "synthesise": "sampling and filtering",
     "audit": "auditing the samples",
+    "audit_general": "auditing the general model",
     "release": "labelling the release",
     "check_release": "checking releases",
     "pool_releases": "planning on the pool",

@@ -134,10 +134,27 @@ def cards(run: Finished) -> Table:
     for site in run.sites:
         audit = derived.get(site, {}).get("audit", {})
         quality = derived.get(site, {}).get("quality_card", {})
-        by_site[site] = _flat(audit.get("card") or {}) | _flat(quality)
+        general = derived.get(site, {}).get("audit_general", {})
+        card = dict(audit.get("card") or {})
+        by_site[site] = (
+            _gate_rows([*card.pop("gate", ()), *general.get("gate", ())])
+            | _flat(card)
+            | _flat({"general_model": general.get("attacks") or {}})
+            | _flat(quality)
+        )
     names = list(dict.fromkeys(name for card in by_site.values() for name in card))
     rows = [[name, *(by_site[site].get(name, NONE) for site in run.sites)] for name in names]
     return table(["on the card", *run.sites], rows, texts=range(1, len(run.sites) + 1))
+
+
+def _gate_rows(gate: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the gate's table, a line for each bound: what was found, and whether it passed."""
+    return {
+        f"gate: {row['name']} ({row['limit']})": row["found"]
+        if row["passed"]
+        else f"{row['found']}, FAILED"
+        for row in gate
+    }
 
 
 def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

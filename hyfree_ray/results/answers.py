@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyfree_ray.border.privacy_card import read_card, strongest_attack
+from hyfree_ray.border.privacy_card import format_risk, read_card
 from hyfree_ray.evaluation.regimes import CHOSEN, CONTROL, primary
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.summary import SiteOutcome
@@ -31,7 +31,7 @@ class Answer:
     foreign: Contrast | None
     """The same on the other sites' test cases."""
     attack: str
-    """The strongest membership attack on what it shares, beside its control."""
+    """The strongest membership attack on what it shares, beside what chance finds."""
 
 
 def answers(
@@ -85,11 +85,7 @@ def _each(words: Iterable[str]) -> str:
 
 
 def format_attack(audited: Mapping[str, Any] | None) -> str:
-    """Return the strongest membership attack by a site's audit; empty where none was made."""
+    """Return what a site's audit says of its release's risk; empty where none was made."""
     if audited is None or audited.get("card") is None:
         return ""
-    attacks = read_card(audited["card"]).attacks
-    found = strongest_attack(attacks)
-    if found is None:
-        return "not measurable"
-    return f"AUC {found.auc:.2f}, {found.control_text}"
+    return format_risk(read_card(audited["card"]))

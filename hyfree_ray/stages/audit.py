@@ -1,36 +1,59 @@
-"""The audit of what a site is about to release, and the gate that it has to pass."""
+"""The audit of what a site is about to release, the gate that it has to pass, and the audit of the
+general model that it receives."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hyfree_ray.cohorts.site_case import Cases, SiteCase
 from hyfree_ray.core.stage import Context, Folder, read_result, stage
+from hyfree_ray.evaluation.scores import PRIMARY
 
 SECONDS = 3600.0
 """An audit that takes longer is given up, and nothing is released."""
 
 AUDIT_FILE = "distances.json"
 HISTOGRAM = "distances.png"
-"""These files stay at the site: distances to training images reveal membership."""
+RISK_FILE = "patients.json"
+"""These files stay at the site: distances and patients' risks reveal membership."""
 
 
-@stage(version=2, device=True)
+@stage(version=3, device=True, private=("trained_before",))
 def audit(
     context: Context,
+    /,
     *,
     samples: Folder,
     segmenter: Folder,
     prepared: Folder,
-    gate: Mapping[str, float],
+    gate: Mapping[str, Any],
     generator: str,
     images_shown: int,
     embedder: str,
     seed: int,
     embedder_weights: Folder | None = None,
+    attempts: int = 1,
+    trained_before: Sequence[int] = (),
+    **earlier: Folder,
 ) -> dict[str, Any]:
     """Attack the accepted samples, write the privacy card, and check it against the site's gate.
+
+    Args:
+        context: where it runs.
+        samples: those that passed the filter.
+        segmenter: the site's own, by whose features images are compared.
+        prepared: the site's images.
+        gate: the site's own.
+        generator: the backend.
+        images_shown: length of its training.
+        embedder: what images are compared by.
+        seed: seed of what no attack depends on.
+        embedder_weights: OpenCLIP's.
+        attempts: audits of samples of these patients so far, this one included.
+        trained_before: patients whom earlier releases were trained on.
+        earlier: the samples of earlier releases of some of these patients.
 
     Returns:
         outcome (released or withheld), reason, rejection_rate, and the card, which may travel.
@@ -39,7 +62,7 @@ def audit(
 
     from hyfree_ray.border.gate import Gate, violations
     from hyfree_ray.generators.view import GeneratorView
-    from hyfree_ray.privacy.audit import TimeLimit, audit_samples, privacy_card
+    from hyfree_ray.privacy.audit import Earlier, TimeLimit, audit_samples, privacy_card
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.reports.pictures import distance_histogram
 
@@ -62,18 +85,98 @@ def audit(
         percentile=filtered["percentile"],
         seed=seed,
         limit=TimeLimit(seconds=SECONDS),
+        earlier=Earlier(
+            samples=tuple(
+                np.load(folder / "accepted.npy", allow_pickle=False) for folder in earlier.values()
+            ),
+            patients=tuple(trained_before),
+        ),
     )
     (context.out / AUDIT_FILE).write_text(json.dumps(found.numbers()))
+    (context.out / RISK_FILE).write_text(json.dumps(found.patients()))
     distance_histogram(
         context.out / HISTOGRAM, found.nearest_N, found.nearest_M, found.paper_threshold
     )
+    bounds = Gate.model_validate(gate)
     card = privacy_card(
-        found,
-        filtered,
-        generator=generator,
-        images_shown=images_shown,
+        found, filtered, bounds, generator=generator, images_shown=images_shown, attempts=attempts
     )
-    failed = violations(card, Gate(**gate))
+    failed = violations(card, bounds)
     if failed:
         outcome |= {"outcome": "withheld", "reason": f"it fails the gate: {'; '.join(failed)}"}
     return {**outcome, "card": card.model_dump(mode="json")}
+
+
+@stage(version=1, device=True, private=("cases",))
+def audit_general(
+    context: Context,
+    *,
+    data: Folder,
+    cases: Cases,
+    dataset: Mapping[str, Any],
+    model: Folder,
+    segmenter: str,
+    gate: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Attack the general model, as everybody may who has it: does it know the site's patients?
+
+    Args:
+        context: where it runs.
+        data: the site's raw data.
+        cases: those that its generator and its labels were trained on, and those held out.
+        dataset: the task.
+        model: the general model.
+        segmenter: the architecture that it has to be of.
+        gate: the site's own: bounds on the attack.
+
+    Returns:
+        The attacks, the table of bounds, and whether they are met. The model is everywhere
+        already: a site that reads "not met" can withdraw its release from the next round.
+    """
+    from hyfree_ray.border.gate import Gate, judge_attacks
+    from hyfree_ray.border.privacy_card import Attacks, Findings
+    from hyfree_ray.privacy.audit import rounded
+    from hyfree_ray.privacy.membership import membership
+    from hyfree_ray.privacy.model_audit import attack_model
+
+    scored = []
+    for case, dice in _dice_of_cases(context, data, cases, dataset, model, segmenter):
+        scored.append((case["patient"], case["part"] == "train", dice))
+        context.progress(len(scored), len(cases), {})
+    attacked = attack_model(scored)
+    if attacked is None:
+        return {"attacks": None, "gate": [], "passed": True}
+    attacks = Attacks.model_validate(rounded(membership(attacked)))
+    table = judge_attacks(
+        Findings(attacks=attacks, concentration=None), Gate.model_validate(gate), "general model"
+    )
+    return {
+        "attacks": attacks.model_dump(mode="json"),
+        "gate": [row.model_dump(mode="json") for row in table],
+        "passed": all(row.passed for row in table),
+    }
+
+
+def _dice_of_cases(
+    context: Context,
+    data: Folder,
+    cases: Cases,
+    dataset: Mapping[str, Any],
+    model: Folder,
+    segmenter: str,
+) -> Iterator[tuple[SiteCase, float | None]]:
+    """Yield each case with the mean Dice of its labels."""
+    from hyfree_ray.cohorts.label_sets import LabelEncoding, with_values
+    from hyfree_ray.evaluation.metrics import score_case
+    from hyfree_ray.segmenters.nnunet.data import read_image, read_label
+    from hyfree_ray.segmenters.nnunet.model import Model
+
+    network = Model(model / "model", context.device, segmenter)
+    values = LabelEncoding.of(network.dataset_json).values_in(LabelEncoding.of(dataset))
+    for case in cases:
+        image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
+        predicted_ZHW = with_values(network.segment(image_CZHW, spacing), values)
+        reference_ZHW = read_label(data / case["label"], dataset)
+        scores = score_case(predicted_ZHW, reference_ZHW, dataset["labels"], spacing)
+        dice = [value for one in scores if (value := one.values[PRIMARY]) is not None]
+        yield case, sum(dice) / len(dice) if dice else None

@@ -34,7 +34,7 @@ def check_release(
     site: str,
     dataset: Mapping[str, Any],
     federation: str,
-    gate: Mapping[str, float],
+    gate: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Check a release as hostile input and draw a contact sheet of it.
 
@@ -64,7 +64,7 @@ def check_release(
     )
     check_release_file(submitted)
     with built_in_only():
-        found = read_for_task(submitted, dataset, Gate(**gate))
+        found = read_for_task(submitted, dataset, Gate.model_validate(gate))
     contact_sheet(
         context.out / "samples.png",
         found.images_NCHW[:24],

@@ -89,6 +89,7 @@ def synthesise(
         "calibration_rejected_share": rule.calibration_rejected,
         **_held_out(rule, view),
         "self_test": recall,
+        "guarantee": read_result(generator).get("guarantee"),
     }
 
 

@@ -45,6 +45,7 @@ def train_generator(
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
         masks_NHW=None if view.masks_NHW is None else view.masks_NHW[view.training_N],
+        patients_N=view.patients_N[view.training_N],
         images_shown=images_shown,
         seed=seed,
         workdir=context.out,
@@ -59,6 +60,7 @@ def train_generator(
         "images_shown": images_shown,
         "snapshots": sorted(file.name for file in (context.out / "snapshots").iterdir()),
         "derivation": list(plan.steps),
+        "guarantee": generators.guarantee(context.out),
     }
 
 

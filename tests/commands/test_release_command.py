@@ -118,10 +118,10 @@ def test_a_key_that_is_none_is_one_line(
 
 
 def test_a_card_below_the_default_gate_is_refused_by_hand_too(tmp_path: Path) -> None:
-    put(tmp_path / "in", described(card=card(images=5, nearer_to_training=0.95)))
+    put(tmp_path / "in", described(card=card(images=5, rejection_rate=0.95)))
     result = call("check", tmp_path / "in")
     assert result.exit_code == 2
-    assert "refused (gate): 95%" in result.output
+    assert "refused (gate): share of the samples that look like copies" in result.output
 
 
 def test_a_file_of_another_name_is_told_what_to_name(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_release_whose_masks_are_shifted_is_taken_and_flagged(
         ({"federation": "another"}, "experiment"),
         ({"labels": {"background": 0, "kidney": 1, "lesion": 2}}, "task"),
         ({"card": {}}, "card"),
-        ({"card": card(nearer_to_training=0.9)}, "gate"),
+        ({"card": card(rejection_rate=0.9)}, "gate"),
     ],
 )
 def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(

@@ -27,7 +27,13 @@ from tests.release_files import described, put
 PACKAGE = "hyfree_toys"
 FROM = "hyfree-toys 0.3.1"
 PROJECT = Path(hyfree_ray.__file__).parent
-OPEN = ("max_rejection_rate=1", "max_auc_over_control=0.5", "max_nearer_to_training=1")
+OPEN = (
+    "max_rejection_rate=1",
+    "min_copy_recall=0",
+    "max_attack_auc=1",
+    "max_attack_tpr=1",
+    "min_patient_p=0",
+)
 """The gate is another test's concern: what three epochs of a toy draw is let out."""
 SMOKE = (
     *("simulate", "--budget", "smoke", "--precision", "fp32", "--ray", "off"),

@@ -18,8 +18,15 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.execution import execute
 from hyfree_ray.core.records import RECORD, write_record
 from hyfree_ray.generators.view import GeneratorView
-from hyfree_ray.privacy.audit import BATCH, Audit, TimeLimit, audit_samples, privacy_card
-from hyfree_ray.privacy.membership import Group, membership
+from hyfree_ray.privacy.audit import (
+    BATCH,
+    Audit,
+    Earlier,
+    TimeLimit,
+    audit_samples,
+    privacy_card,
+)
+from hyfree_ray.privacy.membership import Group, Hospital, attack
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import draw_until, quantise
 from hyfree_ray.privacy.self_test import self_test
@@ -70,7 +77,7 @@ def audited(sampler: Sampler, quota: int = 200) -> tuple[PrivacyCard | None, str
         "self_test": self_test(rule, real, seed=2),
         "held_out_rejected_share": float(held_out.copied_N.mean()),
     }
-    card = privacy_card(found, filtered, generator="flow", images_shown=80)
+    card = privacy_card(found, filtered, Gate(), generator="flow", images_shown=80)
     return card, "; ".join(violations(card, Gate())), found
 
 
@@ -89,6 +96,15 @@ def leaking(count: int) -> np.ndarray:
     """Half of a training image in each new one: most are no near copies, but of nobody else."""
     real = site().images_NCHW[:TRAINING]
     return 0.5 * real[np.arange(count) % TRAINING] + 0.5 * honest(count)
+
+
+def one_patient(count: int) -> np.ndarray:
+    """Every second image has much of one patient's in it, so little that the filter passes many."""
+    real = site().images_NCHW[14:16]
+    mixed = honest(count)
+    rows = np.arange(0, count, 2)
+    mixed[rows] = 0.5 * real[rows // 2 % 2] + 0.5 * mixed[rows]
+    return mixed
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +127,12 @@ def test_a_generator_that_evades_the_filter_is_stopped_by_the_attack() -> None:
     card, reason, _ = audited(leaking)
     assert card is not None
     assert card.rejection_rate < 0.5
-    assert "the membership attack 'nearest' recognises training images" in reason
-    nearest = card.attacks.nearest
-    assert nearest is not None
-    assert nearest.over_control
-    assert nearest.excess > 0.2
+    assert "AUC of the strongest attack" in reason
+    found = card.findings.attacks
+    assert found.auc is not None
+    assert found.auc_bound is not None
+    assert found.auc > 0.7
+    assert found.auc_bound > 0.6
 
 
 def test_honest_images_pass_the_gate(fair: tuple[PrivacyCard, str, Audit]) -> None:
@@ -123,8 +140,7 @@ def test_honest_images_pass_the_gate(fair: tuple[PrivacyCard, str, Audit]) -> No
     card, reason, _ = fair
     assert reason == ""
     assert card.rejection_rate <= 0.15
-    assert card.nearer_to_training is not None
-    assert 0.3 <= card.nearer_to_training <= 0.7
+    assert all(row.passed for row in card.gate)
 
 
 def test_the_false_positive_rate_is_on_the_card(fair: tuple[PrivacyCard, str, Audit]) -> None:
@@ -156,6 +172,28 @@ def test_a_card_has_no_number_fine_enough_to_tell_who_was_trained_on(
     assert len(found.numbers()["nearest"]) == card.images  # these stay at the site
 
 
+def test_the_hospital_alone_sees_who_is_most_exposed(fair: tuple[PrivacyCard, str, Audit]) -> None:
+    """Patients as it numbers them, each who was trained on once, the most exposed first."""
+    card, _, honest_one = fair
+    _, _, leaky = audited(one_patient)
+    assert leaky is not None
+    rows = leaky.patients()
+    assert sorted(row["patient"] for row in rows) == list(range(TRAINING // 2))
+    assert rows[0]["patient"] == 7
+    assert rows[0]["near"] > 5
+    assert rows[0]["exposed"] == 1
+    assert honest_one.patients()[0]["near"] <= 5
+    assert "patient" not in card.model_dump_json().replace("patients", "").replace(
+        "near to one patient", ""
+    )
+
+
+def test_one_patient_copied_past_the_filter_closes_the_gate() -> None:
+    card, reason, _ = audited(one_patient)
+    assert card is not None
+    assert "conspicuously near to one patient" in reason
+
+
 def test_a_few_held_out_images_give_words_instead_of_numbers() -> None:
     view = site()
     few = np.arange(len(view.images_NCHW)) < TRAINING + 10
@@ -168,8 +206,9 @@ def test_a_few_held_out_images_give_words_instead_of_numbers() -> None:
         spacing=view.spacing,
     )
     found = audit_samples(quantise(honest(30)), small, embed, percentile=5, seed=0, limit=NEVER)
-    assert found.ratio_N is None
-    assert found.attacks.reason == "not measurable: 5 patients are held out, 20 are needed"
+    seen = found.release.findings.attacks
+    assert (seen.members, seen.held_out, seen.tpr_bound) == (40, 5, None)
+    assert seen.auc_bound is not None  # exact at any number; the card says what it could have seen
     none = np.arange(TRAINING)
     alone = GeneratorView(
         images_NCHW=view.images_NCHW[none],
@@ -179,10 +218,29 @@ def test_a_few_held_out_images_give_words_instead_of_numbers() -> None:
         high_C=view.high_C,
         spacing=view.spacing,
     )
-    assert (
-        audit_samples(quantise(honest(3)), alone, embed, percentile=5, seed=0, limit=NEVER).ratio_N
-        is None
+    found = audit_samples(quantise(honest(3)), alone, embed, percentile=5, seed=0, limit=NEVER)
+    assert found.release.findings.attacks.reason == "not measurable: no patient is held out"
+
+
+# ---- earlier releases ----
+
+
+def test_releases_of_the_same_patients_are_attacked_together() -> None:
+    """One of them was made under another plan, and knew a patient who is held out now."""
+    larger = np.kron(leaking(120), np.ones((1, 1, 2, 3), np.float32))
+    earlier = Earlier(samples=(quantise(leaking(120)), quantise(larger)), patients=(0, 41))
+    found = audit_samples(
+        quantise(honest(60)), site(), embed, percentile=5, seed=0, limit=NEVER, earlier=earlier
     )
+    alone, together = found.release.findings.attacks, found.together
+    assert together is not None
+    assert alone.auc_bound is not None
+    assert alone.auc_bound <= 0.55
+    assert together.findings.attacks.auc_bound is not None
+    assert together.findings.attacks.auc_bound > 0.55
+    assert (alone.members, alone.held_out) == (40, 30)
+    assert (together.findings.attacks.members, together.findings.attacks.held_out) == (41, 29)
+    assert found.releases == 2
 
 
 # ---- fails closed ----
@@ -206,8 +264,8 @@ def test_an_audit_that_takes_too_long_is_given_up_and_computes_no_more() -> None
 
 
 def test_attacks_ask_for_the_time_too() -> None:
-    """Case 89: also where it is the bootstrap that takes long."""
-    view, left = site(), iter(range(3))
+    """Case 89: also where it is a comparison with all images that takes long."""
+    view, left = site(), iter(range(1))
 
     def check() -> None:
         if next(left, None) is None:
@@ -218,7 +276,7 @@ def test_attacks_ask_for_the_time_too() -> None:
         for rows in (view.training_N, ~view.training_N)
     )
     with pytest.raises(TimeoutError):
-        membership(embed(honest(50)), members, others, seed=0, check=check)
+        attack(embed(honest(50)), Hospital.of(members, others), check=check)
 
 
 def test_the_stage_gives_up_and_leaves_nothing_to_release(

@@ -12,7 +12,7 @@ from hyfree_ray.results.answers import Answer, answers, format_attack
 from hyfree_ray.results.comparisons import summarise
 from hyfree_ray.results.summary import SiteOutcome
 from hyfree_ray.results.table import table_text
-from tests.cards import attack, card
+from tests.cards import card
 from tests.results.test_results import OUTCOMES, row, whole_run
 
 KEPT = {"a": "personalised", "b": "local2x", "c": "personalised"}
@@ -125,19 +125,15 @@ def test_several_runs_say_how_often_what_was_kept() -> None:
     )
 
 
-def test_the_strongest_attack_is_told_beside_its_control() -> None:
-    attacks = {
-        "measurable": True,
-        "non_member_patients": 24,
-        "nearest": attack(0.52, 0.49),
-        "density": attack(0.6, 0.38),
-    }
-    assert format_attack({"card": card(attacks=attacks)}) == "AUC 0.52, control 0.49"
-    # Over chance, where the control is broken, and then said to be.
-    attacks["nearest"] = {**attack(0.7, 0.75), "control_valid": False}
-    told = "AUC 0.70, control 0.75, which is invalid"
-    assert format_attack({"card": card(attacks=attacks)}) == told
-    few = {"measurable": False, "reason": "12 patients", "nearest": None, "density": None}
-    assert format_attack({"card": card(attacks=few)}) == "not measurable"
+def test_the_strongest_attack_is_told_beside_what_chance_finds() -> None:
+    said = "AUC 0.55, by chance up to 0.63; 97% of altered copies stopped"
+    assert format_attack({"card": card()}) == said
+    bound = {"pairs": 9, "at_least": 0.0, "visible": 0.93}
+    assert format_attack({"card": card(epsilon_bound=bound)}) == (
+        f"{said}; epsilon at least 0.0 of 0.9 visible"
+    )
+    none = {"measurable": False, "reason": "nobody", "members": 9, "held_out": 0}
+    alone = {"attacks": none, "concentration": None}
+    assert format_attack({"card": card(findings=alone)}).startswith("not measurable; 97%")
     assert format_attack({"card": None}) == ""
     assert format_attack(None) == ""

@@ -8,12 +8,16 @@ from hyfree_ray.generators.record import GeneratorConfig
 
 
 class FlowConfig(GeneratorConfig):
-    """Width and solver of a rectified flow."""
+    """Width, solver and privacy of a rectified flow."""
 
     max_channels: int = Field(default=256, ge=8)
     """Features at most."""
     evaluations: int = Field(default=10, ge=2)
     """Of the network for an image."""
+    epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Differential privacy of the training, by patient; None: none is asked for."""
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Norm that a patient's gradient is cut to, where it is."""
 
     @property
     def sample_passes(self) -> float:

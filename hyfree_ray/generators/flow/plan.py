@@ -19,6 +19,10 @@ class FlowPlan(GeneratorPlan):
     """Of each of the network's levels (those left after unshuffling)."""
     evaluations: int
     """Of the network for an image."""
+    epsilon: float | None = None
+    """Differential privacy of the training; None: none."""
+    clip: float = 1.0
+    """Norm that a patient's gradient is cut to, where it is private."""
 
     @property
     def feature_strides(self) -> tuple[Size, ...]:
@@ -58,4 +62,6 @@ def derive(unet: UNetPlan, config: FlowConfig) -> FlowPlan:
         unshuffle=unshuffle,
         features=features,
         evaluations=config.evaluations,
+        epsilon=config.epsilon,
+        clip=config.clip,
     )

@@ -199,7 +199,11 @@ class FlowBackend:
     """The rectified flow as a backend."""
 
     def learner(self, plan: FlowPlan, compute: Compute, *, images_shown: int) -> FlowLearner:
-        """A flow with fresh weights."""
+        """A flow with fresh weights, private where its plan asks for it."""
+        if plan.epsilon is not None:
+            from hyfree_ray.generators.flow.private import PrivateFlowLearner
+
+            return PrivateFlowLearner(plan, compute, images_shown=images_shown)
         return FlowLearner(plan, compute, images_shown=images_shown)
 
     def sampler(self, plan: FlowPlan, compute: Compute, weights: dict[str, Tensor]) -> FlowSampler:
