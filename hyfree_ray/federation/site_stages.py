@@ -282,7 +282,7 @@ class SiteStages(Party):
             segmenter=self.experiment.segmenter,
             gate=self.experiment.gate.model_dump(),
         )
-        if found.record is not None and not found.result["passed"]:
+        if found.record is not None and found.result["outcome"] == "fails":
             log.warning(
                 "%s: the general model tells who was trained on; see its audit, and consider to "
                 "withdraw the release",

@@ -130,8 +130,8 @@ def audit_general(
         gate: the site's own: bounds on the attack.
 
     Returns:
-        The attacks, the table of bounds, and whether they are met. The model is everywhere
-        already: a site that reads "not met" can withdraw its release from the next round.
+        outcome (passes or fails), the attacks, and the table of bounds. The model is everywhere
+        already: a site whose patients it tells can withdraw its release from the next round.
     """
     from hyfree_ray.border.gate import Gate, judge_attacks
     from hyfree_ray.border.privacy_card import Attacks, Findings
@@ -145,15 +145,15 @@ def audit_general(
         context.progress(len(scored), len(cases), {})
     attacked = attack_model(scored)
     if attacked is None:
-        return {"attacks": None, "gate": [], "passed": True}
+        return {"outcome": "passes", "attacks": None, "gate": []}
     attacks = Attacks.model_validate(rounded(membership(attacked)))
     table = judge_attacks(
         Findings(attacks=attacks, concentration=None), Gate.model_validate(gate), "general model"
     )
     return {
+        "outcome": "passes" if all(row.passed for row in table) else "fails",
         "attacks": attacks.model_dump(mode="json"),
         "gate": [row.model_dump(mode="json") for row in table],
-        "passed": all(row.passed for row in table),
     }
 
 
