@@ -168,8 +168,8 @@ def _dice_of_cases(
     """Yield each case with the mean Dice of its labels."""
     from hyfree_ray.cohorts.label_sets import LabelEncoding, with_values
     from hyfree_ray.evaluation.metrics import score_case
-    from hyfree_ray.segmenters.nnunet.data import read_image, read_label
     from hyfree_ray.segmenters.nnunet.model import Model
+    from hyfree_ray.segmenters.nnunet.reading import read_image, read_label
 
     network = Model(model / "model", context.device, segmenter)
     values = LabelEncoding.of(network.dataset_json).values_in(LabelEncoding.of(dataset))
