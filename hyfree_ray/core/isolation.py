@@ -30,16 +30,20 @@ def leave_working_directory() -> None:
 def keep_children_out() -> None:
     """Have no process that this one starts, or that a library starts, look there by itself."""
     os.environ[_VARIABLE] = "1"
+    if "PYTHONPATH" in os.environ:  # an empty entry of which is the working directory, too
+        entries = os.environ["PYTHONPATH"].split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(_elsewhere, entries))
 
 
 def import_path() -> list[str]:
     """Return this process's path without relative entries and without the working directory."""
-    here = Path.cwd()
-    return [
-        entry
-        for entry in sys.path
-        if Path(entry).is_absolute() and (Path(entry) == PACKAGES or Path(entry).resolve() != here)
-    ]
+    return [entry for entry in sys.path if _elsewhere(entry)]
+
+
+def _elsewhere(entry: str) -> bool:
+    """Return whether an entry of a path is not the working directory, now or after a change."""
+    path = Path(entry)
+    return path.is_absolute() and (path == PACKAGES or path.resolve() != Path.cwd())
 
 
 def isolated_command(program: str, *arguments: str) -> list[str]:

@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
 
 class UntrustedFileError(ValueError):
     """A file that is not read; `rule` is a short stable name."""
@@ -33,7 +35,11 @@ def read_untrusted(
             `bytes` (not as many as expected, or changed while it was read).
     """
     try:
-        descriptor = _open(below or path.parent, path.relative_to(below or path.parent).parts)
+        descriptor = (
+            os.open(path, _FLAGS | os.O_NOFOLLOW)
+            if below is None
+            else _open_below(below, path.relative_to(below).parts)
+        )
     except FileNotFoundError as error:
         raise UntrustedFileError("missing", f"there is no {path.name}") from error
     except OSError as error:
@@ -57,14 +63,16 @@ def read_untrusted(
     return content
 
 
-def _open(folder: Path, parts: tuple[str, ...]) -> int:
-    """Open a file by descriptors of the folders on its way, following no link below the first."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(folder, flags | os.O_DIRECTORY)
+def _open_below(folder: Path, parts: tuple[str, ...]) -> int:
+    """Open a file by descriptors of the folders on its way, following no link below the first.
+
+    Not for a stage: the guard sees a name without its folder.
+    """
+    descriptor = os.open(folder, _FLAGS | os.O_DIRECTORY)
     for number, part in enumerate(parts, start=1):
         kind = os.O_DIRECTORY if number < len(parts) else 0
         try:
-            inner = os.open(part, flags | os.O_NOFOLLOW | kind, dir_fd=descriptor)
+            inner = os.open(part, _FLAGS | os.O_NOFOLLOW | kind, dir_fd=descriptor)
         finally:
             os.close(descriptor)
         descriptor = inner

@@ -18,6 +18,7 @@ from hyfree_ray.core.files import write_bytes
 from hyfree_ray.core.guard import Confinement, check_path, confined
 from hyfree_ray.core.stage import Context, stage
 from hyfree_ray.core.store_root import open_root
+from hyfree_ray.core.untrusted import read_untrusted
 from tests.refusals import refuses
 
 WAYS: dict[str, Callable[[Path], Any]] = {
@@ -29,6 +30,7 @@ WAYS: dict[str, Callable[[Path], Any]] = {
     "as bytes": lambda path: open(os.fsencode(path)).read(),  # noqa: PTH123, SIM115
     "list": lambda path: os.listdir(path.parent),  # noqa: PTH208
     "scan": lambda path: list(path.parent.iterdir()),
+    "untrusted": lambda path: read_untrusted(path, most=1 << 20),
     "write": lambda path: (path.parent / "new").write_text("x"),
     "declared": check_path,
 }
@@ -38,6 +40,7 @@ WAYS: dict[str, Callable[[Path], Any]] = {
 def wander(context: Context, *, mine: Path, theirs: str, way: str) -> dict[str, Any]:
     """Reads its own, then what a mistake made it look for elsewhere."""
     assert np.load(mine / "image.npy").shape == (3, 2)
+    assert read_untrusted(mine / "image.npy", most=1 << 20)
     (context.out / "done").write_text("x")
     WAYS[way](Path(theirs))
     return {}
@@ -115,7 +118,11 @@ def test_a_stage_writes_into_its_own_folder_only(store: Path) -> None:
     assert not (store / "sites" / "site-1" / "extra").exists()
 
 
-def test_its_own_files_and_those_outside_of_the_store_are_free(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("started_in", [".", "sites/site-2"])
+def test_its_own_files_and_those_outside_of_the_store_are_free(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_in: str
+) -> None:
+    monkeypatch.chdir(store / started_in)
     np.save(tmp_path / "elsewhere.npy", np.zeros(1))
     arguments = {"mine": mine(store), "theirs": str(tmp_path / "elsewhere.npy"), "way": "numpy"}
     assert run(store, wander, **arguments).result == {}

@@ -86,7 +86,7 @@ def test_what_libraries_start_does_not_look_there_either(traps: Path) -> None:
     )
     if sys.version_info < (3, 11):
         pytest.skip("Python 3.10 has no PYTHONSAFEPATH: docs/BORDER.md says so")
-    env = {**os.environ, "PYTHONPATH": str(isolation.PACKAGES)}
+    env = {**os.environ, "PYTHONPATH": f"{isolation.PACKAGES}::.:{traps}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
     assert sprung(traps) == []
 
