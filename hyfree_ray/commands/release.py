@@ -41,7 +41,8 @@ def run_check(files: Sequence[Path], key: Path | None = None) -> int:
             click.echo(
                 f"{printable(file)}: good: {manifest.rows} images of {printable(manifest.site)}, "
                 f"round {manifest.round}, sha256 {manifest.sha256[:12]}, "
-                f"{'signature not checked' if public is None else 'signed by this key'}"
+                f"{'signature not checked' if public is None else 'signed by this key'}, "
+                f"for {manifest.addressee}"
             )
     return 2 if refused else 0
 

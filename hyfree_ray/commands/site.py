@@ -89,7 +89,8 @@ def contribute(out: Path, **options: Any) -> None:
     parcel = asyncio.run(party.submit())
     key = party.workspace.public_key()
     write_parcel(out, replace(parcel, files={**parcel.files, PUBLIC_KEY_FILE: key}))
-    click.echo(f"{party.name}: signed with the key {fingerprint(key)}")
+    whom = simulation.experiment.addressee
+    click.echo(f"{party.name}: signed with the key {fingerprint(key)}, for {whom}")
     if parcel.result["outcome"] == "withheld":
         click.echo(f"{party.name}: withheld: {parcel.result['reason']}; {out} tells the pool")
     else:
