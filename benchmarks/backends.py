@@ -50,10 +50,11 @@ class SiteBench(Bench):
     def __init__(self, site: Site, experiment: Experiment, root: Path) -> None:
         super().__init__(root, site.name)
         self.site, self.experiment = site, experiment
+        self.data_name = ""
 
-    def segmenter(self) -> None:
-        """What both backends share: the site's data, plan and nnU-Net."""
-        site, unet = self.site, self.experiment.budget.unet
+    def prepare(self) -> None:
+        """The site's data and plan."""
+        site = self.site
         if site.phantom is not None:
             self.data = self.run(draw_phantom, **site.phantom)
         else:
@@ -66,6 +67,11 @@ class SiteBench(Bench):
             dataset=site.dataset,
             caps=self.experiment.budget.plan.model_dump(),
         )
+
+    def segmenter(self) -> None:
+        """What both backends share: the site's data, plan and nnU-Net."""
+        self.prepare()
+        unet = self.experiment.budget.unet
         self.local = self.run(
             train_segmenter,
             role="local",
@@ -79,18 +85,20 @@ class SiteBench(Bench):
             seed=1,
         )
 
-    def generator(self, backend: str, images_shown: int) -> tuple[Artifact, float]:
-        """A trained generator and the CPU seconds that it took."""
-        config = GENERATORS[backend].at("small")
+    def generator(
+        self, backend: str, images_shown: int, *, seed: int = 2, **config: Any
+    ) -> tuple[Artifact, float]:
+        """A trained generator and the CPU seconds that it took; `config` changes its settings."""
+        settings = GENERATORS[backend].at("small").model_dump() | config
         trained = self.run(
             train_generator,
             prepared=self.prepared,
-            generator={"name": backend, "config": config.model_dump()},
+            generator={"name": backend, "config": settings},
             images_shown=images_shown,
             snapshots=2,
             mirror=False,
             precision=self.experiment.precision,
-            seed=2,
+            seed=seed,
         )
         return trained, trained.record.cpu_seconds
 
@@ -117,6 +125,7 @@ class SiteBench(Bench):
             seed=4,
             **common,
         )
+        self.samples = samples
         chosen = choice.result
         share = chosen.get("seconds", 0.0) / chosen.get("training_seconds", float("inf"))
         found = {"choice": share, "rejected": samples.result["rejection_rate"]}
@@ -141,6 +150,7 @@ class SiteBench(Bench):
             seed=5,
         )
         card = self.run(quality_card, samples=samples, release=released, **common)
+        found["label_share"] = released.result.get("label_share", {})
         unknown = float("nan")  # where all samples are withheld
         found |= {name: card.result.get(name, unknown) for name in ("kid", "kid_floor", "coverage")}
         found["dice"] = unknown

@@ -144,13 +144,15 @@ SOLVERS: dict[str, tuple[int, Solver]] = {
 }
 
 
-def trained(images_NCHW: np.ndarray, kimg: float, seed: int, precision: str) -> dict[str, Tensor]:
+def trained(
+    images_NCHW: np.ndarray, kimg: float, seed: int, precision: str, **config: Any
+) -> dict[str, Tensor]:
     """A flow's weights after so many thousand images, as a site's stage trains it."""
     with tempfile.TemporaryDirectory() as folder:
         shown = round(kimg * 1000)
         generators.train(
             "flow",
-            config=FlowConfig(max_channels=WIDTH),
+            config=FlowConfig(max_channels=WIDTH, **config),
             unet=unet_of(PATCH, levels=3),
             images_NCHW=images_NCHW,
             images_shown=shown,
@@ -212,13 +214,13 @@ def _uniform(_learner: Any, count: int, random: torch.Generator) -> Tensor:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ours: uniform by parts, 4e-3, batches of 16": {},
+    "ours: uniform by parts, batch and rate as derived": {},
     "uniform, not by parts": {"times": _uniform},
     "logit-normal": {"times": _logit_normal},
-    "2e-3": {"rate": 2e-3},
-    "8e-3": {"rate": 8e-3},
-    "logit-normal, 2e-3": {"times": _logit_normal, "rate": 2e-3},
-    "batches of 32": {"batch_size": 32},
+    "batches of 16, 4e-3": {"batch_size": 16},
+    "batches of 8": {"batch_size": 8},
+    "half the rate": {"learning_rate": 1e-3},
+    "twice the rate": {"learning_rate": 4e-3, "batch_size": 4},
 }
 
 
@@ -228,9 +230,12 @@ def compare_settings(options: argparse.Namespace, data: Data) -> None:
     for name, changes in SETTINGS.items():
         with ExitStack() as patches:
             for key, value in changes.items():
-                where, what = (flow, "LEARNING_RATE") if key == "rate" else (flow.FlowLearner, key)
-                patches.enter_context(mock.patch.object(where, what, value))
-            weights = trained(data.training_NCHW, options.kimg, options.seed, options.precision)
+                if key == "times":
+                    patches.enter_context(mock.patch.object(flow.FlowLearner, key, value))
+            config = {key: value for key, value in changes.items() if key != "times"}
+            weights = trained(
+                data.training_NCHW, options.kimg, options.seed, options.precision, **config
+            )
         samples_NCHW = drawn(weights, SOLVERS["ours"][1], options.samples, options.precision)
         frechet, distance = data.distances(samples_NCHW)
         print(f"{frechet:7.4f}  {distance:10.2f}  {name}", flush=True)

@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hyfree_ray.generators.flow.train import BACKEND as FLOW
@@ -110,9 +111,30 @@ def test_each_setting_of_the_flows_training_takes_hold_and_is_taken_back(
     flow: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     learner = flow.flow.FlowLearner
-    before = (flow.flow.LEARNING_RATE, learner.times, learner.batch_size)
+    before = learner.times
     flow.compare_settings(SHORT, flow.Data(1, held_out=24))
     _, *rows = capsys.readouterr().out.splitlines()
     assert [row[21:] for row in rows] == list(flow.SETTINGS)
     assert len({row[:21] for row in rows}) == len(flow.SETTINGS)
-    assert (flow.flow.LEARNING_RATE, learner.times, learner.batch_size) == before
+    assert learner.times == before
+
+
+def test_spectra_tell_noise_and_blur_from_the_images_and_sheets_show_every_channel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import images
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    real = np.cumsum(random.normal(size=(200, 3, 20, 28)), 3) / 10
+    blurred = (real + np.roll(real, 1, 3) + np.roll(real, 1, 2)) / 3
+    noisy = real + random.normal(size=real.shape)
+    target = images.spectra(real[:100])
+    floor, *changed = (
+        np.abs(images.spectra(other) - target).mean() for other in (real[100:], blurred, noisy)
+    )
+    assert min(changed) > 1.5 * floor
+    images.draw_sheet(real, noisy[:12], tmp_path / "sheet.png")
+    width, height = Image.open(tmp_path / "sheet.png").size
+    assert (width, height) == (2 * 2 * 3 * 28 + 12, 2 * 12 * 20)

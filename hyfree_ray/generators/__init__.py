@@ -101,6 +101,8 @@ def train(
 
     generator = GENERATORS[name]
     plan = generator.derive(unet, config)
+    if generator.schedule is not None:
+        plan = generator.schedule(plan, config, images=len(images_NCHW), images_shown=images_shown)
     loop.train(
         generator,
         config,

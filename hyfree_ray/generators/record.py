@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
 
 Emits = Literal["image", "image and mask", "mask"]
 Given = Literal["nothing", "mask"]
+
+
+class Schedule(Protocol):
+    """Derives how a plan's network is trained."""
+
+    def __call__(
+        self, plan: Any, config: Any, /, *, images: int, images_shown: int
+    ) -> GeneratorPlan:
+        """Return the plan with batch, learning rate and further numbered steps.
+
+        Args:
+            plan: what `derive` gave.
+            config: the generator's settings.
+            images: number of training images.
+            images_shown: the training's length.
+        """
+        ...
 
 
 class GeneratorConfig(BaseModel):
@@ -45,6 +62,8 @@ class Generator:
     plan: type[GeneratorPlan]
     derive: Callable[[UNetPlan, Any], GeneratorPlan]
     """The plan (of the type `plan`) from nnU-Net's and a config, in numbered steps."""
+    schedule: Schedule | None = None
+    """How the training follows from its length; None: it does not."""
     backend: str
     """Where learner and sampler are (`protocol.Backend`): "module:ATTRIBUTE"."""
     emits: Emits = "image"

@@ -5,7 +5,7 @@ import torch
 
 from hyfree_ray.generators.flow import plan as flow
 from hyfree_ray.generators.flow.config import FlowConfig
-from hyfree_ray.generators.flow.network import VelocityNet
+from hyfree_ray.generators.flow.network import Denoiser
 from hyfree_ray.generators.stylegan2 import plan as stylegan2
 from hyfree_ray.generators.stylegan2.config import StyleGan2Config
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator, minibatch_spread
@@ -30,7 +30,7 @@ def test_the_papers_plan_has_the_papers_parameters():
 
 def test_the_small_budgets_flow_has_about_a_million_parameters_at_most():
     with torch.device("meta"):
-        network = VelocityNet(flow.derive(unet_plan((64, 64)), FlowConfig(max_channels=64)))
+        network = Denoiser(flow.derive(unet_plan((64, 64)), FlowConfig(max_channels=64)))
     assert 0.3e6 < _parameters(network) < 1.2e6
 
 
@@ -43,7 +43,7 @@ def test_networks_take_and_give_patches_of_any_channels_and_size(channels, patch
     assert images.shape == (4, channels, *patch)
     assert discriminator(images).shape == (4,)
     padded = torch.randn(2, channels, *plan.padded_size)
-    assert VelocityNet(tiny_flow(channels, patch))(padded, torch.rand(2)).shape == padded.shape
+    assert Denoiser(tiny_flow(channels, patch))(padded, torch.rand(2)).shape == padded.shape
 
 
 def test_a_plan_without_levels_works():
@@ -52,7 +52,7 @@ def test_a_plan_without_levels_works():
     generator = Generator(plan)
     images = generator(torch.randn(2, plan.latent_size), _noises(generator, 2))
     assert Discriminator(plan)(images).shape == (2,)
-    network = VelocityNet(flow.derive(unet, FlowConfig(max_channels=8)))
+    network = Denoiser(flow.derive(unet, FlowConfig(max_channels=8)))
     assert network(images, torch.rand(2)).shape == images.shape
 
 
@@ -102,5 +102,5 @@ def test_batches_that_are_judged_together_have_their_own_logits():
 
 def test_the_flow_starts_as_the_zero_function():
     plan = tiny_flow(2)
-    out = VelocityNet(plan)(torch.randn(2, 2, *plan.padded_size), torch.rand(2))
+    out = Denoiser(plan)(torch.randn(2, 2, *plan.padded_size), torch.rand(2))
     assert torch.count_nonzero(out) == 0

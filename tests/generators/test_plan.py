@@ -87,6 +87,39 @@ def test_pixels_are_unshuffled_only_where_the_first_stride_is_two_by_two():
     assert len(uneven.feature_kernels) == 3
 
 
+@pytest.mark.parametrize("images", [20, 40, 93, 145, 400])
+@pytest.mark.parametrize("times", [100, 1000])
+def test_a_flow_has_enough_updates_or_the_smallest_batch_and_its_rate_follows(images, times):
+    plan = flow.derive(unet_plan((96, 64), channels=4), FlowConfig())
+    found = flow.schedule(plan, FlowConfig(), images=images, images_shown=times * images)
+    updates = times * images // found.batch_size
+    smaller = [batch for batch in flow.COSTS if batch < found.batch_size]
+    assert updates >= flow.MIN_UPDATES or not smaller
+    larger = [batch for batch in flow.COSTS if batch > found.batch_size]
+    assert all(times * images < flow.MIN_UPDATES * batch for batch in larger)
+    assert found.learning_rate == pytest.approx(
+        flow.MAX_RATE * (found.batch_size / flow.MAX_BATCH) ** 0.5
+    )
+    numbers = [step.split(".")[0] for step in found.steps]
+    assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+    assert any(f"batches of {found.batch_size}, " in step for step in found.steps)
+    assert flow.FlowPlan.from_json(found.to_json()) == found
+
+
+def test_a_flow_of_the_papers_length_keeps_the_largest_batch():
+    plan = flow.derive(unet_plan((96, 64)), FlowConfig())
+    assert flow.schedule(plan, FlowConfig(), images=40, images_shown=40_000).batch_size == 16
+
+
+def test_a_batch_and_a_rate_that_are_set_are_taken_as_they_are():
+    config = FlowConfig(batch_size=3, learning_rate=0.01)
+    plan = flow.schedule(
+        flow.derive(unet_plan((96, 64)), config), config, images=50, images_shown=5000
+    )
+    assert (plan.batch_size, plan.learning_rate) == (3, 0.01)
+    assert sum("as set" in step for step in plan.steps) == 2
+
+
 def test_a_width_cap_narrows_each_generator_and_is_said():
     plan = stylegan2.derive(unet_plan((96, 64)), StyleGan2Config(max_channels=32))
     assert set(plan.level_channels) == {32}

@@ -44,6 +44,20 @@ def test_only_a_plan_that_asks_for_it_is_trained_privately() -> None:
         GENERATORS["stylegan2"].configured({"epsilon": 3.0})
 
 
+def test_a_private_flow_is_scaled_by_nothing_that_the_images_say() -> None:
+    plan = replace(tiny_flow(), epsilon=5.0)
+    private, plain = (
+        BACKEND.learner(one, COMPUTE, images_shown=320) for one in (plan, tiny_flow())
+    )
+    for made, same in ((private, True), (plain, False)):
+        found = []
+        for value in (-0.5, 0.7):
+            made.prepare(torch.full((5, 1, 24, 20), value))
+            found.append({k: v.clone() for k, v in made.network.named_buffers()})
+        equal = all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+        assert equal == same
+
+
 def test_the_guarantee_is_the_accountants_and_at_most_what_was_asked_for() -> None:
     made = learner(epsilon=3.0)
     told = made.guarantee()

@@ -18,6 +18,10 @@ class FlowConfig(GeneratorConfig):
     """Differential privacy of the training, by patient; None: none is asked for."""
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Norm that a patient's gradient is cut to, where it is."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Images an update; None: derived from the training's length."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """The highest; None: derived from the batch."""
 
     @property
     def sample_passes(self) -> float:

@@ -1,8 +1,13 @@
-"""The flow's velocity network: a small U-Net with the plan's strides, kernels and widths.
+"""The flow's network: a small U-Net with the plan's strides, kernels and widths.
+
+It draws the image that it believes to be behind a noisy one; the velocity leads from here to there
+(Li & He 2025, arXiv 2511.13720). To predict the velocity itself, or the noise, a network has to
+pass all of the noise on, and a narrow one cannot, where a place holds many numbers of it (channels
+times unshuffled pixels).
 
 Weights are kept in float32 and cast to the activations' type where they are used; with
 channels_last activations the convolutions run on the processor's bfloat16 units.
-Shapes: N images, C channels, H, W, E embedding.
+Shapes: N images, C channels, H, W, E embedding, A numbers of an augmentation.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hyfree_ray.generators.flow.augment import NUMBERS
 from hyfree_ray.generators.flow.plan import FlowPlan
 from hyfree_ray.generators.plan import Size
 
@@ -85,14 +91,40 @@ class _Block(nn.Module):
         return x_NCHW + self.second(F.silu(h_NCHW))
 
 
-class VelocityNet(nn.Module):
-    """Predicts the velocity v(x, t) of a noisy, padded image.
+class _Place(nn.Module):
+    """Adds to each place what is learnt of it: to a convolution all places are alike, and in a
+    patient they are not."""
+
+    def __init__(self, features: int, size: Size) -> None:
+        super().__init__()
+        self.map = nn.Parameter(torch.zeros(features, *size))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW + self.map.to(x_NCHW.dtype)
+
+
+class Denoiser(nn.Module):
+    """Draws the image that it believes to be behind a noisy, padded one.
 
     A skip is added, not concatenated: the block after it costs half as much.
     """
 
-    def __init__(self, plan: FlowPlan) -> None:
+    centre: Tensor
+    """Mean of the training images (C, H, W)."""
+    spread: Tensor
+    """Standard deviation of their pixels around it."""
+
+    def __init__(self, plan: FlowPlan, dtype: torch.dtype = torch.float32) -> None:
+        """Draw fresh weights.
+
+        Args:
+            plan: what is to be built.
+            dtype: of the activations.
+        """
         super().__init__()
+        self.dtype = dtype
+        self.register_buffer("centre", torch.zeros(plan.channels, *plan.padded_size))
+        self.register_buffer("spread", torch.ones(()))
         features, kernels, strides = plan.features, plan.feature_kernels, plan.feature_strides
         self._unshuffle = plan.unshuffle[0]
         self._strides = strides
@@ -100,6 +132,8 @@ class VelocityNet(nn.Module):
         levels = range(len(features))
         self.enter = _Conv(folded, features[0], kernels[0])
         self.down_blocks = nn.ModuleList(_Block(features[i], kernels[i]) for i in levels)
+        sizes = plan.level_sizes[-len(features) :]
+        self.places = nn.ModuleList(map(_Place, features, sizes))
         self.downs = nn.ModuleList(
             _Conv(features[i], features[i + 1], kernels[i + 1], strides[i]) for i in levels[:-1]
         )
@@ -111,40 +145,59 @@ class VelocityNet(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(2 * _FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
+        # Without a bias: to be told nothing is to be told zeros.
+        self.told = nn.Linear(NUMBERS, embedding, bias=False)
+        nn.init.normal_(self.told.weight, std=1 / math.sqrt(NUMBERS))
         widths = [*features, features[-1], *reversed(features)]
         self._cuts = list(accumulate(2 * width for width in widths))
         # All blocks' scales and shifts in one product.
         self.modulate = nn.Linear(embedding, self._cuts[-1])
         nn.init.zeros_(self.modulate.weight)
 
-    def _modulations(self, time_N: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    def _modulations(
+        self, time_N: Tensor, told_NA: Tensor | None, dtype: torch.dtype
+    ) -> list[tuple[Tensor, Tensor]]:
         """Scale and shift, each NC11, of every block in the order of their use."""
         octaves = torch.arange(_FREQUENCIES, device=time_N.device) * (10 / _FREQUENCIES)
         angles = time_N[:, None].float() * torch.exp2(octaves) * (math.pi / 2)
         wave_NE = torch.cat([angles.sin(), angles.cos()], 1)
-        joint_NE = self.modulate(F.silu(self.embed(wave_NE))).to(dtype)
+        hidden_NE = self.embed[0](wave_NE)
+        if told_NA is not None:
+            hidden_NE = hidden_NE + self.told(told_NA)
+        joint_NE = self.modulate(F.silu(self.embed[2](F.silu(hidden_NE)))).to(dtype)
         pieces = joint_NE[:, :, None, None].tensor_split(self._cuts[:-1], 1)
         halves = (piece.chunk(2, 1) for piece in pieces)
         return [(1 + scale, shift) for scale, shift in halves]
 
-    def forward(self, x_NCHW: Tensor, time_N: Tensor) -> Tensor:
-        """The velocity.
+    def forward(self, x_NCHW: Tensor, time_N: Tensor, told_NA: Tensor | None = None) -> Tensor:
+        """The image behind a noisy one, float32.
 
         Args:
-            x_NCHW: padded images in the type of the activations.
+            x_NCHW: padded noisy images, float32.
             time_N: float32 in [0, 1]; 0 is noise, 1 an image.
+            told_NA: how the images were augmented; None: not at all.
         """
-        modulations = iter(self._modulations(time_N, x_NCHW.dtype))
+        time_N111 = time_N[:, None, None, None]
+        # What the network sees has unit variance at all times (Karras et al. 2022, section 5).
+        scale_N111 = torch.rsqrt((time_N111 * self.spread) ** 2 + (1 - time_N111) ** 2)
+        seen_NCHW = scale_N111 * (x_NCHW - time_N111 * self.centre)
+        drawn_NCHW = self._draw(seen_NCHW.to(self.dtype), time_N, told_NA).float()
+        return self.centre + self.spread * drawn_NCHW
+
+    def _draw(self, x_NCHW: Tensor, time_N: Tensor, told_NA: Tensor | None) -> Tensor:
+        """The image, from which `centre` is taken away and which is divided by `spread`."""
+        modulations = iter(self._modulations(time_N, told_NA, x_NCHW.dtype))
         h_NCHW = F.pixel_unshuffle(x_NCHW, self._unshuffle)
         # Once more behind it: with one channel the layouts look alike, and the slow one is chosen.
         h_NCHW = self.enter(h_NCHW.contiguous(memory_format=torch.channels_last))
         h_NCHW = h_NCHW.contiguous(memory_format=torch.channels_last)
+        h_NCHW = self.places[0](h_NCHW)
         skips = []
         for level, block in enumerate(self.down_blocks):
             h_NCHW = block(h_NCHW, *next(modulations))
             if level < len(self.downs):
                 skips.append(h_NCHW)
-                h_NCHW = self.downs[level](h_NCHW)
+                h_NCHW = self.places[level + 1](self.downs[level](h_NCHW))
         h_NCHW = self.middle(h_NCHW, *next(modulations))
         for level in reversed(range(len(self.up_blocks))):
             if level < len(self.ups):

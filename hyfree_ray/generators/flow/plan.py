@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.plan import AVERAGED, GeneratorPlan, Size, size_text
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
+MAX_BATCH = 16
+COSTS: Mapping[int, float] = {16: 1.0, 8: 1.15, 4: 1.4}
+"""What an image costs to train on in a batch of that size, in images of a batch of 16: on one CPU
+thread at the width of `small` (`benchmarks/images.py --costs`). Written down, not measured where it
+runs: a plan is the same on all machines."""
+MIN_UPDATES = 2500
+"""A training of fewer updates takes smaller batches (docs/RESULTS.md, "Images that teach")."""
+MAX_RATE = 4e-3
+"""Adam's highest learning rate in batches of `MAX_BATCH`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowPlan(GeneratorPlan):
-    """What the velocity network and its sampler are built from."""
+    """What the network and its sampler are built from, and what it is trained with."""
 
     unshuffle: Size
     """Pixels (h, w) folded into channels before the first level."""
@@ -23,6 +35,10 @@ class FlowPlan(GeneratorPlan):
     """Differential privacy of the training; None: none."""
     clip: float = 1.0
     """Norm that a patient's gradient is cut to, where it is private."""
+    batch_size: int = MAX_BATCH
+    """Images an update."""
+    learning_rate: float = MAX_RATE
+    """The highest."""
 
     @property
     def feature_strides(self) -> tuple[Size, ...]:
@@ -56,6 +72,9 @@ def derive(unet: UNetPlan, config: FlowConfig) -> FlowPlan:
             f"input unshuffled {size_text(unshuffle)}: {why}",
             f"features {' '.join(map(str, features))}: doubled at each level like the U-Net's, "
             f"from max(32, {width} / 4), at most {width}",
+            "the network draws the image, scaled by the training images' mean and spread, and at "
+            "each level learns what is where; its error counts as the velocity's, at most as with "
+            "a fifth of the way left",
             f"{config.evaluations} evaluations of the network for an image, by a two-step solver",
             AVERAGED,
         ),
@@ -64,4 +83,44 @@ def derive(unet: UNetPlan, config: FlowConfig) -> FlowPlan:
         evaluations=config.evaluations,
         epsilon=config.epsilon,
         clip=config.clip,
+    )
+
+
+def schedule(plan: FlowPlan, config: FlowConfig, *, images: int, images_shown: int) -> FlowPlan:
+    """Derive batch and learning rate from the length of the training, in further numbered steps.
+
+    Args:
+        plan: of the network.
+        config: what it says is taken as it is.
+        images: training images.
+        images_shown: how many are shown in all.
+    """
+    private = config.epsilon is not None
+    batch = config.batch_size or (MAX_BATCH if private else _batch_for(images_shown))
+    rate = config.learning_rate or MAX_RATE * math.sqrt(min(1.0, batch / MAX_BATCH))
+    updates = -(-images_shown // batch)
+    why = "as set" if config.batch_size else _why(batch, private)
+    return FlowPlan(
+        **plan.with_steps(
+            f"{images} training images, {images_shown} shown in all",
+            f"batches of {batch}, {updates} updates: {why}",
+            f"learning rate {rate:.2g}: "
+            + ("as set" if config.learning_rate else f"{MAX_RATE:g} x sqrt({batch} / {MAX_BATCH})")
+            + ", after a linear warm-up over 2 % of the training falling like a cosine to 5 %",
+        )
+        | {"batch_size": batch, "learning_rate": rate},
+    )
+
+
+def _batch_for(images_shown: int) -> int:
+    enough = (batch for batch in COSTS if images_shown >= MIN_UPDATES * batch)
+    return next(enough, min(COSTS))
+
+
+def _why(batch: int, private: bool) -> str:
+    if private:
+        return "the largest: the noise of a private training weighs the less"
+    return (
+        f"the largest of {', '.join(map(str, COSTS))} with at least {MIN_UPDATES} updates, or the "
+        f"smallest; an image costs {COSTS[batch]:g} times what it does in batches of {MAX_BATCH}"
     )

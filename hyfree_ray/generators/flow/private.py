@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.flow.augment import NUMBERS
 from hyfree_ray.generators.flow.plan import FlowPlan
-from hyfree_ray.generators.flow.train import FlowLearner, rate_at
+from hyfree_ray.generators.flow.train import FlowLearner, rate_at, velocity_error
 from hyfree_ray.generators.protocol import Compute
 
 DELTA_TIMES_PATIENTS = 0.1
 """Delta is this over the number of patients: well below one of them."""
+
+USUAL_SPREAD = 0.5
+"""Of pixels in [-1, 1] (Karras et al. 2022, arXiv 2206.00364, table 1)."""
 
 PUBLIC = ("architecture and plan's caps", "length of the training", "number of patients")
 OUTSIDE = (
@@ -36,7 +40,7 @@ OUTSIDE = (
 
 
 class PrivateFlowLearner(FlowLearner):
-    """The velocity network in training, with a bound on what it learns of any patient."""
+    """The network in training, with a bound on what it learns of any patient."""
 
     def __init__(self, plan: FlowPlan, compute: Compute, *, images_shown: int) -> None:
         assert plan.epsilon is not None
@@ -52,6 +56,10 @@ class PrivateFlowLearner(FlowLearner):
 
     def compile(self, backend: str | Callable[..., Any], mode: str | None = None) -> None:
         """Stay as it is: gradients of single patients are taken by hooks."""
+
+    def scale_by(self, padded_NCHW: Tensor) -> None:  # noqa: ARG002
+        """Scale by what is usual: the images' own mean and spread would tell of them."""
+        self.network.spread.fill_(USUAL_SPREAD)
 
     def know_patients(self, images_NCHW: Tensor, patients_N: np.ndarray) -> None:
         """Take over the training images, as `prepare` has returned them, by patient."""
@@ -127,7 +135,7 @@ class PrivateFlowLearner(FlowLearner):
         """One private step, on patients that are drawn here: the loop's batch is not looked at."""
         shown = (step + 1) * self.batch_size
         for group in self._private.param_groups:
-            group["lr"] = rate_at(min(1.0, shown / self._images_shown))
+            group["lr"] = rate_at(min(1.0, shown / self._images_shown), self._plan.learning_rate)
         self._private.zero_grad(set_to_none=True)
         batch_NCHW = self._drawn()
         if len(batch_NCHW):
@@ -157,8 +165,8 @@ class PrivateFlowLearner(FlowLearner):
         noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=self._secret)
         time_N = self.times(len(images_NCHW), self._secret)
         line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N[:, None, None, None])
-        velocity_NCHW = self._by_patient(line_NCHW, time_N)
-        return torch.nn.functional.mse_loss(velocity_NCHW, images_NCHW - noise_NCHW)
+        told_NA = torch.zeros(len(images_NCHW), NUMBERS, device=images_NCHW.device)
+        return velocity_error(self._by_patient(line_NCHW, time_N, told_NA), images_NCHW, time_N)
 
 
 def _require_opacus() -> None:

@@ -2,7 +2,8 @@
 
 Liu et al. 2022 (arXiv 2209.03003) and Lipman et al. 2022 (arXiv 2210.02747): on the straight
 line x_t = (1 - t) noise + t image the velocity is image - noise; a network learns its mean given
-x_t, and an image is drawn by following it from noise at t = 0 to t = 1.
+x_t, and an image is drawn by following it from noise at t = 0 to t = 1. The network draws the image
+and its error counts as the velocity's, (image - x_t) / (1 - t).
 """
 
 from __future__ import annotations
@@ -18,40 +19,49 @@ from torch.nn import functional as F
 
 from hyfree_ray.generators.average import Average
 from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
-from hyfree_ray.generators.flow.network import VelocityNet
+from hyfree_ray.generators.flow.augment import augment
+from hyfree_ray.generators.flow.network import Denoiser
 from hyfree_ray.generators.flow.plan import FlowPlan
 from hyfree_ray.generators.protocol import Compute
 
-BATCH_SIZE = 16
-LEARNING_RATE = 4e-3
 WARM_UP = 0.02
 """Share of the training in which the learning rate grows."""
 FINAL_RATE = 0.05
 """Share of the learning rate that is left at the end."""
+NEAR = 0.2
+"""An error counts at most as it does when so much of the way is left: what is left to do later is
+grain, and a short training needs its time for what is before."""
+LEAST_SPREAD = 0.02
+"""Of images that are all alike."""
 
 
-def rate_at(share: float) -> float:
+def rate_at(share: float, peak: float) -> float:
     """The learning rate when `share` of the training is done: linear warm-up, then a cosine."""
     if share < WARM_UP:
-        return LEARNING_RATE * share / WARM_UP
+        return peak * share / WARM_UP
     falling = 0.5 + 0.5 * math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))
-    return LEARNING_RATE * (FINAL_RATE + (1 - FINAL_RATE) * falling)
+    return peak * (FINAL_RATE + (1 - FINAL_RATE) * falling)
+
+
+def velocity_error(drawn_NCHW: Tensor, images_NCHW: Tensor, time_N: Tensor) -> Tensor:
+    """Mean squared error of the velocity to an image that was drawn for another, limited near 1."""
+    left_N111 = (1 - time_N[:, None, None, None]).clamp(min=NEAR)
+    return ((drawn_NCHW - images_NCHW) / left_N111).square().mean()
 
 
 class FlowLearner:
-    """The velocity network in training."""
-
-    batch_size = BATCH_SIZE
+    """The network in training."""
 
     def __init__(self, plan: FlowPlan, compute: Compute, *, images_shown: int) -> None:
+        self.batch_size = plan.batch_size
         self._plan = plan
         self._compute = compute
         self._images_shown = images_shown
-        self.network = VelocityNet(plan).to(compute.device)
+        self.network = Denoiser(plan, compute.dtype).to(compute.device)
         self._error: Callable[..., Tensor] = self._squared_error
         self._average = Average(self.network)
         self._optimiser = torch.optim.Adam(
-            self.network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True
+            self.network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), fused=True
         )
         self.compiled = False
         tune(compute.device)
@@ -85,16 +95,29 @@ class FlowLearner:
         return self.loss(images_NCHW, random)
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
-        """Padded to the padded size with the edge's values, so that the margin continues it."""
+        """Padded to the padded size with the edge's values, so that the margin continues it.
+
+        Their mean and spread are what the network's input and output are scaled by.
+        """
         (height, width), (tall, wide) = self._plan.patch_size, self._plan.padded_size
         top, left = self._plan.margin
         sides = (left, wide - width - left, top, tall - height - top)
-        return F.pad(images_NCHW, sides, mode="replicate")
+        padded_NCHW = F.pad(images_NCHW, sides, mode="replicate")
+        self.scale_by(padded_NCHW)
+        return padded_NCHW
+
+    def scale_by(self, padded_NCHW: Tensor) -> None:
+        """Take over the mean image, and the spread around it, that the network is scaled by."""
+        self.network.centre.copy_(padded_NCHW.mean(0))
+        around_NCHW = padded_NCHW - self.network.centre
+        self.network.spread.copy_(around_NCHW.square().mean().sqrt().clamp(min=LEAST_SPREAD))
 
     def loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        """Mean squared error of the velocity (Liu et al. 2022, equation 1)."""
+        """Mean squared error of the velocity (Liu et al. 2022, equation 1), limited near t = 1."""
+        images_NCHW, told_NA = augment(images_NCHW, random)
         noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
-        return self._error(images_NCHW, noise_NCHW, self.times(len(images_NCHW), random))
+        time_N = self.times(len(images_NCHW), random)
+        return self._error(images_NCHW, noise_NCHW, time_N, told_NA)
 
     def times(self, count: int, random: torch.Generator) -> Tensor:
         """Times_N to learn at: uniform, one draw from each of N equal parts of [0, 1].
@@ -105,16 +128,18 @@ class FlowLearner:
         draw_N = torch.rand(count, generator=random, device=random.device)
         return (torch.arange(count, device=random.device) + draw_N) / count
 
-    def _squared_error(self, images_NCHW: Tensor, noise_NCHW: Tensor, time_N: Tensor) -> Tensor:
-        line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N[:, None, None, None])
-        velocity_NCHW = self.network(line_NCHW.to(self._compute.dtype), time_N)
-        return F.mse_loss(velocity_NCHW.float(), images_NCHW - noise_NCHW)
+    def _squared_error(
+        self, images_NCHW: Tensor, noise_NCHW: Tensor, time_N: Tensor, told_NA: Tensor
+    ) -> Tensor:
+        time_N111 = time_N[:, None, None, None]
+        line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N111)
+        return velocity_error(self.network(line_NCHW, time_N, told_NA), images_NCHW, time_N)
 
     def step(self, images_NCHW: Tensor, step: int, random: torch.Generator) -> dict[str, Tensor]:
         """One step of Adam and of the average."""
         shown = (step + 1) * self.batch_size
         for group in self._optimiser.param_groups:
-            group["lr"] = rate_at(min(1.0, shown / self._images_shown))
+            group["lr"] = rate_at(min(1.0, shown / self._images_shown), self._plan.learning_rate)
         self._optimiser.zero_grad(set_to_none=True)
         loss = self.loss(images_NCHW, random)
         loss.backward()
@@ -138,8 +163,8 @@ class FlowLearner:
         self._optimiser.load_state_dict(state["optimiser"])
 
     def averaged(self) -> dict[str, Tensor]:
-        """The velocity network's averaged weights."""
-        return self._average.weights
+        """The network's averaged weights, and what it is scaled by."""
+        return self._average.weights | dict(self.network.named_buffers())
 
 
 def time_grid(steps: int) -> list[float]:
@@ -174,15 +199,13 @@ class FlowSampler:
         tune(compute.device)
         self._plan = plan
         self._compute = compute
-        self._network = VelocityNet(plan).to(compute.device)
+        self._network = Denoiser(plan, compute.dtype).to(compute.device)
         self._network.load_state_dict(weights)
-        self._network.to(compute.dtype)
-        self._network.embed.float()
-        self._network.modulate.float()
 
     def _velocity(self, x_NCHW: Tensor, time: float) -> Tensor:
         time_N = torch.full((len(x_NCHW),), time, device=x_NCHW.device)
-        return self._network(x_NCHW.to(self._compute.dtype), time_N).float()
+        image_NCHW: Tensor = self._network(x_NCHW, time_N)
+        return (image_NCHW - x_NCHW) / (1 - time)
 
     def __call__(self, seeds: Sequence[int]) -> Tensor:
         """One image a seed, NCHW."""
