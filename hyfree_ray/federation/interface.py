@@ -33,8 +33,19 @@ class Receipt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelsReceipt:
+    """The pool's answer to a site's labels of public images."""
+
+    key: str | None = None
+    """None: they were refused."""
+    reason: str | None = None
+    images: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReplaySet:
-    """The releases of a round, sent to sites in the order of their sites' names."""
+    """The releases of a round, or labels of public images, sent to sites in the order of
+    their sites' names."""
 
     sites: tuple[str, ...]
     parcels: tuple[Parcel, ...]
@@ -69,6 +80,8 @@ class SiteProgram(Protocol):
 
     async def public_key(self) -> bytes: ...
 
+    async def label_public(self) -> Parcel: ...
+
     async def write_quality_card(self) -> None: ...
 
     async def model(
@@ -91,6 +104,8 @@ class PoolProgram(Protocol):
 
     async def take(self, site: str, submitted: Parcel) -> Receipt: ...
 
+    async def take_labels(self, site: str, submitted: Parcel) -> LabelsReceipt: ...
+
     async def withdraw(self, sites: Sequence[str]) -> list[str]: ...
 
     async def models_of_site(self, site: str) -> list[str]: ...
@@ -111,6 +126,8 @@ class PoolProgram(Protocol):
 
     async def share(self, members: Mapping[str, str]) -> ReplaySet: ...
 
+    async def share_labels(self, members: Mapping[str, str]) -> ReplaySet: ...
+
     async def picture(self, site: str) -> bytes | None: ...
 
     async def status(self, finished: Set[str], received: Set[str]) -> Status: ...
@@ -119,7 +136,9 @@ class PoolProgram(Protocol):
 class OracleProgram(Protocol):
     """The calls that the oracle accepts, which sees all real data, in a simulation."""
 
-    async def model(self, regime: str, shared: ReplaySet, sites: Collection[str]) -> Parcel: ...
+    async def model(
+        self, regime: str, shared: ReplaySet, sites: Collection[str], site: str | None = None
+    ) -> Parcel: ...
 
     async def models_of_site(self, site: str, keys: Collection[str]) -> list[str]: ...
 

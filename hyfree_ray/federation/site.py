@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from asyncio import gather
+from dataclasses import replace
 from typing import Any
 
+from hyfree_ray.border.public_labels import LABELS_MANIFEST_FILE
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.evaluation.choice import choose_regime
@@ -60,6 +62,17 @@ class SiteParty(SiteStages):
     async def submit(self) -> Parcel:
         """Submit the release, signed, or a signed notice that the site withholds it."""
         return submission(self, await self.contribute())
+
+    async def label_public(self) -> Parcel:
+        """Label the public images with one of the site's own networks; submit the masks, signed."""
+        prepared = await self.prepare()
+        if self.experiment.labeller == "local":
+            labeller = await self.train_local(prepared)
+        else:
+            labeller = await self.train_local2x(prepared)
+        parcel = self.export(await self.label_public_images(prepared, labeller))
+        # Shares of labels stay: only what the masks show travels.
+        return self.workspace.sign(replace(parcel, result={}), LABELS_MANIFEST_FILE)
 
     async def write_quality_card(self) -> None:
         """Describe the released images, unless the audit failed. Nothing waits for it."""

@@ -13,7 +13,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.evaluation.regimes import CONTROL, RELEASE
+from hyfree_ray.evaluation.regimes import CONTROL, PUBLIC, RELEASE
 from hyfree_ray.federation.hospital import (
     Contribution,
     LocalModels,
@@ -24,16 +24,19 @@ from hyfree_ray.federation.hospital import (
 )
 from hyfree_ray.federation.ledger import Ledger
 from hyfree_ray.federation.parameters import (
+    augmented,
     caps,
     embedder,
     epochs_of_local2x,
     numbered,
+    public_pairs,
     training,
 )
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit, audit_general
 from hyfree_ray.stages.data import draw_phantom, prepare
+from hyfree_ray.stages.public import label_public, pair_public
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
@@ -56,10 +59,16 @@ RELEASE_VERSIONS = tuple(
 )
 """Versions of the stages that make a release: raising one starts a new round."""
 
-EXPORTS = {"release": ("release.arrow", "manifest.json")}
+EXPORTS = {
+    "release": ("release.arrow", "manifest.json"),
+    "label_public": ("labels.bin", "labels.json"),
+}
 """Everything that a hospital may send."""
 
-SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
+SIMULATION_EXPORTS = EXPORTS | {
+    "train_segmenter": ("model/*",),
+    "ensemble": ("model/*.json", "model/*/*"),
+}
 """In a simulation a site's models are also scored at the other sites."""
 
 
@@ -173,6 +182,7 @@ class SiteStages(Party):
             warmup=warmup,
             seed=self.seed(regime),
             **start,
+            **augmented(regime),
         )
 
     async def choose_snapshot(self, local: LocalModels) -> Artifact:
@@ -301,6 +311,26 @@ class SiteStages(Party):
             prepared=done.local.prepared,
             **embedder(self.experiment),
         )
+
+    async def label_public_images(self, prepared: Artifact, labeller: Artifact) -> Artifact:
+        """Label the public images with one of the site's own networks."""
+        return await self.run(
+            PUBLIC,
+            label_public,
+            prepared=prepared,
+            segmenter=labeller,
+            addressee=asdict(self.experiment.addressee),
+            **public_pairs(self.name, self.site.dataset, self.federation, self.experiment),
+        )
+
+    async def pair_public(self, site: str, labels: Artifact) -> Artifact:
+        """Check another site's labels of public images, and put the images to them.
+
+        Raises:
+            ReleaseError: the rule that they break.
+        """
+        pairs = public_pairs(site, self.site.dataset, self.federation, self.experiment)
+        return await self.run(PUBLIC, pair_public, labels=labels, **pairs)
 
     async def score_cases(
         self, part: Part, purpose: str, regime: str, model: Artifact, train_site: str

@@ -150,6 +150,8 @@ def derived_by_party(stages: Sequence[FinishedStage]) -> dict[str, dict[str, Any
         record, of_party = stage.record, found[stage.record.owner]
         if record.stage.startswith("prepare") or record.stage == "pool_releases":
             of_party[record.stage] = record.result
+        if "exchanged_bytes" in record.result:
+            of_party[stage.purpose] = {"exchanged_bytes": record.result["exchanged_bytes"]}
         if record.stage == "train_generator":
             of_party["generator"] = record.result["derivation"]
         if record.stage in _ON_CARDS and stage.purpose == RELEASE:

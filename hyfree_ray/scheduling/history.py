@@ -25,10 +25,12 @@ CPU_FACTOR = 150.0
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
 
-_LIKE = {"train_general": "train_segmenter", "train_fedavg": "train_segmenter"}
+_LIKE = dict.fromkeys(
+    ("train_general", "train_fedavg", "train_personal_federated"), "train_segmenter"
+)
 """Trainings of networks like the sites' own: how fast those are tells how fast these will be."""
 
-_ITERATIONS = ("train_segmenter", "train_general", "train_fedavg")
+_ITERATIONS = ("train_segmenter", *_LIKE)
 
 
 def work_of(stage: str, params: Mapping[str, Any]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.core.stage import Context, Folder, stage
-from hyfree_ray.evaluation.regimes import REGIMES
+from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
 
 
 @stage(version=5, device=True)
@@ -78,8 +78,10 @@ def train_segmenter(
     precision: str,
     seed: int,
     initial: Folder | None = None,
+    augmentation: Augmentation = "nnunet",
 ) -> dict[str, Any]:
     """Train nnU-Net in one of its roles: a regime's name, shown by progress and tables."""
+    from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
     assert role in REGIMES
@@ -99,6 +101,7 @@ def train_segmenter(
         segmenter=segmenter,
         each_epoch=lambda epoch: context.saved(epoch, epochs),
         initial=None if initial is None else initial / "model",
+        kind=TRAINERS[augmentation],
     )
 
 
@@ -114,6 +117,7 @@ def train_general(
     workers: int,
     precision: str,
     seed: int,
+    augmentation: Augmentation = "nnunet",
 ) -> dict[str, Any]:
     """Train the general nnU-Net on the pooled releases, in `workers` processes."""
     arguments: dict[str, Any] = {
@@ -126,6 +130,7 @@ def train_general(
         "validation_iterations": validation_iterations,
         "precision": precision,
         "seed": seed,
+        "augmentation": augmentation,
     }
     if context.launch is None:
         assert workers == 1, "several workers need a launcher"
@@ -147,10 +152,12 @@ def train_general_worker(
     precision: str,
     seed: int,
     device: str,
+    augmentation: Augmentation,
     report: Any = None,
 ) -> None:
     """Run one process of the general training; `report` is called on all ranks after each epoch."""
     from hyfree_ray.core.files import write_json
+    from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
     context = Context(out=Path(out), owner=owner, device=device)
@@ -172,6 +179,7 @@ def train_general_worker(
         report=progress,
         segmenter=segmenter,
         each_epoch=report,
+        kind=TRAINERS[augmentation],
     )
     if result["rank"] == 0:
         write_json(Path(out) / "training.json", result)

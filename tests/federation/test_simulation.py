@@ -18,7 +18,7 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.evaluation.regimes import REGIMES, settings
+from hyfree_ray.evaluation.regimes import REGIMES, protocol, settings
 from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation, score_rows, sites_of
@@ -182,12 +182,14 @@ def test_the_control_has_the_steps_of_general_and_fine_tuning_together(
     )
     general = Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
     shared = ReplaySet(sites=(), parcels=())
-    for regime in ("local2x", "finetuned", "personalised", "own-syn"):
+    own = ("local2x-da", "local2x-gin", "finetuned-da", "personalised-da")
+    for regime in ("local2x", "finetuned", "personalised", "own-syn", *own):
         asyncio.run(party.model(regime, general, shared))
     unet = simulation.experiment.budget.unet
     assert epochs["local"] == unet.epochs  # and so is general's
-    for regime in ("finetuned", "personalised", "own-syn"):
+    for regime in ("finetuned", "personalised", "own-syn", "finetuned-da", "personalised-da"):
         assert epochs["local2x"] == unet.epochs + epochs[regime]
+    assert epochs["local2x-da"] == epochs["local2x-gin"] == epochs["local2x"]
 
 
 def test_settings_add_models_and_change_no_key_of_the_protocol(
@@ -201,7 +203,7 @@ def test_settings_add_models_and_change_no_key_of_the_protocol(
     assert base.run != whole.run
     scored = {(s.regime, s.train_site, s.test_site) for s in after.outcome.scores}
     assert {regime for regime, _, _ in scored} == set(REGIMES.names())
-    for regime in ("personalised", "chosen", "syn", "own-syn"):
+    for regime in ("personalised", "chosen", "syn", "own-syn", "personalised-da"):
         assert sum(name == regime for name, _, _ in scored) == 9
     for regime in ("real-all", "mix-25", "mix-100", "fedavg"):
         assert {(site, test) for name, site, test in scored if name == regime} == {
@@ -221,6 +223,81 @@ def test_of_two_releases_the_other_one_is_left(
         for score in found.outcome.scores
         if score.regime == "leave-one-out"
     ] == [("site-1", "site-1"), ("site-2", "site-2")]
+
+
+def test_a_model_that_only_a_sites_training_begins_with_is_trained_and_not_scored(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    found = plan(with_settings(phantom_simulation(2), "personalised-da"), tmp_path)
+    assert {score.regime for score in found.outcome.scores} == {*protocol(), "personalised-da"}
+    (augmented,) = [
+        step
+        for step in found.steps
+        if step.stage == "train_general" and "augmentation" in step.call.params
+    ]
+    assert augmented.call.params["augmentation"] == "da5"
+    assert augmented.purpose == "general-da"
+    tuned = [step for step in found.steps if step.name == "personalised-da"]
+    assert [step.call.inputs["initial"].key for step in tuned] == [augmented.key] * 2
+    plain = [step.call.params for step in found.steps if step.purpose in protocol()]
+    assert not any("augmentation" in params for params in plain)
+
+
+def test_an_ensemble_is_of_the_models_that_are_trained_for_its_members(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    ensembles = ("local-ensemble", "ensemble", "ensemble-da")
+    found = plan(with_settings(phantom_simulation(2), "personalised", *ensembles), tmp_path)
+    trained = {
+        (step.owner, step.name): step.key for step in found.steps if step.stage == "train_segmenter"
+    }
+    for owner in ("site-1", "site-2"):
+        inputs = {
+            step.name: [one.key for one in step.call.inputs.values()]
+            for step in found.steps
+            if step.stage == "ensemble" and step.owner == owner
+        }
+        assert inputs == {
+            "local-ensemble": [trained[owner, "local2x"], trained[owner, "local-ensemble"]],
+            "ensemble": [trained[owner, "local2x"], trained[owner, "personalised"]],
+            "ensemble-da": [trained[owner, "local2x-da"], trained[owner, "personalised"]],
+        }
+    scored = {(s.regime, s.train_site, s.test_site) for s in found.outcome.scores}
+    assert {regime for regime, _, _ in scored} == {
+        *protocol(),
+        "personalised",
+        "chosen",
+        *ensembles,
+    }
+    for regime in ensembles:
+        assert sum(name == regime for name, _, _ in scored) == 4
+
+
+def test_a_site_chooses_only_between_models_that_are_scored(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    found = plan(with_settings(phantom_simulation(2), "ensemble"), tmp_path)
+    assert {score.regime for score in found.outcome.scores} == {*protocol(), "ensemble"}
+    assert not found.outcome.chosen
+
+
+def test_personal_federated_trainings_end_with_a_model_for_each_site(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    found = plan(with_settings(phantom_simulation(3), "fedavg", "fedbn", "ditto"), tmp_path)
+    oracles = [step for step in found.steps if step.owner == ORACLE]
+    names = [step.name for step in oracles]
+    # One preparation, on the sites' own fingerprints, serves all three.
+    assert names.count("prepare_together") == 1
+    assert names.count("train_fedavg") == 1
+    assert names.count("train_personal_federated") == 2
+    assert names.count("model_of_site") == 6
+    (prepared,) = [step for step in oracles if step.stage == "prepare_together"]
+    assert prepared.call.params["federated"]
+    for regime in ("fedbn", "ditto"):
+        scored = {(s.train_site, s.test_site) for s in found.outcome.scores if s.regime == regime}
+        sites = [f"site-{number}" for number in (1, 2, 3)]
+        assert scored == {(one, other) for one in sites for other in sites}
 
 
 def with_settings(simulation: Simulation, *settings: str) -> Simulation:

@@ -28,6 +28,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from hyfree_ray.border.foreign_plan import check_plan, check_resampled
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.guard import check_path
+from hyfree_ray.segmenters.nnunet.federated_fingerprint import merge_fingerprints
 from hyfree_ray.segmenters.nnunet.reading import reader_of
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.segmenters.unet_plan import UNetPlan
@@ -125,10 +126,14 @@ class InProcessFingerprint(DatasetFingerprintExtractor):
             },
             "median_relative_size_after_cropping": float(np.median([case[4] for case in analysed])),
         }
+        self.write(fingerprint)
+        return fingerprint
+
+    def write(self, fingerprint: Mapping[str, Any]) -> None:
+        """Write a fingerprint to where the planner reads it."""
         folder = Path(nnUNet_preprocessed) / self.dataset_name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
-        return fingerprint
 
 
 def _intensity_properties(values: np.ndarray) -> dict[str, float]:
@@ -201,6 +206,7 @@ def plan_and_preprocess(
     *,
     validation: Sequence[str],
     fingerprint_on: Sequence[str] | None = None,
+    parties: Sequence[Sequence[str]] = (),
 ) -> UNetPlan:
     """Plan the `2d` configuration on `cases` and preprocess them for it, under `root`.
 
@@ -211,13 +217,18 @@ def plan_and_preprocess(
         caps: on resolution, width and batch size.
         validation: names of the cases that only select the checkpoint.
         fingerprint_on: names of the cases that the plan is made on (all, where None).
+        parties: names of each party's cases, where the plan is made on their fingerprints alone.
 
     Raises:
         HyfreeError: the images are smaller than a U-Net with one pooling can take.
     """
     with nnunet_environment(root):
         _write_raw(root, cases, dataset_json)
-        InProcessFingerprint(DATASET).run_on(fingerprint_on or [case.name for case in cases])
+        fingerprint = InProcessFingerprint(DATASET)
+        if parties:
+            fingerprint.write(merge_fingerprints([fingerprint.run_on(one) for one in parties]))
+        else:
+            fingerprint.run_on(fingerprint_on or [case.name for case in cases])
         try:
             plans = CappedPlanner(DATASET, caps).plan_experiment()
         except (ValueError, IndexError, ZeroDivisionError) as error:

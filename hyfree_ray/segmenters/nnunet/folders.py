@@ -17,6 +17,7 @@ from hyfree_ray.border.foreign_plan import only_2d
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.segmenters import NNUNET
+from hyfree_ray.segmenters.nnunet.ensemble import load_model
 from hyfree_ray.segmenters.nnunet.model import Model
 
 RESULTS_FOLDER = "nnUNetTrainer__nnUNetPlans__2d"
@@ -35,7 +36,7 @@ def predict_folder(
     """Segment every case of a folder, each on its own grid, into a file of the images' format.
 
     Args:
-        model: a folder with a model's four files.
+        model: a folder with a model's four files, or an ensemble of such.
         images: holds `CASE_0000.ENDING`, one file a channel, as nnU-Net names them.
         out: gets `CASE.ENDING`; what is there already is left as it is.
         segmenter: the architecture that the model has to be of.
@@ -48,7 +49,7 @@ def predict_folder(
         HyfreeError: no images, or a case without one of its channels.
     """
     ending, cases = _cases_in(images)
-    network = Model(model, device, segmenter)
+    network = load_model(model, device, segmenter)
     channels = len(network.dataset_json["channel_names"])
     reader = determine_reader_writer_from_file_ending(ending, verbose=False)()
     for case, files in cases.items():
