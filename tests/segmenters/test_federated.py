@@ -270,7 +270,7 @@ def test_a_sites_own_network_is_drawn_towards_the_average(
         server = trainers[-1]
         average = dict(server.bare_network().named_parameters())
         own = dict(server.own[0].bare_network().named_parameters())
-        return sum(float((own[name] - average[name]).norm()) for name in own)
+        return sum(float((own[name] - average[name]).detach().norm()) for name in own)
 
     assert LAMBDA > 0
     assert distance(5.0, tmp_path / "near") < distance(0.0, tmp_path / "far")
