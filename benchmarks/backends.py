@@ -12,6 +12,7 @@ training. The last line of each budget is the ratio of KIDs. With a store, what 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ class SiteBench(Bench):
             site=self.site.name,
             dataset=self.site.dataset,
             federation="bench",
+            addressee=dataclasses.asdict(self.experiment.addressee),
             seed=5,
         )
         card = self.run(quality_card, samples=samples, release=released, **common)
@@ -184,7 +186,8 @@ class SiteBench(Bench):
             cases=self.site.part("test"),
             dataset=self.site.dataset,
             model=model,
-            regime="bench",
+            segmenter=self.experiment.segmenter,
+            regime="local",
             train_site=self.site.name,
         )
         return float(scored.result["mean_dice"])

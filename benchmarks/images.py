@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -125,7 +126,10 @@ def trial(bench: SiteBench, root: Path, factor: str, shown: int, seed: int) -> d
         row["spectrum_floor"] = round(float(np.abs(spectra(real_NCHW) - target).mean()), 3)
         draw_sheet(real_NCHW, drawn_NCHW, root.parent / f"{_name(bench)}-{factor}-{seed}.png")
     shares = {"share": found.pop("label_share"), "share_real": bench.prepared.result["label_share"]}
-    rounded = {name: round(value, 5) for name, value in found.items()}
+    # What cannot be measured where all samples are withheld is null, not NaN.
+    rounded = {
+        name: None if math.isnan(value) else round(value, 5) for name, value in found.items()
+    }
     return (
         row
         | rounded
