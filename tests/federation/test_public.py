@@ -182,6 +182,7 @@ def without_a_release(store: str) -> None:
     toys.federate(store, settings=SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_site_that_withholds_its_images_still_labels_public_ones(
     start: Start, tmp_path: Path
 ) -> None:
