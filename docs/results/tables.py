@@ -70,7 +70,7 @@ def contrasts(stems: Iterable[str], regimes: Sequence[str]) -> list[Contrast]:
 def contrasts_of_rows(rows: Sequence[ScoreRow], regimes: Sequence[str]) -> list[Contrast]:
     """The same, of rows."""
     sites = tuple(sorted({row.test_site for row in rows}))
-    return list(contrasts_of(rows, sites, seed=0, pairs=[(name, CONTROL) for name in regimes]))
+    return list(contrasts_of(rows, sites, pairs=[(name, CONTROL) for name in regimes]))
 
 
 def over_sites(found: Sequence[Contrast], regime: str, site: str | None = None) -> str:

@@ -317,11 +317,12 @@ def test_a_site_keeps_what_travels_best_unless_it_is_worse_at_home(
 ) -> None:
     simulation = phantom_simulation(2)
     dice: dict[str, float] = {}
+    patients = 8
 
     class Knowing(SiteParty):
         async def score_cases(self, part: str, _purpose: str, regime: str, *_: Any) -> list[Any]:
             assert part == "val"
-            return [{"patient": 0, "case": 0, "dice": dice[regime]}]
+            return [{"patient": k, "case": k, "dice": dice[regime]} for k in range(patients)]
 
     def choice(**found: float) -> str:
         dice.update(found)
@@ -332,9 +333,11 @@ def test_a_site_keeps_what_travels_best_unless_it_is_worse_at_home(
         return asyncio.run(party.choose(general, ReplaySet(sites=(), parcels=())))
 
     assert choice(personalised=0.7, finetuned=0.8, local2x=0.7) == "personalised"
-    assert choice(personalised=0.696, finetuned=0.8, local2x=0.7) == "personalised"
-    assert choice(personalised=0.69, finetuned=0.8, local2x=0.7) == "finetuned"
-    assert choice(personalised=0.69, finetuned=0.69, local2x=0.7) == "local2x"
+    assert choice(personalised=0.69, finetuned=0.8, local2x=0.7) == "personalised"
+    assert choice(personalised=0.67, finetuned=0.8, local2x=0.7) == "finetuned"
+    assert choice(personalised=0.67, finetuned=0.67, local2x=0.7) == "local2x"
+    patients = 6
+    assert choice(personalised=0.8, finetuned=0.8, local2x=0.7) == "local2x"
 
 
 def test_seeds_differ_by_site_and_stage_but_not_by_company(

@@ -178,7 +178,11 @@ def test_it_says_what_the_runs_files_say(run: Finished, written: Path) -> None:
     text = " ".join(read(written / "report.html").text.split())
     assert "one seed; training noise not included" in text
     assert "finetuned against local2x, at home" in text
-    assert "The model that each site would keep: Dice against local2x" in text
+    assert "does the shared model that should travel best beat" in text
+    for one in run.summary.verdicts:
+        assert f"{one.site}: {one.advice}" in text
+    assert text.index(run.summary.verdicts[0].advice) < text.index("Did it help?")
+    assert "Appendix: the paper's own test" in text
     assert "not a declaration of anonymity" in text
     assert "12,345 bytes in total" in text
     assert re.search(r"self test: mirrored, found by any detector\s*0\.97\s*–", text)
