@@ -225,9 +225,10 @@ def screens() -> Iterator[str]:
         ]
         caveat = "one seed; training noise not included"
         yield f"=== {name}"
-        for part in contrast_tables(contrast_rows(read_together(found)), caveat, 140):
+        together = read_together(found)
+        for part in contrast_tables(contrast_rows(together), caveat, 140):
             yield table_text(part)
-        yield table_text(render_verdicts(verdicts_of(found, outcomes)))
+        yield table_text(render_verdicts(verdicts_of(found, together, outcomes)))
     yield from in_the_text()
 
 

@@ -82,14 +82,15 @@ def summarise(
         for outcome in outcomes
     )
     estimates = _estimates(table, contrasted(regimes))
+    contrasts = read_together(estimates)
     return Summary(
-        verdicts=verdicts_of(estimates, outcomes, warning=warning),
+        verdicts=verdicts_of(estimates, contrasts, outcomes, warning=warning),
         warning=warning,
         run=run,
         regimes=regimes,
         sites=sites,
         overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
-        contrasts=read_together(estimates),
+        contrasts=contrasts,
         caveat=ONE_RUN,
         notes=tuple(notes),
     )
@@ -262,19 +263,24 @@ def shared_model(estimates: Iterable[Estimate]) -> str:
 
 
 def verdicts_of(
-    estimates: Sequence[Estimate], outcomes: Iterable[SiteOutcome], *, warning: str = ""
+    estimates: Sequence[Estimate],
+    contrasts: Sequence[Contrast],
+    outcomes: Iterable[SiteOutcome],
+    *,
+    warning: str = "",
 ) -> tuple[Verdict, ...]:
     """Return what each hospital is told, in the order of the outcomes.
 
     Args:
-        estimates: of all contrasts that are read together.
+        estimates: of all contrasts.
+        contrasts: the same, read together.
         outcomes: one a hospital and run.
         warning: why no number means anything; empty where they do.
     """
     return verdicts(
         [outcome.part() for outcome in outcomes],
         estimates,
-        read_together(estimates),
+        contrasts,
         shared_model(estimates),
         warning=warning,
     )

@@ -125,8 +125,9 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
     }
     estimates = estimates_of(rows, first.sites)
     outcomes = [site.outcome for run in runs for site in run.summary.sites]
+    contrasts = read_together(estimates)
     return Pooled(
-        verdicts=verdicts_of(estimates, outcomes, warning=first.summary.warning),
+        verdicts=verdicts_of(estimates, contrasts, outcomes, warning=first.summary.warning),
         warning=first.summary.warning,
         runs=tuple(run.name for run in runs),
         rows=rows,
@@ -137,7 +138,7 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         folds=folds,
         seeds=seeds,
         cells=cells,
-        contrasts=read_together(estimates),
+        contrasts=contrasts,
         caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < MIN_SEEDS else "",
         notes=(
             *(f"{run.name}: {note}" for run in runs for note in run.summary.notes),

@@ -82,9 +82,7 @@ def _points(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
     return found
 
 
-def _estimates(
-    name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]
-) -> list[Estimate]:
+def _estimates(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Estimate]:
     """Return a point's differences over all sites, before they are read beside other points'."""
     found = [runs[trial.name] for trial in trials]
     _check_alike(name, found)
