@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import model_serializer
-from scipy.stats import binomtest, rankdata, wilcoxon
+from scipy.special import betaincinv
+from scipy.stats import rankdata, wilcoxon
 
 from hyfree_ray.evaluation.uncertainty import CONFIDENCE, Noise, noise_of
 from hyfree_ray.results.coverage import Coverage, coverage_at
@@ -209,8 +210,8 @@ class Estimate:
         tail = (1.0 - CONFIDENCE) / 2 * share
         found = replace(
             plain,
-            low=mean - noise.reach(tail, "below"),
-            high=mean + noise.reach(tail, "above"),
+            low=max(-1.0, mean - noise.reach(tail, "below")),
+            high=min(1.0, mean + noise.reach(tail, "above")),
             p=min(1.0, 2 * noise.probability(abs(mean), "below" if mean > 0 else "above") / share),
             family=family,
             share=share,
@@ -330,9 +331,11 @@ def _too_few(sizes: Sequence[int]) -> str:
 
 
 def could_lose(lost: int, patients: int) -> float:
-    """Return the share of all patients who could be such as were seen so rarely, to 95 %."""
-    found = binomtest(lost, patients, alternative="less").proportion_ci(0.95, method="exact")
-    return float(found.high)
+    """Return the share of all patients who could be such as were seen so rarely, to 95 %.
+
+    The upper bound of Clopper and Pearson (Biometrika 26, 1934), one-sided.
+    """
+    return 1.0 if lost == patients else float(betaincinv(lost + 1, patients - lost, CONFIDENCE))
 
 
 def interval(strata: Strata, factors: Factors | None = None) -> tuple[float, float]:
