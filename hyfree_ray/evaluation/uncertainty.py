@@ -55,6 +55,8 @@ class Noise:
     patients: Source
     trainings: tuple[Source, ...] = ()
     """By factor, e.g. seeds; those of which there are two levels or more."""
+    number: int
+    """Patients, of all sites."""
     third: float = 0.0
     """Third central moment of the mean, from the patients: below nought, a few lost much."""
 
@@ -73,7 +75,7 @@ class Noise:
             return 0.0
         at_most = max(tail, _TAIL)
         quantile = self._symmetric(at_most) / scale
-        skewness = _weight_of_skew(self.patients.freedom + 1) * self.third / scale**3
+        skewness = _weight_of_skew(self.number) * self.third / scale**3
         reached = scale * _skewed(quantile, -skewness if side == "below" else skewness)
         if tail >= _TAIL:
             return reached
@@ -139,7 +141,7 @@ def _t_above(freedom: float, tail: float) -> float:
     return -float(stdtrit(freedom, tail))  # as scipy.stats does, 100 times faster
 
 
-def _weight_of_skew(patients: float) -> float:
+def _weight_of_skew(patients: int) -> float:
     """Return by how much a sample's skewness is raised before it is believed.
 
     Few patients show less skewness than they were drawn with, and none at all where the few that
@@ -188,6 +190,7 @@ def noise_of(strata: Sequence[_Values], factors: Sequence[Sequence[int]]) -> Noi
     labels = [np.asarray(factor)[seen_C] for factor in factors]
     return Noise(
         patients=Source(variance=variance, freedom=freedom),
+        number=sum(map(len, strata)),
         third=sum(_third_moment(_means(values_PC)) for values_PC in strata) / len(strata) ** 3,
         trainings=tuple(
             _of_factor(strata, spreads, labels_C)
