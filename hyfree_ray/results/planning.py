@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from scipy.stats import chi2, norm
 
 from hyfree_ray.evaluation.uncertainty import CONFIDENCE, Noise
+from hyfree_ray.results.contrasts import MIN_PATIENTS
 
 GAIN = 0.05
 """Dice: the gain that is asked for."""
@@ -30,7 +31,7 @@ class Patients:
         gain = f"+{GAIN:.2f}".replace("0.", ".", 1)
         return (
             f"{self.fewest:,} to {self.most:,} patients like these would show a gain of {gain} "
-            f"elsewhere {POWER:.0%} of the time (differences spread as here, 90 % range)"
+            f"elsewhere {100 * POWER:.0f} % of the time (differences spread as here, 90 % range)"
         )
 
 
@@ -54,6 +55,6 @@ def patients_to_show(noise: Noise, patients: int, share: float) -> Patients | No
 
 
 def _two_digits(number: float) -> int:
-    whole = max(1, math.ceil(number))
+    whole = max(MIN_PATIENTS, math.ceil(number))
     step = int(10 ** max(0, math.floor(math.log10(whole)) - 1))  # it is an estimate
     return math.ceil(whole / step) * step

@@ -33,7 +33,9 @@ def test_a_loss_within_the_margin_is_taken_and_one_beyond_it_is_not() -> None:
 def test_what_is_not_shown_is_not_assumed() -> None:
     """In the mean nothing is lost, but some patients lose a tenth."""
     unsure = moved(-0.1, 0.1)
-    assert choose_regime({"personalised": unsure, "local2x": LOCAL}) == "local2x"
+    assert (
+        choose_regime({"personalised": unsure, "finetuned": unsure, "local2x": LOCAL}) == "local2x"
+    )
 
 
 @pytest.mark.parametrize("patients", [0, 1, 6])
@@ -41,7 +43,7 @@ def test_with_few_patients_the_hospitals_own_model_is_kept(patients: int) -> Non
     few = dict(list(LOCAL.items())[:patients])
     better = {patient: dice + 0.1 for patient, dice in few.items()}
     assert loss_probability(better, few) is None
-    assert choose_regime({"personalised": better, "local2x": few}) == "local2x"
+    assert choose_regime({"personalised": better, "finetuned": better, "local2x": few}) == "local2x"
 
 
 def test_fewer_patients_never_make_the_rule_laxer() -> None:
@@ -62,4 +64,7 @@ def test_fewer_patients_never_make_the_rule_laxer() -> None:
 def test_a_patient_that_only_one_model_was_measured_on_is_left_out() -> None:
     """As with an empty reference: right is no measurement, so that there is no difference."""
     alarmed = {**moved(0.0), 50: 0.0}
-    assert choose_regime({"personalised": alarmed, "local2x": LOCAL}) == "personalised"
+    assert (
+        choose_regime({"personalised": alarmed, "finetuned": LOCAL, "local2x": LOCAL})
+        == "personalised"
+    )

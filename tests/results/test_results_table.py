@@ -47,7 +47,7 @@ def test_the_words_and_the_caveat_stand_beside_the_numbers() -> None:
     assert re.search(r"\[\+\.\d{3}, \+\.\d{3}\] .* helped\n", text)
     assert re.search(r"\[-\.\d{3}, -\.\d{3}\] .* hurt\n", text)
     plain = " ".join(text.split())
-    together = "together: 8 further, 8 stated before; this run; training noise not included"
+    together = "together: 8 stated before, 8 further; this run; training noise not included"
     assert plain.count(f"95 % intervals over test patients; {together}") == 1
     assert plain.count("The question stated before: Dice of finetuned minus local2x") == 1
     assert "cannot tell (4 patients)" in table_text(summary(patients=4), width=140)
