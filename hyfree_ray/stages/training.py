@@ -10,7 +10,7 @@ from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
 
 
-@stage(version=5, device=True)
+@stage(version=6, device=True)
 def train_generator(
     context: Context,
     *,
