@@ -14,28 +14,34 @@ from hyfree_ray.cohorts.checks import (
     FOLDS,
     CaseFiles,
     Problem,
+    check_alike,
+    check_listed,
+    check_pairs,
+    check_patients,
+)
+from hyfree_ray.cohorts.file_checks import (
     check_axes,
+    check_bits,
     check_channels,
     check_constant,
     check_copies,
     check_files,
     check_geometry,
-    check_label_values,
-    check_listed,
-    check_pairs,
-    check_patients,
+    check_sizes,
     check_spacings,
-    check_structures,
 )
 from hyfree_ray.cohorts.image_facts import FileFacts, gather_facts
+from hyfree_ray.cohorts.label_checks import check_label_values, check_shares, check_structures
 from hyfree_ray.cohorts.tables import (
     Row,
     check_site_names,
     cohort_name,
+    composed,
     read_dataset_json,
     read_description,
     read_sites_csv,
     reader_of,
+    rows_of_cases,
 )
 from hyfree_ray.core.errors import HyfreeError
 
@@ -120,6 +126,29 @@ def survey(
     return Survey(problems=problems, cohort=None if fatal else reading.cohort())
 
 
+def case_names(root: Path) -> list[str]:
+    """Return the cases of a data set's `imagesTr`, sorted.
+
+    Raises:
+        HyfreeError: `dataset.json` or `imagesTr` cannot be read, or holds no case.
+    """
+    _, _, ending = read_description(read_dataset_json(root / "dataset.json"))
+    names = [_case_of(name, ending) for name in _file_names(root / "imagesTr")]
+    found = sorted({composed(name) for name in names if name})
+    if not found:
+        raise HyfreeError(
+            "data.no-cases",
+            f"{root / 'imagesTr'}: no images named CASE_0000{ending}; name them so",
+        )
+    return found
+
+
+def _case_of(name: str, ending: str) -> str:
+    """Return the case of an image's file name; empty if it is not named as one."""
+    found = re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", name, re.DOTALL)
+    return found[1] if found else ""
+
+
 def read_cohort(
     root: Path,
     *,
@@ -149,6 +178,15 @@ def read_cohort(
     return reading.cohort()
 
 
+_NO_TABLE = Problem(
+    code="data.no-table",
+    where="sites.csv",
+    what="there is none: each case counts as a patient",
+    fix="where a patient has several cases, list them ('check --write-sites' writes a template)",
+    fatal=False,
+)
+
+
 class _Reading:
     """A reading of a data set, step by step: later steps leave out what an earlier one cannot
     read."""
@@ -173,6 +211,8 @@ class _Reading:
         self.files: list[CaseFiles] = []
         self.facts: dict[str, FileFacts] = {}
         self.notes: list[Problem] = []
+        self.reader = ""
+        self.each_a_patient = False
 
     def steps(self) -> Iterator[list[Problem]]:
         """Yield the problems that each step finds, the cheap steps first."""
@@ -185,6 +225,7 @@ class _Reading:
         yield self._read_tables()
         if self.rows is not None:
             yield check_patients(self.rows, fill_folds=self.own_sites)
+            yield check_alike(self.rows)
         if self.description is None:
             return
         channel_names, labels, ending = self.description
@@ -192,19 +233,26 @@ class _Reading:
         yield problems
         if any(problem.code == "data.not-found" for problem in problems):
             return
+        if self.each_a_patient:
+            self.rows = rows_of_cases(self.images)
+            yield [_NO_TABLE]
         if self.rows is not None:
             yield check_listed(self.rows, self.images)
+        self.reader = reader_of(self.dataset or {}, ending)
         self._gather_facts(ending)
         yield check_files(self.facts)
-        yield check_axes(self.facts, ending, reader_of(self.dataset or {}, ending))
+        yield check_axes(self.facts, ending, self.reader)
         yield check_channels(self.files, self.facts, ending, len(channel_names))
         yield check_geometry(self.files, self.facts)
         yield check_label_values(self.files, self.facts, labels)
         yield check_copies(self.files, self.facts)
         yield check_constant(self.files, self.facts)
+        yield check_sizes(self.files, self.facts)
+        yield check_bits(self.files, self.facts, by_site=self.own_sites)
         if self.own_sites:
             yield check_structures(self.files, self.facts, labels)
             yield check_spacings(self.files, self.facts)
+            yield check_shares(self.files, self.facts, labels)
 
     def cohort(self) -> Cohort:
         """Return the data set if no problem was fatal."""
@@ -233,6 +281,9 @@ class _Reading:
         if self.dataset is not None:
             dataset = self.dataset
             self.description = _collect(problems, lambda: read_description(dataset))
+        if not self.own_sites and not (self.root / "sites.csv").exists():
+            self.each_a_patient = True
+            return problems
         self.rows = _collect(problems, lambda: read_sites_csv(self.root / "sites.csv"))
         if self.rows is not None:
             rows = self.rows
@@ -242,17 +293,17 @@ class _Reading:
     def _pair_files(self, ending: str) -> list[Problem]:
         """Find image files (by channel) and label file of each case, relative to the root."""
         problems: list[Problem] = []
-        pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(ending)}", re.DOTALL)
         images: dict[str, list[str]] = defaultdict(list)
         for name in _collect(problems, lambda: _file_names(self.root / "imagesTr")) or []:
-            if found := pattern.fullmatch(name):
-                images[found["case"]].append(f"imagesTr/{name}")
-        self.images = {case: tuple(paths) for case, paths in images.items()}
+            if case := _case_of(name, ending):
+                images[case].append(f"imagesTr/{name}")
+        self.images = {composed(case): tuple(paths) for case, paths in images.items()}
         self.labels = {
-            name.removesuffix(ending): f"labelsTr/{name}"
+            composed(name.removesuffix(ending)): f"labelsTr/{name}"
             for name in _collect(problems, lambda: _file_names(self.root / "labelsTr")) or []
             if name.endswith(ending)
         }
+        problems += _two_forms(images)
         return problems or check_pairs(self.images, self.labels, ending)
 
     def _gather_facts(self, ending: str) -> None:
@@ -273,8 +324,24 @@ class _Reading:
             images=[path for case in self.files for path in case.images],
             labels=[case.label for case in self.files],
             cache=self.cache,
+            reader=self.reader,
             report=self.report,
         )
+
+
+def _two_forms(names: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Refuse two cases whose names differ in Unicode's form alone."""
+    first: dict[str, str] = {}
+    return [
+        Problem(
+            code="data.case-twice",
+            where=names[name][0],
+            what=f"another case has this name in another Unicode form ({first[composed(name)]!a})",
+            fix="rename one of them",
+        )
+        for name in sorted(names)
+        if first.setdefault(composed(name), name) != name
+    ]
 
 
 def _collect(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
