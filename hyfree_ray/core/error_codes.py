@@ -58,9 +58,9 @@ CODES: Final[Mapping[str, Code]] = {
     "data.no-cases": Code("A folder or table has no case."),
     "data.no-image": Code("A label or a row of sites.csv has no image."),
     "data.no-label": Code("An image has no label."),
-    "data.no-table": Code("There is no sites.csv: each case is a patient.", exit_code=0),
     "data.no-permission": Code("A file of the data set may not be read."),
     "data.no-plan": Code("nnU-Net cannot plan a network for these images."),
+    "data.no-table": Code("There is no sites.csv: each case is a patient.", exit_code=0),
     "data.not-finite": Code("An image has NaN or infinite pixels."),
     "data.not-found": Code(
         "A file or folder of the data set is missing, or not what it should be."

@@ -134,10 +134,7 @@ def read_plane(plane: Plane) -> np.ndarray:
     pixels = frames[plane.frame].astype(np.float64)
     if inverted is not None:
         pixels = inverted - pixels
-    if scaled:
-        return pixels
-    rescaled: np.ndarray = pixels * plane.slope + plane.intercept
-    return rescaled
+    return np.asarray(pixels if scaled else pixels * plane.slope + plane.intercept)
 
 
 @lru_cache(maxsize=2)
