@@ -9,13 +9,13 @@ from statistics import median
 from hyfree_ray.cohorts.checks import CaseFiles, Facts, Files, Problem, dims
 from hyfree_ray.cohorts.image_facts import (
     ELSEWHERE,
-    ENDS_EARLY,
     NO_PERMISSION,
     NOT_A_FILE,
     NOT_FINITE,
     FileFacts,
 )
 from hyfree_ray.cohorts.image_reading import (
+    ENDS_EARLY,
     MAX_PIXELS,
     MAX_VOXELS,
     NATURAL_ENDINGS,

@@ -21,8 +21,6 @@ import tifffile
 _CHUNK = 1 << 20
 _HEAD = 600
 """Bytes that hold the longest NIfTI header."""
-_MAX_UNPACKED = 1 << 34
-"""Bytes after which a compressed stream is long enough: no volume that is read has more."""
 
 _GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}
 
@@ -68,8 +66,9 @@ def _nifti_gz(content: bytes) -> str:
     if content[:2] != b"\x1f\x8b":
         return _nifti(content)
     head = zlib.decompressobj(31).decompress(content, _HEAD)
-    present, fault = _unpacked(content)
-    return _nifti_pair(head) or fault or _short(_nifti_bytes(head), present)
+    declared = _nifti_bytes(head)
+    present, fault = _unpacked(content, declared)
+    return _nifti_pair(head) or fault or _short(declared, present)
 
 
 def _nifti_bytes(head: bytes) -> int:
@@ -97,12 +96,15 @@ def _nifti_pair(head: bytes) -> str:
     return "its header is one of a pair (.hdr and .img): save both as a single .nii"
 
 
-def _unpacked(content: bytes) -> tuple[int, str]:
-    """Return the number of bytes that a gzip stream holds, and why it is not whole."""
+def _unpacked(content: bytes, declared: int) -> tuple[int, str]:
+    """Return the number of bytes that a gzip stream holds, and why it is not whole.
+
+    Of one that holds far more than the header declares, the rest is not unpacked: it may be a bomb.
+    """
     count = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-            while count < _MAX_UNPACKED and (chunk := file.read(_CHUNK)):
+            while count <= declared + _CHUNK and (chunk := file.read(_CHUNK)):
                 count += len(chunk)
     except EOFError:
         return count, "the file ends early: its compressed data are cut short"
@@ -154,7 +156,7 @@ def _nrrd(content: bytes) -> str:
     if fields["encoding"] == "raw":
         return _short(end.end() + declared, len(content))
     if fields["encoding"] in ("gzip", "gz"):
-        present, fault = _unpacked(data)
+        present, fault = _unpacked(data, declared)
         return fault or _short(declared, present)
     return ""
 

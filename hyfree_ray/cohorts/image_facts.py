@@ -17,7 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from hyfree_ray.cohorts.file_ends import detached_names, why_incomplete
+from hyfree_ray.cohorts.file_ends import detached_names
 from hyfree_ray.cohorts.image_reading import (
     SIMPLEITK_IO,
     UNREADABLE,
@@ -33,7 +33,6 @@ CACHE_VERSION = 5
 
 NOT_A_FILE = "not a file"
 NO_PERMISSION = "no permission to read it"
-ENDS_EARLY = "not whole"
 ELSEWHERE = "its pixels lie elsewhere"
 NOT_FINITE = "NaN or infinite pixels"
 
@@ -87,13 +86,11 @@ def inspect_file(
     facts = FileFacts(sha256=hashlib.sha256(whole).hexdigest())
     if hidden := png_fault(whole) if ending == ".png" else "":
         return replace(facts, fault=hidden)
-    if early := why_incomplete(whole, ending):
-        return replace(facts, fault=ENDS_EARLY, why=early)
     names = detached_names(whole, ending)
     if any(Path(name).name != name for name in names):
         return replace(facts, fault=ELSEWHERE)
     try:
-        image = read_image_file(path, ending, reader)
+        image = read_image_file(path, ending, reader, whole)
     except ImageFault as fault:
         return replace(facts, fault=fault.fault, why=fault.why, detached=bool(names))
     facts = _described(facts, image)

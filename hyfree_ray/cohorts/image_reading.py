@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image as pil
 
+from hyfree_ray.cohorts.file_ends import why_incomplete
 from hyfree_ray.cohorts.itk_images import itk, plain, reading_quietly
 
 MAX_PIXELS = 1 << 26
@@ -43,6 +44,7 @@ SIMPLEITK_IO, NIBABEL_IO, NATURAL_IO = "SimpleITKIO", "NibabelIO", "NaturalImage
 TOO_LARGE = "too large"
 SHEARED = "direction cosines are not orthonormal"
 UNREADABLE = "unreadable"
+ENDS_EARLY = "not whole"
 
 
 class ImageFault(Exception):
@@ -76,31 +78,43 @@ class ReadImage:
     """What has to be known of the file: a reader's warnings, units other than mm."""
 
 
-def read_image_file(path: Path, ending: str, reader: str) -> ReadImage:
+def read_image_file(path: Path, ending: str, reader: str, content: bytes) -> ReadImage:
     """Read a file with the libraries of one of nnU-Net's readers, its header first.
 
+    Args:
+        path: the file.
+        ending: its ending, which says its format.
+        reader: nnU-Net's reader of the data set.
+        content: the file's bytes.
+
     Raises:
-        ImageFault: it cannot be read, or claims to be too large.
+        ImageFault: it cannot be read, ends early, or claims to be too large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if ending in NATURAL_ENDINGS:
-            return _natural(path, ending)
-        return _nibabel(path) if reader == NIBABEL_IO else _simpleitk(path, ending)
+            return _natural(path, ending, content)
+        if reader == NIBABEL_IO:
+            return _nibabel(path, ending, content)
+        return _simpleitk(path, ending, content)
 
 
-def _refuse_large(shape: tuple[int, ...]) -> None:
+def _check_header(shape: tuple[int, ...], content: bytes, ending: str) -> None:
+    """Refuse an image that is too large, or of which a part is missing."""
     voxels = int(np.prod(shape, dtype=object))
     if voxels > MAX_VOXELS or int(np.prod(shape[-2:], dtype=object)) > MAX_PIXELS:
         raise ImageFault(TOO_LARGE)
+    if early := why_incomplete(content, ending):
+        raise ImageFault(ENDS_EARLY, early)
 
 
-def _natural(path: Path, ending: str) -> ReadImage:
+def _natural(path: Path, ending: str, content: bytes) -> ReadImage:
     """Read what nnU-Net's NaturalImage2DIO reads with skimage."""
     from skimage import io
 
     try:
-        _refuse_large(_natural_size(path, ending))
+        size = _natural_size(path, ending)
+        _check_header(size, content, ending)
         pixels = np.asarray(io.imread(path))
     except pil.DecompressionBombError:
         raise ImageFault(TOO_LARGE) from None
@@ -110,6 +124,8 @@ def _natural(path: Path, ending: str) -> ReadImage:
         raise ImageFault(UNREADABLE, plain(str(e))[:120]) from None
     except (MemoryError, EOFError):
         raise ImageFault(UNREADABLE) from None
+    if len(size) > 2:
+        return ReadImage(pixels=pixels, shape=size)
     if pixels.ndim == 3 and pixels.shape[-1] == 2:
         raise ImageFault("grey with transparency")
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
@@ -122,14 +138,15 @@ def _natural_size(path: Path, ending: str) -> tuple[int, ...]:
     if ending in (".tif", ".tiff"):
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
-            return (len(file.pages), int(page.imagelength), int(page.imagewidth))
+            plane = (int(page.imagelength), int(page.imagewidth))
+            return plane if len(file.pages) == 1 else (len(file.pages), *plane)
     with pil.open(path) as image:
         if (image.format or "") not in ("PNG", "BMP", "DIB"):
             raise ImageFault(UNREADABLE, f"it is a {image.format}")
         return (image.height, image.width)
 
 
-def _simpleitk(path: Path, ending: str) -> ReadImage:
+def _simpleitk(path: Path, ending: str, content: bytes) -> ReadImage:
     reader = itk.ImageFileReader()
     reader.SetImageIO(READERS[ending])
     reader.SetFileName(str(path))
@@ -140,13 +157,11 @@ def _simpleitk(path: Path, ending: str) -> ReadImage:
             if len(size) > 2 and all(length == 1 for length in size[2:]):
                 size = size[:2]  # one slice stored as a volume: nnU-Net treats it as 2D too
             shape = size[::-1]
-            _refuse_large(shape)
+            _check_header(shape, content, ending)
             image = reader.Execute()
         except (RuntimeError, MemoryError) as error:
-            why = plain(str(error))
-            raise ImageFault(
-                *((SHEARED, "") if "orthonormal" in why else (UNREADABLE, ""))
-            ) from None
+            sheared = "orthonormal" in plain(str(error)) and not _is_singular(path)
+            raise ImageFault(SHEARED if sheared else UNREADABLE) from None
     pixels: np.ndarray = itk.GetArrayFromImage(image)
     spacing = tuple(abs(float(step)) for step in image.GetSpacing()[: len(size)])[::-1]
     place = (*image.GetOrigin(), *image.GetDirection())
@@ -163,11 +178,17 @@ def _simpleitk(path: Path, ending: str) -> ReadImage:
     )
 
 
-def _nibabel(path: Path) -> ReadImage:
+def _is_singular(path: Path) -> bool:
+    """Return whether a NIfTI's affine has no inverse: it is then no grid at all."""
+    library: Any = nib
+    return bool(abs(np.linalg.det(library.load(path).affine)) < 1e-12)
+
+
+def _nibabel(path: Path, ending: str, content: bytes) -> ReadImage:
     library: Any = nib  # it carries no types
     try:
         image = library.load(path)
-        _refuse_large(tuple(image.shape[::-1]))
+        _check_header(tuple(image.shape[::-1]), content, ending)
         pixels = np.asarray(image.get_fdata()).T
     except PermissionError:
         raise

@@ -212,7 +212,8 @@ def read_sites_csv(path: Path) -> list[Row]:
                 continue
             line = reader.line_num + skipped
             row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
-            values = {name: composed(row.get(name, "")) for name in _COLUMNS}
+            values = {name: row.get(name, "") for name in _COLUMNS}
+            values["case"] = composed(values["case"])
             if len(cells) != len(header) or not all(values.values()):
                 raise HyfreeError(
                     "data.bad-table",

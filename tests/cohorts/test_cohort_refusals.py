@@ -94,7 +94,7 @@ def test_a_dataset_json_that_describes_nothing_usable_is_refused(
     ("old", "new", "code", "where"),
     [
         ("case,site,patient", "case,hospital,patient", "data.bad-table", " site;"),
-        ("case,site,patient", "case;site;patient", "data.bad-table", " case, site, patient;"),
+        ("case,site,patient", "case;site;patient", "data.bad-table", " line 2: "),
         ("north1_0,north,north-1", "north1_0,north,", "data.bad-table", "line 4: "),
         ("north1_0,north,north-1", "north1_0,north,north-1,x", "data.bad-table", "line 4: "),
         ("north1_0,north,north-1", '"north1_0,north,north-1', "data.bad-table", "line "),

@@ -25,7 +25,8 @@ from hyfree_ray.cli import main
 from hyfree_ray.cohorts import file_checks
 from hyfree_ray.cohorts.cohort import read_cohort, survey
 from hyfree_ray.cohorts.file_ends import why_incomplete
-from hyfree_ray.cohorts.image_facts import ENDS_EARLY, inspect_file
+from hyfree_ray.cohorts.image_facts import inspect_file
+from hyfree_ray.cohorts.image_reading import ENDS_EARLY
 from hyfree_ray.cohorts.label_sets import read_labels
 from hyfree_ray.cohorts.tables import read_sites_csv
 from hyfree_ray.segmenters.nnunet import rereading

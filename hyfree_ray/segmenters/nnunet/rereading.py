@@ -87,7 +87,9 @@ def _difference(cohort: Cohort, case: Case) -> str:
 def _stored(path: Path, cohort: Cohort) -> np.ndarray:
     """Return a file's pixels as the checks read them: (channels, slices, height, width)."""
     ending = cohort.file_ending
-    image = read_image_file(path, ending, reader_name(cohort.dataset_json, ending))
+    image = read_image_file(
+        path, ending, reader_name(cohort.dataset_json, ending), path.read_bytes()
+    )
     pixels = image.pixels
     if image.channels > 1:
         pixels = np.moveaxis(pixels, -1, 0)[:, None]
