@@ -94,6 +94,13 @@ def test_what_nnunet_does_not_read_is_named_with_what_it_reads(tmp_path: Path, n
         cases_to_predict(tmp_path, ONE)
 
 
+@pytest.mark.parametrize("name", ["c_0000.txt", "c.nii.gz", "c_0000.jpg", "a_0000.jpg", "c.dcm"])
+def test_what_looks_like_an_image_is_not_dropped(images: Path, name: str) -> None:
+    (images / name).write_bytes(b"x")
+    with refuses("data.unknown-format", name, "T1, T2"):
+        cases_to_predict(images, TWO)
+
+
 def test_two_formats_and_none_are_refused(tmp_path: Path) -> None:
     with refuses("data.no-cases"):
         cases_to_predict(tmp_path / "nowhere", ONE)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,13 @@ def cases_to_predict(images: Path, wanted: Mapping[str, Any]) -> tuple[str, dict
     )
     ending = _ending_of(images, files, needs)
     cases: dict[str, list[Path]] = defaultdict(list)
+    others = []
     for file in files:
-        stem = file.name.removesuffix(ending)
-        if file.name.endswith(ending) and stem[-5:-4] == "_" and stem[-4:].isdigit() and stem[:-5]:
-            cases[stem[:-5]].append(file)
+        if found := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name, re.DOTALL):
+            cases[found[1]].append(file)
+        else:
+            others.append(file)
+    _refuse_unread(others, {file.name for held in cases.values() for file in held}, ending, needs)
     facts = gather_facts(
         images,
         ending,
@@ -87,6 +91,21 @@ def _ending_of(images: Path, files: Sequence[Path], needs: str) -> str:
         f"{first}: not an image that nnU-Net reads by its name; {needs}: give CASE_0000.ENDING with"
         f" one of {', '.join(NNUNET_DEFAULTS)}",
     )
+
+
+def _refuse_unread(
+    others: Sequence[Path], images: Collection[str], ending: str, needs: str
+) -> None:
+    """Refuse what would be dropped although it looks like an image; a sidecar has one beside it."""
+    stems = {name.removesuffix(ending) for name in images}
+    for file in others:
+        lower = file.name.casefold()
+        named = re.fullmatch(r"(.+_\d{4})\..+", file.name, re.DOTALL)
+        if lower.endswith((*READERS, *_OTHER_PICTURES)) or (named and named[1] not in stems):
+            raise HyfreeError(
+                "data.unknown-format",
+                f"{file}: would not be segmented; {needs}: name it CASE_0000{ending}, or move it away",
+            )
 
 
 def _check_channels(
