@@ -104,7 +104,7 @@ def _refuse_unread(
         if lower.endswith((*READERS, *_OTHER_PICTURES)) or (named and named[1] not in stems):
             raise HyfreeError(
                 "data.unknown-format",
-                f"{file}: would not be segmented; {needs}: name it CASE_0000{ending}, or move it away",
+                f"{file}: would not be segmented; {needs}: name it CASE_0000{ending} or move it",
             )
 
 
