@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from hyfree_ray.cohorts.file_checks import (
 )
 from hyfree_ray.cohorts.image_facts import FileFacts, gather_facts
 from hyfree_ray.cohorts.label_checks import check_label_values, check_shares, check_structures
+from hyfree_ray.cohorts.raw_files import case_of, check_unicode_forms, file_names
 from hyfree_ray.cohorts.tables import (
     Row,
     check_site_names,
@@ -124,29 +124,6 @@ def survey(
     problems = tuple(problem for step in reading.steps() for problem in step)
     fatal = any(problem.fatal for problem in problems)
     return Survey(problems=problems, cohort=None if fatal else reading.cohort())
-
-
-def case_names(root: Path) -> list[str]:
-    """Return the cases of a data set's `imagesTr`, sorted.
-
-    Raises:
-        HyfreeError: `dataset.json` or `imagesTr` cannot be read, or holds no case.
-    """
-    _, _, ending = read_description(read_dataset_json(root / "dataset.json"))
-    names = [_case_of(name, ending) for name in _file_names(root / "imagesTr")]
-    found = sorted({composed(name) for name in names if name})
-    if not found:
-        raise HyfreeError(
-            "data.no-cases",
-            f"{root / 'imagesTr'}: no images named CASE_0000{ending}; name them so",
-        )
-    return found
-
-
-def _case_of(name: str, ending: str) -> str:
-    """Return the case of an image's file name; empty if it is not named as one."""
-    found = re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", name, re.DOTALL)
-    return found[1] if found else ""
 
 
 def read_cohort(
@@ -294,16 +271,16 @@ class _Reading:
         """Find image files (by channel) and label file of each case, relative to the root."""
         problems: list[Problem] = []
         images: dict[str, list[str]] = defaultdict(list)
-        for name in _collect(problems, lambda: _file_names(self.root / "imagesTr")) or []:
-            if case := _case_of(name, ending):
+        for name in _collect(problems, lambda: file_names(self.root / "imagesTr")) or []:
+            if case := case_of(name, ending):
                 images[case].append(f"imagesTr/{name}")
         self.images = {composed(case): tuple(paths) for case, paths in images.items()}
         self.labels = {
             composed(name.removesuffix(ending)): f"labelsTr/{name}"
-            for name in _collect(problems, lambda: _file_names(self.root / "labelsTr")) or []
+            for name in _collect(problems, lambda: file_names(self.root / "labelsTr")) or []
             if name.endswith(ending)
         }
-        problems += _two_forms(images)
+        problems += check_unicode_forms(images)
         return problems or check_pairs(self.images, self.labels, ending)
 
     def _gather_facts(self, ending: str) -> None:
@@ -327,21 +304,6 @@ class _Reading:
             reader=self.reader,
             report=self.report,
         )
-
-
-def _two_forms(names: Mapping[str, Sequence[str]]) -> list[Problem]:
-    """Refuse two cases whose names differ in Unicode's form alone."""
-    first: dict[str, str] = {}
-    return [
-        Problem(
-            code="data.case-twice",
-            where=names[name][0],
-            what=f"another case has this name in another Unicode form ({first[composed(name)]!a})",
-            fix="rename one of them",
-        )
-        for name in sorted(names)
-        if first.setdefault(composed(name), name) != name
-    ]
 
 
 def _collect(problems: list[Problem], read: Callable[[], _Read]) -> _Read | None:
@@ -400,11 +362,3 @@ def split_fold(cases: Sequence[Case], fold: int) -> Split:
 
 def _patient_rank(patient: str) -> tuple[str, str]:
     return (hashlib.sha256(patient.encode()).hexdigest(), patient)
-
-
-def _file_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise HyfreeError(
-            "data.not-found", f"{folder}: no such folder; an nnU-Net raw data set needs one"
-        )
-    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")

@@ -39,7 +39,7 @@ def check_data(data: Path, store: Path, write_sites: bool) -> None:
 
 
 def _write_sites(data: Path) -> None:
-    from hyfree_ray.cohorts.cohort import case_names
+    from hyfree_ray.cohorts.raw_files import case_names
     from hyfree_ray.cohorts.tables import write_sites_csv
 
     table = data / "sites.csv"
