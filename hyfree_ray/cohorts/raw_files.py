@@ -35,6 +35,7 @@ def case_of(name: str, ending: str) -> str:
 
 
 def file_names(folder: Path) -> list[str]:
+    """Return the names in a folder of a raw data set, sorted, but for hidden ones."""
     if not folder.is_dir():
         raise HyfreeError(
             "data.not-found", f"{folder}: no such folder; an nnU-Net raw data set needs one"
