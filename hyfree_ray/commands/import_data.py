@@ -60,13 +60,14 @@ def import_data(kind: str, source: Path, out: Path, classes: str | None) -> None
     check_free(out, "OUT")
     importer = IMPORTERS[kind]
     found = importer(source) if classes is None else importer(source, read_classes(classes))
+    left_out = every_left_out(found)  # before OUT is written, which may lie in SOURCE
     with reading_bar("importing") as told:
         look = write_raw_set(found, out, told)
     for note in found.notes:
         click.echo(f"how: {printable(note)}")
     for name, meaning in found.meanings.items():
         click.echo(f"label {found.labels.get(name, '')}: {name} ({printable(meaning)})")
-    _show_left_out(every_left_out(found))
+    _show_left_out(left_out)
     _show_sites(found, look)
     for warning in look.warnings():
         click.echo(f"warning: {printable(warning)}")

@@ -305,6 +305,17 @@ def test_a_patient_id_for_nobody_makes_each_study_a_patient_and_says_so(
     assert any("identity" in note for note in found.notes)
 
 
+def test_a_study_that_all_without_an_id_share_does_not_make_them_one_patient(
+    tmp_path: Path,
+) -> None:
+    for k in range(3):
+        series = uid("series", k)
+        write_stack(tmp_path / str(k), (0, 3), seed=k, PatientID="", SeriesInstanceUID=series)
+    found = dicom(tmp_path)
+    assert len(set(patients(found))) == 3
+    assert any("identity" in note and "folders" in note for note in found.notes)
+
+
 def test_one_id_for_people_of_different_sex_is_nobodys(tmp_path: Path) -> None:
     for k, sex in enumerate("MF"):
         write_stack(

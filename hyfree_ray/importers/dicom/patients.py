@@ -20,27 +20,37 @@ def patients_of(headers: Sequence[DicomFile]) -> tuple[list[str], list[str]]:
     """Return a new name for each header's patient, and what has to be said about them.
 
     A PatientID that is empty, a word such as ANONYMOUS, or shared by people of different name,
-    birth date or sex identifies nobody: each study then counts as a patient, and never all as one.
+    birth date or sex identifies nobody: each study then counts as a patient. A study that all of
+    them share tells nobody apart either (anonymisers write one for everybody): then each folder.
     """
     people: dict[str, set[str]] = defaultdict(set)
     for header in headers:
         people[_folded(header)].add(_person(header))
-    keys = [
-        ("study", header.study or str(header.path.parent))
+    unknown = [
+        header
+        for header in headers
         if _NO_IDENTITY.fullmatch(_folded(header)) or _contradict(people[_folded(header)])
-        else ("patient", _folded(header))
+    ]
+    studies = {header.study for header in unknown}
+    folders = {header.path.parent for header in unknown}
+    by_folder = len(studies) == 1 and len(folders) > 1
+    known = {id(header) for header in headers} - {id(header) for header in unknown}
+    keys = [
+        ("patient", _folded(header))
+        if id(header) in known
+        else ("unknown", str(header.path.parent) if by_folder else header.study)
         for header in headers
     ]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys), start=1)}
     named = [f"patient_{numbers[key]:04d}" for key in keys]
-    without = sum(kind == "study" for kind, _ in keys)
-    if not without:
+    if not unknown:
         return named, []
-    studies = len({key for key in keys if key[0] == "study"})
+    count, what = (len(folders), "folders") if by_folder else (len(studies), "studies")
     return named, [
-        f"{without} cases have no patient's identity (PatientID is empty, such as ANONYMOUS, or"
-        f" shared by different people): each of their {studies} studies counts as a patient;"
-        " correct the column patient of sites.csv where one person has several"
+        f"{len(unknown)} cases have no patient's identity (PatientID is empty, such as ANONYMOUS, or"
+        f" shared by different people{', and all have one study' * by_folder}): each of their"
+        f" {count} {what} counts as a patient; correct the column patient of sites.csv where one"
+        " person has several, who would else be in training and in test"
     ]
 
 
