@@ -47,8 +47,8 @@ def patients_of(headers: Sequence[DicomFile]) -> tuple[list[str], list[str]]:
         return named, []
     count, what = (len(folders), "folders") if by_folder else (len(studies), "studies")
     return named, [
-        f"{len(unknown)} cases have no patient's identity (PatientID is empty, such as ANONYMOUS, or"
-        f" shared by different people{', and all have one study' * by_folder}): each of their"
+        f"{len(unknown)} cases have no patient's identity (PatientID is empty, such as ANONYMOUS,"
+        f" or shared by different people{', and all have one study' * by_folder}): each of their"
         f" {count} {what} counts as a patient; correct the column patient of sites.csv where one"
         " person has several, who would else be in training and in test"
     ]
