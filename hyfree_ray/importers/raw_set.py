@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.cohorts.itk_images import itk
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.folders import check_free, filling
 from hyfree_ray.importers.files import every_file, why_ignored
 from hyfree_ray.importers.look import Look
+from hyfree_ray.importers.saving import save
 from hyfree_ray.importers.source import LeftOut, Source, SourceCase
 
 ACCOUNT = "import.json"
@@ -127,8 +127,9 @@ def _refuse_equal_names(source: Source) -> None:
 def _write_case(source: Source, case: SourceCase, out: Path, look: Look) -> None:
     ending = source.file_ending
     images = source.read_images(case)
-    for channel, image in enumerate(images):
-        itk.WriteImage(image, str(out / "imagesTr" / f"{case.name}_{channel:04d}{ending}"))
+    files = case.images if len(case.images) == len(images) else (None,) * len(images)
+    for channel, (image, file) in enumerate(zip(images, files, strict=True)):
+        save(image, out / "imagesTr" / f"{case.name}_{channel:04d}{ending}", file, ending)
     label = None
     if case.masks:
         label = source.read_label(case)
@@ -138,7 +139,8 @@ def _write_case(source: Source, case: SourceCase, out: Path, look: Look) -> None
                 f"{case.masks[0]}: size {label.GetSize()} differs from {images[0].GetSize()} of"
                 f" {case.images[0]}; remove the case or correct it",
             )
-        itk.WriteImage(label, str(out / "labelsTr" / f"{case.name}{ending}"))
+        mask = case.masks[0] if len(case.masks) == 1 else None
+        save(label, out / "labelsTr" / f"{case.name}{ending}", mask, ending)
     look.add(case.name, case.site, images, label)
 
 

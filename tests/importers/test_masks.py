@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from hyfree_ray.cli import main
 from hyfree_ray.importers.folder import folder, site_name
@@ -292,6 +293,20 @@ def test_names_of_all_scripts_stay_apart_and_legible(tmp_path: Path) -> None:
 )
 def test_a_sites_name_is_made_fit(given_name: str, expected: str) -> None:
     assert site_name(given_name) == expected
+
+
+def test_what_is_already_as_it_is_written_keeps_its_bytes(tmp_path: Path) -> None:
+    root = make(tmp_path / "in", lambda n: classes(1, 2))
+    text = PngInfo()
+    text.add_text("Patient", "SECRET")
+    save(root / "images/x3.png", image(3), pnginfo=text)
+    assert run(root, tmp_path / "out").exit_code == 0
+    for name in ("x0", "x3"):
+        label = tmp_path / f"out/labelsTr/{name}.png"
+        assert label.read_bytes() == (root / f"masks/{name}.png").read_bytes()
+    stored, text_file = (tmp_path / f"out/imagesTr/{name}_0000.png" for name in ("x0", "x3"))
+    assert stored.read_bytes() == (root / "images/x0.png").read_bytes()
+    assert b"SECRET" not in text_file.read_bytes()
 
 
 def test_the_sheet_of_first_cases_can_be_looked_at(tmp_path: Path) -> None:
