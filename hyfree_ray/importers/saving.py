@@ -1,4 +1,4 @@
-"""The writing of an image: a file that already holds it, and nothing else, is copied byte for byte."""
+"""The writing of an image: a file that already holds it alone is copied byte for byte."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _holds(path: Path, image: Image, ending: str) -> bool:
 
 
 def _is_bare(content: bytes, ending: str) -> bool:
-    """Return whether a file has no room for text beside its image, as far as its format tells."""
+    """Return whether a file has no chunks or extensions of text beside its image."""
     if ending == ".png":
         return set(png_chunks(content)) <= set(_PLAIN_CHUNKS)
     if ending in (".nii", ".nii.gz"):
