@@ -134,8 +134,7 @@ def test_an_opaque_mask_with_alpha_is_read_by_its_colour(tmp_path: Path) -> None
 def test_one_bit_and_palette_masks_are_read(tmp_path: Path) -> None:
     root = make(tmp_path / "in", lambda n: classes(255))
     Image.fromarray(classes(255)).convert("1").save(root / "masks/x0.png")
-    palette = Image.fromarray(classes(1))
-    palette = Image.fromarray(classes(3), mode="P") if palette.mode == "P" else palette.convert("P")
+    palette = Image.fromarray(classes(1)).convert("P")
     palette.putpalette([0, 0, 0, 255, 255, 255])
     palette.save(root / "masks/x1.png")
     for label_HW in labels(root, tmp_path / "out"):
