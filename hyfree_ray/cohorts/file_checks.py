@@ -24,13 +24,10 @@ from hyfree_ray.cohorts.image_reading import (
     TOO_LARGE,
     UNREADABLE,
 )
-from hyfree_ray.cohorts.slices import slice_axis
+from hyfree_ray.cohorts.slices import PLAN_NEEDS, can_be_planned, slice_axis
 
 OUTLIER_FACTOR = 3.0
 """A spacing is an outlier if it is this many times its site's median, or that fraction of it."""
-
-MIN_SHORT_SIDE, MIN_LONG_SIDE = 4, 8
-"""Pixels in plane below which nnU-Net's 2d plan has no pooling, or its augmentation breaks."""
 
 HUGE_VOXELS = 1 << 28
 """Voxels of a volume that a machine is likely not to hold several times in memory."""
@@ -310,33 +307,36 @@ def _same_place(one: FileFacts, other: FileFacts) -> bool:
 
 
 def check_sizes(files: Files, facts: Facts) -> list[Problem]:
-    """Refuse images that are too small in plane to train on; report volumes of odd size."""
-    by_site: dict[str, list[CaseFiles]] = defaultdict(list)
+    """Refuse sites whose images are too small in plane to train on; report volumes of odd size.
+
+    nnU-Net plans on the median: single images that are smaller are padded.
+    """
+    by_site: dict[str, list[str]] = defaultdict(list)
     for case in files:
-        if case.row is not None and not facts[case.images[0]].fault:
-            by_site[case.row.site].append(case)
+        if case.row is not None and len(facts[case.images[0]].shape) in (2, 3):
+            by_site[case.row.site].append(case.images[0])
     problems, odd = [], []
-    for members in by_site.values():
-        paths = [case.images[0] for case in members]
+    for site, paths in by_site.items():
         spacings = [facts[path].spacing for path in paths if len(facts[path].shape) == 3]
         axis = slice_axis(spacings)
+        planes = []
         for path in paths:
             shape = facts[path].shape
-            plane = [n for k, n in enumerate(shape) if len(shape) == 2 or k != axis]
-            if plane and (min(plane) < MIN_SHORT_SIDE or max(plane) < MIN_LONG_SIDE):
-                problems.append(_too_small(path, plane))
+            planes.append([n for k, n in enumerate(shape) if len(shape) == 2 or k != axis])
             if len(shape) == 3:
                 odd += _odd_volume(path, shape, shape[axis])
+        plane = [median(sides) for sides in zip(*planes, strict=True)]
+        if not can_be_planned(plane):
+            problems.append(_too_small(site, paths[0], plane))
     return problems + odd
 
 
-def _too_small(path: str, plane: Sequence[int]) -> Problem:
+def _too_small(site: str, path: str, plane: Sequence[float]) -> Problem:
     return Problem(
         code="data.too-small",
         where=path,
-        what=f"{dims(plane)} pixels in plane; nnU-Net needs {MIN_SHORT_SIDE} along each side and"
-        f" {MIN_LONG_SIDE} along one",
-        fix="remove it, or permute its axes if it is cut along another",
+        what=f"{dims(plane)} pixels in plane is the median of {site}; {PLAN_NEEDS}",
+        fix="use larger images, or permute the axes if volumes are cut along another",
     )
 
 

@@ -137,14 +137,14 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
 def test_a_digest_follows_pixels_that_lie_beside_their_header(tmp_path: Path, ending: str) -> None:
     root, names = make(tmp_path / "x", ending=ending)
     header = root / f"imagesTr/{names[0]}_0000{ending}"
-    pixels = np.arange(70, dtype=np.int16).reshape(10, 7)
+    pixels = np.arange(442, dtype=np.int16).reshape(26, 17)
     data = root / "imagesTr/apart.raw"
     data.write_bytes(pixels.tobytes())
     header.write_text(
-        "ObjectType = Image\nNDims = 2\nDimSize = 7 10\nElementType = MET_SHORT\n"
+        "ObjectType = Image\nNDims = 2\nDimSize = 17 26\nElementType = MET_SHORT\n"
         "ElementDataFile = apart.raw\n"
         if ending == ".mha"
-        else "NRRD0004\ntype: short\ndimension: 2\nsizes: 7 10\nencoding: raw\nendian: little\n"
+        else "NRRD0004\ntype: short\ndimension: 2\nsizes: 17 26\nencoding: raw\nendian: little\n"
         "data file: apart.raw\n"
     )
     cache = tmp_path / "facts.json"
@@ -161,9 +161,9 @@ def test_a_digest_follows_pixels_that_lie_beside_their_header(tmp_path: Path, en
 
 def test_pixels_outside_the_folder_are_refused(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x", ending=".mha")
-    (root / "other.raw").write_bytes(bytes(140))
+    (root / "other.raw").write_bytes(bytes(884))
     (root / f"imagesTr/{names[0]}_0000.mha").write_text(
-        "ObjectType = Image\nNDims = 2\nDimSize = 7 10\nElementType = MET_SHORT\n"
+        "ObjectType = Image\nNDims = 2\nDimSize = 17 26\nElementType = MET_SHORT\n"
         "ElementDataFile = ../other.raw\n"
     )
     refusal(root, "data.detached", names[0])
@@ -187,7 +187,7 @@ def form(kind: str, path: Path, pixels: np.ndarray) -> None:
 def test_forms_of_tiff_are_read_as_nnunet_reads_them(tmp_path: Path, kind: str) -> None:
     root, names = make(tmp_path / "x", ending=".tif")
     for number, name in enumerate(names):
-        pixels = np.random.default_rng(number).integers(0, 255, (10, 8)).astype(np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 255, (26, 18)).astype(np.uint8)
         form(kind, root / f"imagesTr/{name}_0000.tif", pixels)
         write(root / f"labelsTr/{name}.tif", pixels % 3)
     cohort = read_cohort(root)
@@ -301,13 +301,29 @@ def test_check_reads_some_cases_again_and_says_what_nnunet_gets(
 # ---------------------------------------------------------------- sizes, bits, regions, shares
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (3, 40), (1, 32), (7, 7)])
-def test_pictures_too_small_for_a_plan_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(6, 6), (3, 40), (1, 32), (14, 14), (22, 14)])
+def test_sites_of_pictures_too_small_for_a_plan_are_refused(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
     root, names = make(tmp_path / "x")
     rng = np.random.default_rng(0)
-    write(root / f"imagesTr/{names[0]}_0000.png", rng.integers(0, 255, shape).astype(np.uint8))
-    write(root / f"labelsTr/{names[0]}.png", np.ones(shape, np.uint8))
-    refusal(root, "data.too-small", names[0])
+    for number, name in enumerate(names):
+        write(root / f"imagesTr/{name}_0000.png", rng.integers(0, 255, shape).astype(np.uint8))
+        write(root / f"labelsTr/{name}.png", np.ones(shape, np.uint8))
+        if number == 0:
+            read_cohort(root)  # nnU-Net pads a small one among others
+    refusal(root, "data.too-small", "north")
+
+
+@pytest.mark.parametrize("length", [1, 6])
+def test_volumes_that_are_thin_in_plane_are_refused(tmp_path: Path, length: int) -> None:
+    root, _ = make(tmp_path / "x", ending=".nii.gz")
+    for path in [*(root / "imagesTr").iterdir(), *(root / "labelsTr").iterdir()]:
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        image: Any = sitk.GetImageFromArray(np.repeat(values[None], 4, axis=0)[:, :20, :length])
+        image.SetSpacing((1, 1, 3))
+        sitk.WriteImage(image, str(path))
+    refusal(root, "data.too-small")
 
 
 def test_bits_are_compared_within_a_site(tmp_path: Path) -> None:
@@ -348,7 +364,7 @@ def test_improbable_shares_and_volumes_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, names = make(tmp_path / "x", ending=".nii.gz")
-    full = np.ones((10, 7), np.uint8)
+    full = np.ones((26, 17), np.uint8)
     write(root / f"labelsTr/{names[0]}.nii.gz", full)
     assert "data.label-share" in codes(root)
     for path in [*(root / "imagesTr").iterdir(), *(root / "labelsTr").iterdir()]:

@@ -41,6 +41,9 @@ MADE_ON_SLICES = "made_on_slices"
 
 _PLANS_NAME = "nnUNetPlans"
 
+MIN_STAGES = 3
+"""Of a U-Net: nnU-Net's deep supervision gives the lowest of its outputs no weight."""
+
 FINGERPRINT_PIXELS = 1e6
 """Foreground pixels that the fingerprint draws, over all cases.
 
@@ -237,8 +240,25 @@ def plan_and_preprocess(
                 f"nnU-Net cannot plan a network for these images ({error}); "
                 "check that they are at least 16 pixels high and wide",
             ) from error
+        _check_poolings(plans)
         _preprocess(root, cases, plans, validation)
     return UNetPlan.from_plans(plans, channels=len(dataset_json["channel_names"]))
+
+
+def _check_poolings(plans: Mapping[str, Any]) -> None:
+    """Refuse a plan that cannot be trained, before anything is trained beside it.
+
+    Raises:
+        HyfreeError: it pools less than twice, so that nnU-Net's loss has no output left.
+    """
+    planned = plans["configurations"]["2d"]
+    if len(planned["architecture"]["arch_kwargs"]["strides"]) < MIN_STAGES:
+        height, width = planned["patch_size"]
+        raise HyfreeError(
+            "data.no-plan",
+            f"nnU-Net plans {height}x{width} pixels for these images, too few to pool twice;"
+            f" {PLAN_NEEDS}, at the resolution of the budget",
+        )
 
 
 def preprocess_for(
