@@ -21,7 +21,7 @@ from hyfree_ray.cohorts.image_reading import ImageFault, read_image_file
 from hyfree_ray.cohorts.itk_images import reading_quietly
 from hyfree_ray.cohorts.tables import reader_of as reader_name
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.segmenters.nnunet.data import read_image, read_label
+from hyfree_ray.segmenters.nnunet.reading import read_image, read_label
 
 SHARE, MIN_CASES = 0.1, 3
 
