@@ -25,12 +25,8 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-<<<<<<< HEAD
 from hyfree_ray.border.foreign_plan import check_plan, check_resampled
-=======
-from hyfree_ray.border.foreign_plan import check_plan
 from hyfree_ray.cohorts.slices import PLAN_NEEDS
->>>>>>> 9891fa1 (Plans and second readings take the readers from where they are now)
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.guard import check_path
 from hyfree_ray.segmenters.nnunet.federated_fingerprint import merge_fingerprints
