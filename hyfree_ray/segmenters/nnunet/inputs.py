@@ -56,10 +56,10 @@ def cases_to_predict(images: Path, wanted: Mapping[str, Any]) -> tuple[str, dict
         cache=None,
         reader=NNUNET_DEFAULTS.get(ending, ""),
     )
-    _refuse(images, [problem for problem in check_files(facts) if problem.fatal])
+    _refuse(images, [problem for problem in check_files(facts) if problem.fatal], needs)
     for case, held in cases.items():
         _check_channels(case, held, facts, len(named), needs)
-    _refuse(images, _other_sizes(cases, facts))
+    _refuse(images, _other_sizes(cases, facts), needs)
     return ending, cases
 
 
@@ -139,7 +139,7 @@ def _other_sizes(
     return [problem for problem in check_geometry(files, facts) if problem.fatal]
 
 
-def _refuse(images: Path, problems: Sequence[Problem]) -> None:
+def _refuse(images: Path, problems: Sequence[Problem], needs: str) -> None:
     if problems:
         first = problems[0]
-        raise HyfreeError(first.code, f"{images}/{first.line(len(problems) - 1)}")
+        raise HyfreeError(first.code, f"{images}/{first.line(len(problems) - 1)}; {needs}")
