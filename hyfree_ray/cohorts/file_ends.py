@@ -48,7 +48,7 @@ def why_incomplete(content: bytes, ending: str) -> str:
     check = _CHECKS.get(ending)
     try:
         return check(content) if check else ""
-    except (struct.error, ValueError, KeyError, IndexError):
+    except (struct.error, zlib.error, ValueError, KeyError, IndexError):
         return ""  # not a header of this format: reading says so
 
 

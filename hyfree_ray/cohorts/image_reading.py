@@ -5,7 +5,9 @@ What `check` says is said of these pixels, and so of those that a network is tra
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ def _natural(path: Path, ending: str, content: bytes) -> ReadImage:
         raise
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, RuntimeError) as e:
         raise ImageFault(UNREADABLE, plain(str(e))[:120]) from None
-    except (MemoryError, EOFError):
+    except (MemoryError, EOFError, struct.error):
         raise ImageFault(UNREADABLE) from None
     if len(size) > 2:
         return ReadImage(pixels=pixels, shape=size)
@@ -160,7 +162,7 @@ def _simpleitk(path: Path, ending: str, content: bytes) -> ReadImage:
             _check_header(shape, content, ending)
             image = reader.Execute()
         except (RuntimeError, MemoryError) as error:
-            sheared = "orthonormal" in plain(str(error)) and not _is_singular(path)
+            sheared = "orthonormal" in plain(str(error)) and not _is_singular(path, ending)
             raise ImageFault(SHEARED if sheared else UNREADABLE) from None
     pixels: np.ndarray = itk.GetArrayFromImage(image)
     spacing = tuple(abs(float(step)) for step in image.GetSpacing()[: len(size)])[::-1]
@@ -178,10 +180,10 @@ def _simpleitk(path: Path, ending: str, content: bytes) -> ReadImage:
     )
 
 
-def _is_singular(path: Path) -> bool:
+def _is_singular(path: Path, ending: str) -> bool:
     """Return whether a NIfTI's affine has no inverse: it is then no grid at all."""
     library: Any = nib
-    return bool(abs(np.linalg.det(library.load(path).affine)) < 1e-12)
+    return ending.startswith(".nii") and bool(abs(np.linalg.det(library.load(path).affine)) < 1e-12)
 
 
 def _nibabel(path: Path, ending: str, content: bytes) -> ReadImage:
@@ -192,7 +194,14 @@ def _nibabel(path: Path, ending: str, content: bytes) -> ReadImage:
         pixels = np.asarray(image.get_fdata()).T
     except PermissionError:
         raise
-    except (library.filebasedimages.ImageFileError, OSError, ValueError, EOFError, MemoryError):
+    except (
+        library.filebasedimages.ImageFileError,
+        OSError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        zlib.error,
+    ):
         raise ImageFault(UNREADABLE) from None
     axes = 2 if image.ndim > 2 and all(n == 1 for n in image.shape[2:]) else image.ndim
     flat = image.affine[:2, :3] if image.ndim == 2 else image.affine[:3]

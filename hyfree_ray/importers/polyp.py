@@ -42,8 +42,9 @@ def polyp(root: Path) -> Source:
     seen: dict[str, Path] = {}
     for images, masks in _folders(root):
         files = files_in(images)
-        cvc = _is_cvc(images, files)
-        if not cvc and not _is_kvasir(images, files):
+        named = _set_named(root, images)
+        cvc = _is_cvc(named, images, files)
+        if not cvc and not _is_kvasir(named, files):
             raise HyfreeError(
                 "import.unknown-set",
                 f"{images}: of a set that is neither HyperKvasir, Kvasir-SEG nor CVC-ClinicDB:"
@@ -88,9 +89,10 @@ def _folders(root: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
             yield images, {stem(path): path for path in files_in(beside[0])}
 
 
-def _set_named(images: Path) -> str:
-    """Return what the folders above images call their set: the nearest name that tells."""
-    for name in (part.casefold() for part in reversed(images.parts[:-1])):
+def _set_named(root: Path, images: Path) -> str:
+    """Return what the folders of a download call their set: the name that is nearest to it."""
+    above = (root.resolve().name, *images.relative_to(root).parts[:-1])
+    for name in (part.casefold() for part in reversed(above)):
         if "kvasir" in name or name == "segmented-images":
             return "kvasir"
         if "cvc" in name or "clinicdb" in name:
@@ -100,17 +102,15 @@ def _set_named(images: Path) -> str:
     return ""
 
 
-def _is_cvc(images: Path, files: list[Path]) -> bool:
+def _is_cvc(named: str, images: Path, files: list[Path]) -> bool:
     """Return whether images are frames of CVC-ClinicDB, whose names are their numbers."""
-    named = _set_named(images)
     if named == "cvc":
         return True
     numbered = all(f.stem.isdigit() and 1 <= int(f.stem) <= CVC_LAST_FRAMES[-1] for f in files)
     return named == "" and images.name.casefold() == "original" and numbered
 
 
-def _is_kvasir(images: Path, files: list[Path]) -> bool:
-    named = _set_named(images)
+def _is_kvasir(named: str, files: list[Path]) -> bool:
     return named == "kvasir" or (
         named == "" and all(_KVASIR_FILE.fullmatch(stem(file)) for file in files)
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,17 @@ from hyfree_ray.runners.ray_folders import LONGEST_SOCKET, choose_ray_folder, ke
 from tests.refusals import refuses
 
 
-def test_a_short_folder_is_rays_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", "/tmp")
-    assert choose_ray_folder() == "/tmp/ray"
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short temporary folder, which Ray takes by default."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_a_short_folder_is_rays_own(short: Path) -> None:
+    assert choose_ray_folder() == f"{short}/ray"
 
 
 def test_a_folder_too_long_for_sockets_is_exchanged(
@@ -31,16 +40,15 @@ def test_a_folder_too_long_for_sockets_is_exchanged(
     assert len(found + ray_folders._SESSION) <= LONGEST_SOCKET
 
 
-def test_a_folder_that_others_own_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", "/tmp")
+def test_a_folder_that_others_own_is_exchanged(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (short / "ray").mkdir()
     allowed = os.access
     monkeypatch.setattr(
-        os, "access", lambda path, mode: str(path) != "/tmp/ray" and allowed(path, mode)
+        os, "access", lambda path, mode: Path(path) != short / "ray" and allowed(path, mode)
     )
-    monkeypatch.setattr(Path, "exists", lambda path: True)
-    monkeypatch.setattr(Path, "is_dir", lambda path: True)
-    assert choose_ray_folder() != "/tmp/ray"
+    assert choose_ray_folder() == f"{short}/ray-{os.getuid()}"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with refuses("cluster.no-folder", "RAY_TMPDIR"):
         choose_ray_folder()
