@@ -141,7 +141,8 @@ def test_a_digest_follows_pixels_that_lie_beside_their_header(tmp_path: Path, en
     data = root / "imagesTr/apart.raw"
     data.write_bytes(pixels.tobytes())
     header.write_text(
-        "ObjectType = Image\nNDims = 2\nBinaryData = True\nDimSize = 17 26\nElementType = MET_SHORT\n"
+        "ObjectType = Image\nNDims = 2\nBinaryData = True\nDimSize = 17 26\n"
+        "ElementType = MET_SHORT\n"
         "ElementDataFile = apart.raw\n"
         if ending == ".mha"
         else "NRRD0004\ntype: short\ndimension: 2\nsizes: 17 26\nencoding: raw\nendian: little\n"
@@ -163,7 +164,8 @@ def test_pixels_outside_the_folder_are_refused(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x", ending=".mha")
     (root / "other.raw").write_bytes(bytes(884))
     (root / f"imagesTr/{names[0]}_0000.mha").write_text(
-        "ObjectType = Image\nNDims = 2\nBinaryData = True\nDimSize = 17 26\nElementType = MET_SHORT\n"
+        "ObjectType = Image\nNDims = 2\nBinaryData = True\nDimSize = 17 26\n"
+        "ElementType = MET_SHORT\n"
         "ElementDataFile = ../other.raw\n"
     )
     refusal(root, "data.detached", names[0])
