@@ -124,7 +124,8 @@ def _check_channels(
     have = ", ".join(f"_{n} with {k}" for n, k in zip(numbers, inside, strict=True))
     raise HyfreeError(
         "data.channels",
-        f"{held[0]}: case {case} has {have}; {needs}: add what is missing, or convert it",
+        f"{held[0]}: case {case} has {len(held)} files ({have}); {needs}: add what is missing, or"
+        " convert it",
     )
 
 
