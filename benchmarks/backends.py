@@ -31,9 +31,10 @@ from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases
-from hyfree_ray.stages.quality import choose_snapshot, quality_card
+from hyfree_ray.stages.quality import choose_snapshot
+from hyfree_ray.stages.quality_card import quality_card
 from hyfree_ray.stages.scoring import score
-from hyfree_ray.stages.synthesis import release, synthesise
+from hyfree_ray.stages.synthesis import label, release, synthesise
 from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
 
 WARM_UP, PROBE = 64, 800
@@ -133,17 +134,36 @@ class SiteBench(Bench):
         audited = self.run(
             audit,
             samples=samples,
-            gate=self.experiment.gate.model_dump(),
+            gate=self.experiment.gate.model_dump(exclude={"quality"}),
             generator=backend,
             images_shown=images_shown,
             seed=7,
+            **common,
+        )
+        labelled = self.run(
+            label,
+            samples=samples,
+            audit=audited,
+            segmenter=self.local,
+            prepared=self.prepared,
+            dataset=self.site.dataset,
+        )
+        card = self.run(
+            quality_card,
+            samples=samples,
+            labelled=labelled,
+            generator=generator,
+            gate={"enforced": False},
+            images_shown_per_image=1,
+            seed=8,
             **common,
         )
         released = self.run(
             release,
             samples=samples,
             audit=audited,
-            segmenter=self.local,
+            labelled=labelled,
+            quality=card,
             prepared=self.prepared,
             site=self.site.name,
             dataset=self.site.dataset,
@@ -151,7 +171,6 @@ class SiteBench(Bench):
             addressee=dataclasses.asdict(self.experiment.addressee),
             seed=5,
         )
-        card = self.run(quality_card, samples=samples, release=released, **common)
         found["label_share"] = released.result.get("label_share", {})
         unknown = float("nan")  # where all samples are withheld
         found |= {name: card.result.get(name, unknown) for name in ("kid", "kid_floor", "coverage")}

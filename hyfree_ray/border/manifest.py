@@ -34,7 +34,7 @@ class Limits:
     file_bytes: int = 8 << 30
     manifest_bytes: int = 64 << 10
     metadata_bytes: int = 256 << 10
-    """Bytes of the JSON in the schema, the privacy card included."""
+    """Bytes of the JSON in the schema, the cards included."""
     fewest_rows: int = MIN_ROWS
     rows: int = 500_000
     channels: int = 64

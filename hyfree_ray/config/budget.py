@@ -70,6 +70,9 @@ class Budget(_Strict):
     """What `--generator auto` takes."""
     generator_reason: str
     """Why, in words: printed."""
+    quality_gate: bool
+    """Whether `gate.quality` is enforced where nothing is said: its trainings are long enough to
+    make a release that teaches something."""
 
     @property
     def warning(self) -> str:

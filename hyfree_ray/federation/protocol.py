@@ -111,7 +111,6 @@ class _Run:
         self.labels: Mapping[str, str] = {}
         """Keys of the labels of public images that the pool took in, by site."""
         self.controls: dict[str, asyncio.Future[Parcel | None]] = {}
-        self.quality_cards: list[Awaitable[None]] = []
         self.scoring: list[Awaitable[Scored]] = []
         self.choices: dict[str, Awaitable[str]] = {}
         self.agreement: Awaitable[Mapping[str, float]] | None = None
@@ -140,7 +139,6 @@ class _Run:
         if self.agreement is not None:
             for name, dice in (await self.agreement).items():
                 self.receipts[name] = replace(self.receipts[name], label_agreement=dice)
-        await self._settled(self.quality_cards)
         return Outcome(
             sites={name: self.receipts[name] for name in everybody},
             scores=tuple(sorted(scores, key=lambda s: (s.regime, s.train_site, s.test_site))),
@@ -250,7 +248,6 @@ class _Run:
         self.report(describe(name, receipt))
         # While others finish and the pool trains, the site trains its control.
         self.controls[name] = _start(site.make(SiteProgram.model, CONTROL))
-        self.quality_cards.append(_start(site.call(SiteProgram.write_quality_card)))
         return receipt
 
     def _score(

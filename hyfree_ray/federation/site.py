@@ -44,7 +44,8 @@ class SiteParty(SiteStages):
     async def release(
         self, local: LocalModels, samples: Artifact, purpose: str = RELEASE
     ) -> Artifact | None:
-        """Audit the accepted samples, and label them with one of the site's own networks.
+        """Audit the accepted samples, label them with one of the site's own networks, and measure
+        how good they are, if they are to be sent.
 
         Returns:
             None if the audit failed: a gate that does not answer is closed.
@@ -52,7 +53,12 @@ class SiteParty(SiteStages):
         audited = await self.audit(local, samples, purpose)
         if audited is None:
             return None
-        return await self.label(local, samples, audited, await self._labeller(local), purpose)
+        labeller = await self._labeller(local)
+        labelled = await self.label(local, samples, audited, labeller, purpose)
+        quality = None
+        if purpose == RELEASE:
+            quality = await self.measure_quality(local, samples, labelled, labeller)
+        return await self.pack(local, samples, audited, labelled, purpose, quality)
 
     async def _labeller(self, local: LocalModels) -> Artifact:
         if self.experiment.labeller == "local" or self.draws_masks:
@@ -73,12 +79,6 @@ class SiteParty(SiteStages):
         parcel = self.export(await self.label_public_images(prepared, labeller))
         # Shares of labels stay: only what the masks show travels.
         return self.workspace.sign(replace(parcel, result={}), LABELS_MANIFEST_FILE)
-
-    async def write_quality_card(self) -> None:
-        """Describe the released images, unless the audit failed. Nothing waits for it."""
-        done = await self.contribute()
-        if done.release is not None:
-            await self.describe_quality(done, done.release)
 
     # --- the protocol, second half -----------------------------------------------------------
 

@@ -15,7 +15,6 @@ from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import CONTROL, PUBLIC, RELEASE
 from hyfree_ray.federation.hospital import (
-    Contribution,
     LocalModels,
     Site,
     images_shown,
@@ -37,9 +36,10 @@ from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit, audit_general
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.public import label_public, pair_public
-from hyfree_ray.stages.quality import choose_snapshot, quality_card
+from hyfree_ray.stages.quality import choose_snapshot
+from hyfree_ray.stages.quality_card import quality_card
 from hyfree_ray.stages.scoring import score
-from hyfree_ray.stages.synthesis import release, synthesise
+from hyfree_ray.stages.synthesis import label, release, synthesise
 from hyfree_ray.stages.training import train_generator, train_segmenter
 
 log = logging.getLogger("hyfree_ray")
@@ -54,6 +54,8 @@ RELEASE_VERSIONS = tuple(
         choose_snapshot,
         synthesise,
         audit,
+        label,
+        quality_card,
         release,
     )
 )
@@ -232,7 +234,7 @@ class SiteStages(Party):
                 samples=samples,
                 segmenter=local.segmenter,
                 prepared=local.prepared,
-                gate=self.experiment.gate.model_dump(),
+                gate=self.experiment.gate.model_dump(exclude={"quality"}),
                 generator=self.experiment.generator.name,
                 images_shown=self.images_shown,
                 **embedder(self.experiment),
@@ -265,19 +267,60 @@ class SiteStages(Party):
         labeller: Artifact,
         purpose: str,
     ) -> Artifact:
-        """Label the samples with one of the site's own networks, and pack the release."""
+        """Label the samples with one of the site's own networks."""
+        return await self.run(
+            purpose,
+            label,
+            samples=samples,
+            audit=audited,
+            segmenter=labeller,
+            prepared=local.prepared,
+            dataset=self.site.dataset,
+        )
+
+    async def measure_quality(
+        self, local: LocalModels, samples: Artifact, labelled: Artifact, labeller: Artifact
+    ) -> Artifact:
+        """Write the quality card of labelled samples, and hold it against the site's own gate."""
+        measured = await self.run(
+            RELEASE,
+            quality_card,
+            samples=samples,
+            labelled=labelled,
+            segmenter=labeller,
+            prepared=local.prepared,
+            generator=local.generator,
+            gate=self.experiment.gate.quality.model_dump(),
+            images_shown_per_image=-(-self.images_shown // self.site.training_images),
+            **embedder(self.experiment),
+            seed=self.seed("quality"),
+        )
+        return self._show_staff(measured)
+
+    async def pack(
+        self,
+        local: LocalModels,
+        samples: Artifact,
+        audited: Artifact,
+        labelled: Artifact,
+        purpose: str,
+        quality: Artifact | None = None,
+    ) -> Artifact:
+        """Pack the release, with a quality card if it is to be sent."""
+        carded = {} if quality is None else {"quality": quality}
         return await self.run(
             purpose,
             release,
             samples=samples,
             audit=audited,
-            segmenter=labeller,
+            labelled=labelled,
             prepared=local.prepared,
             site=self.name,
             dataset=self.site.dataset,
             federation=self.federation,
             addressee=asdict(self.experiment.addressee),
             seed=self.seed("release"),
+            **carded,
         )
 
     async def audit_general(self, general: Artifact, purpose: str) -> Artifact:
@@ -290,7 +333,7 @@ class SiteStages(Party):
             dataset=self.site.dataset,
             model=general,
             segmenter=self.experiment.segmenter,
-            gate=self.experiment.gate.model_dump(),
+            gate=self.experiment.gate.model_dump(exclude={"quality"}),
         )
         if found.record is not None and found.result["outcome"] == "fails":
             log.warning(
@@ -299,18 +342,6 @@ class SiteStages(Party):
                 self.name,
             )
         return found
-
-    async def describe_quality(self, done: Contribution, released: Artifact) -> Artifact:
-        """Write the quality card of the release."""
-        return await self.run(
-            RELEASE,
-            quality_card,
-            samples=done.samples,
-            release=released,
-            segmenter=done.local.segmenter,
-            prepared=done.local.prepared,
-            **embedder(self.experiment),
-        )
 
     async def label_public_images(self, prepared: Artifact, labeller: Artifact) -> Artifact:
         """Label the public images with one of the site's own networks."""

@@ -128,6 +128,7 @@ def _table(
                 observed.stages.values(),
             ),
             *(f"{what} is of {one}" for what, one in simulation.experiment.extensions().items()),
+            *_gate_notes(simulation),
         ),
     )
 
@@ -150,6 +151,13 @@ def _hours_of_sharing(
         if stage.record.stage != "score"
     ]
     return sum(seconds) / 3600 if seconds else None
+
+
+def _gate_notes(simulation: Simulation) -> tuple[str, ...]:
+    """Say that no release was held to its quality card: a reader of the numbers has to know."""
+    if simulation.experiment.gate.quality.enforced:
+        return ()
+    return ("the quality gate was off: releases that teach nothing are among them, if any do",)
 
 
 def compute_by_party(stages: Sequence[FinishedStage]) -> dict[str, dict[str, Spent]]:

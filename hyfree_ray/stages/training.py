@@ -39,12 +39,14 @@ def train_generator(
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
     view = GeneratorView.load(prepared / "view.npz")
+    record = generators.GENERATORS[generator["name"]]
+    masks_NHW = view.masks_NHW if record.learns_masks else None
     plan = generators.train(
         generator["name"],
-        config=generators.GENERATORS[generator["name"]].configured(generator["config"]),
+        config=record.configured(generator["config"]),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
-        masks_NHW=None if view.masks_NHW is None else view.masks_NHW[view.training_N],
+        masks_NHW=None if masks_NHW is None else masks_NHW[view.training_N],
         patients_N=view.patients_N[view.training_N],
         images_shown=images_shown,
         seed=seed,
