@@ -155,6 +155,7 @@ class SiteBench(Bench):
             generator=generator,
             gate={"enforced": False},
             images_shown_per_image=1,
+            max_steps=unet.epochs * unet.iterations,
             seed=8,
             **common,
         )

@@ -60,7 +60,7 @@ def taught_dice(
     *,
     seed: int,
     device: str = "cpu",
-    steps: int | None = None,
+    steps: int = STEPS,
 ) -> float | None:
     """Return the Dice on real images of a network that was trained on the teacher's alone.
 
@@ -72,14 +72,14 @@ def taught_dice(
         patients_N: whose image each of the real ones is.
         seed: of weights and batches.
         device: of the training.
-        steps: of the training; None: `STEPS`.
+        steps: of the training.
 
     Returns:
         None if no real image has any structure.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _trained(teacher, steps or STEPS, np.random.default_rng(seed), device)
+        network = _trained(teacher, steps, np.random.default_rng(seed), device)
     images, masks, annotated = real.tensors()
     with torch.no_grad():
         parts = [network(_padded(part.to(device))).cpu() for part in images.split(64)]

@@ -292,6 +292,7 @@ class SiteStages(Party):
             generator=local.generator,
             gate=self.experiment.gate.quality.model_dump(),
             images_shown_per_image=-(-self.images_shown // self.site.training_images),
+            max_steps=self.experiment.budget.unet.epochs * self.experiment.budget.unet.iterations,
             **embedder(self.experiment),
             seed=self.seed("quality"),
         )

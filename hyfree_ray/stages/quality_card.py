@@ -50,6 +50,7 @@ def quality_card(
     generator: Folder,
     gate: Mapping[str, Any],
     images_shown_per_image: int,
+    max_steps: int,
     embedder: str,
     seed: int,
     embedder_weights: Folder | None = None,
@@ -65,6 +66,7 @@ def quality_card(
         generator: what drew the samples.
         gate: `QualityGate`'s bounds.
         images_shown_per_image: how often a training image was shown, for advice.
+        max_steps: of each training here: those of the site's own network.
         embedder: what KID is measured in.
         seed: of halves, classifiers and networks.
         embedder_weights: the embedder's.
@@ -82,7 +84,7 @@ def quality_card(
         return {**outcome, "card": None}
     release = _Release.load(samples, labelled, prepared)
     model = Path(segmenter / "model")
-    card = _card(release, prepared, model, seed, context.device)
+    card = _card(release, prepared, model, seed, max_steps, context.device)
     _picture(release, context.out / COMPARISON)
     failed = violations(card, QualityGate(**gate))
     if failed:
@@ -178,14 +180,17 @@ def real_images(
     return real, "held-out" if enough else "training"
 
 
-def _card(release: _Release, prepared: Folder, model: Path, seed: int, device: str) -> QualityCard:
+def _card(
+    release: _Release, prepared: Folder, model: Path, seed: int, max_steps: int, device: str
+) -> QualityCard:
     """Measure everything that stands on the card."""
     import numpy as np
 
     from hyfree_ray.border.quality_card import Distance, QualityCard, significant
     from hyfree_ray.evaluation.realism import MIN_HALVED
 
-    real, which = real_images(release.view, prepared, seed=seed, folds=FOLDS, steps=STEPS)
+    steps = min(STEPS, max_steps)
+    real, which = real_images(release.view, prepared, seed=seed, folds=FOLDS, steps=steps)
     patients = len(np.unique(real.patients_N))
     if patients < MIN_HALVED or min(len(real.images_NCHW), len(release.stored_NCHW)) < MIN_IMAGES:
         return QualityCard(
@@ -212,7 +217,7 @@ def _card(release: _Release, prepared: Folder, model: Path, seed: int, device: s
         labels_times_floor=significant(found.labels_times_floor),
         times_floor=significant(found.times_floor),
         structures=_structures(release, real, model, device),
-        taught=_taught(release, seed, device),
+        taught=_taught(release, seed, max_steps, device),
     )
 
 
@@ -246,16 +251,16 @@ def _structures(
     }
 
 
-def _taught(release: _Release, seed: int, device: str) -> Taught | None:
+def _taught(release: _Release, seed: int, max_steps: int, device: str) -> Taught | None:
     """Train a small network on the release, on half of the real training patients, and on all."""
     from hyfree_ray.border.quality_card import Taught
+    from hyfree_ray.evaluation import teaching
     from hyfree_ray.evaluation.realism import halves
-    from hyfree_ray.evaluation.teaching import Labelled, taught_dice
 
     view = release.view
 
-    def real(chosen_N: np.ndarray) -> Labelled:
-        return Labelled(
+    def real(chosen_N: np.ndarray) -> teaching.Labelled:
+        return teaching.Labelled(
             images_NCHW=view.images_NCHW[chosen_N],
             labels_NHW=release.masks_NHW[chosen_N],
             labels=release.labels,
@@ -266,13 +271,18 @@ def _taught(release: _Release, seed: int, device: str) -> Taught | None:
     half_N[training_N] = halves(view.patients_N[training_N], seed)[0]
     if not held_out_N.any() or not half_N.any():
         return None
-    own = Labelled(
+    own = teaching.Labelled(
         images_NCHW=release.images_NCHW, labels_NHW=release.labels_NHW, labels=release.labels
     )
     dice = {}
     for name, teacher in {"release": own, "half": real(half_N), "local": real(training_N)}.items():
-        found = taught_dice(
-            teacher, real(held_out_N), view.patients_N[held_out_N], seed=seed, device=device
+        found = teaching.taught_dice(
+            teacher,
+            real(held_out_N),
+            view.patients_N[held_out_N],
+            seed=seed,
+            device=device,
+            steps=min(teaching.STEPS, max_steps),
         )
         if found is None:
             return None

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from hyfree_ray.border.privacy_card import coarse
 from hyfree_ray.border.quality_card import (
     QualityCard,
     QualityGate,
@@ -20,9 +19,7 @@ from hyfree_ray.border.quality_card import (
 )
 from hyfree_ray.border.release import read_release, write_release
 from hyfree_ray.core.errors import ReleaseError
-from hyfree_ray.evaluation.realism import RealImages, Realism
 from tests.cards import STRUCTURE, quality
-from tests.evaluation import planted
 from tests.release_files import EXPERIMENT, METADATA, ROUND, pixels
 
 
@@ -65,31 +62,6 @@ def test_what_cannot_be_measured_closes_nothing() -> None:
 def test_a_site_that_learns_nothing_itself_is_not_to_blame_for_its_release() -> None:
     taught = {"release": 0.0, "half": 0.0, "local": 0.0}
     assert violations(read_quality_card(quality(taught=taught)), QualityGate()) == []
-
-
-def judged(one: planted.Planted) -> QualityCard:
-    there = planted.real(64, seed=1)
-    real = RealImages(
-        images_NCHW=there.images_NCHW,
-        labels_NHW=there.labels_NHW,
-        patients_N=there.patients_N,
-        labels=planted.LABELS,
-        seed=0,
-        folds=2,
-        steps=25,
-    )
-    found: Realism = real.compare(one.images_NCHW, one.labels_NHW)
-    return QualityCard(
-        measurable=True,
-        accuracy=coarse(found.accuracy),
-        images_times_floor=significant(found.images_times_floor),
-    )
-
-
-def test_the_gate_closes_for_noise_with_good_labels_and_not_for_real_images() -> None:
-    sets = planted.flawed(32)
-    assert violations(judged(sets["noise, labelled well"]), QualityGate()) != []
-    assert violations(judged(sets["real"]), QualityGate()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hyfree_ray.border.privacy_card import coarse
+from hyfree_ray.border.quality_card import QualityCard, QualityGate, significant, violations
 from hyfree_ray.evaluation.image_statistics import (
     channel_correlations,
     gradients,
@@ -23,7 +25,7 @@ from tests.evaluation import planted
 @pytest.fixture(scope="module")
 def judged() -> dict[str, Realism]:
     """The planted sets, as the measure sees them; sets as plain as these are told in 25 steps."""
-    there = planted.real(64, seed=1)
+    there = planted.real(56, seed=1)
     real = RealImages(
         images_NCHW=there.images_NCHW,
         labels_NHW=there.labels_NHW,
@@ -35,7 +37,7 @@ def judged() -> dict[str, Realism]:
     )
     return {
         name: real.compare(one.images_NCHW, one.labels_NHW)
-        for name, one in planted.flawed(48).items()
+        for name, one in planted.flawed(40).items()
     }
 
 
@@ -54,6 +56,25 @@ def test_good_labels_do_not_hide_noise(judged: dict[str, Realism]) -> None:
     assert found.labels_times_floor < 2
     assert found.accuracy > 0.95
     assert found.images_times_floor > 4
+
+
+def test_the_gate_closes_for_noise_however_it_is_labelled_and_for_no_real_images(
+    judged: dict[str, Realism],
+) -> None:
+    shut = {
+        name
+        for name, found in judged.items()
+        if violations(
+            QualityCard(
+                measurable=True,
+                accuracy=coarse(found.accuracy),
+                images_times_floor=significant(found.images_times_floor),
+            ),
+            QualityGate(),
+        )
+    }
+    assert {"noise", "noise, labelled well"} <= shut
+    assert not shut & {"real", "mode dropped"}
 
 
 def test_new_real_images_are_not_told_from_real_ones(judged: dict[str, Realism]) -> None:
