@@ -30,6 +30,9 @@ class Receipt:
     """Description of anything odd about a release that was taken in."""
     label_agreement: float | None = None
     """Dice of its labels with a model of the other releases, if the experiment asks for it."""
+    effect: float | None = None
+    """Dice that its release adds to a general model, the mean over all hospitals' validation cases;
+    None where no model is trained without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,8 @@ class SiteProgram(Protocol):
     async def choose(self, general: Parcel, shared: ReplaySet) -> str: ...
 
     async def score(self, regime: str, train_site: str, model: Parcel | None) -> Scored: ...
+
+    async def validate(self, regime: str, train_site: str, model: Parcel) -> float: ...
 
     async def models_derived_from(self, keys: Collection[str]) -> list[str]: ...
 

@@ -12,6 +12,7 @@ import time
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, TypeVar
 
 from hyfree_ray.core.errors import HyfreeError, StageError
@@ -114,6 +115,7 @@ class _Run:
         self.scoring: list[Awaitable[Scored]] = []
         self.choices: dict[str, Awaitable[str]] = {}
         self.agreement: Awaitable[Mapping[str, float]] | None = None
+        self.effects: dict[str, Awaitable[float]] = {}
 
     async def through(self) -> Outcome:
         everybody = list(self.sites)
@@ -139,6 +141,9 @@ class _Run:
         if self.agreement is not None:
             for name, dice in (await self.agreement).items():
                 self.receipts[name] = replace(self.receipts[name], label_agreement=dice)
+        effects = await self._settled(self.effects.values())
+        for name, effect in zip(self.effects, effects, strict=True):
+            self.receipts[name] = replace(self.receipts[name], effect=effect)
         return Outcome(
             sites={name: self.receipts[name] for name in everybody},
             scores=tuple(sorted(scores, key=lambda s: (s.regime, s.train_site, s.test_site))),
@@ -348,8 +353,32 @@ class _Run:
                 if not part:
                     continue
                 alone = [name] if record.foreign_only else []
-                training = self.pool.make(PoolProgram.model, regime, part)
-                self._score(regime, name, _start(training), alone)
+                training = _start(self.pool.make(PoolProgram.model, regime, part))
+                self._score(regime, name, training, alone)
+                if record.foreign_only:
+                    self.effects[name] = _start(self._effect(regime, name, general, training))
+
+    async def _effect(
+        self,
+        regime: str,
+        name: str,
+        general: asyncio.Future[Any],
+        without: asyncio.Future[Any],
+    ) -> float:
+        """Return the Dice that a site's release adds, over all sites' validation cases.
+
+        Args:
+            regime: of the models without one release.
+            name: the site whose release it is.
+            general: the model on all releases.
+            without: the model on all but this one.
+        """
+        models = ((GENERAL, POOL, await general), (regime, name, await without))
+        dice = [
+            await gather(*(site.call(SiteProgram.validate, *model) for site in self.sites.values()))
+            for model in models
+        ]
+        return fmean(dice[0]) - fmean(dice[1])
 
     def _at_the_oracle(self, members: Mapping[str, str]) -> None:
         """Train the models that need the real data of all sites in one place."""

@@ -11,7 +11,7 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.evaluation.choice import choose_regime
 from hyfree_ray.evaluation.regimes import CHOSEN, RELEASE, candidates
-from hyfree_ray.evaluation.scores import dice_by_patient
+from hyfree_ray.evaluation.scores import dice_by_patient, mean_over_patients
 from hyfree_ray.federation.hospital import Contribution, LocalModels
 from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.site_stages import SiteStages
@@ -132,3 +132,8 @@ class SiteParty(SiteStages):
             found = self.store.find_key(model.stage, model.key) if own else self.receive(model)
             rows = await self.score_cases("test", regime, regime, found, train_site)
         return Scored(test_site=self.name, regime=regime, train_site=train_site, rows=rows)
+
+    async def validate(self, regime: str, train_site: str, model: Parcel) -> float:
+        """Return the Dice of another party's model on this site's validation cases: one number."""
+        rows = await self.score_cases("val", regime, regime, self.receive(model), train_site)
+        return mean_over_patients(dice_by_patient(rows))

@@ -106,6 +106,7 @@ def _table(
             flag=receipt.flag or "",
             chosen=outcome.chosen.get(name, ""),
             label_agreement=receipt.label_agreement,
+            effect=receipt.effect,
             replayed=receipt.label_agreement is None or receipt.label_agreement >= agreed,
             attack=format_attack(derived.get(name, {}).get("audit")),
             attack_succeeds=attack_succeeds(derived.get(name, {}).get("audit")),

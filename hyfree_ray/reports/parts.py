@@ -93,6 +93,7 @@ def outcomes(run: Finished) -> Table:
                 outcome.outcome,
                 outcome.reason or outcome.flag or NONE,
                 _agreement(outcome),
+                NONE if outcome.effect is None else f"{outcome.effect:+.3f}",
             ]
         )
     last = run.summary.straggler
@@ -105,7 +106,7 @@ def outcomes(run: Finished) -> Table:
         )
     )
     columns = ["site", "images", "rejected as copies", "release", "reason or warning"]
-    columns += ["label agreement"]
+    columns += ["label agreement", "adds to the general model"]
     return table(columns, rows, caption=came, texts={3, 4})
 
 

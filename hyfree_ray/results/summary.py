@@ -89,6 +89,9 @@ class SiteOutcome:
     """The regime that the site would keep by its validation cases; empty where it was not asked."""
     label_agreement: float | None = None
     """Dice of its labels with a model trained on the other releases; None where none was asked."""
+    effect: float | None = None
+    """Dice that its release adds to a general model, the mean over all hospitals' validation cases;
+    None where no model was trained without it."""
     replayed: bool = True
     """Whether that is enough for its release to be replayed."""
     attack: str = ""

@@ -335,6 +335,16 @@ def _notes(summary: Summary) -> Iterable[str]:
     ]
     if agreement:
         yield f"Labels agree with a model trained on the others', Dice: {', '.join(agreement)}."
+    effects = [
+        f"{s.outcome.site} {s.outcome.effect:+.3f}"
+        for s in summary.sites
+        if s.outcome.effect is not None
+    ]
+    if effects:
+        yield (
+            "A release adds to the general model, Dice on all hospitals' validation cases: "
+            f"{', '.join(effects)}."
+        )
     yield from summary.notes
     yield from regime_notes(summary.regimes)
     if any(one.difference is not None and one.reason for one in summary.contrasts):

@@ -20,7 +20,8 @@ from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.stage import Stage
 from hyfree_ray.evaluation.regimes import REGIMES, protocol, settings
 from hyfree_ray.federation.interface import ReplaySet, Scored
-from hyfree_ray.federation.protocol import Outcome
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.protocol import Outcome, _Run
 from hyfree_ray.federation.simulation import Simulation, score_rows, sites_of
 from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.runners.planning import PlanningRunner, plan
@@ -298,6 +299,46 @@ def test_personal_federated_trainings_end_with_a_model_for_each_site(
         scored = {(s.train_site, s.test_site) for s in found.outcome.scores if s.regime == regime}
         sites = [f"site-{number}" for number in (1, 2, 3)]
         assert scored == {(one, other) for one in sites for other in sites}
+
+
+def test_a_release_is_weighed_on_validation_cases_of_all_sites_where_a_model_lacks_it(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    plain = plan(with_settings(phantom_simulation(3)), tmp_path)
+    assert [receipt.effect for receipt in plain.outcome.sites.values()] == [None] * 3
+    weighed = plan(with_settings(phantom_simulation(3), "leave-one-out"), tmp_path)
+    assert all(receipt.effect is not None for receipt in weighed.outcome.sites.values())
+    validated = [
+        (step.owner, step.purpose)
+        for step in weighed.steps
+        if step.stage == "score" and step.call.params["cases"][0]["part"] == "val"
+    ]
+    for number in (1, 2, 3):
+        assert validated.count((f"site-{number}", "general")) == 1
+        assert validated.count((f"site-{number}", "leave-one-out")) == 3
+
+
+def test_the_effect_of_a_release_is_what_the_general_model_loses_without_it() -> None:
+    class Site:
+        def __init__(self, harder: float) -> None:
+            self.harder = harder
+
+        async def call(self, _method: Any, regime: str, train_site: str, model: str) -> float:
+            assert (regime, train_site, model) in {
+                ("general", "pool", "all"),
+                ("leave-one-out", "a", "all but a"),
+            }
+            return {"all": 0.7, "all but a": 0.75}[model] - self.harder
+
+    async def effect() -> float:
+        sites = {"a": Site(0.0), "b": Site(0.2)}
+        run = _Run({**sites, "pool": Site(0.0)}, (), Rules(), (), print)  # type: ignore[dict-item]
+        models = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        for model, name in zip(models, ("all", "all but a"), strict=True):
+            model.set_result(name)
+        return await run._effect("leave-one-out", "a", *models)
+
+    assert asyncio.run(effect()) == pytest.approx(-0.05)
 
 
 def with_settings(simulation: Simulation, *settings: str) -> Simulation:
