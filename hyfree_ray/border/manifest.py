@@ -20,7 +20,7 @@ from hyfree_ray.core.strict_json import StrictObject
 from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 
 MANIFEST_FILE = "manifest.json"
-RELEASE_VERSION = 3
+RELEASE_VERSION = 4
 MIN_ROWS = 5
 """Minimum of a release: the pool validates on a fifth, and plans on equally many images per
 site."""
