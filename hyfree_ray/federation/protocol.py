@@ -355,8 +355,10 @@ class _Run:
                 alone = [name] if record.foreign_only else []
                 training = _start(self.pool.make(PoolProgram.model, regime, part))
                 self._score(regime, name, training, alone)
-                if record.foreign_only:
-                    self.effects[name] = _start(self._effect(regime, name, general, training))
+                if record.foreign_only and GENERAL in pooled:
+                    self.effects[name] = _start(
+                        self._effect(regime, name, pooled[GENERAL], training)
+                    )
 
     async def _effect(
         self,
