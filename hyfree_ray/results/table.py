@@ -39,8 +39,9 @@ STYLE = {"helped": "green", "worse": "red", "no harm": "", "cannot tell": ""}
 
 TESTS = (
     "difference: all test sites have equal weight, patients within a site too; interval, words and "
-    "p are one inference, of all lines together: in 5 % of runs at most does any line say "
-    "helped or hurt where nothing differs (half of the 5 % for the question stated before). "
+    "p are one inference, of all lines together: 5 % of runs may have any line that says helped or "
+    "hurt where nothing differs, half of it for the question stated before (measured: at most 6 %, "
+    "but up to 16 % where differences are as skewed as lognormal ones). "
     "false: probability that a line's words are false, by itself. "
     "lost >.1: patients who lost more than .1 of all, and the share that could (Clopper-Pearson)."
 )
