@@ -40,25 +40,20 @@ from hyfree_ray.stages.quality import choose_snapshot
 from hyfree_ray.stages.quality_card import quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import label, release, synthesise
-from hyfree_ray.stages.training import train_generator, train_segmenter
+from hyfree_ray.stages.training import (
+    COPYING,
+    overtrain_generator,
+    train_generator,
+    train_segmenter,
+)
 
 log = logging.getLogger("hyfree_ray")
 
-RELEASE_VERSIONS = tuple(
-    one.version
-    for one in (
-        draw_phantom,
-        prepare,
-        train_generator,
-        train_segmenter,
-        choose_snapshot,
-        synthesise,
-        audit,
-        label,
-        quality_card,
-        release,
-    )
-)
+_MAKE_A_RELEASE = (
+    draw_phantom, prepare, train_generator, train_segmenter, choose_snapshot, overtrain_generator,
+    synthesise, audit, label, quality_card, release,
+)  # fmt: skip
+RELEASE_VERSIONS = tuple(one.version for one in _MAKE_A_RELEASE)
 """Versions of the stages that make a release: raising one starts a new round."""
 
 EXPORTS = {
@@ -155,6 +150,18 @@ class SiteStages(Party):
             seed=self.seed("generator"),
         )
 
+    async def overtrain_generator(self, prepared: Artifact) -> Artifact:
+        """Train the generator on a few images until it copies them, to test the filter."""
+        return await self.run(
+            RELEASE,
+            overtrain_generator,
+            prepared=prepared,
+            generator=self.experiment.generator.model_dump(),
+            images_shown=COPYING * self.experiment.budget.generator.images_shown_per_image,
+            precision=self.experiment.precision,
+            seed=self.seed("copies"),
+        )
+
     async def train_local(self, prepared: Artifact) -> Artifact:
         """Train the site's own nnU-Net."""
         return await self.train("local", prepared, self.experiment.budget.unet.epochs)
@@ -207,6 +214,7 @@ class SiteStages(Party):
             synthesise,
             **local.inputs(),
             choice=choice,
+            copies=await self.overtrain_generator(local.prepared),
             quota=images,
             percentile=self.experiment.threshold_percentile,
             max_rejection_rate=self.experiment.gate.max_rejection_rate,

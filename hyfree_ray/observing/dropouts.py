@@ -15,7 +15,7 @@ GONE = ("failed", "late", "withdrawn")
 """Outcomes of sites that left the run. Others withheld, or were refused, and took part without."""
 
 _FOR_THE_RELEASE = (
-    "train_generator", "choose_snapshot", "synthesise", "audit", "label",
+    "train_generator", "choose_snapshot", "overtrain_generator", "synthesise", "audit", "label",
     "quality_card", "release",
 )  # fmt: skip
 
