@@ -39,13 +39,14 @@ from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.federation.site import SiteParty
+from hyfree_ray.privacy.detectors import NAMES
 from hyfree_ray.runners.local import LocalRunner
 
 POINTS = "20x100,40x100,80x100,160x100,320x100,80x25,80x50,80x200"
 """Both curves: over the number of images, and over how often each is shown."""
 
-PIXELS = ("correlation", "structure")
-"""Detectors that look at pixels."""
+PIXELS = NAMES
+"""Distances of pixels."""
 
 COLOURS, STYLES = ("#0072b2", "#d55e00"), ("o-", "s--", "^:", "d-.", "v-")
 

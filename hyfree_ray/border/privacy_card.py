@@ -153,6 +153,10 @@ class PrivacyCard(_Strict):
     copy_recall: Annotated[dict[Literal["altered", "generated"], Share], Field(max_length=2)]
     """Share of copies of the site's own images that its filter stops: of images that were altered
     (mean over alterations), and of those that a generator made. Absent: not measured."""
+    copy_recall_over_seeds: Annotated[
+        dict[Literal["altered", "generated"], Interval], Field(max_length=2)
+    ] = Field(default_factory=dict)
+    """The lowest and the highest of it where the test is repeated with other seeds."""
     findings: Findings
     """What attacks on the release found."""
     history: History

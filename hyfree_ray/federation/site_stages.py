@@ -37,7 +37,12 @@ from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.quality import choose_snapshot, quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import release, synthesise
-from hyfree_ray.stages.training import train_generator, train_segmenter
+from hyfree_ray.stages.training import (
+    COPIED_IMAGES,
+    overtrain_generator,
+    train_generator,
+    train_segmenter,
+)
 
 log = logging.getLogger("hyfree_ray")
 
@@ -49,6 +54,7 @@ RELEASE_VERSIONS = tuple(
         train_generator,
         train_segmenter,
         choose_snapshot,
+        overtrain_generator,
         synthesise,
         audit,
         release,
@@ -58,6 +64,9 @@ RELEASE_VERSIONS = tuple(
 
 EXPORTS = {"release": ("release.arrow", "manifest.json")}
 """Everything that a hospital may send."""
+
+OVERTRAINING = 5
+"""Times as often as in its training, a generator is shown each image until it copies."""
 
 SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
 """In a simulation a site's models are also scored at the other sites."""
@@ -144,6 +153,20 @@ class SiteStages(Party):
             seed=self.seed("generator"),
         )
 
+    async def overtrain_generator(self, prepared: Artifact) -> Artifact:
+        """Train the generator on a few images until it copies them, to test the filter."""
+        experiment = self.experiment
+        shown = OVERTRAINING * experiment.budget.generator.images_shown_per_image
+        return await self.run(
+            RELEASE,
+            overtrain_generator,
+            prepared=prepared,
+            generator=experiment.generator.model_dump(),
+            images_shown=COPIED_IMAGES * shown,
+            precision=experiment.precision,
+            seed=self.seed("copies"),
+        )
+
     async def train_local(self, prepared: Artifact) -> Artifact:
         """Train the site's own nnU-Net."""
         return await self.train("local", prepared, self.experiment.budget.unet.epochs)
@@ -195,6 +218,7 @@ class SiteStages(Party):
             synthesise,
             **local.inputs(),
             choice=choice,
+            copies=await self.overtrain_generator(local.prepared),
             quota=images,
             percentile=self.experiment.threshold_percentile,
             max_rejection_rate=self.experiment.gate.max_rejection_rate,

@@ -15,7 +15,8 @@ GONE = ("failed", "late", "withdrawn")
 """Outcomes of sites that left the run. Others withheld, or were refused, and took part without."""
 
 _FOR_THE_RELEASE = (
-    "train_generator", "choose_snapshot", "synthesise", "audit", "release", "quality_card",
+    "train_generator", "choose_snapshot", "overtrain_generator", "synthesise", "audit", "release",
+    "quality_card",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ _STAGES = {
     "prepare": "planning nnU-Net",
     "train_generator": "training the generator",
     "choose_snapshot": "choosing the snapshot",
+    "overtrain_generator": "making copies to test the filter",
     "quality_card": "measuring quality",
     "synthesise": "sampling and filtering",
     "audit": "auditing the samples",

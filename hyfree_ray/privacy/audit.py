@@ -276,8 +276,10 @@ def privacy_card(
         rejects_of_honest_images=filtered["percentile"] / 100,
         self_test=self_test,
         planted_leaks={name: self_test[name][UNION] for name in PLANTED},
-        copy_recall={
-            "altered": round(float(np.mean([one[UNION] for one in self_test.values()])), 2)
+        copy_recall={kind: round(one["stopped"], 2) for kind, one in filtered["copies"].items()},
+        copy_recall_over_seeds={
+            kind: [round(one[bound], 2) for bound in ("lowest", "highest")]
+            for kind, one in filtered["copies"].items()
         },
         findings=audit.release.findings,
         history=History(

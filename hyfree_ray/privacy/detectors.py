@@ -1,206 +1,237 @@
-"""Three detectors of copies: by features, by pixels, by structure.
+"""Detectors of copies: by features, and by textures that are laid over each other.
 
-Each compares with every training image as it is, mirrored, and shifted by up to `SHIFT` pixels,
-because generators reproduce images slightly out of place. The distance that counts as near is
-calibrated on the site's own patients (see `memorization`), not here.
+A detector measures several distances from a sample to the training images. Some are absolute; some
+are relative: over the distance to the nearest image of any *other* patient. A rare patient lies far
+from all others, and what is a copy of that patient may lie further away than two typical patients
+do from each other; relative to its surroundings it is as near as any copy. The distance that counts
+as near is calibrated on the site's own patients (see `memorization`), not here.
 
-Shapes: N and M images, C channels, H height, W width, F features, V variants, B blocks, P pixels, Q
-= P + 2.
+Shapes: N samples, M training images, K candidates, D distances, F features, P patches, C channels,
+H height, W width.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-SHIFT = 3
-"""Pixels by which copies are shifted."""
-
-GRID = 32
-"""Pixels of the longer side on the working grid of the pixel measures."""
-
-BLOCK = 8
-"""Side of the windows in which structure is compared, on the working grid."""
-
-QUERY_BATCH = 64
-"""Images compared at a time, to bound memory."""
+from hyfree_ray.privacy.patch_matching import Matches, match
+from hyfree_ray.privacy.pose_search import FULL_SIDE, QUERY_BATCH, PoseSearch
+from hyfree_ray.privacy.texture import channel_weights, one_channel
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """images_NCHW in [-1, 1] to features_NF of length 1."""
 
-Shifts = tuple[tuple[int, int], ...]
-
-FEATURE_SHIFTS: Shifts = ((0, 0), (-SHIFT, 0), (SHIFT, 0), (0, -SHIFT), (0, SHIFT))
-"""Shifts (down, right) for features, which hardly change over a pixel."""
+FAR = 2.0
+"""The distance of what cannot be compared."""
 
 
-def pixel_shifts(height: int, width: int) -> Shifts:
-    """Return shifts for pixel measures: each up to `SHIFT` is within half a grid pixel of one of
-    them."""
-    stride = max(1, max(height, width) // GRID // 2)
-    one_way = {0, *range(SHIFT, 0, -stride)}
-    reach = sorted(one_way | {-step for step in one_way})
-    return tuple(sorted(itertools.product(reach, repeat=2), key=any))  # (0, 0) comes first
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """The nearest training image of each sample, by each of a detector's distances."""
+
+    distance_ND: np.ndarray
+    index_ND: np.ndarray
 
 
-def variants(images_NCHW: np.ndarray, steps: Shifts) -> Iterator[np.ndarray]:
-    """Yield the images, mirrored on either axis and on both, each shifted by each of `steps`.
+class Detector(Protocol):
+    """Distances to the training images that it was fitted to."""
 
-    Yields:
-        4 x len(steps) arrays of the input's shape; the first is the input where the first step
-        is (0, 0). Shifts repeat the edge.
-    """
-    pad = ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT))
-    height, width = images_NCHW.shape[2:]
-    for rows, columns in itertools.product((1, -1), repeat=2):
-        mirrored = images_NCHW[..., ::rows, ::columns]
-        padded = np.pad(mirrored, pad, mode="edge")
-        for down, right in steps:
-            top, left = SHIFT - down, SHIFT - right
-            yield np.ascontiguousarray(padded[..., top : top + height, left : left + width])
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The distances' names on the card."""
+
+    def nearest(self, images_NCHW: np.ndarray, patients_N: np.ndarray | None = None) -> Nearest:
+        """Find the nearest training images of samples in [-1, 1].
+
+        Args:
+            images_NCHW: of the training images' size.
+            patients_N: a patient for each sample, whose training images are left out.
+        """
 
 
 class Measure(Protocol):
-    """A distance between images: 0 for the same image, whatever its unit."""
+    """What a detector is made from."""
 
-    @property
-    def name(self) -> str:
-        """Name on the card."""
-
-    def steps(self, height: int, width: int) -> Shifts:
-        """Return the shifts in which training images of this size are compared."""
-
-    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
-        """Return descriptions to compare, one row per image, of images in [-1, 1]."""
-
-    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
-        """Return distances_NM between two sets of descriptions."""
+    def fit(self, images_MCHW: np.ndarray, patients_M: np.ndarray) -> Detector:
+        """Describe the training images, in [-1, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Euclidean distance between an embedder's features, as in Chebykin et al. 2024."""
+    """Euclidean distance between an embedder's features, as in Chebykin et al. 2024.
 
-    embed: Embed
-    name: str = "features"
-
-    def steps(self, height: int, width: int) -> Shifts:  # noqa: ARG002
-        """Return the same shifts for any size."""
-        return FEATURE_SHIFTS
-
-    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
-        """Return features_NF."""
-        return torch.from_numpy(np.ascontiguousarray(self.embed(images_NCHW), np.float32))
-
-    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
-        """Return Euclidean distances_NM, 0 to 2."""
-        return (2 - 2 * query_N @ known_M.T).clamp_min(0).sqrt()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Correlation:
-    """1 - Pearson's correlation of pixels: blind to an image's brightness and contrast."""
-
-    name: str = "correlation"
-
-    def steps(self, height: int, width: int) -> Shifts:
-        """Return shifts as dense as the grid can resolve."""
-        return pixel_shifts(height, width)
-
-    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
-        """Return pixels_NP, each row of mean 0 in every channel and of length 1."""
-        grid_NCHW = on_grid(images_NCHW)
-        centred = grid_NCHW - grid_NCHW.mean(dim=(2, 3), keepdim=True)
-        return torch.nn.functional.normalize(centred.flatten(1), dim=1)
-
-    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
-        """Return 1 - correlation_NM, 0 to 2."""
-        return (1 - query_N @ known_M.T).clamp_min(0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Structure:
-    """1 - SSIM (Wang et al. 2004, equation 13) over blocks, with brightness and contrast equalised.
-
-    Every part of an image has the same weight, whereas the strongest contrasts dominate a
-    correlation.
+    Training images are also compared mirrored, on either axis and on both.
     """
 
-    name: str = "structure"
+    embed: Embed
 
-    def steps(self, height: int, width: int) -> Shifts:
-        """Return shifts as dense as the grid can resolve."""
-        return pixel_shifts(height, width)
-
-    def describe(self, images_NCHW: np.ndarray) -> torch.Tensor:
-        """Return blocks_NBQ of images whose channels have mean 0 and deviation 1: for each block
-        its P pixels minus their mean, that mean, and their variance."""
-        grid_NCHW = on_grid(images_NCHW)
-        deviation, mean = torch.std_mean(grid_NCHW, dim=(2, 3), keepdim=True)
-        standard = (grid_NCHW - mean) / deviation.clamp_min(1e-6)
-        blocks = standard.unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
-        pixels_NBP = blocks.flatten(4).flatten(1, 3)
-        spread_NB1, mean_NB1 = torch.var_mean(pixels_NBP, dim=2, correction=0, keepdim=True)
-        return torch.cat((pixels_NBP - mean_NB1, mean_NB1, spread_NB1), dim=2)
-
-    def distances(self, query_N: torch.Tensor, known_M: torch.Tensor) -> torch.Tensor:
-        """Return 1 - SSIM_NM, 0 to 2."""
-        # Four deviations stand for the range of values that the paper's constants refer to.
-        flat_mean, flat_contrast = (torch.full((1, 1, 1), (k * 4) ** 2) for k in (0.01, 0.03))
-        parts = [BLOCK**2, 1, 1]
-        of_query, mean_BN1, spread_BN1 = torch.split(query_N.transpose(0, 1), parts, dim=2)
-        of_known, mean_BM1, spread_BM1 = torch.split(known_M.transpose(0, 1), parts, dim=2)
-        # This runs for every variant, and passes over N x M arrays dominate its time: a sum that
-        # is part of a matrix product takes none, and (a + b)(c + d) is a product of rank 4.
-        above_BNM = torch.baddbmm(
-            flat_contrast, of_query, of_known.transpose(1, 2), alpha=2 / BLOCK**2
+    def fit(self, images_MCHW: np.ndarray, patients_M: np.ndarray) -> FeatureDetector:
+        """Embed the training images, each in four forms."""
+        forms_V = [images_MCHW[..., ::down, ::across] for down in (1, -1) for across in (1, -1)]
+        return FeatureDetector(
+            embed=self.embed,
+            known_VMF=np.stack([self.embed(np.ascontiguousarray(form)) for form in forms_V]),
+            patients_M=patients_M,
         )
-        above_BNM.mul_(torch.baddbmm(flat_mean, mean_BN1, mean_BM1.transpose(1, 2), alpha=2))
-        a, b = mean_BN1**2 + flat_mean, mean_BM1**2
-        c, d = spread_BN1 + flat_contrast, spread_BM1
-        left_BN4 = torch.cat((a * c, a, c, torch.ones_like(a)), dim=2)
-        right_BM4 = torch.cat((torch.ones_like(b), d, b, b * d), dim=2)
-        above_BNM.div_(torch.bmm(left_BN4, right_BM4.transpose(1, 2)))
-        return (1 - above_BNM.mean(dim=0)).clamp_min(0)
-
-
-def on_grid(images_NCHW: np.ndarray) -> torch.Tensor:
-    """Resize the images to `GRID` pixels along the longer side, in their proportions."""
-    height, width = images_NCHW.shape[2:]
-    scale = GRID / max(height, width)
-    # Whole blocks, so that no part of an image is left out.
-    size = tuple(max(1, round(side * scale / BLOCK)) * BLOCK for side in (height, width))
-    images = torch.from_numpy(np.ascontiguousarray(images_NCHW, np.float32))
-    return torch.nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detector:
-    """A measure with the training images that it compares with."""
+class FeatureDetector:
+    """Features of the training images to compare with."""
 
-    measure: Measure
-    known_V: tuple[torch.Tensor, ...]
-    """Descriptions of each variant of all M training images."""
+    embed: Embed
+    known_VMF: np.ndarray
+    patients_M: np.ndarray
+    names: tuple[str, ...] = ("features", "features, relative")
 
-    @classmethod
-    def fit(cls, measure: Measure, images_NCHW: np.ndarray) -> Detector:
-        """Describe the training images in all variants."""
-        steps = measure.steps(*images_NCHW.shape[2:])
-        known_V = tuple(measure.describe(variant) for variant in variants(images_NCHW, steps))
-        return cls(measure=measure, known_V=known_V)
+    def nearest(self, images_NCHW: np.ndarray, patients_N: np.ndarray | None = None) -> Nearest:
+        """Find the nearest by features and by features relative to other patients."""
+        query_NF = self.embed(images_NCHW)
+        distance, index = [], []
+        for start in range(0, len(query_NF), QUERY_BATCH):
+            part = slice(start, start + QUERY_BATCH)
+            square_NM = np.min(
+                [2 - 2 * query_NF[part] @ known_MF.T for known_MF in self.known_VMF], axis=0
+            )
+            distance_NM = np.sqrt(np.maximum(square_NM, 0))
+            if patients_N is not None:
+                distance_NM[patients_N[part, None] == self.patients_M] = FAR
+            both_ND, at_N = absolute_and_relative(distance_NM, self.patients_M)
+            distance.append(both_ND)
+            index.append(np.stack((at_N, at_N), axis=1))
+        return Nearest(distance_ND=np.concatenate(distance), index_ND=np.concatenate(index))
 
-    def distances(self, images_NCHW: np.ndarray) -> np.ndarray:
-        """Return distances_NM to each training image, in its nearest variant."""
-        parts = []
+
+def absolute_and_relative(
+    distance_NM: np.ndarray, patients_M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance to the nearest image, and that over the distance to the nearest one of
+    another patient (1 where there is no other), and the nearest image's index_N."""
+    at_N = distance_NM.argmin(axis=1)
+    nearest_N = distance_NM[np.arange(len(at_N)), at_N]
+    other_NM = np.where(patients_M[at_N][:, None] == patients_M, FAR, distance_NM)
+    other_N = other_NM.min(axis=1)
+    relative_N = np.where(other_N < FAR, nearest_N / np.maximum(other_N, 1e-6), 1.0)
+    return np.stack((nearest_N, relative_N), axis=1), at_N
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """What is left between a sample and a training image once one is laid over the other.
+
+    1 - correlation of textures, patch by patch, over that of the same patch with other patients'
+    images: of the whole image, of its best contiguous half, and of the better half of its patches
+    wherever they are, for a copy of half a patient is a copy.
+    """
+
+    def fit(self, images_MCHW: np.ndarray, patients_M: np.ndarray) -> RegisteringDetector:
+        """Keep the training images' brightness, `FULL_SIDE` pixels along the longer side."""
+        weights_C = channel_weights(images_MCHW)
+        known_M1hw = one_channel(images_MCHW, weights_C, FULL_SIDE)
+        return RegisteringDetector(
+            search=PoseSearch(known_M1hw), patients_M=patients_M, weights_C=weights_C
+        )
+
+
+NAMES = ("whole", "half", "patches")
+
+OTHER_RANK = 2
+"""A patch is compared with the second best match among other patients' images: one of these may
+hold the same picture, or be the other part of a blend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteringDetector:
+    """Training images that samples are laid over."""
+
+    search: PoseSearch
+    patients_M: np.ndarray
+    weights_C: np.ndarray
+    names: tuple[str, ...] = NAMES
+
+    def nearest(self, images_NCHW: np.ndarray, patients_N: np.ndarray | None = None) -> Nearest:
+        """Find the nearest by each of `names`."""
+        patients_M = torch.from_numpy(self.patients_M)
+        distance, index = [], []
         for start in range(0, len(images_NCHW), QUERY_BATCH):
-            query_N = self.measure.describe(images_NCHW[start : start + QUERY_BATCH])
-            nearest_NM = self.measure.distances(query_N, self.known_V[0])
-            for known_M in self.known_V[1:]:
-                torch.minimum(nearest_NM, self.measure.distances(query_N, known_M), out=nearest_NM)
-            parts.append(nearest_NM.numpy())
-        return np.concatenate(parts)
+            part = slice(start, start + QUERY_BATCH)
+            samples_N1hw = one_channel(images_NCHW[part], self.weights_C, FULL_SIDE)
+            excluded_NM = None
+            if patients_N is not None:
+                excluded_NM = torch.from_numpy(patients_N[part, None] == self.patients_M)
+            found = self.search(samples_N1hw, excluded_NM)
+            matches = match(samples_N1hw, self.search.images_M1hw, found)
+            distance_DNK = part_distances(matches, patients_M[found.known_K], len(samples_N1hw))
+            known_NK = found.known_K.view(len(samples_N1hw), -1)
+            if excluded_NM is not None:
+                distance_DNK = distance_DNK.masked_fill(excluded_NM.gather(1, known_NK), FAR)
+            lowest_DN, at_DN = distance_DNK.min(dim=2)
+            distance.append(lowest_DN.T.numpy())
+            index.append(known_NK.gather(1, at_DN.T).numpy())
+        return Nearest(distance_ND=np.concatenate(distance), index_ND=np.concatenate(index))
+
+
+def part_distances(matches: Matches, patients_K: torch.Tensor, samples: int) -> torch.Tensor:
+    """Return distances_DNK of each sample's candidates, in the order of `NAMES`.
+
+    1 is what a patient is expected at who was not trained on.
+    """
+    count, patches = matches.correlation_KP.shape
+    shape = (matches.rows, patches // matches.rows)
+    off_KP = 1 - matches.correlation_KP
+    other_KP = _others(off_KP.view(samples, -1, patches), patients_K.view(samples, -1))
+    weight_KP = matches.weight_KP
+    found = [
+        torch.stack(
+            [
+                _lowest(off_KP * weight_KP, other_KP * weight_KP, weight_KP, shape, one)
+                for one in sizes
+            ]
+        )
+        .min(dim=0)
+        .values
+        for sizes in ((shape,), _halves(shape))
+    ]
+    ratio_KP = (off_KP / other_KP).clamp(0.01, FAR).log()
+    lowest_KP = ratio_KP.sort(dim=1).values[:, : patches // 2]
+    found.append(lowest_KP.mean(dim=1).exp())
+    return torch.stack(found).view(len(NAMES), samples, count // samples)
+
+
+def _others(off_NKP: torch.Tensor, patients_NK: torch.Tensor) -> torch.Tensor:
+    """Return, by candidate and patch, a low 1 - correlation among other patients' candidates."""
+    rank = min(OTHER_RANK, off_NKP.shape[1])
+    other = []
+    for index in range(off_NKP.shape[1]):
+        mine_NK = patients_NK == patients_NK[:, index : index + 1]
+        theirs_NKP = off_NKP.masked_fill(mine_NK[:, :, None], 1.0)
+        other.append(theirs_NKP.kthvalue(rank, dim=1).values)
+    return torch.stack(other, dim=1).flatten(0, 1).clamp_min(0.005)
+
+
+def _halves(shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return windows of patches that lie within half an image: patches at its seam are mixed."""
+    rows, columns = shape
+    return (rows, max(1, round(0.4 * columns))), (max(1, round(0.4 * rows)), columns)
+
+
+def _lowest(
+    above_KP: torch.Tensor,
+    below_KP: torch.Tensor,
+    weight_KP: torch.Tensor,
+    shape: tuple[int, int],
+    window: tuple[int, int],
+) -> torch.Tensor:
+    """Return the lowest ratio_K of sums over windows of patches that hold enough texture."""
+    above, below, weight = (
+        functional.avg_pool2d(values_KP.view(-1, 1, *shape), window, 1).flatten(1)
+        for values_KP in (above_KP, below_KP, weight_KP)
+    )
+    enough = weight > 0.5 * weight_KP.mean(dim=1, keepdim=True)
+    return torch.where(enough, above / below.clamp_min(1e-6), FAR).min(dim=1).values

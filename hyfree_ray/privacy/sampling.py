@@ -14,6 +14,9 @@ import numpy.typing as npt
 from hyfree_ray.border.release import repeated_rows
 from hyfree_ray.privacy.memorization import MemorisationFilter
 
+JUDGED = 256
+"""Samples that the filter judges at a time: it poses all training images anew for each batch."""
+
 MAX_DRAWS_PER_IMAGE = 4
 """Samples drawn at most for each image of the quota, rejected ones included."""
 
@@ -113,7 +116,8 @@ def draw_until(
         if drawn:
             # Later rounds only replace rejected samples, at the rate seen so far.
             requested = min(quota, int((quota - count) * drawn / count) + 1)
-        for batch_NCHW in draw(drawn, min(requested, MAX_DRAWS_PER_IMAGE * quota - drawn)):
+        asked = min(requested, MAX_DRAWS_PER_IMAGE * quota - drawn)
+        for batch_NCHW in _joined(draw(drawn, asked)):
             stored_NCHW = quantise(batch_NCHW, dtype)
             shown_NCHW = restore(stored_NCHW)
             judged = rule.judge(shown_NCHW)
@@ -141,3 +145,15 @@ def draw_until(
         nearest_sample_NCHW=np.stack([shown for _, _, shown in nearest]),
         nearest_real_N=np.array([real for _, real, _ in nearest]),
     )
+
+
+def _joined(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Join small batches into such of at least `JUDGED` images; the last may hold fewer."""
+    waiting: list[np.ndarray] = []
+    for batch_NCHW in batches:
+        waiting.append(batch_NCHW)
+        if sum(map(len, waiting)) >= JUDGED:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)

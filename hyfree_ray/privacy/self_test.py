@@ -1,140 +1,172 @@
-"""The filter's self-test: does it stop the site's own training images, altered, as samples?
+"""The filter's self-test: does it stop copies of the site's own training images, as samples?
 
-Shapes: N images, C channels, H height, W width.
+Copies are of two kinds. Real images that were altered are what an attack on a filter is usually
+tried with; near copies that a generator makes itself are what filters miss (2510.01793). The latter
+come from a generator that was trained on a few images until it copies them. Which of its samples
+are copies is decided by their pixels alone, after a search over small shifts, and not by any
+detector under test.
+
+Shapes: N samples, M training images, K images that the copying generator was trained on, C
+channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.fft import dctn, idctn
-from scipy.ndimage import affine_transform, rotate
 
 from hyfree_ray.border.privacy_card import UNION
-from hyfree_ray.privacy.detectors import SHIFT
-from hyfree_ray.privacy.memorization import MemorisationFilter
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.privacy.alterations import ALTERATIONS, shifted
+from hyfree_ray.privacy.memorization import Judgement, MemorisationFilter
 
-MAX_IMAGES = 100
-"""Maximum number of training images that are tried."""
+REPEATS = 3
+"""Times that the test is repeated, each with a seed of its own."""
 
-Alter = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+MAX_IMAGES = 2
+"""Training images that are tried for each alteration and repeat."""
 
-# The luminance table of ITU T.81 (JPEG), annex K: the divisors at quality 50.
-_JPEG_TABLE = np.array(
-    [
-        [16, 11, 10, 16, 24, 40, 51, 61],
-        [12, 12, 14, 19, 26, 58, 60, 55],
-        [14, 13, 16, 24, 40, 57, 69, 56],
-        [14, 17, 22, 29, 51, 87, 80, 62],
-        [18, 22, 37, 56, 68, 109, 103, 77],
-        [24, 35, 55, 64, 81, 104, 113, 92],
-        [49, 64, 78, 87, 103, 121, 120, 101],
-        [72, 92, 95, 98, 112, 100, 103, 99],
-    ]
-)
+COPY_CORRELATION = 0.9
+"""Correlation of pixels from which a sample of the copying generator may be a copy. Where other
+patients are as much alike, it has to be higher than any of theirs."""
 
 
-def shifted(images_NCHW: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Shift the images by whole pixels, repeating their edge."""
-    height, width = images_NCHW.shape[2:]
-    reach = max(abs(down), abs(right))
-    padded = np.pad(images_NCHW, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
-    top, left = reach - down, reach - right
-    return padded[..., top : top + height, left : left + width]
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """Shares of copies that the filter stops."""
 
+    by_name: Mapping[str, float]
+    """Detector (and `UNION`) -> share."""
+    by_repeat: tuple[float, ...]
+    """Share that all of them together stop, in each repeat."""
+    copies: int
 
-def jpeg(images_NCHW: np.ndarray) -> np.ndarray:
-    """Apply JPEG's loss at quality 50, per channel: quantised cosines of blocks of 8 x 8."""
-    height, width = images_NCHW.shape[2:]
-    pad = ((0, 0), (0, 0), (0, -height % 8), (0, -width % 8))
-    padded = np.pad(images_NCHW * 127.5, pad, mode="edge")
-    count, channels, tall, wide = padded.shape
-    blocks = padded.reshape(count, channels, tall // 8, 8, wide // 8, 8)
-    cosines = np.rint(dctn(blocks, axes=(3, 5), norm="ortho") / _JPEG_TABLE[:, None, :])
-    restored = idctn(cosines * _JPEG_TABLE[:, None, :], axes=(3, 5), norm="ortho")
-    altered: np.ndarray = restored.reshape(padded.shape)[..., :height, :width] / 127.5
-    return altered
-
-
-def jittered(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Randomly mirror, shift and change brightness and contrast of each image, and add noise."""
-    parts = []
-    for image_1CHW in np.split(images_NCHW, len(images_NCHW)):
-        down, right = rng.integers(-SHIFT, SHIFT + 1, 2)
-        mirrored = image_1CHW[..., ::-1] if rng.random() < 0.5 else image_1CHW
-        contrast, brightness = rng.uniform(0.9, 1.1), rng.uniform(-0.1, 0.1)
-        parts.append(shifted(mirrored, int(down), int(right)) * contrast + brightness)
-    moved = np.concatenate(parts)
-    return moved + rng.normal(0, 0.02, moved.shape)
-
-
-def blended(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blend a fifth of another image into each."""
-    others = (np.arange(len(images_NCHW)) + rng.integers(1, len(images_NCHW))) % len(images_NCHW)
-    mixed: np.ndarray = 0.8 * images_NCHW + 0.2 * images_NCHW[others]
-    return mixed
-
-
-def rotated(images_NCHW: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotate the images about their centre, repeating their edge."""
-    turned: np.ndarray = rotate(
-        images_NCHW, degrees, axes=(3, 2), reshape=False, order=1, mode="nearest"
-    )
-    return turned
-
-
-def cropped(images_NCHW: np.ndarray, share: float) -> np.ndarray:
-    """Crop that share of height and width and resize to the former size."""
-    scale = 1 - share
-    middle = (np.array(images_NCHW.shape[2:]) - 1) / 2
-    larger: np.ndarray = affine_transform(
-        images_NCHW,
-        np.array([1, 1, scale, scale]),
-        offset=(0, 0, *(middle * share)),
-        order=1,
-        mode="nearest",
-    )
-    return larger
-
-
-ALTERATIONS: Mapping[str, Alter] = {
-    "exact": lambda images, rng: images,
-    "mirrored": lambda images, rng: images[..., ::-1],
-    "mirrored upside down": lambda images, rng: images[..., ::-1, :],
-    "turned by 180 degrees": lambda images, rng: images[..., ::-1, ::-1],
-    "shifted by 2 pixels": lambda images, rng: shifted(images, 2, -2),
-    "brightness +10 %": lambda images, rng: images + 0.2,
-    "brightness -10 %": lambda images, rng: images - 0.2,
-    "contrast +10 %": lambda images, rng: images * 1.1,
-    "contrast -10 %": lambda images, rng: images * 0.9,
-    "noise of 2 %": lambda images, rng: images + rng.normal(0, 0.04, images.shape),
-    "JPEG quality 50": lambda images, rng: jpeg(images),
-    "jittered": jittered,
-    "blended 80:20": blended,
-    "rotated by 5 degrees": lambda images, rng: rotated(images, 5),
-    "cropped by 10 %": lambda images, rng: cropped(images, 0.1),
-}
-"""Images in [-1, 1], whose range is 2: +10 % is 0.2."""
+    def values(self) -> dict[str, Any]:
+        """Return JSON."""
+        return {
+            "stopped": self.by_name[UNION],
+            "lowest": min(self.by_repeat),
+            "highest": max(self.by_repeat),
+            "copies": self.copies,
+        }
 
 
 def self_test(
-    rule: MemorisationFilter, images_NCHW: np.ndarray, *, seed: int
-) -> dict[str, dict[str, float]]:
-    """Measure recall at the thresholds: alteration -> detector (and `UNION`) -> share that is
-    stopped.
+    rule: MemorisationFilter, images_MCHW: np.ndarray, patients_M: np.ndarray, *, seed: int
+) -> tuple[dict[str, dict[str, float]], Recall]:
+    """Measure recall at the thresholds for altered training images.
 
     Args:
         rule: the site's filter.
-        images_NCHW: the training images that it knows, at least two.
-        seed: seed of the random alterations and of the choice of images.
+        images_MCHW: the training images that it knows.
+        patients_M: whose they are; at least two patients.
+        seed: seed of the alterations and of the choice of images.
+
+    Returns:
+        Alteration -> detector (and `UNION`) -> share that is stopped; and the recall for all.
     """
-    rng = np.random.default_rng(seed)
-    tried = rng.permutation(len(images_NCHW))[:MAX_IMAGES]
+    tried = [
+        _altered(images_MCHW, patients_M, seed=seed_of(seed, "repeat", repeat))
+        for repeat in range(REPEATS)
+    ]
+    count = len(next(iter(tried[0].values())))
+    together = rule.judge(np.concatenate([one for by_name in tried for one in by_name.values()]))
+    size = len(ALTERATIONS) * count
+    judged = [
+        _part(together, slice(repeat * size, (repeat + 1) * size)) for repeat in range(REPEATS)
+    ]
     recall = {}
+    for index, name in enumerate(ALTERATIONS):
+        part = slice(index * count, (index + 1) * count)
+        recall[name] = _shares(rule, [_part(one, part) for one in judged])
+    return recall, _recall(rule, judged)
+
+
+def generated_recall(
+    rule: MemorisationFilter,
+    samples_NCHW: np.ndarray,
+    copied_KCHW: np.ndarray,
+    others_MCHW: np.ndarray,
+) -> Recall | None:
+    """Measure recall for the copies among the samples of a generator that copies.
+
+    Args:
+        rule: the site's filter; it knows the images that the generator was trained on.
+        samples_NCHW: in [-1, 1]; in the order of drawing they are parted into repeats.
+        copied_KCHW: the images that it was trained on.
+        others_MCHW: real images of other patients, which are no copies of these.
+
+    Returns:
+        None if the generator made fewer copies than there are repeats: nothing was measured.
+    """
+    by_chance = float(copy_correlation(others_MCHW, copied_KCHW).max(initial=-1))
+    correlation_N = copy_correlation(samples_NCHW, copied_KCHW)
+    copies_NCHW = samples_NCHW[(correlation_N >= COPY_CORRELATION) & (correlation_N > by_chance)]
+    if len(copies_NCHW) < REPEATS:
+        return None
+    judged = rule.judge(copies_NCHW)
+    parts = np.array_split(np.arange(len(copies_NCHW)), REPEATS)
+    return _recall(rule, [_part(judged, part) for part in parts])
+
+
+def copy_correlation(samples_NCHW: np.ndarray, real_KCHW: np.ndarray) -> np.ndarray:
+    """Return correlation_N of each sample's pixels with those of the real image that it is most
+    like, in any of four mirrorings, shifted by up to a thirty-second of the image."""
+    step = np.arange(-2, 3) / 64
+    query_NP = _standardised(samples_NCHW)
+    best_N = np.full(len(samples_NCHW), -1.0)
+    for down in step:
+        for right in step:
+            moved_KCHW = shifted(real_KCHW, down, right)
+            for rows in (1, -1):
+                for columns in (1, -1):
+                    known_KP = _standardised(moved_KCHW[..., ::rows, ::columns])
+                    best_N = np.maximum(best_N, (query_NP @ known_KP.T).max(axis=1))
+    return best_N
+
+
+def _standardised(images_NCHW: np.ndarray) -> np.ndarray:
+    flat_NP = images_NCHW.reshape(len(images_NCHW), -1).astype(np.float64)
+    centred_NP = flat_NP - flat_NP.mean(axis=1, keepdims=True)
+    unit_NP: np.ndarray = centred_NP / np.maximum(
+        np.linalg.norm(centred_NP, axis=1, keepdims=True), 1e-9
+    )
+    return unit_NP
+
+
+def _altered(
+    images_MCHW: np.ndarray, patients_M: np.ndarray, *, seed: int
+) -> dict[str, np.ndarray]:
+    """Alter some training images in every way, each way others."""
+    rng = np.random.default_rng(seed)
+    found = {}
     for name, alter in ALTERATIONS.items():
-        altered = np.clip(alter(images_NCHW[tried], rng), -1, 1).astype(np.float32)
-        judged = rule.judge(altered)
-        shares = dict(zip(rule.names, judged.copied_ND.mean(axis=0).tolist(), strict=True))
-        recall[name] = shares | {UNION: float(judged.copied_N.mean())}
-    return recall
+        chosen_N = rng.permutation(len(images_MCHW))[:MAX_IMAGES]
+        other_N = [
+            rng.choice(np.flatnonzero(patients_M != patient)) for patient in patients_M[chosen_N]
+        ]
+        altered_NCHW = alter(images_MCHW[chosen_N], images_MCHW[other_N], rng)
+        found[name] = np.clip(altered_NCHW, -1, 1).astype(np.float32)
+    return found
+
+
+def _part(judged: Judgement, part: slice | np.ndarray) -> Judgement:
+    return Judgement(nearness_ND=judged.nearness_ND[part], nearest_ND=judged.nearest_ND[part])
+
+
+def _shares(rule: MemorisationFilter, judged: list[Judgement]) -> dict[str, float]:
+    """Return the share that is stopped by each detector, and by any."""
+    copied_ND = np.concatenate([one.copied_ND for one in judged])
+    shares = dict(zip(rule.names, copied_ND.mean(axis=0).tolist(), strict=True))
+    return shares | {UNION: float(copied_ND.any(axis=1).mean())}
+
+
+def _recall(rule: MemorisationFilter, judged: list[Judgement]) -> Recall:
+    return Recall(
+        by_name=_shares(rule, judged),
+        by_repeat=tuple(float(one.copied_N.mean()) for one in judged),
+        copies=sum(len(one.copied_N) for one in judged),
+    )

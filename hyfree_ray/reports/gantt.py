@@ -11,7 +11,7 @@ from hyfree_ray.reports.figures import Theme, new_figure, shorten
 from hyfree_ray.results.timeline import Event
 
 _KINDS = (
-    ("generator", ("train_generator", "choose_snapshot")),
+    ("generator", ("train_generator", "choose_snapshot", "overtrain_generator")),
     ("release", ("synthesise", "audit", "release", "quality_card", "check_release")),
     ("plans and data", ("prepare", "pool_releases", "draw_phantom")),
     ("scoring", ("score",)),

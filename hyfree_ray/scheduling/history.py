@@ -25,17 +25,22 @@ CPU_FACTOR = 150.0
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
 
-_LIKE = {"train_general": "train_segmenter", "train_fedavg": "train_segmenter"}
+_LIKE = {
+    "train_general": "train_segmenter",
+    "train_fedavg": "train_segmenter",
+    "overtrain_generator": "train_generator",
+}
 """Trainings of networks like the sites' own: how fast those are tells how fast these will be."""
 
 _ITERATIONS = ("train_segmenter", "train_general", "train_fedavg")
+_IMAGES = ("train_generator", "overtrain_generator")
 
 
 def work_of(stage: str, params: Mapping[str, Any]) -> float:
     """Count a stage's work in its own units: iterations, images shown, images sampled."""
     if stage in _ITERATIONS:
         return float(params["epochs"] * params["iterations"])
-    if stage == "train_generator":
+    if stage in _IMAGES:
         return float(params["images_shown"])
     return float(params.get("quota", 1))
 
@@ -146,7 +151,7 @@ def expected_seconds(
             found[step.key] = known[0] * work
         elif step.stage in _ITERATIONS:
             found[step.key] = work * GPU_SECONDS_AN_ITERATION * factor
-        elif step.stage == "train_generator":
+        elif step.stage in _IMAGES:
             found[step.key] = work * GPU_SECONDS_AN_IMAGE * factor
         else:
             found[step.key] = OTHER_SECONDS

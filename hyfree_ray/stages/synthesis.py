@@ -26,7 +26,7 @@ MASKS = "masks.npy"
 """Label values_NHW of `accepted.npy`, where the generator drew them."""
 
 
-@stage(version=7, device=True)
+@stage(version=8, device=True)
 def synthesise(
     context: Context,
     *,
@@ -34,6 +34,7 @@ def synthesise(
     segmenter: Folder,
     prepared: Folder,
     choice: Folder,
+    copies: Folder,
     quota: int,
     percentile: float,
     max_rejection_rate: float,
@@ -52,7 +53,6 @@ def synthesise(
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.privacy.sampling import draw_until
-    from hyfree_ray.privacy.self_test import self_test
 
     view = GeneratorView.load(prepared / "view.npz")
     embed = load_embedder(
@@ -63,7 +63,7 @@ def synthesise(
         device=context.device,
     )
     rule = _calibrated(view, embed, percentile)
-    recall = self_test(rule, view.images_NCHW[view.training_N], seed=seed_of(seed, "self-test"))
+    tested = _self_tested(rule, view, copies, seed=seed_of(seed, "self-test"))
     masks: list[np.ndarray] = []
     drawn = draw_until(
         quota,
@@ -88,22 +88,51 @@ def synthesise(
         "rejected_by": drawn.rejected_by,
         "calibration_rejected_share": rule.calibration_rejected,
         **_held_out(rule, view),
-        "self_test": recall,
+        **tested,
         "guarantee": read_result(generator).get("guarantee"),
     }
 
 
 def _calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
-    """Calibrate the memorisation filter: three detectors, thresholds from training images."""
-    from hyfree_ray.privacy.detectors import Correlation, Features, Structure
+    """Calibrate the memorisation filter: two detectors, thresholds from training images."""
+    from hyfree_ray.privacy.detectors import Features, Registration
     from hyfree_ray.privacy.memorization import MemorisationFilter
 
     return MemorisationFilter.calibrate(
         view.images_NCHW[view.training_N],
         view.patients_N[view.training_N],
-        [Features(embed=embed), Correlation(), Structure()],
+        [Features(embed=embed), Registration()],
         percentile=percentile,
     )
+
+
+def _self_tested(
+    rule: MemorisationFilter, view: GeneratorView, copies: Folder, *, seed: int
+) -> dict[str, Any]:
+    """Test the filter on copies of training images: altered ones, and those of a generator."""
+    import numpy as np
+
+    from hyfree_ray.privacy.sampling import quantise, restore
+    from hyfree_ray.privacy.self_test import generated_recall, self_test
+    from hyfree_ray.stages.training import COPIES
+
+    real_NCHW, patients_N = view.images_NCHW[view.training_N], view.patients_N[view.training_N]
+    by_alteration, altered = self_test(rule, real_NCHW, patients_N, seed=seed)
+    copied_K = read_result(copies)["copied"]
+    generated = generated_recall(
+        rule,
+        restore(quantise(np.load(copies / COPIES, allow_pickle=False))),
+        real_NCHW[copied_K],
+        real_NCHW[~np.isin(patients_N, patients_N[copied_K])],
+    )
+    return {
+        "self_test": by_alteration,
+        "copies": {
+            kind: recall.values()
+            for kind, recall in (("altered", altered), ("generated", generated))
+            if recall is not None
+        },
+    }
 
 
 def _draw_from(

@@ -64,6 +64,81 @@ def train_generator(
     }
 
 
+COPIES = "copies.npy"
+"""Samples of a generator that copies, float32 in [-1, 1]."""
+
+COPIED_IMAGES = 8
+COPY_SAMPLES = 48
+
+
+@stage(version=1, device=True)
+def overtrain_generator(
+    context: Context,
+    *,
+    prepared: Folder,
+    generator: Mapping[str, Any],
+    images_shown: int,
+    precision: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Train a generator on a few of a site's images until it copies them, and sample it.
+
+    The filter is tested on these samples, and nothing else is done with them: `copies.npy` stays at
+    the site.
+
+    Args:
+        context: where to.
+        prepared: the site's plan and view.
+        generator: as in `train_generator`, the one whose samples the filter judges.
+        images_shown: the training's length.
+        precision: of its activations.
+        seed: of the choice of images, of the training and of the samples.
+
+    Returns:
+        The training images that it copies, by their number among these.
+    """
+    import numpy as np
+
+    from hyfree_ray import generators
+    from hyfree_ray.core.seeds import seed_of
+    from hyfree_ray.generators.view import GeneratorView
+    from hyfree_ray.segmenters.unet_plan import UNetPlan
+
+    view = GeneratorView.load(prepared / "view.npz")
+    training_N = np.flatnonzero(view.training_N)
+    order_N = np.random.default_rng(seed).permutation(len(training_N))
+    copied_K = np.sort(order_N[:COPIED_IMAGES])
+    real_K = training_N[copied_K]
+    generators.train(
+        generator["name"],
+        config=generators.GENERATORS[generator["name"]].configured(generator["config"]),
+        unet=UNetPlan.read(Path(prepared)),
+        images_NCHW=view.images_NCHW[real_K],
+        masks_NHW=None if view.masks_NHW is None else view.masks_NHW[real_K],
+        images_shown=images_shown,
+        seed=seed_of(seed, "training"),
+        workdir=context.out,
+        device=context.device,
+        precision=precision,
+        mirror=False,
+        snapshots=1,
+        progress=context.progress,
+        saved=context.saved,
+    )
+    (snapshot,) = (context.out / "snapshots").iterdir()
+    drawn = generators.sample(
+        context.out,
+        snapshot.name,
+        start=0,
+        count=COPY_SAMPLES,
+        seed=seed_of(seed, "samples"),
+        device=context.device,
+        precision=precision,
+    )
+    np.save(context.out / COPIES, np.concatenate(list(drawn)))
+    return {"copied": copied_K.tolist(), "images_shown": images_shown}
+
+
 @stage(version=4, device=True)
 def train_segmenter(
     context: Context,

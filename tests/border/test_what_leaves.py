@@ -45,7 +45,7 @@ from hyfree_ray.privacy.sampling import draw_until, quantise
 from hyfree_ray.runners.ray_cluster import connect, disconnect
 from hyfree_ray.runners.ray_parties import RayParty, start_parties
 from tests.canaries import Canaries, is_pickle
-from tests.privacy.test_memorization import images, measures
+from tests.privacy.test_memorization import by_features, images
 from tests.release_files import EXPERIMENT, ROUND, SITE, release_of
 
 BROKEN = "clinic"
@@ -345,7 +345,7 @@ def test_the_ledger_is_what_crossed_no_more_and_no_less(walk: Walk) -> None:
 def test_pixels_of_rejected_samples_are_not_in_a_releases_bytes(tmp_path: Path) -> None:
     """Cases 91 and 92: a slice of an Arrow table would carry the rows that were left out."""
     real, fresh = images(40, 0), images(80, 7)
-    rule = MemorisationFilter.calibrate(real, np.arange(40), measures(), percentile=5)
+    rule = MemorisationFilter.calibrate(real, np.arange(40), by_features(), percentile=5)
     drawn_NCHW = np.concatenate([fresh, real])[np.random.default_rng(1).permutation(120)]
 
     def draw(start: int, count: int) -> Iterator[np.ndarray]:
