@@ -135,7 +135,9 @@ class Registration:
         weights_C = channel_weights(images_MCHW)
         known_M1hw = one_channel(images_MCHW, weights_C, FULL_SIDE)
         return RegisteringDetector(
-            search=PoseSearch(known_M1hw), patients_M=patients_M, weights_C=weights_C
+            search=PoseSearch(known_M1hw, finest=max(images_MCHW.shape[2:])),
+            patients_M=patients_M,
+            weights_C=weights_C,
         )
 
 

@@ -113,8 +113,9 @@ def _search(
     around = around[:, : shape[0], : shape[1]].reshape(count * patches, size, size)
     kernels = patches_KPQ.reshape(count * patches, 1, PATCH, PATCH)
     product = functional.conv2d(around[None], kernels, groups=count * patches)[0]
-    mean = functional.avg_pool2d(around[:, None], PATCH, 1)[:, 0]
-    square = functional.avg_pool2d((around * around)[:, None], PATCH, 1)[:, 0]
+    # Two products with a matrix: pooling takes six times as long.
+    box = torch.ones(size, size).triu().tril(PATCH - 1)[: size - PATCH + 1] / PATCH
+    mean, square = box @ around @ box.T, box @ (around * around) @ box.T
     length = ((square - mean * mean).clamp_min(0) * PATCH**2).sqrt().clamp_min(1e-3)
     own = kernels.flatten(1).norm(dim=1).clamp_min(1e-3)
     correlation = (product.abs() / (length * own[:, None, None])).view(count, patches, -1)

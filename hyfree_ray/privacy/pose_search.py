@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,12 +42,18 @@ SHIFTS = (2 * REACH + 1) ** 2
 COMPONENTS = 24
 """Number of shared components that are suppressed."""
 
+FINEST = 0.9
+"""Pixels of a grid for each pixel of an image, at most."""
+
 FULL_SIDE = 64
 """Pixels of the longer side that images have at most: no grid is finer."""
 
 KNOWN_BATCH = 64
 QUERY_BATCH = 256
 """Images compared at a time, to bound memory."""
+
+MAX_KEPT = 256
+"""Training images up to which their maps are retained in all poses: 1.4 MiB each."""
 
 BAND = Band(fine=0.6, coarse=2.0, contrast=3.0)
 
@@ -126,20 +132,33 @@ def _pose(mirrored: int, quarter: int, angle: float, zoom: float) -> np.ndarray:
     return linear
 
 
+@dataclass(frozen=True, kw_only=True)
+class Posed:
+    """Some training images in one pose."""
+
+    maps_Mhw: torch.Tensor
+    """Wider by `REACH` on all sides."""
+    length_RE: torch.Tensor
+    """By region and shift, after suppression of shared components."""
+
+
 class PoseSearch:
     """The training images of a site, to be searched.
 
     Args:
         images_M1hw: one channel, the longer side `FULL_SIDE` pixels.
+        finest: pixels of the longer side that images had: no finer grid tells more.
         seed: seed of the poses from which shared components are estimated.
     """
 
-    def __init__(self, images_M1hw: torch.Tensor, *, seed: int = 0) -> None:
+    def __init__(self, images_M1hw: torch.Tensor, *, finest: int, seed: int = 0) -> None:
         self.images_M1hw = images_M1hw
+        self._kept: dict[tuple[int, int], list[Posed]] = {}
         self.linear_V22 = poses(*images_M1hw.shape[2:])
+        self.regions = _by_side(REGIONS, finest)
         self.shared = {
             region: shared
-            for side, regions in _by_side(REGIONS)
+            for side, regions in self.regions
             for region, shared in zip(regions, self._shared(side, regions, seed), strict=True)
         }
 
@@ -152,7 +171,7 @@ class PoseSearch:
         """
         found = [
             self._candidates(region, best_NM, at_NM, excluded_NM)
-            for side, regions in _by_side(REGIONS)
+            for side, regions in self.regions
             for region, best_NM, at_NM in self._best(side, regions, samples_N1hw)
         ]
         sample_K, known_K, linear_K22, shift_K2 = (
@@ -197,17 +216,35 @@ class PoseSearch:
         best_RNM, at_RNM = torch.full(size, -1.0), torch.zeros(size, dtype=torch.int32)
         for start in range(0, len(self.images_M1hw), KNOWN_BATCH):
             known = slice(start, start + KNOWN_BATCH)
-            for pose, maps_Mhw in enumerate(self._posed(side, known, self.linear_V22)):
+            for pose, posed in enumerate(self._described(side, regions, start, shape)):
                 for index, region in enumerate(regions):
-                    known_ED = _shifted(maps_Mhw, region, shape)
-                    size_E = self.shared[region].length(known_ED)
-                    corr_NE = (query_RND[index] @ known_ED.T).abs_().div_(size_E)
+                    known_ED = _shifted(posed.maps_Mhw, region, shape)
+                    corr_NE = (query_RND[index] @ known_ED.T).abs_().div_(posed.length_RE[index])
                     value_NM, shift_NM = corr_NE.view(len(corr_NE), -1, SHIFTS).max(dim=2)
                     better_NM = value_NM > best_RNM[index, :, known]
                     best_RNM[index, :, known][better_NM] = value_NM[better_NM]
                     at_NM = (pose * SHIFTS + shift_NM).int()
                     at_RNM[index, :, known][better_NM] = at_NM[better_NM]
         yield from zip(regions, best_RNM, at_RNM.long(), strict=True)
+
+    def _described(
+        self, side: int, regions: Sequence[Region], start: int, shape: tuple[int, int]
+    ) -> Iterator[Posed]:
+        """Yield some training images in each pose; those of a small site are made once."""
+        if (side, start) in self._kept:
+            yield from self._kept[side, start]
+            return
+        known, kept = slice(start, start + KNOWN_BATCH), []
+        for maps_Mhw in self._posed(side, known, self.linear_V22):
+            length_RE = [
+                self.shared[region].length(_shifted(maps_Mhw, region, shape)) for region in regions
+            ]
+            posed = Posed(maps_Mhw=maps_Mhw, length_RE=torch.stack(length_RE))
+            if len(self.images_M1hw) <= MAX_KEPT:
+                kept.append(posed)
+            yield posed
+        if kept:
+            self._kept[side, start] = kept
 
     def _posed(self, side: int, known: slice, linear_V22: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield some training images in each pose: maps_Mhw, wider by `REACH` on all sides."""
@@ -234,10 +271,13 @@ class PoseSearch:
         return [SharedTexture.fit(torch.cat(part)) for part in parts]
 
 
-def _by_side(regions: Sequence[Region]) -> list[tuple[int, list[Region]]]:
+def _by_side(regions: Sequence[Region], finest: int) -> list[tuple[int, list[Region]]]:
     """Return the regions of each grid: its maps are made once for all of them."""
-    sides = dict.fromkeys(region.side for region in regions)
-    return [(side, [one for one in regions if one.side == side]) for side in sides]
+    coarsest = min(region.side for region in regions)
+    limit = max(coarsest, round(FINEST * finest))
+    limited = [replace(region, side=min(region.side, limit)) for region in regions]
+    sides = dict.fromkeys(region.side for region in limited)
+    return [(side, [one for one in limited if one.side == side]) for side in sides]
 
 
 def _shifted(maps_Mhw: torch.Tensor, region: Region, shape: tuple[int, int]) -> torch.Tensor:

@@ -10,6 +10,7 @@ offsets (x, y) in pixels from the centre.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,14 +84,20 @@ def texture(images_N1hw: torch.Tensor, band: Band) -> torch.Tensor:
 
 def blurred(images_N1hw: torch.Tensor, deviation: float) -> torch.Tensor:
     """Blur by a Gaussian, repeating the edge."""
+    height, width = images_N1hw.shape[2:]
+    return _blur(height, deviation) @ images_N1hw @ _blur(width, deviation).T
+
+
+@functools.lru_cache(maxsize=64)
+def _blur(length: int, deviation: float) -> torch.Tensor:
+    """Return the matrix that blurs a line: on a CPU, far quicker than to convolve one channel."""
     reach = max(1, int(3 * deviation + 0.5))
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    steps = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (steps / deviation) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = functional.pad(images_N1hw, (reach, reach, reach, reach), mode="replicate")
-    return functional.conv2d(
-        functional.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)
-    )
+    to = torch.arange(length)
+    source = (to[:, None] + steps).clamp(0, length - 1)
+    weights = (kernel / kernel.sum()).expand(length, -1)
+    return torch.zeros(length, length).scatter_add_(1, source, weights)
 
 
 def warped(

@@ -118,12 +118,12 @@ def _self_tested(
 
     real_NCHW, patients_N = view.images_NCHW[view.training_N], view.patients_N[view.training_N]
     by_alteration, altered = self_test(rule, real_NCHW, patients_N, seed=seed)
-    copied_K = read_result(copies)["copied"]
     generated = generated_recall(
         rule,
         restore(quantise(np.load(copies / COPIES, allow_pickle=False))),
-        real_NCHW[copied_K],
-        real_NCHW[~np.isin(patients_N, patients_N[copied_K])],
+        np.array(read_result(copies)["copied"]),
+        real_NCHW,
+        patients_N,
     )
     return {
         "self_test": by_alteration,

@@ -110,7 +110,7 @@ def test_a_patients_own_images_can_be_left_out() -> None:
 
 
 def test_candidates_are_equally_many_for_every_sample_in_its_order() -> None:
-    search = PoseSearch(one_channel(images(5, 0), np.ones(1), FULL_SIDE))
+    search = PoseSearch(one_channel(images(5, 0), np.ones(1), FULL_SIDE), finest=FULL_SIDE)
     found = search(one_channel(images(3, 1), np.ones(1), FULL_SIDE), None)
     assert torch.bincount(found.sample_K).tolist() == [len(found.sample_K) // 3] * 3
     assert (found.sample_K.diff() >= 0).all()

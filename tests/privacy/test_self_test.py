@@ -8,10 +8,9 @@ from hyfree_ray.border.privacy_card import UNION
 from hyfree_ray.privacy.alterations import ALTERATIONS, noisy, shifted
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.self_test import (
-    COPY_CORRELATION,
     MAX_IMAGES,
     REPEATS,
-    copy_correlation,
+    copied,
     generated_recall,
     self_test,
 )
@@ -39,16 +38,30 @@ def test_the_self_test_tells_recall_by_alteration_and_detector_and_over_seeds() 
 def test_what_a_generator_copied_is_told_by_pixels_and_apart_from_what_it_invented() -> None:
     rule, real = fitted()
     rng = np.random.default_rng(0)
-    copies = shifted(noisy(real[:6, :, :, ::-1], 0.02, rng), 0.03, 0).astype(np.float32)
-    samples = np.concatenate([copies, images(20, 77)])
-    correlation = copy_correlation(samples, real[:8])
-    assert correlation[:6].min() > COPY_CORRELATION > correlation[6:].max()
-    generated = generated_recall(rule, np.clip(samples, -1, 1), real[:8], real[8:])
+    again = np.concatenate([real[:6], real[:6]])
+    copies = shifted(noisy(again[:, :, :, ::-1], 0.02, rng), 0.03, 0).astype(np.float32)
+    samples = np.clip(np.concatenate([copies, images(20, 77)]), -1, 1)
+    found_N = copied(samples, np.arange(8), real, np.arange(20))
+    assert found_N.tolist() == [True] * 12 + [False] * 20
+    generated = generated_recall(rule, samples, np.arange(8), real, np.arange(20))
     assert generated is not None
-    assert generated.copies == 6
+    assert generated.copies == 12
     assert generated.by_name[UNION] == 1
 
 
-def test_a_generator_that_copies_nothing_measures_nothing() -> None:
+def test_patients_who_are_alike_and_their_mean_are_no_copies_of_each_other() -> None:
+    """Two patients' pixels correlate by .9 and more, those of their mean and either by more yet."""
+    alike = 0.25 * images(20, 5) + np.clip(images(1, 6), -0.7, 0.7)
+    flat = alike.reshape(20, -1)
+    assert np.corrcoef(flat)[0, 1:].max() > 0.9
+    strangers = 0.25 * images(20, 7) + np.clip(images(1, 6), -0.7, 0.7)
+    means = np.stack([alike[:8].mean(axis=0), alike.mean(axis=0), alike[:2].mean(axis=0)])
+    samples = np.concatenate([strangers, means])
+    assert not copied(samples, np.arange(8), alike, np.arange(20)).any()
+    assert copied(alike[:8], np.arange(8), alike, np.arange(20)).all()
+
+
+def test_a_generator_that_makes_a_few_copies_measures_nothing() -> None:
     rule, real = fitted()
-    assert generated_recall(rule, images(20, 77), real[:8], real[8:]) is None
+    few = np.concatenate([real[:8], real[:1], images(20, 77)])
+    assert generated_recall(rule, few, np.arange(8), real, np.arange(20)) is None
