@@ -12,6 +12,7 @@ training. The last line of each budget is the ratio of KIDs. With a store, what 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases
-from hyfree_ray.stages.quality import choose_snapshot, quality_card
+from hyfree_ray.stages.quality import choose_snapshot
+from hyfree_ray.stages.quality_card import quality_card
 from hyfree_ray.stages.scoring import score
-from hyfree_ray.stages.synthesis import release, synthesise
+from hyfree_ray.stages.synthesis import label, release, synthesise
 from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
 
 WARM_UP, PROBE = 64, 800
@@ -132,24 +134,44 @@ class SiteBench(Bench):
         audited = self.run(
             audit,
             samples=samples,
-            gate=self.experiment.gate.model_dump(),
+            gate=self.experiment.gate.model_dump(exclude={"quality"}),
             generator=backend,
             images_shown=images_shown,
             seed=7,
+            **common,
+        )
+        labelled = self.run(
+            label,
+            samples=samples,
+            audit=audited,
+            segmenter=self.local,
+            prepared=self.prepared,
+            dataset=self.site.dataset,
+        )
+        card = self.run(
+            quality_card,
+            samples=samples,
+            labelled=labelled,
+            generator=generator,
+            gate={"enforced": False},
+            images_shown_per_image=1,
+            max_steps=unet.epochs * unet.iterations,
+            seed=8,
             **common,
         )
         released = self.run(
             release,
             samples=samples,
             audit=audited,
-            segmenter=self.local,
+            labelled=labelled,
+            quality=card,
             prepared=self.prepared,
             site=self.site.name,
             dataset=self.site.dataset,
             federation="bench",
+            addressee=dataclasses.asdict(self.experiment.addressee),
             seed=5,
         )
-        card = self.run(quality_card, samples=samples, release=released, **common)
         found["label_share"] = released.result.get("label_share", {})
         unknown = float("nan")  # where all samples are withheld
         found |= {name: card.result.get(name, unknown) for name in ("kid", "kid_floor", "coverage")}
@@ -184,7 +206,8 @@ class SiteBench(Bench):
             cases=self.site.part("test"),
             dataset=self.site.dataset,
             model=model,
-            regime="bench",
+            segmenter=self.experiment.segmenter,
+            regime="local",
             train_site=self.site.name,
         )
         return float(scored.result["mean_dice"])

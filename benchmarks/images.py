@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -39,7 +40,7 @@ from hyfree_ray.core.store import Store
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators import GENERATORS
-from hyfree_ray.generators.flow import augment
+from hyfree_ray.generators.flow import plan as flow_plan
 from hyfree_ray.generators.flow.plan import COSTS, MAX_BATCH, schedule
 from hyfree_ray.generators.flow.train import FlowLearner
 from hyfree_ray.generators.protocol import compute_of
@@ -55,8 +56,7 @@ FACTORS: dict[str, tuple[dict[str, Any], Patch]] = {
     "batch-4": ({"batch_size": 4}, nullcontext),
     "half-rate": ({"batch_size": 4, "learning_rate": 1e-3}, nullcontext),
     "twice-rate": ({"batch_size": 4, "learning_rate": 4e-3}, nullcontext),
-    "not-augmented": ({}, lambda: mock.patch.object(augment, "SHARE", 0.0)),
-    "augmented-twice": ({}, lambda: mock.patch.object(augment, "SHARE", 0.4)),
+    "augmented": ({}, lambda: mock.patch.object(flow_plan, "AUGMENT_FROM", 0)),
 }
 """Settings of the generator, and what else is changed while it trains."""
 
@@ -125,7 +125,10 @@ def trial(bench: SiteBench, root: Path, factor: str, shown: int, seed: int) -> d
         row["spectrum_floor"] = round(float(np.abs(spectra(real_NCHW) - target).mean()), 3)
         draw_sheet(real_NCHW, drawn_NCHW, root.parent / f"{_name(bench)}-{factor}-{seed}.png")
     shares = {"share": found.pop("label_share"), "share_real": bench.prepared.result["label_share"]}
-    rounded = {name: round(value, 5) for name, value in found.items()}
+    # What cannot be measured where all samples are withheld is null, not NaN.
+    rounded = {
+        name: None if math.isnan(value) else round(value, 5) for name, value in found.items()
+    }
     return (
         row
         | rounded

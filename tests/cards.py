@@ -1,10 +1,11 @@
-"""Privacy cards for tests."""
+"""Privacy and quality cards for tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hyfree_ray.border.privacy_card import UNION, PrivacyCard
+from hyfree_ray.border.quality_card import QualityCard
 
 
 def attacks(**changes: Any) -> dict[str, Any]:
@@ -62,3 +63,24 @@ def card(**changes: Any) -> dict[str, Any]:
         },
     }
     return PrivacyCard.model_validate(values | changes).model_dump(mode="json")
+
+
+STRUCTURE = {"share": 0.024, "presence": 0.6, "components": 1.2, "size": 0.02}
+
+
+def quality(**changes: Any) -> dict[str, Any]:
+    """A card of a release that teaches, as JSON, but for what is changed."""
+    values = {
+        "measurable": True,
+        "compared_with": "held-out",
+        "accuracy": 0.8,
+        "accuracy_floor": 0.5,
+        "images": {"spectrum": {"value": 0.1, "floor": 0.05}},
+        "labels": {"label share": {"value": 0.1, "floor": 0.2}},
+        "images_times_floor": 1.8,
+        "labels_times_floor": 1.2,
+        "times_floor": 2.1,
+        "structures": {"lesion": {"synthetic": STRUCTURE, "real": STRUCTURE, "labelled": None}},
+        "taught": {"release": 0.71, "half": 0.7, "local": 0.78},
+    }
+    return QualityCard.model_validate(values | changes).model_dump(mode="json")

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from hyfree_ray.cohorts.cohort import read_cohort
 from tests.refusals import refuses
 
-GREY = np.zeros((10, 7), np.uint8)
+GREY = np.zeros((26, 17), np.uint8)
 
 SITES = {"north": 6, "south": 5}
 """Patients a site; a patient of an even number has two cases."""
@@ -45,7 +45,7 @@ def make(
                 name = f"{site}{patient}_{part}"
                 names.append(name)
                 lines.append(f"{name},{site},{site}-{patient}")
-                shape = (10 + patient, 7)
+                shape = (26 + patient, 17)
                 kind = np.uint8 if ending in (".png", ".bmp") else np.int16
                 if in_one_file:
                     pixels = rng.integers(0, 255, (*shape, channels)).astype(kind)

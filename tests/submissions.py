@@ -43,6 +43,7 @@ def parcel(simulation: Simulation, site: str, folder: Path, **changes: object) -
         scale=(1.0,),
         offset=(0.0,),
         card=changes.get("card", card()),  # type: ignore[arg-type]
+        quality=changes.get("quality", {}),  # type: ignore[arg-type]
     )
     write_release(
         folder / site,

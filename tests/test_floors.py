@@ -14,7 +14,8 @@ ROOT = Path(hyfree_ray.__file__).parent
 
 FLOORS = (
     ("core",),
-    ("cohorts", "importers"),
+    ("cohorts",),
+    ("importers",),
     ("border", "evaluation"),
     ("results", "segmenters"),
     ("generators", "reports"),

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from hyfree_ray import stages
+from hyfree_ray.border.public_labels import write_labels
 from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.config.resolution import resolve_experiment
@@ -139,6 +140,8 @@ def toy(name: str, context: Context, **arguments: Any) -> dict[str, Any]:
     ballast, _, whose = os.environ.get(BALLAST_MIB, "0").partition("@")
     if int(ballast) and whose in {"", context.owner}:
         (out / "model" / "ballast").write_bytes(os.urandom(int(ballast) << 20))
+    if name == "label_public":
+        _write_labels(out, value, arguments)
     if name == "release":
         large = os.environ.get(LARGE_RELEASE) == context.owner
         _write_release(out, value, arguments, images=LARGE_IMAGES if large else 5)
@@ -198,7 +201,7 @@ def work(*, out: str, start: str, device: str, report: Any) -> None:
 
 def _value_of(folder: Path, cases: Sequence[Mapping[str, Any]]) -> str:
     """A hash of what another toy or party has made, or else of raw data: of all named cases."""
-    for name in ("toy.json", "model/toy.json", "release.arrow"):
+    for name in ("toy.json", "model/toy.json", "release.arrow", "labels.bin"):
         if (folder / name).exists():
             return hashlib.sha256((folder / name).read_bytes()).hexdigest()
     found = hashlib.sha256()
@@ -228,6 +231,21 @@ def _write_release(out: Path, value: str, arguments: Mapping[str, Any], images: 
         random.integers(0, 2, (images, 20, 28), dtype=np.uint8),
         experiment=arguments["federation"],
         nonce="n",
+    )
+
+
+def _write_labels(out: Path, value: str, arguments: Mapping[str, Any]) -> None:
+    """Labels of public images that would pass every check."""
+    random = np.random.default_rng(int(value[:8], 16))
+    write_labels(
+        out,
+        random.integers(0, 2, (arguments["images"], 20, 28), dtype=np.uint8),
+        site=arguments["site"],
+        experiment=arguments["federation"],
+        **arguments["addressee"],
+        spacing=(2.0, 1.5),
+        slice_axis=0,
+        label_names=dict(arguments["dataset"]["labels"]),
     )
 
 

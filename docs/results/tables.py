@@ -2,8 +2,10 @@
 
     python docs/results/tables.py
 
-Dice minus `local2x`, at home / at the other hospitals, each the mean of the sites with its 95 %
-interval over test patients. Folds of one seed are pooled; seeds stand beside each other.
+Dice minus `local2x`, at home / at the other hospitals, each the mean of the sites with its
+interval over test patients. The intervals of a column hold together in 95 %: half of the 5 % is for
+the two of the question that was stated before, half for all others. Folds of one seed are pooled;
+seeds stand beside each other. `--screens` prints the contrasts of each data set by hospital.
 """
 
 from __future__ import annotations
@@ -19,9 +21,15 @@ sys.path.insert(0, str(HERE.parents[1]))  # from a checkout, installed or not
 
 from hyfree_ray.evaluation.regimes import CONTROL  # noqa: E402
 from hyfree_ray.evaluation.scores import ScoreRow, read_results  # noqa: E402
-from hyfree_ray.results.comparisons import contrasts_of  # noqa: E402
-from hyfree_ray.results.contrasts import Contrast  # noqa: E402
-from hyfree_ray.results.summary import TESTED  # noqa: E402
+from hyfree_ray.results.comparisons import estimates_of, read_together, verdicts_of  # noqa: E402
+from hyfree_ray.results.contrasts import Contrast, Estimate  # noqa: E402
+from hyfree_ray.results.summary import TESTED, SiteOutcome  # noqa: E402
+from hyfree_ray.results.table import (  # noqa: E402
+    contrast_rows,
+    contrast_tables,
+    render_verdicts,
+    table_text,
+)
 
 REGIMES = ("finetuned", "general", "personalised", "chosen", "real-all")
 REAL = (("LungCXR", "Lung"), ("PolypRGB", "Polyp"))
@@ -68,14 +76,20 @@ def contrasts(stems: Iterable[str], regimes: Sequence[str]) -> list[Contrast]:
 
 
 def contrasts_of_rows(rows: Sequence[ScoreRow], regimes: Sequence[str]) -> list[Contrast]:
-    """The same, of rows."""
+    """The same, of rows: over all sites, which is what the tables show."""
+    found = estimates(rows, regimes)
+    return list(read_together([one for one in found if one.plain.site is None]))
+
+
+def estimates(rows: Sequence[ScoreRow], regimes: Sequence[str]) -> tuple[Estimate, ...]:
+    """What contrasts are made of."""
     sites = tuple(sorted({row.test_site for row in rows}))
-    return list(contrasts_of(rows, sites, seed=0, pairs=[(name, CONTROL) for name in regimes]))
+    return estimates_of(rows, sites, pairs=[(name, CONTROL) for name in regimes])
 
 
-def over_sites(found: Sequence[Contrast], regime: str, site: str | None = None) -> str:
+def over_sites(found: Sequence[Contrast], regime: str) -> str:
     """Own / elsewhere."""
-    both = [one for one in found if (one.first, one.site) == (regime, site)]
+    both = [one for one in found if one.first == regime]
     both.sort(key=lambda one: one.tested != "own")
     return " / ".join(one.format_interval() for one in both)
 
@@ -142,6 +156,16 @@ def replay_table() -> Iterator[str]:
     yield from table(["personalised, seed 0", "half", "a quarter"], rows)
 
 
+def twice_table() -> Iterator[str]:
+    """Fine-tuning for as many steps as ever, and for twice as many."""
+    rows = []
+    for name, words in COHORTS:
+        stems = [f"{name}-seed0-fold0{ending}" for ending in ("", "-twice")]
+        cells = [over_sites(contrasts([stem], REGIMES), "personalised") for stem in stems]
+        rows.append([words, *cells])
+    yield from table(["personalised, seed 0, fold 0", "N", "2N"], rows)
+
+
 def scaling_table(stem: str) -> Iterator[str]:
     """The curve of a study: own / elsewhere by the number of sites in the pool."""
     columns = [
@@ -165,13 +189,58 @@ def settings_table(stem: str) -> Iterator[str]:
     yield from table(["setting", "own / elsewhere"], ([n, over_sites(found, n)] for n in regimes))
 
 
+def worst_table() -> Iterator[str]:
+    """The hospital that gained least by the shared model, beside the mean."""
+    rows = []
+    for name, words in COHORTS:
+        for seed in range(3):
+            if folds := folds_of(name, seed):
+                found = contrasts((f"{name}-seed{seed}-fold{k}" for k in folds), ("personalised",))
+                cells = [f"{one.format_interval()}; {one.describe_worst()}" for one in found]
+                rows.append([f"{named(words, folds)}, seed {seed}", *cells])
+    yield from table(["personalised", "at home", "elsewhere"], rows)
+
+
+def in_the_text() -> Iterator[str]:
+    """Figures that stand in sentences."""
+    for regime, stems in (
+        ("personalised", ["LungCXR-seed0-fold1"]),
+        ("chosen", [f"LungCXR-seed2-fold{k}" for k in (0, 1)]),
+        ("real-all", [f"PolypRGB-seed2-fold{k}" for k in (0, 1)]),
+        ("personalised", ["Phantom-seed0-fold0-labels"]),
+        ("personalised", ["Phantom8-seed0-fold0-half"]),
+    ):
+        yield f"{regime}, {' '.join(stems)}: {over_sites(contrasts(stems, REGIMES), regime)}"
+
+
+def screens() -> Iterator[str]:
+    """Contrasts by hospital and verdicts, as `hyfree-ray results` prints them; seed 0."""
+    for name, _ in COHORTS:
+        stems = [f"{name}-seed0-fold{k}" for k in folds_of(name, 0)]
+        found = estimates([row for stem in stems for row in read(stem)], REGIMES)
+        sites = sorted({one.plain.site for one in found if one.plain.site is not None})
+        outcomes = [  # the scores do not tell what was released
+            SiteOutcome(site=site, outcome="released", images=0, rejection_rate=None)
+            for site in sites
+        ]
+        caveat = "one seed; training noise not included"
+        yield f"=== {name}"
+        together = read_together(found)
+        for part in contrast_tables(contrast_rows(together), caveat, 140):
+            yield table_text(part)
+        yield table_text(render_verdicts(verdicts_of(found, together, outcomes)))
+    yield from in_the_text()
+
+
 def pages() -> Iterator[str]:
     """All tables, line by line."""
     for seed in (0, 1):
         yield from main_table(seed)
     for name, words in REAL:
         yield from seeds_table(name, words)
+    yield from worst_table()
     yield from replay_table()
+    yield from twice_table()
     for file in sorted(HERE.glob("*-settings.csv.gz")):
         yield from settings_table(file.name.removesuffix(".csv.gz"))
     for file in sorted(HERE.glob("*-scaling.csv.gz")):
@@ -179,4 +248,4 @@ def pages() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(pages()))
+    print("\n".join(screens() if "--screens" in sys.argv else pages()))

@@ -24,7 +24,8 @@ from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.generators import GENERATORS, sample, train
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.view import GeneratorView, RawSlice, write_view
-from hyfree_ray.importers.raw_set import PICTURES, files_in, pixels_of
+from hyfree_ray.importers.files import PICTURES, files_in
+from hyfree_ray.importers.pictures import read_picture
 from hyfree_ray.segmenters.nnunet.image_plan import plan_for_images
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
@@ -211,7 +212,7 @@ def _read(folder: Path) -> Iterator[npt.NDArray[Any]]:
         )
     channels = None
     for file in files:
-        pixels = pixels_of(file)
+        pixels = read_picture(file).pixels
         image_CHW = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if channels not in (None, len(image_CHW)):
             raise HyfreeError(

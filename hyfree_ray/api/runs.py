@@ -12,14 +12,13 @@ from pydantic import ValidationError
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.evaluation.scores import COLUMNS
-from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, read_finished
 from hyfree_ray.results.summary import RunSummary
 
 
 class Run:
-    """A finished run: `scores`, `contrasts` and `answers` are pandas DataFrames.
+    """A finished run: `scores`, `contrasts` and `verdicts` are pandas DataFrames.
 
     Args:
         finished: what it left in its folder.
@@ -87,27 +86,32 @@ class Run:
         return pd.DataFrame(rows, columns=columns)
 
     @property
-    def answers(self) -> pd.DataFrame:
-        """Would sharing help? A row a site: what it shares, would keep, and would gain by that.
+    def verdicts(self) -> pd.DataFrame:
+        """Would sharing help? A row a site: the advice, all that it stands on, what it costs.
 
-        `at_home` and `elsewhere` are differences of Dice to the control on the site's own and on
-        the other sites' test cases, each beside its verdict; NaN where nothing was compared.
+        `at_home` and `elsewhere` are differences of Dice of the shared `model` to the control on
+        the site's own and on the other sites' test cases, each beside its verdict; NaN where
+        nothing was compared. `sentence` has it all in words; `false` is how probable it is that
+        the advice is false.
         """
-        summary = self.summary
-        _, found = answers([site.outcome for site in summary.sites], summary.contrasts)
         return pd.DataFrame(
             {
                 "site": one.site,
+                "advice": one.advice,
+                "sentence": one.sentence,
+                "false": one.false,
+                "model": one.model,
+                "at_home": None if one.home is None else one.home.difference,
+                "at_home_verdict": None if one.home is None else one.home.verdict,
+                "elsewhere": None if one.elsewhere is None else one.elsewhere.difference,
+                "elsewhere_verdict": None if one.elsewhere is None else one.elsewhere.verdict,
                 "shares": one.shares,
                 "keeps": one.keeps,
-                "at_home": None if one.own is None else one.own.difference,
-                "at_home_verdict": None if one.own is None else one.own.verdict,
-                "elsewhere": None if one.foreign is None else one.foreign.difference,
-                "elsewhere_verdict": None if one.foreign is None else one.foreign.verdict,
                 "attack": one.attack,
+                "device_hours": one.device_hours,
             }
-            for one in found
-        ).astype({"at_home": float, "elsewhere": float})
+            for one in self.summary.verdicts
+        ).astype({"at_home": float, "elsewhere": float, "false": float, "device_hours": float})
 
 
 def load_run(path: str | Path) -> Run:

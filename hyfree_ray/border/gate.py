@@ -20,6 +20,7 @@ from hyfree_ray.border.privacy_card import (
     PrivacyCard,
     read_card,
 )
+from hyfree_ray.border.quality_card import QualityGate
 from hyfree_ray.border.release import Release
 from hyfree_ray.core.errors import ReleaseError
 
@@ -47,6 +48,8 @@ class Gate(BaseModel):
     """Held-out patients below which attacks see too little: the self-test has to have passed."""
     max_epsilon: float = Field(default=10.0, gt=0)
     """Of differential privacy, where it was asked for."""
+    quality: QualityGate = QualityGate()
+    """What its quality card has to say; `quality_card.py` holds it against that."""
 
 
 def criteria(card: PrivacyCard, gate: Gate) -> list[Criterion]:

@@ -20,7 +20,7 @@ from hyfree_ray.core.strict_json import StrictObject
 from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 
 MANIFEST_FILE = "manifest.json"
-RELEASE_VERSION = 3
+RELEASE_VERSION = 4
 MIN_ROWS = 5
 """Minimum of a release: the pool validates on a fifth, and plans on equally many images per
 site."""
@@ -34,7 +34,7 @@ class Limits:
     file_bytes: int = 8 << 30
     manifest_bytes: int = 64 << 10
     metadata_bytes: int = 256 << 10
-    """Bytes of the JSON in the schema, the privacy card included."""
+    """Bytes of the JSON in the schema, the cards included."""
     fewest_rows: int = MIN_ROWS
     rows: int = 500_000
     channels: int = 64

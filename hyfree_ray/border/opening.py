@@ -79,7 +79,7 @@ def _manifest(folder: Path, public: bytes | None) -> Manifest:
 
 def _folder(file: Path) -> Path:
     """The folder of a release that is named by itself or by its Arrow file."""
-    if file.is_dir() and not file.is_symlink():
+    if file.is_dir():  # also by a link: whoever checks has named it, and its files are no links
         return file
     if not file.parent.is_dir() or (file.name != RELEASE_FILE and not os.path.lexists(file)):
         raise HyfreeError(

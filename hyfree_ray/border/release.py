@@ -62,6 +62,8 @@ class ReleaseMetadata:
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """Names with the values that each region consists of, in encoding order; empty if labels are
     not regions."""
+    quality: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The quality card; empty: nothing was measured."""
 
     def to_json(self) -> str:
         return canonical(dataclasses.asdict(self))
@@ -88,6 +90,7 @@ class ReleaseMetadata:
             offset=read.numbers("offset", positive=False),
             card=read.free("card"),
             regions=read.named_numbers("regions"),
+            quality=read.free("quality"),
         )
         _check_regions(metadata)
         names, scales = len(metadata.channel_names), len(metadata.scale)

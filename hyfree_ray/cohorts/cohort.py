@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,28 +13,35 @@ from hyfree_ray.cohorts.checks import (
     FOLDS,
     CaseFiles,
     Problem,
+    check_alike,
+    check_listed,
+    check_pairs,
+    check_patients,
+)
+from hyfree_ray.cohorts.file_checks import (
     check_axes,
+    check_bits,
     check_channels,
     check_constant,
     check_copies,
     check_files,
     check_geometry,
-    check_label_values,
-    check_listed,
-    check_pairs,
-    check_patients,
+    check_sizes,
     check_spacings,
-    check_structures,
 )
 from hyfree_ray.cohorts.image_facts import FileFacts, gather_facts
+from hyfree_ray.cohorts.label_checks import check_label_values, check_shares, check_structures
+from hyfree_ray.cohorts.raw_files import case_of, check_unicode_forms, file_names
 from hyfree_ray.cohorts.tables import (
     Row,
     check_site_names,
     cohort_name,
+    composed,
     read_dataset_json,
     read_description,
     read_sites_csv,
     reader_of,
+    rows_of_cases,
 )
 from hyfree_ray.core.errors import HyfreeError
 
@@ -149,6 +155,15 @@ def read_cohort(
     return reading.cohort()
 
 
+_NO_TABLE = Problem(
+    code="data.no-table",
+    where="sites.csv",
+    what="there is none: each case counts as a patient",
+    fix="where a patient has several cases, list them ('check --write-sites' writes a template)",
+    fatal=False,
+)
+
+
 class _Reading:
     """A reading of a data set, step by step: later steps leave out what an earlier one cannot
     read."""
@@ -173,6 +188,8 @@ class _Reading:
         self.files: list[CaseFiles] = []
         self.facts: dict[str, FileFacts] = {}
         self.notes: list[Problem] = []
+        self.reader = ""
+        self.each_a_patient = False
 
     def steps(self) -> Iterator[list[Problem]]:
         """Yield the problems that each step finds, the cheap steps first."""
@@ -185,6 +202,7 @@ class _Reading:
         yield self._read_tables()
         if self.rows is not None:
             yield check_patients(self.rows, fill_folds=self.own_sites)
+            yield check_alike(self.rows)
         if self.description is None:
             return
         channel_names, labels, ending = self.description
@@ -192,19 +210,26 @@ class _Reading:
         yield problems
         if any(problem.code == "data.not-found" for problem in problems):
             return
+        if self.each_a_patient:
+            self.rows = rows_of_cases(self.images)
+            yield [_NO_TABLE]
         if self.rows is not None:
             yield check_listed(self.rows, self.images)
+        self.reader = reader_of(self.dataset or {}, ending)
         self._gather_facts(ending)
         yield check_files(self.facts)
-        yield check_axes(self.facts, ending, reader_of(self.dataset or {}, ending))
+        yield check_axes(self.facts, ending, self.reader)
         yield check_channels(self.files, self.facts, ending, len(channel_names))
         yield check_geometry(self.files, self.facts)
         yield check_label_values(self.files, self.facts, labels)
         yield check_copies(self.files, self.facts)
         yield check_constant(self.files, self.facts)
+        yield check_sizes(self.files, self.facts)
+        yield check_bits(self.files, self.facts, by_site=self.own_sites)
         if self.own_sites:
             yield check_structures(self.files, self.facts, labels)
             yield check_spacings(self.files, self.facts)
+            yield check_shares(self.files, self.facts, labels)
 
     def cohort(self) -> Cohort:
         """Return the data set if no problem was fatal."""
@@ -233,6 +258,9 @@ class _Reading:
         if self.dataset is not None:
             dataset = self.dataset
             self.description = _collect(problems, lambda: read_description(dataset))
+        if not self.own_sites and not (self.root / "sites.csv").exists():
+            self.each_a_patient = True
+            return problems
         self.rows = _collect(problems, lambda: read_sites_csv(self.root / "sites.csv"))
         if self.rows is not None:
             rows = self.rows
@@ -242,17 +270,17 @@ class _Reading:
     def _pair_files(self, ending: str) -> list[Problem]:
         """Find image files (by channel) and label file of each case, relative to the root."""
         problems: list[Problem] = []
-        pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(ending)}", re.DOTALL)
         images: dict[str, list[str]] = defaultdict(list)
-        for name in _collect(problems, lambda: _file_names(self.root / "imagesTr")) or []:
-            if found := pattern.fullmatch(name):
-                images[found["case"]].append(f"imagesTr/{name}")
-        self.images = {case: tuple(paths) for case, paths in images.items()}
+        for name in _collect(problems, lambda: file_names(self.root / "imagesTr")) or []:
+            if case := case_of(name, ending):
+                images[case].append(f"imagesTr/{name}")
+        self.images = {composed(case): tuple(paths) for case, paths in images.items()}
         self.labels = {
-            name.removesuffix(ending): f"labelsTr/{name}"
-            for name in _collect(problems, lambda: _file_names(self.root / "labelsTr")) or []
+            composed(name.removesuffix(ending)): f"labelsTr/{name}"
+            for name in _collect(problems, lambda: file_names(self.root / "labelsTr")) or []
             if name.endswith(ending)
         }
+        problems += check_unicode_forms(images)
         return problems or check_pairs(self.images, self.labels, ending)
 
     def _gather_facts(self, ending: str) -> None:
@@ -273,6 +301,7 @@ class _Reading:
             images=[path for case in self.files for path in case.images],
             labels=[case.label for case in self.files],
             cache=self.cache,
+            reader=self.reader,
             report=self.report,
         )
 
@@ -333,11 +362,3 @@ def split_fold(cases: Sequence[Case], fold: int) -> Split:
 
 def _patient_rank(patient: str) -> tuple[str, str]:
     return (hashlib.sha256(patient.encode()).hexdigest(), patient)
-
-
-def _file_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise HyfreeError(
-            "data.not-found", f"{folder}: no such folder; an nnU-Net raw data set needs one"
-        )
-    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")

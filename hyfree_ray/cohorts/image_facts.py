@@ -16,32 +16,25 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 
+from hyfree_ray.cohorts.file_ends import detached_names
+from hyfree_ray.cohorts.image_reading import (
+    SIMPLEITK_IO,
+    UNREADABLE,
+    ImageFault,
+    ReadImage,
+    read_image_file,
+)
 from hyfree_ray.cohorts.png_structure import png_fault
 from hyfree_ray.core.files import replacing
 
-MAX_PIXELS = 1 << 26
-MAX_VOXELS = 1 << 30
-"""A header with more pixels per slice, or voxels, is refused before memory is allocated."""
 MAX_LABEL_VALUES = 256
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 
-# nnU-Net's file endings with SimpleITK's reader for each. The reader is named, so that a file of
-# another format under this ending is refused instead of guessed at.
-READERS = {
-    ".png": "PNGImageIO",
-    ".bmp": "BMPImageIO",
-    ".tif": "TIFFImageIO",
-    ".tiff": "TIFFImageIO",
-    ".nii.gz": "NiftiImageIO",
-    ".nii": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".gipl": "GiplImageIO",
-}
-# nnU-Net reads these without spacing, and takes all channels from one file.
-NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+NOT_A_FILE = "not a file"
+NO_PERMISSION = "no permission to read it"
+ELSEWHERE = "its pixels lie elsewhere"
+NOT_FINITE = "NaN or infinite pixels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +42,7 @@ class FileFacts:
     """The facts about one file that checks need."""
 
     sha256: str
-    """Hash of the file's bytes."""
+    """Hash of the file's bytes, and of its pixels if they lie in another file."""
     shape: tuple[int, ...] = ()
     """(height, width) in pixels, or (slices, height, width) of a volume."""
     spacing: tuple[float, ...] = ()
@@ -58,10 +51,17 @@ class FileFacts:
     """Origin and directions of the grid; empty for formats without spacing."""
     channels: int = 0
     fault: str = ""
-    """Why the file is unusable: `unreadable`, `too large`, `NaN or infinite pixels`, or one of
-    `png_structure.png_fault`."""
+    """Why the file is unusable, one of the kinds in `file_checks`."""
+    why: str = ""
+    """What is known of the fault."""
+    said: tuple[str, ...] = ()
+    """What a reader warned of."""
+    detached: bool = False
+    """Whether the pixels lie in another file, whose change the header's time does not show."""
     content: str = ""
     """sha256 of an image's pixels: equal for copies with different compression."""
+    bits: int = 0
+    """Of an integer pixel; 0 for floats."""
     mean: float = 0.0
     sd: float = 0.0
     """Standard deviation of an image's intensities."""
@@ -71,32 +71,54 @@ class FileFacts:
     """Number of pixels with each of `values`."""
 
 
-def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
-    """Read the header, then (unless it claims too much) the pixels, of one file."""
+def inspect_file(
+    path: Path, ending: str, *, is_label: bool, reader: str = SIMPLEITK_IO
+) -> FileFacts:
+    """Read the header, then (unless it claims too much) the pixels, of one file.
+
+    Args:
+        path: the file.
+        ending: its ending, which says its format.
+        is_label: whether its values are classes.
+        reader: nnU-Net's reader of the data set.
+    """
     whole = path.read_bytes()
-    sha256 = hashlib.sha256(whole).hexdigest()
-    hidden = png_fault(whole) if ending == ".png" else ""
-    if hidden:
-        return FileFacts(sha256=sha256, fault=hidden)
-    itk: Any = sitk  # it carries no types
-    reader = itk.ImageFileReader()
-    reader.SetImageIO(READERS[ending])
-    reader.SetFileName(str(path))
+    facts = FileFacts(sha256=hashlib.sha256(whole).hexdigest())
+    if hidden := png_fault(whole) if ending == ".png" else "":
+        return replace(facts, fault=hidden)
+    names = detached_names(whole, ending)
+    if any(Path(name).name != name for name in names):
+        return replace(facts, fault=ELSEWHERE)
     try:
-        reader.ReadImageInformation()
-        facts = _header(reader, sha256, ending)
-        voxels = int(np.prod(facts.shape, dtype=object))
-        if voxels > MAX_VOXELS or int(np.prod(facts.shape[-2:], dtype=object)) > MAX_PIXELS:
-            return replace(facts, fault="too large")
-        if len(facts.shape) not in (2, 3):
-            return facts
-        pixels: np.ndarray = itk.GetArrayFromImage(reader.Execute())
-    except (RuntimeError, MemoryError):
-        return FileFacts(sha256=sha256, fault="unreadable")
-    if ending == ".bmp" and _is_grey_bmp(whole, pixels):
-        pixels, facts = pixels[..., 0], replace(facts, channels=1)
+        image = read_image_file(path, ending, reader, whole)
+    except ImageFault as fault:
+        return replace(facts, fault=fault.fault, why=fault.why, detached=bool(names))
+    facts = _described(facts, image)
+    if names:
+        pixels = hashlib.sha256(np.ascontiguousarray(image.pixels).data).hexdigest()
+        both = hashlib.sha256(f"{facts.sha256} {pixels}".encode()).hexdigest()
+        facts = replace(facts, sha256=both, detached=True)
+    if len(facts.shape) not in (2, 3):
+        return facts
+    return _of_pixels(facts, path, ending, image.pixels, is_label=is_label)
+
+
+def _described(facts: FileFacts, image: ReadImage) -> FileFacts:
+    return replace(
+        facts,
+        shape=image.shape,
+        spacing=image.spacing,
+        place=image.place,
+        channels=image.channels,
+        said=image.said,
+    )
+
+
+def _of_pixels(
+    facts: FileFacts, path: Path, ending: str, pixels: np.ndarray, *, is_label: bool
+) -> FileFacts:
     if pixels.dtype.kind == "f" and not np.isfinite(_floats(path, ending, pixels)).all():
-        return replace(facts, fault="NaN or infinite pixels")
+        return replace(facts, fault=NOT_FINITE)
     if is_label:
         values, counts = _whole_values(pixels)
         return replace(facts, values=values, counts=counts)
@@ -105,34 +127,10 @@ def inspect_file(path: Path, ending: str, *, is_label: bool) -> FileFacts:
     return replace(
         facts,
         content=content.hexdigest(),
+        bits=8 * pixels.dtype.itemsize if pixels.dtype.kind in "iu" else 0,
         mean=float(pixels.mean(dtype=np.float64)),
         sd=float(pixels.std(dtype=np.float64)),
     )
-
-
-def _header(reader: Any, sha256: str, ending: str) -> FileFacts:
-    size = tuple(int(length) for length in reader.GetSize())
-    if len(size) > 2 and all(length == 1 for length in size[2:]):
-        size = size[:2]  # one slice stored as a volume: nnU-Net treats it as 2D too
-    spacing = tuple(abs(float(step)) for step in reader.GetSpacing()[: len(size)])[::-1]
-    natural = ending in NATURAL_ENDINGS
-    place = (*reader.GetOrigin(), *reader.GetDirection())
-    return FileFacts(
-        sha256=sha256,
-        shape=size[::-1],
-        spacing=() if natural else spacing,
-        place=() if natural else tuple(float(number) for number in place),
-        channels=int(reader.GetNumberOfComponents()),
-    )
-
-
-def _is_grey_bmp(whole: bytes, pixels: np.ndarray) -> bool:
-    """Return whether nnU-Net reads a BMP as grey: 8 bits a pixel at most, and a grey palette.
-
-    SimpleITK gives each pixel its palette's colour.
-    """
-    bits = int.from_bytes(whole[28:30], "little")
-    return bits <= 8 and pixels.ndim == 3 and bool((pixels == pixels[..., :1]).all())
 
 
 def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
@@ -145,6 +143,8 @@ def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
 
 def _whole_values(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
     """Return sorted distinct values, the first ones, and the number of pixels with each."""
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8)  # a view of them would be 255 in places
     if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 1 << 16:
         counts = np.bincount(pixels.ravel())  # much faster than sorting a volume
         values = np.flatnonzero(counts)
@@ -164,6 +164,7 @@ def gather_facts(
     images: Sequence[str],
     labels: Sequence[str],
     cache: Path | None,
+    reader: str = SIMPLEITK_IO,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, FileFacts]:
     """Gather facts of all files (paths relative to `root`), cached while size and time are the
@@ -175,6 +176,7 @@ def gather_facts(
         images: the image files.
         labels: the label files.
         cache: JSON file; None: no cache.
+        reader: nnU-Net's reader of the data set.
         report: called with (files done, files in all).
     """
     known = _load_cache(cache)
@@ -184,12 +186,12 @@ def gather_facts(
     for path, is_label in [(path, False) for path in images] + [(path, True) for path in labels]:
         status = _status_of(root / path)
         if status is None:
-            facts[path] = FileFacts(sha256="", fault="not a file")
+            facts[path] = FileFacts(sha256="", fault=NOT_A_FILE)
         else:
-            stamp = [status.st_size, status.st_mtime_ns, ending, is_label]
+            stamp = [status.st_size, status.st_mtime_ns, ending, is_label, reader]
             found = _restore(before.get(path), stamp)
-            facts[path] = found or _inspect(root / path, ending, is_label=is_label)
-            if facts[path].sha256:
+            facts[path] = found or _inspect(root / path, ending, is_label, reader)
+            if facts[path].sha256 and not facts[path].detached:
                 after[path] = [stamp, asdict(facts[path])]
         report(len(facts), len(images) + len(labels))
     if cache is not None and json.loads(json.dumps(after)) != before:
@@ -200,15 +202,17 @@ def gather_facts(
     return facts
 
 
-def _inspect(path: Path, ending: str, *, is_label: bool) -> FileFacts:
+def _inspect(path: Path, ending: str, is_label: bool, reader: str) -> FileFacts:
     """Call `inspect_file`; without a hash, and so never cached, if the file cannot be opened.
 
     Permission to read it can be given without changing its size or time.
     """
     try:
-        return inspect_file(path, ending, is_label=is_label)
-    except OSError:
-        return FileFacts(sha256="", fault="unreadable")
+        return inspect_file(path, ending, is_label=is_label, reader=reader)
+    except PermissionError:
+        return FileFacts(sha256="", fault=NO_PERMISSION)
+    except OSError as error:
+        return FileFacts(sha256="", fault=UNREADABLE, why=error.strerror or "")
 
 
 def _status_of(path: Path) -> os.stat_result | None:

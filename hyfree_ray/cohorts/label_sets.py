@@ -84,7 +84,29 @@ def read_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
             f"dataset.json: regions need regions_class_order, a list of {regions} classes, one for"
             f" each region in the order of labels, each of {classes[1:]} once; correct it",
         )
+    _check_painting(labels, order)
     return dict(labels)
+
+
+def _check_painting(labels: Labels, order: Sequence[int]) -> None:
+    """Check that regions, drawn one over the other, give every class its own regions back.
+
+    nnU-Net draws region by region, each with the class that `regions_class_order` gives it; a
+    perfect network must thus score 1.
+    """
+    regions = list(foreground(labels).items())
+    for one in sorted(class_values(labels) - {0}):
+        drawn = [
+            value for (_, classes), value in zip(regions, order, strict=True) if one in classes
+        ]
+        wrong = [name for name, classes in regions if (one in classes) != (drawn[-1] in classes)]
+        if wrong:
+            raise HyfreeError(
+                "data.bad-regions",
+                f"dataset.json: regions_class_order {list(order)} draws class {one} as {drawn[-1]},"
+                f" which is {'not ' * (one in dict(regions)[wrong[0]])}in the region {wrong[0]};"
+                " give each region a class of its own, the smaller regions last",
+            )
 
 
 def _scalar(value: Any) -> Any:

@@ -16,6 +16,25 @@ _ROUNDING = 1e-3
 """Headers store spacings in single precision: 0.8 mm read as 0.79999 is still five to 4 mm."""
 
 
+MIN_SHORT_SIDE = 5
+"""Pixels along the shorter side of a slice: nnU-Net's augmentation mirrors a margin into it."""
+
+MIN_BOTH, MIN_LONG = 15, 23
+"""Pixels along both sides, or along the longer one, from which nnU-Net's plan pools twice: its loss
+gives the deepest of the outputs no weight, and with a single pooling there is no other."""
+
+PLAN_NEEDS = (
+    f"nnU-Net's plan needs {MIN_BOTH} along both sides, or {MIN_LONG} along one and"
+    f" {MIN_SHORT_SIDE} along the other"
+)
+
+
+def can_be_planned(plane: Sequence[float]) -> bool:
+    """Return whether nnU-Net can train on slices of this size, (height, width) in pixels."""
+    short, long = min(plane), max(plane)
+    return short >= MIN_BOTH or (long >= MIN_LONG and short >= MIN_SHORT_SIDE)
+
+
 def slice_axis(spacings: Sequence[Sequence[float]]) -> int:
     """Return the axis along which nnU-Net's `2d` configuration cuts: the greatest median spacing.
 

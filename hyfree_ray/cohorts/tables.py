@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import unicodedata
@@ -11,10 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.cohorts.image_facts import NATURAL_ENDINGS, READERS
+from hyfree_ray.cohorts.image_reading import (
+    NATURAL_ENDINGS,
+    NATURAL_IO,
+    NIBABEL_IO,
+    READERS,
+    SIMPLEITK_IO,
+)
 from hyfree_ray.cohorts.label_sets import read_labels
 from hyfree_ray.cohorts.look_alikes import one_script, shows_all, skeletons
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import replacing
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.core.strict_json import checked_name
 
@@ -26,21 +34,24 @@ MAX_SITE_NAME_BYTES = 100
 READER_KEY = "overwrite_image_reader_writer"
 """nnU-Net's entry in `dataset.json` for the class that reads the images."""
 
-_ITK, _NIBABEL, _NATURAL = "SimpleITKIO", "NibabelIO", "NaturalImage2DIO"
 NNUNET_READERS = {
-    ending: (_NATURAL,)
+    ending: (NATURAL_IO,)
     if ending in NATURAL_ENDINGS
-    else (_ITK, _NIBABEL)
+    else (SIMPLEITK_IO, NIBABEL_IO)
     if ".nii" in ending
-    else (_ITK,)
+    else (SIMPLEITK_IO,)
     for ending in READERS
 }
 """nnU-Net's readers that give an array as it is stored, by ending."""
 NNUNET_DEFAULTS = {
     **{ending: readers[0] for ending, readers in NNUNET_READERS.items() if ending != ".tiff"},
-    ".nii": _NIBABEL,
+    ".nii": NIBABEL_IO,
 }
 """nnU-Net's readers where none is named; it reads .tiff as volumes, which are not accepted."""
+
+
+_COLUMNS = {name: name for name in ("case", "site", "patient")}
+"""The columns that a table of cases needs, as they are spelled in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +78,30 @@ def _read_text(path: Path, limit: int, fix: str) -> str:
             "data.too-large",
             f"{path}: larger than {limit >> 20} MiB; check that it is the right file",
         )
+    content = _read_bytes(path)
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # as Excel writes "Unicode text"
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise HyfreeError(
-            "data.bad-text", f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+            "data.bad-text",
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 (in Excel: CSV UTF-8)",
         ) from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HyfreeError(
+            "data.no-permission",
+            f"{path}: cannot be read ({error.strerror}); correct its access rights",
+        ) from None
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC): file systems and tables use either."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
@@ -158,13 +187,22 @@ def cohort_name(dataset: Mapping[str, Any], root: Path) -> str:
 
 
 def read_sites_csv(path: Path) -> list[Row]:
+    """Read `sites.csv`, as any spreadsheet writes it: separated by commas, semicolons or tabs.
+
+    Raises:
+        HyfreeError: a column or a cell is missing, or a case is listed twice.
+    """
     fix = "write one with the columns case, site, patient"
     lines = _read_text(path, MAX_CSV_BYTES, fix).splitlines()
-    reader = csv.reader(lines, strict=True)
+    stated = re.fullmatch(r"sep=(.)", lines[0].strip()) if lines else None  # Excel's own
+    skipped = 1 if stated else 0
+    separator = stated[1] if stated else _separator(lines)
+    reader = csv.reader(lines[skipped:], strict=True, delimiter=separator)
     rows: list[Row] = []
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        missing = [name for name in ("case", "site", "patient") if header.count(name) != 1]
+        names = [_COLUMNS.get(cell.casefold(), cell) for cell in header]
+        missing = [name for name in _COLUMNS if names.count(name) != 1]
         if missing:
             raise HyfreeError(
                 "data.bad-table", f"{path}: needs one column named {', '.join(missing)}; {fix}"
@@ -172,19 +210,22 @@ def read_sites_csv(path: Path) -> list[Row]:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-            values = {name: row.get(name, "") for name in ("case", "site", "patient")}
+            line = reader.line_num + skipped
+            row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+            values = {name: row.get(name, "") for name in _COLUMNS}
+            values["case"] = composed(values["case"])
             if len(cells) != len(header) or not all(values.values()):
                 raise HyfreeError(
                     "data.bad-table",
-                    f"{path}, line {reader.line_num}: a cell is missing, empty or superfluous;"
+                    f"{path}, line {line}: a cell is missing, empty or superfluous;"
                     f" give case, site and patient in each row",
                 )
             columns = tuple((name, cell) for name, cell in row.items() if name not in values)
-            rows.append(Row(line=reader.line_num, **values, columns=columns))
+            rows.append(Row(line=line, **values, columns=columns))
     except csv.Error as error:
         raise HyfreeError(
-            "data.bad-table", f"{path}, line {reader.line_num}: not a CSV ({error}); correct it"
+            "data.bad-table",
+            f"{path}, line {reader.line_num + skipped}: not a CSV ({error}); correct it",
         ) from None
     if not rows:
         raise HyfreeError("data.no-cases", f"{path}: lists no cases; {fix}")
@@ -197,6 +238,37 @@ def read_sites_csv(path: Path) -> list[Row]:
             " keep one row per case",
         )
     return rows
+
+
+def rows_of_cases(cases: Iterable[str]) -> list[Row]:
+    """Return the rows of a table in which each case is a patient of its own, at one site."""
+    return [
+        Row(line=line, case=case, site="here", patient=case)
+        for line, case in enumerate(sorted(cases), start=2)
+    ]
+
+
+def write_sites_csv(path: Path, cases: Iterable[str]) -> None:
+    """Write a table to fill in: each case a patient, all at one site."""
+    with replacing(path) as file:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(_COLUMNS)
+        table.writerows((row.case, row.site, row.patient) for row in rows_of_cases(cases))
+        file.write(text.getvalue().encode())
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """Return what separates the cells of the header: the one that shows the most columns."""
+    header = lines[0] if lines else ""
+    return max(",;\t|", key=lambda sign: len(_COLUMNS.keys() & _cells(header, sign)))
+
+
+def _cells(line: str, separator: str) -> set[str]:
+    try:
+        return {cell.strip().casefold() for cell in next(csv.reader([line], delimiter=separator))}
+    except csv.Error:
+        return set()
 
 
 _RESERVED = skeletons(POOL) | skeletons(ORACLE)

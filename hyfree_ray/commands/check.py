@@ -12,12 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hyfree_ray.commands.options import EXIT_CODES, STORE
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.core.files import writing_to
 
 
 @click.command("check", epilog=EXIT_CODES)
 @click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--write-sites",
+    is_flag=True,
+    help="First write a sites.csv to fill in, where there is none: each case a patient, one site.",
+)
 @STORE
-def check_data(data: Path, store: Path) -> None:
+def check_data(data: Path, store: Path, write_sites: bool) -> None:
     """List everything that is wrong with an nnU-Net raw data set and its sites.csv, file by file.
 
     `simulate` makes the same checks first, and stops at the first kind of problem.
@@ -26,7 +33,24 @@ def check_data(data: Path, store: Path) -> None:
     Example:
       hyfree-ray check Dataset301_LungCXR
     """
+    if write_sites:
+        _write_sites(data)
     sys.exit(_check(data, store))
+
+
+def _write_sites(data: Path) -> None:
+    from hyfree_ray.cohorts.raw_files import case_names
+    from hyfree_ray.cohorts.tables import write_sites_csv
+
+    table = data / "sites.csv"
+    if table.exists():
+        raise HyfreeError(
+            "output.not-empty", f"{table}: already exists; leave --write-sites out, or move it away"
+        )
+    names = case_names(data)
+    with writing_to(table, "DATA"):
+        write_sites_csv(table, names)
+    click.echo(f"{table}: written; fill in the columns site and patient")
 
 
 def _check(data: Path, store: Path) -> int:
@@ -39,11 +63,15 @@ def _check(data: Path, store: Path) -> int:
     with reading_bar() as told:
         found = survey(data, digest_cache=digest_cache(store), report=told)
     fatal = [problem for problem in found.problems if problem.fatal]
+    if found.cohort is not None:
+        from hyfree_ray.segmenters.nnunet.rereading import read_again
+
+        fatal += read_again(found.cohort)
     for problem in fatal:
         click.echo(f"error: {problem.line()}")
     for line in describe_notes(found.problems):
         click.echo(f"note: {line}")
-    if found.cohort is not None:
+    if found.cohort is not None and not fatal:
         Console().print(render_sites(found.cohort))
         if len(found.cohort.sites) == 1:
             click.echo(f"note: {nothing_to_share(found.cohort.sites)}")

@@ -48,7 +48,7 @@ def doctor(store: Path, address: str | None, config: Path | None) -> None:
     """
     wrong = 0
     checks = (_versions(), _machine(), _store(store.absolute()), _configuration(config))
-    for check in (*checks, _extensions(), _ports(), _cluster(address)):
+    for check in (*checks, _extensions(), _folder(), _ports(), _cluster(address)):
         for finding in check:
             wrong += bool(finding.fix)
             click.echo(f"{'WRONG' if finding.fix else 'ok':<6}{finding.what:<16}{finding.found}")
@@ -161,6 +161,15 @@ def _extensions() -> Iterator[Finding]:
             for name, origin in origins.items()
         ]
         yield Finding(what=f"{table.concept}s", found=", ".join(named))
+
+
+def _folder() -> Iterator[Finding]:
+    from hyfree_ray.runners.ray_folders import choose_ray_folder
+
+    try:
+        yield Finding(what="ray's folder", found=choose_ray_folder())
+    except HyfreeError as error:
+        yield Finding(what="ray's folder", found=str(error), fix="set RAY_TMPDIR to a short folder")
 
 
 def _ports() -> Iterator[Finding]:

@@ -36,11 +36,13 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
     """
     from hyfree_ray.config.device import find_device
     from hyfree_ray.segmenters import NNUNET
+    from hyfree_ray.segmenters.nnunet.ensemble import members_of
     from hyfree_ray.segmenters.nnunet.folders import predict_folder
     from hyfree_ray.segmenters.nnunet.trial import try_model
 
     folder = _model_in(model)
-    try_model(folder, segmenter or NNUNET)
+    for member in members_of(folder):
+        try_model(member, segmenter or NNUNET)
     with writing_to(out):
         try_to_write(out)
     where = find_device() if device == "auto" else device
@@ -59,6 +61,9 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
 def export_model(model: Path, out: Path, ending: str | None) -> None:
     """Export a model as an nnU-Net results folder, for nnU-Net's own predictor.
 
+    An ensemble becomes a folder for each member: predict from each with --save_probabilities, then
+    average with nnUNetv2_ensemble.
+
     \b
     Example:
       hyfree-ray export-model --model general -o Dataset901_General --ending .nii.gz
@@ -66,21 +71,28 @@ def export_model(model: Path, out: Path, ending: str | None) -> None:
         -i imagesTs -o labelsTs -f 0
     """
     from hyfree_ray.segmenters import NNUNET
+    from hyfree_ray.segmenters.nnunet.ensemble import members_of
     from hyfree_ray.segmenters.nnunet.folders import write_results_folder
     from hyfree_ray.segmenters.nnunet.trial import try_model
 
     folder = _model_in(model)
     check_free(out)
-    try_model(folder, NNUNET)
-    with writing_to(out):
-        results = write_results_folder(folder, out, ending=ending)
-    click.echo(f"nnU-Net results folder: {results}")
+    members = members_of(folder)
+    for member in members:
+        try_model(member, NNUNET)
+    for position, member in enumerate(members):
+        part = out if len(members) == 1 else out / f"member-{position}"
+        with writing_to(out):
+            results = write_results_folder(member, part, ending=ending)
+        click.echo(f"nnU-Net results folder: {results}")
 
 
 def _model_in(folder: Path) -> Path:
-    """The four files, which lie in `model/` of whatever holds a model."""
+    """The four files, or an ensemble, which lie in `model/` of whatever holds a model."""
     for found in (folder / "model", folder):
         if (found / "weights.safetensors").is_file() and (found / "plans.json").is_file():
+            return found
+        if (found / "ensemble.json").is_file():
             return found
     raise HyfreeError(
         "model.not-found",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,11 @@ from hyfree_ray.border.gate import Gate, check_card
 from hyfree_ray.border.marks import MARK
 from hyfree_ray.border.opening import open_release, printable
 from hyfree_ray.border.privacy_card import describe, read_card
+from hyfree_ray.border.quality_card import (
+    check_quality,
+    describe_quality,
+    read_quality_card,
+)
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
 from hyfree_ray.core.files import write_bytes, writing_to
 from hyfree_ray.core.folders import check_free, filling
@@ -30,6 +36,8 @@ def run_check(files: Sequence[Path], key: Path | None = None) -> int:
         try:
             release = open_release(file, public)
             check_card(release, Gate())
+            if release.metadata.quality:
+                check_quality(release, Gate().quality)
         except ReleaseError as error:
             refused = True
             click.echo(f"{printable(file)}: refused ({error.rule}): {error.message}")
@@ -60,6 +68,7 @@ def run_show(file: Path, picture: Path) -> None:
             click.echo(printable(line))
     except ValueError as error:
         click.echo(f"its privacy card is not ours: {printable(str(error))}")
+    _show_quality(release.metadata.quality)
     with writing_to(picture, "--picture"):
         contact_sheet(
             picture,
@@ -70,6 +79,16 @@ def run_show(file: Path, picture: Path) -> None:
             marks=MARK,
         )
     click.echo(f"drawn: {picture}")
+
+
+def _show_quality(card: Mapping[str, Any]) -> None:
+    if not card:
+        return
+    try:
+        for line in describe_quality(read_quality_card(card)):
+            click.echo(printable(line))
+    except ValueError as error:
+        click.echo(f"its quality card is not ours: {printable(str(error))}")
 
 
 def run_dossier(file: Path, out: Path, key: Path | None = None) -> None:

@@ -22,7 +22,13 @@ from hyfree_ray.commands.options import (
 )
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import writing_to
-from hyfree_ray.evaluation.choice import choose_regime, non_inferiority_margin
+from hyfree_ray.evaluation.choice import (
+    MARGIN,
+    MAX_PROBABILITY,
+    MIN_PATIENTS,
+    choose_regime,
+    loss_probability,
+)
 from hyfree_ray.evaluation.regimes import (
     CHOSEN,
     CONTROL,
@@ -120,9 +126,9 @@ def personalise(
     """Fine-tune the general model on the hospital's own images, and write the model to OUT.
 
     Given the pool's releases, also fine-tune while replaying the other hospitals' images, and let
-    the hospital choose by its own validation cases: personalised, else finetuned, unless that is
-    worse than local2x (trained for as long without the others) by more than .005 Dice and more
-    than one standard error.
+    the hospital choose by its own validation cases: personalised, else finetuned, if it is shown
+    not to be worse than local2x (trained for as long without the others) by more than .02 Dice,
+    with 95 % confidence. With too few validation patients to show that, it keeps local2x.
     """
     from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
@@ -145,8 +151,14 @@ def _described(regime: str, dice: Mapping[str, Mapping[int, float]]) -> str:
     if regime == CONTROL:
         return f"{regime} {mean:.3f}"
     gained = mean - mean_over_patients(dice[CONTROL])
-    limit = non_inferiority_margin(dice[regime], dice[CONTROL])
-    return f"{regime} {mean:.3f} ({gained:+.3f}; it may lose {limit:.3f})"
+    probability = loss_probability(dice[regime], dice[CONTROL])
+    shown = (
+        f"fewer than {MIN_PATIENTS} patients"
+        if probability is None
+        else f"probability of losing over {MARGIN}: {probability:.2f}, "
+        f"at most {MAX_PROBABILITY} is allowed"
+    )
+    return f"{regime} {mean:.3f} ({gained:+.3f}; {shown})"
 
 
 async def _personalised(party: SiteParty, pooled: _Pooled, keep: str | None) -> tuple[str, Parcel]:

@@ -129,7 +129,10 @@ def _table(groups: Sequence[Group]) -> Table:
                 Text(f"{one.first} minus {one.second}"),
                 TESTED_LABELS[one.tested],
                 one.format_interval(),
-                Text(one.describe(), style=STYLE[one.verdict]),
+                Text(
+                    "; ".join(filter(None, (one.describe(), one.describe_worst()))),
+                    style=STYLE[one.verdict],
+                ),
             )
             first = False
     return table

@@ -16,6 +16,9 @@ from hyfree_ray.border.manifest import MIN_ROWS
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 
+MIN_BATCHES = 100
+"""Of a segmenter's training, with fewer of which no number says anything."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -67,6 +70,20 @@ class Budget(_Strict):
     """What `--generator auto` takes."""
     generator_reason: str
     """Why, in words: printed."""
+    quality_gate: bool
+    """Whether `gate.quality` is enforced where nothing is said: its trainings are long enough to
+    make a release that teaches something."""
+
+    @property
+    def warning(self) -> str:
+        """Say why no number of a run means anything; empty where the networks can learn."""
+        batches = self.unet.epochs * self.unet.iterations
+        if batches >= MIN_BATCHES:
+            return ""
+        return (
+            f"networks were trained for {batches} batches and have learned nothing: these numbers "
+            "show that every stage runs, and say nothing about sharing"
+        )
 
 
 BUDGETS = ("smoke", "small", "paper")

@@ -188,7 +188,7 @@ class Experiment(BaseModel):
 
 _NOT_SETTINGS: dict[str, Any] = {
     "embedder_weights": True,
-    "budget": {"generator_backend", "generator_reason", "phantom_sites"},
+    "budget": {"generator_backend", "generator_reason", "phantom_sites", "quality_gate"},
 }
 """What `auto` was resolved by, and a path: the resolved values are in the key."""
 
@@ -203,6 +203,7 @@ _NOT_IN_A_RECIPE: dict[str, Any] = {
         "generator_backend": True,
         "generator_reason": True,
         "phantom_sites": True,
+        "quality_gate": True,
         "unet": {"finetune_epochs"},
     },
 }

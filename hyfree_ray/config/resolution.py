@@ -80,6 +80,7 @@ def resolve_experiment(
         chosen["name"] = values["budget"]["generator_backend"]
         reasons.append(f"generator {chosen['name']}: {values['budget']['generator_reason']}")
     values["generator"] = _generator_choice(chosen["name"], budget, chosen["config"])
+    reasons += _resolve_quality_gate(values, budget)
     if values.setdefault("embedder", "auto") == "auto":
         named_weights = values.get("embedder_weights") is not None
         values["embedder"] = "openclip" if named_weights else "nnunet"
@@ -118,6 +119,20 @@ def _generator_choice(name: str, budget: str, given: Mapping[str, Any]) -> dict[
         )
     config = generator.configured({**generator.at(budget).model_dump(mode="json"), **given})
     return {"name": name, "config": config.model_dump(mode="json")}
+
+
+def _resolve_quality_gate(values: dict[str, Any], budget: str) -> list[str]:
+    """Take the budget's word on whether the quality gate is enforced, unless it is said.
+
+    Returns:
+        A line of reason where it is off.
+    """
+    gate = values.setdefault("gate", {}).setdefault("quality", {})
+    asked = "enforced" in gate
+    if gate.setdefault("enforced", values["budget"]["quality_gate"]):
+        return []
+    why = "as requested" if asked else f"at budget {budget} networks are too short to teach"
+    return [f"quality gate off: {why}; releases that teach nothing are sent, too"]
 
 
 def _changed_by(file: Path | None, overrides: Sequence[str]) -> str:

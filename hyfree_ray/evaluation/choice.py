@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from statistics import stdev
+
+import numpy as np
 
 from hyfree_ray.evaluation.regimes import CONTROL, candidates
-from hyfree_ray.evaluation.scores import mean_over_patients
+from hyfree_ray.evaluation.uncertainty import noise_of
 
-CHOICE_VERSION = 1
+CHOICE_VERSION = 2
 """Of the rule of `choose_regime`, which is in no key: raised when it would choose another model."""
 
-MARGIN = 0.005
-"""Dice that a model which travels better may lose to the control on a site's validation cases."""
+MARGIN = 0.02
+"""Non-inferiority margin, Dice: a model that loses no more than this to the control at home may be
+kept instead, for it travels better. It is the same however many patients there are."""
+
+MAX_PROBABILITY = 0.05
+"""That a model which is kept loses more than `MARGIN`."""
+
+MIN_PATIENTS = 7
+"""Validation patients with fewer of which the control is kept: nothing can be said of a loss."""
 
 
 def choose_regime(dice: Mapping[str, Mapping[int, float]]) -> str:
-    """Return the candidate that should travel best, unless it is worse at home.
+    """Return the candidate that should travel best and was shown not to be inferior at home.
 
-    Worse is by over `MARGIN`, or where a few patients cannot tell so little, by over a standard
-    error of the difference (Breiman et al. 1984, Classification and Regression Trees, section
-    3.4.3: the simplest within one standard error of the best).
+    A test of non-inferiority: what is not shown is not assumed, so that with few patients the
+    control is kept, which is the hospital's own model.
 
     Args:
         dice: of each candidate, by patient of the site's own validation cases.
@@ -29,18 +35,29 @@ def choose_regime(dice: Mapping[str, Mapping[int, float]]) -> str:
     return next(
         regime
         for regime in candidates(dice)
-        if mean_over_patients(dice[regime]) - mean_over_patients(dice[CONTROL])
-        >= -non_inferiority_margin(dice[regime], dice[CONTROL])
+        if regime == CONTROL or _is_not_inferior(dice[regime], dice[CONTROL])
     )
 
 
-def non_inferiority_margin(dice: Mapping[int, float], control: Mapping[int, float]) -> float:
-    """Return what a model may lose to the control and be no worse (see `choose_regime`).
+def _is_not_inferior(dice: Mapping[int, float], control: Mapping[int, float]) -> bool:
+    probability = loss_probability(dice, control)
+    return probability is not None and probability <= MAX_PROBABILITY
+
+
+def loss_probability(dice: Mapping[int, float], control: Mapping[int, float]) -> float | None:
+    """Return the probability that a model loses more than `MARGIN` to the control.
 
     Args:
         dice: by patient.
-        control: the control's; where less than two patients have both, there is no error to tell.
+        control: the control's.
+
+    Returns:
+        None with fewer than `MIN_PATIENTS` patients that have both.
     """
-    apart = [dice[patient] - control[patient] for patient in dice.keys() & control.keys()]
-    error = stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
-    return max(MARGIN, error)
+    apart_P = np.array(
+        [dice[patient] - control[patient] for patient in sorted(dice.keys() & control.keys())]
+    )
+    if len(apart_P) < MIN_PATIENTS:
+        return None
+    noise = noise_of([apart_P[:, None]], [[0]])
+    return noise.probability_below(float(apart_P.mean()), -MARGIN)

@@ -5,6 +5,7 @@ Shapes: N, M images, F features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,17 +103,37 @@ def score_snapshot(
     )
 
 
-def best_snapshot(scores: list[SnapshotScore]) -> int:
-    """Index of the snapshot with the lowest KID of those that do not copy.
+def best_snapshot(scores: Sequence[SnapshotScore], far: Sequence[float] | None = None) -> int:
+    """Index of the snapshot that is nearest to real images, of those that do not copy.
 
     The reference chose by FID against the very images that were trained on, which favours
     copies. Here a snapshot that copies beyond chance is out, however good it looks; where all do,
     the one that copies least is taken, and the filter behind it decides.
+
+    Args:
+        scores: of the snapshots.
+        far: how far each is from real images by everything that is measured; None: by KID alone.
     """
+    distance = [score.kid for score in scores] if far is None else far
     honest = [k for k, score in enumerate(scores) if not score.copies]
     if honest:
-        return min(honest, key=lambda k: scores[k].kid)
-    return min(range(len(scores)), key=lambda k: (scores[k].near, scores[k].kid))
+        return min(honest, key=lambda k: distance[k])
+    return min(range(len(scores)), key=lambda k: (scores[k].near, distance[k]))
+
+
+def kid_over_floor(
+    sample_NF: np.ndarray, real_MF: np.ndarray, halves: Sequence[np.ndarray]
+) -> float:
+    """Return KID over what it is between two halves of the real images; at least 1.
+
+    Args:
+        sample_NF: features of the samples.
+        real_MF: of the real images.
+        halves: marks_M of one half, for each way to halve them.
+    """
+    between = [abs(kid(real_MF[half_M], real_MF[~half_M])) for half_M in halves]
+    floor = max(float(np.mean(between)), _LEAST)
+    return max(kid(sample_NF, real_MF), floor) / floor
 
 
 def density_and_coverage(sample_NF: np.ndarray, real_MF: np.ndarray) -> tuple[float, float]:

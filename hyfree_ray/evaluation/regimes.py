@@ -8,16 +8,20 @@ package's regime arrives by the entry point `hyfree_ray.regimes` and stands behi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from hyfree_ray.core.registry import Registry
+from hyfree_ray.evaluation.regime import CONTROL as CONTROL
+from hyfree_ray.evaluation.regime import REPLAY as REPLAY
+from hyfree_ray.evaluation.regime import Augmentation as Augmentation
+from hyfree_ray.evaluation.regime import Regime as Regime
+from hyfree_ray.evaluation.regime import Trainer
 
 RELEASE = "release"
 """The purpose of what makes, checks and pools releases: it is for no regime alone."""
 
-CONTROL = "local2x"
-"""What a site has without sharing, after as many steps: what most regimes are compared with."""
+PUBLIC = "public"
+"""The purpose of what labels public images, and reads such labels."""
 
 GENERAL = "general"
 """The pool's model, which sites fine-tune."""
@@ -30,60 +34,6 @@ CHOSEN = "chosen"
 
 THE_OTHERS = "(the others)"
 """Whose model it is, in tables of models and test sites; no site can be called so."""
-
-Trainer = Literal["site", "pool", "oracle"]
-Need = Literal["general", "replay"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regime:
-    """All that the project knows of a way to train, but for the training itself."""
-
-    name: str
-    label: str
-    """In a reader's words: for legends and help."""
-    progress: str
-    """What its party does while it trains one."""
-    trained_by: Trainer | None
-    """None: nobody; it is one of the others by another name."""
-    train: str = ""
-    """"module:function" that trains it; `federation.trainers` says what it is called with."""
-    setting: Literal["default", "optional"] | None = None
-    """Whether it is trained where `--settings` is not given, or named there alone. None: always."""
-    releases: Literal["none", "own", "others", "all"] = "none"
-    """Whose releases are in a model: of none, of the site that it is named after, of all but that
-    site, which alone tests it, or of all that were pooled."""
-    needs: tuple[Need, ...] = ()
-    """What a site's training begins with, in the order of its arguments: the general model, and
-    the other sites' releases as they are handed out for replay."""
-    synthetic_share: float | None = None
-    """Of the images that the oracle trains one network on; None: it is no mixture."""
-    control: str | None = CONTROL
-    """The regime that it is compared with on the same patients."""
-    by_site: bool = False
-    """Its differences are shown site by site and as a curve; others' over all sites."""
-    primary: bool = False
-    """It is compared first: the paper's claim."""
-    candidate: int | None = None
-    """A site may keep it: the lower, the better it should travel."""
-    note: str = ""
-    """What a reader of its numbers has to know, below tables."""
-
-    @property
-    def foreign_only(self) -> bool:
-        """Whether its models are named after the one site that they know nothing of."""
-        return self.releases == "others"
-
-    @property
-    def of_the_pool(self) -> bool:
-        """Whether its models know of other sites by their pooled releases alone."""
-        return self.releases == "all" and self.trained_by != "oracle"
-
-    @property
-    def of_one_release(self) -> bool:
-        """Whether there is a model for each release that was pooled."""
-        return self.releases in {"own", "others"}
-
 
 _TRAINING = "hyfree_ray.federation.training:"
 
@@ -103,117 +53,206 @@ def _mixture(percent: int) -> Regime:
     )
 
 
-_OWN: dict[str, Regime] = {
-    regime.name: regime
-    for regime in (
-        Regime(
-            name="local",
-            label="the hospital's own images alone",
-            progress="training its own nnU-Net",
-            trained_by="site",
-            train=_TRAINING + "train_local",
-            control=None,
-        ),
-        Regime(
-            name=CONTROL,
-            label="the hospital's own images alone, for as many steps as with sharing",
-            progress="training the control (local2x)",
-            trained_by="site",
-            train=_TRAINING + "train_local2x",
-            control=None,
-            candidate=3,
-        ),
-        Regime(
-            name=GENERAL,
-            label="one model for all, on all shared synthetic images",
-            progress="training the general nnU-Net",
-            trained_by="pool",
-            train=_TRAINING + "train_general",
-            releases="all",
-            by_site=True,
-        ),
-        Regime(
-            name="finetuned",
-            label="the general model, trained further on the hospital's own images",
-            progress="fine-tuning",
-            trained_by="site",
-            train=_TRAINING + "finetune",
-            releases="all",
-            needs=("general",),
-            by_site=True,
-            primary=True,
-            candidate=2,
-        ),
-        Regime(
-            name="personalised",
-            label="as finetuned, with the other hospitals' synthetic images in each batch",
-            progress="fine-tuning with replay",
-            trained_by="site",
-            train=_TRAINING + "personalise",
-            setting="default",
-            releases="all",
-            needs=("general", "replay"),
-            by_site=True,
-            candidate=1,
-        ),
-        Regime(
-            name=CHOSEN,
-            label="what the hospital would keep, by its own validation cases",
-            progress="choosing a model",
-            trained_by=None,
-            releases="all",
-            by_site=True,
-        ),
-        Regime(
-            name="real-all",
-            label="one model on the real images of all hospitals: what sharing them would give",
-            progress="training on all real data",
-            trained_by="oracle",
-            train=_TRAINING + "train_together",
-            setting="default",
-            synthetic_share=0.0,
-            by_site=True,
-        ),
-        Regime(
-            name="syn",
-            label="the synthetic images of one hospital alone",
-            progress="training on one release",
-            trained_by="pool",
-            train=_TRAINING + "train_general",
-            setting="optional",
-            releases="own",
-        ),
-        Regime(
-            name="own-syn",
-            label="twice the hospital's own synthetic images, then its real ones",
-            progress="training with its own release",
-            trained_by="site",
-            train=_TRAINING + "train_on_own_synthetic",
-            setting="optional",
-            releases="own",
-        ),
-        Regime(
-            name=WITHOUT_ONE,
-            label="the general model without the hospital's synthetic images, at that hospital",
-            progress="training without one release",
-            trained_by="pool",
-            train=_TRAINING + "train_general",
-            setting="optional",
-            releases="others",
-            note="leave-one-out: the general model without a site's release, at that site; minus "
-            "the control models of the other sites there.",
-        ),
-        *map(_mixture, (25, 50, 75, 100)),
-        Regime(
-            name="fedavg",
-            label="one model by federated averaging on real images that stay where they are",
-            progress="federated averaging",
-            trained_by="oracle",
-            train=_TRAINING + "train_by_averaging",
-            setting="optional",
-        ),
+_BASE = (
+    Regime(
+        name="local",
+        label="the hospital's own images alone",
+        progress="training its own nnU-Net",
+        trained_by="site",
+        train=_TRAINING + "train_local",
+        control=None,
+    ),
+    Regime(
+        name=CONTROL,
+        label="the hospital's own images alone, for as many steps as with sharing",
+        progress="training the control (local2x)",
+        trained_by="site",
+        train=_TRAINING + "train_local2x",
+        control=None,
+        candidate=3,
+    ),
+    Regime(
+        name=GENERAL,
+        label="one model for all, on all shared synthetic images",
+        progress="training the general nnU-Net",
+        trained_by="pool",
+        train=_TRAINING + "train_general",
+        releases="all",
+        by_site=True,
+    ),
+    Regime(
+        name="finetuned",
+        label="the general model, trained further on the hospital's own images",
+        progress="fine-tuning",
+        trained_by="site",
+        train=_TRAINING + "finetune",
+        releases="all",
+        needs=(GENERAL,),
+        by_site=True,
+        primary=True,
+        candidate=2,
+    ),
+    Regime(
+        name="personalised",
+        label="as finetuned, with the other hospitals' synthetic images in each batch",
+        progress="fine-tuning with replay",
+        trained_by="site",
+        train=_TRAINING + "personalise",
+        setting="default",
+        releases="all",
+        needs=(GENERAL, REPLAY),
+        by_site=True,
+        candidate=1,
+    ),
+    Regime(
+        name=CHOSEN,
+        label="what the hospital would keep, by its own validation cases",
+        progress="choosing a model",
+        trained_by=None,
+        releases="all",
+        by_site=True,
+    ),
+    Regime(
+        name="real-all",
+        label="one model on the real images of all hospitals: what sharing them would give",
+        progress="training on all real data",
+        trained_by="oracle",
+        train=_TRAINING + "train_together",
+        setting="default",
+        synthetic_share=0.0,
+        by_site=True,
+    ),
+    Regime(
+        name="syn",
+        label="the synthetic images of one hospital alone",
+        progress="training on one release",
+        trained_by="pool",
+        train=_TRAINING + "train_general",
+        setting="optional",
+        releases="own",
+    ),
+    Regime(
+        name="own-syn",
+        label="twice the hospital's own synthetic images, then its real ones",
+        progress="training with its own release",
+        trained_by="site",
+        train=_TRAINING + "train_on_own_synthetic",
+        setting="optional",
+        releases="own",
+    ),
+    Regime(
+        name=WITHOUT_ONE,
+        label="the general model without the hospital's synthetic images, at that hospital",
+        progress="training without one release",
+        trained_by="pool",
+        train=_TRAINING + "train_general",
+        setting="optional",
+        releases="others",
+        note="leave-one-out: the general model without a site's release, at that site; minus "
+        "the control models of the other sites there.",
+    ),
+    *map(_mixture, (25, 50, 75, 100)),
+    Regime(
+        name="fedavg",
+        label="one model by federated averaging on real images that stay where they are",
+        progress="federated averaging",
+        trained_by="oracle",
+        train=_TRAINING + "train_by_averaging",
+        setting="optional",
+    ),
+)
+
+
+def _augmented(base: Regime) -> Regime:
+    """Return a regime that differs from another by the augmentation of all its trainings."""
+    return replace(
+        base,
+        name=f"{base.name}-da",
+        label=f"{base.label}; images augmented more strongly",
+        progress=f"{base.progress}, images augmented more strongly",
+        setting="optional",
+        needs=tuple("general-da" if need == GENERAL else need for need in base.needs),
+        augmentation="da5",
+        control=CONTROL,
+        by_site=True,
+        primary=False,
+        candidate=None,
     )
-}
+
+
+def _on_public_images(base: Regime) -> Regime:
+    """Return a regime whose pool holds labels of the same public images, and no generator's."""
+    return replace(
+        base,
+        name=f"{base.name}-public",
+        label=f"{base.label}; of public noise in place of synthetic images",
+        progress=f"{base.progress}, on public images",
+        setting="optional",
+        needs=tuple(f"{need}-public" if need == GENERAL else need for need in base.needs),
+        carrier="public",
+        by_site=True,
+        primary=False,
+        candidate=None,
+    )
+
+
+def _ensemble(name: str, first: str, second: str) -> Regime:
+    return Regime(
+        name=name,
+        label=f"{first} and {second}, softmax averaged",
+        progress=f"averaging {first} and {second}",
+        trained_by="site",
+        train=_TRAINING + "train_ensemble",
+        setting="optional",
+        releases="all",
+        needs=(GENERAL, REPLAY),
+        members=(first, second),
+        by_site=True,
+    )
+
+
+def _of(name: str) -> Regime:
+    return next(one for one in _BASE if one.name == name)
+
+
+_MORE = (
+    *(_augmented(_of(name)) for name in (CONTROL, GENERAL, "finetuned", "personalised")),
+    replace(
+        _augmented(_of(CONTROL)),
+        name="local2x-gin",
+        label=f"{_of(CONTROL).label}; intensities through random networks as well",
+        progress=f"{_of(CONTROL).progress}, intensities through random networks as well",
+        augmentation="da5+gin",
+    ),
+    *(_on_public_images(_of(name)) for name in (GENERAL, "finetuned", "personalised")),
+    Regime(
+        name="local-ensemble",
+        label="local2x trained twice from different seeds, softmax averaged",
+        progress="training and averaging local2x from two seeds",
+        trained_by="site",
+        train=_TRAINING + "train_two_controls",
+        setting="optional",
+        members=(CONTROL,),
+        by_site=True,
+    ),
+    *(
+        Regime(
+            name=name,
+            label=f"a model for each hospital by {title}, on real images that stay where they are",
+            progress=f"federated training ({title})",
+            trained_by="oracle",
+            train=_TRAINING + f"train_by_{name}",
+            setting="optional",
+            by_hospital=True,
+            by_site=True,
+        )
+        for name, title in (("fedbn", "FedBN"), ("ditto", "Ditto"))
+    ),
+    _ensemble("ensemble", CONTROL, "personalised"),
+    _ensemble("ensemble-da", f"{CONTROL}-da", "personalised"),
+)
+
+_OWN: dict[str, Regime] = {one.name: one for one in (*_BASE, *_MORE)}
 """By name, in the order of columns."""
 
 REGIMES = Registry("regime", "hyfree_ray.regimes", Regime, _OWN)
@@ -270,7 +309,8 @@ def candidates(asked: Iterable[str] = ()) -> tuple[str, ...]:
 
 def replays(names: Iterable[str]) -> bool:
     """Return whether one of these regimes needs the releases handed out to sites."""
-    return any("replay" in record_of(name).needs for name in names)
+    records = map(record_of, names)
+    return any(REPLAY in one.needs and one.carrier == "releases" for one in records)
 
 
 def purposes_of(name: str, labeller: str) -> frozenset[str]:
@@ -281,8 +321,10 @@ def purposes_of(name: str, labeller: str) -> frozenset[str]:
         labeller: the regime of the networks that label releases.
     """
     record = record_of(name)
-    of_releases = {RELEASE, "local", labeller} if record.releases != "none" else set()
-    return frozenset({name, *of_releases, *(need for need in record.needs if need in _OWN)})
+    shared = PUBLIC if record.carrier == "public" else RELEASE
+    of_releases = {shared, "local", labeller} if record.releases != "none" else set()
+    own = frozenset({name, *of_releases, *(need for need in record.needs if need in _OWN)})
+    return own.union(*(purposes_of(member, labeller) for member in record.members))
 
 
 def record_of(name: str) -> Regime:

@@ -30,11 +30,25 @@ class Receipt:
     """Description of anything odd about a release that was taken in."""
     label_agreement: float | None = None
     """Dice of its labels with a model of the other releases, if the experiment asks for it."""
+    effect: float | None = None
+    """Dice that its release adds to a general model, the mean over all hospitals' validation cases;
+    None where no model is trained without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsReceipt:
+    """The pool's answer to a site's labels of public images."""
+
+    key: str | None = None
+    """None: they were refused."""
+    reason: str | None = None
+    images: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySet:
-    """The releases of a round, sent to sites in the order of their sites' names."""
+    """The releases of a round, or labels of public images, sent to sites in the order of
+    their sites' names."""
 
     sites: tuple[str, ...]
     parcels: tuple[Parcel, ...]
@@ -69,7 +83,7 @@ class SiteProgram(Protocol):
 
     async def public_key(self) -> bytes: ...
 
-    async def write_quality_card(self) -> None: ...
+    async def label_public(self) -> Parcel: ...
 
     async def model(
         self, regime: str, general: Parcel | None = None, shared: ReplaySet | None = None
@@ -78,6 +92,8 @@ class SiteProgram(Protocol):
     async def choose(self, general: Parcel, shared: ReplaySet) -> str: ...
 
     async def score(self, regime: str, train_site: str, model: Parcel | None) -> Scored: ...
+
+    async def validate(self, regime: str, train_site: str, model: Parcel) -> float: ...
 
     async def models_derived_from(self, keys: Collection[str]) -> list[str]: ...
 
@@ -90,6 +106,8 @@ class PoolProgram(Protocol):
     async def trust(self, site: str, public_key: bytes) -> None: ...
 
     async def take(self, site: str, submitted: Parcel) -> Receipt: ...
+
+    async def take_labels(self, site: str, submitted: Parcel) -> LabelsReceipt: ...
 
     async def withdraw(self, sites: Sequence[str]) -> list[str]: ...
 
@@ -111,6 +129,8 @@ class PoolProgram(Protocol):
 
     async def share(self, members: Mapping[str, str]) -> ReplaySet: ...
 
+    async def share_labels(self, members: Mapping[str, str]) -> ReplaySet: ...
+
     async def picture(self, site: str) -> bytes | None: ...
 
     async def status(self, finished: Set[str], received: Set[str]) -> Status: ...
@@ -119,7 +139,9 @@ class PoolProgram(Protocol):
 class OracleProgram(Protocol):
     """The calls that the oracle accepts, which sees all real data, in a simulation."""
 
-    async def model(self, regime: str, shared: ReplaySet, sites: Collection[str]) -> Parcel: ...
+    async def model(
+        self, regime: str, shared: ReplaySet, sites: Collection[str], site: str | None = None
+    ) -> Parcel: ...
 
     async def models_of_site(self, site: str, keys: Collection[str]) -> list[str]: ...
 

@@ -21,8 +21,9 @@ from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parameters import caps, numbered
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.federation.trainers import oracle_trainer
+from hyfree_ray.stages.comparison import model_of_site
 
-EXPORTS = {"train_segmenter": ("model/*",), "train_fedavg": ("model/*",)}
+EXPORTS = dict.fromkeys(("train_segmenter", "train_fedavg", "model_of_site"), ("model/*",))
 
 
 class OracleParty(Party):
@@ -53,15 +54,22 @@ class OracleParty(Party):
         """Return the seed of one of its stages."""
         return seed_of(self.experiment.seed, ORACLE, stage)
 
-    async def model(self, regime: str, shared: ReplaySet, sites: Collection[str]) -> Parcel:
+    async def model(
+        self, regime: str, shared: ReplaySet, sites: Collection[str], site: str | None = None
+    ) -> Parcel:
         """Train one of the comparisons, for as many steps as `local2x`.
 
         Args:
             regime: one that the oracle trains.
             shared: the releases that the pool took in; only mixtures read them.
             sites: sites whose real data it may read: all but those that have withdrawn.
+            site: whose model it is, of a regime that ends with one for each site.
         """
-        return self.export(await oracle_trainer(regime)(self, regime, shared, sites))
+        found = await oracle_trainer(regime)(self, regime, shared, sites)
+        if site is not None:
+            position = sorted(sites).index(site)
+            found = await self.run(regime, model_of_site, trained=found, position=position)
+        return self.export(found)
 
     async def models_of_site(self, site: str, keys: Collection[str]) -> list[str]:
         """Name the models derived from a site's real data, or from artifacts with these keys."""

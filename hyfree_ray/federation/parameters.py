@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from hyfree_ray.cohorts.public_images import PUBLIC_IMAGES
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import file_digest
+from hyfree_ray.core.seeds import seed_of
+from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
 
 
 class Training(TypedDict):
@@ -18,6 +21,22 @@ class Training(TypedDict):
     iterations: int
     validation_iterations: int
     precision: str
+
+
+class Augmented(TypedDict, total=False):
+    """How a training's images are augmented, where it is not as nnU-Net does by default."""
+
+    augmentation: Augmentation
+
+
+class PublicPairs(TypedDict):
+    """What a site's labels of public images are made and read with."""
+
+    site: str
+    dataset: Mapping[str, Any]
+    federation: str
+    images: int
+    images_seed: int
 
 
 class Embedder(TypedDict, total=False):
@@ -35,6 +54,26 @@ def training(experiment: Experiment) -> Training:
         "iterations": unet.iterations,
         "validation_iterations": unet.validation_iterations,
         "precision": experiment.precision,
+    }
+
+
+def augmented(regime: str) -> Augmented:
+    """Return the augmentation of a regime's trainings; nothing for nnU-Net's default."""
+    augmentation = REGIMES[regime].augmentation
+    return {} if augmentation == "nnunet" else {"augmentation": augmentation}
+
+
+def public_pairs(
+    site: str, dataset: Mapping[str, Any], federation: str, experiment: Experiment
+) -> PublicPairs:
+    """Return the parameters of a site's labels of public images, which all parties know."""
+    most = experiment.budget.synthesis.max_images
+    return {
+        "site": site,
+        "dataset": dataset,
+        "federation": federation,
+        "images": min(PUBLIC_IMAGES, most or PUBLIC_IMAGES),
+        "images_seed": seed_of(experiment.seed, "public images"),
     }
 
 

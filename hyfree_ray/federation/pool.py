@@ -12,11 +12,12 @@ from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.records import ParcelRecord
 from hyfree_ray.evaluation.regimes import WITHOUT_ONE
-from hyfree_ray.federation.interface import Receipt, ReplaySet, Round
+from hyfree_ray.federation.interface import LabelsReceipt, Receipt, ReplaySet, Round
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.pool_stages import EXPORTS, PoolStages
 from hyfree_ray.federation.rounds import Entry
 from hyfree_ray.federation.trainers import pool_trainer
+from hyfree_ray.federation.trust import LABELS
 
 
 class PoolParty(PoolStages):
@@ -73,6 +74,18 @@ class PoolParty(PoolStages):
         public = ("images", "sha256", "flag", "rejection_rate")
         return replace(entry, **{name: found[name] for name in public})
 
+    async def take_labels(self, site: str, submitted: Parcel) -> LabelsReceipt:
+        """Take in a site's signed labels of public images; quarantine anything wrong."""
+        try:
+            self.workspace.check_signature(site, submitted, LABELS)
+            received = self.receive(replace(submitted, result={}))
+            paired = await self.pair_public(site, received)
+        except (ReleaseError, PrivacyError) as error:
+            self.workspace.quarantine(site, submitted, str(error))
+            return LabelsReceipt(reason=str(error))
+        images = 0 if paired.record is None else int(paired.result["images"])
+        return LabelsReceipt(key=received.key, images=images)
+
     async def picture(self, site: str) -> bytes | None:
         """Return the contact sheet of a site's release, PNG; None if there is none."""
         entry = self.rounds.entry(site)
@@ -102,8 +115,10 @@ class PoolParty(PoolStages):
         return self.rounds.withdraw(sites)
 
     async def models_of_site(self, site: str) -> list[str]:
-        """Return keys of the general models, of all rounds, that have a site's releases in them."""
-        made = self.store.descendants(self.store.received_keys("release", site))
+        """Return keys of the general models, of all rounds, that a site's releases or labels are
+        in."""
+        keys = [self.store.received_keys(stage, site) for stage in ("release", LABELS)]
+        made = self.store.descendants(set.union(*keys))
         return [record.key for record in made if record.stage in EXPORTS]
 
     # --- the general model -------------------------------------------------------------------
@@ -143,6 +158,13 @@ class PoolParty(PoolStages):
         enough = self.experiment.min_label_agreement
         return await self.share(
             {site: key for site, key in members.items() if agreement.get(site, 1.0) >= enough}
+        )
+
+    async def share_labels(self, members: Mapping[str, str]) -> ReplaySet:
+        """Send labels of public images down to sites, which have the images' seed."""
+        return ReplaySet(
+            sites=tuple(sorted(members)),
+            parcels=tuple(self.export(found) for found in self.labels(members)),
         )
 
     async def share(self, members: Mapping[str, str]) -> ReplaySet:

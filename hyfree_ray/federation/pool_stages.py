@@ -11,14 +11,21 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.evaluation.regimes import RELEASE
+from hyfree_ray.evaluation.regimes import PUBLIC, RELEASE
+from hyfree_ray.federation.parameters import public_pairs
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.federation.rounds import Rounds
 from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
+from hyfree_ray.federation.trust import LABELS
 from hyfree_ray.stages.pooling import check_release, label_agreement
+from hyfree_ray.stages.public import pair_public
 
-EXPORTS = {"train_general": ("model/*",), "release": ("release.arrow", "manifest.json")}
-"""Everything that the pool sends: general models, and releases on their way down."""
+EXPORTS = {
+    "train_general": ("model/*",),
+    "release": ("release.arrow", "manifest.json"),
+    "label_public": ("labels.bin", "labels.json"),
+}
+"""Everything that the pool sends: general models, and on their way down releases and labels."""
 
 
 class PoolStages(Party):
@@ -57,6 +64,19 @@ class PoolStages(Party):
     def releases(self, members: Mapping[str, str]) -> list[Artifact]:
         """Return the releases of these sites, in the order of their names."""
         return [self.store.received("release", members[site], site) for site in sorted(members)]
+
+    def labels(self, members: Mapping[str, str]) -> list[Artifact]:
+        """Return these sites' labels of public images, in the order of their names."""
+        return [self.store.received(LABELS, members[site], site) for site in sorted(members)]
+
+    async def pair_public(self, site: str, labels: Artifact) -> Artifact:
+        """Check a site's labels of public images as hostile input, and put the images to them.
+
+        Raises:
+            ReleaseError: the rule that they break.
+        """
+        pairs = public_pairs(site, self.dataset, self.federation, self.experiment)
+        return await self.run(PUBLIC, pair_public, labels=labels, **pairs)
 
     async def check_release(self, site: str, received: Artifact) -> Artifact:
         """Check a release as hostile input.

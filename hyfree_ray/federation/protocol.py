@@ -12,23 +12,28 @@ import time
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, TypeVar
 
 from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.evaluation.regime import REPLAY
 from hyfree_ray.evaluation.regimes import (
     CHOSEN,
     CONTROL,
     GENERAL,
+    candidates,
     in_order,
     protocol,
     record_of,
     replays,
     trained_by,
 )
+from hyfree_ray.federation.failures import cause_of, public_reason
 from hyfree_ray.federation.interface import (
     Handle,
+    LabelsReceipt,
     OracleProgram,
     PoolProgram,
     Receipt,
@@ -36,6 +41,7 @@ from hyfree_ray.federation.interface import (
     SiteProgram,
 )
 from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.trust import LABELS
 
 T = TypeVar("T")
 
@@ -103,11 +109,13 @@ class _Run:
         self.contributors = frozenset(contributors or self.sites)
         self.report = report
         self.receipts: dict[str, Receipt] = {}
+        self.labels: Mapping[str, str] = {}
+        """Keys of the labels of public images that the pool took in, by site."""
         self.controls: dict[str, asyncio.Future[Parcel | None]] = {}
-        self.quality_cards: list[Awaitable[None]] = []
         self.scoring: list[Awaitable[Scored]] = []
         self.choices: dict[str, Awaitable[str]] = {}
         self.agreement: Awaitable[Mapping[str, float]] | None = None
+        self.effects: dict[str, Awaitable[float]] = {}
 
     async def through(self) -> Outcome:
         everybody = list(self.sites)
@@ -121,7 +129,8 @@ class _Run:
             self.report(f"pool closed with {len(closed.releases)} releases: {names}")
         else:
             self.report("fewer than two releases: no general model is trained or fine-tuned")
-        general = _start(self._general(closed.releases))
+        self.labels = await self._labels()
+        general = self._general_models(closed.releases)
         self._at_sites(closed.releases, general)
         self._at_the_pool(closed.releases, general)
         self._at_the_oracle(closed.releases)
@@ -132,7 +141,9 @@ class _Run:
         if self.agreement is not None:
             for name, dice in (await self.agreement).items():
                 self.receipts[name] = replace(self.receipts[name], label_agreement=dice)
-        await self._settled(self.quality_cards)
+        effects = await self._settled(self.effects.values())
+        for name, effect in zip(self.effects, effects, strict=True):
+            self.receipts[name] = replace(self.receipts[name], effect=effect)
         return Outcome(
             sites={name: self.receipts[name] for name in everybody},
             scores=tuple(sorted(scores, key=lambda s: (s.regime, s.train_site, s.test_site))),
@@ -202,10 +213,10 @@ class _Run:
         try:
             self.receipts[name] = task.result()
         except Exception as error:
-            cause = _cause_of(error)
+            cause = cause_of(error)
             if not self.rules.tolerant or not isinstance(cause, (HyfreeError, StageError)):
                 raise
-            self._leave(name, Receipt(outcome="failed", reason=_public_reason(cause)), cause)
+            self._leave(name, Receipt(outcome="failed", reason=public_reason(cause)), cause)
 
     def _leave(self, name: str, receipt: Receipt, cause: BaseException | None = None) -> None:
         self.sites.pop(name, None)
@@ -221,12 +232,12 @@ class _Run:
             if not isinstance(found, BaseException):
                 settled.append(found)
                 continue
-            cause = _cause_of(found)
+            cause = cause_of(found)
             if not (isinstance(cause, StageError) and cause.owner in self.sites):
                 raise cause
             before = self.receipts[cause.owner]
             if before.outcome != "failed":
-                failed = replace(before, outcome="failed", reason=_public_reason(cause))
+                failed = replace(before, outcome="failed", reason=public_reason(cause))
                 self.receipts[cause.owner] = failed
                 self.report(describe(cause.owner, failed, cause))
             settled.append(None)
@@ -242,7 +253,6 @@ class _Run:
         self.report(describe(name, receipt))
         # While others finish and the pool trains, the site trains its control.
         self.controls[name] = _start(site.make(SiteProgram.model, CONTROL))
-        self.quality_cards.append(_start(site.call(SiteProgram.write_quality_card)))
         return receipt
 
     def _score(
@@ -259,43 +269,79 @@ class _Run:
 
         self.scoring += [_start(scored(self.sites[name])) for name in at or self.sites]
 
-    async def _general(self, members: Mapping[str, str]) -> Parcel | None:
-        """Return the general model of the round; None if there is none."""
-        if not members:
-            return None
-        return await self.pool.make(PoolProgram.model, GENERAL, members)
+    async def _labels(self) -> dict[str, str]:
+        """Collect the sites' labels of public images, where a regime is trained on these."""
+        if not any(record_of(name).carrier == "public" for name in self.regimes):
+            return {}
+        names = [name for name in self.sites if name in self.contributors]
+        taken = await self._settled([_start(self._label_public(name)) for name in names])
+        keys = {n: one.key for n, one in zip(names, taken, strict=True) if one and one.key}
+        return keys if len(keys) > 1 else {}
 
-    def _at_sites(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
-        """Train the sites' own models, with or without the general model and the others'
-        releases."""
+    async def _label_public(self, name: str) -> LabelsReceipt:
+        labelled = await self.sites[name].make(SiteProgram.label_public)
+        taken = await self.pool.call(PoolProgram.take_labels, name, labelled)
+        said = f"labels of public images refused: {taken.reason}"
+        self.report(f"{name}: {f'labelled {taken.images} public images' if taken.key else said}")
+        return taken
+
+    def _members(self, regime: str, members: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what a regime's models are trained on, by site: releases, or labels."""
+        return self.labels if record_of(regime).carrier == "public" else members
+
+    def _general_models(self, members: Mapping[str, str]) -> dict[str, asyncio.Future[Any]]:
+        """Train the pool's models of all releases, by regime: what is asked for, and what those
+        begin with."""
+        needed = {need for name in self.regimes for need in record_of(name).needs} - {REPLAY}
+        wanted = trained_by("pool", {*self.regimes, *needed})
+        return {
+            name: _start(self.pool.make(PoolProgram.model, name, found))
+            for name in wanted
+            if record_of(name).releases == "all" and (found := self._members(name, members))
+        }
+
+    def _at_sites(
+        self, members: Mapping[str, str], pooled: Mapping[str, asyncio.Future[Any]]
+    ) -> None:
+        """Train the sites' own models, with or without a general model and the others' releases."""
         wanted = trained_by("site", self.regimes)
-        given = {"general": general}
+        given = dict(pooled)
         if members and replays(wanted):
             self.agreement = _start(self.pool.call(PoolProgram.label_agreement, members))
-            given["replay"] = _start(self.pool.make(PoolProgram.share_for_replay, members))
-            for name, site in self.sites.items():
-                choice = _with(site.call, SiteProgram.choose, *given.values())
-                self.choices[name] = _start(choice)
+            given[REPLAY] = _start(self.pool.make(PoolProgram.share_for_replay, members))
+            # A site chooses between models that are scored.
+            if set(candidates(self.regimes)) <= set(self.regimes):
+                for name, site in self.sites.items():
+                    choice = _with(site.call, SiteProgram.choose, given[GENERAL], given[REPLAY])
+                    self.choices[name] = _start(choice)
+        if self.labels and any(REPLAY in record_of(name).needs for name in wanted):
+            given[LABELS] = _start(self.pool.make(PoolProgram.share_labels, self.labels))
         for regime in wanted:
             record = record_of(regime)
-            if record.needs and not members:
+            if record.needs and not self._members(regime, members):
                 continue
+            replayed = LABELS if record.carrier == "public" else REPLAY
             for name, site in self.sites.items():
                 if record.releases == "own" and name not in members:
                     continue
                 begun = self.controls.get(name) if regime == CONTROL else None
-                needs = [given[need] for need in record.needs]
+                needs = [given[replayed if need == REPLAY else need] for need in record.needs]
                 self._score(
                     regime,
                     name,
                     begun or _start(_with(site.make, SiteProgram.model, regime, *needs)),
                 )
 
-    def _at_the_pool(self, members: Mapping[str, str], general: asyncio.Future[Any]) -> None:
+    def _at_the_pool(
+        self, members: Mapping[str, str], pooled: Mapping[str, asyncio.Future[Any]]
+    ) -> None:
         """Train the pool's models: on all releases, on each alone, on all but each."""
         for regime in trained_by("pool", self.regimes):
             record = record_of(regime)
-            parts: dict[str, Mapping[str, str]] = {POOL: members} if members else {}
+            if regime in pooled:
+                self._score(regime, POOL, pooled[regime])
+                continue
+            parts: dict[str, Mapping[str, str]] = {}
             if record.releases == "own":
                 parts = {name: {name: members[name]} for name in sorted(members)}
             elif record.foreign_only:
@@ -307,11 +353,34 @@ class _Run:
                 if not part:
                     continue
                 alone = [name] if record.foreign_only else []
-                if part is members and regime == GENERAL:
-                    self._score(regime, name, general)
-                else:
-                    training = self.pool.make(PoolProgram.model, regime, part)
-                    self._score(regime, name, _start(training), alone)
+                training = _start(self.pool.make(PoolProgram.model, regime, part))
+                self._score(regime, name, training, alone)
+                if record.foreign_only and GENERAL in pooled:
+                    self.effects[name] = _start(
+                        self._effect(regime, name, pooled[GENERAL], training)
+                    )
+
+    async def _effect(
+        self,
+        regime: str,
+        name: str,
+        general: asyncio.Future[Any],
+        without: asyncio.Future[Any],
+    ) -> float:
+        """Return the Dice that a site's release adds, over all sites' validation cases.
+
+        Args:
+            regime: of the models without one release.
+            name: the site whose release it is.
+            general: the model on all releases.
+            without: the model on all but this one.
+        """
+        models = ((GENERAL, POOL, await general), (regime, name, await without))
+        dice = [
+            await gather(*(site.call(SiteProgram.validate, *model) for site in self.sites.values()))
+            for model in models
+        ]
+        return fmean(dice[0]) - fmean(dice[1])
 
     def _at_the_oracle(self, members: Mapping[str, str]) -> None:
         """Train the models that need the real data of all sites in one place."""
@@ -320,8 +389,10 @@ class _Run:
         shared, real = _start(self.pool.make(PoolProgram.share, members)), sorted(self.real)
         for regime in trained_by("oracle", self.regimes):
             if members or not record_of(regime).synthetic_share:
-                training = _with(self.oracle.make, OracleProgram.model, regime, shared, real)
-                self._score(regime, POOL, _start(training))
+                for name in real if record_of(regime).by_hospital else [None]:
+                    whose = [regime, shared, real, name][: 3 + (name is not None)]
+                    training = _with(self.oracle.make, OracleProgram.model, *whose)
+                    self._score(regime, name or POOL, _start(training))
 
 
 def _start(work: Awaitable[T]) -> asyncio.Future[T]:
@@ -341,22 +412,6 @@ def scores_of_chosen(scores: Iterable[Scored], chosen: Mapping[str, str]) -> lis
         for score in scores
         if chosen.get(score.train_site) == score.regime
     ]
-
-
-def _cause_of(error: BaseException) -> BaseException:
-    """Return the failure at a party: Ray's wrapping carries it as its `cause`."""
-    cause = getattr(error, "cause", None)
-    return _cause_of(cause) if isinstance(cause, BaseException) else error
-
-
-def _public_reason(error: BaseException) -> str:
-    """Return what the pool and the run's summary may know: the stage and the kind of error.
-
-    An error's own text may name a file, and with it a patient: only this terminal shows it.
-    """
-    if isinstance(error, StageError):
-        return f"{error.stage}: {error.reason}"
-    return f"{type(error).__name__}; the details stay at the site"
 
 
 def describe(name: str, receipt: Receipt, cause: BaseException | None = None) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hyfree_ray.border.public_labels import LABEL_FILES
 from hyfree_ray.core.files import remove_tree, write_bytes
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.trust import SUBMISSION_FILES
@@ -32,13 +33,13 @@ def quarantine(root: Path, site: str, parcel: Parcel, reason: str) -> None:
     Args:
         root: the pool's own folder.
         site: who submitted it, as the pool knows it.
-        parcel: the submission; only files with the names of a release's are stored.
+        parcel: the submission; only files with the names of a release's, or of labels, are stored.
         reason: one line.
     """
     folder = root / FOLDER / f"{site}-{parcel.sha256[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     if parcel.bytes <= MAX_BYTES:
-        for name in sorted(parcel.files.keys() & frozenset().union(*SUBMISSION_FILES)):
+        for name in sorted(parcel.files.keys() & LABEL_FILES.union(*SUBMISSION_FILES)):
             write_bytes(folder / name, parcel.files[name])
     write_bytes(folder / REASON_FILE, f"{reason}\n".encode())
     _forget_the_oldest(folder.parent)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from asyncio import gather
+from dataclasses import replace
 from typing import Any
 
+from hyfree_ray.border.public_labels import LABELS_MANIFEST_FILE
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.evaluation.choice import choose_regime
 from hyfree_ray.evaluation.regimes import CHOSEN, RELEASE, candidates
-from hyfree_ray.evaluation.scores import dice_by_patient
+from hyfree_ray.evaluation.scores import dice_by_patient, mean_over_patients
 from hyfree_ray.federation.hospital import Contribution, LocalModels
 from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.site_stages import SiteStages
@@ -42,7 +44,8 @@ class SiteParty(SiteStages):
     async def release(
         self, local: LocalModels, samples: Artifact, purpose: str = RELEASE
     ) -> Artifact | None:
-        """Audit the accepted samples, and label them with one of the site's own networks.
+        """Audit the accepted samples, label them with one of the site's own networks, and measure
+        how good they are, if they are to be sent.
 
         Returns:
             None if the audit failed: a gate that does not answer is closed.
@@ -50,7 +53,12 @@ class SiteParty(SiteStages):
         audited = await self.audit(local, samples, purpose)
         if audited is None:
             return None
-        return await self.label(local, samples, audited, await self._labeller(local), purpose)
+        labeller = await self._labeller(local)
+        labelled = await self.label(local, samples, audited, labeller, purpose)
+        quality = None
+        if purpose == RELEASE:
+            quality = await self.measure_quality(local, samples, labelled, labeller)
+        return await self.pack(local, samples, audited, labelled, purpose, quality)
 
     async def _labeller(self, local: LocalModels) -> Artifact:
         if self.experiment.labeller == "local" or self.draws_masks:
@@ -61,11 +69,16 @@ class SiteParty(SiteStages):
         """Submit the release, signed, or a signed notice that the site withholds it."""
         return submission(self, await self.contribute())
 
-    async def write_quality_card(self) -> None:
-        """Describe the released images, unless the audit failed. Nothing waits for it."""
-        done = await self.contribute()
-        if done.release is not None:
-            await self.describe_quality(done, done.release)
+    async def label_public(self) -> Parcel:
+        """Label the public images with one of the site's own networks; submit the masks, signed."""
+        prepared = await self.prepare()
+        if self.experiment.labeller == "local":
+            labeller = await self.train_local(prepared)
+        else:
+            labeller = await self.train_local2x(prepared)
+        parcel = self.export(await self.label_public_images(prepared, labeller))
+        # Shares of labels stay: only what the masks show travels.
+        return self.workspace.sign(replace(parcel, result={}), LABELS_MANIFEST_FILE)
 
     # --- the protocol, second half -----------------------------------------------------------
 
@@ -119,3 +132,8 @@ class SiteParty(SiteStages):
             found = self.store.find_key(model.stage, model.key) if own else self.receive(model)
             rows = await self.score_cases("test", regime, regime, found, train_site)
         return Scored(test_site=self.name, regime=regime, train_site=train_site, rows=rows)
+
+    async def validate(self, regime: str, train_site: str, model: Parcel) -> float:
+        """Return the Dice of another party's model on this site's validation cases: one number."""
+        rows = await self.score_cases("val", regime, regime, self.receive(model), train_site)
+        return mean_over_patients(dice_by_patient(rows))

@@ -13,9 +13,8 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.evaluation.regimes import CONTROL, RELEASE
+from hyfree_ray.evaluation.regimes import CONTROL, PUBLIC, RELEASE
 from hyfree_ray.federation.hospital import (
-    Contribution,
     LocalModels,
     Site,
     images_shown,
@@ -24,19 +23,23 @@ from hyfree_ray.federation.hospital import (
 )
 from hyfree_ray.federation.ledger import Ledger
 from hyfree_ray.federation.parameters import (
+    augmented,
     caps,
     embedder,
     epochs_of_local2x,
     numbered,
+    public_pairs,
     training,
 )
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit, audit_general
 from hyfree_ray.stages.data import draw_phantom, prepare
-from hyfree_ray.stages.quality import choose_snapshot, quality_card
+from hyfree_ray.stages.public import label_public, pair_public
+from hyfree_ray.stages.quality import choose_snapshot
+from hyfree_ray.stages.quality_card import quality_card
 from hyfree_ray.stages.scoring import score
-from hyfree_ray.stages.synthesis import release, synthesise
+from hyfree_ray.stages.synthesis import label, release, synthesise
 from hyfree_ray.stages.training import (
     COPIED_IMAGES,
     overtrain_generator,
@@ -57,18 +60,26 @@ RELEASE_VERSIONS = tuple(
         overtrain_generator,
         synthesise,
         audit,
+        label,
+        quality_card,
         release,
     )
 )
 """Versions of the stages that make a release: raising one starts a new round."""
 
-EXPORTS = {"release": ("release.arrow", "manifest.json")}
+EXPORTS = {
+    "release": ("release.arrow", "manifest.json"),
+    "label_public": ("labels.bin", "labels.json"),
+}
 """Everything that a hospital may send."""
 
 OVERTRAINING = 5
 """Times as often as in its training, a generator is shown each image until it copies."""
 
-SIMULATION_EXPORTS = EXPORTS | {"train_segmenter": ("model/*",)}
+SIMULATION_EXPORTS = EXPORTS | {
+    "train_segmenter": ("model/*",),
+    "ensemble": ("model/*.json", "model/*/*"),
+}
 """In a simulation a site's models are also scored at the other sites."""
 
 
@@ -196,6 +207,7 @@ class SiteStages(Party):
             warmup=warmup,
             seed=self.seed(regime),
             **start,
+            **augmented(regime),
         )
 
     async def choose_snapshot(self, local: LocalModels) -> Artifact:
@@ -246,7 +258,7 @@ class SiteStages(Party):
                 samples=samples,
                 segmenter=local.segmenter,
                 prepared=local.prepared,
-                gate=self.experiment.gate.model_dump(),
+                gate=self.experiment.gate.model_dump(exclude={"quality"}),
                 generator=self.experiment.generator.name,
                 images_shown=self.images_shown,
                 **embedder(self.experiment),
@@ -279,19 +291,61 @@ class SiteStages(Party):
         labeller: Artifact,
         purpose: str,
     ) -> Artifact:
-        """Label the samples with one of the site's own networks, and pack the release."""
+        """Label the samples with one of the site's own networks."""
+        return await self.run(
+            purpose,
+            label,
+            samples=samples,
+            audit=audited,
+            segmenter=labeller,
+            prepared=local.prepared,
+            dataset=self.site.dataset,
+        )
+
+    async def measure_quality(
+        self, local: LocalModels, samples: Artifact, labelled: Artifact, labeller: Artifact
+    ) -> Artifact:
+        """Write the quality card of labelled samples, and hold it against the site's own gate."""
+        measured = await self.run(
+            RELEASE,
+            quality_card,
+            samples=samples,
+            labelled=labelled,
+            segmenter=labeller,
+            prepared=local.prepared,
+            generator=local.generator,
+            gate=self.experiment.gate.quality.model_dump(),
+            images_shown_per_image=-(-self.images_shown // self.site.training_images),
+            max_steps=self.experiment.budget.unet.epochs * self.experiment.budget.unet.iterations,
+            **embedder(self.experiment),
+            seed=self.seed("quality"),
+        )
+        return self._show_staff(measured)
+
+    async def pack(
+        self,
+        local: LocalModels,
+        samples: Artifact,
+        audited: Artifact,
+        labelled: Artifact,
+        purpose: str,
+        quality: Artifact | None = None,
+    ) -> Artifact:
+        """Pack the release, with a quality card if it is to be sent."""
+        carded = {} if quality is None else {"quality": quality}
         return await self.run(
             purpose,
             release,
             samples=samples,
             audit=audited,
-            segmenter=labeller,
+            labelled=labelled,
             prepared=local.prepared,
             site=self.name,
             dataset=self.site.dataset,
             federation=self.federation,
             addressee=asdict(self.experiment.addressee),
             seed=self.seed("release"),
+            **carded,
         )
 
     async def audit_general(self, general: Artifact, purpose: str) -> Artifact:
@@ -304,7 +358,7 @@ class SiteStages(Party):
             dataset=self.site.dataset,
             model=general,
             segmenter=self.experiment.segmenter,
-            gate=self.experiment.gate.model_dump(),
+            gate=self.experiment.gate.model_dump(exclude={"quality"}),
         )
         if found.record is not None and found.result["outcome"] == "fails":
             log.warning(
@@ -314,17 +368,25 @@ class SiteStages(Party):
             )
         return found
 
-    async def describe_quality(self, done: Contribution, released: Artifact) -> Artifact:
-        """Write the quality card of the release."""
+    async def label_public_images(self, prepared: Artifact, labeller: Artifact) -> Artifact:
+        """Label the public images with one of the site's own networks."""
         return await self.run(
-            RELEASE,
-            quality_card,
-            samples=done.samples,
-            release=released,
-            segmenter=done.local.segmenter,
-            prepared=done.local.prepared,
-            **embedder(self.experiment),
+            PUBLIC,
+            label_public,
+            prepared=prepared,
+            segmenter=labeller,
+            addressee=asdict(self.experiment.addressee),
+            **public_pairs(self.name, self.site.dataset, self.federation, self.experiment),
         )
+
+    async def pair_public(self, site: str, labels: Artifact) -> Artifact:
+        """Check another site's labels of public images, and put the images to them.
+
+        Raises:
+            ReleaseError: the rule that they break.
+        """
+        pairs = public_pairs(site, self.site.dataset, self.federation, self.experiment)
+        return await self.run(PUBLIC, pair_public, labels=labels, **pairs)
 
     async def score_cases(
         self, part: Part, purpose: str, regime: str, model: Artifact, train_site: str

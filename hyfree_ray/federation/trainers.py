@@ -21,7 +21,7 @@ class Given:
 
     regime: str
     general: Artifact | None = None
-    """The pool's model, if the regime needs it."""
+    """The pool's model that the regime needs, if any."""
     shared: ReplaySet | None = None
     """The round's releases, if the regime needs them."""
 

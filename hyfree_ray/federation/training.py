@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Literal
 
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parties import ORACLE
@@ -14,15 +17,22 @@ from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.oracle import OracleParty
 from hyfree_ray.federation.parameters import (
+    augmented,
     epochs_of_local2x,
     numbered,
     training,
 )
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.site import SiteParty
-from hyfree_ray.federation.trainers import Given
-from hyfree_ray.stages.comparison import prepare_mixture, prepare_together, train_fedavg
+from hyfree_ray.federation.trainers import Given, site_trainer
+from hyfree_ray.stages.comparison import (
+    prepare_mixture,
+    prepare_together,
+    train_fedavg,
+    train_personal_federated,
+)
 from hyfree_ray.stages.data import prepare_for_general
+from hyfree_ray.stages.ensembling import ensemble
 from hyfree_ray.stages.pooling import pool_releases
 from hyfree_ray.stages.replay import prepare_replay
 from hyfree_ray.stages.training import train_general as train_general_model
@@ -36,9 +46,10 @@ async def train_local(site: SiteParty, given: Given) -> Artifact:  # noqa: ARG00
     return (await site.contribute()).local.segmenter
 
 
-async def train_local2x(site: SiteParty, given: Given) -> Artifact:  # noqa: ARG001
+async def train_local2x(site: SiteParty, given: Given) -> Artifact:
     """Train as `train_local`, for as many steps as general and fine-tuning take together."""
-    return await site.train_local2x(await site.prepare())
+    prepared = await site.prepare()
+    return await site.train(given.regime, prepared, epochs_of_local2x(site.experiment))
 
 
 async def finetune(site: SiteParty, given: Given) -> Artifact:
@@ -59,6 +70,8 @@ async def personalise(site: SiteParty, given: Given) -> Artifact:
         for name, parcel in zip(given.shared.sites, given.shared.parcels, strict=True)
         if name != site.name
     }
+    if record_of(given.regime).carrier == "public":
+        others = {name: await site.pair_public(name, labels) for name, labels in others.items()}
     prepared = await site.run(
         given.regime,
         prepare_replay,
@@ -82,6 +95,27 @@ async def _finetuned(site: SiteParty, given: Given, prepared: Artifact) -> Artif
     )
 
 
+async def train_ensemble(site: SiteParty, given: Given) -> Artifact:
+    """Train the members that the regime's record names, and average what they say."""
+    members = record_of(given.regime).members
+    found = await gather(
+        *(site_trainer(member)(site, replace(given, regime=member)) for member in members)
+    )
+    return await _ensemble(site, given.regime, [one for one in found if one is not None])
+
+
+async def train_two_controls(site: SiteParty, given: Given) -> Artifact:
+    """Train `local2x` from two seeds, and average what they say: what an ensemble alone gives."""
+    prepared = await site.prepare()
+    first = await site.train_local2x(prepared)
+    second = await site.train(given.regime, prepared, epochs_of_local2x(site.experiment))
+    return await _ensemble(site, given.regime, [first, second])
+
+
+async def _ensemble(site: SiteParty, regime: str, members: list[Artifact]) -> Artifact:
+    return await site.run(regime, ensemble, role=regime, **numbered("member", members))
+
+
 async def train_on_own_synthetic(site: SiteParty, given: Given) -> Artifact | None:
     """Train as the pool does on twice the own release and nobody else's, then fine-tune."""
     local = (await site.contribute()).local
@@ -100,7 +134,15 @@ async def train_on_own_synthetic(site: SiteParty, given: Given) -> Artifact | No
 
 async def train_general(pool: PoolParty, regime: str, members: Mapping[str, str]) -> Artifact:
     """Train nnU-Net on releases, under a plan that is made on them alone."""
-    releases = dict(zip(sorted(members), pool.releases(members), strict=True))
+    names = sorted(members)
+    if record_of(regime).carrier == "public":
+        pairs = [
+            await pool.pair_public(name, labels)
+            for name, labels in zip(names, pool.labels(members), strict=True)
+        ]
+        releases = dict(zip(names, pairs, strict=True))
+    else:
+        releases = dict(zip(names, pool.releases(members), strict=True))
     return await _pooled(pool, regime, releases, workers=pool.experiment.general_workers)
 
 
@@ -124,6 +166,7 @@ async def _pooled(
         **training(experiment),
         workers=workers,
         seed=party.seed(f"{regime} general" if regime == "own-syn" else "general"),
+        **augmented(regime),
     )
 
 
@@ -179,13 +222,51 @@ async def train_by_averaging(
     shared: ReplaySet,  # noqa: ARG001
     sites: Collection[str],
 ) -> Artifact:
-    """Train nnU-Net by federated averaging, on the plan of `train_together`."""
-    prepared = await oracle.run(regime, prepare_together, **await oracle.real_cases(sites))
+    """Train nnU-Net by federated averaging, on a plan made on the sites' fingerprints."""
     return await oracle.run(
         regime,
         train_fedavg,
-        prepared=prepared,
+        prepared=await _prepared_apart(oracle, regime, sites),
         epochs=epochs_of_local2x(oracle.experiment),
         **training(oracle.experiment),
         seed=oracle.seed(regime),
     )
+
+
+async def train_by_fedbn(
+    oracle: OracleParty,
+    regime: str,
+    shared: ReplaySet,  # noqa: ARG001
+    sites: Collection[str],
+) -> Artifact:
+    """Train as `train_by_averaging`; normalisation layers stay at each site."""
+    return await _personal(oracle, regime, sites, "fedbn")
+
+
+async def train_by_ditto(
+    oracle: OracleParty,
+    regime: str,
+    shared: ReplaySet,  # noqa: ARG001
+    sites: Collection[str],
+) -> Artifact:
+    """Train as `train_by_averaging`, and at each site a second network near to the average."""
+    return await _personal(oracle, regime, sites, "ditto")
+
+
+async def _personal(
+    oracle: OracleParty, regime: str, sites: Collection[str], method: Literal["fedbn", "ditto"]
+) -> Artifact:
+    return await oracle.run(
+        regime,
+        train_personal_federated,
+        prepared=await _prepared_apart(oracle, regime, sites),
+        method=method,
+        epochs=epochs_of_local2x(oracle.experiment),
+        **training(oracle.experiment),
+        seed=oracle.seed(regime),
+    )
+
+
+async def _prepared_apart(oracle: OracleParty, regime: str, sites: Collection[str]) -> Artifact:
+    cases = await oracle.real_cases(sites)
+    return await oracle.run(regime, prepare_together, **cases, federated=True)

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.border.manifest import MANIFEST_FILE, quoted
+from hyfree_ray.border.public_labels import (
+    LABEL_FILES,
+    LABELS_MANIFEST_FILE,
+    LABELS_SIGNATURE_FILE,
+)
 from hyfree_ray.border.release import RELEASE_FILE
 from hyfree_ray.border.signing import KEY_BYTES, SIGNATURE_BYTES, SIGNATURE_FILE, is_signed_by
 from hyfree_ray.border.withheld import NOTICE_FILE, NOTICE_SIGNATURE_FILE
@@ -21,15 +26,25 @@ from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-STATEMENTS = {MANIFEST_FILE: SIGNATURE_FILE, NOTICE_FILE: NOTICE_SIGNATURE_FILE}
-"""The files that a site signs, with their signatures: a release's manifest, or a notice that it
-withholds. The manifest holds the hash of the release's file."""
+STATEMENTS = {
+    MANIFEST_FILE: SIGNATURE_FILE,
+    NOTICE_FILE: NOTICE_SIGNATURE_FILE,
+    LABELS_MANIFEST_FILE: LABELS_SIGNATURE_FILE,
+}
+"""The files that a site signs, with their signatures: a release's manifest, a notice that it
+withholds, or the manifest of labels. A manifest holds the hash of its file."""
 
 SUBMISSION_FILES = (
     frozenset({RELEASE_FILE, MANIFEST_FILE, SIGNATURE_FILE}),
     frozenset({NOTICE_FILE, NOTICE_SIGNATURE_FILE}),
 )
 """The files of a release, and of a notice: exactly these, or the parcel is refused."""
+
+LABELS = "label_public"
+"""The stage of a parcel of labels."""
+
+_FILES_OF = {"release": SUBMISSION_FILES, LABELS: (LABEL_FILES,)}
+"""The files that parcels of a stage may have."""
 
 
 def sign(parcel: Parcel, statement: str, key: Ed25519PrivateKey) -> Parcel:
@@ -66,8 +81,13 @@ class Trust:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / site, public_key)
 
-    def check(self, site: str, parcel: Parcel) -> None:
+    def check(self, site: str, parcel: Parcel, stage: str = "release") -> None:
         """Refuse files that this site has not signed, or more files than it has signed.
+
+        Args:
+            site: who submitted them, as the pool knows it.
+            parcel: the files.
+            stage: what they have to be.
 
         Raises:
             ReleaseError: rule `site`, `parcel` or `signature`.
@@ -75,19 +95,19 @@ class Trust:
         key = self.key_of(site)
         if key is None:
             raise ReleaseError(site, "signature", "the pool has no public key of this site")
-        check_signed(site, parcel, key)
+        check_signed(site, parcel, key, stage)
 
 
-def check_signed(site: str, parcel: Parcel, key: bytes) -> None:
+def check_signed(site: str, parcel: Parcel, key: bytes, stage: str = "release") -> None:
     """Check as `Trust.check` does, with a key that is not stored yet."""
-    if parcel.sender != site or parcel.stage != "release":
+    if parcel.sender != site or parcel.stage != stage:
         raise ReleaseError(site, "site", "another party's parcel was submitted")
-    if parcel.files.keys() not in SUBMISSION_FILES:
+    if parcel.files.keys() not in _FILES_OF[stage]:
         found = ", ".join(quoted(name) for name in sorted(parcel.files)[:6]) or "nothing"
         raise ReleaseError(
             site,
             "parcel",
-            f"it holds {found}; a release has {', '.join(sorted(SUBMISSION_FILES[0]))}",
+            f"it holds {found}; expected are {', '.join(sorted(_FILES_OF[stage][0]))}",
         )
     (statement,) = parcel.files.keys() & STATEMENTS.keys()
     if not is_signed_by(key, parcel.files[statement], parcel.files[STATEMENTS[statement]]):

@@ -78,13 +78,18 @@ class Workspace:
         """Store this key as the site's, replacing any that it had."""
         self.trusted.learn(site, public_key)
 
-    def check_signature(self, site: str, parcel: Parcel) -> None:
+    def check_signature(self, site: str, parcel: Parcel, stage: str = "release") -> None:
         """Refuse files that this site has not signed, or more files than it has signed.
+
+        Args:
+            site: who submitted them.
+            parcel: the files.
+            stage: what they have to be.
 
         Raises:
             ReleaseError: rule `site`, `parcel` or `signature`.
         """
-        self.trusted.check(site, parcel)
+        self.trusted.check(site, parcel, stage)
 
     def quarantine(self, site: str, parcel: Parcel, reason: str) -> None:
         """Store a parcel that was refused apart from everything in use."""
@@ -137,7 +142,7 @@ class DryWorkspace(Workspace):
     def trust(self, site: str, public_key: bytes) -> None:
         """Do nothing."""
 
-    def check_signature(self, site: str, parcel: Parcel) -> None:
+    def check_signature(self, site: str, parcel: Parcel, stage: str = "release") -> None:
         """Accept: submissions of a dry run have no signature."""
 
     def quarantine(self, site: str, parcel: Parcel, reason: str) -> None:

@@ -63,7 +63,7 @@ class GeneratorView:
     spacing: tuple[float, float]
     """Pixel spacing in mm (h, w) of a slice in the patch: the median over the slices."""
     masks_NHW: np.ndarray | None = None
-    """uint8 label values; None where the site's generator does not learn them."""
+    """uint8 label values; None where nobody has asked for them."""
 
     def physical(self, images_NCHW: np.ndarray) -> np.ndarray:
         """[-1, 1] to the site's units, float32."""
@@ -147,7 +147,7 @@ class RawSlice:
     patient: int
     training: bool
     label_HW: np.ndarray | None = None
-    """Label values; None where the generator does not learn them."""
+    """Label values; None where the view is to have none."""
 
 
 def write_view(

@@ -4,6 +4,8 @@ MontgomerySet/CXR_png/MCUCXR_0001_0.png
 MontgomerySet/ManualMask/{leftMask,rightMask}/MCUCXR_0001_0.png     Jaeger et al. 2014
 ChinaSet_AllFiles/CXR_png/CHNCXR_0001_0.png
 mask/CHNCXR_0001_0_mask.png                                         Stirenko et al. 2018
+
+Kaggle distributes both in one: `Lung Segmentation/CXR_png` and `Lung Segmentation/masks`.
 """
 
 from __future__ import annotations
@@ -11,49 +13,45 @@ from __future__ import annotations
 from pathlib import Path
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.importers.raw_set import (
-    Source,
-    SourceCase,
-    files_in,
-    folders_named,
-    foreground_of,
-    grey,
-    one_folder,
-)
+from hyfree_ray.importers.files import files_in, folders_named, stem
+from hyfree_ray.importers.source import LeftOut, Source, SourceCase
+from hyfree_ray.importers.two_classes import read_black_and_white, read_grey
 
 _FINDINGS = {"0": "normal", "1": "tuberculosis"}
 
 
 def lung(root: Path) -> Source:
-    """Import one image per patient; leave out Shenzhen's images without a mask."""
+    """Import one image per patient; leave out images without masks of both lungs."""
     cases, left_out = _cases(root)
     if not cases:
+        first = f"; {left_out[0].path}: {left_out[0].why}" if left_out else ""
         raise HyfreeError(
             "import.nothing-found",
-            f"{root}: no CXR_png with masks below it; name the folder that holds MontgomerySet"
-            " and ChinaSet_AllFiles, and Shenzhen's masks in 'mask'",
+            f"{root}: no CXR_png with masks below it{first}; name the folder that holds"
+            " MontgomerySet and ChinaSet_AllFiles, and Shenzhen's masks in 'mask'",
         )
     return Source(
         name="LungCXR",
+        root=root,
         channel_names=("X-ray",),
         labels={"background": 0, "lung": 1},
         file_ending=".png",
         cases=cases,
-        read_images=lambda case: [grey(case.images[0])],
-        read_label=lambda case: foreground_of(case.masks),
+        read_images=read_grey,
+        read_label=read_black_and_white,
         left_out=tuple(left_out),
     )
 
 
-def _cases(root: Path) -> tuple[list[SourceCase], list[str]]:
-    """Return the cases with masks, and a line for each image without."""
+def _cases(root: Path) -> tuple[list[SourceCase], list[LeftOut]]:
+    """Return the cases with masks, and the images without."""
     masks_of = _Masks(root)
     cases, left_out = [], []
     for image in (image for folder in folders_named(root, "CXR_png") for image in files_in(folder)):
-        site = {"M": "Montgomery", "C": "Shenzhen"}.get(image.name[0].upper(), "")
-        masks = masks_of.find(image, site)
-        if not masks or not all(mask.is_file() for mask in masks):
-            left_out.append(f"{image}: no mask of its lungs")
+        site = {"MCUCXR": "Montgomery", "CHNCXR": "Shenzhen"}.get(image.name.split("_")[0].upper())
+        masks, why = masks_of.find(image) if site else ((), "of neither Montgomery nor Shenzhen")
+        if site is None or not masks:
+            left_out.append(LeftOut(path=image, why=why))
             continue
         _, number, finding = (*image.stem.split("_"), "", "")[:3]
         name = f"{site.lower()}_{number}"
@@ -71,20 +69,29 @@ def _cases(root: Path) -> tuple[list[SourceCase], list[str]]:
 
 
 class _Masks:
-    """The locations of each hospital's masks: Montgomery has one a lung, Shenzhen one an image."""
+    """The locations of the masks: one a lung in `leftMask` and `rightMask`, or one an image."""
 
     def __init__(self, root: Path) -> None:
-        sides = (one_folder(root, "leftMask"), one_folder(root, "rightMask"))
-        self.sides = [side for side in sides if side is not None]
-        self.shenzhen = {
-            path.stem.removesuffix("_mask"): path
-            for folder in folders_named(root, "mask", "masks")
-            for path in files_in(folder)
-        }
+        self.left = _by_stem(root, "leftMask")
+        self.right = _by_stem(root, "rightMask")
+        self.whole = _by_stem(root, "mask", "masks")
 
-    def find(self, image: Path, site: str) -> tuple[Path, ...]:
-        """Return the masks of an image; empty if there are none."""
-        if site == "Montgomery":
-            return tuple(side / image.name for side in self.sides)
-        found = self.shenzhen.get(image.stem) if site == "Shenzhen" else None
-        return () if found is None else (found,)
+    def find(self, image: Path) -> tuple[tuple[Path, ...], str]:
+        """Return the masks of an image; if there are none, the reason."""
+        name = stem(image)
+        left, right, whole = (side.get(name) for side in (self.left, self.right, self.whole))
+        if left and right:
+            return (left, right), ""
+        if whole:
+            return (whole,), ""
+        if left or right:
+            return (), f"no mask of its {'right' if left else 'left'} lung"
+        return (), "no mask of its lungs"
+
+
+def _by_stem(root: Path, *names: str) -> dict[str, Path]:
+    return {
+        stem(path).removesuffix("_mask"): path
+        for folder in folders_named(root, *names)
+        for path in files_in(folder)
+    }

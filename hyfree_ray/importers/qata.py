@@ -9,14 +9,10 @@ import re
 from pathlib import Path
 
 from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.importers.raw_set import (
-    Source,
-    SourceCase,
-    files_in,
-    folders_named,
-    foreground_of,
-    grey,
-)
+from hyfree_ray.importers.files import files_in, folders_named, stem
+from hyfree_ray.importers.folder import case_name
+from hyfree_ray.importers.source import LeftOut, Source, SourceCase
+from hyfree_ray.importers.two_classes import read_black_and_white, read_grey
 
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
@@ -29,16 +25,16 @@ def qata(root: Path) -> Source:
     """
     cases, left_out = [], []
     for images in folders_named(root, "Images"):
-        masks = images.with_name("Ground-truths")
+        masks = {stem(path): path for path in files_in(images.with_name("Ground-truths"))}
         for image in files_in(images):
-            mask = masks / f"mask_{image.name}"
-            if not mask.is_file():
-                left_out.append(f"{image}: no mask {mask.name}")
+            mask = masks.get(f"mask_{stem(image)}")
+            if mask is None:
+                left_out.append(LeftOut(path=image, why=f"no mask mask_{image.name}"))
                 continue
             subject = _SUBJECT.match(image.name)
             cases.append(
                 SourceCase(
-                    name=re.sub(r"[^A-Za-z0-9-]+", "_", image.stem),
+                    name=case_name(image.stem),
                     site="QaTa",
                     patient=subject[0] if subject else image.stem,
                     images=(image,),
@@ -54,11 +50,12 @@ def qata(root: Path) -> Source:
         )
     return Source(
         name="QaTa-COV19",
+        root=root,
         channel_names=("X-ray",),
         labels={"background": 0, "pneumonia": 1},
         file_ending=".png",
         cases=cases,
-        read_images=lambda case: [grey(case.images[0])],
-        read_label=lambda case: foreground_of(case.masks),
+        read_images=read_grey,
+        read_label=read_black_and_white,
         left_out=tuple(left_out),
     )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hyfree_ray.core.execution import installed_versions
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.evaluation.choice import CHOICE_VERSION
-from hyfree_ray.evaluation.regimes import RELEASE, record_of
+from hyfree_ray.evaluation.regimes import (
+    RELEASE,
+    candidates,
+    of_own_images,
+    purposes_of,
+    record_of,
+)
 from hyfree_ray.evaluation.scores import ScoreRow
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.protocol import Outcome
@@ -18,8 +24,8 @@ from hyfree_ray.federation.status import FinishedStage
 from hyfree_ray.observing.dropouts import missing_sites, straggler
 from hyfree_ray.observing.missing_comparisons import find_missing_comparisons
 from hyfree_ray.observing.observer import Observed
-from hyfree_ray.results.answers import format_attack
 from hyfree_ray.results.comparisons import summarise
+from hyfree_ray.results.risk import attack_succeeds, format_attack
 from hyfree_ray.results.summary import (
     Partition,
     RunSummary,
@@ -100,8 +106,11 @@ def _table(
             flag=receipt.flag or "",
             chosen=outcome.chosen.get(name, ""),
             label_agreement=receipt.label_agreement,
+            effect=receipt.effect,
             replayed=receipt.label_agreement is None or receipt.label_agreement >= agreed,
             attack=format_attack(derived.get(name, {}).get("audit")),
+            attack_succeeds=attack_succeeds(derived.get(name, {}).get("audit")),
+            device_hours=_hours_of_sharing(simulation, name, observed.stages.values()),
         )
         for name, receipt in outcome.sites.items()
     ]
@@ -110,7 +119,7 @@ def _table(
         rows,
         counts=counts,
         outcomes=sites,
-        seed=simulation.experiment.seed,
+        warning=simulation.experiment.budget.warning,
         notes=(
             *find_missing_comparisons(
                 simulation.sites,
@@ -120,8 +129,36 @@ def _table(
                 observed.stages.values(),
             ),
             *(f"{what} is of {one}" for what, one in simulation.experiment.extensions().items()),
+            *_gate_notes(simulation),
         ),
     )
+
+
+def _hours_of_sharing(
+    simulation: Simulation, site: str, stages: Iterable[FinishedStage]
+) -> float | None:
+    """Return the hours that a site's devices were busy for what it would not do without others."""
+    settings = simulation.experiment.settings
+    shared = [name for name in candidates(settings) if record_of(name).releases != "none"]
+    purposes = (
+        frozenset()
+        .union(*(purposes_of(name, simulation.experiment.labeller) for name in shared))
+        .difference(of_own_images())
+    )
+    seconds = [
+        stage.record.device_seconds
+        for stage in stages
+        if stage.record.owner == site and stage.purpose in purposes
+        if stage.record.stage != "score"
+    ]
+    return sum(seconds) / 3600 if seconds else None
+
+
+def _gate_notes(simulation: Simulation) -> tuple[str, ...]:
+    """Say that no release was held to its quality card: a reader of the numbers has to know."""
+    if simulation.experiment.gate.quality.enforced:
+        return ()
+    return ("the quality gate was off: releases that teach nothing are among them, if any do",)
 
 
 def compute_by_party(stages: Sequence[FinishedStage]) -> dict[str, dict[str, Spent]]:
@@ -150,6 +187,8 @@ def derived_by_party(stages: Sequence[FinishedStage]) -> dict[str, dict[str, Any
         record, of_party = stage.record, found[stage.record.owner]
         if record.stage.startswith("prepare") or record.stage == "pool_releases":
             of_party[record.stage] = record.result
+        if "exchanged_bytes" in record.result:
+            of_party[stage.purpose] = {"exchanged_bytes": record.result["exchanged_bytes"]}
         if record.stage == "train_generator":
             of_party["generator"] = record.result["derivation"]
         if record.stage in _ON_CARDS and stage.purpose == RELEASE:

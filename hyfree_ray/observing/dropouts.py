@@ -15,8 +15,8 @@ GONE = ("failed", "late", "withdrawn")
 """Outcomes of sites that left the run. Others withheld, or were refused, and took part without."""
 
 _FOR_THE_RELEASE = (
-    "train_generator", "choose_snapshot", "overtrain_generator", "synthesise", "audit", "release",
-    "quality_card",
+    "train_generator", "choose_snapshot", "overtrain_generator", "synthesise", "audit", "label",
+    "quality_card", "release",
 )  # fmt: skip
 
 
@@ -38,7 +38,8 @@ def missing_sites(
         unfinished_s: by party, seconds that went into stages without an end.
     """
     wanted = {name: quota(site, budget) for name, site in sites.items()}
-    lacking = tuple(name for name in in_order(regimes) if record_of(name).of_the_pool)
+    known = map(record_of, in_order(regimes))
+    lacking = tuple(one.name for one in known if one.of_the_pool and one.carrier == "releases")
     spent = list(records)
     found = []
     for name, receipt in outcomes.items():

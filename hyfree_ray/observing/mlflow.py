@@ -115,6 +115,7 @@ class Tracker:
         # Another process that finds no tables or no experiment would make them meanwhile.
         with locked(self._artifacts, patience_s=_LOCK_POLL_S):
             _check_database(store_root / "mlflow.db")
+            _follow_store(store_root / "mlflow.db", self._artifacts.as_uri())
             self._client = MlflowClient(tracking_uri=database_uri(store_root))
             found = self._client.get_experiment_by_name(experiment_name)
             self._experiment = (
@@ -299,6 +300,32 @@ def _check_database(path: Path) -> None:
     with closing(sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("ROLLBACK")
+
+
+def _follow_store(path: Path, artifacts: str) -> None:
+    """Point a database at the artifacts beside it: MLflow keeps where they were when it was made.
+
+    Args:
+        path: the database.
+        artifacts: URI of the store's artifacts as it lies now.
+    """
+    with closing(sqlite3.connect(path, timeout=_PATIENCE_S)) as database, database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        if not {"experiments", "runs"} <= tables:
+            return
+        rows = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (before,) in rows:
+            if before == artifacts or not str(before).endswith(f"/{Path(artifacts).name}"):
+                continue
+            database.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id IN"
+                " (SELECT experiment_id FROM experiments WHERE artifact_location = ?)",
+                (artifacts, len(before) + 1, before),
+            )
+            database.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+                (artifacts, before),
+            )
 
 
 def _milliseconds(seconds: float) -> int:

@@ -39,7 +39,7 @@ def dossier(release: Release, public_key: bytes | None) -> str:
         release: as it was read.
         public_key: the key that its signature was checked with; None: it was not checked.
     """
-    card = release.metadata.card
+    card = _in_order(release.metadata.card)
     measured = [name for name in card if name not in (*_HOW_MADE, *_SIMILARITY, "statement")]
     return render(
         "dossier.html",
@@ -77,12 +77,24 @@ NOT_COVERED = (
 """What a reader could take for granted, and must not."""
 
 
+def _in_order(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a card's fields as they are declared, not by the alphabet; one not of ours as it
+    is."""
+    try:
+        return read_card(card).model_dump(mode="json")
+    except ValueError:
+        return card
+
+
 def _in_words(release: Release) -> list[str]:
     """Return the card as sentences; none where it is not one of ours."""
     try:
-        return describe(read_card(release.metadata.card))[1:]  # without the statement
+        lines = describe(read_card(release.metadata.card))[1:]  # without the statement
     except ValueError:
         return []
+    if not release.metadata.card.get("guarantee"):
+        lines.append("no formal privacy (differential privacy) is claimed")
+    return lines
 
 
 def _failed(release: Release) -> list[str]:
@@ -122,7 +134,7 @@ def _rows(card: Mapping[str, Any], names: Iterable[str]) -> list[Row]:
 
 def _flat(name: str, value: Any) -> Iterator[Row]:
     """Yield a line for each number of a card, named by the way to it."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         for inner, part in value.items():
             yield from _flat(f"{name}: {inner}", part)
     elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
@@ -139,7 +151,9 @@ def _words(name: str) -> str:
 
 def _text(value: Any) -> str:
     if value is None:
-        return "not measured"
+        return "none, or not measured"
+    if isinstance(value, (Mapping, Sequence)) and not value:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -12,7 +12,8 @@ import yaml
 
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
 from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM, PHANTOMS
-from hyfree_ray.evaluation.regimes import purposes_of
+from hyfree_ray.core.parties import ORACLE, POOL
+from hyfree_ray.evaluation.regimes import REPLAY, purposes_of, record_of
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.summary import TESTED, SiteOutcome, Spent, Transfer
 
@@ -92,6 +93,7 @@ def outcomes(run: Finished) -> Table:
                 outcome.outcome,
                 outcome.reason or outcome.flag or NONE,
                 _agreement(outcome),
+                NONE if outcome.effect is None else f"{outcome.effect:+.3f}",
             ]
         )
     last = run.summary.straggler
@@ -104,7 +106,7 @@ def outcomes(run: Finished) -> Table:
         )
     )
     columns = ["site", "images", "rejected as copies", "release", "reason or warning"]
-    columns += ["label agreement"]
+    columns += ["label agreement", "adds to the general model"]
     return table(columns, rows, caption=came, texts={3, 4})
 
 
@@ -220,13 +222,40 @@ def device_hours(run: Finished, regime: str) -> float | None:
     return sum(stage.device_seconds for stage in stages if stage.purpose in purposes) / 3600
 
 
+def exchanged_bytes(run: Finished, regime: str) -> int | None:
+    """Return the bytes that all sites and the pool exchange for a regime's models.
+
+    Up go releases, or labels of public images; down the pool's model, and what is replayed. Models
+    that a simulation only takes elsewhere to be scored are no part of it. None where weights are
+    exchanged all along and no record says how many, or where real data would have to.
+    """
+    record = record_of(regime)
+    if record.trained_by == "oracle":
+        counted = run.summary.derived.get(ORACLE, {}).get(regime, {}).get("exchanged_bytes")
+        return None if counted is None else int(counted)
+    if record.trained_by is None:
+        return None
+    if record.releases == "none" or (record.releases, record.trained_by) == ("own", "site"):
+        return 0
+    carrier = "label_public" if record.carrier == "public" else "release"
+    of_models = {s.key for s in run.summary.stages if s.purpose in {regime, *record.needs}}
+    return sum(
+        one.bytes
+        for one in run.summary.ledger
+        if (one.stage == carrier and (one.receiver == POOL or REPLAY in record.needs))
+        or (one.stage == "train_general" and one.key in of_models)
+    )
+
+
 def worth(run: Finished) -> Table:
-    """Tabulate device hours by regime, and the Dice gained over `local` for each of them."""
+    """Tabulate device hours and bytes by regime, and the Dice gained over `local` for an hour."""
     local = device_hours(run, "local") or 0.0
     rows = []
     for regime in run.summary.regimes:
         hours = device_hours(run, regime)
+        sent = exchanged_bytes(run, regime)
         cells = [regime, NONE if hours is None else f"{hours:.3g}"]
+        cells.append(NONE if sent is None else f"{sent / 1e6:.3g}")
         for tested in TESTED:
             score, without = (run.summary.score(name, tested) for name in (regime, "local"))
             dice = None if score is None else score.primary
@@ -237,10 +266,18 @@ def worth(run: Finished) -> Table:
             cells += [NONE if dice is None else f"{dice:.3f}", gain]
         rows.append(cells)
     return table(
-        ["regime", "device hours", "Dice, own", "gain an hour", "Dice, others", "gain an hour"],
+        [
+            "regime",
+            "device hours",
+            "MB exchanged",
+            "Dice, own",
+            "gain an hour",
+            "Dice, others",
+            "gain an hour",
+        ],
         rows,
         caption="Device hours that a regime takes from scratch at all sites together, and Dice "
-        "gained over local per hour beyond local's",
+        "gained over local per hour beyond local's; megabytes that sites and pool exchange for it",
     )
 
 

@@ -65,6 +65,57 @@ def contact_sheet(
     _save(figure, path, marks)
 
 
+def real_beside_synthetic(
+    path: Path,
+    real: tuple[_Images, npt.NDArray[np.uint8]],
+    synthetic: tuple[_Images, npt.NDArray[np.uint8]],
+    label_names: dict[str, int],
+    columns: int = 5,
+    rows: int = 4,
+) -> None:
+    """Write a PNG of real images on the left and synthetic ones on the right, with their labels.
+
+    Each channel of an image has a row of its own, three channels of a photograph excepted, and all
+    are shown in the real ones' window. It shows real images: it stays at the site.
+
+    Args:
+        path: the PNG to write.
+        real: images_NCHW and labels_NHW; of each, some that lie evenly over all are shown.
+        synthetic: the same of the synthetic ones.
+        label_names: names to values, for the legend.
+        columns: images side by side, of either kind.
+        rows: of images, where an image has one row.
+    """
+    channels = real[0].shape[1]
+    bands = 1 if channels in (1, 3) else channels
+    rows = max(1, rows // bands)
+    sides = [_evenly(one, rows * columns) for one in (real, synthetic)]
+    size = sides[0][0].shape[2:]
+    title = "Real images (left) and synthetic ones (right), with their labels"
+    figure, axes = _grid(rows * bands, 2 * columns, size, title)
+    for axis in axes:
+        axis.axis("off")
+    for side, (images_NCHW, labels_NHW) in enumerate(sides):
+        for band in range(bands):
+            chosen = slice(None) if bands == 1 else slice(band, band + 1)
+            shown_NHWC, _ = _displayed(images_NCHW[:, chosen], [sides[0][0][:, chosen]])
+            for k, (image_HWC, label_HW) in enumerate(zip(shown_NHWC, labels_NHW, strict=True)):
+                down, right = divmod(k, columns)
+                axis = axes[(down * bands + band) * 2 * columns + side * columns + right]
+                _show(axis, image_HWC)
+                _outline(axis, label_HW)
+    _legend(figure, label_names)
+    _save(figure, path)
+
+
+def _evenly(
+    labelled: tuple[_Images, npt.NDArray[np.uint8]], count: int
+) -> tuple[_Images, npt.NDArray[np.uint8]]:
+    images_NCHW, labels_NHW = labelled
+    chosen_N = np.linspace(0, len(images_NCHW) - 1, min(count, len(images_NCHW))).astype(int)
+    return images_NCHW[chosen_N], labels_NHW[chosen_N]
+
+
 def nearest_pairs(
     path: Path,
     synthetic_NCHW: _Images,

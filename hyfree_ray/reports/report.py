@@ -23,21 +23,19 @@ from hyfree_ray.reports import figures
 from hyfree_ray.reports.gantt import gantt
 from hyfree_ray.reports.pages import render
 from hyfree_ray.reports.parts import Table, of_run, table
-from hyfree_ray.results.answers import answers
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.means import patient_means, site_mean
 from hyfree_ray.results.pooled import Pooled, fewer_folds, pool_runs
-from hyfree_ray.results.summary import (
-    TESTED,
-    TESTED_LABELS,
-    SiteOutcome,
-)
+from hyfree_ray.results.summary import TESTED, TESTED_LABELS
 from hyfree_ray.results.table import (
+    PAPER_TEST,
     TESTS,
     ContrastRows,
     contrast_rows,
     covered,
+    legend,
+    losses,
     p_value,
     regime_notes,
 )
@@ -76,7 +74,6 @@ def write_report(
     pooled = pool_runs(runs)
     pictures = [sheet for folder in real for sheet in _audit(folder)]
     statistics = _statistics(pooled)
-    outcomes = [site.outcome for run in runs for site in run.summary.sites]
     charts = {figure.name: figure for figure in statistics["figures"]}
     scaling = None
     if curve:
@@ -103,7 +100,8 @@ def write_report(
     html = render(
         REPORT,
         **statistics["page"],
-        **_by_site(outcomes, pooled.contrasts),
+        verdicts=pooled.verdicts,
+        warning=pooled.warning,
         scaling=scaling,
         runs=parts,
         real=pictures,
@@ -156,32 +154,14 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
             if one.site is None and one.tested == tested and (one.first, one.second) == pair
         ],
         "covered": covered(known, pooled.caveat),
-        "legend": [(name, record_of(name).label) for name in pooled.regimes],
+        "legend": [line.split(": ", 1) for line in legend(pooled.regimes)],
         "tests": " ".join([TESTS, *regime_notes(pooled.regimes)]),
+        "paper_test": PAPER_TEST,
+        "appendix": [_paper_test(shown) for shown in contrast_rows(known)],
         "layouts": [_layout(pooled, metric) for metric in pooled.cells],
         "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],
     }
     return {"figures": tuple(charts.values()), "page": page}
-
-
-def _by_site(outcomes: Iterable[SiteOutcome], contrasts: Sequence[Contrast]) -> dict[str, Any]:
-    """Return what each site asks: what it would get, and at what risk."""
-    adopted, found = answers(outcomes, contrasts)
-    how = ", chosen by its validation cases" if adopted == CHOSEN else ""
-    gains = [["-" if c is None else c.words for c in (one.own, one.foreign)] for one in found]
-    return {
-        "by_site": table(
-            ["site", "shares", "would keep", "at home", "at the other sites", "attack"],
-            [
-                [one.site, one.shares, one.keeps, *gain, one.attack]
-                for one, gain in zip(found, gains, strict=True)
-            ],
-            texts=range(1, 6),
-        ),
-        "by_site_note": f"The model that each site would keep{how}: Dice against {CONTROL}, its "
-        "own training for as many steps. Attack: how well membership in the training images can "
-        "be inferred from the shared ones, AUC (0.5: not at all), beside a control on strangers.",
-    }
 
 
 def _answer(one: Contrast) -> dict[str, str]:
@@ -189,7 +169,7 @@ def _answer(one: Contrast) -> dict[str, str]:
     return {
         "question": f"{one.first} against {one.second}, {where}",
         "numbers": one.format_interval(),
-        "words": one.describe(),
+        "words": "; ".join(filter(None, (one.describe(), one.describe_worst()))),
         "mark": one.verdict.replace(" ", "-"),
     }
 
@@ -248,27 +228,44 @@ def _layout(pooled: Pooled, metric: str) -> Table:
 
 
 def _contrasts(shown: ContrastRows) -> Table:
-    """Tabulate as in the terminal, with numbers of patients and both corrections."""
+    """Tabulate as in the terminal, with how often such intervals were seen to hold."""
     cells = [
         [
             name,
             TESTED_LABELS[one.tested],
             one.format_interval(),
             str(one.patients),
-            "-" if one.effect is None else f"{one.effect:+.2f}",
-            *(p_value(p) for p in (one.p, one.p_holm, one.p_paper)),
-            one.describe(),
+            "-" if one.coverage is None else one.coverage.describe(),
+            p_value(one.p),
+            p_value(one.false),
+            losses(one),
+            "; ".join(filter(None, (one.describe(), one.describe_worst()))),
         ]
         for name, one in zip(shown.names, shown.contrasts, strict=True)
     ]
-    columns = [shown.header, "tested on", "difference", "patients", "effect", "p", "p (Holm)"]
+    columns = [shown.header, "tested on", "difference", "patients", "measured coverage", "p"]
     return table(
-        [*columns, "p, 1-sided", "in words"],
+        [*columns, "false", "lost >.1", "in words"],
         cells,
         caption=shown.title,
-        texts={1, 8},
+        texts={1, 4, 8},
         marks=[one.verdict.replace(" ", "-") for one in shown.contrasts],
     )
+
+
+def _paper_test(shown: ContrastRows) -> Table:
+    """Tabulate the paper's own test, which no words follow."""
+    cells = [
+        [
+            name,
+            TESTED_LABELS[one.tested],
+            "-" if one.effect is None else f"{one.effect:+.2f}",
+            p_value(one.p_paper),
+        ]
+        for name, one in zip(shown.names, shown.contrasts, strict=True)
+    ]
+    columns = [shown.header, "tested on", "effect", "p, Wilcoxon, 1-sided"]
+    return table(columns, cells, caption=shown.title, texts={1})
 
 
 def _timeline(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]:

@@ -11,17 +11,32 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from hyfree_ray.core.parties import POOL
-from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.metrics import metrics_in_order
-from hyfree_ray.evaluation.regimes import in_order, protocol, record_of
+from hyfree_ray.evaluation.regimes import (
+    CONTROL,
+    candidates,
+    in_order,
+    primary,
+    protocol,
+    record_of,
+)
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
-from hyfree_ray.results.contrasts import Contrast, Factors, Strata, contrast, corrected
+from hyfree_ray.results.contrasts import (
+    Contrast,
+    Estimate,
+    Factors,
+    Strata,
+    Tested,
+    estimate,
+    simultaneous,
+)
 from hyfree_ray.results.means import patient_means, site_mean
 from hyfree_ray.results.summary import (
     TESTED,
@@ -29,8 +44,8 @@ from hyfree_ray.results.summary import (
     SiteOutcome,
     SiteSummary,
     Summary,
-    Tested,
 )
+from hyfree_ray.results.verdicts import Verdict, verdicts
 
 ONE_RUN = "this run; training noise not included"
 
@@ -45,8 +60,8 @@ def summarise(
     *,
     counts: Counts,
     outcomes: Sequence[SiteOutcome],
-    seed: int,
     notes: Sequence[str] = (),
+    warning: str = "",
 ) -> Summary:
     """Build the summary of a run.
 
@@ -55,8 +70,8 @@ def summarise(
         counts: how many masks had which outcome. Cases that are empty in prediction and
             reference alike have no row, so the rows do not tell.
         outcomes: one a site.
-        seed: of the bootstrap.
         notes: to be printed below the tables.
+        warning: why no number means anything; empty where they do.
     """
     rows = list(rows)
     outcomes = sorted(outcomes, key=lambda outcome: outcome.site)
@@ -66,12 +81,16 @@ def summarise(
         SiteSummary(outcome=outcome, scores=table.scores(regimes, outcome.site))
         for outcome in outcomes
     )
+    estimates = _estimates(table, contrasted(regimes))
+    contrasts = read_together(estimates)
     return Summary(
+        verdicts=verdicts_of(estimates, contrasts, outcomes, warning=warning),
+        warning=warning,
         run=run,
         regimes=regimes,
         sites=sites,
         overall=tuple(_overall(sites, regime, tested) for regime, tested in _pairs(regimes)),
-        contrasts=_contrasts(table, contrasted(regimes), seed),
+        contrasts=contrasts,
         caveat=ONE_RUN,
         notes=tuple(notes),
     )
@@ -138,6 +157,16 @@ class _Table:
         """Return those of a test site of whom any model has a Dice."""
         return sorted({patient for site, patient, _ in self._known if site == test})
 
+    def learned(self, *regimes: str) -> bool:
+        """Return whether any model of these regimes found anything at all."""
+        return any(
+            value > 0
+            for model, patients in self._masks.items()
+            if model[0] in regimes
+            for masks in patients.values()
+            for value in masks.values()
+        )
+
     def difference(self, one: _Model, other: _Model, patient: int, seed: int) -> float:
         """Return that of a patient's Dice with two models; NaN where one was not scored."""
         whose = (one[2], patient, seed)
@@ -184,43 +213,108 @@ def contrasts_of(
     rows: Sequence[ScoreRow],
     sites: tuple[str, ...],
     *,
-    seed: int,
     pairs: Sequence[tuple[str, str]] | None = None,
-    trainings: Mapping[int, tuple[int, ...]] | None = None,
 ) -> tuple[Contrast, ...]:
-    """Return the contrasts of rows of one run or more.
+    """Return the contrasts of rows of one run or more, which are read together.
 
     Args:
         rows: equal indices are equal patients, whatever the run.
         sites: whose models and test cases.
-        seed: of the bootstrap.
         pairs: of regimes; None for those of `contrasted`.
+    """
+    return read_together(estimates_of(rows, sites, pairs=pairs))
+
+
+def estimates_of(
+    rows: Sequence[ScoreRow],
+    sites: tuple[str, ...],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    trainings: Mapping[int, tuple[int, ...]] | None = None,
+) -> tuple[Estimate, ...]:
+    """Return what contrasts are made of, once it is known which of them are read together.
+
+    Args:
+        rows: as for `contrasts_of`, as are sites and pairs.
         trainings: what the rows' seeds stand for, a label for each source of training noise;
             None: for themselves.
     """
     pairs = contrasted(in_order({row.regime for row in rows})) if pairs is None else pairs
     table = _Table(rows, {}, sites)
     if trainings is None:
-        return _contrasts(table, pairs, seed)
+        return _estimates(table, pairs)
     factors = zip(*(trainings[column] for column in table.seeds), strict=True)
-    return _contrasts(table, pairs, seed, list(factors))
+    return _estimates(table, pairs, list(factors))
 
 
-def _contrasts(
-    table: _Table, pairs: Iterable[tuple[str, str]], seed: int, factors: Factors | None = None
-) -> tuple[Contrast, ...]:
-    families = (corrected(_of_pair(table, first, second, seed, factors)) for first, second in pairs)
-    return tuple(one for family in families for one in family)
+def shared_model(estimates: Iterable[Estimate]) -> str:
+    """Return the regime of the question that is stated before: does it beat the control?
+
+    Of the models that a site may keep and that know of other sites, the one that should travel
+    best, whatever the scores are.
+    """
+    compared = {
+        one.plain.first
+        for one in estimates
+        if one.plain.second == CONTROL and one.plain.difference is not None
+    }
+    known = [name for name in candidates(compared) if record_of(name).releases != "none"]
+    return next((name for name in known if name in compared), primary())
 
 
-def _of_pair(
-    table: _Table, first: str, second: str, seed: int, factors: Factors | None
-) -> Iterable[Contrast]:
+def verdicts_of(
+    estimates: Sequence[Estimate],
+    contrasts: Sequence[Contrast],
+    outcomes: Iterable[SiteOutcome],
+    *,
+    warning: str = "",
+) -> tuple[Verdict, ...]:
+    """Return what each hospital is told, in the order of the outcomes.
+
+    Args:
+        estimates: of all contrasts.
+        contrasts: the same, read together.
+        outcomes: one a hospital and run.
+        warning: why no number means anything; empty where they do.
+    """
+    return verdicts(
+        [outcome.part() for outcome in outcomes],
+        estimates,
+        contrasts,
+        shared_model(estimates),
+        warning=warning,
+    )
+
+
+def read_together(estimates: Sequence[Estimate]) -> tuple[Contrast, ...]:
+    """Give each contrast its part of the 5 %: the question stated before has half of them."""
+    question = (shared_model(estimates), CONTROL)
+    stated = [k for k, e in enumerate(estimates) if (e.plain.first, e.plain.second) == question]
+    return simultaneous(estimates, stated)
+
+
+def _estimates(
+    table: _Table, pairs: Iterable[tuple[str, str]], factors: Factors | None = None
+) -> tuple[Estimate, ...]:
+    return tuple(one for pair in pairs for one in _of_pair(table, *pair, factors))
+
+
+def _of_pair(table: _Table, first: str, second: str, factors: Factors | None) -> Iterable[Estimate]:
+    least: dict[str, tuple[float, str]] = {}
     for site in (*table.sites, None):
         for tested in ("foreign",) if _left_out(first) else TESTED:
             strata = _strata(table, first, second, site, tested)
-            one_seed = seed_of(seed, "bootstrap", first, second, site or "", tested)
-            yield contrast(first, second, site, tested, strata, seed=one_seed, factors=factors)
+            found = estimate(first, second, site, tested, strata, factors=factors)
+            if found.noise is not None and not table.learned(first, second):
+                reason = f"every Dice of {first} and {second} is 0"
+                found = Estimate(plain=replace(found.plain, reason=reason))
+            difference = found.plain.difference
+            if site is not None and difference is not None:
+                least[tested] = min(least.get(tested, (math.inf, "")), (difference, site))
+            elif site is None and difference is not None and tested in least:
+                worst, name = least[tested]
+                found = replace(found, plain=replace(found.plain, worst=worst, worst_site=name))
+            yield found
 
 
 def _strata(table: _Table, first: str, second: str, site: str | None, tested: str) -> Strata:

@@ -19,10 +19,16 @@ from hyfree_ray.core.parties import POOL
 from hyfree_ray.evaluation.metrics import metrics_in_order
 from hyfree_ray.evaluation.regimes import THE_OTHERS, in_order, record_of
 from hyfree_ray.evaluation.scores import PRIMARY, ScoreRow
-from hyfree_ray.results.comparisons import contrasts_of
+from hyfree_ray.results.comparisons import (
+    contrasts_of,
+    estimates_of,
+    read_together,
+    verdicts_of,
+)
 from hyfree_ray.results.contrasts import MIN_SEEDS, Contrast
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.means import patient_means, site_mean
+from hyfree_ray.results.verdicts import Verdict
 
 ONE_SEED = "one seed; training noise not included"
 FEW_SEEDS = "two seeds: training noise is poorly known"
@@ -50,6 +56,10 @@ class Cell:
 class Pooled:
     """Runs that differ in fold and seed alone."""
 
+    verdicts: tuple[Verdict, ...] = ()
+    """What each hospital is told."""
+    warning: str = ""
+    """Why no number means anything; empty where they do."""
     runs: tuple[str, ...]
     rows: tuple[ScoreRow, ...]
     """Of all of them; one index is one patient in all."""
@@ -113,7 +123,12 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         for metric in metrics_in_order(row.metric for row in rows)
         if metric.layout
     }
+    estimates = estimates_of(rows, first.sites)
+    outcomes = [site.outcome for run in runs for site in run.summary.sites]
+    contrasts = read_together(estimates)
     return Pooled(
+        verdicts=verdicts_of(estimates, contrasts, outcomes, warning=first.summary.warning),
+        warning=first.summary.warning,
         runs=tuple(run.name for run in runs),
         rows=rows,
         cohort=first.summary.cohort,
@@ -123,7 +138,7 @@ def pool_runs(runs: Sequence[Finished]) -> Pooled:
         folds=folds,
         seeds=seeds,
         cells=cells,
-        contrasts=contrasts_of(rows, first.sites, seed=0),
+        contrasts=contrasts,
         caveat=ONE_SEED if len(seeds) < 2 else FEW_SEEDS if len(seeds) < MIN_SEEDS else "",
         notes=(
             *(f"{run.name}: {note}" for run in runs for note in run.summary.notes),
@@ -198,7 +213,7 @@ def compare_runs(one: Finished, other: Finished) -> tuple[Contrast, ...]:
         if row.test_site in sites and row.train_site in {*sites, POOL}
     ]
     pairs = [(f"first:{regime}", f"second:{regime}") for regime in in_order(shared)]
-    found = contrasts_of(labelled, tuple(sites), seed=0, pairs=pairs)
+    found = contrasts_of(labelled, tuple(sites), pairs=pairs)
     return tuple(
         replace(contrast, reason="not scored here in both runs")
         if contrast.difference is None

@@ -19,9 +19,13 @@ from hyfree_ray.results.published import published_for
 from hyfree_ray.results.table import (
     TESTS,
     ContrastRows,
+    banner,
     contrast_rows,
     contrast_tables,
+    legend,
+    measured,
     regime_notes,
+    render_verdicts,
     rows_by_site,
 )
 
@@ -51,18 +55,28 @@ class _Pooled:
     pooled: Pooled
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        pooled, width = self.pooled, options.max_width
+        for part in self._parts(options.max_width):
+            if self.pooled.warning:
+                yield banner(self.pooled.warning)
+            yield part
+
+    def _parts(self, width: int) -> Iterable[RenderableType]:
+        pooled = self.pooled
         yield Text(
             f"{pooled.cohort}: {len(pooled.runs)} runs, folds {_listed(pooled.folds)}, "
             f"seeds {_listed(pooled.seeds)}",
             style="bold",
         )
+        yield Text("\n".join(legend(pooled.regimes)), style="dim")
         for metric, cells in pooled.cells.items():
             for part in _parts(cells, pooled.sites, width):
                 yield _layout(pooled, metric, part)
         yield from contrast_tables(contrast_rows(pooled.contrasts), pooled.caveat, width)
         notes = [*pooled.notes, *regime_notes(pooled.regimes), TESTS]
+        notes.append(measured(pooled.contrasts))
         yield Text("\n".join(notes), style="dim")
+        if pooled.verdicts:
+            yield render_verdicts(pooled.verdicts)
 
 
 @dataclass(frozen=True)

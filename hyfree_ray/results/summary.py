@@ -21,16 +21,23 @@ from pydantic import (
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import write_json
 from hyfree_ray.evaluation.scores import PRIMARY
-from hyfree_ray.results.contrasts import Contrast
+from hyfree_ray.results.contrasts import Contrast, Tested
+from hyfree_ray.results.verdicts import Part, Verdict
 
 SUMMARY = "summary.json"
 
-Tested = Literal["own", "foreign"]
 TESTED: tuple[Tested, ...] = ("own", "foreign")
-TESTED_LABELS: Mapping[Tested, str] = {"own": "own", "foreign": "others"}
+TESTED_LABELS: Mapping[Tested, str] = {"own": "own", "foreign": "elsewhere"}
 """Whose test cases, as tables and curves name them."""
+TESTED_MEANS: Mapping[Tested, str] = {
+    "own": "test patients of the hospital whose model it is",
+    "foreign": "the other hospitals' test patients, each hospital with equal weight",
+}
+"""The same in a reader's words."""
 ALL_SITES = "all sites"
 """The line of what is over all of them."""
+WORST_SITE = "worst site"
+"""The line below it: a mean may hide who loses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +89,29 @@ class SiteOutcome:
     """The regime that the site would keep by its validation cases; empty where it was not asked."""
     label_agreement: float | None = None
     """Dice of its labels with a model trained on the other releases; None where none was asked."""
+    effect: float | None = None
+    """Dice that its release adds to a general model, the mean over all hospitals' validation cases;
+    None where no model was trained without it."""
     replayed: bool = True
     """Whether that is enough for its release to be replayed."""
     attack: str = ""
     """The strongest membership attack on its samples, in words; empty where there was none."""
+    attack_succeeds: bool = False
+    """Whether it was seen to tell who was trained on."""
+    device_hours: float | None = None
+    """That the site's own devices were busy for sharing, beside its own training."""
+
+    def part(self) -> Part:
+        """Return what a verdict says of the site beside its gains."""
+        released = self.outcome == "released"
+        return Part(
+            site=self.site,
+            shares=f"{self.images} images" if released else f"nothing ({self.outcome})",
+            keeps=self.chosen or "-",
+            attack=self.attack or "-",
+            at_risk=self.attack_succeeds or not released,
+            device_hours=self.device_hours,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +130,10 @@ class SiteSummary:
 class Summary:
     """The final table as numbers."""
 
+    verdicts: tuple[Verdict, ...] = ()
+    """What each hospital is told; empty in a run of an earlier version."""
+    warning: str = ""
+    """Why no number of it means anything; empty where they do."""
     run: str
     regimes: tuple[str, ...]
     sites: tuple[SiteSummary, ...]
@@ -118,6 +148,12 @@ class Summary:
     def score(self, regime: str, tested: Tested) -> Score | None:
         """Return a regime's mean over the sites."""
         return _find(self.overall, regime, tested)
+
+    def worst(self, regime: str, tested: Tested) -> Score | None:
+        """Return a regime's score of the site at which it is lowest."""
+        scores = (site.score(regime, tested) for site in self.sites)
+        known = [score for score in scores if score is not None and score.primary is not None]
+        return min(known, key=lambda score: score.primary or 0.0, default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values without NaN, numbers to six decimals."""

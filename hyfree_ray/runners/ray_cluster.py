@@ -30,6 +30,7 @@ from hyfree_ray.core.store_root import open_root
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.status import Step
+from hyfree_ray.runners.ray_folders import choose_ray_folder, keep_token
 from hyfree_ray.runners.ray_scheduler import machines
 from hyfree_ray.scheduling.capacity import capacity, format_needs, why_unsatisfiable
 from hyfree_ray.scheduling.history import RunHistory, merge, read_history
@@ -110,10 +111,12 @@ def _connect(address: str, cpus: int | None, actors: int) -> None:
         # It would tell how to do without a token, which nobody has asked for.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         os.environ["RAY_worker_maximum_startup_concurrency"] = str(_starts_at_once(cpus, actors))
+        keep_token()
+        common["_temp_dir"] = choose_ray_folder()
         with _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
         return
-    _knock(address)
+    _knock(_found(address))
     try:
         with _on_loopback() if _listens_here_alone(address) else contextlib.nullcontext():
             # Parties own stages: what they are started with decides, not this process.
@@ -162,6 +165,24 @@ def _listens_here_alone(address: str) -> bool:
     except OSError:
         return True
     return False
+
+
+def _found(address: str) -> str:
+    """Return the address that `auto` stands for.
+
+    Raises:
+        HyfreeError: no cluster was started here, and no RAY_ADDRESS is set.
+    """
+    if address != "auto":
+        return address
+    try:
+        return str(services.get_ray_address_from_environment(address, None))
+    except ConnectionError:
+        raise HyfreeError(
+            "cluster.unreachable",
+            "--ray auto: no Ray cluster runs on this machine; start one with 'ray start --head',"
+            " name its address, or use --ray local",
+        ) from None
 
 
 def _knock(address: str, patience_s: float = 5.0) -> None:

@@ -161,7 +161,8 @@ def find_cohort(
                 f"--partition {options.partition}: phantom sites cannot be partitioned; add --data",
             )
         phantom = PHANTOMS[options.phantom or DEFAULT_PHANTOM]
-        count = options.sites or experiment.budget.phantom_sites or phantom.sites
+        default = experiment.budget.phantom_sites or phantom.sites
+        count = default if options.sites is None else options.sites
         return phantom.cohort_of(count, experiment.seed, store)
     if options.phantom is not None:
         raise HyfreeError(

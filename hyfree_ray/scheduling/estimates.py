@@ -19,7 +19,10 @@ MEBIBYTES_A_MODEL = 600
 FULL_FEATURES = 512
 """The most that nnU-Net's plan gives a 2D stage: with its square the weights grow."""
 
-_TRAININGS = ("train_generator", "train_segmenter", "train_general", "train_fedavg")
+_TRAININGS = (
+    *("train_generator", "train_segmenter", "train_general", "train_fedavg"),
+    "train_personal_federated",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

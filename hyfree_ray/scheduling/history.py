@@ -25,14 +25,11 @@ CPU_FACTOR = 150.0
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
 
-_LIKE = {
-    "train_general": "train_segmenter",
-    "train_fedavg": "train_segmenter",
-    "overtrain_generator": "train_generator",
-}
+_SEGMENTERS = ("train_general", "train_fedavg", "train_personal_federated")
+_LIKE = dict.fromkeys(_SEGMENTERS, "train_segmenter") | {"overtrain_generator": "train_generator"}
 """Trainings of networks like the sites' own: how fast those are tells how fast these will be."""
 
-_ITERATIONS = ("train_segmenter", "train_general", "train_fedavg")
+_ITERATIONS = ("train_segmenter", *_SEGMENTERS)
 _IMAGES = ("train_generator", "overtrain_generator")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.core.stage import Context, Folder, stage
@@ -27,6 +27,7 @@ def prepare_together(
     cases: Sequence[Cases],
     dataset: Mapping[str, Any],
     caps: Mapping[str, Any],
+    federated: bool = False,
     **data: Folder,
 ) -> dict[str, Any]:
     """Plan nnU-Net on the real cases of all sites together, and preprocess.
@@ -38,6 +39,7 @@ def prepare_together(
         cases: training and validation cases, by site.
         dataset: channels and labels.
         caps: the budget's, on nnU-Net's plan.
+        federated: plan on the sites' own fingerprints, as if their images stayed where they are.
         data: `data_<position of the site>`, raw data sets.
     """
     from dataclasses import replace
@@ -59,7 +61,14 @@ def prepare_together(
         train=[name for split in splits for name in split.train],
         val=[name for split in splits for name in split.val],
     )
-    plan = plan_and_preprocess(context.out, raw, dataset, PlanCaps(**caps), validation=together.val)
+    plan = plan_and_preprocess(
+        context.out,
+        raw,
+        dataset,
+        PlanCaps(**caps),
+        validation=together.val,
+        parties=[[*split.train, *split.val] for split in splits] if federated else (),
+    )
     write_splits(context.out, [together, *splits])
     return {
         "patch_size": list(plan.patch_size),
@@ -144,7 +153,7 @@ def _random_subset(cases: Sequence[Any], count: int, seed: int) -> list[Any]:
     return order[:count]
 
 
-@stage(version=3, device=True)
+@stage(version=4, device=True)
 def train_fedavg(
     context: Context,
     *,
@@ -174,3 +183,49 @@ def train_fedavg(
         report=context.progress,
         segmenter=segmenter,
     )
+
+
+@stage(version=1, device=True)
+def train_personal_federated(
+    context: Context,
+    *,
+    prepared: Folder,
+    method: Literal["fedbn", "ditto"],
+    segmenter: str,
+    epochs: int,
+    iterations: int,
+    validation_iterations: int,
+    precision: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Train a network for each site of `prepare_together`, weights exchanged all along.
+
+    Writes `models/<position of the site>/`.
+    """
+    from hyfree_ray.segmenters.nnunet.personal_federated import train_personal
+    from hyfree_ray.segmenters.nnunet.train import Schedule
+
+    return train_personal(
+        Path(prepared),
+        context.out,
+        method=method,
+        schedule=Schedule(
+            epochs=epochs,
+            iterations=iterations,
+            validation_iterations=validation_iterations,
+            precision=precision,
+        ),
+        seed=seed,
+        device=context.device,
+        report=context.progress,
+        segmenter=segmenter,
+    )
+
+
+@stage(version=1)
+def model_of_site(context: Context, *, trained: Folder, position: int) -> dict[str, Any]:
+    """Take one site's network out of a federated training, as a model like any other."""
+    import shutil
+
+    shutil.copytree(trained / "models" / str(position), context.out / "model", dirs_exist_ok=True)
+    return {"position": position}

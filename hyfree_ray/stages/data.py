@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.cohorts.label_sets import IGNORE
@@ -29,7 +29,7 @@ def draw_phantom(
     return {"images": len(list((context.out / "labelsTr").iterdir()))}
 
 
-@stage(version=3, private=("cases",))
+@stage(version=4, private=("cases",))
 def prepare(
     context: Context,
     *,
@@ -41,8 +41,16 @@ def prepare(
 ) -> dict[str, Any]:
     """Plan nnU-Net on a site's own training and validation cases, preprocess, build the view.
 
-    Writes `plans.json`, `dataset.json`, `preprocessed/` and `view.npz` (real images: they stay),
-    with masks beside the images if `masks` is set, for a generator that learns them.
+    Writes `plans.json`, `dataset.json`, `preprocessed/` and `view.npz` (real images and their
+    masks: they stay).
+
+    Args:
+        context: where to.
+        data: the raw data set.
+        cases: training and validation cases.
+        dataset: channels and labels.
+        caps: the budget's, on nnU-Net's plan.
+        masks: whether the generator learns masks.
 
     Raises:
         HyfreeError: a generator is to learn masks with pixels that were not annotated.
@@ -68,7 +76,7 @@ def prepare(
     small: list[bool] = []
     write_view(
         context.out / "view.npz",
-        _slices(data, cases, dataset, plan, small, masks=masks),
+        _slices(data, cases, dataset, plan, small),
         patch=plan.patch_size,
         target_spacing=plan.spacing,
         site=context.owner,
@@ -97,8 +105,6 @@ def _slices(
     dataset: Mapping[str, Any],
     plan: UNetPlan,
     small: list[bool],
-    *,
-    masks: bool,
 ) -> Iterator[RawSlice]:
     """Yield the slices that the generator sees, one case in memory at a time.
 
@@ -108,7 +114,6 @@ def _slices(
         dataset: as in `prepare`.
         plan: the site's plan.
         small: gets, for each slice, whether it is smaller than the patch.
-        masks: whether each is yielded with its mask.
     """
     from hyfree_ray.generators.view import RawSlice
     from hyfree_ray.segmenters.nnunet.reading import cut_masks, cut_slices, read_image, read_label
@@ -116,10 +121,8 @@ def _slices(
     for case in cases:
         image_CZHW, spacing = read_image([data / name for name in case["images"]], dataset)
         cut, in_plane = cut_slices(image_CZHW, spacing, plan.slice_axis)
-        labels: Sequence[Any] = [None] * len(cut)
-        if masks:
-            label_ZHW = read_label(data / case["label"], dataset)
-            labels = cut_masks(label_ZHW, image_CZHW, spacing, plan.slice_axis)
+        label_ZHW = read_label(data / case["label"], dataset)
+        labels = cut_masks(label_ZHW, image_CZHW, spacing, plan.slice_axis)
         for image_CHW, label_HW in zip(cut, labels, strict=True):
             small.append(_is_smaller(image_CHW.shape[1:], in_plane, plan))
             yield RawSlice(

@@ -82,6 +82,7 @@ def check_release(
         "nonce": found.manifest.nonce,
         "bytes": found.manifest.bytes,
         "card": found.metadata.card,
+        "quality": found.metadata.quality,
     }
 
 
@@ -91,12 +92,13 @@ def read_for_task(submitted: SubmittedRelease, dataset: Mapping[str, Any], gate:
     Args:
         submitted: the release, and what is known of it.
         dataset: the task's channels and labels.
-        gate: bounds on its privacy card.
+        gate: bounds on its cards.
 
     Raises:
         ReleaseError: the rule that it breaks.
     """
     from hyfree_ray.border.gate import check_card
+    from hyfree_ray.border.quality_card import check_quality
     from hyfree_ray.border.release import read_release
     from hyfree_ray.cohorts.label_sets import LabelEncoding
     from hyfree_ray.core.errors import ReleaseError
@@ -121,6 +123,7 @@ def read_for_task(submitted: SubmittedRelease, dataset: Mapping[str, Any], gate:
             submitted.site, "task", f"its labels are those of another task: {differences}"
         )
     check_card(found, gate)
+    check_quality(found, gate.quality)
     return found
 
 

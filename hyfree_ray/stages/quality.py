@@ -1,4 +1,4 @@
-"""The choice of a generator's snapshot, and a site's quality card. Both use held-out images."""
+"""The choice of a generator's snapshot, by images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hyfree_ray.evaluation.image_quality import SnapshotScore
+    from hyfree_ray.evaluation.realism import Realism
     from hyfree_ray.generators.record import GeneratorConfig
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
@@ -27,6 +28,9 @@ and together they are to stay below a twentieth."""
 
 MAX_SAMPLES = 500
 
+FOLDS, STEPS = 2, 30
+"""Of the classifiers that tell snapshots from real images: a fifth of the card's."""
+
 
 def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: int) -> int:
     """Return how many samples per snapshot keep the choice within its share of the training."""
@@ -35,7 +39,7 @@ def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: 
     return max(8, min(MAX_SAMPLES, count))
 
 
-@stage(version=4, device=True)
+@stage(version=5, device=True)
 def choose_snapshot(
     context: Context,
     *,
@@ -47,10 +51,15 @@ def choose_snapshot(
     seed: int,
     embedder_weights: Folder | None = None,
 ) -> dict[str, Any]:
-    """Choose the EMA snapshot by KID to held-out images, of those that do not copy."""
+    """Choose the EMA snapshot nearest to real images, of those that do not copy.
+
+    Nearest by a classifier, by statistics of images and of labels, and by KID, each over what it is
+    between two halves of the real images.
+    """
     import time
 
     from hyfree_ray.evaluation.image_quality import best_snapshot
+    from hyfree_ray.evaluation.realism import geometric_mean
     from hyfree_ray.generators import trained
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
@@ -79,14 +88,19 @@ def choose_snapshot(
     draw = partial(
         _draw, generator, count=count, seed=seed, device=context.device, precision=precision
     )
-    scores = []
-    for name, score in _scores(names, draw, embed, view):
+    compare = _comparison(view, prepared, segmenter, seed, context.device)
+    scores, far = [], []
+    for name, drawn_NCHW, score, over_floor in _scores(names, draw, embed, view, seed):
         scores.append(score)
-        shown = int(name.split(".")[0])
-        context.progress(len(scores), len(names), {"kid": score.kid, "images_shown": shown})
+        found = compare(drawn_NCHW)
+        far.append(geometric_mean([*found.groups, over_floor]))
+        numbers = {"kid": score.kid, "times_floor": far[-1], "two_sample_accuracy": found.accuracy}
+        shown = {"images_shown": float(name.split(".")[0])}
+        context.progress(len(scores), len(names), {**numbers, **shown})
     return {
-        "snapshot": names[best_snapshot(scores)],
+        "snapshot": names[best_snapshot(scores, far)],
         "reason": _reason(scores),
+        "times_floor": far,
         "kid": [score.kid for score in scores],
         # Distances to training images reveal membership: no finer than a twentieth.
         "near": [round(score.near * 20) / 20 for score in scores],
@@ -116,8 +130,8 @@ def _reason(scores: Sequence[SnapshotScore]) -> str:
     if copying == len(scores):
         return "all of them copy training images: the one that copies least"
     if copying:
-        return f"lowest KID to held-out images, without {copying} that copy training images"
-    return "lowest KID to held-out images; none copies training images"
+        return f"nearest to real images, without {copying} that copy training images"
+    return "nearest to real images; none copies training images"
 
 
 def _draw(
@@ -144,64 +158,40 @@ def _draw(
 
 
 def _scores(
-    names: list[str], draw: Callable[[str], np.ndarray], embed: Embed, view: GeneratorView
-) -> Iterator[tuple[str, SnapshotScore]]:
-    """Yield each snapshot and its score, the real images embedded once."""
-    from hyfree_ray.evaluation.image_quality import score_snapshot
+    names: list[str],
+    draw: Callable[[str], np.ndarray],
+    embed: Embed,
+    view: GeneratorView,
+    seed: int,
+) -> Iterator[tuple[str, np.ndarray, SnapshotScore, float]]:
+    """Yield each snapshot with its samples, its score, and its KID over that of real images."""
+    from hyfree_ray.evaluation.image_quality import kid_over_floor, score_snapshot
+    from hyfree_ray.evaluation.realism import halves
 
     real_NF = embed(view.images_NCHW)
     held_out_MF, training_KF = real_NF[~view.training_N], real_NF[view.training_N]
     patients_M = view.patients_N[~view.training_N]
+    halved = halves(patients_M, seed)
     for name in names:
-        yield name, score_snapshot(embed(draw(name)), held_out_MF, training_KF, patients_M)
+        drawn_NCHW = draw(name)
+        sample_NF = embed(drawn_NCHW)
+        score = score_snapshot(sample_NF, held_out_MF, training_KF, patients_M)
+        yield name, drawn_NCHW, score, kid_over_floor(sample_NF, held_out_MF, halved)
 
 
-@stage(version=3, device=True)
-def quality_card(
-    context: Context,
-    *,
-    samples: Folder,
-    release: Folder,
-    segmenter: Folder,
-    prepared: Folder,
-    embedder: str,
-    embedder_weights: Folder | None = None,
-) -> dict[str, Any]:
-    """Measure how good a site's synthetic images are; what they leak is the audit's part.
+def _comparison(
+    view: GeneratorView, prepared: Folder, segmenter: Folder, seed: int, device: str
+) -> Callable[[np.ndarray], Realism]:
+    """Return a function that compares samples, labelled by the site's network, with real images."""
+    from hyfree_ray.privacy.sampling import quantise
+    from hyfree_ray.stages.quality_card import real_images
+    from hyfree_ray.stages.synthesis import label_with
 
-    KID to held-out images beside the floor (held-out against training images), density and
-    coverage, and the share of the image that each label takes, synthetic and real.
-    """
-    import numpy as np
+    real, _ = real_images(view, prepared, seed=seed, folds=FOLDS, steps=STEPS)
+    model = Path(segmenter / "model")
 
-    from hyfree_ray.evaluation.image_quality import density_and_coverage, kid
-    from hyfree_ray.generators.view import GeneratorView
-    from hyfree_ray.privacy.embedders import load_embedder
-    from hyfree_ray.privacy.sampling import restore
+    def compare(drawn_NCHW: np.ndarray) -> Realism:
+        labels_NHW = label_with(model, quantise(drawn_NCHW), view, device=device)
+        return real.compare(drawn_NCHW, labels_NHW)
 
-    stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
-    view = GeneratorView.load(prepared / "view.npz")
-    held_out_NCHW = view.images_NCHW[~view.training_N]
-    if len(stored_NCHW) < 2 or len(held_out_NCHW) < 2:
-        return {"images": len(stored_NCHW), "held_out_images": len(held_out_NCHW)}
-    embed = load_embedder(
-        embedder,
-        model=segmenter / "model",
-        weights=embedder_weights,
-        view=view,
-        device=context.device,
-    )
-    sample_NF = embed(restore(stored_NCHW))
-    training_KF = embed(view.images_NCHW[view.training_N])
-    held_out_MF = embed(held_out_NCHW)
-    density, coverage = density_and_coverage(sample_NF, held_out_MF)
-    return {
-        "images": len(stored_NCHW),
-        "held_out_images": len(held_out_NCHW),
-        "kid": kid(sample_NF, held_out_MF),
-        "kid_floor": kid(training_KF, held_out_MF),
-        "density": density,
-        "coverage": coverage,
-        "label_share_synthetic": read_result(release).get("label_share"),
-        "label_share_real": read_result(prepared)["label_share"],
-    }
+    return compare

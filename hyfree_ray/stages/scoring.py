@@ -38,10 +38,10 @@ def score(
     """
     from hyfree_ray.cohorts.label_sets import LabelEncoding, with_values
     from hyfree_ray.evaluation.metrics import metrics_in_order, score_case
-    from hyfree_ray.segmenters.nnunet.model import Model
+    from hyfree_ray.segmenters.nnunet.ensemble import load_model
     from hyfree_ray.segmenters.nnunet.reading import read_image, read_label
 
-    network = Model(model / "model", context.device, segmenter)
+    network = load_model(model / "model", context.device, segmenter)
     measures = metrics_in_order(metrics)
     values = LabelEncoding.of(network.dataset_json).values_in(LabelEncoding.of(dataset))
     rows: list[dict[str, Any]] = []

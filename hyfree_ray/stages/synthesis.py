@@ -6,7 +6,8 @@ Shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,32 +214,29 @@ def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
     }
 
 
-@stage(version=6, device=True)
-def release(
+LABELS = "labels.npy"
+"""Label values_NHW of a release's images."""
+
+
+@stage(version=1, device=True)
+def label(
     context: Context,
     *,
     samples: Folder,
     audit: Folder,
     segmenter: Folder,
     prepared: Folder,
-    site: str,
     dataset: Mapping[str, Any],
-    federation: str,
-    addressee: Mapping[str, str],
-    seed: int,
 ) -> dict[str, Any]:
-    """Label the samples that passed the audit with the site's own nnU-Net; write the release.
+    """Label the samples that passed the audit with the site's own nnU-Net.
 
-    If the generator drew masks, these are the labels, value by value. A site that withholds writes
-    no release, only its outcome and the reason.
+    If the generator drew masks, these are the labels, value by value. A site that withholds labels
+    nothing. Writes `labels.npy`.
     """
     import numpy as np
 
-    from hyfree_ray.border.manifest import Addressee
-    from hyfree_ray.border.release import nonce_of, write_release
     from hyfree_ray.cohorts.label_sets import foreground, mask_of
     from hyfree_ray.generators.view import GeneratorView
-    from hyfree_ray.privacy.sampling import max_level
 
     audited = read_result(audit)
     outcome = {name: audited[name] for name in ("outcome", "reason", "rejection_rate")}
@@ -246,16 +244,66 @@ def release(
         return {**outcome, "images": 0}
     view = GeneratorView.load(prepared / "view.npz")
     stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
-    scale_C = view.step_C(max_level(stored_NCHW.dtype))
     if (samples / MASKS).is_file():
         labels_NHW = np.load(samples / MASKS, allow_pickle=False)
     else:
-        physical_NCHW = (
-            stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
-            for stored_CHW in stored_NCHW
+        labels_NHW = label_with(
+            Path(segmenter / "model"),
+            stored_NCHW,
+            view,
+            device=context.device,
+            report=lambda done, total: context.progress(done, total, {}),
         )
-        labels_NHW = _label(context, stored_NCHW, physical_NCHW, segmenter / "model", view.spacing)
-    described = _describe(site, dataset, prepared, view, scale_C, audited["card"])
+    np.save(context.out / LABELS, labels_NHW)
+    return {
+        **outcome,
+        "images": len(labels_NHW),
+        "label_share": {
+            name: float(mask_of(labels_NHW, classes).mean())
+            for name, classes in foreground(dataset["labels"]).items()
+        },
+    }
+
+
+@stage(version=7)
+def release(
+    context: Context,
+    *,
+    samples: Folder,
+    audit: Folder,
+    labelled: Folder,
+    prepared: Folder,
+    site: str,
+    dataset: Mapping[str, Any],
+    federation: str,
+    addressee: Mapping[str, str],
+    seed: int,
+    quality: Folder | None = None,
+) -> dict[str, Any]:
+    """Write the release: samples, labels and cards.
+
+    A site that withholds writes no release, only its outcome and the reason. Without `quality`
+    there is no quality card on it: it is for the site's own use.
+    """
+    import numpy as np
+
+    from hyfree_ray.border.manifest import Addressee
+    from hyfree_ray.border.release import nonce_of, write_release
+    from hyfree_ray.generators.view import GeneratorView
+    from hyfree_ray.privacy.sampling import max_level
+
+    decided = read_result(labelled if quality is None else quality)
+    outcome = {name: decided[name] for name in ("outcome", "reason", "rejection_rate")}
+    if decided["outcome"] == "withheld":
+        return {**outcome, "images": 0}
+    view = GeneratorView.load(prepared / "view.npz")
+    stored_NCHW = np.load(samples / "accepted.npy", allow_pickle=False)
+    labels_NHW = np.load(labelled / LABELS, allow_pickle=False)
+    scale_C = view.step_C(max_level(stored_NCHW.dtype))
+    described = replace(
+        _describe(site, dataset, prepared, view, scale_C, read_result(audit)["card"]),
+        quality={} if quality is None else decided["card"],
+    )
     manifest = write_release(
         context.out,
         described,
@@ -269,10 +317,7 @@ def release(
         **outcome,
         "images": manifest.rows,
         "bytes": manifest.bytes,
-        "label_share": {
-            name: float(mask_of(labels_NHW, classes).mean())
-            for name, classes in foreground(dataset["labels"]).items()
-        },
+        "label_share": read_result(labelled)["label_share"],
     }
 
 
@@ -303,26 +348,37 @@ def _describe(
     )
 
 
-def _label(
-    context: Context,
-    stored_NCHW: np.ndarray,
-    physical_NCHW: Iterable[np.ndarray],
+def label_with(
     model: Path,
-    spacing: tuple[float, float],
+    stored_NCHW: np.ndarray,
+    view: GeneratorView,
+    *,
+    device: str,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
-    """Label (N, H, W) with the site's own model, without padding, which the model never saw."""
+    """Label images (N, H, W) with the site's own model, without padding, which it never saw.
+
+    Args:
+        model: the model's folder.
+        stored_NCHW: images as they would travel.
+        view: the site's, which maps them to physical units.
+        device: of the model.
+        report: called with (done, total) now and then.
+    """
     import numpy as np
 
+    from hyfree_ray.privacy.sampling import max_level
     from hyfree_ray.segmenters.content_box import content_box
     from hyfree_ray.segmenters.nnunet.model import Model
 
-    network = Model(model, context.device)
+    network = Model(model, device)
+    scale_C = view.step_C(max_level(stored_NCHW.dtype))
     labels_NHW = np.zeros((len(stored_NCHW), *stored_NCHW.shape[2:]), np.uint8)
-    pairs = zip(stored_NCHW, physical_NCHW, strict=True)
-    for done, (stored_CHW, physical_CHW) in enumerate(pairs, start=1):
+    for done, stored_CHW in enumerate(stored_NCHW, start=1):
+        physical_CHW = stored_CHW * scale_C[:, None, None] + view.low_C[:, None, None]
         box = content_box(stored_CHW)
         inside = (slice(None), *box)
-        labels_NHW[done - 1][box] = network.segment_slice(physical_CHW[inside], spacing)
+        labels_NHW[done - 1][box] = network.segment_slice(physical_CHW[inside], view.spacing)
         if done % 32 == 0 or done == len(stored_NCHW):
-            context.progress(done, len(stored_NCHW), {})
+            report(done, len(stored_NCHW))
     return labels_NHW

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hyfree_ray.core.stage import Context, Folder, stage
-from hyfree_ray.evaluation.regimes import REGIMES
+from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
 
 
-@stage(version=5, device=True)
+@stage(version=6, device=True)
 def train_generator(
     context: Context,
     *,
@@ -39,12 +39,14 @@ def train_generator(
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
     view = GeneratorView.load(prepared / "view.npz")
+    record = generators.GENERATORS[generator["name"]]
+    masks_NHW = view.masks_NHW if record.learns_masks else None
     plan = generators.train(
         generator["name"],
-        config=generators.GENERATORS[generator["name"]].configured(generator["config"]),
+        config=record.configured(generator["config"]),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
-        masks_NHW=None if view.masks_NHW is None else view.masks_NHW[view.training_N],
+        masks_NHW=None if masks_NHW is None else masks_NHW[view.training_N],
         patients_N=view.patients_N[view.training_N],
         images_shown=images_shown,
         seed=seed,
@@ -153,8 +155,10 @@ def train_segmenter(
     precision: str,
     seed: int,
     initial: Folder | None = None,
+    augmentation: Augmentation = "nnunet",
 ) -> dict[str, Any]:
     """Train nnU-Net in one of its roles: a regime's name, shown by progress and tables."""
+    from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
     assert role in REGIMES
@@ -174,6 +178,7 @@ def train_segmenter(
         segmenter=segmenter,
         each_epoch=lambda epoch: context.saved(epoch, epochs),
         initial=None if initial is None else initial / "model",
+        kind=TRAINERS[augmentation],
     )
 
 
@@ -189,6 +194,7 @@ def train_general(
     workers: int,
     precision: str,
     seed: int,
+    augmentation: Augmentation = "nnunet",
 ) -> dict[str, Any]:
     """Train the general nnU-Net on the pooled releases, in `workers` processes."""
     arguments: dict[str, Any] = {
@@ -201,6 +207,7 @@ def train_general(
         "validation_iterations": validation_iterations,
         "precision": precision,
         "seed": seed,
+        "augmentation": augmentation,
     }
     if context.launch is None:
         assert workers == 1, "several workers need a launcher"
@@ -222,10 +229,12 @@ def train_general_worker(
     precision: str,
     seed: int,
     device: str,
+    augmentation: Augmentation,
     report: Any = None,
 ) -> None:
     """Run one process of the general training; `report` is called on all ranks after each epoch."""
     from hyfree_ray.core.files import write_json
+    from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS
     from hyfree_ray.segmenters.nnunet.train import Schedule, train
 
     context = Context(out=Path(out), owner=owner, device=device)
@@ -247,6 +256,7 @@ def train_general_worker(
         report=progress,
         segmenter=segmenter,
         each_epoch=report,
+        kind=TRAINERS[augmentation],
     )
     if result["rank"] == 0:
         write_json(Path(out) / "training.json", result)

@@ -14,8 +14,8 @@ from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.evaluation.regimes import record_of
 from hyfree_ray.evaluation.scores import COLUMNS, ScoreRow, csv_text
-from hyfree_ray.results.comparisons import contrasts_of
-from hyfree_ray.results.contrasts import Contrast
+from hyfree_ray.results.comparisons import estimates_of
+from hyfree_ray.results.contrasts import Contrast, Estimate, simultaneous
 from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.pooled import (
     VARIES,
@@ -45,12 +45,25 @@ def grouped(trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Group
 
     Patients are the unit. Seeds and draws are sources of noise of their own: pools of one seed
     share their sites' networks, and one draw is the same sites in every seed. Where every subset
-    was drawn, that is none. A sentence about the method still needs as many seeds as ever.
+    was drawn, that is none. A sentence about the method still needs as many seeds as ever. The
+    intervals of all points hold together.
 
     Args:
         runs: by the trials' names.
     """
-    return [_group(name, members, runs) for name, members in _points(trials).items()]
+    points = _points(trials)
+    estimates = [_estimates(name, members, runs) for name, members in points.items()]
+    together = iter(simultaneous([one for point in estimates for one in point]))
+    return [
+        Group(
+            name=name,
+            sites=members[0].sites,
+            draws=len({trial.draw for trial in members}),
+            runs=len(members),
+            contrasts=tuple(itertools.islice(together, len(point))),
+        )
+        for (name, members), point in zip(points.items(), estimates, strict=True)
+    ]
 
 
 def _points(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
@@ -69,7 +82,8 @@ def _points(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
     return found
 
 
-def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> Group:
+def _estimates(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> list[Estimate]:
+    """Return a point's differences over all sites, before they are read beside other points'."""
     found = [runs[trial.name] for trial in trials]
     _check_alike(name, found)
     of_run = with_own_patients(found)
@@ -84,14 +98,8 @@ def _group(name: str, trials: Sequence[Trial], runs: Mapping[str, Finished]) -> 
         for row in of_run[run.name]
     ]
     noise = {column: (seed, 0 if every else draw) for column, (seed, draw) in enumerate(trainings)}
-    contrasts = contrasts_of(rows, found[0].sites, seed=0, trainings=noise)
-    return Group(
-        name=name,
-        sites=trials[0].sites,
-        draws=draws,
-        runs=len(trials),
-        contrasts=tuple(one for one in contrasts if one.site is None),
-    )
+    estimates = estimates_of(rows, found[0].sites, trainings=noise)
+    return [one for one in estimates if one.plain.site is None]
 
 
 def _check_alike(name: str, runs: Sequence[Finished]) -> None:

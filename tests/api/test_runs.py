@@ -24,16 +24,17 @@ def test_scores_are_the_rows_of_results_csv(tmp_path: Path) -> None:
         assert {run.scores[name].dtype.kind for name in names} == {kind}
 
 
-def test_contrasts_have_their_verdicts_and_sites_their_answers(tmp_path: Path) -> None:
+def test_contrasts_have_their_verdicts_and_sites_their_advice(tmp_path: Path) -> None:
     run = load_run(finished(tmp_path).folder)
     of_all = run.contrasts[run.contrasts.site.isna()].set_index(["first", "second", "tested"])
     one = of_all.loc[("finetuned", "local2x", "foreign")]
     assert one.difference == pytest.approx(GAIN, abs=0.02)
     assert one.low < one.difference < one.high
     assert (one.verdict, "helped" in one.words) == ("helped", True)
-    assert list(run.answers.site) == sorted(SITES)
-    assert (run.answers.elsewhere > 0).all()
-    assert run.answers.at_home.dtype == float
+    assert list(run.verdicts.site) == sorted(SITES)
+    assert (run.verdicts.elsewhere > 0).all()
+    assert run.verdicts.at_home.dtype == float
+    assert run.verdicts.sentence.str.contains("finetuned instead of local2x").all()
 
 
 def test_what_is_no_run_and_settings_of_another_version_are_one_line(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ NOTICE = Notice.of(**MADE, reason="too small", rate=0.876)
     [
         (
             MANIFEST,
-            "f4744558c2650963f3c085a7d13e9ea1a038f322319b32d78770aa7963988cbf"
-            "4f44235140868ac608fa7c4cb34661b06f535622baa4a03be74600dc0ab2f801",
+            "4ebcf6919300842ff5677799b58f0703dcc7a7c9f3b407f51f30328f5c88b901"
+            "34adfcd152b41596d0a6afc65b8b48fc82facabad31336af46f6b12c68628300",
         ),
         (
             NOTICE,

@@ -238,7 +238,7 @@ def test_nothing_real_crosses_in_a_whole_run(walk: Walk, canaries: Canaries) -> 
     assert {"release.arrow", "manifest.json", "model/weights.safetensors", "json", "bytes"} <= seen
     called = {(one.receiver, one.method) for one in walk.crossings}
     for site in ("site-1", "site-2"):
-        for method in ("submit", "model", "score", "choose", "write_quality_card", "status"):
+        for method in ("submit", "model", "score", "choose", "status"):
             assert (site, method) in called
     for method in ("take", "close", "model", "share_for_replay", "status", "picture"):
         assert (POOL, method) in called

@@ -43,13 +43,13 @@ def test_endings_that_are_stored_by_other_readers_are_read_too(tmp_path: Path) -
 
 def test_a_single_slice_stored_as_a_volume_counts_as_2d(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x", ending=".nii.gz")
-    write(root / f"imagesTr/{names[0]}_0000.nii.gz", np.zeros((1, 10, 7), np.int16))
+    write(root / f"imagesTr/{names[0]}_0000.nii.gz", np.zeros((1, 26, 17), np.int16))
     read_cohort(root)
 
 
 def test_labels_stored_as_whole_floats_are_taken(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x", ending=".nii.gz")
-    write(root / f"labelsTr/{names[0]}.nii.gz", np.full((10, 7), 2, np.float64))
+    write(root / f"labelsTr/{names[0]}.nii.gz", np.full((26, 17), 2, np.float64))
     read_cohort(root)
 
 
@@ -84,7 +84,7 @@ def test_a_digest_changes_with_the_image_and_with_the_label_only(tmp_path: Path)
     root, names = make(tmp_path / "x")
     first = digests(root)
     for path in (f"imagesTr/{names[0]}_0000.png", f"labelsTr/{names[1]}.png"):
-        write(root / path, np.ones((10 + int(names[0][5]), 7), np.uint8))
+        write(root / path, np.ones((26 + int(names[0][5]), 17), np.uint8))
     second = digests(root)
     assert {name for name in names if first[name] != second[name]} == {names[0], names[1]}
 
@@ -106,7 +106,7 @@ def test_the_second_reading_opens_no_image(tmp_path: Path) -> None:
 
 def test_the_cache_remembers_what_was_wrong_with_a_file(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x")
-    write(root / f"labelsTr/{names[0]}.png", np.full((10, 7), 9, np.uint8))
+    write(root / f"labelsTr/{names[0]}.png", np.full((26, 17), 9, np.uint8))
     cache = tmp_path / "digests.json"
     code = "data.unknown-labels"
     first = refusal(root, code, digest_cache=cache)

@@ -94,7 +94,7 @@ def test_a_dataset_json_that_describes_nothing_usable_is_refused(
     ("old", "new", "code", "where"),
     [
         ("case,site,patient", "case,hospital,patient", "data.bad-table", " site;"),
-        ("case,site,patient", "case;site;patient", "data.bad-table", " case, site, patient;"),
+        ("case,site,patient", "case;site;patient", "data.bad-table", " line 2: "),
         ("north1_0,north,north-1", "north1_0,north,", "data.bad-table", "line 4: "),
         ("north1_0,north,north-1", "north1_0,north,north-1,x", "data.bad-table", "line 4: "),
         ("north1_0,north,north-1", '"north1_0,north,north-1', "data.bad-table", "line "),
@@ -216,10 +216,10 @@ def bytes_of(path: str, content: bytes) -> Callable[[Path], None]:
 
 
 def spaced(root: Path) -> None:
-    write(root / "labelsTr/north0_0.nii.gz", np.zeros((10, 7), np.uint8), spacing=(2.0, 1.0))
+    write(root / "labelsTr/north0_0.nii.gz", np.zeros((26, 17), np.uint8), spacing=(2.0, 1.0))
 
 
-RGB = np.zeros((10, 7, 3), np.uint8)
+RGB = np.zeros((26, 17, 3), np.uint8)
 TORN = b"\x89PNG\r\n\x1a\n" + b"x" * 50
 
 Spoil = Callable[[Path], None]
@@ -228,8 +228,8 @@ SPOILT_PNG: list[tuple[Spoil, str, str]] = [
     (remove("labelsTr/north[01]_0.png"), "no-label", "imagesTr/north0_0_0000.png: , 1 more"),
     (remove("imagesTr/south2_1_*"), "no-image", "labelsTr/south2_1.png: "),
     (remove("imagesTr/north0_0_0001*"), "channels", "imagesTr/north0_0_0000.png: , _0000"),
-    (put("imagesTr/north0_0_0001.png", GREY[:-1]), "size-differs", " 9x7 , 10x7"),
-    (put("labelsTr/north0_0.png", GREY.T.copy()), "size-differs", " 7x10 , 10x7"),
+    (put("imagesTr/north0_0_0001.png", GREY[:-1]), "size-differs", " 25x17 , 26x17"),
+    (put("labelsTr/north0_0.png", GREY.T.copy()), "size-differs", " 17x26 , 26x17"),
     (put("labelsTr/north0_0.png", GREY + 3), "unknown-labels", " 3 , (0, 1, 2)"),
     (put("labelsTr/north0_0.png", RGB, vector=True), "label-channels", "labelsTr/north0_0.png"),
     (put("imagesTr/north0_0_0000.png", RGB, vector=True), "channels", "_0000 with 3"),
@@ -242,7 +242,7 @@ SPOILT_NIFTI: list[tuple[Spoil, str, str]] = [
     (put("labelsTr/north0_0.nii.gz", GREY * np.nan), "not-finite", "labelsTr/north0_0"),
     (put("labelsTr/north0_0.nii.gz", GREY.astype(np.int16) - 1), "unknown-labels", " -1 "),
     (put("imagesTr/north0_0_0000.nii.gz", GREY / 1.0 + np.inf), "not-finite", "_0000"),
-    (put("imagesTr/north0_0_0000.nii.gz", np.zeros((4, 10, 7))), "size-differs", " 4x10x7"),
+    (put("imagesTr/north0_0_0000.nii.gz", np.zeros((4, 26, 17))), "size-differs", " 4x26x17"),
 ]
 
 

@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_opened_is_read_once_it_can_be(
     cache = tmp_path / "digests.json"
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", denied)
-        refusal(root, "data.unreadable", digest_cache=cache)
+        refusal(root, "data.no-permission", digest_cache=cache)
     read_cohort(root, digest_cache=cache)
 
 

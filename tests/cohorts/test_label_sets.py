@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from hyfree_ray.border.gate import Gate
+from hyfree_ray.border.manifest import Addressee
+from hyfree_ray.border.quality_card import QualityGate
 from hyfree_ray.border.release import read_release
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.label_sets import (
@@ -31,7 +34,7 @@ from hyfree_ray.segmenters.nnunet.train import Schedule, train
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.scoring import score
-from hyfree_ray.stages.synthesis import release
+from hyfree_ray.stages.synthesis import label, release
 from tests.cards import card
 from tests.discs import write_discs
 from tests.refusals import refuses
@@ -100,15 +103,26 @@ def released(
     found = {"outcome": "released", "reason": None, "rejection_rate": 0.0}
     images = len(np.load(samples / "accepted.npy"))
     write_record(audited, stage_record(result={**found, "card": card(images=images)}))
-    result = release(
-        Context(out=out, owner="a"),
+    labelled = tmp_path_factory.mktemp("labelled")
+    result = label(
+        Context(out=labelled, owner="a"),
         samples=samples,
         audit=audited,
         segmenter=trained,
         prepared=prepared,
+        dataset=site.dataset,
+    )
+    write_record(labelled, stage_record(result=result))
+    result = release(
+        Context(out=out, owner="a"),
+        samples=samples,
+        audit=audited,
+        labelled=labelled,
+        prepared=prepared,
         site="a",
         dataset=site.dataset,
         federation="e",
+        addressee=asdict(Addressee()),
         seed=0,
     )
     assert result["label_share"]["whole"] >= result["label_share"]["core"]
@@ -151,7 +165,7 @@ def check(released: Path, out: Path, dataset: dict[str, Any]) -> None:
         site="a",
         dataset=dataset,
         federation="e",
-        gate=Gate().model_dump(),
+        gate=Gate(quality=QualityGate(enforced=False)).model_dump(),
     )
 
 

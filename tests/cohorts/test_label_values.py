@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from hyfree_ray.border.gate import Gate
 from hyfree_ray.border.manifest import MANIFEST_FILE, key_of
+from hyfree_ray.border.quality_card import QualityGate
 from hyfree_ray.border.release import RELEASE_FILE, ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
 from hyfree_ray.cohorts.cohort import read_cohort
@@ -247,7 +248,7 @@ def test_releases_are_pooled_in_the_values_of_the_first(tmp_path: Path, tasks: A
         site="b",
         dataset=dataset_of(*tasks[0]),
         federation="e",
-        gate=Gate().model_dump(),
+        gate=Gate(quality=QualityGate(enforced=False)).model_dump(),
     )
     out = tmp_path / "pool"
     context = Context(out=out, owner="pool")

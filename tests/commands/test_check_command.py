@@ -39,7 +39,7 @@ def test_a_good_set_is_called_good_with_what_its_sites_hold(tmp_path: Path) -> N
 
 def test_everything_that_is_wrong_is_listed_with_file_and_mend(tmp_path: Path) -> None:
     root, _ = make(tmp_path / "x", ending=".nii.gz")
-    grey = np.zeros((10, 7), np.uint8)
+    grey = np.zeros((26, 17), np.uint8)
     (root / "labelsTr/north1_0.nii.gz").unlink()
     (root / "imagesTr/north2_0_0000.nii.gz").write_bytes(b"no image")
     write(root / "labelsTr/north0_0.nii.gz", grey + 9)
@@ -70,7 +70,7 @@ def test_everything_that_is_wrong_is_listed_with_file_and_mend(tmp_path: Path) -
 def test_what_check_lists_first_is_what_simulate_stops_at(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x")
     for name in names[:3]:
-        write(root / f"labelsTr/{name}.png", np.full((10 + int(name[5]), 7), 5, np.uint8))
+        write(root / f"labelsTr/{name}.png", np.full((26 + int(name[5]), 17), 5, np.uint8))
     (first, second, third, _) = check(root, 2)
     with pytest.raises(HyfreeError) as caught:
         read_cohort(root)
@@ -125,7 +125,7 @@ def test_sites_that_label_different_structures_are_refused_with_the_difference(
     root, names = make(tmp_path / "x")
     for name in names:
         if name.startswith("south"):
-            label = np.ones((10 + int(name[5]), 7), np.uint8)
+            label = np.ones((26 + int(name[5]), 17), np.uint8)
             write(root / f"labelsTr/{name}.png", label)
     with refuses("data.structures-differ", "south: ", "lesion", "north"):
         read_cohort(root)
@@ -155,7 +155,7 @@ def test_outliers_of_spacing_and_grids_elsewhere_are_told_and_stop_nothing(tmp_p
 
 def test_images_among_volumes_are_refused(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x", ending=".nii.gz")
-    volume = np.random.default_rng(0).integers(0, 3, (4, 10, 7)).astype(np.uint8)
+    volume = np.random.default_rng(0).integers(0, 3, (4, 26, 17)).astype(np.uint8)
     for name in (f"imagesTr/{names[0]}_0000", f"labelsTr/{names[0]}"):
         write(root / f"{name}.nii.gz", volume)
     found = survey(root)
@@ -168,8 +168,8 @@ def test_images_among_volumes_are_refused(tmp_path: Path) -> None:
 
 def test_volumes_in_pictures_formats_are_refused(tmp_path: Path) -> None:
     root, names = make(tmp_path / "x", ending=".tif")
-    write(root / f"imagesTr/{names[0]}_0000.tif", np.zeros((4, 10, 7), np.uint8))
-    with refuses("data.axes", names[0], "4x10x7", "3 axes", "NIfTI, NRRD or MetaImage"):
+    write(root / f"imagesTr/{names[0]}_0000.tif", np.zeros((4, 26, 17), np.uint8))
+    with refuses("data.axes", names[0], "4x26x17", "3 axes", "NIfTI, NRRD or MetaImage"):
         read_cohort(root)
 
 

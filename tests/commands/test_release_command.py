@@ -51,6 +51,14 @@ def test_a_good_release_exits_with_0_by_its_file_or_its_folder(folder: Path) -> 
         assert "good: 5 images of site-1, round 3" in result.output
 
 
+def test_a_link_to_a_release_is_checked_as_its_folder(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(folder, target_is_directory=True)
+    said = [call("check", place).output.partition(": ")[2] for place in (folder, link)]
+    assert said[0] == said[1]
+    assert call("check", link).exit_code == 0
+
+
 def test_each_file_gets_a_line_and_one_that_is_bad_makes_it_exit_with_2(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from hyfree_ray.config.loading import read_yaml
 from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.precision import PrecisionChoice
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.stylegan2 import STYLEGAN2
 from hyfree_ray.generators.stylegan2.config import StyleGan2Config
 from tests.refusals import refuses
@@ -301,10 +302,8 @@ def test_an_experiment_holds_its_own_generators_settings_and_no_others(
     """Sites whose versions differ in a generator that nobody uses work together."""
     data = {"A": "1"}
     flow, other = resolve("generator=flow"), resolve("generator=stylegan2")
-    assert flow.generator.model_dump() == {
-        "name": "flow",
-        "config": {"max_channels": 64, "evaluations": 10, "epsilon": None, "clip": 1.0},
-    }
+    assert flow.generator.name == "flow"
+    assert flow.generator.config == FlowConfig(max_channels=64).model_dump()
     assert other.generator.config == {"max_channels": 32}
 
     class Wider(StyleGan2Config):

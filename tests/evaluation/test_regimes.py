@@ -8,6 +8,7 @@ from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.evaluation.regimes import (
     CONTROL,
     REGIMES,
+    REPLAY,
     Regime,
     candidates,
     in_order,
@@ -27,6 +28,9 @@ def test_names_and_their_order_stay_as_files_have_them() -> None:
     assert settings() == (
         *("personalised", "real-all", "syn", "own-syn", "leave-one-out"),
         *("mix-25", "mix-50", "mix-75", "mix-100", "fedavg"),
+        *("local2x-da", "general-da", "finetuned-da", "personalised-da", "local2x-gin"),
+        *("general-public", "finetuned-public", "personalised-public"),
+        *("local-ensemble", "fedbn", "ditto", "ensemble", "ensemble-da"),
     )
     assert settings(default=True) == ("personalised", "real-all")
     assert REGIMES.names() == (*protocol(), "personalised", "chosen", *settings()[1:])
@@ -34,13 +38,18 @@ def test_names_and_their_order_stay_as_files_have_them() -> None:
     assert of_own_images() == ("local", CONTROL)
     assert primary() == "finetuned"
     assert trained_by("oracle") == (
-        *("real-all", "mix-25", "mix-50", "mix-75", "mix-100", "fedavg"),
+        *("real-all", "mix-25", "mix-50", "mix-75", "mix-100", "fedavg", "fedbn", "ditto"),
     )
 
 
 def test_what_a_model_knows_of_other_sites_follows_from_whose_releases_are_in_it() -> None:
     of_the_pool = [one.name for one in REGIMES.built_in() if one.of_the_pool]
-    assert of_the_pool == ["general", "finetuned", "personalised", "chosen"]
+    assert of_the_pool == [
+        *("general", "finetuned", "personalised", "chosen"),
+        *("general-da", "finetuned-da", "personalised-da"),
+        *("general-public", "finetuned-public", "personalised-public"),
+        *("ensemble", "ensemble-da"),
+    ]
     of_one = [one.name for one in REGIMES.built_in() if one.of_one_release]
     assert of_one == ["syn", "own-syn", "leave-one-out"]
     assert [one.name for one in REGIMES.built_in() if one.foreign_only] == ["leave-one-out"]
@@ -50,6 +59,25 @@ def test_every_control_is_a_regime_and_every_record_has_words_of_its_own() -> No
     assert {one.control for one in REGIMES.built_in()} - {None} <= set(REGIMES.names())
     assert len({one.label for one in REGIMES.built_in()}) == len(REGIMES.names())
     assert len({one.progress for one in REGIMES.built_in()}) == len(REGIMES.names())
+
+
+def test_a_sites_training_begins_with_a_model_that_the_pool_trains() -> None:
+    for one in REGIMES.built_in():
+        for need in {*one.needs} - {REPLAY}:
+            assert (record_of(need).trained_by, record_of(need).releases) == ("pool", "all")
+
+
+def test_a_regime_with_stronger_augmentation_differs_from_its_own_by_that_alone() -> None:
+    augmented = [one for one in REGIMES.built_in() if one.augmentation == "da5"]
+    assert [one.name for one in augmented] == [
+        *("local2x-da", "general-da", "finetuned-da", "personalised-da"),
+    ]
+    for one in augmented:
+        base = record_of(one.name.removesuffix("-da"))
+        assert (one.train, one.trained_by, one.releases) == (
+            *(base.train, base.trained_by, base.releases),
+        )
+        assert {record_of(n).augmentation for n in {*one.needs} - {REPLAY}} <= {"da5"}
 
 
 def test_a_regime_that_only_a_file_knows_is_compared_with_nothing() -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from hyfree_ray.border.gate import Gate
+from hyfree_ray.border.quality_card import QualityGate
 from hyfree_ray.config.experiment import GeneratorChoice
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.local import LocalRunner
-from tests.cards import card
+from tests.cards import card, quality
 from tests.submissions import notice, parcel, take
 
 BEFORE = "5968ecb76562dd33b45e1f24209673a3-f083952080244740eeb861e3ff224b54"
@@ -69,6 +70,28 @@ def test_a_bad_release_is_refused_with_its_rule_and_the_others_go_on(
         take(pool, site, parcel(simulation, site, tmp_path))
     members = pool.rounds.close(["site-1", "site-2", "site-3"]).releases
     assert sorted(members) == ["site-2", "site-3"]
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+def test_one_release_that_teaches_nothing_changes_no_general_model(
+    pool: PoolParty, simulation: Simulation, tmp_path: Path, enforced: bool
+) -> None:
+    """The round, and so the general model's key, is as if the site had sent nothing."""
+    bounds = QualityGate(enforced=enforced)
+    gate = pool.experiment.gate.model_copy(update={"quality": bounds})
+    pool.experiment = pool.experiment.model_copy(update={"gate": gate})
+    noise = quality(accuracy=1.0, images_times_floor=12.0)
+    took = take(pool, "site-1", parcel(simulation, "site-1", tmp_path, quality=noise))
+    for site in ("site-2", "site-3"):
+        take(pool, site, parcel(simulation, site, tmp_path, quality=quality()))
+    members = pool.rounds.close(["site-1", "site-2", "site-3"]).releases
+    if enforced:
+        assert took.outcome == "refused"
+        assert "(quality)" in took.reason
+        assert sorted(members) == ["site-2", "site-3"]
+    else:  # a study's choice, and its rows say so
+        assert took.outcome == "released"
+        assert sorted(members) == ["site-1", "site-2", "site-3"]
 
 
 def test_another_sites_release_is_refused(

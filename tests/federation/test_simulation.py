@@ -18,9 +18,10 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.stage import Stage
-from hyfree_ray.evaluation.regimes import REGIMES, settings
+from hyfree_ray.evaluation.regimes import REGIMES, protocol, settings
 from hyfree_ray.federation.interface import ReplaySet, Scored
-from hyfree_ray.federation.protocol import Outcome
+from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.protocol import Outcome, _Run
 from hyfree_ray.federation.simulation import Simulation, score_rows, sites_of
 from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.runners.planning import PlanningRunner, plan
@@ -182,12 +183,14 @@ def test_the_control_has_the_steps_of_general_and_fine_tuning_together(
     )
     general = Parcel(sender="pool", stage="train_general", key="a" * 64, files={}, result={})
     shared = ReplaySet(sites=(), parcels=())
-    for regime in ("local2x", "finetuned", "personalised", "own-syn"):
+    own = ("local2x-da", "local2x-gin", "finetuned-da", "personalised-da")
+    for regime in ("local2x", "finetuned", "personalised", "own-syn", *own):
         asyncio.run(party.model(regime, general, shared))
     unet = simulation.experiment.budget.unet
     assert epochs["local"] == unet.epochs  # and so is general's
-    for regime in ("finetuned", "personalised", "own-syn"):
+    for regime in ("finetuned", "personalised", "own-syn", "finetuned-da", "personalised-da"):
         assert epochs["local2x"] == unet.epochs + epochs[regime]
+    assert epochs["local2x-da"] == epochs["local2x-gin"] == epochs["local2x"]
 
 
 def test_settings_add_models_and_change_no_key_of_the_protocol(
@@ -201,7 +204,7 @@ def test_settings_add_models_and_change_no_key_of_the_protocol(
     assert base.run != whole.run
     scored = {(s.regime, s.train_site, s.test_site) for s in after.outcome.scores}
     assert {regime for regime, _, _ in scored} == set(REGIMES.names())
-    for regime in ("personalised", "chosen", "syn", "own-syn"):
+    for regime in ("personalised", "chosen", "syn", "own-syn", "personalised-da"):
         assert sum(name == regime for name, _, _ in scored) == 9
     for regime in ("real-all", "mix-25", "mix-100", "fedavg"):
         assert {(site, test) for name, site, test in scored if name == regime} == {
@@ -223,6 +226,121 @@ def test_of_two_releases_the_other_one_is_left(
     ] == [("site-1", "site-1"), ("site-2", "site-2")]
 
 
+def test_a_model_that_only_a_sites_training_begins_with_is_trained_and_not_scored(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    found = plan(with_settings(phantom_simulation(2), "personalised-da"), tmp_path)
+    assert {score.regime for score in found.outcome.scores} == {*protocol(), "personalised-da"}
+    (augmented,) = [
+        step
+        for step in found.steps
+        if step.stage == "train_general" and "augmentation" in step.call.params
+    ]
+    assert augmented.call.params["augmentation"] == "da5"
+    assert augmented.purpose == "general-da"
+    tuned = [step for step in found.steps if step.name == "personalised-da"]
+    assert [step.call.inputs["initial"].key for step in tuned] == [augmented.key] * 2
+    plain = [step.call.params for step in found.steps if step.purpose in protocol()]
+    assert not any("augmentation" in params for params in plain)
+
+
+def test_an_ensemble_is_of_the_models_that_are_trained_for_its_members(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    ensembles = ("local-ensemble", "ensemble", "ensemble-da")
+    found = plan(with_settings(phantom_simulation(2), "personalised", *ensembles), tmp_path)
+    trained = {
+        (step.owner, step.name): step.key for step in found.steps if step.stage == "train_segmenter"
+    }
+    for owner in ("site-1", "site-2"):
+        inputs = {
+            step.name: [one.key for one in step.call.inputs.values()]
+            for step in found.steps
+            if step.stage == "ensemble" and step.owner == owner
+        }
+        assert inputs == {
+            "local-ensemble": [trained[owner, "local2x"], trained[owner, "local-ensemble"]],
+            "ensemble": [trained[owner, "local2x"], trained[owner, "personalised"]],
+            "ensemble-da": [trained[owner, "local2x-da"], trained[owner, "personalised"]],
+        }
+    scored = {(s.regime, s.train_site, s.test_site) for s in found.outcome.scores}
+    assert {regime for regime, _, _ in scored} == {
+        *protocol(),
+        "personalised",
+        "chosen",
+        *ensembles,
+    }
+    for regime in ensembles:
+        assert sum(name == regime for name, _, _ in scored) == 4
+
+
+def test_a_site_chooses_only_between_models_that_are_scored(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    found = plan(with_settings(phantom_simulation(2), "ensemble"), tmp_path)
+    assert {score.regime for score in found.outcome.scores} == {*protocol(), "ensemble"}
+    assert not found.outcome.chosen
+
+
+def test_personal_federated_trainings_end_with_a_model_for_each_site(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    found = plan(with_settings(phantom_simulation(3), "fedavg", "fedbn", "ditto"), tmp_path)
+    oracles = [step for step in found.steps if step.owner == ORACLE]
+    names = [step.name for step in oracles]
+    # One preparation, on the sites' own fingerprints, serves all three.
+    assert names.count("prepare_together") == 1
+    assert names.count("train_fedavg") == 1
+    assert names.count("train_personal_federated") == 2
+    assert names.count("model_of_site") == 6
+    (prepared,) = [step for step in oracles if step.stage == "prepare_together"]
+    assert prepared.call.params["federated"]
+    for regime in ("fedbn", "ditto"):
+        scored = {(s.train_site, s.test_site) for s in found.outcome.scores if s.regime == regime}
+        sites = [f"site-{number}" for number in (1, 2, 3)]
+        assert scored == {(one, other) for one in sites for other in sites}
+
+
+def test_a_release_is_weighed_on_validation_cases_of_all_sites_where_a_model_lacks_it(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    plain = plan(with_settings(phantom_simulation(3)), tmp_path)
+    assert [receipt.effect for receipt in plain.outcome.sites.values()] == [None] * 3
+    weighed = plan(with_settings(phantom_simulation(3), "leave-one-out"), tmp_path)
+    assert all(receipt.effect is not None for receipt in weighed.outcome.sites.values())
+    validated = [
+        (step.owner, step.purpose)
+        for step in weighed.steps
+        if step.stage == "score" and step.call.params["cases"][0]["part"] == "val"
+    ]
+    for number in (1, 2, 3):
+        assert validated.count((f"site-{number}", "general")) == 1
+        assert validated.count((f"site-{number}", "leave-one-out")) == 3
+
+
+def test_the_effect_of_a_release_is_what_the_general_model_loses_without_it() -> None:
+    class Site:
+        def __init__(self, harder: float) -> None:
+            self.harder = harder
+
+        async def call(self, _method: Any, regime: str, train_site: str, model: str) -> float:
+            assert (regime, train_site, model) in {
+                ("general", "pool", "all"),
+                ("leave-one-out", "a", "all but a"),
+            }
+            return {"all": 0.7, "all but a": 0.75}[model] - self.harder
+
+    async def effect() -> float:
+        sites = {"a": Site(0.0), "b": Site(0.2)}
+        run = _Run({**sites, "pool": Site(0.0)}, (), Rules(), (), print)  # type: ignore[dict-item]
+        models = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        for model, name in zip(models, ("all", "all but a"), strict=True):
+            model.set_result(name)
+        return await run._effect("leave-one-out", "a", *models)
+
+    assert asyncio.run(effect()) == pytest.approx(-0.05)
+
+
 def with_settings(simulation: Simulation, *settings: str) -> Simulation:
     experiment = simulation.experiment.model_copy(update={"settings": settings})
     return replace(simulation, experiment=experiment)
@@ -240,11 +358,12 @@ def test_a_site_keeps_what_travels_best_unless_it_is_worse_at_home(
 ) -> None:
     simulation = phantom_simulation(2)
     dice: dict[str, float] = {}
+    patients = 8
 
     class Knowing(SiteParty):
         async def score_cases(self, part: str, _purpose: str, regime: str, *_: Any) -> list[Any]:
             assert part == "val"
-            return [{"patient": 0, "case": 0, "dice": dice[regime]}]
+            return [{"patient": k, "case": k, "dice": dice[regime]} for k in range(patients)]
 
     def choice(**found: float) -> str:
         dice.update(found)
@@ -255,9 +374,11 @@ def test_a_site_keeps_what_travels_best_unless_it_is_worse_at_home(
         return asyncio.run(party.choose(general, ReplaySet(sites=(), parcels=())))
 
     assert choice(personalised=0.7, finetuned=0.8, local2x=0.7) == "personalised"
-    assert choice(personalised=0.696, finetuned=0.8, local2x=0.7) == "personalised"
-    assert choice(personalised=0.69, finetuned=0.8, local2x=0.7) == "finetuned"
-    assert choice(personalised=0.69, finetuned=0.69, local2x=0.7) == "local2x"
+    assert choice(personalised=0.69, finetuned=0.8, local2x=0.7) == "personalised"
+    assert choice(personalised=0.67, finetuned=0.8, local2x=0.7) == "finetuned"
+    assert choice(personalised=0.67, finetuned=0.67, local2x=0.7) == "local2x"
+    patients = 6
+    assert choice(personalised=0.8, finetuned=0.8, local2x=0.7) == "local2x"
 
 
 def test_seeds_differ_by_site_and_stage_but_not_by_company(

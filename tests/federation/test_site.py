@@ -53,16 +53,14 @@ def test_a_site_whose_audit_breaks_hands_in_nothing_and_says_so(
     site = simulation.site_party("site-1", tmp_path / "store", runner)
 
     async def protocol() -> tuple[Any, Any]:
-        handed = await site.submit()
-        await site.write_quality_card()
-        return handed, await site.model("local2x")
+        return await site.submit(), await site.model("local2x")
 
     handed, control = asyncio.run(protocol())
     assert sorted(handed.files) == ["withheld.json", "withheld.sig"]
     assert handed.result["outcome"] == "withheld"
     assert "nothing is released without one" in handed.result["reason"]
     assert control.stage == "train_segmenter"
-    assert not {"release", "quality_card"} & set(runner.ran)
+    assert not {"release", "label", "quality_card"} & set(runner.ran)
     assert runner.ran.count("audit") == 1  # it is not tried again and again
     pool = simulation.pool_party(tmp_path / "store", LocalRunner("cpu"))
     asyncio.run(pool.trust("site-1", site.workspace.public_key()))
@@ -92,5 +90,5 @@ def test_the_same_command_tries_a_broken_audit_again(
         runner = Pretending(breaks)
         site = simulation.site_party("site-1", tmp_path / "store", runner)
         handed = asyncio.run(site.submit())
-    assert runner.ran == ["audit", "release"]
+    assert runner.ran == ["audit", "label", "quality_card", "release"]
     assert sorted(handed.files) == ["manifest.json", "manifest.sig"]

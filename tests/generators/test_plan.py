@@ -106,9 +106,13 @@ def test_a_flow_has_enough_updates_or_the_smallest_batch_and_its_rate_follows(im
     assert flow.FlowPlan.from_json(found.to_json()) == found
 
 
-def test_a_flow_of_the_papers_length_keeps_the_largest_batch():
+def test_a_flow_of_the_papers_length_keeps_the_largest_batch_and_is_augmented():
     plan = flow.derive(unet_plan((96, 64)), FlowConfig())
-    assert flow.schedule(plan, FlowConfig(), images=40, images_shown=40_000).batch_size == 16
+    long = flow.schedule(plan, FlowConfig(), images=40, images_shown=40_000)
+    assert (long.batch_size, long.augmented) == (16, True)
+    assert not flow.schedule(plan, FlowConfig(), images=40, images_shown=4_000).augmented
+    private = FlowConfig(epsilon=5.0)
+    assert not flow.schedule(plan, private, images=40, images_shown=40_000).augmented
 
 
 def test_a_batch_and_a_rate_that_are_set_are_taken_as_they_are():

@@ -19,7 +19,7 @@ from hyfree_ray.importers import IMPORTERS
 from hyfree_ray.importers.polyp import CVC_LAST_FRAMES
 from tests.refusals import refused
 
-SHAPE = (12, 9)
+SHAPE = (28, 19)
 
 
 def call(*arguments: str | Path) -> Result:
@@ -162,7 +162,7 @@ def test_lung_joins_both_lungs_and_leaves_out_what_has_no_mask(tmp_path: Path) -
         "Shenzhen": 5,
     }
     label_HW = pixels_of(tmp_path / "out/labelsTr/montgomery_0001.png")
-    assert label_HW[4].tolist() == [1, 1, 1, 0, 0, 0, 1, 1, 1]
+    assert label_HW[4].tolist() == [1] * 3 + [0] * 3 + [1] * 13
 
 
 def brats(root: Path, year: int) -> Path:
@@ -171,9 +171,9 @@ def brats(root: Path, year: int) -> Path:
         name = f"BraTS20_Training_{number:03d}" if year == 2020 else f"BraTS2021_{number:05d}"
         rng = np.random.default_rng(number)
         for sequence in ("t1", "t1ce", "t2", "flair"):
-            pixels = rng.integers(0, 900, (6, 12, 9)).astype(np.int16)
+            pixels = rng.integers(0, 900, (6, 28, 19)).astype(np.int16)
             write(root / name / f"{name}_{sequence}.nii.gz", pixels, spacing=(1, 1, 1.5))
-        seg = np.zeros((6, 12, 9), np.uint8)
+        seg = np.zeros((6, 28, 19), np.uint8)
         seg[1:5, 2:9, 2:8], seg[2:4, 3:8, 3:7], seg[3, 4:6, 4:6] = 2, 1, 4
         write(root / name / f"{name}_seg.nii.gz", seg, spacing=(1, 1, 1.5))
         mapping.append(f"HGG,Brats17_{'CBICA' if number < 5 else 'TCIA02'}_{number}_1,{name}")
@@ -193,7 +193,7 @@ def test_brats_is_four_channels_and_regions_at_the_institutions_that_are_known(
     assert cohort.labels["core"] == [2, 3]
     case = next(iter(cohort.sites.values()))[0]
     assert len(case.images) == 4
-    assert case.shape == (6, 12, 9)
+    assert case.shape == (6, 28, 19)
     label_ZHW = pixels_of(out / case.label)
     assert (label_ZHW[1, 2, 2], label_ZHW[2, 3, 3], label_ZHW[3, 4, 4]) == (1, 2, 3)
     assert sitk.ReadImage(str(out / case.label)).GetSpacing() == (1, 1, 1.5)
@@ -219,7 +219,7 @@ def test_a_folder_keeps_the_sixteen_bits_of_its_images_and_reads_its_masks_by_th
 ) -> None:
     """Twelve bits are often stored in sixteen: cut to eight, four would be left of them."""
     for number, highest in enumerate((1, 255, 4095, 65535, 1)):
-        pixels = np.random.default_rng(number).integers(0, 4096, (12, 9)).astype(np.uint16)
+        pixels = np.random.default_rng(number).integers(0, 4096, SHAPE).astype(np.uint16)
         write(tmp_path / f"in/images/x{number}.png", pixels)
         write(tmp_path / f"in/masks/x{number}.png", (mask(number) > 0).astype(np.uint16) * highest)
     monkeypatch.chdir(tmp_path / "in")
@@ -233,8 +233,8 @@ def test_a_folder_keeps_the_sixteen_bits_of_its_images_and_reads_its_masks_by_th
 
 def test_a_folder_of_volumes_keeps_values_and_spacing(tmp_path: Path) -> None:
     for number in range(5):
-        pixels = np.random.default_rng(number).normal(0, 300, (4, 12, 9)).astype(np.float32)
-        label = np.zeros((4, 12, 9), np.int16)
+        pixels = np.random.default_rng(number).normal(0, 300, (4, 28, 19)).astype(np.float32)
+        label = np.zeros((4, 28, 19), np.int16)
         label[1, 3:6, 2:5], label[2, 3:6, 2:5] = 1, 2
         write(tmp_path / f"in/images/v{number}.nrrd", pixels, spacing=(1, 2, 3))
         write(tmp_path / f"in/masks/v{number}.nrrd", label, spacing=(1, 2, 3))
@@ -323,7 +323,7 @@ def test_a_broken_file_is_named_and_nothing_is_half_written(tmp_path: Path) -> N
     (source / "Train Set" / "Images" / "covid_2.png").write_bytes(b"no image")
     is_refused("qata", source, tmp_path / "out", "import.unreadable", "covid_2.png: ")
     write(source / "Train Set" / "Images" / "covid_2.png", picture(3)[:-1])
-    is_refused("qata", source, tmp_path / "out", "import.size-differs", "(9, 12)", "(9, 11)")
+    is_refused("qata", source, tmp_path / "out", "import.size-differs", "(19, 28)", "(19, 27)")
     assert not (tmp_path / "out").exists()
 
 

@@ -91,7 +91,7 @@ def tracker(root: Path, name: str = "phantom-0a1b2c3d") -> Tracker:
 
 @functools.cache
 def summary() -> Summary:
-    return summarise("r", whole_run(2), counts={}, outcomes=OUTCOMES, seed=0)
+    return summarise("r", whole_run(2), counts={}, outcomes=OUTCOMES)
 
 
 def show_all(root: Path, picture: Path) -> Tracker:
@@ -372,3 +372,24 @@ def test_a_study_is_the_parent_of_its_simulations(store: Path) -> None:
         if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }
     assert adopted == {"phantom-1", "phantom-3"}
+
+
+def test_artifacts_of_a_store_that_was_moved_lie_inside_it(tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"x")
+
+    def show(store: Path, run: str) -> None:
+        tracker = Tracker(store, run, "cohort", {"a": 1})
+        tracker.stage_finished(record("site-1", key=run.ljust(64, "0")), [], {"samples": picture})
+        assert tracker.healthy
+
+    (tmp_path / "old").mkdir()
+    show(tmp_path / "old", "a")
+    (tmp_path / "old").rename(tmp_path / "new")
+    show(tmp_path / "new", "b")
+    assert not (tmp_path / "old").exists()
+    client = MlflowClient(tracking_uri=database_uri(tmp_path / "new"))
+    (experiment,) = [one for one in client.search_experiments() if one.name == "cohort"]
+    artifacts = str(tmp_path / "new" / "mlartifacts")
+    for run in client.search_runs([experiment.experiment_id]):
+        assert artifacts in run.info.artifact_uri

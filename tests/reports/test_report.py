@@ -17,11 +17,11 @@ import pytest
 from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.reports import figures
-from hyfree_ray.reports.parts import command, device_hours
+from hyfree_ray.reports.parts import command, device_hours, exchanged_bytes
 from hyfree_ray.reports.pictures import contact_sheet
 from hyfree_ray.reports.report import write_report
 from hyfree_ray.results.finished import Finished, read_finished
-from hyfree_ray.results.summary import Partition, StageRun
+from hyfree_ray.results.summary import Partition, StageRun, Transfer
 from tests.refusals import refuses
 from tests.results.test_pooled import call, finished
 
@@ -178,7 +178,11 @@ def test_it_says_what_the_runs_files_say(run: Finished, written: Path) -> None:
     text = " ".join(read(written / "report.html").text.split())
     assert "one seed; training noise not included" in text
     assert "finetuned against local2x, at home" in text
-    assert "The model that each site would keep: Dice against local2x" in text
+    assert "does the shared model that should travel best beat" in text
+    for one in run.summary.verdicts:
+        assert f"{one.site}: {one.advice}" in text
+    assert text.index(run.summary.verdicts[0].advice) < text.index("Did it help?")
+    assert "Appendix: the paper's own test" in text
     assert "not a declaration of anonymity" in text
     assert "12,345 bytes in total" in text
     assert re.search(r"self test: mirrored, found by any detector\s*0\.97\s*–", text)
@@ -255,6 +259,37 @@ def test_device_hours_count_what_a_regime_stands_on(run: Finished) -> None:
     assert device_hours(run, "general") == pytest.approx(0.03)
     assert device_hours(run, "finetuned") == pytest.approx(0.04)
     assert device_hours(run, "real-all") is None
+
+
+def test_bytes_of_a_regime_are_of_what_it_needs_from_others_and_hands_to_them(
+    run: Finished,
+) -> None:
+    general, public = (
+        replace(stage_run("pool", "train_general", regime), key=regime)
+        for regime in ("general", "general-public")
+    )
+    sent = [
+        ("north", "pool", "release", "r", 1_000),
+        ("pool", "south", "release", "r", 1_000),
+        ("north", "pool", "label_public", "l", 30),
+        ("pool", "south", "label_public", "l", 30),
+        ("pool", "north", "train_general", "general", 200_000),
+        ("pool", "north", "train_general", "general-public", 500_000),
+        ("north", "south", "train_segmenter", "s", 7_000_000),
+    ]
+    ledger = tuple(
+        Transfer(sender=one, receiver=other, stage=stage, key=key, bytes=count)
+        for one, other, stage, key, count in sent
+    )
+    stages = (*run.summary.stages, general, public)
+    derived = {"oracle": {"fedavg": {"exchanged_bytes": 99}}}
+    more = replace(run, summary=replace(run.summary, ledger=ledger, stages=stages, derived=derived))
+    expected = {
+        **{"local": 0, "local2x": 0, "general": 201_000, "finetuned": 201_000},
+        **{"personalised": 202_000, "general-public": 500_030, "personalised-public": 500_060},
+        **{"ensemble": 202_000, "local-ensemble": 0, "own-syn": 0, "fedavg": 99, "real-all": None},
+    }
+    assert {regime: exchanged_bytes(more, regime) for regime in expected} == expected
 
 
 def test_the_command_deals_patients_out_as_the_run_did(run: Finished) -> None:

@@ -48,13 +48,13 @@ def summary(rows: list[ScoreRow], counts: Counts | None = None) -> Summary:
     return (
         summarised(tuple(rows))
         if counts is None
-        else summarise("r", rows, counts=counts, outcomes=OUTCOMES, seed=0)
+        else summarise("r", rows, counts=counts, outcomes=OUTCOMES)
     )
 
 
 @functools.cache
 def summarised(rows: tuple[ScoreRow, ...]) -> Summary:
-    return summarise("r", rows, counts={}, outcomes=OUTCOMES, seed=0)
+    return summarise("r", rows, counts={}, outcomes=OUTCOMES)
 
 
 def read(values: Any) -> Summary:
@@ -126,7 +126,7 @@ def test_differences_are_taken_between_the_same_patients() -> None:
 
 def at_home(rows: list[ScoreRow]) -> Contrast:
     """Of site a's two models on its own patients."""
-    found = contrasts_of(rows, SITES, seed=0, pairs=[MODELS])
+    found = contrasts_of(rows, SITES, pairs=[MODELS])
     return next(one for one in found if (one.site, one.tested) == ("a", "own"))
 
 
@@ -146,7 +146,7 @@ def test_of_healthy_patients_a_model_without_a_false_alarm_counts_at_every_site(
     """Site c's patient is a false alarm of a's control alone: b's models are both right there."""
     rows = [row(m, s, "c", p, p, 0.8) for m in MODELS for s in "ab" for p in range(12)]
     rows += [row("local2x", "a", "c", 12, 12, 0.0)]
-    found = contrasts_of(rows, SITES, seed=0, pairs=[MODELS])
+    found = contrasts_of(rows, SITES, pairs=[MODELS])
     (one,) = (c for c in found if (c.site, c.tested) == (None, "foreign"))
     assert (one.patients, one.difference) == (13, pytest.approx(1.0 / 2 / 13))
 
@@ -295,7 +295,7 @@ def test_further_settings_stand_in_one_table_over_all_sites(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     _, further = text.split("Dice of further settings minus local2x, over all sites")
     lines = [line.split("+")[0].split() for line in further.splitlines() if " helped" in line]
-    assert lines[:3] == [["leave-one-out", "others"], ["mix-50", "own"], ["others"]]
+    assert lines[:3] == [["leave-one-out", "elsewhere"], ["mix-50", "own"], ["elsewhere"]]
     plain = " ".join(text.split())
     assert note in plain
     assert "without a site's release, at that site; minus the control models" in plain
@@ -307,7 +307,7 @@ def test_another_sites_model_is_nobodys_in_its_place() -> None:
     rows += [row("local2x", "a", "a", patient, 0, 0.6) for patient in range(12)]
     for found in (
         summary(rows).contrasts,
-        contrasts_of(rows, ("a", "b"), seed=0),  # c is no site of these
+        contrasts_of(rows, ("a", "b")),  # c is no site of these
     ):
         (one,) = (c for c in found if (c.first, c.site, c.tested) == ("finetuned", "a", "own"))
         assert one.difference is None
@@ -317,5 +317,5 @@ def test_a_summary_of_an_earlier_version_is_read() -> None:
     told = summary(with_settings()).to_json()
     del told["notes"]
     for one in told["contrasts"]:
-        del one["seeds_needed"]
-    assert read(told) == read(summary(with_settings()).to_json())
+        del one["false"], one["lost"], one["could_lose"]
+    assert len(read(told).contrasts) == len(summary(with_settings()).contrasts)

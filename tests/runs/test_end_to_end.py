@@ -193,6 +193,7 @@ def test_one_more_site_reuses_what_the_others_have_done(whole: tuple[Path, str])
     steps = json.loads(plan.stdout)["steps"]
     old = [step for step in steps if step["owner"] in {"site-1", "site-2"}]
     after_the_pool = {
+        "audit_general",
         "prepare_for_general",
         "finetuned",
         "prepare_replay",

@@ -187,9 +187,11 @@ def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
         (one,) = (c for c in group.contrasts if (c.first, c.tested) == ("finetuned", "foreign"))
         assert one.difference == pytest.approx(GAIN + extra, abs=0.012)
         assert one.patients == sum(-(-count // 5) for count in SITES.values())
-        assert (one.seeds, one.describe()) == (3, "helps")
+        assert (one.seeds, one.family) == (3, "further")
+        assert one.share == pytest.approx(1 / 8), "the lines of both points are read together"
+        assert one.describe().startswith(("helps", "does not hurt")), "three seeds: of the method"
     assert {name.split()[0] for name in curve_points([few, many])} == {"finetuned", "general"}
-    points = curve_points([few, many])["finetuned minus local2x, others"]
+    points = curve_points([few, many])["finetuned minus local2x, elsewhere"]
     assert [size for size, *_ in points] == [2, 3]
     assert points[1][1] > points[0][1]
 
@@ -208,7 +210,7 @@ def test_further_settings_are_in_the_table_of_a_study_and_not_in_its_curve(tmp_p
     assert "mix-50" in {one.first for group in groups for one in group.contrasts}
     regimes = ("finetuned", "general", "personalised", "chosen")
     assert list(curve_points(groups)) == [
-        f"{regime} minus local2x, {side}" for regime in regimes for side in ("own", "others")
+        f"{regime} minus local2x, {side}" for regime in regimes for side in ("own", "elsewhere")
     ]
 
 

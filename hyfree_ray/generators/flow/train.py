@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from hyfree_ray.generators.average import Average
 from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
-from hyfree_ray.generators.flow.augment import augment
+from hyfree_ray.generators.flow.augment import NUMBERS, augment
 from hyfree_ray.generators.flow.network import Denoiser
 from hyfree_ray.generators.flow.plan import FlowPlan
 from hyfree_ray.generators.protocol import Compute
@@ -114,7 +114,9 @@ class FlowLearner:
 
     def loss(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
         """Mean squared error of the velocity (Liu et al. 2022, equation 1), limited near t = 1."""
-        images_NCHW, told_NA = augment(images_NCHW, random)
+        told_NA = torch.zeros(len(images_NCHW), NUMBERS, device=images_NCHW.device)
+        if self._plan.augmented:
+            images_NCHW, told_NA = augment(images_NCHW, random)
         noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
         time_N = self.times(len(images_NCHW), random)
         return self._error(images_NCHW, noise_NCHW, time_N, told_NA)

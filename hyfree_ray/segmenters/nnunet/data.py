@@ -26,8 +26,10 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hyfree_ray.border.foreign_plan import check_plan, check_resampled
+from hyfree_ray.cohorts.slices import PLAN_NEEDS
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.guard import check_path
+from hyfree_ray.segmenters.nnunet.federated_fingerprint import merge_fingerprints
 from hyfree_ray.segmenters.nnunet.reading import reader_of
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.segmenters.unet_plan import UNetPlan
@@ -39,6 +41,9 @@ MADE_ON_SLICES = "made_on_slices"
 """Our entry in nnU-Net's plans, true where the trained cases are single slices."""
 
 _PLANS_NAME = "nnUNetPlans"
+
+MIN_STAGES = 3
+"""Of a U-Net: nnU-Net's deep supervision gives the lowest of its outputs no weight."""
 
 FINGERPRINT_PIXELS = 1e6
 """Foreground pixels that the fingerprint draws, over all cases.
@@ -125,10 +130,14 @@ class InProcessFingerprint(DatasetFingerprintExtractor):
             },
             "median_relative_size_after_cropping": float(np.median([case[4] for case in analysed])),
         }
+        self.write(fingerprint)
+        return fingerprint
+
+    def write(self, fingerprint: Mapping[str, Any]) -> None:
+        """Write a fingerprint to where the planner reads it."""
         folder = Path(nnUNet_preprocessed) / self.dataset_name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
-        return fingerprint
 
 
 def _intensity_properties(values: np.ndarray) -> dict[str, float]:
@@ -201,6 +210,7 @@ def plan_and_preprocess(
     *,
     validation: Sequence[str],
     fingerprint_on: Sequence[str] | None = None,
+    parties: Sequence[Sequence[str]] = (),
 ) -> UNetPlan:
     """Plan the `2d` configuration on `cases` and preprocess them for it, under `root`.
 
@@ -211,13 +221,18 @@ def plan_and_preprocess(
         caps: on resolution, width and batch size.
         validation: names of the cases that only select the checkpoint.
         fingerprint_on: names of the cases that the plan is made on (all, where None).
+        parties: names of each party's cases, where the plan is made on their fingerprints alone.
 
     Raises:
         HyfreeError: the images are smaller than a U-Net with one pooling can take.
     """
     with nnunet_environment(root):
         _write_raw(root, cases, dataset_json)
-        InProcessFingerprint(DATASET).run_on(fingerprint_on or [case.name for case in cases])
+        fingerprint = InProcessFingerprint(DATASET)
+        if parties:
+            fingerprint.write(merge_fingerprints([fingerprint.run_on(one) for one in parties]))
+        else:
+            fingerprint.run_on(fingerprint_on or [case.name for case in cases])
         try:
             plans = CappedPlanner(DATASET, caps).plan_experiment()
         except (ValueError, IndexError, ZeroDivisionError) as error:
@@ -226,8 +241,25 @@ def plan_and_preprocess(
                 f"nnU-Net cannot plan a network for these images ({error}); "
                 "check that they are at least 16 pixels high and wide",
             ) from error
+        _check_poolings(plans)
         _preprocess(root, cases, plans, validation)
     return UNetPlan.from_plans(plans, channels=len(dataset_json["channel_names"]))
+
+
+def _check_poolings(plans: Mapping[str, Any]) -> None:
+    """Refuse a plan that cannot be trained, before anything is trained beside it.
+
+    Raises:
+        HyfreeError: it pools less than twice, so that nnU-Net's loss has no output left.
+    """
+    planned = plans["configurations"]["2d"]
+    if len(planned["architecture"]["arch_kwargs"]["strides"]) < MIN_STAGES:
+        height, width = planned["patch_size"]
+        raise HyfreeError(
+            "data.no-plan",
+            f"nnU-Net plans {height}x{width} pixels for these images, too few to pool twice;"
+            f" {PLAN_NEEDS}, at the resolution of the budget",
+        )
 
 
 def preprocess_for(

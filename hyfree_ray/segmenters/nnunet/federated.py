@@ -1,10 +1,10 @@
 """Federated averaging over nnU-Net (McMahan et al. 2017, arXiv 1602.05629).
 
 A round is an epoch: every site trains for an epoch's iterations from the common weights, then the
-weights are averaged by the sites' numbers of training cases. All sites train under one plan, which
-was made on all real data: that favours this baseline. A site keeps its momentum between rounds,
-for nnU-Net's momentum of 0.99 would never build up in one. The *averaged* model is validated, on
-the validation cases of all sites, and selected like any other.
+weights are averaged by the sites' numbers of training cases. All sites train under one plan, made
+on their fingerprints. A site keeps its momentum between rounds, for nnU-Net's momentum of 0.99
+would never build up in one. The *averaged* model is validated, on the validation cases of all
+sites, and selected like any other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.segmenters import NNUNET
 from hyfree_ray.segmenters.nnunet.data import read_splits
+from hyfree_ray.segmenters.nnunet.model import each_once
 from hyfree_ray.segmenters.nnunet.train import (
     Progress,
     ResumableTrainer,
@@ -56,14 +57,12 @@ class FederatedTrainer(ResumableTrainer):
         self.on_train_end()
 
     def _local_epoch(self, site: ResumableTrainer, round_number: int) -> float:
+        self.receive(site)
+        return local_epoch(site, round_number)
+
+    def receive(self, site: ResumableTrainer) -> None:
+        """Load the averaged weights into a site's network."""
         site.bare_network().load_state_dict(self.bare_network().state_dict())
-        site.current_epoch = round_number
-        site.seed_epoch()
-        site.network.train()
-        site.lr_scheduler.step(round_number)
-        batches = range(site.num_iterations_per_epoch)
-        losses = [site.train_step(next(site.dataloader_train))["loss"] for _ in batches]
-        return float(np.mean(losses))
 
     def _average(self) -> None:
         cases = np.array([len(site.do_split()[0]) for site in self.sites], dtype=float)
@@ -78,6 +77,17 @@ class FederatedTrainer(ResumableTrainer):
             }
         )
 
+    def numbers(self) -> dict[str, Any]:
+        """Also the bytes of weights that were exchanged, up and down, over all rounds and sites."""
+        weights = self.exchanged()
+        once = sum(weight.numel() * weight.element_size() for weight in weights.values())
+        both_ways = 2 * once * self.num_epochs * len(self.sites)
+        return {**super().numbers(), "exchanged_bytes": both_ways}
+
+    def exchanged(self) -> dict[str, torch.Tensor]:
+        """Return what goes to a site, and comes back, in a round: each weight once."""
+        return each_once(self.bare_network())
+
     def state(self) -> dict[str, Any]:
         """Also the sites' momenta."""
         momenta = [site.optimizer.state_dict() for site in self.sites]
@@ -87,6 +97,40 @@ class FederatedTrainer(ResumableTrainer):
         super().resume(epoch, state)
         for site, momentum in zip(self.sites, state["sites"], strict=True):
             site.optimizer.load_state_dict(momentum)
+
+
+def local_epoch(site: ResumableTrainer, round_number: int) -> float:
+    """Train a site's network for an epoch; return the mean loss."""
+    site.current_epoch = round_number
+    site.seed_epoch()
+    site.network.train()
+    site.lr_scheduler.step(round_number)
+    batches = range(site.num_iterations_per_epoch)
+    losses = [site.train_step(next(site.dataloader_train))["loss"] for _ in batches]
+    return float(np.mean(losses))
+
+
+def make_sites(prepared: Path, folder: Path, *, seed: int, **common: Any) -> list[ResumableTrainer]:
+    """Make a trainer for each site, on its own cases.
+
+    Args:
+        prepared: what `prepare_together` wrote.
+        folder: of the training.
+        seed: of the training.
+        common: the further arguments of `make_trainer`.
+    """
+    return [
+        make_trainer(
+            ResumableTrainer,
+            prepared,
+            folder,
+            seed=seed_of(seed, "site", fold),
+            report=_unheard,
+            fold=fold,
+            **common,
+        )
+        for fold in range(1, len(read_splits(prepared)))
+    ]
 
 
 def train_federated(
@@ -109,18 +153,7 @@ def train_federated(
         server = make_trainer(
             FederatedTrainer, prepared, folder, seed=seed, report=report, **common
         )
-        server.sites = [
-            make_trainer(
-                ResumableTrainer,
-                prepared,
-                folder,
-                seed=seed_of(seed, "site", fold),
-                report=_unheard,
-                fold=fold,
-                **common,
-            )
-            for fold in range(1, len(read_splits(prepared)))
-        ]
+        server.sites = make_sites(prepared, folder, seed=seed, **common)
         return server
 
     return run_to_the_end(build, prepared, folder, device)

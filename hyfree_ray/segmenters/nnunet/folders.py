@@ -6,7 +6,6 @@ Shapes: C channels, Z slices, H height, W width.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +13,11 @@ import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 
 from hyfree_ray.border.foreign_plan import only_2d
-from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
 from hyfree_ray.segmenters import NNUNET
-from hyfree_ray.segmenters.nnunet.model import Model
+from hyfree_ray.segmenters.nnunet.ensemble import load_model, members_of
+from hyfree_ray.segmenters.nnunet.inputs import cases_to_predict
+from hyfree_ray.segmenters.nnunet.model import Model, read_dataset
 
 RESULTS_FOLDER = "nnUNetTrainer__nnUNetPlans__2d"
 """What nnU-Net calls the folder of a trained 2d configuration."""
@@ -35,7 +35,7 @@ def predict_folder(
     """Segment every case of a folder, each on its own grid, into a file of the images' format.
 
     Args:
-        model: a folder with a model's four files.
+        model: a folder with a model's four files, or an ensemble of such.
         images: holds `CASE_0000.ENDING`, one file a channel, as nnU-Net names them.
         out: gets `CASE.ENDING`; what is there already is left as it is.
         segmenter: the architecture that the model has to be of.
@@ -45,19 +45,12 @@ def predict_folder(
         How many cases were segmented now.
 
     Raises:
-        HyfreeError: no images, or a case without one of its channels.
+        HyfreeError: no images, a file that cannot be read, or a case with other channels than the
+            model's; before a network is built.
     """
-    ending, cases = _cases_in(images)
-    network = Model(model, device, segmenter)
-    channels = len(network.dataset_json["channel_names"])
+    ending, cases = cases_to_predict(images, read_dataset(members_of(model)[0]))
+    network = load_model(model, device, segmenter)
     reader = determine_reader_writer_from_file_ending(ending, verbose=False)()
-    for case, files in cases.items():
-        if len(files) != channels and not (len(files) == 1 and ending in (".png", ".bmp")):
-            raise HyfreeError(
-                "data.channels",
-                f"{images}: case {case} has {len(files)} files, the model needs {channels} "
-                "channels (_0000, _0001, ...); add what is missing",
-            )
     out.mkdir(parents=True, exist_ok=True)
     missing = {c: f for c, f in cases.items() if not (out / f"{c}{ending}").exists()}
     for number, (case, files) in enumerate(missing.items(), start=1):
@@ -69,21 +62,6 @@ def predict_folder(
         half.replace(out / f"{case}{ending}")
         report(f"{case} ({number} of {len(missing)})")
     return len(missing)
-
-
-def _cases_in(images: Path) -> tuple[str, dict[str, list[Path]]]:
-    """The ending of a folder's images, and the files of each case."""
-    found = sorted(images.glob("*_0000.*")) if images.is_dir() else []
-    if not found:
-        raise HyfreeError(
-            "data.no-cases",
-            f"{images}: no images named CASE_0000.ENDING; name their folder with -i",
-        )
-    ending = found[0].name.rpartition("_0000")[2]
-    cases: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
-        cases[file.name.removesuffix(ending)[:-5]].append(file)
-    return ending, cases
 
 
 def write_results_folder(model: Path, out: Path, *, ending: str | None) -> Path:

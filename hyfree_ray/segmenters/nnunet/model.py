@@ -48,13 +48,13 @@ def save_network(
     is the one that others hold already.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_each_once(network), str(folder / "weights.safetensors"))
+    save_file(each_once(network), str(folder / "weights.safetensors"))
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
     (folder / "model.json").write_text(json.dumps(details))
 
 
-def _each_once(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+def each_once(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return each weight under one of its names: nnU-Net registers most under several.
 
     `safetensors.torch.save_model` does the same, and notes the other names in an order that differs
@@ -207,17 +207,56 @@ class Model:
         check_resampled(image_CZHW.shape[1:], spacing, self.plan.spacing, axis)
         if not self._slice_by_slice or image_CZHW.shape[1 + axis] == 1:
             return self._segment(image_CZHW, spacing)
-        slices = np.split(image_CZHW, image_CZHW.shape[1 + axis], axis=1 + axis)
         # In a constant slice there is nothing to be seen, and nothing to be normalised by.
         return np.concatenate(
             [
                 self._segment(one, spacing)
                 if one.max() > one.min()
                 else np.zeros(one.shape[1:], np.uint8)
-                for one in slices
+                for one in np.split(image_CZHW, image_CZHW.shape[1 + axis], axis=1 + axis)
             ],
             axis=axis,
         )
+
+    def probabilities(self, image_CZHW: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        """Compute what `segment` decides by: probabilities_OZHW on the image's own grid, float32.
+
+        One output O a label (background included), which sum to 1, or one a region.
+        """
+        axis = self.plan.slice_axis
+        check_resampled(image_CZHW.shape[1:], spacing, self.plan.spacing, axis)
+        if not self._slice_by_slice or image_CZHW.shape[1 + axis] == 1:
+            return self._probabilities(image_CZHW, spacing)
+        return np.concatenate(
+            [
+                self._probabilities(one, spacing)
+                if one.max() > one.min()
+                else self._nothing(one.shape[1:])
+                for one in np.split(image_CZHW, image_CZHW.shape[1 + axis], axis=1 + axis)
+            ],
+            axis=1 + axis,
+        )
+
+    def _probabilities(self, image_CZHW: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        _, probabilities_OZHW = self._predictor.predict_single_npy_array(
+            image_CZHW.astype(np.float32),
+            {"spacing": [float(s) for s in spacing]},
+            save_or_return_probabilities=True,
+        )
+        return np.asarray(probabilities_OZHW, dtype=np.float32)
+
+    def _nothing(self, shape: tuple[int, ...]) -> np.ndarray:
+        manager = self._predictor.label_manager
+        probabilities_OZHW = np.zeros((manager.num_segmentation_heads, *shape), np.float32)
+        if not manager.has_regions:
+            probabilities_OZHW[0] = 1
+        return probabilities_OZHW
+
+    def label_of(self, probabilities_OZHW: np.ndarray) -> np.ndarray:
+        """Decide by probabilities: label_ZHW, uint8, with the values of this model's labels."""
+        manager = self._predictor.label_manager
+        decided = manager.convert_probabilities_to_segmentation(probabilities_OZHW)
+        return np.asarray(decided, dtype=np.uint8)
 
     def _segment(self, image_CZHW: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         label_ZHW = self._predictor.predict_single_npy_array(
@@ -227,12 +266,8 @@ class Model:
 
     def segment_slice(self, image_CHW: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
         """Segment a slice on its own grid: label_HW, uint8. `spacing` is (h, w) in mm."""
-        # A plan that cuts volumes along another axis than the first is given the slice as one of
-        # its volumes would hold it.
         axis = self.plan.slice_axis
-        steps = list(slice_spacing(spacing))
-        steps.insert(axis, steps.pop(0))
-        label_ZHW = self.segment(np.expand_dims(image_CHW, 1 + axis), steps)
+        label_ZHW = self.segment(*slice_volume(image_CHW, spacing, axis))
         return np.asarray(label_ZHW.take(0, axis=axis))
 
     @torch.inference_mode()
@@ -262,6 +297,21 @@ class Model:
             features_NF = self._segmenter.features(self.network, shown_NCHW)
             parts.append(torch.nn.functional.normalize(features_NF, dim=1).cpu().numpy())
         return np.concatenate(parts)
+
+
+def slice_volume(
+    image_CHW: np.ndarray, spacing: tuple[float, float], axis: int
+) -> tuple[np.ndarray, list[float]]:
+    """Return a slice as a volume of a plan that cuts along `axis` would hold it, with its spacing.
+
+    Args:
+        image_CHW: the slice.
+        spacing: (h, w) in mm.
+        axis: of (z, h, w).
+    """
+    steps = list(slice_spacing(spacing))
+    steps.insert(axis, steps.pop(0))
+    return np.expand_dims(image_CHW, 1 + axis), steps
 
 
 def slice_spacing(spacing: tuple[float, float]) -> tuple[float, float, float]:

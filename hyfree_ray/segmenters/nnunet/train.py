@@ -227,6 +227,19 @@ class ResumableTrainer(nnUNetTrainer):
         self.disable_checkpointing = True
         super().on_train_end()
 
+    def save(self, prepared: Path, folder: Path) -> None:
+        """Write the best network into `folder/model`."""
+        save_best(self, prepared, folder / "model")
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what the training is described by."""
+        return {
+            "rank": self.local_rank,
+            "best_ema_pseudo_dice": self.pseudo_dice.best if self.pseudo_dice.weight else None,
+            "best_epoch": self.pseudo_dice.best_epoch,
+            "iterations": self.num_epochs * self.num_iterations_per_epoch,
+        }
+
     def state(self) -> dict[str, Any]:
         """All that a training needs to go on, in types that load without unpickling code."""
         return {
@@ -265,6 +278,7 @@ def train(
     segmenter: str = NNUNET,
     initial: Path | None = None,
     each_epoch: Callable[[int], None] | None = None,
+    kind: type[ResumableTrainer] = ResumableTrainer,
 ) -> dict[str, Any]:
     """Train nnU-Net's `2d` configuration on a prepared set of cases.
 
@@ -283,6 +297,7 @@ def train(
             matched by name.
         each_epoch: called on every rank after an epoch's checkpoint is written; what it raises ends
             the training.
+        kind: of trainer, one of `augmentation.TRAINERS`.
 
     Returns:
         The rank, the best EMA of the pseudo-Dice, its epoch and the number of iterations.
@@ -290,7 +305,7 @@ def train(
 
     def build() -> ResumableTrainer:
         trainer = make_trainer(
-            ResumableTrainer,
+            kind,
             prepared,
             folder,
             schedule=schedule,
@@ -370,16 +385,11 @@ def run_to_the_end(
             trainer.on_train_end()  # its loaders' processes end with it
             raise
     if trainer.local_rank == 0:
-        _save_best(trainer, prepared, folder / "model")
-    return {
-        "rank": trainer.local_rank,
-        "best_ema_pseudo_dice": trainer.pseudo_dice.best if trainer.pseudo_dice.weight else None,
-        "best_epoch": trainer.pseudo_dice.best_epoch,
-        "iterations": trainer.num_epochs * trainer.num_iterations_per_epoch,
-    }
+        trainer.save(prepared, folder)
+    return trainer.numbers()
 
 
-def _save_best(trainer: ResumableTrainer, prepared: Path, folder: Path) -> None:
+def save_best(trainer: ResumableTrainer, prepared: Path, folder: Path) -> None:
     plans = json.loads((prepared / "plans.json").read_text())
     dataset_json = json.loads((prepared / "dataset.json").read_text())
     network = trainer.bare_network()

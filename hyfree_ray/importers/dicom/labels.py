@@ -1,0 +1,266 @@
+"""Segmentations (SEG) and contours (RTSTRUCT) of DICOM series, as label maps on their grid.
+
+Source: DICOM PS3.3, sections A.51 (segmentation), C.8.20 and C.8.8.6 (contours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from skimage.draw import polygon
+
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.importers.classes import Classes, key_of
+from hyfree_ray.importers.dicom.headers import DicomFile, quiet_pydicom
+from hyfree_ray.importers.dicom.stacks import Stack, normal_of
+
+NEAR = 0.1
+"""Part of a pixel, or of the distance between slices, by which a mask may be off its image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFile:
+    """A segmentation object or a set of contours."""
+
+    header: DicomFile
+    structures: Mapping[int, str]
+    """Names by number."""
+    instances: frozenset[str]
+    """SOPInstanceUIDs of the images it was drawn on, where it names them."""
+    series: frozenset[str]
+
+
+def read_label_file(header: DicomFile) -> LabelFile | None:
+    """Read a label file's names of structures and its references; None if it has no structure."""
+    with quiet_pydicom():
+        try:
+            dataset = pydicom.dcmread(header.path, stop_before_pixels=True, force=True)
+            if header.modality == "SEG":
+                found = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
+            else:
+                rois = dataset.StructureSetROISequence
+                found = {int(roi.ROINumber): str(roi.ROIName) for roi in rois}
+        except (AttributeError, ValueError, TypeError, KeyError, EOFError):
+            return None
+        instances, series = set(), set()
+        for element in dataset.iterall():
+            if element.keyword == "ReferencedSOPInstanceUID":
+                instances.add(str(element.value))
+            elif element.keyword == "SeriesInstanceUID" and element.value != header.series:
+                series.add(str(element.value))
+    if not found:
+        return None
+    return LabelFile(
+        header=header,
+        structures=found,
+        instances=frozenset(instances),
+        series=frozenset(series),
+    )
+
+
+def stack_for(label: LabelFile, stacks: Sequence[Stack]) -> tuple[Stack | None, str]:
+    """Return the volume that a label file was drawn on, or None and why there is none."""
+    same = [
+        stack
+        for stack in stacks
+        if (stack.header.patient_id, stack.header.study)
+        == (label.header.patient_id, label.header.study)
+    ]
+    ways = (
+        [s for s in same if any(p.sop_instance in label.instances for p in s.planes)],
+        [s for s in same if s.header.series in label.series],
+        [
+            s
+            for s in same
+            if s.header.frame_of_reference
+            and s.header.frame_of_reference == label.header.frame_of_reference
+        ],
+    )
+    near = next((found for found in ways if found), [])
+    if not near:
+        return None, "no imported series is the one that it was drawn on"
+    fitting = [stack for stack in near if not misfit(label, stack)]
+    if len(fitting) == 1:
+        return fitting[0], ""
+    if fitting:
+        return None, f"it fits {len(fitting)} volumes; import them one at a time"
+    return None, misfit(label, near[0])
+
+
+def misfit(label: LabelFile, stack: Stack) -> str:
+    """Describe why a label file does not lie on a volume's grid; empty if it does."""
+    if label.header.modality == "SEG":
+        for plane in label.header.planes:
+            first = stack.planes[0]
+            if plane.position is None or plane.orientation is None:
+                return "its frames have no positions"
+            if plane.size != first.size or not np.allclose(
+                plane.orientation, first.orientation or (), atol=1e-3
+            ):
+                return "it lies on another grid than its series; resample it"
+            if plane.spacing is None or not np.allclose(plane.spacing, first.spacing or (), 1e-3):
+                return "it lies on another grid than its series; resample it"
+            _, row, column, off = _place(stack, np.array([plane.position]))
+            if off > NEAR or abs(row[0]) > NEAR or abs(column[0]) > NEAR:
+                return "its frames do not lie on the slices of its series"
+        return ""
+    for _, points in _contours(label):
+        _, _, _, off = _place(stack, points)
+        if off > NEAR:
+            return "its contours do not lie on the slices of its series"
+    return ""
+
+
+def _place(stack: Stack, points: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, float]:
+    """Return the slice that points (n, 3; mm) lie on, their rows and columns there, and how far
+    they are off it, in distances between slices."""
+    first = stack.planes[0]
+    assert first.orientation is not None
+    assert first.spacing is not None
+    normal = normal_of(first)
+    positions = np.array([plane.position for plane in stack.planes], dtype=float)
+    heights = positions @ normal
+    own = points @ normal
+    k = int(np.argmin(np.abs(heights - own.mean())))
+    step = float(heights[-1] - heights[0]) / max(1, len(heights) - 1) or 1.0
+    inside = points - positions[k]
+    rows = inside @ np.array(first.orientation[3:]) / first.spacing[0]
+    columns = inside @ np.array(first.orientation[:3]) / first.spacing[1]
+    return k, rows, columns, float(np.abs(own - heights[k]).max()) / step
+
+
+def read_label_map(
+    labels: Sequence[LabelFile], stack: Stack, values: Mapping[str, int], *, painted: bool
+) -> np.ndarray:
+    """Read the structures of a volume's label files: uint8, (slices, rows, columns) as stored.
+
+    Args:
+        labels: the files that were drawn on the volume.
+        stack: the volume.
+        values: the value of each structure, by `key_of` its name; others are not read.
+        painted: whether a structure of a higher value is drawn over one of a lower.
+
+    Raises:
+        HyfreeError: structures overlap and are not `painted`, or a file cannot be read.
+    """
+    shape = (len(stack.planes), *stack.planes[0].size)
+    masks: dict[str, np.ndarray] = {}
+    drawn_in: dict[str, Path] = {}
+    for label in labels:
+        for number, mask_ZHW in _masks(label, stack, shape):
+            key = key_of(label.structures.get(number, ""))
+            if key not in values:
+                continue
+            path = label.header.path
+            if drawn_in.setdefault(key, path) != path and (masks[key] != mask_ZHW).any():
+                raise _bad(
+                    path,
+                    f"draws {label.structures[number]} otherwise than {drawn_in[key].name} of the"
+                    " same series; keep one of them",
+                )
+            masks[key] = masks.get(key, np.zeros(shape, bool)) | mask_ZHW
+    found = np.zeros(shape, np.uint8)
+    for key, mask_ZHW in sorted(masks.items(), key=lambda item: values[item[0]]):
+        under = np.unique(found[mask_ZHW & (found > 0)]).tolist()
+        below = [name for name in masks if values[name] in under and values[name] != values[key]]
+        if below and not painted:
+            raise _bad(
+                labels[0].header.path,
+                f"{key} and {below[0]} overlap, and a pixel has one label; give --classes in the"
+                " order in which they are drawn, the topmost last",
+            )
+        found[mask_ZHW] = values[key]
+    return found
+
+
+def painting_values(classes: Classes | None, names: Sequence[str]) -> dict[str, int]:
+    """Return the value of each structure by its key: as `--classes` says, or by name."""
+    if classes is not None:
+        pairs = enumerate(classes.named, start=1)
+        return {key: value for value, one in pairs for key in one.keys}
+    keys = sorted({key_of(name) for name in names})
+    return {key: value for value, key in enumerate(keys, start=1)}
+
+
+def _masks(
+    label: LabelFile, stack: Stack, shape: tuple[int, ...]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each structure's number and mask, (slices, rows, columns)."""
+    if label.header.modality == "SEG":
+        yield from _segments(label, stack, shape)
+        return
+    masks: dict[int, np.ndarray] = {}
+    for number, points in _contours(label):
+        k, rows, columns, _ = _place(stack, points)
+        mask_ZHW = masks.setdefault(number, np.zeros(shape, bool))
+        inside = polygon(  # type: ignore[no-untyped-call]
+            rows, columns, shape[1:]
+        )
+        mask_ZHW[k][inside] ^= True  # a contour inside another is a hole
+    yield from masks.items()
+
+
+def _segments(
+    label: LabelFile, stack: Stack, shape: tuple[int, ...]
+) -> Iterator[tuple[int, np.ndarray]]:
+    path = label.header.path
+    with quiet_pydicom():
+        try:
+            dataset = pydicom.dcmread(path, force=True)
+            frames = np.asarray(dataset.pixel_array)
+        except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+            raise HyfreeError(
+                "import.unreadable",
+                f"{path}: its pixels cannot be read ({str(error)[:120]}); export it again",
+            ) from None
+    frames = frames if frames.ndim == 3 else frames[None]
+    kind = str(dataset.get("SegmentationType", "BINARY"))
+    masks: dict[int, np.ndarray] = {}
+    for index, plane in enumerate(label.header.planes):
+        k = _place(stack, np.array([plane.position], dtype=float))[0]
+        if kind == "LABELMAP":
+            found = {int(n): frames[index] == n for n in np.unique(frames[index]) if n}
+        else:
+            least = dataset.get("MaximumFractionalValue", 1) / 2 if kind == "FRACTIONAL" else 0.5
+            found = {_segment_of(dataset, index): frames[index] >= least}
+        for number, mask_HW in found.items():
+            masks.setdefault(number, np.zeros(shape, bool))[k] |= mask_HW
+    yield from masks.items()
+
+
+def _segment_of(dataset: Any, index: int) -> int:
+    for group in (
+        dataset.PerFrameFunctionalGroupsSequence[index],
+        dataset.SharedFunctionalGroupsSequence[0],
+    ):
+        if "SegmentIdentificationSequence" in group:
+            return int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    return 0
+
+
+def _contours(label: LabelFile) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each closed contour: the number of its structure, and its points (n, 3) in mm."""
+    yield from _contours_in(label.header.path)
+
+
+@lru_cache(maxsize=4)
+def _contours_in(path: Path) -> tuple[tuple[int, np.ndarray], ...]:
+    found = []
+    with quiet_pydicom():
+        dataset = pydicom.dcmread(path, force=True)
+        for roi in dataset.get("ROIContourSequence", ()):
+            for contour in roi.get("ContourSequence", ()):
+                points = np.array(contour.get("ContourData", ()), dtype=float)
+                if str(contour.get("ContourGeometricType", "")).startswith("CLOSED_PLANAR"):
+                    found.append((int(roi.ReferencedROINumber), points.reshape(-1, 3)))
+    return tuple(found)
+
+
+def _bad(path: Path, what: str) -> HyfreeError:
+    return HyfreeError("import.bad-labels", f"{path}: {what}")
