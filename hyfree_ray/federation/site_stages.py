@@ -41,7 +41,7 @@ from hyfree_ray.stages.quality_card import quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import label, release, synthesise
 from hyfree_ray.stages.training import (
-    COPIED_IMAGES,
+    COPYING,
     overtrain_generator,
     train_generator,
     train_segmenter,
@@ -49,22 +49,11 @@ from hyfree_ray.stages.training import (
 
 log = logging.getLogger("hyfree_ray")
 
-RELEASE_VERSIONS = tuple(
-    one.version
-    for one in (
-        draw_phantom,
-        prepare,
-        train_generator,
-        train_segmenter,
-        choose_snapshot,
-        overtrain_generator,
-        synthesise,
-        audit,
-        label,
-        quality_card,
-        release,
-    )
-)
+_MAKE_A_RELEASE = (
+    draw_phantom, prepare, train_generator, train_segmenter, choose_snapshot, overtrain_generator,
+    synthesise, audit, label, quality_card, release,
+)  # fmt: skip
+RELEASE_VERSIONS = tuple(one.version for one in _MAKE_A_RELEASE)
 """Versions of the stages that make a release: raising one starts a new round."""
 
 EXPORTS = {
@@ -72,9 +61,6 @@ EXPORTS = {
     "label_public": ("labels.bin", "labels.json"),
 }
 """Everything that a hospital may send."""
-
-OVERTRAINING = 5
-"""Times as often as in its training, a generator is shown each image until it copies."""
 
 SIMULATION_EXPORTS = EXPORTS | {
     "train_segmenter": ("model/*",),
@@ -166,15 +152,13 @@ class SiteStages(Party):
 
     async def overtrain_generator(self, prepared: Artifact) -> Artifact:
         """Train the generator on a few images until it copies them, to test the filter."""
-        experiment = self.experiment
-        shown = OVERTRAINING * experiment.budget.generator.images_shown_per_image
         return await self.run(
             RELEASE,
             overtrain_generator,
             prepared=prepared,
-            generator=experiment.generator.model_dump(),
-            images_shown=COPIED_IMAGES * shown,
-            precision=experiment.precision,
+            generator=self.experiment.generator.model_dump(),
+            images_shown=COPYING * self.experiment.budget.generator.images_shown_per_image,
+            precision=self.experiment.precision,
             seed=self.seed("copies"),
         )
 

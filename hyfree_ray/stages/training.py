@@ -70,6 +70,8 @@ COPIES = "copies.npy"
 """Samples of a generator that copies, float32 in [-1, 1]."""
 
 COPIED_IMAGES = 8
+COPYING = 5 * COPIED_IMAGES
+"""Images shown to make a generator copy, over how often its own training shows each image."""
 COPY_SAMPLES = 48
 
 
