@@ -63,7 +63,7 @@ def synthesise(
         view=view,
         device=context.device,
     )
-    rule = _calibrated(view, embed, percentile)
+    rule = calibrated(view, embed, percentile)
     recall = self_test(rule, view.images_NCHW[view.training_N], seed=seed_of(seed, "self-test"))
     masks: list[np.ndarray] = []
     drawn = draw_until(
@@ -94,7 +94,7 @@ def synthesise(
     }
 
 
-def _calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
+def calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
     """Calibrate the memorisation filter: three detectors, thresholds from training images."""
     from hyfree_ray.privacy.detectors import Correlation, Features, Structure
     from hyfree_ray.privacy.memorization import MemorisationFilter
