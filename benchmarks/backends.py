@@ -112,6 +112,7 @@ class SiteBench(Bench):
         choice = self.run(
             choose_snapshot,
             generator=generator,
+            percentile=5.0,
             precision=precision,
             seed=3,
             **common,

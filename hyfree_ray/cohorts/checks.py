@@ -112,6 +112,9 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
         if row.case in images:
             continue
         other = meant.get(_similar(row.case))
+        if other is None:  # a file's name for its case
+            stem = re.sub(r"(_\d{4})?(\.[a-z]+)+$", "", row.case, flags=re.IGNORECASE)
+            other = stem if stem in images else None
         hint = f"; imagesTr has {ascii(other)[1:-1]}" if other else ""
         if other and row.case.isdigit():
             hint += " (Excel drops leading zeros: format the column as text)"
@@ -124,6 +127,21 @@ def check_listed(rows: Sequence[Row], images: Mapping[str, object]) -> list[Prob
             )
         )
     return problems
+
+
+def check_rounded(rows: Sequence[Row]) -> list[Problem]:
+    """Refuse ids like 1.23457E+11: a spreadsheet has rounded long numbers, so that many people
+    share one id, and who they were is lost."""
+    return [
+        Problem(
+            code="data.rounded-ids",
+            where=f"sites.csv, line {row.line}",
+            what=f"an id of case {row.case} is a number that a spreadsheet has rounded",
+            fix="export the table again with this column formatted as text",
+        )
+        for row in rows
+        if any(re.fullmatch(r"\d([.,]\d+)?[eE]\+\d+", name) for name in (row.case, row.patient))
+    ]
 
 
 def check_alike(rows: Sequence[Row]) -> list[Problem]:

@@ -17,6 +17,7 @@ from hyfree_ray.cohorts.checks import (
     check_listed,
     check_pairs,
     check_patients,
+    check_rounded,
 )
 from hyfree_ray.cohorts.file_checks import (
     check_axes,
@@ -201,6 +202,7 @@ class _Reading:
             return
         yield self._read_tables()
         if self.rows is not None:
+            yield check_rounded(self.rows)
             yield check_patients(self.rows, fill_folds=self.own_sites)
             yield check_alike(self.rows)
         if self.description is None:

@@ -194,13 +194,14 @@ def read_sites_csv(path: Path) -> list[Row]:
     """
     fix = "write one with the columns case, site, patient"
     lines = _read_text(path, MAX_CSV_BYTES, fix).splitlines()
-    stated = re.fullmatch(r"sep=(.)", lines[0].strip()) if lines else None  # Excel's own
-    skipped = 1 if stated else 0
-    separator = stated[1] if stated else _separator(lines)
+    skipped = next((n for n, line in enumerate(lines) if line.strip(" \t,;|")), 0)
+    stated = re.fullmatch(r"sep=(.)", lines[skipped].strip()) if lines else None  # Excel's own
+    skipped += 1 if stated else 0
+    separator = stated[1] if stated else _separator(lines[skipped:])
     reader = csv.reader(lines[skipped:], strict=True, delimiter=separator)
     rows: list[Row] = []
     try:
-        header = [cell.strip() for cell in next(reader, [])]
+        header = _filled(next(reader, []))
         names = [_COLUMNS.get(cell.casefold(), cell) for cell in header]
         missing = [name for name in _COLUMNS if names.count(name) != 1]
         if missing:
@@ -208,10 +209,11 @@ def read_sites_csv(path: Path) -> list[Row]:
                 "data.bad-table", f"{path}: needs one column named {', '.join(missing)}; {fix}"
             )
         for cells in reader:
-            if not any(cell.strip() for cell in cells):
+            if not (filled := _filled(cells)):
                 continue
+            cells = filled + [""] * (min(len(cells), len(header)) - len(filled))
             line = reader.line_num + skipped
-            row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+            row = dict(zip(names, cells, strict=False))
             values = {name: row.get(name, "") for name in _COLUMNS}
             values["case"] = composed(values["case"])
             if len(cells) != len(header) or not all(values.values()):
@@ -256,6 +258,15 @@ def write_sites_csv(path: Path, cases: Iterable[str]) -> None:
         table.writerow(_COLUMNS)
         table.writerows((row.case, row.site, row.patient) for row in rows_of_cases(cases))
         file.write(text.getvalue().encode())
+
+
+def _filled(cells: Sequence[str]) -> list[str]:
+    """Return a line's cells without blanks around them and without empty ones at its end, which
+    spreadsheets leave of deleted columns."""
+    stripped = [cell.strip() for cell in cells]
+    while stripped and not stripped[-1]:
+        stripped.pop()
+    return stripped
 
 
 def _separator(lines: Sequence[str]) -> str:

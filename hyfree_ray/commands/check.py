@@ -79,7 +79,8 @@ def _check(data: Path, store: Path) -> int:
         left_out = f", {found.cohort.left_out} not in sites.csv" * bool(found.cohort.left_out)
         click.echo(f"{cases} cases at {len(found.cohort.sites)} sites{left_out}: good")
         return 0
-    click.echo(f"{len(fatal)} problems; correct them before training")
+    many = "1 problem; correct it" if len(fatal) == 1 else f"{len(fatal)} problems; correct them"
+    click.echo(f"{many} before training")
     return 2
 
 

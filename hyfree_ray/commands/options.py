@@ -52,31 +52,6 @@ LOG_FORMAT = click.option(
 )
 
 
-def _level(_context: object, parameter: click.Parameter, given: bool) -> None:
-    if given:
-        set_verbosity(parameter.name or "")
-
-
-def _verbosity(command: Command) -> Command:
-    quiet = click.option(
-        *("-q", "--quiet"),
-        is_flag=True,
-        expose_value=False,
-        callback=_level,
-        help="Print the answer, warnings and errors alone.",
-    )
-    verbose = click.option(
-        *("-v", "--verbose"),
-        is_flag=True,
-        expose_value=False,
-        callback=_level,
-        help="Also print the time that each task took.",
-    )
-    return verbose(quiet(command))
-
-
-VERBOSITY = _verbosity
-
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
@@ -257,6 +232,18 @@ def all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
     return decorate
 
+
+def _set_verbosity(_context: object, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        set_verbosity(parameter.name or "")
+
+
+_IS_SET: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _set_verbosity}
+
+VERBOSITY = all_of(
+    click.option("-q", "--quiet", help="Print the answer, warnings and errors alone.", **_IS_SET),
+    click.option("-v", "--verbose", help="Also print the time that each task took.", **_IS_SET),
+)
 
 experiment_options = all_of(
     CONFIG, BUDGET, GENERATOR, SEGMENTER, METRICS, PRECISION, FOLD, SEED, SET

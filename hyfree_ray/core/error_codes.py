@@ -71,6 +71,7 @@ CODES: Final[Mapping[str, Code]] = {
     "data.place": Code("Origin or direction differ within a case.", exit_code=0),
     "data.read-otherwise": Code("nnU-Net's reader returns other pixels than were checked."),
     "data.reader-says": Code("A reader warns of a header, or its unit is not mm.", exit_code=0),
+    "data.rounded-ids": Code("A spreadsheet has rounded ids that are long numbers."),
     "data.sheared": Code("A volume's direction cosines are not orthonormal."),
     "data.similar-ids": Code("Ids are alike but for punctuation or zeros.", exit_code=0),
     "data.size-differs": Code("Channels or label of a case differ in size."),

@@ -201,6 +201,7 @@ class SiteStages(Party):
             choose_snapshot,
             **local.inputs(),
             **embedder(self.experiment),
+            percentile=self.experiment.threshold_percentile,
             precision=self.experiment.precision,
             seed=self.seed("choice"),
         )

@@ -63,7 +63,7 @@ def synthesise(
         view=view,
         device=context.device,
     )
-    rule = _calibrated(view, embed, percentile)
+    rule = calibrated(view, embed, percentile)
     tested = _self_tested(rule, view, copies, seed=seed_of(seed, "self-test"))
     masks: list[np.ndarray] = []
     drawn = draw_until(
@@ -94,7 +94,7 @@ def synthesise(
     }
 
 
-def _calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
+def calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
     """Calibrate the memorisation filter: two detectors, thresholds from training images."""
     from hyfree_ray.privacy.detectors import Features, Registration
     from hyfree_ray.privacy.memorization import MemorisationFilter

@@ -408,6 +408,35 @@ def test_a_table_may_state_its_separator(tmp_path: Path) -> None:
     assert [(row.line, row.case) for row in read_sites_csv(path)] == [(3, "a")]
 
 
+def test_empty_lines_and_columns_that_a_spreadsheet_leaves_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "sites.csv"
+    path.write_text(",,,,\n\nsep=;\ncase;site;patient;scanner;;\na;b;c;;;\n;;;;;\nd;b;e;x;;\n")
+    found = read_sites_csv(path)
+    assert [(row.line, row.case, row.patient) for row in found] == [(5, "a", "c"), (7, "d", "e")]
+    assert [row.columns for row in found] == [(("scanner", ""),), (("scanner", "x"),)]
+    path.write_text("case,site,patient,,\na,b,,,\n")
+    with refuses("data.bad-table", "line 2"):
+        read_sites_csv(path)
+
+
+@pytest.mark.parametrize("rounded", ["1.23457E+11", "1,23457E+11", "1E+05"])
+def test_ids_that_a_spreadsheet_rounded_are_refused(tmp_path: Path, rounded: str) -> None:
+    root, _ = make(tmp_path / "x")
+    table = root / "sites.csv"
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    quoted = [",".join((case, site, f'"{rounded}"')) for case, site, _ in lines[1:4]]
+    rest = [",".join(line) for line in lines[4:]]
+    table.write_text("\n".join(["case,site,patient", *quoted, *rest]) + "\n")
+    refusal(root, "data.rounded-ids", "text")
+
+
+def test_a_file_name_in_the_place_of_its_case_is_hinted_at(tmp_path: Path) -> None:
+    root, names = make(tmp_path / "x")
+    table = root / "sites.csv"
+    table.write_text(table.read_text().replace(f"{names[0]},", f"{names[0]}_0000.png,"))
+    refusal(root, "data.no-image", f"imagesTr has {names[0]}")
+
+
 def rename_patients(root: Path, one: str, other: str) -> None:
     """Give the second and third patient of the north these ids."""
     path = root / "sites.csv"

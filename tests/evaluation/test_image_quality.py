@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from hyfree_ray.evaluation.image_quality import (
     kid,
     score_snapshot,
 )
+from hyfree_ray.generators.flow.config import FlowConfig
+from hyfree_ray.stages import quality
 from hyfree_ray.stages.quality import _draw, choose_snapshot, samples_per_snapshot
 from tests.generators.test_training import _train
 from tests.stage_records import stage_record
@@ -126,46 +131,78 @@ def test_the_choice_stays_within_its_share_of_the_training() -> None:
         assert count >= 8
 
 
-@pytest.mark.parametrize(
-    ("snapshots", "patients_M", "reason"),
-    [
-        (1, np.arange(60) % 7, "there is one snapshot"),
-        (3, np.zeros(60), "held-out images of one patient cannot show copying: the last snapshot"),
-        (3, np.arange(19), "19 held-out images cannot rank snapshots: the last one"),
-        (3, np.zeros(0), "0 held-out images cannot rank snapshots: the last one"),
-    ],
-)
-def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(
-    tmp_path: Path, snapshots: int, patients_M: np.ndarray, reason: str
-) -> None:
-    """Nothing is drawn and no embedder is loaded: the other folders are not even there."""
-    generator, prepared = tmp_path / "generator", tmp_path / "prepared"
-    names = [f"{100 * (k + 1):08d}.safetensors" for k in range(snapshots)]
-    for folder in (generator / "snapshots", prepared):
-        folder.mkdir(parents=True)
+def choice_of(folder: Path, held_out: int, samples: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Choose among snapshots that draw these samples, at a site of six training patients."""
+    generator, prepared = folder / "generator", folder / "prepared"
+    names = [f"{100 * (k + 1):08d}.safetensors" for k in range(len(samples))]
+    for one in (generator / "snapshots", prepared):
+        one.mkdir(parents=True)
     for name in names:
         (generator / "snapshots" / name).touch()
-    write_record(generator, stage_record(result={"snapshots": names}))
-    training_N = np.arange(len(patients_M) + 5) < 5
+    result = {"snapshots": names, "images_shown": 100 * len(samples)}
+    write_record(generator, stage_record(result=result))
+    images_NCHW = site_images(24 + held_out)
     np.savez(
         prepared / "view.npz",
-        images=np.zeros((len(training_N), 1, 4, 6), np.float32),
-        patients=np.concatenate([np.full(5, 90), patients_M]).astype(np.int64),
-        training=training_N,
+        images=images_NCHW,
+        patients=np.arange(len(images_NCHW)) // 4,
+        training=np.arange(len(images_NCHW)) < 24,
         low=np.zeros(1),
         high=np.ones(1),
         spacing=np.ones(2),
     )
-    found = choose_snapshot(
-        Context(out=tmp_path / "out", owner="a"),
-        generator=generator,
-        segmenter=tmp_path / "segmenter",
-        prepared=prepared,
-        embedder="nnunet",
-        precision="fp32",
-        seed=0,
-    )
-    assert found == {"snapshot": names[-1], "reason": reason, "samples": 0}
+    drawn = dict(zip(names, samples, strict=True))
+    with (
+        mock.patch.object(quality, "_draw", lambda _, name, **__: drawn[name]),
+        mock.patch("hyfree_ray.generators.trained", return_value=(None, FlowConfig(), None)),
+        mock.patch("hyfree_ray.privacy.embedders.load_embedder", return_value=pooled),
+    ):
+        return choose_snapshot(
+            Context(out=folder / "out", owner="a"),
+            generator=generator,
+            segmenter=folder / "segmenter",
+            prepared=prepared,
+            embedder="nnunet",
+            percentile=5.0,
+            precision="fp32",
+            seed=0,
+        )
+
+
+def site_images(count: int, seed: int = 0) -> np.ndarray:
+    """Smooth images_NCHW of different people, 24x32, in [-1, 1]."""
+    coarse = np.random.default_rng(seed).uniform(-1, 1, (count, 1, 6, 8))
+    fine: np.ndarray = np.kron(coarse, np.ones((1, 1, 4, 4))).astype(np.float32)
+    return fine
+
+
+def pooled(images_NCHW: np.ndarray) -> np.ndarray:
+    """Features of length 1: means of squares."""
+    cells = images_NCHW.reshape(len(images_NCHW), 1, 6, 4, 8, 4).mean((3, 5)).reshape(-1, 48)
+    unit: np.ndarray = cells / np.linalg.norm(cells, axis=1, keepdims=True)
+    return unit
+
+
+def test_one_snapshot_is_taken_unseen(tmp_path: Path) -> None:
+    found = choice_of(tmp_path, 40, [np.zeros((1, 1, 24, 32), np.float32)])
+    assert found["samples"] == 0
+    assert found["snapshot"].startswith("00000100")
+
+
+def test_where_few_are_held_out_the_last_snapshot_that_does_not_copy_is_taken(
+    tmp_path: Path,
+) -> None:
+    honest, more = np.sign(site_images(24, seed=1)), np.sign(site_images(24, seed=2))
+    copies = site_images(24)
+    found = choice_of(tmp_path / "a", 8, [honest, more, copies])
+    assert found["snapshot"].startswith("00000200")
+    assert found["copied"][2] == 1.0
+    found = choice_of(tmp_path / "b", 8, [honest, copies, more])
+    assert found["snapshot"].startswith("00000300")
+    half = np.concatenate([copies[:12], more[:12]])
+    found = choice_of(tmp_path / "c", 8, [copies, half])
+    assert found["snapshot"].startswith("00000200")
+    assert "all copy" in found["reason"]
 
 
 def test_the_choice_looks_at_all_that_it_draws(

@@ -38,23 +38,32 @@ class FederatedTrainer(ResumableTrainer):
     def run_training(self) -> None:
         """Rounds of local epochs, averaging and validation."""
         self.on_train_start()
-        for site in self.sites:
-            site.on_train_start()
+        for one in self.at_sites:
+            one.on_train_start()
         for round_number in range(self.current_epoch, self.num_epochs):
             self.on_epoch_start()
             losses = [self._local_epoch(site, round_number) for site in self.sites]
             self._average()
             self.on_train_epoch_start()
             self.on_train_epoch_end([{"loss": np.float64(loss)} for loss in losses])
-            with torch.no_grad():
-                self.on_validation_epoch_start()
-                batches = range(self.num_val_iterations_per_epoch)
-                outputs = [self.validation_step(next(self.dataloader_val)) for _ in batches]
-                self.on_validation_epoch_end(outputs)
+            self.validate_round(round_number)
             self.on_epoch_end()
-        for site in self.sites:
-            site.on_train_end()
+        for one in self.at_sites:
+            one.on_train_end()
         self.on_train_end()
+
+    @property
+    def at_sites(self) -> list[ResumableTrainer]:
+        """List all that sites train."""
+        return list(self.sites)
+
+    def validate_round(self, round_number: int) -> None:  # noqa: ARG002
+        """Validate the averaged network on all sites' cases together."""
+        with torch.no_grad():
+            self.on_validation_epoch_start()
+            batches = range(self.num_val_iterations_per_epoch)
+            outputs = [self.validation_step(next(self.dataloader_val)) for _ in batches]
+            self.on_validation_epoch_end(outputs)
 
     def _local_epoch(self, site: ResumableTrainer, round_number: int) -> float:
         self.receive(site)

@@ -54,32 +54,13 @@ def normalisation_weights(network: nn.Module) -> set[str]:
 class PersonalTrainer(FederatedTrainer):
     """A federated training that keeps a network a site."""
 
-    def run_training(self) -> None:
-        """Rounds of local epochs, averaging, and validation of each site's network at home."""
-        self.on_train_start()
-        for one in self.at_sites:
-            one.on_train_start()
-        for round_number in range(self.current_epoch, self.num_epochs):
-            self.on_epoch_start()
-            losses = [self._local_epoch(site, round_number) for site in self.sites]
-            self._average()
-            self.on_train_epoch_start()
-            self.on_train_epoch_end([{"loss": np.float64(loss)} for loss in losses])
-            found = [self._validate(site, k, round_number) for k, site in enumerate(self.sites)]
-            self.logger.log(
-                "mean_fg_dice", float(np.mean([dice for dice, _ in found])), round_number
-            )
-            self.logger.log("dice_per_class_or_region", [], round_number)
-            self.logger.log("val_losses", float(np.mean([loss for _, loss in found])), round_number)
-            self.on_epoch_end()
-        for one in self.at_sites:
-            one.on_train_end()
-        self.on_train_end()
-
-    @property
-    def at_sites(self) -> list[ResumableTrainer]:
-        """List all that sites train."""
-        return list(self.sites)
+    def validate_round(self, round_number: int) -> None:
+        """Validate each site's network at home; the round's numbers are their means."""
+        found = [self._validate(site, k, round_number) for k, site in enumerate(self.sites)]
+        dice, losses = zip(*found, strict=True)
+        self.logger.log("mean_fg_dice", float(np.mean(dice)), round_number)
+        self.logger.log("dice_per_class_or_region", [], round_number)
+        self.logger.log("val_losses", float(np.mean(losses)), round_number)
 
     def personal(self, site: ResumableTrainer, position: int) -> ResumableTrainer:
         """Return what holds a site's own network at the end of a round."""
