@@ -8,14 +8,12 @@ calls that depended on it are never made.
 from __future__ import annotations
 
 import asyncio
-import time
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from hyfree_ray.core.errors import HyfreeError, StageError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import ORACLE, POOL
 from hyfree_ray.evaluation.regime import REPLAY
@@ -30,7 +28,7 @@ from hyfree_ray.evaluation.regimes import (
     replays,
     trained_by,
 )
-from hyfree_ray.federation.failures import cause_of, public_reason
+from hyfree_ray.federation.attendance import Attendance, describe
 from hyfree_ray.federation.interface import (
     Handle,
     LabelsReceipt,
@@ -44,9 +42,6 @@ from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.trust import LABELS
 
 T = TypeVar("T")
-
-TICK_S = 5.0
-"""Interval at which the waiting time of a round is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +94,15 @@ class _Run:
         contributors: Collection[str],
         report: Callable[[str], None],
     ) -> None:
+        self.attendance = Attendance(parties, rules, report)
         self.pool = parties[POOL]
         self.oracle = parties.get(ORACLE)
-        self.sites = {name: p for name, p in parties.items() if name not in {POOL, ORACLE}}
-        self.real = set(self.sites)
-        """Whose real data the oracle may read."""
+        self.sites = self.attendance.sites
+        self.receipts = self.attendance.receipts
         self.regimes = in_order({*protocol(), *settings})
         self.rules = rules
         self.contributors = frozenset(contributors or self.sites)
         self.report = report
-        self.receipts: dict[str, Receipt] = {}
         self.labels: Mapping[str, str] = {}
         """Keys of the labels of public images that the pool took in, by site."""
         self.controls: dict[str, asyncio.Future[Parcel | None]] = {}
@@ -119,8 +113,8 @@ class _Run:
 
     async def through(self) -> Outcome:
         everybody = list(self.sites)
-        await self._withdraw()
-        await self._until_in()
+        await self.attendance.withdraw()
+        await self.attendance.until_in(self._contribute)
         pooled = [name for name in self.sites if name in self.contributors]
         left_out = {n: r for n, r in self.receipts.items() if r.outcome in {"failed", "late"}}
         closed = await self.pool.call(PoolProgram.close, pooled, self.rules, left_out)
@@ -134,14 +128,15 @@ class _Run:
         self._at_sites(closed.releases, general)
         self._at_the_pool(closed.releases, general)
         self._at_the_oracle(closed.releases)
-        scores = [found for found in await self._settled(self.scoring) if found is not None]
-        choices = await self._settled(self.choices.values())
+        settled = self.attendance.settled
+        scores = [found for found in await settled(self.scoring) if found is not None]
+        choices = await settled(self.choices.values())
         chosen = {n: c for n, c in zip(self.choices, choices, strict=True) if c is not None}
         scores += scores_of_chosen(scores, chosen)
         if self.agreement is not None:
             for name, dice in (await self.agreement).items():
                 self.receipts[name] = replace(self.receipts[name], label_agreement=dice)
-        effects = await self._settled(self.effects.values())
+        effects = await settled(self.effects.values())
         for name, effect in zip(self.effects, effects, strict=True):
             self.receipts[name] = replace(self.receipts[name], effect=effect)
         return Outcome(
@@ -151,97 +146,6 @@ class _Run:
             chosen=chosen,
             round=closed.number,
         )
-
-    # --- who takes part ----------------------------------------------------------------------
-
-    async def _withdraw(self) -> None:
-        """Leave out sites that have withdrawn, now or before, and name the models derived from
-        them."""
-        for name in await self.pool.call(PoolProgram.withdraw, list(self.rules.withdraw)):
-            if name not in self.sites:
-                continue
-            self._leave(name, Receipt(outcome="withdrawn", reason="the site has withdrawn"))
-            self.real.discard(name)
-            keys = await self.pool.call(PoolProgram.models_of_site, name)
-            for other, site in self.sites.items():
-                for model in await site.call(SiteProgram.models_derived_from, keys):
-                    self.report(f"{name} contributed to {other}'s {model}")
-            for key in keys:
-                self.report(f"{name} contributed to the general model {key[:8]}")
-            if self.oracle is not None:
-                for model in await self.oracle.call(OracleProgram.models_of_site, name, keys):
-                    self.report(f"{name} contributed to the comparison {model}")
-
-    async def _until_in(self) -> None:
-        """Wait for the releases: of all sites, or of those that are in at the deadline.
-
-        A site that was left out of a closed round is not waited for again.
-        """
-        if not self.rules.next_round:
-            for name, receipt in (await self.pool.call(PoolProgram.left_out)).items():
-                if self.sites.pop(name, None) is not None:
-                    self.receipts[name] = receipt
-                    self.report(f"{describe(name, receipt)}; --next-round includes it")
-        tasks = {asyncio.ensure_future(self._contribute(name)): name for name in tuple(self.sites)}
-        waited = await self._add_waiting(0.0)
-        while tasks:
-            left = None if self.rules.deadline_s is None else self.rules.deadline_s - waited
-            if left is not None and left <= 0:
-                break
-            begun = time.monotonic()
-            done, _ = await asyncio.wait(
-                tasks,
-                timeout=None if left is None else min(TICK_S, left),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for task in done:
-                self._note_submission(tasks.pop(task), task)
-            if left is not None:
-                waited = await self._add_waiting(time.monotonic() - begun)
-        for task, name in tasks.items():
-            task.cancel()
-            reason = "its release had not arrived at the deadline"
-            self._leave(name, Receipt(outcome="late", reason=reason))
-
-    async def _add_waiting(self, seconds: float) -> float:
-        if self.rules.deadline_s is None:
-            return 0.0
-        return await self.pool.call(PoolProgram.add_waiting, seconds, self.rules.next_round)
-
-    def _note_submission(self, name: str, task: asyncio.Task[Receipt]) -> None:
-        """Record a submission's outcome; leave out a site that failed, if the rules allow."""
-        try:
-            self.receipts[name] = task.result()
-        except Exception as error:
-            cause = cause_of(error)
-            if not self.rules.tolerant or not isinstance(cause, (HyfreeError, StageError)):
-                raise
-            self._leave(name, Receipt(outcome="failed", reason=public_reason(cause)), cause)
-
-    def _leave(self, name: str, receipt: Receipt, cause: BaseException | None = None) -> None:
-        self.sites.pop(name, None)
-        self.receipts[name] = receipt
-        self.report(describe(name, receipt, cause))
-
-    async def _settled(self, promises: Iterable[Awaitable[T]]) -> list[T | None]:
-        """Wait for all; None in place of a site's failure, if the rules allow it."""
-        if not self.rules.tolerant:
-            return list(await gather(*promises))
-        settled: list[T | None] = []
-        for found in await gather(*promises, return_exceptions=True):
-            if not isinstance(found, BaseException):
-                settled.append(found)
-                continue
-            cause = cause_of(found)
-            if not (isinstance(cause, StageError) and cause.owner in self.sites):
-                raise cause
-            before = self.receipts[cause.owner]
-            if before.outcome != "failed":
-                failed = replace(before, outcome="failed", reason=public_reason(cause))
-                self.receipts[cause.owner] = failed
-                self.report(describe(cause.owner, failed, cause))
-            settled.append(None)
-        return settled
 
     # --- what is trained ---------------------------------------------------------------------
 
@@ -274,7 +178,7 @@ class _Run:
         if not any(record_of(name).carrier == "public" for name in self.regimes):
             return {}
         names = [name for name in self.sites if name in self.contributors]
-        taken = await self._settled([_start(self._label_public(name)) for name in names])
+        taken = await self.attendance.settled([_start(self._label_public(name)) for name in names])
         keys = {n: one.key for n, one in zip(names, taken, strict=True) if one and one.key}
         return keys if len(keys) > 1 else {}
 
@@ -384,9 +288,12 @@ class _Run:
 
     def _at_the_oracle(self, members: Mapping[str, str]) -> None:
         """Train the models that need the real data of all sites in one place."""
-        if self.oracle is None or not self.real:
+        if self.oracle is None or not self.attendance.real:
             return
-        shared, real = _start(self.pool.make(PoolProgram.share, members)), sorted(self.real)
+        shared, real = (
+            _start(self.pool.make(PoolProgram.share, members)),
+            sorted(self.attendance.real),
+        )
         for regime in trained_by("oracle", self.regimes):
             if members or not record_of(regime).synthetic_share:
                 for name in real if record_of(regime).by_hospital else [None]:
@@ -412,14 +319,3 @@ def scores_of_chosen(scores: Iterable[Scored], chosen: Mapping[str, str]) -> lis
         for score in scores
         if chosen.get(score.train_site) == score.regime
     ]
-
-
-def describe(name: str, receipt: Receipt, cause: BaseException | None = None) -> str:
-    """Describe a site's outcome, with the error in full, for this terminal alone."""
-    if receipt.outcome == "released":
-        flag = f"; inspect it: {receipt.flag}" if receipt.flag else ""
-        return f"{name}: released {receipt.images} synthetic images{flag}"
-    kind = "FAILED" if receipt.outcome == "failed" else receipt.outcome
-    if isinstance(cause, StageError):
-        return f"{name}: {kind}: {receipt.reason} (see {cause.log})"
-    return f"{name}: {kind}: {receipt.reason if cause is None else cause}"

@@ -167,7 +167,7 @@ def train_fedavg(
 ) -> dict[str, Any]:
     """Train nnU-Net by federated averaging over the sites of `prepare_together`."""
     from hyfree_ray.segmenters.nnunet.federated import train_federated
-    from hyfree_ray.segmenters.nnunet.train import Schedule
+    from hyfree_ray.segmenters.nnunet.schedule import Schedule
 
     return train_federated(
         Path(prepared),
@@ -203,7 +203,7 @@ def train_personal_federated(
     Writes `models/<position of the site>/`.
     """
     from hyfree_ray.segmenters.nnunet.personal_federated import train_personal
-    from hyfree_ray.segmenters.nnunet.train import Schedule
+    from hyfree_ray.segmenters.nnunet.schedule import Schedule
 
     return train_personal(
         Path(prepared),

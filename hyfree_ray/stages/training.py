@@ -161,7 +161,8 @@ def train_segmenter(
 ) -> dict[str, Any]:
     """Train nnU-Net in one of its roles: a regime's name, shown by progress and tables."""
     from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS
-    from hyfree_ray.segmenters.nnunet.train import Schedule, train
+    from hyfree_ray.segmenters.nnunet.schedule import Schedule
+    from hyfree_ray.segmenters.nnunet.train import train
 
     assert role in REGIMES
     return train(
@@ -237,7 +238,8 @@ def train_general_worker(
     """Run one process of the general training; `report` is called on all ranks after each epoch."""
     from hyfree_ray.core.files import write_json
     from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS
-    from hyfree_ray.segmenters.nnunet.train import Schedule, train
+    from hyfree_ray.segmenters.nnunet.schedule import Schedule
+    from hyfree_ray.segmenters.nnunet.train import train
 
     context = Context(out=Path(out), owner=owner, device=device)
 

@@ -30,7 +30,8 @@ from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.sampling import quantise
 from hyfree_ray.segmenters.nnunet.model import Model
-from hyfree_ray.segmenters.nnunet.train import Schedule, train
+from hyfree_ray.segmenters.nnunet.schedule import Schedule
+from hyfree_ray.segmenters.nnunet.train import train
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import check_release, pool_releases
 from hyfree_ray.stages.scoring import score

@@ -31,9 +31,9 @@ from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights
 from hyfree_ray.segmenters.nnunet.reading import read_label
+from hyfree_ray.segmenters.nnunet.schedule import Schedule
 from hyfree_ray.segmenters.nnunet.train import (
     ResumableTrainer,
-    Schedule,
     make_trainer,
     put_outputs_in_order,
     train,

@@ -24,7 +24,8 @@ from hyfree_ray.privacy.sampling import quantise, restore
 from hyfree_ray.segmenters.nnunet.data import use_on_volumes
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.reading import cut_masks, cut_slices, read_image, read_label
-from hyfree_ray.segmenters.nnunet.train import Schedule, train
+from hyfree_ray.segmenters.nnunet.schedule import Schedule
+from hyfree_ray.segmenters.nnunet.train import train
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.stages.data import prepare, prepare_for_general
 from hyfree_ray.stages.pooling import pool_releases

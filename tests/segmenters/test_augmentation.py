@@ -14,7 +14,8 @@ from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS, RandomIntensityNetwork
 from hyfree_ray.segmenters.nnunet.data import RawCase, plan_and_preprocess
 from hyfree_ray.segmenters.nnunet.model import Model
-from hyfree_ray.segmenters.nnunet.train import Schedule, train
+from hyfree_ray.segmenters.nnunet.schedule import Schedule
+from hyfree_ray.segmenters.nnunet.train import train
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 SHORT = Schedule(epochs=2, iterations=2, validation_iterations=1)

@@ -23,8 +23,8 @@ from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model, save_network,
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset
 from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
 from hyfree_ray.segmenters.nnunet.reading import read_image, read_label
-from hyfree_ray.segmenters.nnunet.schedule import WarmupPolyLR
-from hyfree_ray.segmenters.nnunet.train import Schedule, train
+from hyfree_ray.segmenters.nnunet.schedule import Schedule, WarmupPolyLR
+from hyfree_ray.segmenters.nnunet.train import train
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 from tests.refusals import refuses

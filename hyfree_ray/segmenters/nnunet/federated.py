@@ -20,10 +20,10 @@ from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.segmenters import NNUNET
 from hyfree_ray.segmenters.nnunet.data import read_splits
 from hyfree_ray.segmenters.nnunet.model import each_once
+from hyfree_ray.segmenters.nnunet.schedule import Schedule
 from hyfree_ray.segmenters.nnunet.train import (
     Progress,
     ResumableTrainer,
-    Schedule,
     make_trainer,
     run_to_the_end,
 )

@@ -23,10 +23,10 @@ from torch import nn
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.segmenters import NNUNET
 from hyfree_ray.segmenters.nnunet.federated import FederatedTrainer, local_epoch, make_sites
+from hyfree_ray.segmenters.nnunet.schedule import Schedule
 from hyfree_ray.segmenters.nnunet.train import (
     Progress,
     ResumableTrainer,
-    Schedule,
     make_trainer,
     run_to_the_end,
     save_best,

@@ -1,9 +1,26 @@
-"""The learning rate of nnU-Net's trainings, with a warm-up."""
+"""The length of nnU-Net's trainings, and their learning rate with a warm-up."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Length of a training, in nnU-Net's units."""
+
+    epochs: int
+    iterations: int
+    """Batches an epoch; nnU-Net's default is 250."""
+    validation_iterations: int
+    """Validation batches an epoch, for the pseudo-Dice; nnU-Net's default is 50."""
+    warmup: float = 0.0
+    """Share of the epochs in which the rate grows linearly (fine-tuning: the first tenth)."""
+    precision: str = "fp32"
+    """"fp32" or "bf16", on a CPU; on a GPU nnU-Net has its own mixed precision."""
 
 
 class WarmupPolyLR(PolyLRScheduler):

@@ -14,7 +14,6 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,26 +32,12 @@ from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights, read_dataset, save_network
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset, in_bf16, limited_once
 from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
+from hyfree_ray.segmenters.nnunet.schedule import Schedule
 from hyfree_ray.segmenters.record import Segmenter
 
 log = logging.getLogger("hyfree_ray")
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Length of a training, in nnU-Net's units."""
-
-    epochs: int
-    iterations: int
-    """Batches an epoch; nnU-Net's default is 250."""
-    validation_iterations: int
-    """Validation batches an epoch, for the pseudo-Dice; nnU-Net's default is 50."""
-    warmup: float = 0.0
-    """Share of the epochs in which the rate grows linearly (fine-tuning: the first tenth)."""
-    precision: str = "fp32"
-    """"fp32" or "bf16", on a CPU; on a GPU nnU-Net has its own mixed precision."""
 
 
 def seed_everything(seed: int) -> None:
