@@ -155,7 +155,7 @@ class PrivacyCard(_Strict):
     (mean over alterations), and of those that a generator made. Absent: not measured."""
     copy_recall_over_seeds: Annotated[
         dict[Literal["altered", "generated"], Interval], Field(max_length=2)
-    ] = Field(default_factory=dict)
+    ]
     """The lowest and the highest of it where the test is repeated with other seeds."""
     findings: Findings
     """What attacks on the release found."""

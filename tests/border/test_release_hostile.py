@@ -47,7 +47,7 @@ def test_flipped_bits_give_an_error_or_a_whole_valid_release(tmp_path: Path) -> 
     """Case 40, in this process; thousands are tried in a child."""
     file = arrow()
     outcomes = {"refused": 0, "read": 0}
-    for changed in flips(file, 600, seed=7):
+    for changed in flips(file, 900, seed=7):
         try:
             release = read(put(tmp_path, changed))
         except ReleaseError:
