@@ -55,6 +55,7 @@ def card(**changes: Any) -> dict[str, Any]:
         "self_test": {"exact": recall, "mirrored": recall, "jittered": recall},
         "planted_leaks": {"exact": 1.0, "jittered": 1.0, "blended 80:20": 0.7},
         "copy_recall": {"altered": 0.97},
+        "copy_recall_over_seeds": {"altered": [0.96, 0.98]},
         "findings": findings(),
         "history": {"releases": 0, "audits": 1, "together": None},
         "thresholds": {
