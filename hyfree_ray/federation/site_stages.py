@@ -264,19 +264,28 @@ class SiteStages(Party):
         self,
         local: LocalModels,
         samples: Artifact,
-        audited: Artifact,
+        audited: Artifact | None,
         labeller: Artifact,
         purpose: str,
     ) -> Artifact:
-        """Label the samples with one of the site's own networks."""
+        """Label the samples with one of the site's own networks.
+
+        Args:
+            local: the site's models.
+            samples: what is labelled.
+            audited: their audit; None for samples that never leave.
+            labeller: the network.
+            purpose: the regime that they are for, or `RELEASE`.
+        """
+        passed = {} if audited is None else {"audit": audited}
         return await self.run(
             purpose,
             label,
             samples=samples,
-            audit=audited,
             segmenter=labeller,
             prepared=local.prepared,
             dataset=self.site.dataset,
+            **passed,
         )
 
     async def measure_quality(
