@@ -25,13 +25,13 @@ from hyfree_ray.federation.parameters import (
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.federation.trainers import Given, site_trainer
+from hyfree_ray.stages.augmenting import prepare_augmented
 from hyfree_ray.stages.comparison import (
     prepare_mixture,
     prepare_together,
     train_fedavg,
     train_personal_federated,
 )
-from hyfree_ray.stages.augmenting import prepare_augmented
 from hyfree_ray.stages.data import prepare_for_general
 from hyfree_ray.stages.ensembling import ensemble
 from hyfree_ray.stages.pooling import pool_releases

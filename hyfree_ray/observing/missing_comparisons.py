@@ -95,7 +95,8 @@ def _why_not_added(site: str, regimes: Collection[str], stages: Iterable[Finishe
         if stage.purpose in {RELEASE, *regimes}
         and (stage.record.owner, stage.record.stage) == (site, "synthesise")
     )
-    return f"too few samples passed its filter ({next(filter(None, reasons), 'no reason is known')})"
+    reason = next(filter(None, reasons), "no reason is known")
+    return f"too few samples passed its filter ({reason})"
 
 
 def _shortage(stage: FinishedStage, sites: Mapping[str, Site], released: int) -> str:
