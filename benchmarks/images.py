@@ -40,8 +40,9 @@ from hyfree_ray.core.store import Store
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators import GENERATORS
-from hyfree_ray.generators.flow import plan as flow_plan
-from hyfree_ray.generators.flow.plan import COSTS, MAX_BATCH, schedule
+from hyfree_ray.generators.denoising import plan as denoising_plan
+from hyfree_ray.generators.denoising.plan import COSTS, MAX_BATCH
+from hyfree_ray.generators.flow.plan import schedule
 from hyfree_ray.generators.flow.train import FlowLearner
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.view import GeneratorView
@@ -56,7 +57,7 @@ FACTORS: dict[str, tuple[dict[str, Any], Patch]] = {
     "batch-4": ({"batch_size": 4}, nullcontext),
     "half-rate": ({"batch_size": 4, "learning_rate": 1e-3}, nullcontext),
     "twice-rate": ({"batch_size": 4, "learning_rate": 4e-3}, nullcontext),
-    "augmented": ({}, lambda: mock.patch.object(flow_plan, "AUGMENT_FROM", 0)),
+    "augmented": ({}, lambda: mock.patch.object(denoising_plan, "AUGMENT_FROM", 0)),
 }
 """Settings of the generator, and what else is changed while it trains."""
 

@@ -46,6 +46,9 @@ class Regime:
     """Regimes whose networks are averaged in it."""
     synthetic_share: float | None = None
     """Of the images that the oracle trains one network on; None: it is no mixture."""
+    added_per_real: float | None = None
+    """Images of the site's own generator that are added for each of its real ones; None: none.
+    They are no release: nothing has to leave, and no pool is needed."""
     control: str | None = CONTROL
     """The regime that it is compared with on the same patients."""
     by_hospital: bool = False

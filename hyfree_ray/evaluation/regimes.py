@@ -53,6 +53,20 @@ def _mixture(percent: int) -> Regime:
     )
 
 
+def _own_added(per_real: float) -> Regime:
+    times = f"{per_real:g}"
+    return Regime(
+        name=f"augment-{times}",
+        label=f"the hospital's own images, and {times} times as many of its own generator",
+        progress=f"training with {times} times its own synthetic images added",
+        trained_by="site",
+        train=_TRAINING + "train_with_own_added",
+        setting="optional",
+        added_per_real=per_real,
+        by_site=True,
+    )
+
+
 _BASE = (
     Regime(
         name="local",
@@ -250,6 +264,7 @@ _MORE = (
     ),
     _ensemble("ensemble", CONTROL, "personalised"),
     _ensemble("ensemble-da", f"{CONTROL}-da", "personalised"),
+    *map(_own_added, (0.5, 1, 2, 5, 10, 20)),
 )
 
 _OWN: dict[str, Regime] = {one.name: one for one in (*_BASE, *_MORE)}
@@ -322,7 +337,8 @@ def purposes_of(name: str, labeller: str) -> frozenset[str]:
     """
     record = record_of(name)
     shared = PUBLIC if record.carrier == "public" else RELEASE
-    of_releases = {shared, "local", labeller} if record.releases != "none" else set()
+    draws = record.releases != "none" or record.added_per_real is not None
+    of_releases = {shared, "local", labeller} if draws else set()
     own = frozenset({name, *of_releases, *(need for need in record.needs if need in _OWN)})
     return own.union(*(purposes_of(member, labeller) for member in record.members))
 

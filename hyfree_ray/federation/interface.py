@@ -71,7 +71,9 @@ class Round:
     number: int
     """0: no round is closed."""
     releases: Mapping[str, str] = field(default_factory=dict)
-    """Keys of its releases, by site, sorted."""
+    """Keys of its releases, by site, sorted; empty where they are too few for a general model."""
+    alone: Mapping[str, str] = field(default_factory=dict)
+    """Key of the one release that came in, by site, where there is no other to pool it with."""
     left_out: Mapping[str, Receipt] = field(default_factory=dict)
     """The fate of the sites that are not in it."""
 

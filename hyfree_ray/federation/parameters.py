@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from hyfree_ray.cohorts.public_images import PUBLIC_IMAGES
+from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import file_digest
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
+
+
+class RealCases(TypedDict):
+    """Real cases as stages read them, with the caps on the plan that prepares them."""
+
+    data: Artifact
+    cases: Cases
+    dataset: Mapping[str, Any]
+    caps: Mapping[str, Any]
 
 
 class Training(TypedDict):

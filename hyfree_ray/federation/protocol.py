@@ -125,9 +125,10 @@ class _Run:
             self.report("fewer than two releases: no general model is trained or fine-tuned")
         self.labels = await self._labels()
         general = self._general_models(closed.releases)
-        self._at_sites(closed.releases, general)
-        self._at_the_pool(closed.releases, general)
-        self._at_the_oracle(closed.releases)
+        released = {**closed.releases, **closed.alone}
+        self._at_sites(closed.releases, general, released)
+        self._at_the_pool(closed.releases, general, released)
+        self._at_the_oracle(released)
         settled = self.attendance.settled
         scores = [found for found in await settled(self.scoring) if found is not None]
         choices = await settled(self.choices.values())
@@ -205,9 +206,18 @@ class _Run:
         }
 
     def _at_sites(
-        self, members: Mapping[str, str], pooled: Mapping[str, asyncio.Future[Any]]
+        self,
+        members: Mapping[str, str],
+        pooled: Mapping[str, asyncio.Future[Any]],
+        released: Mapping[str, str],
     ) -> None:
-        """Train the sites' own models, with or without a general model and the others' releases."""
+        """Train the sites' own models, with or without a general model and the others' releases.
+
+        Args:
+            members: keys of the releases that are pooled, by site.
+            pooled: the pool's models of these, by regime.
+            released: keys of all releases, one that there is no other to pool with included.
+        """
         wanted = trained_by("site", self.regimes)
         given = dict(pooled)
         if members and replays(wanted):
@@ -226,7 +236,7 @@ class _Run:
                 continue
             replayed = LABELS if record.carrier == "public" else REPLAY
             for name, site in self.sites.items():
-                if record.releases == "own" and name not in members:
+                if record.releases == "own" and name not in released:
                     continue
                 begun = self.controls.get(name) if regime == CONTROL else None
                 needs = [given[replayed if need == REPLAY else need] for need in record.needs]
@@ -237,7 +247,10 @@ class _Run:
                 )
 
     def _at_the_pool(
-        self, members: Mapping[str, str], pooled: Mapping[str, asyncio.Future[Any]]
+        self,
+        members: Mapping[str, str],
+        pooled: Mapping[str, asyncio.Future[Any]],
+        released: Mapping[str, str],
     ) -> None:
         """Train the pool's models: on all releases, on each alone, on all but each."""
         for regime in trained_by("pool", self.regimes):
@@ -247,7 +260,7 @@ class _Run:
                 continue
             parts: dict[str, Mapping[str, str]] = {}
             if record.releases == "own":
-                parts = {name: {name: members[name]} for name in sorted(members)}
+                parts = {name: {name: released[name]} for name in sorted(released)}
             elif record.foreign_only:
                 parts = {
                     name: {other: key for other, key in members.items() if other != name}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,7 +152,7 @@ class Rounds:
             left_out: receipts of the sites that do not take part.
 
         Returns:
-            The round; it has no releases if there are fewer than two.
+            The round; if there are fewer than two releases, it has none that are pooled.
 
         Raises:
             HyfreeError: fewer are in than the rules require.
@@ -247,5 +247,6 @@ def _receipt(written: Mapping[str, Any]) -> Receipt:
 
 
 def _with_enough(closed: Round) -> Round:
-    enough = len(closed.releases) >= MIN_RELEASES
-    return closed if enough else Round(number=closed.number, left_out=closed.left_out)
+    if len(closed.releases) >= MIN_RELEASES:
+        return closed
+    return replace(closed, releases={}, alone=closed.releases)

@@ -53,14 +53,15 @@ class SiteParty(SiteStages):
         audited = await self.audit(local, samples, purpose)
         if audited is None:
             return None
-        labeller = await self._labeller(local)
+        labeller = await self.labeller(local)
         labelled = await self.label(local, samples, audited, labeller, purpose)
         quality = None
         if purpose == RELEASE:
             quality = await self.measure_quality(local, samples, labelled, labeller)
         return await self.pack(local, samples, audited, labelled, purpose, quality)
 
-    async def _labeller(self, local: LocalModels) -> Artifact:
+    async def labeller(self, local: LocalModels) -> Artifact:
+        """Return the network that labels the site's samples."""
         if self.experiment.labeller == "local" or self.draws_masks:
             return local.segmenter
         return await self.train_local2x(local.prepared)

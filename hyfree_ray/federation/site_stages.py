@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from hyfree_ray.cohorts.site_case import Cases, Part
+from hyfree_ray.cohorts.site_case import Part
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.errors import StageError
@@ -23,6 +22,7 @@ from hyfree_ray.federation.hospital import (
 )
 from hyfree_ray.federation.ledger import Ledger
 from hyfree_ray.federation.parameters import (
+    RealCases,
     augmented,
     caps,
     embedder,
@@ -67,15 +67,6 @@ SIMULATION_EXPORTS = EXPORTS | {
     "ensemble": ("model/*.json", "model/*/*"),
 }
 """In a simulation a site's models are also scored at the other sites."""
-
-
-class RealCases(TypedDict):
-    """Real cases as stages read them, with the caps on the plan that prepares them."""
-
-    data: Artifact
-    cases: Cases
-    dataset: Mapping[str, Any]
-    caps: Mapping[str, Any]
 
 
 class SiteStages(Party):
@@ -272,19 +263,28 @@ class SiteStages(Party):
         self,
         local: LocalModels,
         samples: Artifact,
-        audited: Artifact,
+        audited: Artifact | None,
         labeller: Artifact,
         purpose: str,
     ) -> Artifact:
-        """Label the samples with one of the site's own networks."""
+        """Label the samples with one of the site's own networks.
+
+        Args:
+            local: the site's models.
+            samples: what is labelled.
+            audited: their audit; None for samples that never leave.
+            labeller: the network.
+            purpose: the regime that they are for, or `RELEASE`.
+        """
+        passed = {} if audited is None else {"audit": audited}
         return await self.run(
             purpose,
             label,
             samples=samples,
-            audit=audited,
             segmenter=labeller,
             prepared=local.prepared,
             dataset=self.site.dataset,
+            **passed,
         )
 
     async def measure_quality(

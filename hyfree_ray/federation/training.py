@@ -13,7 +13,7 @@ from typing import Literal
 from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.parties import ORACLE
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.evaluation.regimes import record_of
+from hyfree_ray.evaluation.regimes import RELEASE, record_of
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.oracle import OracleParty
 from hyfree_ray.federation.parameters import (
@@ -25,6 +25,7 @@ from hyfree_ray.federation.parameters import (
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.federation.trainers import Given, site_trainer
+from hyfree_ray.stages.augmenting import prepare_augmented
 from hyfree_ray.stages.comparison import (
     prepare_mixture,
     prepare_together,
@@ -127,6 +128,39 @@ async def train_on_own_synthetic(site: SiteParty, given: Given) -> Artifact | No
         return None
     general = await _pooled(site, given.regime, {site.name: released}, workers=1)
     return await finetune(site, Given(regime=given.regime, general=general))
+
+
+async def train_with_own_added(site: SiteParty, given: Given) -> Artifact | None:
+    """Train on the site's real images and its own generator's, for the steps of `local2x`.
+
+    The synthetic images are the first ones that it would release, or more of the same series. They
+    never leave, so that the filter judges them and no audit has to.
+
+    Returns:
+        None: too many samples were rejected as copies.
+    """
+    per_real = record_of(given.regime).added_per_real
+    assert per_real is not None
+    local = (await site.contribute()).local
+    count = max(1, round(per_real * site.site.training_images))
+    released = count <= site.quota
+    purpose = RELEASE if released else given.regime
+    samples = await site.sample(local, site.quota if released else count, purpose)
+    if samples.record is not None and samples.result["outcome"] != "released":
+        return None
+    labeller = await site.labeller(local)
+    labelled = await site.label(local, samples, None, labeller, given.regime)
+    prepared = await site.run(
+        given.regime,
+        prepare_augmented,
+        **await site.real_cases(),
+        samples=samples,
+        labelled=labelled,
+        prepared=local.prepared,
+        images=count,
+        per_real=per_real,
+    )
+    return await site.train(given.regime, prepared, epochs_of_local2x(site.experiment))
 
 
 # --- at the pool ---------------------------------------------------------------------------------

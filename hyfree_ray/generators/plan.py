@@ -91,6 +91,13 @@ class GeneratorPlan:
         (height, width), (tall, wide) = self.patch_size, self.padded_size
         return ((tall - height) // 2, (wide - width) // 2)
 
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """Pixels left, right, above and below the patch in the padded size, as torch pads."""
+        (height, width), (tall, wide) = self.patch_size, self.padded_size
+        top, left = self.margin
+        return (left, wide - width - left, top, tall - height - top)
+
     def to_json(self) -> str:
         """Write the plan as text."""
         return json.dumps(asdict(self), indent=1, sort_keys=True)

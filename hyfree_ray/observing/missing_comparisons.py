@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from hyfree_ray.evaluation.regimes import in_order, record_of
+from hyfree_ray.evaluation.regimes import RELEASE, Regime, in_order, record_of
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.interface import Receipt
 from hyfree_ray.federation.protocol import Outcome
@@ -30,20 +30,37 @@ def find_missing_comparisons(
     stages = list(stages)
     wanted = [record_of(name) for name in in_order(settings)]
     asked = [regime.name for regime in wanted if regime.of_one_release]
-    if not outcome.general:
-        more = [regime.name for regime in wanted if regime.synthetic_share]
-        return (f"no {', '.join([*asked, *more])}: too few releases",) if asked or more else ()
-    own = [name for name in asked if record_of(name).trained_by == "site"]
     found = []
+    if not outcome.general:
+        impossible = _impossible(wanted, outcome)
+        asked = [name for name in asked if name not in impossible]
+        found += [f"no {', '.join(impossible)}: too few releases"] if impossible else []
+    own = [name for name in asked if record_of(name).trained_by == "site"]
+    added = [regime.name for regime in wanted if regime.added_per_real is not None]
     for name, receipt in outcome.sites.items():
         if asked and (reason := _not_pooled(name, receipt, contributors)):
             found.append(f"{name}: no {', '.join(asked)}: {reason}")
         elif unmade := [regime for regime in own if not _scored(outcome, regime, name)]:
             found.append(f"{name}: no {', '.join(unmade)}: {_why_withheld(name, unmade, stages)}")
+        if unmade := [regime for regime in added if not _scored(outcome, regime, name)]:
+            why = _why_not_added(name, unmade, stages)
+            found.append(f"{name}: no {', '.join(unmade)}: {why}")
     released = sum(receipt.images for receipt in outcome.sites.values())
     mixtures = [stage for stage in stages if stage.record.stage == "prepare_mixture"]
     lines = (_shortage(stage, sites, released) for stage in mixtures)
     return (*found, *sorted(line for line in lines if line))
+
+
+def _impossible(wanted: Collection[Regime], outcome: Outcome) -> list[str]:
+    """Return what cannot be without a pool: all that needs a release, where no site has one, or
+    else what needs the releases of others."""
+    released = any(receipt.images for receipt in outcome.sites.values())
+    if released:
+        return [regime.name for regime in wanted if regime.foreign_only]
+    return [
+        *(regime.name for regime in wanted if regime.of_one_release),
+        *(regime.name for regime in wanted if regime.synthetic_share),
+    ]
 
 
 def _not_pooled(name: str, receipt: Receipt, contributors: Collection[str]) -> str:
@@ -68,6 +85,18 @@ def _why_withheld(site: str, regimes: Collection[str], stages: Iterable[Finished
     )
     reason = next(filter(None, reasons), None)
     return f"its release of twice the images was withheld{f' ({reason})' if reason else ''}"
+
+
+def _why_not_added(site: str, regimes: Collection[str], stages: Iterable[FinishedStage]) -> str:
+    """Return why a site's own samples were not added: its filter rejected too many."""
+    reasons = (
+        stage.record.result.get("reason")
+        for stage in stages
+        if stage.purpose in {RELEASE, *regimes}
+        and (stage.record.owner, stage.record.stage) == (site, "synthesise")
+    )
+    reason = next(filter(None, reasons), "no reason is known")
+    return f"too few samples passed its filter ({reason})"
 
 
 def _shortage(stage: FinishedStage, sites: Mapping[str, Site], released: int) -> str:

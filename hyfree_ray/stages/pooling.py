@@ -6,7 +6,7 @@ Shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -332,21 +332,32 @@ def write_slices(folder: Path, prefix: str, release: Release, encoding: LabelEnc
         HyfreeError: the release has other structures.
     """
     from hyfree_ray.cohorts.label_sets import with_values
-    from hyfree_ray.segmenters.nnunet.data import RawCase
 
     values = label_encoding_of(release.metadata).values_in(encoding)
+    pairs = (
+        (release.physical(slice(row, row + 1))[0], with_values(release.labels_NHW[row], values))
+        for row in range(len(release.labels_NHW))
+    )
+    return write_pairs(folder, prefix, pairs, release.metadata.spacing)
+
+
+def write_pairs(
+    folder: Path, prefix: str, pairs: Iterable[tuple[Any, Any]], spacing: tuple[float, float]
+) -> list[Any]:
+    """Write images_CHW in physical units and their labels_HW as raw cases, one at a time."""
+    from hyfree_ray.segmenters.nnunet.data import RawCase
+
     folder.mkdir(parents=True, exist_ok=True)
-    height, width = release.metadata.spacing
+    height, width = spacing
     cases = []
-    for row in range(len(release.labels_NHW)):
+    for row, (image_CHW, label_HW) in enumerate(pairs):
         name = f"{prefix}_{row:06d}"
-        image_CHW = release.physical(slice(row, row + 1))[0]
         files = []
         for channel, image_HW in enumerate(image_CHW):
             files.append(folder / f"{name}_{channel:04d}.mha")
             write_mha(files[-1], image_HW, (width, height))
         label = folder / f"{name}.mha"
-        write_mha(label, with_values(release.labels_NHW[row], values), (width, height))
+        write_mha(label, label_HW, (width, height))
         cases.append(RawCase(name=name, images=tuple(files), label=label))
     return cases
 

@@ -223,22 +223,23 @@ def label(
     context: Context,
     *,
     samples: Folder,
-    audit: Folder,
     segmenter: Folder,
     prepared: Folder,
     dataset: Mapping[str, Any],
+    audit: Folder | None = None,
 ) -> dict[str, Any]:
     """Label the samples that passed the audit with the site's own nnU-Net.
 
     If the generator drew masks, these are the labels, value by value. A site that withholds labels
-    nothing. Writes `labels.npy`.
+    nothing. Without an audit the filter alone decides: such samples never leave. Writes
+    `labels.npy`.
     """
     import numpy as np
 
     from hyfree_ray.cohorts.label_sets import foreground, mask_of
     from hyfree_ray.generators.view import GeneratorView
 
-    audited = read_result(audit)
+    audited = read_result(samples if audit is None else audit)
     outcome = {name: audited[name] for name in ("outcome", "reason", "rejection_rate")}
     if audited["outcome"] == "withheld":
         return {**outcome, "images": 0}

@@ -255,15 +255,6 @@ def test_a_release_that_is_refused_is_neither_shown_nor_exported(
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_parquet_holds_the_stored_pixels_and_the_metadata(folder: Path, tmp_path: Path) -> None:
-    assert call("export", folder, "--to", "parquet", "--out", tmp_path / "p").exit_code == 0
-    table = pq.read_table(tmp_path / "p" / "release.parquet")
-    shape = json.loads(table.schema.metadata[b"hyfree_shapes"])["image_shape"]
-    images_NCHW = np.stack([row.as_py() for row in table["image"]]).reshape(-1, *shape)
-    np.testing.assert_array_equal(images_NCHW, pixels()[0])
-    assert json.loads(table.schema.metadata[b"hyfree"])["spacing"] == [0.8, 1.25]
-
-
 def test_nnunet_gets_a_raw_data_set_in_units_and_spacing(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "Dataset901_Synthetic"
     assert call("export", folder, "--to", "nnunet", "--out", out).exit_code == 0

@@ -31,6 +31,7 @@ def test_names_and_their_order_stay_as_files_have_them() -> None:
         *("local2x-da", "general-da", "finetuned-da", "personalised-da", "local2x-gin"),
         *("general-public", "finetuned-public", "personalised-public"),
         *("local-ensemble", "fedbn", "ditto", "ensemble", "ensemble-da"),
+        *("augment-0.5", "augment-1", "augment-2", "augment-5", "augment-10", "augment-20"),
     )
     assert settings(default=True) == ("personalised", "real-all")
     assert REGIMES.names() == (*protocol(), "personalised", "chosen", *settings()[1:])

@@ -63,7 +63,7 @@ def test_a_next_round_takes_in_who_came_late_and_refuses_to_be_the_same(tmp_path
 def test_fewer_than_two_releases_make_a_round_of_none(tmp_path: Path) -> None:
     ledger = rounds(tmp_path)
     ledger.enter(released("a"))
-    assert ledger.close(["a"]) == Round(number=1)
+    assert ledger.close(["a"]) == Round(number=1, alone={"a": "key of a"})
     assert ledger.close_with_late(["a"]) == {}
 
 

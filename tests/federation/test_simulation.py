@@ -215,6 +215,46 @@ def test_settings_add_models_and_change_no_key_of_the_protocol(
     }
 
 
+def test_a_site_alone_trains_on_its_own_synthetic_images(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    asked = ("syn", "own-syn", "mix-50", "mix-100", "augment-0.5", "augment-20", "leave-one-out")
+    found = plan(with_settings(phantom_simulation(1), *asked), tmp_path)
+    scored = [(one.regime, one.train_site) for one in found.outcome.scores]
+    assert sorted(scored) == sorted(
+        [
+            *((name, "site-1") for name in ("local", "local2x", "syn", "own-syn")),
+            *((name, "site-1") for name in ("augment-0.5", "augment-20")),
+            *((name, "pool") for name in ("mix-50", "mix-100")),
+        ]
+    )
+    assert not found.outcome.general
+
+
+def test_added_images_are_those_of_the_release_while_they_last_and_their_training_has_its_steps(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    base = with_settings(phantom_simulation(1), "augment-0.5", "augment-1", "augment-20")
+    site = base.sites["site-1"]
+    budget = base.experiment.budget
+    wide = budget.synthesis.model_copy(update={"per_real": 1.0, "max_images": None})
+    wider = budget.model_copy(update={"synthesis": wide})
+    experiment = base.experiment.model_copy(update={"budget": wider})
+    found = plan(replace(base, experiment=experiment), tmp_path)
+    quotas = [s.call.params["quota"] for s in found.steps if s.stage == "synthesise"]
+    assert sorted(quotas) == [site.training_images, 20 * site.training_images]
+    added = {s.purpose: s.call.params for s in found.steps if s.stage == "prepare_augmented"}
+    assert {name: one["images"] / site.training_images for name, one in added.items()} == {
+        "augment-0.5": pytest.approx(0.5, abs=0.01),
+        "augment-1": 1,
+        "augment-20": 20,
+    }
+    trained = {s.name: s.call.params["epochs"] for s in found.steps if s.stage == "train_segmenter"}
+    assert {trained[name] for name in added} == {trained["local2x"]}
+    # What never leaves is not audited, and takes no place in the ledger of releases.
+    assert sum(step.stage == "audit" for step in found.steps) == 1
+
+
 def test_of_two_releases_the_other_one_is_left(
     phantom_simulation: Callable[[int], Simulation], tmp_path: Path
 ) -> None:

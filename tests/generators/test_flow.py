@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from hyfree_ray.generators.denoising import learner as training
+from hyfree_ray.generators.denoising import unet
+from hyfree_ray.generators.denoising.augment import NUMBERS, _maps, augment
 from hyfree_ray.generators.flow import network
 from hyfree_ray.generators.flow import train as flow
-from hyfree_ray.generators.flow.augment import NUMBERS, _maps, augment
 from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.protocol import Compute
 from tests.generators.plans import tiny_flow
@@ -39,9 +41,9 @@ def test_the_time_grid_goes_from_noise_to_image_symmetrically():
 
 
 def test_the_rate_warms_up_and_falls():
-    assert flow.rate_at(flow.WARM_UP / 2, 0.004) == pytest.approx(0.002)
-    assert flow.rate_at(flow.WARM_UP, 0.004) == pytest.approx(0.004)
-    assert flow.rate_at(1.0, 0.004) == pytest.approx(0.004 * flow.FINAL_RATE)
+    assert training.rate_at(training.WARM_UP / 2, 0.004) == pytest.approx(0.002)
+    assert training.rate_at(training.WARM_UP, 0.004) == pytest.approx(0.004)
+    assert training.rate_at(1.0, 0.004) == pytest.approx(0.004 * training.FINAL_RATE)
 
 
 def test_a_new_network_draws_the_mean_image_at_any_time():
@@ -138,6 +140,6 @@ def test_a_flow_learns_the_mean_and_spread_of_simple_images():
 
 def test_a_bfloat16_network_normalises_as_a_float32_one_does():
     x = torch.randn(2, 16, 6, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
-    ours = network._normalise(x)
+    ours = unet._normalise(x)
     assert ours.dtype == torch.bfloat16
     assert torch.equal(ours, torch.nn.functional.group_norm(x.float(), 2).bfloat16())

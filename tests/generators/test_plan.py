@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.denoising import plan as denoising
 from hyfree_ray.generators.flow import plan as flow
 from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.plan import GeneratorPlan
@@ -93,12 +94,12 @@ def test_a_flow_has_enough_updates_or_the_smallest_batch_and_its_rate_follows(im
     plan = flow.derive(unet_plan((96, 64), channels=4), FlowConfig())
     found = flow.schedule(plan, FlowConfig(), images=images, images_shown=times * images)
     updates = times * images // found.batch_size
-    smaller = [batch for batch in flow.COSTS if batch < found.batch_size]
-    assert updates >= flow.MIN_UPDATES or not smaller
-    larger = [batch for batch in flow.COSTS if batch > found.batch_size]
-    assert all(times * images < flow.MIN_UPDATES * batch for batch in larger)
+    smaller = [batch for batch in denoising.COSTS if batch < found.batch_size]
+    assert updates >= denoising.MIN_UPDATES or not smaller
+    larger = [batch for batch in denoising.COSTS if batch > found.batch_size]
+    assert all(times * images < denoising.MIN_UPDATES * batch for batch in larger)
     assert found.learning_rate == pytest.approx(
-        flow.MAX_RATE * (found.batch_size / flow.MAX_BATCH) ** 0.5
+        denoising.MAX_RATE * (found.batch_size / denoising.MAX_BATCH) ** 0.5
     )
     numbers = [step.split(".")[0] for step in found.steps]
     assert numbers == [str(number) for number in range(1, len(numbers) + 1)]

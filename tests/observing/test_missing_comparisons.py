@@ -16,7 +16,13 @@ from tests.stage_records import stage_record
 SETTINGS = ("syn", "own-syn", "mix-50", "mix-100")
 
 
-def outcome(images: dict[str, int], *, own_syn: tuple[str, ...] = (), general: bool = True) -> Any:
+def outcome(
+    images: dict[str, int],
+    *,
+    own_syn: tuple[str, ...] = (),
+    general: bool = True,
+    more: tuple[Scored, ...] = (),
+) -> Any:
     sites = {
         name: Receipt(outcome="released" if number else "withheld", images=number)
         for name, number in images.items()
@@ -26,7 +32,7 @@ def outcome(images: dict[str, int], *, own_syn: tuple[str, ...] = (), general: b
         for name in images
         for rows in ([{}] if name in own_syn else [],)
     )
-    return Outcome(sites=sites, scores=scores, general=general, chosen={})
+    return Outcome(sites=sites, scores=(*scores, *more), general=general, chosen={})
 
 
 def stage(name: str, purpose: str, **record: object) -> FinishedStage:
@@ -86,7 +92,31 @@ def test_a_setting_that_a_site_lacks_has_its_reason(
 def test_without_a_general_model_one_line_says_what_is_missing(
     phantom_simulation: Callable[[int], Simulation],
 ) -> None:
-    alone = outcome({"site-1": 20, "site-2": 0}, general=False)
-    assert find_missing_comparisons(phantom_simulation(2).sites, SETTINGS, (), alone, []) == (
+    nobody = outcome({"site-1": 0, "site-2": 0}, general=False)
+    assert find_missing_comparisons(phantom_simulation(2).sites, SETTINGS, (), nobody, []) == (
         "no syn, own-syn, mix-50, mix-100: too few releases",
     )
+
+
+def test_a_site_alone_lacks_only_what_needs_the_release_of_another(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    sites = phantom_simulation(1).sites
+    alone = outcome({"site-1": 20}, own_syn=("site-1",), general=False)
+    asked = (*SETTINGS, "leave-one-out")
+    assert find_missing_comparisons(sites, asked, (), alone, []) == (
+        "no leave-one-out: too few releases",
+    )
+
+
+def test_why_a_sites_own_samples_were_not_added_is_what_its_filter_said(
+    phantom_simulation: Callable[[int], Simulation],
+) -> None:
+    sites = phantom_simulation(2).sites
+    there = Scored(regime="augment-2", train_site="site-1", test_site="site-1", rows=[{}])
+    found = outcome({"site-1": 20, "site-2": 0}, more=(there,))
+    reason = "71 % looked memorised"
+    stages = [stage("synthesise", "augment-2", owner="site-2", result={"reason": reason})]
+    (line,) = find_missing_comparisons(sites, ("augment-2",), (), found, stages)
+    assert line.startswith("site-2: no augment-2: ")
+    assert reason in line

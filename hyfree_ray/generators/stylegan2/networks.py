@@ -232,9 +232,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self._dtype = dtype
         channels, kernels = plan.level_channels, plan.kernel_sizes
-        (height, width), (tall, wide) = plan.patch_size, plan.padded_size
-        top, left = plan.margin
-        self._sides = (left, wide - width - left, top, tall - height - top)
+        self._sides = plan.sides
         self.enter = nn.Parameter(torch.randn(channels[0], plan.channels))
         self.enter_bias = nn.Parameter(torch.zeros(channels[0]))
         self._enter_gain = ops.ACTIVATION_GAIN / math.sqrt(plan.channels)
