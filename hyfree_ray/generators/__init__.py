@@ -25,6 +25,7 @@ GENERATORS = Registry(
     "hyfree_ray.generators",
     Generator,
     {
+        "diffusion": f"{__name__}.diffusion:DIFFUSION",
         "flow": f"{__name__}.flow:FLOW",
         "stylegan2": f"{__name__}.stylegan2:STYLEGAN2",
     },

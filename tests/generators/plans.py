@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hyfree_ray.generators import GENERATORS
 from hyfree_ray.generators.flow import plan as flow
 from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.flow.plan import FlowPlan
+from hyfree_ray.generators.plan import GeneratorPlan
+from hyfree_ray.generators.record import GeneratorConfig
 from hyfree_ray.generators.stylegan2 import plan as stylegan2
 from hyfree_ray.generators.stylegan2.config import StyleGan2Config
 from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
@@ -46,3 +49,14 @@ def tiny_flow(channels: int = 1, patch: tuple[int, int] = (24, 20)) -> FlowPlan:
 
 def tiny_stylegan2(channels: int = 1, patch: tuple[int, int] = (24, 20)) -> StyleGan2Plan:
     return stylegan2.derive(tiny_unet(channels, patch), StyleGan2Config(max_channels=8))
+
+
+def tiny_config(name: str) -> GeneratorConfig:
+    """The narrowest network of a generator, drawn from as the budget smoke does."""
+    generator = GENERATORS[name]
+    return generator.configured({**generator.at("smoke").model_dump(), "max_channels": 8})
+
+
+def tiny(name: str, unet: UNetPlan | None = None) -> GeneratorPlan:
+    """The plan of a generator's narrowest network."""
+    return GENERATORS[name].derive(unet or tiny_unet(), tiny_config(name))

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from hyfree_ray import generators
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.stylegan2.train import StyleGan2Learner
-from tests.generators.plans import tiny_stylegan2, tiny_unet
+from tests.generators.plans import tiny_config, tiny_stylegan2, tiny_unet
 from tests.refusals import refuses
 
 GENERATORS = [generator.name for generator in generators.GENERATORS.built_in()]
-SHOWN = 16 * 40
+SHOWN = 16 * 20
 
 
 class Killed(Exception):
@@ -41,7 +41,7 @@ def _train(backend, workdir, *, images=None, progress=None, saved=None, **change
     }
     return generators.train(
         backend,
-        config=generators.GENERATORS[backend].config(max_channels=8),
+        config=tiny_config(backend),
         images_NCHW=images,
         workdir=workdir,
         progress=progress or (lambda _done, _of, _losses: None),
@@ -207,7 +207,7 @@ def test_a_generator_of_before_is_refused_in_one_line(tmp_path):
 def test_a_folder_holds_the_settings_and_the_plan_of_its_own_generator(backend, tmp_path):
     plan = _train(backend, tmp_path, images_shown=32)
     generator, config, read = generators.trained(tmp_path)
-    assert (generator.name, config, read) == (backend, generator.config(max_channels=8), plan)
+    assert (generator.name, config, read) == (backend, tiny_config(backend), plan)
     text = (tmp_path / "generator.json").read_text()
     assert not any(name in text for name in GENERATORS if name != backend)
 
