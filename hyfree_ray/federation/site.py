@@ -32,6 +32,7 @@ class SiteParty(SiteStages):
         )
         local = LocalModels(prepared=prepared, segmenter=segmenter, generator=generator)
         samples = await self.sample(local, self.quota)
+        await self.correlate(local, samples)
         return Contribution(
             local=local, samples=samples, release=await self.release(local, samples)
         )

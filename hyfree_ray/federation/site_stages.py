@@ -35,6 +35,7 @@ from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit, audit_general
 from hyfree_ray.stages.data import draw_phantom, prepare
+from hyfree_ray.stages.memorisation import pixel_correlation
 from hyfree_ray.stages.public import label_public, pair_public
 from hyfree_ray.stages.quality import choose_snapshot
 from hyfree_ray.stages.quality_card import quality_card
@@ -215,6 +216,12 @@ class SiteStages(Party):
             seed=self.seed("samples"),
         )
         return self._show_staff(samples)
+
+    async def correlate(self, local: LocalModels, samples: Artifact) -> Artifact:
+        """Measure how the samples correlate with training images, for the site's own staff."""
+        return self._show_staff(
+            await self.run(RELEASE, pixel_correlation, samples=samples, prepared=local.prepared)
+        )
 
     async def audit(self, local: LocalModels, samples: Artifact, purpose: str) -> Artifact | None:
         """Check the accepted samples against the site's own gate.

@@ -36,7 +36,9 @@ from hyfree_ray.results.summary import (
     Transfer,
 )
 
-_ON_CARDS = frozenset({"choose_snapshot", "audit", "audit_general", "quality_card"})
+_ON_CARDS = frozenset(
+    {"choose_snapshot", "pixel_correlation", "audit", "audit_general", "quality_card"}
+)
 
 
 def describe_run(

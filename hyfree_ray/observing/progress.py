@@ -28,6 +28,7 @@ _STAGES = {
     "overtrain_generator": "making copies to test the filter",
     "quality_card": "measuring quality",
     "synthesise": "sampling and filtering",
+    "pixel_correlation": "correlating samples with images",
     "audit": "auditing the samples",
     "audit_general": "auditing the general model",
     "label": "labelling the release",
@@ -42,6 +43,7 @@ _STAGES = {
     "prepare_for_general": "preparing to fine-tune",
     "prepare_replay": "preparing to fine-tune with replay",
     "prepare_together": "planning on all real data",
+    "prepare_augmented": "preparing real and own synthetic images",
     "prepare_mixture": "planning on a mixture",
     "score": "scoring",
 }

@@ -12,7 +12,18 @@ from hyfree_ray.results.timeline import Event
 
 _KINDS = (
     ("generator", ("train_generator", "choose_snapshot", "overtrain_generator")),
-    ("release", ("synthesise", "audit", "label", "quality_card", "release", "check_release")),
+    (
+        "release",
+        (
+            "synthesise",
+            "pixel_correlation",
+            "audit",
+            "label",
+            "quality_card",
+            "release",
+            "check_release",
+        ),
+    ),
     ("plans and data", ("prepare", "pool_releases", "draw_phantom")),
     ("scoring", ("score",)),
 )

@@ -182,6 +182,45 @@ def distance_histogram(
     _save(figure, path)
 
 
+def correlation_scatter(
+    path: Path,
+    samples: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    real: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+) -> None:
+    """Write a PNG of highest correlations with a training image: full grid and foreground.
+
+    A point is an image; copies lie above and to the right of all real ones. It stays at the site.
+
+    Args:
+        path: the PNG to write.
+        samples: of synthetic images, on the full grid and inside the foreground.
+        real: the same of training images, with images of other patients.
+    """
+    figure = Figure(figsize=(5.6, 5.2), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    shown = (
+        (real, _COLOURS[1], "o", "real, with other patients' images"),
+        (samples, _COLOURS[0], "x", "synthetic, with training images"),
+    )
+    for (full_N, foreground_N), colour, marker, label in shown:
+        axis.scatter(
+            full_N,
+            foreground_N,
+            s=14,
+            c=colour,
+            marker=marker,
+            linewidths=0.8,
+            alpha=0.7,
+            label=f"{len(full_N)} {label}",
+        )
+    axis.set_xlabel("highest correlation, full grid")
+    axis.set_ylabel("highest correlation, inside the foreground")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _save(figure, path)
+
+
 def _displayed(images_NCHW: _Images, window_of: Sequence[_Images]) -> tuple[_Images, str]:
     """Return images as NHWC in [0, 1], of one or three channels, and a note for the title.
 

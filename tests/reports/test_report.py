@@ -65,6 +65,14 @@ def whole(store: Path, fold: int, seed: int = 0, **settings: Any) -> Finished:
             EVIL: {
                 "audit": {"card": {"self_test": {"mirrored": {"features": 0.2, "any": 0.97}}}},
                 "quality_card": {"kid": 0.00123, "membership": {"measurable": False}},
+                "pixel_correlation": {
+                    where: {
+                        "samples": {"median": 0.71, "percentile_95": 0.8, "highest": 0.876},
+                        "real_to_real": {"median": 0.5, "percentile_95": 0.6, "highest": 0.7},
+                        "above_real": 0.125,
+                    }
+                    for where in ("full_grid", "foreground")
+                },
             },
             "south": {"audit": {"card": None}},
         },
