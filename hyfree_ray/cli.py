@@ -33,6 +33,7 @@ from hyfree_ray.commands.options import (
     simulated_options,
 )
 from hyfree_ray.commands.pool import pool
+from hyfree_ray.commands.reader_study import reader_study
 from hyfree_ray.commands.runs import runs
 from hyfree_ray.commands.site import site
 from hyfree_ray.commands.store import store
@@ -70,6 +71,7 @@ for command in (
     track,
     doctor,
     runs,
+    reader_study,
     completion,
 ):
     main.add_command(command)

@@ -35,7 +35,14 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Simulate": ("simulate", "scale", "study"),
     "Read": ("results", "report", "runs", "track"),
     "Data": ("import", "check"),
-    "Hospitals without a simulation": ("site", "pool", "release", "predict", "export-model"),
+    "Hospitals without a simulation": (
+        "site",
+        "pool",
+        "release",
+        "predict",
+        "export-model",
+        "reader-study",
+    ),
     "This machine": ("doctor", "store", "completion"),
 }
 """The commands by what they are for, in the order of the help."""

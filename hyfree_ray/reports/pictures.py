@@ -217,7 +217,7 @@ def correlation_scatter(
     axis.set_xlabel("highest correlation, full grid")
     axis.set_ylabel("highest correlation, inside the foreground")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=8, loc="outside upper center")
     _save(figure, path)
 
 

@@ -71,7 +71,8 @@ def pixel_correlation(context: Context, *, samples: Folder, prepared: Folder) ->
 def _evenly(count: int) -> np.ndarray:
     import numpy as np
 
-    return np.linspace(0, count - 1, min(count, MAX_IMAGES)).round().astype(int)
+    places: np.ndarray = np.linspace(0, count - 1, min(count, MAX_IMAGES)).round().astype(int)
+    return places
 
 
 def _listed(found: Highest) -> dict[str, list[float]]:

@@ -51,9 +51,7 @@ def test_a_shared_background_lifts_the_full_grid_and_not_the_foreground() -> Non
     assert found.foreground_N.max() < 0.4
 
 
-def test_a_copy_correlates_fully_at_any_brightness_and_a_constant_image_with_nothing() -> (
-    None
-):
+def test_a_copy_correlates_fully_at_any_brightness_and_a_constant_image_with_nothing() -> None:
     known_MCHW = heads(6, seed=3)
     copy_CHW = known_MCHW[4] * 0.5 + 0.1
     found = highest_correlations(
