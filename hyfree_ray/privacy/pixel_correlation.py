@@ -42,7 +42,8 @@ def foreground_of(images_NCHW: np.ndarray) -> np.ndarray:
     mean_NHW = images_NCHW.mean(axis=1)
     if mean_NHW.min() == mean_NHW.max():
         return np.ones(mean_NHW.shape, bool)
-    foreground_NHW: np.ndarray = mean_NHW > threshold_otsu(mean_NHW)
+    threshold: float = threshold_otsu(mean_NHW)  # type: ignore[no-untyped-call]
+    foreground_NHW: np.ndarray = mean_NHW > threshold
     return foreground_NHW
 
 
