@@ -33,6 +33,7 @@ import numpy as np
 from hyfree_ray import stages
 from hyfree_ray.border.public_labels import write_labels
 from hyfree_ray.border.release import ReleaseMetadata, write_release
+from hyfree_ray.commands import folds, simulate
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.artifacts import Artifact
@@ -44,6 +45,7 @@ from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.evaluation.scores import write_results
 from hyfree_ray.federation import protocol
 from hyfree_ray.federation.participation import Rules
+from hyfree_ray.scheduling import calibration
 from hyfree_ray.studies import trials
 from tests.cards import card
 
@@ -93,6 +95,9 @@ _SHOWN: dict[str, Any] = {
 def install() -> None:
     """Put toys in the place of all stages, those of a study's simulations too."""
     trials.run_trial = run_trial
+    for command in (simulate, folds):  # a page of what no network has learned
+        command.write_run_report = lambda *_: None
+    calibration.calibrate = lambda *_: {}  # it would train a real network
     # A toy model is none that could be tried, and a toy imports neither torch nor nnU-Net.
     tried: Any = SimpleNamespace(try_parcel=lambda *_: None)
     sys.modules["hyfree_ray.segmenters.nnunet.trial"] = tried

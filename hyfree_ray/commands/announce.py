@@ -10,21 +10,35 @@ from hyfree_ray.federation.hospital import images_shown, quota
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import Step
 from hyfree_ray.observing.progress import clock, describe
-from hyfree_ray.runners.run import PlannedRun
+from hyfree_ray.runners.run import PlannedRun, expected_wall_s
 from hyfree_ray.scheduling.capacity import format_needs
 from hyfree_ray.scheduling.estimates import Cost
 from hyfree_ray.scheduling.history import OTHER_SECONDS
 from hyfree_ray.scheduling.resources import resources_of
 
 
-def announce(run: PlannedRun, output: str) -> None:
-    """Print what will run and which numbers are derived from what, as text."""
+def announce(run: PlannedRun, output: str, *, details: bool) -> None:
+    """Print what will run and how long that takes, as text.
+
+    Args:
+        run: the run, with what is expected of it.
+        output: "text" or "json", which prints nothing.
+        details: say also which numbers are derived from what.
+    """
     if output != "text":
         return
     simulation, total, missing = run.simulation, len(run.planned.steps), len(run.planned.missing)
-    click.echo(f"run {simulation.run}: {len(simulation.sites)} sites, {total} stages")
-    for reason in (*simulation.reasons, *_derived(simulation)):
-        click.echo(f"  {reason}")
+    seconds = expected_wall_s(run)
+    takes = ""
+    if missing:
+        where = "on this cluster" if run.remote else "on this machine"
+        takes = "; how long it takes shows after its first stages"
+        takes = takes if seconds is None else f"; about {clock(max(1.0, seconds))} {where}"
+    sites = f"{len(simulation.sites)} site{'s' * (len(simulation.sites) > 1)}"
+    click.echo(f"run {simulation.run}: {sites}, {total} stages{takes}")
+    if details:
+        for reason in (*simulation.reasons, *_derived(simulation)):
+            click.echo(f"  {reason}")
     click.echo(f"  store: {run.runtime.store}")
     if missing == 0:
         click.echo("  all stages are already done")

@@ -12,6 +12,7 @@ import click
 
 from hyfree_ray.cohorts.checks import FOLDS
 from hyfree_ray.commands.options import parse_numbers, refuse_overrides, simulation_options
+from hyfree_ray.commands.report import write_run_report
 from hyfree_ray.commands.simulate import execution_of
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import HyfreeError
@@ -66,5 +67,7 @@ def run_folds(folds: str, options: Mapping[str, Any]) -> int:
         click.echo(json.dumps(pooled.to_json()))
         return 0
     wide_console().print(render_pooled(pooled))
+    if (report := write_run_report(runs, runtime.store)) is not None:
+        click.echo(f"report: {report}")
     click.echo(f"each fold: hyfree-ray results {' '.join(run.name for run in runs)}")
     return 0

@@ -15,6 +15,7 @@ from hyfree_ray.cohorts.summary import render_sites
 from hyfree_ray.commands.announce import announce, print_plan
 from hyfree_ray.commands.check import reading_bar
 from hyfree_ray.commands.options import simulation_options
+from hyfree_ray.commands.report import write_run_report
 from hyfree_ray.config.experiment import Runtime
 from hyfree_ray.core.errors import ClusterError, HyfreeError
 from hyfree_ray.core.failure import error_line
@@ -23,6 +24,7 @@ from hyfree_ray.core.log import is_verbose, set_up_logging
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.progress import clock, time_by_task
+from hyfree_ray.results.answer import answer_console, render_answer
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.results.table import render_table, wide_console
 from hyfree_ray.runners.child import exit_code_of
@@ -37,13 +39,16 @@ from hyfree_ray.runners.resolve import (
 )
 from hyfree_ray.runners.run import (
     PlannedRun,
+    estimate_before_start,
     estimate_cost,
     execute,
+    expecting,
     joined,
     open_stores,
     plan_run,
     warn_before,
 )
+from hyfree_ray.scheduling.calibration import TRAINING_S
 from hyfree_ray.scheduling.resources import Execution, read_resources
 
 
@@ -86,8 +91,12 @@ def _simulate(
         runtime = Runtime(store=store.absolute(), ray=ray, device=resolve_device(device, ray))
         simulation = _resolve(options, runtime, output)
         run = plan_run(simulation, runtime, execution_of(given, simulation))
-        cost = estimate_cost(run, calibrated=calibrate)
-        announce(run, output)
+        if dry_run:
+            cost = estimate_cost(run, training_s=TRAINING_S if calibrate else 0.0)
+        else:
+            cost = estimate_before_start(run)
+        run = expecting(run, cost)
+        announce(run, output, details=dry_run or is_verbose())
         warn_before(run, cost)
         if dry_run:
             print_plan(run, cost, output)
@@ -131,18 +140,39 @@ def _execute_or_exit(run: PlannedRun) -> Finished:
 
 
 def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
-    uri = shlex.quote(f"sqlite:///{runtime.store}/mlflow.db")
-    ui = f"mlflow ui --backend-store-uri {uri} --workers 1"
+    report = write_run_report([finished], runtime.store)
+    ui = format_ui_command(runtime.store)
     if output == "json":
         written = finished.summary.to_json()
-        click.echo(json.dumps({**written, "folder": str(finished.folder), "mlflow_ui": ui}))
+        known = {"folder": str(finished.folder), "report": str(report or ""), "mlflow_ui": ui}
+        click.echo(json.dumps({**written, **known}))
         return
-    wide_console().print(render_table(finished.summary))
     if is_verbose():
-        spent = time_by_task(finished.summary.stages)
-        total = sum(seconds for _, seconds in spent)
-        click.echo(f"\ntime spent (all parties together: {clock(total)})")
-        for task, seconds in spent:
-            click.echo(f"  {task:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
+        _print_details(finished)
+    answer_console().print(render_answer(finished.summary))
+    click.echo(f"all tables: hyfree-ray results {finished.name} --store {_quoted(runtime.store)}")
+    if report is not None:
+        click.echo(f"report: {report}")
     click.echo(f"files: {finished.folder}")
     click.echo(ui)
+
+
+def _print_details(finished: Finished) -> None:
+    """Print all tables, and where the time went."""
+    wide_console().print(render_table(finished.summary))
+    spent = time_by_task(finished.summary.stages)
+    total = sum(seconds for _, seconds in spent)
+    click.echo(f"\ntime spent (all parties together: {clock(total)})")
+    for task, seconds in spent:
+        click.echo(f"  {task:<32} {clock(seconds):>8}  {seconds / total:4.0%}")
+    click.echo()
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def format_ui_command(store: Path) -> str:
+    """Return the command that serves what MLflow has of a store."""
+    uri = shlex.quote(f"sqlite:///{store}/mlflow.db")
+    return f"mlflow ui --backend-store-uri {uri} --workers 1"

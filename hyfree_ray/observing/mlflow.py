@@ -28,7 +28,9 @@ from mlflow.entities import Metric, Param, Run
 
 from hyfree_ray.core.files import locked
 from hyfree_ray.core.records import StageRecord
+from hyfree_ray.results.answer import SCREEN_WIDTH, render_answer
 from hyfree_ray.results.summary import Score, Summary
+from hyfree_ray.results.table import table_text
 
 Scalar = str | int | float | bool | None
 
@@ -161,25 +163,25 @@ class Tracker:
         self._close(run, record.ended)
 
     @_shown
-    def finish(self, summary: Summary, table_text: str, artifacts: Sequence[Path]) -> None:
+    def finish(self, summary: Summary, printed: str, artifacts: Sequence[Path]) -> None:
         """Show the final table and close the run and its sites; of another summary, it takes over.
 
         Args:
             summary: of the run, as in its `summary.json`.
-            table_text: the same as it is printed.
+            printed: the same as a table for people.
             artifacts: files of the run's own folder.
         """
-        written = json.dumps([summary.to_json(), table_text], sort_keys=True)
+        written = json.dumps([summary.to_json(), printed], sort_keys=True)
         digest = hashlib.sha256(written.encode())
         # Another process may show the same meanwhile.
         with locked(self._artifacts, patience_s=_LOCK_POLL_S):
             parent = self._client.get_run(self._runs["run"].info.run_id)
             if parent.data.tags.get(_SUMMARY) != digest.hexdigest():
-                self._show_summary(parent, summary, table_text, artifacts)
+                self._show_summary(parent, summary, printed, artifacts)
                 self._client.set_tag(parent.info.run_id, _SUMMARY, digest.hexdigest())
 
     def _show_summary(
-        self, parent: Run, summary: Summary, table_text: str, artifacts: Sequence[Path]
+        self, parent: Run, summary: Summary, printed: str, artifacts: Sequence[Path]
     ) -> None:
         now = self._time_of_numbers(parent)
         for site in summary.sites:
@@ -189,8 +191,8 @@ class Tracker:
                 self._log_metrics(self._runs[key], _numbers(numbers, now))
         self._log_metrics(parent, _numbers(_scores(summary.overall) | _contrasts(summary), now))
         run_id = parent.info.run_id
-        self._client.set_tag(run_id, _DESCRIPTION, _description(summary, table_text))
-        self._client.log_text(run_id, table_text, "table.txt")
+        self._client.set_tag(run_id, _DESCRIPTION, _description(summary))
+        self._client.log_text(run_id, printed, "table.txt")
         self._client.log_dict(run_id, summary.to_json(), "summary.json")
         self._log_table(run_id, _columns(summary))
         for path in artifacts:
@@ -393,14 +395,14 @@ def _contrasts(summary: Summary) -> dict[str, object]:
     }
 
 
-def _description(summary: Summary, table_text: str) -> str:
+def _description(summary: Summary) -> str:
     """Describe a simulation in Markdown, as the page of its run shows it: its hospitals, and the
-    table as it is printed."""
+    answer as it is printed."""
     names = ", ".join(site.outcome.site for site in summary.sites)
     return (
         f"Hospitals: {names}. Metrics are METRIC.TESTED.REGIME, with TESTED own or foreign (the "
         "other hospitals' patients); differences are of Dice.\n\n"
-        f"```text\n{table_text.rstrip()}\n```"
+        f"```text\n{table_text(render_answer(summary), width=SCREEN_WIDTH).rstrip()}\n```"
     )
 
 

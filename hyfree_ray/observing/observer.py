@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hyfree_ray.core.log import is_verbose
 from hyfree_ray.federation.interface import Handle
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import FinishedStage, ReceivedParcel, Status
@@ -109,13 +110,17 @@ class Observer:
             self.progress.report(line)
 
     def _show_derived(self, stage: FinishedStage) -> None:
-        """Show what followed from a site's data; a generator's steps once, they are rules."""
+        """Show what followed from a site's data where details, or a warning, are due.
+
+        A generator's steps are shown once, they are rules. All of it is in the run's report.
+        """
         if stage.record.stage == "train_generator":
             if self._generator_shown:
                 return
             self._generator_shown = True
         for line in format_derived(stage.record):
-            self.progress.report(line)
+            if is_verbose() or "warning: " in line:
+                self.progress.report(line)
 
     def _track(self, stage: FinishedStage, pictures: Mapping[str, Path]) -> None:
         record = stage.record.model_copy(update={"stage": stage.name})

@@ -16,6 +16,7 @@ from rich.text import Text
 from hyfree_ray.core.records import StageRecord
 from hyfree_ray.evaluation.regimes import RELEASE, record_of
 from hyfree_ray.federation.status import RunningStage, Status
+from hyfree_ray.observing.time_left import TimeLeft
 from hyfree_ray.results.summary import StageRun
 
 log = logging.getLogger("hyfree_ray")
@@ -126,18 +127,23 @@ STILL_S = 900.0
 class Watchdog:
     """Names stages without progress, and why, each time that their silence has doubled.
 
-    Of a party's stages of one kind (there are many scorings) the longest silent speaks.
+    Of a party's stages of one kind (there are many scorings) the longest silent speaks. A stage
+    that waits for its turn is as it should be while any other runs.
     """
 
     def __init__(self) -> None:
         self.doublings: dict[tuple[str, str], int] = {}
+        self._busy: dict[str, bool] = {}
 
     def lines(self, status: Status) -> Iterator[str]:
         """Return what there is to say of a party's running and waiting stages."""
+        self._busy[status.owner] = any(stage.begun for stage in status.running)
         longest: dict[str, RunningStage] = {}
         for stage in sorted(status.running, key=lambda stage: float(stage.silent_s)):
             longest[describe(stage.name, stage.purpose)] = stage
         for task, stage in longest.items():
+            if not stage.begun and any(self._busy.values()):
+                continue
             if not self._doubled((status.owner, task), stage.silent_s):
                 continue
             why = (
@@ -173,9 +179,19 @@ class Progress:
         parties: their names, in the order of the lines.
         total: stages that the run consists of.
         console: where to; live if it is a terminal.
+        time_left: of the whole run; None: nothing is known of it.
+        scorings: stages of `total` that score models, which are one line together.
     """
 
-    def __init__(self, parties: Sequence[str], total: int, console: Console) -> None:
+    def __init__(
+        self,
+        parties: Sequence[str],
+        total: int,
+        console: Console,
+        *,
+        time_left: TimeLeft | None = None,
+        scorings: int = 0,
+    ) -> None:
         self.parties = list(parties)
         self.total = total
         self.done = 0
@@ -183,6 +199,8 @@ class Progress:
         self.started = time.monotonic()
         self.states: dict[str, Sequence[RunningStage]] = {name: [] for name in self.parties}
         self.finished: dict[str, int] = dict.fromkeys(self.parties, 0)
+        self._time_left = time_left
+        self._scorings, self._scored, self._scoring_s = scorings, 0, 0.0
         self.live = (
             Live(self._table(), console=console, refresh_per_second=2, transient=True)
             if console.is_terminal
@@ -205,10 +223,16 @@ class Progress:
         for entry in status.finished:
             self.done += 1
             self.finished[owner] += 1
-            if not self.live and entry.record.stage != "score":
-                words = describe(entry.name, entry.purpose)
-                took = clock(entry.record.seconds)
-                log.info(f"{owner}: {words}: done in {took} ({self.done} of {self.total} stages)")
+            task = (owner, entry.record.key)
+            ran = self._time_left is None or self._time_left.finished(task)
+            words, seconds = describe(entry.name, entry.purpose), entry.record.seconds
+            if entry.record.stage != "score" and ran:
+                self._say(f"{owner}: {words}: done in {clock(seconds)}")
+            if entry.record.stage == "score":
+                self._scored += 1
+                self._scoring_s += seconds if ran else 0.0
+                if self._scored == self._scorings:
+                    self._say(f"{words} {self._scored} times: done in {clock(self._scoring_s)}")
         if self.live:
             self.live.update(self._table())
 
@@ -219,20 +243,49 @@ class Progress:
         else:
             log.info(message)
 
+    def _say(self, what: str) -> None:
+        """Log that something is done, where no table shows it."""
+        if not self.live:
+            left = self._left()
+            log.info(f"{what} ({self.done} of {self.total} stages{left and f', {left}'})")
+
+    def _idle(self) -> str:
+        """Return why a party does nothing."""
+        if self.done >= self.total:
+            return "done"
+        return "waiting for the others" if self.done else "starting"
+
+    def _left(self) -> str:
+        """Return how long the run still takes; empty where nobody knows."""
+        if self._time_left is None or self.done >= self.total:
+            return ""
+        seconds = self._time_left.seconds(time.monotonic() - self.started)
+        return "" if seconds is None else f"about {clock(max(1.0, seconds))} left"
+
     def _table(self) -> Table:
-        elapsed = clock(time.monotonic() - self.started)
-        table = Table(title=f"{self.done} of {self.total} stages, {elapsed}", title_justify="left")
-        for column in ("party", "doing", "how far", "left"):
-            table.add_column(column, no_wrap=True)
+        elapsed, left = clock(time.monotonic() - self.started), self._left()
+        title = f"{self.done} of {self.total} stages, {elapsed}{left and f'; {left}'}"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for column in ("party", "done", "doing", "how far", "left"):
+            table.add_column(column, no_wrap=True, justify="right" if column == "done" else "left")
         for name in self.parties:
-            states = self.states[name]
-            table.add_row(
-                Text(name),
-                "\n".join(describe(s.name, s.purpose) for s in states) or "waiting",
-                "\n".join(_bar(state) for state in states),
-                "\n".join(_left(state) for state in states),
-            )
+            doing, bar, left = _line(self.states[name]) or (self._idle(), "", "")
+            table.add_row(Text(name), str(self.finished[name]), doing, bar, left)
         return table
+
+
+def _line(states: Sequence[RunningStage]) -> tuple[str, str, str] | None:
+    """Return what a party does, how far it is and how long that takes: of several the longest."""
+    if not states:
+        return None
+    begun = [state for state in states if state.begun] or list(states)
+    longest = max(begun, key=lambda state: seconds_left(state) or 0.0)
+    more = f" and {len(states) - 1} more" if len(states) > 1 else ""
+    if not longest.begun:
+        return f"{describe(longest.name, longest.purpose)}{more}", "waiting for its turn", ""
+    seconds = seconds_left(longest)
+    left = "" if seconds is None else clock(seconds)
+    return f"{describe(longest.name, longest.purpose)}{more}", _bar(longest), left
 
 
 def _bar(state: RunningStage) -> str:
@@ -242,8 +295,3 @@ def _bar(state: RunningStage) -> str:
     share = last["step"] / last["total"]
     filled = round(share * 16)
     return f"{'━' * filled}{'─' * (16 - filled)} {share:4.0%}"
-
-
-def _left(state: RunningStage) -> str:
-    seconds = seconds_left(state)
-    return "" if seconds is None else clock(seconds)

@@ -74,9 +74,7 @@ class _Tables:
     def _parts(self, width: int) -> Iterable[RenderableType]:
         summary = self.summary
         yield Text("\n".join(legend(summary.regimes)), style="dim")
-        across = max(1, (width - _OTHER_WIDTH) // _REGIME_WIDTH)
-        for start in range(0, len(summary.regimes), across):
-            yield _dice(summary, summary.regimes[start : start + across])
+        yield from render_dice(summary, width)
         yield from contrast_tables(contrast_rows(summary.contrasts), summary.caveat, width)
         yield _surface(summary)
         yield Text("\n".join(_notes(summary)), style="dim")
@@ -103,13 +101,13 @@ def render_verdicts(verdicts: Sequence[Verdict]) -> Text:
     for one in verdicts:
         name, advice = f"{one.site}: ", one.advice
         text.append(name, style="not bold")
-        text.append(advice, style=_ADVICE_STYLE.get(advice, ""))
+        text.append(advice, style=ADVICE_STYLE.get(advice, ""))
         text.append(f"{one.sentence.removeprefix(name + advice)}.\n", style="not bold")
     text.rstrip()
     return text
 
 
-_ADVICE_STYLE = {"share and take part": "green", "not worth it on this evidence": "red"}
+ADVICE_STYLE = {"share and take part": "green", "not worth it on this evidence": "red"}
 
 
 def wide_console() -> Console:
@@ -126,7 +124,8 @@ def table_text(shown: Summary | RenderableType, *, width: int = FILE_WIDTH) -> s
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """Return a table with its first column, of names."""
     table = Table(
         title=Text(title),
         title_justify="left",
@@ -139,9 +138,16 @@ def _table(title: str) -> Table:
     return table
 
 
+def render_dice(summary: Summary, width: int) -> Iterable[Table]:
+    """Yield Dice by site and regime, in as many tables as the width asks for."""
+    across = max(1, (width - _OTHER_WIDTH) // _REGIME_WIDTH)
+    for start in range(0, len(summary.regimes), across):
+        yield _dice(summary, summary.regimes[start : start + across])
+
+
 def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
     regimes = list(regimes)
-    table = _table("Dice on real test cases: own / elsewhere")
+    table = new_table("Dice on real test cases: own / elsewhere")
     table.add_column("released", justify="right", no_wrap=True)
     table.add_column("rejected", justify="right", no_wrap=True)
     for regime in regimes:
@@ -151,17 +157,17 @@ def _dice(summary: Summary, regimes: Iterable[str]) -> Table:
         released = str(outcome.images) if outcome.outcome == "released" else outcome.outcome
         rate = outcome.rejection_rate
         cells = [
-            _both(site.score(regime, "own"), site.score(regime, "foreign")) for regime in regimes
+            both(site.score(regime, "own"), site.score(regime, "foreign")) for regime in regimes
         ]
         table.add_row(Text(outcome.site), released, "-" if rate is None else f"{rate:.1%}", *cells)
     table.add_section()
     images = sum(site.outcome.images for site in summary.sites)
     means = [
-        _both(summary.score(regime, "own"), summary.score(regime, "foreign")) for regime in regimes
+        both(summary.score(regime, "own"), summary.score(regime, "foreign")) for regime in regimes
     ]
     table.add_row(ALL_SITES, str(images), "", *means)
     worst = [
-        _both(summary.worst(regime, "own"), summary.worst(regime, "foreign")) for regime in regimes
+        both(summary.worst(regime, "own"), summary.worst(regime, "foreign")) for regime in regimes
     ]
     table.add_row(WORST_SITE, "", "", *worst)
     return table
@@ -242,7 +248,7 @@ def covered(contrasts: Iterable[Contrast], caveat: str) -> str:
 
 def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
     """Render a line a contrast: the difference, its interval, what they allow to say."""
-    table = _table(shown.title)
+    table = new_table(shown.title)
     table.columns[0].header = shown.header
     table.add_column("tested on", no_wrap=True)
     table.add_column("difference", no_wrap=True)
@@ -284,7 +290,7 @@ def _surface(summary: Summary) -> Table:
     names = {name for score in summary.overall for name in score.values}
     metrics = [metric for metric in metrics_in_order(names) if metric.name != PRIMARY]
     counts = _listed([metric.miss_counts for metric in metrics])
-    table = _table(
+    table = new_table(
         f"{', '.join(metric.description for metric in metrics)};\n"
         f"a missed or made-up mask counts as {counts}"
     )
@@ -365,7 +371,8 @@ def measured(contrasts: Iterable[Contrast]) -> str:
     return f"Measured coverage of single intervals (docs/RESULTS.md): {by_number}."
 
 
-def _both(own: Score | None, foreign: Score | None) -> str:
+def both(own: Score | None, foreign: Score | None) -> str:
+    """Write Dice on own test cases and elsewhere: .713 / .688."""
     return " / ".join(
         "-" if score is None else _fraction(score.primary) for score in (own, foreign)
     )

@@ -26,6 +26,7 @@ from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
 from hyfree_ray.observing.run_folder import write_run
+from hyfree_ray.observing.time_left import TimeLeft
 from hyfree_ray.results.finished import Finished, is_current, mark_outdated, read_finished
 from hyfree_ray.runners.fault_injection import inject_faults
 from hyfree_ray.runners.local import LocalParty, LocalRunner
@@ -42,6 +43,9 @@ from hyfree_ray.scheduling.resources import Execution, check_machine, check_part
 
 log = logging.getLogger("hyfree_ray")
 
+_GLANCE_S = 4.0
+"""How long each training is timed before a run of which nothing tells how long it takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
@@ -52,6 +56,8 @@ class PlannedRun:
     planned: Planned
     runtime: Runtime
     execution: Execution
+    expected_s: Mapping[str, float] | None = None
+    """Seconds of each stage, by key; None: nothing tells."""
 
     @property
     def folder(self) -> Path:
@@ -136,21 +142,31 @@ def _stages(planned: Planned, owner: str) -> list[str]:
     return sorted({name for step in own for name in (step.name, step.stage)})
 
 
-def estimate_cost(run: PlannedRun, *, calibrated: bool = False) -> Cost:
+def estimate_cost(run: PlannedRun, *, training_s: float = 0.0) -> Cost:
     """Estimate what is left of a run.
 
     Args:
         run: the run.
-        calibrated: time the trainings on this machine where no earlier run tells.
+        training_s: time each training on this machine for so long where no earlier run tells.
 
     Raises:
         HyfreeError: they would have to be timed on a GPU that is not here.
     """
-    tried = _calibrate(run) if calibrated else {}
+    tried = _calibrate(run, training_s) if training_s else {}
     return estimate(run.simulation, run.planned.steps, run.runtime.store, run.runtime.device, tried)
 
 
-def _calibrate(run: PlannedRun) -> dict[str, float]:
+def estimate_before_start(run: PlannedRun) -> Cost:
+    """Estimate what is left of a run that is about to start, by a calibration where nothing tells.
+
+    A run of minutes, whose networks learn nothing, is not worth it.
+    """
+    cost = estimate_cost(run)
+    known = cost.is_known or run.remote or run.simulation.experiment.budget.warning
+    return cost if known else estimate_cost(run, training_s=_GLANCE_S)
+
+
+def _calibrate(run: PlannedRun, training_s: float) -> dict[str, float]:
     """Time the trainings on this machine, where no earlier run tells."""
     simulation, device = run.simulation, run.runtime.device
     known = read_history(run.runtime.store).seconds_per_unit(device)
@@ -163,9 +179,40 @@ def _calibrate(run: PlannedRun) -> dict[str, float]:
         )
     from hyfree_ray.scheduling.calibration import CALIBRATION_S, calibrate
 
-    log.info(f"calibrating: training on this machine for at most {CALIBRATION_S:.0f} s")
+    longest = min(CALIBRATION_S, 4 * training_s)
+    log.info(f"calibrating: training on this machine for at most {longest:.0f} s")
     site = min(simulation.sites.values(), key=lambda site: site.training_images)
-    return calibrate(site, simulation.experiment, device)
+    return calibrate(site, simulation.experiment, device, training_s, longest)
+
+
+def expecting(run: PlannedRun, cost: Cost) -> PlannedRun:
+    """Return the run with what is expected of its stages."""
+    return replace(run, expected_s=cost.seconds if cost.is_known else None)
+
+
+def expected_wall_s(run: PlannedRun) -> float | None:
+    """Return the seconds from a run's start to its end; None where nothing tells."""
+    if run.expected_s is None:
+        return None
+    work = sum(run.expected_s[step.key] for step in run.planned.missing)
+    paths = [one.critical_path for one in outlooks(run.planned.steps, run.expected_s).values()]
+    return max(work / _parallel(run), max(paths, default=0.0))
+
+
+def _parallel(run: PlannedRun) -> int:
+    """Return how many stages can be expected to run at once."""
+    if run.runtime.ray == "off":
+        return 1
+    parties = len(run.simulation.sites)
+    return parties if run.remote else min(parties, os.cpu_count() or 1)
+
+
+def _time_left(run: PlannedRun) -> TimeLeft:
+    expected = run.expected_s or {}
+    missing = run.planned.missing
+    return TimeLeft(
+        {(step.owner, step.key): expected.get(step.key) for step in missing}, _parallel(run)
+    )
 
 
 def warn_before(run: PlannedRun, cost: Cost) -> None:
@@ -229,8 +276,9 @@ def run_simulation(simulation: Simulation, runtime: Runtime, execution: Executio
         ClusterError: the cluster is gone.
     """
     run = plan_run(simulation, runtime, execution)
-    warn_before(run, estimate_cost(run))
-    return execute(open_stores(run))
+    cost = estimate_cost(run)
+    warn_before(run, cost)
+    return execute(open_stores(expecting(run, cost)))
 
 
 def execute(run: PlannedRun) -> Finished:
@@ -248,8 +296,14 @@ def execute(run: PlannedRun) -> Finished:
         return read_finished(run.folder)
     mark_outdated(run.folder)  # what it says is wrong from the first stage that runs now
     simulation, runtime = run.simulation, run.runtime
-    console, rules = Console(stderr=True), run.execution.rules
-    with Progress(simulation.party_names, len(run.planned.steps), console) as progress:
+    steps, console, rules = run.planned.steps, Console(stderr=True), run.execution.rules
+    with Progress(
+        simulation.party_names,
+        len(steps),
+        console,
+        time_left=_time_left(run),
+        scorings=sum(step.stage == "score" for step in steps),
+    ) as progress:
         observer = Observer(simulation, runtime.store, progress)
         if not run.planned.missing:
             parties = {party.name: LocalParty(party) for party in run.planned.parties}

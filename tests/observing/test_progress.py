@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hyfree_ray.federation.status import FinishedStage, RunningStage, Status
 from hyfree_ray.observing.progress import STILL_S, Progress, Watchdog, clock, seconds_left
+from hyfree_ray.observing.time_left import TimeLeft
 from tests.stage_records import stage_record
 
 
@@ -52,30 +53,60 @@ def test_seconds_are_said_as_people_do(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_a_terminal_shows_a_line_a_party_and_every_stage_it_is_in() -> None:
+def screen(progress: Progress, width: int) -> list[str]:
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=100)
-    progress = Progress(["site-1", "pool"], 20, console)
+    Console(file=stream, width=width).print(progress._table())
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def test_a_terminal_shows_one_line_a_party_at_80_columns() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    progress = Progress(["site-1", "site-2", "pool"], 20, console)
     both = [running(55, 0.0, 90.0), running(25, 0.0, 30.0, "local")]
     progress.update(status(both, [finished("prepare")]))
-    Console(file=stream, width=100).print(progress._table())
-    shown = stream.getvalue()
-    assert "1 of 20 stages" in shown
-    assert "training the generator" in shown
-    assert "training its own nnU-Net" in shown
-    assert "55%" in shown
-    assert "waiting" in shown
+    progress.update(Status(**{**vars(status([stage("score", begun=False)])), "owner": "site-2"}))
+    title, header, first, second, pool = screen(progress, 80)
+    assert title.startswith("1 of 20 stages")
+    assert header.split()[:3] == ["party", "done", "doing"]
+    assert first.split()[:5] == ["site-1", "1", "training", "its", "own"]  # it takes longer
+    assert "and 1 more" in first
+    assert first.endswith("2 min")
+    assert "25%" in first
+    assert "waiting for its turn" in second
+    assert "waiting for the others" in pool
+    assert "…" not in "".join((first, second, pool))
 
 
-def test_without_a_terminal_each_finished_stage_is_a_line_but_scores_are_not(
+def test_the_time_left_of_the_whole_run_is_shown_and_follows_its_pace() -> None:
+    left = TimeLeft({("site-1", "a"): 30.0, ("site-1", "b"): 30.0, ("pool", "c"): 40.0}, parallel=2)
+    assert left.seconds(0.0) == pytest.approx(50.0)
+    assert left.finished(("site-1", "a"))
+    assert not left.finished(("site-9", "done before"))
+    assert left.seconds(30.0) == pytest.approx(70.0 * 35.0 / 40.0)  # slower than was hoped
+    left.finished(("site-1", "b"))
+    left.finished(("pool", "c"))
+    assert left.seconds(99.0) == pytest.approx(0.0)
+
+
+def test_of_a_run_of_which_nothing_was_known_its_own_stages_tell() -> None:
+    left = TimeLeft({("a", str(number)): None for number in range(20)}, parallel=2)
+    assert left.seconds(3.0) is None
+    for number in range(5):
+        left.finished(("a", str(number)))
+    assert left.seconds(10.0) == pytest.approx(30.0)
+
+
+def test_without_a_terminal_each_finished_stage_is_a_line_and_all_scores_are_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(logging.getLogger("hyfree_ray"), "info", said.append)
-    progress = Progress(["site-1"], 20, Console(file=io.StringIO()))
-    entries = [finished("prepare"), finished("score", "score")]
-    progress.update(status([], entries))
-    assert said == ["site-1: planning nnU-Net: done in 75 s (1 of 20 stages)"]
+    progress = Progress(["site-1"], 3, Console(file=io.StringIO()), scorings=2)
+    scores = [finished("score", "score"), finished("score", "score")]
+    progress.update(status([], [finished("prepare"), scores[0]]))
+    assert said == ["site-1: planning nnU-Net: done in 75 s (1 of 3 stages)"]
+    progress.update(status([], [scores[1]]))
+    assert said[1:] == ["scoring 2 times: done in 2 min (3 of 3 stages)"]
 
 
 def test_a_silent_stage_is_named_when_its_silence_doubles_and_many_of_a_kind_once() -> None:
@@ -96,3 +127,13 @@ def test_a_silent_stage_is_named_when_its_silence_doubles_and_many_of_a_kind_onc
     assert told(0.1) == []
     (line,) = told(1.3, begun=True)
     assert "has not reported since" in line
+
+
+def test_a_stage_that_waits_for_its_turn_is_no_news_while_another_runs() -> None:
+    watchdog = Watchdog()
+    list(watchdog.lines(Status(**{**vars(status([stage("local")])), "owner": "site-2"})))
+    waits = status([stage("score", silent_s=4 * STILL_S, begun=False)])
+    assert list(watchdog.lines(waits)) == []
+    list(watchdog.lines(Status(**{**vars(status([])), "owner": "site-2"})))
+    (line,) = watchdog.lines(waits)
+    assert "it waits for 1 CPU" in line

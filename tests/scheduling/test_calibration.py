@@ -44,10 +44,10 @@ def test_trainings_are_timed_in_a_process_of_their_own(tmp_path: Path) -> None:
     assert all(0.01 < float(milliseconds) < 60_000 for milliseconds in pace.values())
 
 
-def test_a_machine_that_is_too_slow_to_say_anything_says_nothing(phantom_simulation, monkeypatch):
-    monkeypatch.setattr("hyfree_ray.scheduling.calibration.CALIBRATION_S", 0.2)
+def test_a_machine_that_is_too_slow_to_say_anything_says_nothing(phantom_simulation):
     simulation = phantom_simulation(2)
-    assert calibrate(simulation.sites["site-1"], simulation.experiment, "cpu") == {}
+    site = simulation.sites["site-1"]
+    assert calibrate(site, simulation.experiment, "cpu", longest_s=0.2) == {}
 
 
 def test_a_calibration_is_for_a_plan(tmp_path: Path) -> None:
