@@ -81,7 +81,8 @@ for command in (
 @click.option(
     "--sites",
     type=click.IntRange(1),
-    help="Number of hospitals. Default without --data: those of the phantom.",
+    show_default="those of the phantom, or of --data",
+    help="Number of hospitals.",
 )
 @simulated_options
 @FOLD
@@ -116,8 +117,9 @@ for command in (
     "--contributors",
     metavar="SITE,...",
     default="",
+    show_default="all",
     callback=lambda _, __, text: tuple(name.strip() for name in text.split(",") if name.strip()),
-    help="Sites whose releases are pooled; all sites fine-tune. Default: all.",
+    help="Sites whose releases are pooled; all sites fine-tune.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan and what is already done; create nothing."
@@ -187,7 +189,8 @@ def results(runs: tuple[str, ...], store: Path, compare: bool, output: str) -> N
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Output folder. Default: a folder below reports/ in the store.",
+    show_default="a folder below reports/ in the store",
+    help="Output folder.",
 )
 @click.option("--study", metavar="NAME", help="Add the curve of this study in the store.")
 @click.option(
@@ -248,6 +251,11 @@ def check(files: tuple[Path, ...], key: Path | None) -> None:
     """Check releases as the pool does, one line each; exit with 2 if any is refused.
 
     A refusal names the rule that was broken. Privacy cards are checked against the default gate.
+
+    \b
+    Examples:
+      hyfree-ray release check inbox/*/release.arrow
+      hyfree-ray release check inbox/site-1 --key site-1.key
     """
     from hyfree_ray.commands.release import run_check
 
@@ -257,7 +265,10 @@ def check(files: tuple[Path, ...], key: Path | None) -> None:
 @release.command(epilog=EXIT_CODES)
 @_FILE
 @click.option(
+    "-o",
+    "--out",
     "--picture",
+    "picture",
     type=click.Path(path_type=Path, dir_okay=False),
     callback=in_a_folder,
     default=Path("release.png"),
@@ -265,7 +276,12 @@ def check(files: tuple[Path, ...], key: Path | None) -> None:
     help="PNG file for its first images and labels.",
 )
 def show(file: Path, picture: Path) -> None:
-    """Print a release's metadata and privacy card, and draw its first images."""
+    """Print a release's metadata and privacy card, and draw its first images.
+
+    \b
+    Example:
+      hyfree-ray release show inbox/site-1 --out site-1.png
+    """
     from hyfree_ray.commands.release import run_show
 
     run_show(file, picture)
@@ -280,6 +296,7 @@ def show(file: Path, picture: Path) -> None:
     help="The site's public.key: verify its signature, and say so on the page.",
 )
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     callback=in_a_folder,
@@ -291,6 +308,10 @@ def dossier(file: Path, key: Path | None, out: Path) -> None:
     """Write the page that a data protection officer reads about a release.
 
     What it is, how it was made, what attacks found, similarity last, and what none of this covers.
+
+    \b
+    Example:
+      hyfree-ray release dossier inbox/site-1 --key site-1.key --out site-1.html
     """
     from hyfree_ray.commands.release import run_dossier
 
@@ -299,7 +320,13 @@ def dossier(file: Path, key: Path | None, out: Path) -> None:
 
 @release.command(epilog=EXIT_CODES)
 @_FILE
-@click.option("--to", "target", type=click.Choice(["parquet", "nnunet", "png"]), required=True)
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["parquet", "nnunet", "png"]),
+    required=True,
+    help="Format, see above.",
+)
 @click.option(
     "-o",
     "--out",
@@ -314,6 +341,11 @@ def export(file: Path, target: str, out: Path) -> None:
     parquet  one table of images, as Hugging Face datasets shows them; croissant.json
     nnunet   an nnU-Net raw data set (2D NIfTI, in the site's units and spacing)
     png      one PNG a channel, and one of labels, with stored values; metadata.json
+
+    \b
+    Examples:
+      hyfree-ray release export inbox/site-1 --to parquet --out site-1-table
+      hyfree-ray release export inbox/site-1 --to nnunet --out Dataset901_Synthetic
     """
     from hyfree_ray.commands.release import run_export
 

@@ -48,6 +48,17 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 """The commands by what they are for, in the order of the help."""
 
 
+def _hint(name: str, known: Sequence[str]) -> str:
+    """Return what is meant, where that is likely: something far off would mislead."""
+    alias = ALIASES.get(name)
+    close = [alias] if alias in known else difflib.get_close_matches(name, known, 1, _LIKE)
+    return f" did you mean {close[0]!r}?" if close else ""
+
+
+_LIKE = 0.5
+"""How alike names are, of 1, to be near."""
+
+
 class CommandGroup(click.Group):
     """List whole summaries, and suggest the nearest command for one that there is not."""
 
@@ -57,12 +68,9 @@ class CommandGroup(click.Group):
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             known = self.list_commands(ctx)
-            alias = ALIASES.get(name)
-            close = [alias] if alias in known else difflib.get_close_matches(name, known, 1, 0.0)
             raise HyfreeError(
                 "option.usage",
-                f"no such command {name!r}; did you mean {close[0]!r}? see {ctx.command_path} "
-                "--help",
+                f"no such command {name!r};{_hint(name, known)} see {ctx.command_path} --help",
             )
         return super().resolve_command(ctx, args)
 

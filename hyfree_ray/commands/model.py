@@ -21,8 +21,12 @@ _MODEL = click.option(
 
 @click.command(epilog=EXIT_CODES)
 @_MODEL
-@click.option("-i", "--images", type=click.Path(path_type=Path), required=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "-i", "--images", type=click.Path(path_type=Path), required=True, help="Folder of images."
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the masks."
+)
 @SEGMENTER
 @DEVICE
 def predict(model: Path, images: Path, out: Path, segmenter: str | None, device: str) -> None:
@@ -54,9 +58,13 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
 
 @click.command(epilog=EXIT_CODES)
 @_MODEL
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option(
-    "--ending", help="File ending of the images to segment, e.g. .nii.gz. Default: as trained."
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder, new or empty."
+)
+@click.option(
+    "--ending",
+    show_default="as trained",
+    help="File ending of the images to segment, e.g. .nii.gz.",
 )
 def export_model(model: Path, out: Path, ending: str | None) -> None:
     """Export a model as an nnU-Net results folder, for nnU-Net's own predictor.

@@ -48,12 +48,17 @@ FORMAT = click.option(
 LOG_FORMAT = click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
-    help="Format of the log and of errors, on standard error. Default: as --format.",
+    show_default="as --format",
+    help="Format of the log and of errors, on standard error.",
 )
 
 
 DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where trainings run; auto: on a GPU where there is one.",
 )
 
 RAY = click.option(
@@ -99,14 +104,16 @@ def _segmenters() -> Registry[Any]:
 DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="An nnU-Net raw data set with a sites.csv (case,site,patient). Default: phantom sites.",
+    show_default="phantom sites",
+    help="An nnU-Net raw data set with a sites.csv (case,site,patient).",
 )
 
 PHANTOM = click.option(
     "--phantom",
     type=_RecordName(_phantoms),
+    show_default="abdomen",
     help="Which phantom to draw without --data: abdomen (slices of one sequence, 5 hospitals) or "
-    "brain (volumes of four sequences with nested tumour labels, 6 hospitals). Default: abdomen.",
+    "brain (volumes of four sequences with nested tumour labels, 6 hospitals).",
 )
 
 PARTITION = click.option(
@@ -125,25 +132,31 @@ CONFIG = click.option(
 BUDGET = click.option(
     "--budget",
     type=click.Choice(["smoke", "small", "paper"]),
-    help="How much to compute. Default: small on a CPU, paper on a GPU.",
+    show_default="small on a CPU, paper on a GPU",
+    help="How much to compute.",
 )
 
 
 GENERATOR = click.option(
-    "--generator", type=_RecordName(_generators, "auto"), help="Default: auto."
+    "--generator",
+    type=_RecordName(_generators, "auto"),
+    show_default="auto, by the budget and the device",
+    help="What draws synthetic images.",
 )
 
 SEGMENTER = click.option(
     "--segmenter",
     type=_RecordName(_segmenters),
-    help="Architecture inside nnU-Net. Default: nnunet.",
+    show_default="nnunet",
+    help="Architecture inside nnU-Net.",
 )
 
 PRECISION = click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
-    help="Of trainings. Default: auto, bf16 on a GPU; on a CPU what was measured once for the "
-    "store: bf16 where convolutions are clearly faster in it.",
+    show_default="auto",
+    help="Of trainings; auto: bf16 on a GPU, on a CPU what was measured once for the store (bf16 "
+    "where convolutions are clearly faster in it).",
 )
 
 
@@ -187,13 +200,14 @@ SETTINGS = click.option(
     "--settings",
     metavar="NAME,...",
     callback=_settings,
+    show_default=",".join(regimes.settings(default=True)),
     help="What to train for comparison, besides the protocol; '' for nothing: "
-    f"{', '.join(regimes.setting_names())}. Default: {','.join(regimes.settings(default=True))}.",
+    f"{', '.join(regimes.setting_names())}.",
 )
 
-FOLD = click.option("--fold", type=click.IntRange(0, 4), help="Test fold. Default: 0.")
+FOLD = click.option("--fold", type=click.IntRange(0, 4), show_default="0", help="Test fold.")
 
-SEED = click.option("--seed", type=click.IntRange(0), help="Random seed. Default: 0.")
+SEED = click.option("--seed", type=click.IntRange(0), show_default="0", help="Random seed.")
 
 SET = click.option(
     "--set",
@@ -242,7 +256,12 @@ _IS_SET: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _
 
 VERBOSITY = all_of(
     click.option("-q", "--quiet", help="Print the answer, warnings and errors alone.", **_IS_SET),
-    click.option("-v", "--verbose", help="Also print the time that each task took.", **_IS_SET),
+    click.option(
+        "-v",
+        "--verbose",
+        help="Also print all tables, what was derived from what, and the time that each task took.",
+        **_IS_SET,
+    ),
 )
 
 experiment_options = all_of(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyfree_ray.commands.command_group import CommandGroup
 from hyfree_ray.commands.options import DEVICE, EXIT_CODES, STORE, experiment_options, resolved
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.evaluation.regimes import GENERAL, replays
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from hyfree_ray.federation.pool import PoolParty
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(cls=CommandGroup, epilog=EXIT_CODES)
 def pool() -> None:
     """Run the pool's part: train the general model on the hospitals' releases.
 
@@ -33,7 +34,11 @@ def pool() -> None:
 @pool.command(epilog=EXIT_CODES)
 @click.argument("releases", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the general model."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the general model.",
 )
 @click.option(
     "--keys",
@@ -60,6 +65,10 @@ def train(
     it is signed), and the others are still used.
 
     OUT/releases holds the good releases, for hospitals to replay while fine-tuning.
+
+    \b
+    Example:
+      hyfree-ray pool train releases/A releases/B --keys keys --budget small --out general
     """
     from hyfree_ray.core.parties import POOL
     from hyfree_ray.core.precision import keep_precision

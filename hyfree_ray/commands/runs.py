@@ -15,14 +15,25 @@ from hyfree_ray.commands.options import EXIT_CODES, FORMAT, STORE
 
 @click.group(cls=CommandGroup, epilog=EXIT_CODES)
 def runs() -> None:
-    """List a store's finished runs."""
+    """List a store's finished runs.
+
+    \b
+    Example:
+      hyfree-ray runs ls
+    """
 
 
 @runs.command(epilog=EXIT_CODES)
 @STORE
 @FORMAT
 def ls(store: Path, output: str) -> None:
-    """List finished runs, the newest last: what to give to results and report."""
+    """List finished runs, the newest last: what to give to results and report.
+
+    \b
+    Examples:
+      hyfree-ray runs ls
+      hyfree-ray runs ls --store other-store --format json
+    """
     from rich import box
     from rich.table import Table
 

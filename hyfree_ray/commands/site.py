@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyfree_ray.commands.command_group import CommandGroup
 from hyfree_ray.commands.options import (
     DEVICE,
     EXIT_CODES,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hyfree_ray")
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(cls=CommandGroup, epilog=EXIT_CODES)
 def site() -> None:
     """Run one hospital's part on its own machine; releases and models are folders that you copy.
 
@@ -60,14 +61,19 @@ def site() -> None:
     \b
     Examples:
       hyfree-ray site contribute --data DIR --site A --out releases/A
-      hyfree-ray pool train releases/* --out general
+      hyfree-ray pool train releases/* --keys keys --out general
       hyfree-ray site personalise --data DIR --site A --general general --out model
       hyfree-ray site score --data DIR --site A --general general --out scores.csv
     """
 
 
 _site_options = all_of(
-    click.option("--data", type=click.Path(path_type=Path), required=True),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        required=True,
+        help="The hospital's nnU-Net raw data set, with a sites.csv (case,site,patient).",
+    ),
     click.option("--site", "name", required=True, help="The hospital's name in sites.csv."),
     experiment_options,
     STORE,
@@ -78,13 +84,19 @@ _site_options = all_of(
 @site.command(epilog=EXIT_CODES)
 @_site_options
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path),
     required=True,
     help="Folder for the release, the only thing that leaves the hospital.",
 )
 def contribute(out: Path, **options: Any) -> None:
-    """Train on the hospital's own images and write its signed release."""
+    """Train on the hospital's own images and write its signed release.
+
+    \b
+    Example:
+      hyfree-ray site contribute --data DIR --site A --budget small --out releases/A
+    """
     from hyfree_ray.border.signing import PUBLIC_KEY_FILE, fingerprint
     from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
@@ -106,20 +118,30 @@ def contribute(out: Path, **options: Any) -> None:
 _RELEASES = click.option(
     "--releases",
     type=click.Path(path_type=Path),
-    help="The pool's releases, for replay. Default: GENERAL/releases, if it exists.",
+    show_default="GENERAL/releases, if it exists",
+    help="The pool's releases, for replay.",
 )
 
 
 @site.command(epilog=EXIT_CODES)
 @_site_options
-@click.option("--general", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--general", type=click.Path(path_type=Path), required=True, help="Folder of the pool's model."
+)
 @_RELEASES
 @click.option(
     "--keep",
     type=click.Choice(candidates()),
-    help="Which model to write. Default: the hospital's choice, or finetuned without releases.",
+    show_default="the hospital's choice, or finetuned without releases",
+    help="Which model to write.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the model, new or empty.",
+)
 def personalise(
     general: Path, releases: Path | None, keep: str | None, out: Path, **options: Any
 ) -> None:
@@ -129,6 +151,11 @@ def personalise(
     the hospital choose by its own validation cases: personalised, else finetuned, if it is shown
     not to be worse than local2x (trained for as long without the others) by more than .02 Dice,
     with 95 % confidence. With too few validation patients to show that, it keeps local2x.
+
+    \b
+    Examples:
+      hyfree-ray site personalise --data DIR --site A --general general --out model
+      hyfree-ray site personalise --data DIR --site A --general DIR --keep finetuned -o model
     """
     from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
@@ -220,6 +247,7 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
 )
 @_RELEASES
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
@@ -227,7 +255,13 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     help="CSV file, one row per test case, label and metric.",
 )
 def score(general: Path | None, releases: Path | None, out: Path, **options: Any) -> None:
-    """Score the hospital's models on its own test cases, to see what sharing gains."""
+    """Score the hospital's models on its own test cases, to see what sharing gains.
+
+    \b
+    Examples:
+      hyfree-ray site score --data DIR --site A --general general --out scores.csv
+      hyfree-ray site score --data DIR --site A --out own-models.csv
+    """
     from hyfree_ray.evaluation.scores import write_results
     from hyfree_ray.federation.protocol import Outcome, scores_of_chosen
     from hyfree_ray.federation.simulation import score_rows

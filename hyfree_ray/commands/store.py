@@ -9,11 +9,12 @@ from pathlib import Path
 
 import click
 
+from hyfree_ray.commands.command_group import CommandGroup
 from hyfree_ray.commands.options import EXIT_CODES, STORE
 from hyfree_ray.core.errors import HyfreeError
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(cls=CommandGroup, epilog=EXIT_CODES)
 def store() -> None:
     """List what a store holds, and free what no result needs any more.
 
@@ -50,7 +51,12 @@ class Kept:
 @store.command(epilog=EXIT_CODES)
 @STORE
 def ls(store: Path) -> None:
-    """List stages by party: how many are done, their size, and what `gc` would free."""
+    """List stages by party: how many are done, their size, and what `gc` would free.
+
+    \b
+    Example:
+      hyfree-ray store ls --store hyfree-store
+    """
     chosen = _chosen(store)
     rows: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for kept in _all(store):
@@ -81,7 +87,13 @@ def ls(store: Path) -> None:
 @click.option("--quarantine", is_flag=True, help="Also delete releases that the pool refused.")
 @click.option("--dry-run", is_flag=True, help="Print what would be freed; delete nothing.")
 def gc(store: Path, snapshots: bool, quarantine: bool, dry_run: bool) -> None:
-    """Free the checkpoints of finished trainings. No result changes, and nothing is rerun."""
+    """Free the checkpoints of finished trainings. No result changes, and nothing is rerun.
+
+    \b
+    Examples:
+      hyfree-ray store gc --dry-run
+      hyfree-ray store gc
+    """
     from hyfree_ray.core.files import locked, remove_tree
 
     chosen = _chosen(store) if snapshots else {}

@@ -20,7 +20,14 @@ from hyfree_ray.commands.options import (
 _PARALLEL = click.option(
     "--parallel",
     type=click.IntRange(1),
-    help="Simulations to run at a time. Default: one per GPU, or per CPU without GPUs.",
+    show_default="one per GPU, or per CPU without GPUs",
+    help="Simulations to run at a time.",
+)
+
+_DRY_RUN = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the simulations and what is left of them; create nothing.",
 )
 
 
@@ -42,8 +49,9 @@ _PARALLEL = click.option(
 @simulated_options
 @runtime_options
 @_PARALLEL
+@_DRY_RUN
 @FORMAT
-def scale(**options: Any) -> None:
+def scale(parallel: int | None, dry_run: bool, output: str, **options: Any) -> None:
     """Measure how the gain grows with the number of sites, by pooling random subsets of them.
 
     Every subset's general model is fine-tuned at all sites. Simulations share the store, so each
@@ -52,13 +60,15 @@ def scale(**options: Any) -> None:
     \b
     Examples:
       hyfree-ray scale --sites 2,4,8
+      hyfree-ray scale --sites 2,4,8 --dry-run
       hyfree-ray scale --sites 2,4,8 --repeats 2 --folds 0-4 --seeds 3
       hyfree-ray scale --sites 2,4,8 --settings personalised
       hyfree-ray scale --data Dataset301_LungCXR --partition random --sites 2,4,8
     """
-    from hyfree_ray.commands.study_runs import run_scale
+    from hyfree_ray.commands.study_runs import How, run_scale
 
-    sys.exit(run_scale(**options))
+    how = How(parallel=parallel, dry_run=dry_run, output=output)
+    sys.exit(run_scale(how=how, **options))
 
 
 @click.command(epilog=EXIT_CODES)
@@ -66,8 +76,11 @@ def scale(**options: Any) -> None:
 @STORE
 @RAY
 @_PARALLEL
+@_DRY_RUN
 @FORMAT
-def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) -> None:
+def study(
+    file: Path, store: Path, ray: str, parallel: int | None, dry_run: bool, output: str
+) -> None:
     """Run every combination of a grid of experiment fields that FILE defines:
 
     \b
@@ -82,9 +95,15 @@ def study(file: Path, store: Path, ray: str, parallel: int | None, output: str) 
     Of the options of simulate, `simulate` takes: sites, data, partition, config, budget, generator,
     precision, settings. Paths are relative to FILE's folder.
 
+    \b
+    Examples:
+      hyfree-ray study grid.yaml --dry-run
+      hyfree-ray study grid.yaml
+
     Folds and seeds of one combination are pooled. Writes studies/NAME/scaling.csv to the store,
     where NAME is FILE's name.
     """
-    from hyfree_ray.commands.study_runs import run_study
+    from hyfree_ray.commands.study_runs import How, run_study
 
-    sys.exit(run_study(file, store=store, ray=ray, parallel=parallel, output=output))
+    how = How(parallel=parallel, dry_run=dry_run, output=output)
+    sys.exit(run_study(file, store=store, ray=ray, how=how))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,23 @@ from hyfree_ray.results.summary import TESTED, TESTED_LABELS
 from hyfree_ray.results.table import STYLE, wide_console
 from hyfree_ray.runners.child import ChildError
 from hyfree_ray.runners.resolve import SimulationOptions, resolve_device
-from hyfree_ray.runners.run import joined
+from hyfree_ray.runners.run import joined, plan_run
+from hyfree_ray.scheduling.estimates import estimate
 from hyfree_ray.studies.curves import Group
 from hyfree_ray.studies.designs import grid_trials, scale_trials
 from hyfree_ray.studies.study import finish_study, run_trials
 from hyfree_ray.studies.trials import StudyFolder, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a study is run and shown."""
+
+    parallel: int | None
+    """Simulations at a time; None: one a device."""
+    dry_run: bool
+    output: str
+    """"text" or "json"."""
 
 
 def run_scale(
@@ -40,12 +53,11 @@ def run_scale(
     store: Path,
     ray: str,
     device: str,
-    parallel: int | None,
-    output: str,
+    how: How,
     **given: Any,
 ) -> int:
     """General models from random subsets of the sites, fine-tuned at all. Returns the exit code."""
-    set_up_logging(output)
+    set_up_logging(how.output)
     options = simulation_options(given)
     refuse_overrides(options.overrides, ("fold", "seed"), "--folds and --seeds")
     phantom = PHANTOMS[options.phantom or DEFAULT_PHANTOM]
@@ -55,7 +67,7 @@ def run_scale(
     with joined(ray):
         runtime = Runtime(store=store.absolute(), ray=ray, device=resolve_device(device, ray))
         trials = scale_trials(options, runtime, sizes, repeats=repeats, folds=numbers, seeds=seeds)
-        return _run(trials, _scale_name(options, trials), runtime, parallel, output)
+        return _run(trials, _scale_name(options, trials), runtime, how)
 
 
 def _scale_name(options: SimulationOptions, trials: Sequence[Trial]) -> str:
@@ -67,19 +79,20 @@ def _scale_name(options: SimulationOptions, trials: Sequence[Trial]) -> str:
     return f"scale-{digest_of([sorted(trials[0].simulation.sites), asked])[:8]}"
 
 
-def run_study(file: Path, *, store: Path, ray: str, parallel: int | None, output: str) -> int:
+def run_study(file: Path, *, store: Path, ray: str, how: How) -> int:
     """All combinations of a file's grid. Returns the exit code."""
-    set_up_logging(output)
+    set_up_logging(how.output)
     with joined(ray):
         runtime = Runtime(store=store.absolute(), ray=ray, device=resolve_device("auto", ray))
-        return _run(grid_trials(file, runtime), file.stem, runtime, parallel, output)
+        return _run(grid_trials(file, runtime), file.stem, runtime, how)
 
 
-def _run(
-    trials: Sequence[Trial], name: str, runtime: Runtime, parallel: int | None, output: str
-) -> int:
+def _run(trials: Sequence[Trial], name: str, runtime: Runtime, how: How) -> int:
     folder = StudyFolder(folder=runtime.store / "studies" / name, runtime=runtime)
     missing = [trial for trial in trials if folder.finished(trial) is None]
+    if how.dry_run:
+        _print_plan(name, trials, missing, runtime, how.output)
+        return 0
     open_root(runtime.store)
     click.echo(f"study {name}: {len(trials)} simulations, {len(missing)} to run", err=True)
     if missing:
@@ -92,14 +105,14 @@ def _run(
 
     try:
         if missing:
-            run_trials(missing, folder, parallel=parallel, report=report)
+            run_trials(missing, folder, parallel=how.parallel, report=report)
     except ChildError as error:
         said = f"{error}; run the same command again to resume"
         line = failure_line("study.trial-failed", said, exit_code=error.exit_code)
         click.echo(line, err=True)
         return error.exit_code
     found = finish_study(trials, folder)
-    if output == "json":
+    if how.output == "json":
         click.echo(json.dumps(found.to_json(), default=list))
         return 0
     wide_console().print(_table(found.groups))
@@ -107,6 +120,35 @@ def _run(
         click.echo(f"identical scores: {'; '.join(names)}: what they differ in has no effect")
     click.echo(f"files: {folder.folder}")
     return 0
+
+
+def _print_plan(
+    name: str, trials: Sequence[Trial], missing: Sequence[Trial], runtime: Runtime, output: str
+) -> None:
+    """Print the simulations of a study, and what is left of them; what several need counts once."""
+    planned = {one.name: plan_run(one.simulation, runtime, one.execution) for one in missing}
+    steps = {(s.owner, s.key): s for run in planned.values() for s in run.planned.steps}
+    left = [step for step in steps.values() if not step.done]
+    cost = estimate(trials[0].simulation, [*steps.values()], runtime.store, runtime.device)
+    rows = [
+        (one, [] if one.name not in planned else planned[one.name].planned.missing)
+        for one in trials
+    ]
+    if output == "json":
+        found = [{"trial": t.name, "sites": t.sites, "stages_left": len(m)} for t, m in rows]
+        known = cost.device_hours if cost.is_known else None
+        expected = {"stages_left": len(left), "device_hours": known}
+        click.echo(json.dumps({"study": name, "trials": found, "expected": expected}, indent=1))
+        return
+    click.echo(f"study {name}: {len(trials)} simulations, {len(missing)} to run")
+    for trial, stages in rows:
+        state = f"{len(stages)} stages to run" if trial.name in planned else "done"
+        click.echo(f"  {trial.name:<32} {trial.sites} sites   {state}")
+    if missing:
+        click.echo(f"{len(left)} stages are left: what several simulations need runs once")
+        unknown = "no earlier run in this store shows how long it will take"
+        click.echo(cost.describe_time() if cost.is_known else unknown)
+        click.echo(f"expected size: {cost.describe_disk()}")
 
 
 def _table(groups: Sequence[Group]) -> Table:

@@ -12,10 +12,8 @@ import logging
 import math
 import os
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -28,17 +26,21 @@ from mlflow.entities import Metric, Param, Run
 
 from hyfree_ray.core.files import locked
 from hyfree_ray.core.records import StageRecord
-from hyfree_ray.results.answer import SCREEN_WIDTH, render_answer
-from hyfree_ray.results.summary import Score, Summary
-from hyfree_ray.results.table import table_text
-
-Scalar = str | int | float | bool | None
+from hyfree_ray.observing.mlflow_database import check_database, follow_store
+from hyfree_ray.observing.mlflow_values import (
+    Scalar,
+    columns,
+    contrasts,
+    description,
+    flat,
+    scores,
+)
+from hyfree_ray.results.summary import Summary
 
 _LOG = logging.getLogger(__name__)
 _METRICS_A_BATCH = 1000  # MLflow's limits on one call
 _PARAMS_A_BATCH = 100
 _LONGEST_VALUE = 500
-_PATIENCE_S = 5.0
 _LOCK_POLL_S = 0.02
 _KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
 _DESCRIPTION = "mlflow.note.content"
@@ -116,8 +118,8 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.WARNING)  # else every table is announced
         # Another process that finds no tables or no experiment would make them meanwhile.
         with locked(self._artifacts, patience_s=_LOCK_POLL_S):
-            _check_database(store_root / "mlflow.db")
-            _follow_store(store_root / "mlflow.db", self._artifacts.as_uri())
+            check_database(store_root / "mlflow.db")
+            follow_store(store_root / "mlflow.db", self._artifacts.as_uri())
             self._client = MlflowClient(tracking_uri=database_uri(store_root))
             found = self._client.get_experiment_by_name(experiment_name)
             self._experiment = (
@@ -154,9 +156,9 @@ class Tracker:
         )
         if run.info.status == "FINISHED":
             return
-        self._log_parameters(run, dict(_flat(record.params)))
+        self._log_parameters(run, dict(flat(record.params)))
         measured = {"seconds", "device_seconds", "cpu_seconds", "peak_memory_mib"}
-        numbers = record.model_dump(include=measured) | dict(_flat({"result": record.result}))
+        numbers = record.model_dump(include=measured) | dict(flat({"result": record.result}))
         self._log_metrics(run, [*_points(curve), *_numbers(numbers, record.ended)])
         for name, path in pictures.items():
             self._client.log_artifact(run.info.run_id, str(path), _name(name))
@@ -187,14 +189,14 @@ class Tracker:
         for site in summary.sites:
             key = f"site/{site.outcome.site}"
             if key in self._runs:
-                numbers = dict(_flat({"release": vars(site.outcome)})) | _scores(site.scores)
+                numbers = dict(flat({"release": vars(site.outcome)})) | scores(site.scores)
                 self._log_metrics(self._runs[key], _numbers(numbers, now))
-        self._log_metrics(parent, _numbers(_scores(summary.overall) | _contrasts(summary), now))
+        self._log_metrics(parent, _numbers(scores(summary.overall) | contrasts(summary), now))
         run_id = parent.info.run_id
-        self._client.set_tag(run_id, _DESCRIPTION, _description(summary))
+        self._client.set_tag(run_id, _DESCRIPTION, description(summary))
         self._client.log_text(run_id, printed, "table.txt")
         self._client.log_dict(run_id, summary.to_json(), "summary.json")
-        self._log_table(run_id, _columns(summary))
+        self._log_table(run_id, columns(summary))
         for path in artifacts:
             self._client.log_artifact(run_id, str(path))
         for key, run in self._runs.items():
@@ -297,39 +299,6 @@ def _tag_of(run_name: str) -> str:
     return hashlib.sha256(run_name.encode()).hexdigest()[:16]
 
 
-def _check_database(path: Path) -> None:
-    """Raise unless the database can be written; MLflow tries for two minutes before it does."""
-    with closing(sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("ROLLBACK")
-
-
-def _follow_store(path: Path, artifacts: str) -> None:
-    """Point a database at the artifacts beside it: MLflow keeps where they were when it was made.
-
-    Args:
-        path: the database.
-        artifacts: URI of the store's artifacts as it lies now.
-    """
-    with closing(sqlite3.connect(path, timeout=_PATIENCE_S)) as database, database:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-        if not {"experiments", "runs"} <= tables:
-            return
-        rows = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        for (before,) in rows:
-            if before == artifacts or not str(before).endswith(f"/{Path(artifacts).name}"):
-                continue
-            database.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id IN"
-                " (SELECT experiment_id FROM experiments WHERE artifact_location = ?)",
-                (artifacts, len(before) + 1, before),
-            )
-            database.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
-                (artifacts, before),
-            )
-
-
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
@@ -343,17 +312,6 @@ def _text(value: Scalar) -> str:
     """Write a parameter; of a path only the name: where a site keeps its files is its own."""
     text = str(value)
     return (Path(text).name if Path(text).is_absolute() else text)[:_LONGEST_VALUE]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Scalar]]:
-    """Flatten JSON to `outer.inner` names; a list is one value, as text."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, (list, tuple)):
-            yield f"{prefix}{name}", json.dumps(value)
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _metric(name: str, value: object, at: float, step: int = 0) -> Metric | None:
@@ -375,47 +333,3 @@ def _points(curve: Iterable[Mapping[str, Any]]) -> list[Metric]:
         if name not in _NOT_CURVES
     )
     return [point for point in points if point is not None]
-
-
-def _scores(scores: Iterable[Score]) -> dict[str, object]:
-    return {
-        f"{metric}.{score.tested}.{score.regime}": value
-        for score in scores
-        for metric, value in score.values.items()
-    }
-
-
-def _contrasts(summary: Summary) -> dict[str, object]:
-    """Return the differences over all sites, with the ends of their intervals."""
-    return {
-        f"{part}.{one.tested}.{one.first}-{one.second}": value
-        for one in summary.contrasts
-        if one.site is None
-        for part, value in (("difference", one.difference), ("low", one.low), ("high", one.high))
-    }
-
-
-def _description(summary: Summary) -> str:
-    """Describe a simulation in Markdown, as the page of its run shows it: its hospitals, and the
-    answer as it is printed."""
-    names = ", ".join(site.outcome.site for site in summary.sites)
-    return (
-        f"Hospitals: {names}. Metrics are METRIC.TESTED.REGIME, with TESTED own or foreign (the "
-        "other hospitals' patients); differences are of Dice.\n\n"
-        f"```text\n{table_text(render_answer(summary), width=SCREEN_WIDTH).rstrip()}\n```"
-    )
-
-
-def _columns(summary: Summary) -> dict[str, list[Any]]:
-    """Return the table, a row a site, as columns."""
-    rows = [
-        {
-            "site": site.outcome.site,
-            "outcome": site.outcome.outcome,
-            "released": site.outcome.images,
-            "rejection rate": site.outcome.rejection_rate,
-            **_scores(site.scores),
-        }
-        for site in summary.sites
-    ]
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"site": []}
