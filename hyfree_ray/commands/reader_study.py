@@ -53,6 +53,10 @@ def make(release: Path, real: Path, images: int, seed: int | None, out: Path) ->
     """Write a page of RELEASE's images among as many real ones, blinded, and its key.
 
     Give readers reader-study.html, in the hospital and nowhere else, and keep key.json from them.
+
+    \b
+    Example:
+      hyfree-ray reader-study make release --real Dataset301_LungCXR --out study
     """
     from hyfree_ray.border.opening import open_release
     from hyfree_ray.cohorts.cohort import read_cohort
@@ -77,7 +81,12 @@ def make(release: Path, real: Path, images: int, seed: int | None, out: Path) ->
     help="What is what, as 'make' wrote it.",
 )
 def score(files: tuple[Path, ...], key: Path) -> None:
-    """Print each reader's accuracy and d', with 95 % intervals, from the page's answers."""
+    """Print each reader's accuracy and d', with 95 % intervals, from the page's answers.
+
+    \b
+    Example:
+      hyfree-ray reader-study score answers-*.csv --key study/key.json
+    """
     from hyfree_ray.studies.reader_scores import read_answers, score_reader
     from hyfree_ray.studies.reader_study import read_key
 

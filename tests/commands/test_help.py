@@ -24,7 +24,7 @@ def commands(
 
 @pytest.mark.parametrize("path", [path for path, _ in commands() if path], ids=" ".join)
 def test_every_help_shows_an_example_and_fits_80_columns(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(main, [*path, "-h"], terminal_width=80)
+    result = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
     assert result.exit_code == 0
     assert "Example" in result.output
     assert f"hyfree-ray {path[0]}" in result.output.partition("Example")[2]
