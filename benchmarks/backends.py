@@ -1,12 +1,13 @@
 """Which generator is better for a site at equal CPU seconds? What `--generator auto` rests on.
 
-    python benchmarks/backends.py --phantom 3 --seconds 30,90,240 [--store DIR]
+    python benchmarks/backends.py --phantom 3 --seconds 30,90,240 [--store DIR] [--sheets DIR]
     python benchmarks/backends.py --data Dataset301_LungCXR --site Montgomery
 
 For each backend and budget: KID to held-out images (and the floor between real ones), coverage,
 the share of samples that the memorisation filter rejects, the Dice on real test cases of an nnU-Net
 that was trained on the samples alone, and what choosing a snapshot took, as a share of the
-training. The last line of each budget is the ratio of KIDs. With a store, what is done is kept.
+training. The last line of each budget has each one's ratio of KIDs to the first's. With a store,
+what is done is kept; `--sheets` gets a picture of each one's samples beside real images.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from bench import Bench
+from PIL import Image
 
 from hyfree_ray.cohorts.cohort import read_cohort
 from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
@@ -28,6 +31,7 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases
@@ -35,10 +39,19 @@ from hyfree_ray.stages.quality import choose_snapshot
 from hyfree_ray.stages.quality_card import quality_card
 from hyfree_ray.stages.scoring import score
 from hyfree_ray.stages.synthesis import label, release, synthesise
-from hyfree_ray.stages.training import train_general, train_generator, train_segmenter
+from hyfree_ray.stages.training import (
+    COPYING,
+    overtrain_generator,
+    train_general,
+    train_generator,
+    train_segmenter,
+)
 
 WARM_UP, PROBE = 64, 800
 """Images shown before the clock counts, and to find out what a backend costs on this machine."""
+
+SHEET_ROWS, SHEET_COLUMNS = 2, 10
+"""Of real images in a picture, and of synthetic ones."""
 
 HEADER = "seconds  backend    shown   CPU s  kid x1000 (floor)  coverage  rejected   Dice  choice"
 
@@ -86,6 +99,15 @@ class SiteBench(Bench):
             warmup=0.0,
             seed=1,
         )
+        # One for all: it tests the filter, and is no part of what is compared.
+        self.copies = self.run(
+            overtrain_generator,
+            prepared=self.prepared,
+            generator=self.experiment.generator.model_dump(),
+            images_shown=COPYING * self.experiment.budget.generator.images_shown_per_image,
+            precision=self.experiment.precision,
+            seed=9,
+        )
 
     def generator(
         self, backend: str, images_shown: int, *, seed: int = 2, **config: Any
@@ -121,6 +143,7 @@ class SiteBench(Bench):
             synthesise,
             generator=generator,
             choice=choice,
+            copies=self.copies,
             quota=300,
             percentile=5.0,
             max_rejection_rate=self.experiment.gate.max_rejection_rate,
@@ -220,7 +243,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--site")
     parser.add_argument("--seconds", default="30,90,240")
+    parser.add_argument("--generators", default=",".join(NAMES))
     parser.add_argument("--store", type=Path, help="where to keep the stages")
+    parser.add_argument("--sheets", type=Path, help="a folder for pictures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     experiment, _ = resolve_experiment(budget="small", generator="flow", device="cpu")
@@ -229,17 +254,20 @@ def main() -> None:
         bench = SiteBench(find_site(options, root), experiment, root / "site")
         bench.segmenter()
         print(f"{bench.site.name}: local nnU-Net Dice {bench.score(bench.local):.3f}")
-        for name in NAMES:
+        names = options.generators.split(",")
+        for name in names:
             bench.generator(name, WARM_UP)
-        pace = {name: bench.generator(name, PROBE)[1] / PROBE for name in NAMES}
+        pace = {name: bench.generator(name, PROBE)[1] / PROBE for name in names}
         print(HEADER)
         for seconds in (float(text) for text in options.seconds.split(",")):
             kids = {}
-            for backend in NAMES:
+            for backend in names:
                 shown = max(2 * PROBE, round(seconds / pace[backend]))
                 generator, spent = bench.generator(backend, shown)
                 found = bench.measure(backend, generator, shown)
                 kids[backend] = found["kid"]
+                if options.sheets is not None:
+                    draw_sheet(bench, options.sheets / f"{backend}-{seconds:.0f}.png")
                 print(
                     f"{seconds:7.0f}  {backend:9} {shown:6}  {spent:6.0f}  "
                     f"{1e3 * found['kid']:8.2f} ({1e3 * found['kid_floor']:.2f})  "
@@ -247,7 +275,24 @@ def main() -> None:
                     f"{found['choice']:6.1%}",
                     flush=True,
                 )
-            print(f"seconds={seconds:.0f} kid_ratio={kids['stylegan2'] / kids['flow']:.2f}")
+            ratios = (f"{name}={kid / kids[names[0]]:.2f}" for name, kid in kids.items())
+            print(f"seconds={seconds:.0f} kid_ratio {' '.join(ratios)}", flush=True)
+
+
+def draw_sheet(bench: SiteBench, file: Path) -> None:
+    """Draw what a generator has drawn below real training images, as far as it was accepted."""
+    view = GeneratorView.load(bench.prepared.path / "view.npz")
+    stored_NCHW = np.load(bench.samples.path / "accepted.npy")
+    drawn_NCHW = stored_NCHW / np.iinfo(stored_NCHW.dtype).max * 2 - 1
+    rows = []
+    for images_NCHW in (view.images_NCHW[view.training_N], drawn_NCHW):
+        for first in range(0, SHEET_ROWS * SHEET_COLUMNS, SHEET_COLUMNS):
+            row = [image_CHW[0] for image_CHW in images_NCHW[first : first + SHEET_COLUMNS]]
+            blank = np.full(view.images_NCHW.shape[2:], 1.0)
+            rows.append(np.concatenate(row + [blank] * (SHEET_COLUMNS - len(row)), 1))
+    pixels = ((np.concatenate(rows) + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.kron(pixels, np.ones((2, 2), np.uint8))).save(file)
 
 
 def find_site(options: argparse.Namespace, folder: Path) -> Site:

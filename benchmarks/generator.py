@@ -38,16 +38,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout, not 
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators import GENERATORS, SAMPLE_BATCH
+from hyfree_ray.generators.adversarial import loss, ops
+from hyfree_ray.generators.adversarial.plan import MIN_BATCH as BATCH_SIZE
 from hyfree_ray.generators.average import Average, keep_share
 from hyfree_ray.generators.cuda import COMPILE_FROM
 from hyfree_ray.generators.flow import FLOW
 from hyfree_ray.generators.plan import GeneratorPlan, Size
 from hyfree_ray.generators.protocol import Backend, Learner, compute_of
-from hyfree_ray.generators.stylegan2 import STYLEGAN2, loss, ops
+from hyfree_ray.generators.stylegan2 import STYLEGAN2
 from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
 from hyfree_ray.generators.stylegan2.train import (
     BACKEND,
-    BATCH_SIZE,
     LEARNING_RATE,
     StyleGan2Learner,
 )

@@ -32,8 +32,8 @@ from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.config.budget import Budget, budget_values
 from hyfree_ray.core.precision import PrecisionChoice, measure_cpu
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.adversarial import loss
 from hyfree_ray.generators.protocol import compute_of
-from hyfree_ray.generators.stylegan2 import loss
 from hyfree_ray.segmenters import SEGMENTERS
 from hyfree_ray.segmenters.nnunet.data import RawCase, nnunet_environment, plan_and_preprocess
 from hyfree_ray.segmenters.nnunet.on_cpu import limited_once

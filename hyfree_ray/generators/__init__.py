@@ -27,6 +27,8 @@ GENERATORS = Registry(
     {
         "diffusion": f"{__name__}.diffusion:DIFFUSION",
         "flow": f"{__name__}.flow:FLOW",
+        "progan": f"{__name__}.progan:PROGAN",
+        "stylegan1": f"{__name__}.stylegan1:STYLEGAN1",
         "stylegan2": f"{__name__}.stylegan2:STYLEGAN2",
     },
 )

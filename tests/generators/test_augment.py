@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from hyfree_ray.generators.stylegan2 import augment as module
-from hyfree_ray.generators.stylegan2.augment import augment
+from hyfree_ray.generators.adversarial import augment as module
+from hyfree_ray.generators.adversarial.augment import augment
 
 
 def _many(image: torch.Tensor, count: int = 400) -> torch.Tensor:

@@ -9,22 +9,24 @@ import torch
 
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.generators.protocol import compute_of
-from tests.generators.plans import tiny, tiny_unet, unet_plan
+from tests.generators.plans import tiny, tiny_config, tiny_unet, unet_plan
 
 NAMES = [generator.name for generator in GENERATORS.built_in()]
 
 
-def _trained_a_little(name, unet, steps=2):
-    """A learner after some steps, and its sampler."""
+def _trained_a_little(name, unet, shown=32):
+    """A learner after a whole training that is short, and its sampler."""
     torch.manual_seed(0)
-    plan, compute = tiny(name, unet), compute_of("cpu", "fp32")
-    backend = GENERATORS[name].load()
-    learner = backend.learner(plan, compute, images_shown=10 * steps)
+    generator, plan, compute = GENERATORS[name], tiny(name, unet), compute_of("cpu", "fp32")
+    if generator.schedule is not None:
+        plan = generator.schedule(plan, tiny_config(name), images=8, images_shown=shown)
+    backend = generator.load()
+    learner = backend.learner(plan, compute, images_shown=shown)
     images = learner.prepare(
         torch.rand(learner.batch_size, unet.channels, *unet.patch_size) * 2 - 1
     )
     random = torch.Generator().manual_seed(1)
-    for step in range(steps):
+    for step in range(shown // learner.batch_size):
         losses = learner.step(images, step, random)
         assert all(torch.isfinite(value) for value in losses.values()), losses
     return learner, backend.sampler(plan, compute, learner.averaged())

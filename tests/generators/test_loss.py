@@ -4,11 +4,11 @@ import math
 
 import torch
 
+from hyfree_ray.generators.adversarial import loss
+from hyfree_ray.generators.adversarial.augment import augment
+from hyfree_ray.generators.adversarial.learner import adam
 from hyfree_ray.generators.average import Average, keep_share
-from hyfree_ray.generators.stylegan2 import loss
-from hyfree_ray.generators.stylegan2.augment import augment
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator
-from hyfree_ray.generators.stylegan2.train import lazy_adam
 from tests.generators.plans import tiny_stylegan2
 
 
@@ -112,9 +112,9 @@ def test_logistic_losses_are_their_formulas():
 
 
 def test_lazy_regularisation_scales_rate_and_betas():
-    adam = lazy_adam(torch.nn.Linear(2, 2), 16)
-    assert math.isclose(adam.defaults["lr"], 0.002 * 16 / 17)
-    assert adam.defaults["betas"] == (0.0, 0.99 ** (16 / 17))
+    lazy = adam(torch.nn.Linear(2, 2), 0.002, every=16)
+    assert math.isclose(lazy.defaults["lr"], 0.002 * 16 / 17)
+    assert lazy.defaults["betas"] == (0.0, 0.99 ** (16 / 17))
 
 
 def test_the_average_has_its_half_life_and_its_ramp_up():

@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hyfree_ray.generators.adversarial.layers import minibatch_spread
 from hyfree_ray.generators.flow import plan as flow
 from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.flow.network import Denoiser
 from hyfree_ray.generators.stylegan2 import plan as stylegan2
 from hyfree_ray.generators.stylegan2.config import StyleGan2Config
-from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator, minibatch_spread
+from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator
 from tests.generators.plans import tiny_flow, tiny_stylegan2, unet_plan
 
 

@@ -9,7 +9,7 @@ from scipy import ndimage, signal
 from torch.nn import functional as F
 from torch.profiler import profile
 
-from hyfree_ray.generators.stylegan2 import ops
+from hyfree_ray.generators.adversarial import ops
 
 STRIDES = [(2, 2), (2, 1), (1, 2), (3, 2)]
 

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.adversarial.plan import channels_at
 from hyfree_ray.generators.denoising import plan as denoising
 from hyfree_ray.generators.flow import plan as flow
 from hyfree_ray.generators.flow.config import FlowConfig
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.stylegan2 import plan as stylegan2
 from hyfree_ray.generators.stylegan2.config import StyleGan2Config
-from hyfree_ray.generators.stylegan2.plan import channels_at
 from tests.generators.plans import HALVINGS, unet_plan
 from tests.refusals import refuses
 

@@ -1,9 +1,8 @@
 """StyleGAN2's networks in the shape of nnU-Net's plan.
 
 Karras et al. 2020 (arXiv 1912.04958), figure 7: a generator with skips to the image and a
-residual discriminator. Levels, strides, kernels and channels are the plan's. Weights are float32
-of unit variance and scaled where they are used (equalised learning rate, Karras et al. 2018,
-arXiv 1710.10196, section 4.1). N images, C channels, H, W, Z latent, L layers.
+residual discriminator. Levels, strides, kernels and channels are the plan's. N images, C channels,
+H, W, Z latent, L layers.
 """
 
 from __future__ import annotations
@@ -14,60 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hyfree_ray.generators.adversarial import ops
+from hyfree_ray.generators.adversarial.layers import (
+    Linear,
+    Mapping,
+    fresh_kernel,
+    minibatch_spread,
+)
+from hyfree_ray.generators.adversarial.plan import AdversarialPlan
 from hyfree_ray.generators.plan import Size
-from hyfree_ray.generators.stylegan2 import ops
-from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
-
-_MAPPING_RATE = 0.01
-"""The mapping network learns this much slower (Karras et al. 2019, arXiv 1812.04948, app. C)."""
-_GROUP = 4
-"""Images whose spread the discriminator sees together."""
-
-
-class _Linear(nn.Module):
-    """A fully connected layer, float32; `activation` adds a leaky ReLU and its gain."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        bias: float = 0.0,
-        rate: float = 1.0,
-        activation: bool = False,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
-        gain = ops.ACTIVATION_GAIN if activation else 1.0
-        self._weight_gain, self._bias_gain = gain * rate / math.sqrt(inputs), gain * rate
-        self._activation = activation
-
-    def forward(self, x_NZ: Tensor) -> Tensor:
-        x_NZ = torch.addmm(
-            self.bias, x_NZ, self.weight.T, beta=self._bias_gain, alpha=self._weight_gain
-        )
-        return ops.activate(x_NZ) if self._activation else x_NZ
-
-
-class Mapping(nn.Module):
-    """z to w: two layers on the normalised latent."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(_Linear(size, size, rate=_MAPPING_RATE, activation=True) for _ in range(2))
-        )
-
-    def forward(self, z_NZ: Tensor) -> Tensor:
-        z_NZ = z_NZ * torch.rsqrt(z_NZ.square().mean(1, keepdim=True) + 1e-8)
-        out: Tensor = self.layers(z_NZ)
-        return out
-
-
-def _kernel(outputs: int, inputs: int, kernel: Size) -> nn.Parameter:
-    weight = torch.randn(outputs, inputs, *kernel)
-    return nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+from hyfree_ray.generators.stylegan2.plan import MAPPING_LAYERS, StyleGan2Plan
 
 
 class _StyledConvolution(nn.Module):
@@ -77,8 +32,8 @@ class _StyledConvolution(nn.Module):
         self, inputs: int, outputs: int, latent: int, kernel: Size, stride: Size, size: Size
     ) -> None:
         super().__init__()
-        self.affine = _Linear(latent, inputs, bias=1.0)
-        self.weight = _kernel(outputs, inputs, kernel)
+        self.affine = Linear(latent, inputs, bias=1.0)
+        self.weight = fresh_kernel(outputs, inputs, kernel)
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self._stride = stride
@@ -100,7 +55,7 @@ class _ToImage(nn.Module):
 
     def __init__(self, inputs: int, channels: int, latent: int) -> None:
         super().__init__()
-        self.affine = _Linear(latent, inputs, bias=1.0)
+        self.affine = Linear(latent, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(channels, inputs))
         self.bias = nn.Parameter(torch.zeros(channels))
         self._gain = 1 / math.sqrt(inputs)
@@ -169,8 +124,13 @@ class Generator(nn.Module):
 
     def __init__(self, plan: StyleGan2Plan, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.mapping = Mapping(plan.latent_size)
+        self.mapping = Mapping(plan.latent_size, MAPPING_LAYERS)
         self.synthesis = Synthesis(plan, dtype)
+
+    @property
+    def noise_sizes(self) -> list[Size]:
+        """Size of each convolution's noise."""
+        return self.synthesis.noise_sizes
 
     def forward(self, z_NZ: Tensor, noises: list[Tensor]) -> Tensor:
         """Images_NCHW of latents, one w for all layers."""
@@ -186,11 +146,11 @@ class _Residual(nn.Module):
         self, inputs: int, outputs: int, kernel: Size, strided_kernel: Size, stride: Size
     ) -> None:
         super().__init__()
-        self.first = _kernel(inputs, inputs, kernel)
+        self.first = fresh_kernel(inputs, inputs, kernel)
         self.first_bias = nn.Parameter(torch.zeros(inputs))
-        self.second = _kernel(outputs, inputs, strided_kernel)
+        self.second = fresh_kernel(outputs, inputs, strided_kernel)
         self.second_bias = nn.Parameter(torch.zeros(outputs))
-        self.skip = _kernel(outputs, inputs, (1, 1))
+        self.skip = fresh_kernel(outputs, inputs, (1, 1))
         gain = ops.ACTIVATION_GAIN
         self._first_gain = gain / math.sqrt(inputs * math.prod(kernel))
         # Both branches carry the sum's 1 / sqrt(2), which cancels the activation's sqrt(2).
@@ -211,24 +171,10 @@ class _Residual(nn.Module):
         return h_NCHW + F.conv2d(ops.downsample(x_NCHW, self._stride), skip)
 
 
-def minibatch_spread(x_NCHW: Tensor) -> Tensor:
-    """Append one channel: the mean standard deviation within groups of the batch.
-
-    Karras et al. 2018 (arXiv 1710.10196, section 3). Group g holds images g, g + N/4, ...
-    """
-    count, channels, height, width = x_NCHW.shape
-    group = math.gcd(_GROUP, count)
-    grouped = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
-    grouped = grouped.reshape(group, count // group, channels, height, width)
-    spread = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
-    column = spread.repeat(group).to(x_NCHW.dtype)[:, None, None, None]
-    return torch.cat([x_NCHW, column.expand(-1, 1, height, width)], 1)
-
-
 class Discriminator(nn.Module):
     """Images to one logit each: residual blocks, minibatch spread, two linear layers."""
 
-    def __init__(self, plan: StyleGan2Plan, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, plan: AdversarialPlan, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self._dtype = dtype
         channels, kernels = plan.level_channels, plan.kernel_sizes
@@ -243,11 +189,11 @@ class Discriminator(nn.Module):
             )
         )
         last, kernel = channels[-1], kernels[-1]
-        self.last = _kernel(last, last + 1, kernel)
+        self.last = fresh_kernel(last, last + 1, kernel)
         self.last_bias = nn.Parameter(torch.zeros(last))
         self._last_gain = ops.ACTIVATION_GAIN / math.sqrt((last + 1) * math.prod(kernel))
-        self.hidden = _Linear(last * math.prod(plan.base_size), last, activation=True)
-        self.logit = _Linear(last, 1)
+        self.hidden = Linear(last * math.prod(plan.base_size), last, activation=True)
+        self.logit = Linear(last, 1)
 
     def forward(self, images_NCHW: Tensor, batches: int = 1) -> Tensor:
         """Logits_N of patch-sized images; zeros fill the plan's margin.

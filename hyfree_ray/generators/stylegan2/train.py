@@ -5,62 +5,43 @@ Karras et al. 2020 (arXiv 1912.04958) with DiffAugment (Zhao et al. 2020, arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyfree_ray.generators.average import Average
-from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager, tune
+from hyfree_ray.generators.adversarial import loss
+from hyfree_ray.generators.adversarial.learner import AdversarialSampler, MixingLearner, adam
+from hyfree_ray.generators.cuda import COMPILE_FROM, compiled_like_eager
 from hyfree_ray.generators.protocol import Compute
-from hyfree_ray.generators.stylegan2 import loss
-from hyfree_ray.generators.stylegan2.augment import augment
 from hyfree_ray.generators.stylegan2.networks import Discriminator, Generator
 from hyfree_ray.generators.stylegan2.plan import StyleGan2Plan
 
-BATCH_SIZE = 8
 LEARNING_RATE = 0.002
-BETAS = (0.0, 0.99)
-MIXING = 0.9
-"""Share of images whose layers follow two latents (style mixing)."""
 PATH_SHRINK = 2
 """The path length is measured on this fraction of a batch (appendix B)."""
 
 
-def lazy_adam(module: nn.Module, every: int) -> torch.optim.Adam:
-    """Adam for a network that also takes a regularisation step every `every` steps.
-
-    It then makes (every + 1) / every times as many steps, so its rate is multiplied and its betas
-    are raised to c = every / (every + 1) (Karras et al. 2020, appendix B, "lazy regularization").
-    """
-    c = every / (every + 1)
-    betas = (BETAS[0] ** c, BETAS[1] ** c)
-    return torch.optim.Adam(
-        module.parameters(), lr=LEARNING_RATE * c, betas=betas, eps=1e-8, fused=True
-    )
-
-
-class StyleGan2Learner:
+class StyleGan2Learner(MixingLearner):
     """Both players in training."""
 
-    batch_size = BATCH_SIZE
-
     def __init__(self, plan: StyleGan2Plan, compute: Compute, *, images_shown: int) -> None:
-        device = compute.device
-        self._plan, self._latent, self._device = plan, plan.latent_size, device
-        self.generator = Generator(plan, compute.dtype).to(device)
-        self.discriminator = Discriminator(plan, compute.dtype).to(device)
-        self._paint: Callable[..., Tensor] = self.generator.synthesis
-        self._judge: Callable[..., Tensor] = self.discriminator
-        self._average = Average(self.generator)
-        self._generator_adam = lazy_adam(self.generator, loss.PATH_EVERY)
-        self._discriminator_adam = lazy_adam(self.discriminator, loss.R1_EVERY)
-        self._path_mean = torch.zeros((), device=device)
+        generator, discriminator = (
+            Generator(plan, compute.dtype),
+            Discriminator(plan, compute.dtype),
+        )
+        super().__init__(plan, generator, discriminator, compute)
+        self._path_mean = torch.zeros((), device=compute.device)
         self.compiled = False
-        tune(device)
-        if device.type == "cuda" and images_shown >= COMPILE_FROM:
+        if compute.device.type == "cuda" and images_shown >= COMPILE_FROM:
             self.compile("inductor")
+
+    def _adams(self) -> tuple[torch.optim.Adam, torch.optim.Adam]:
+        return (
+            adam(self.generator, LEARNING_RATE, every=loss.PATH_EVERY),
+            adam(self.discriminator, LEARNING_RATE, every=loss.R1_EVERY),
+        )
 
     def compile(self, backend: str | Callable[..., Any]) -> None:
         """Compile the networks for the two main phases, or leave them as they are if that fails.
@@ -96,10 +77,6 @@ class StyleGan2Learner:
         images_NCHW = torch.rand(shape, generator=random, device=self._device)
         return self._discriminator_loss(images_NCHW, self._fakes(random).detach(), random)
 
-    def prepare(self, images_NCHW: Tensor) -> Tensor:
-        """As they are; the discriminator pads."""
-        return images_NCHW
-
     def step(self, images_NCHW: Tensor, step: int, random: torch.Generator) -> dict[str, Tensor]:
         """Generator, path length, discriminator, R1, average; the second and fourth lazily.
 
@@ -116,48 +93,6 @@ class StyleGan2Learner:
         self._average.update((step + 1) * self.batch_size, self.batch_size)
         return losses
 
-    def _latents(self, count: int, random: torch.Generator) -> Tensor:
-        """w_NLZ of random latents; layers from a random one on follow a second latent.
-
-        Mixing regularisation (Karras et al. 2019, arXiv 1812.04948, section 3.1).
-        """
-        layers = self.generator.synthesis.layers
-        z_NZ = torch.randn(2 * count, self._latent, generator=random, device=self._device)
-        draw = torch.rand(2, count, generator=random, device=self._device)
-        first_NZ, second_NZ = self.generator.mapping(z_NZ).chunk(2)
-        crossover_N = 1 + (draw[0] * (layers - 1)).long()
-        crossover_N = torch.where(draw[1] < MIXING, crossover_N, layers)
-        early_NL = torch.arange(layers, device=self._device) < crossover_N[:, None]
-        return torch.where(early_NL[:, :, None], first_NZ[:, None], second_NZ[:, None])
-
-    def _noises(self, count: int, random: torch.Generator) -> list[Tensor]:
-        return [
-            torch.randn(count, 1, *size, generator=random, device=self._device)
-            for size in self.generator.synthesis.noise_sizes
-        ]
-
-    def _fakes(self, random: torch.Generator) -> Tensor:
-        w_NLZ = self._latents(self.batch_size, random)
-        return self._paint(w_NLZ, self._noises(self.batch_size, random))
-
-    def _generator_loss(self, fake_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        self.discriminator.requires_grad_(False)
-        value = loss.generator_loss(self._judge(augment(fake_NCHW, random)))
-        self.discriminator.requires_grad_(True)
-        return value
-
-    def _discriminator_loss(
-        self, images_NCHW: Tensor, fake_NCHW: Tensor, random: torch.Generator
-    ) -> Tensor:
-        both_NCHW = torch.cat([augment(fake_NCHW, random), augment(images_NCHW, random)])
-        fake_N, real_N = self._judge(both_NCHW, batches=2).chunk(2)
-        return loss.discriminator_loss(real_N, fake_N)
-
-    def _generator_step(self, fake_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        value = self._generator_loss(fake_NCHW, random)
-        self._descend(self._generator_adam, value)
-        return value.detach()
-
     def _path_step(self, random: torch.Generator) -> Tensor:
         w_NLZ = self._latents(self.batch_size // PATH_SHRINK, random)
         fake_NCHW = self.generator.synthesis(w_NLZ, self._noises(len(w_NLZ), random))
@@ -167,77 +102,18 @@ class StyleGan2Learner:
         self._descend(self._generator_adam, penalty * loss.PATH_EVERY)
         return lengths_N.detach().mean()
 
-    def _discriminator_step(
-        self, images_NCHW: Tensor, fake_NCHW: Tensor, random: torch.Generator
-    ) -> Tensor:
-        value = self._discriminator_loss(images_NCHW, fake_NCHW, random)
-        self._descend(self._discriminator_adam, value)
-        return value.detach()
-
-    def _r1_step(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-        penalty = loss.r1_penalty(
-            images_NCHW, lambda images: self.discriminator(augment(images, random))
-        )
-        self._descend(self._discriminator_adam, penalty * loss.R1_EVERY)
-        return penalty.detach()
-
-    def _descend(self, adam: torch.optim.Adam, value: Tensor) -> None:
-        adam.zero_grad(set_to_none=True)
-        value.backward()
-        adam.step()
-
     def state_dict(self) -> dict[str, Any]:
         """Weights of both, the average, Adam's moments, the mean path length."""
-        return {
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "average": self._average.weights,
-            "generator_adam": self._generator_adam.state_dict(),
-            "discriminator_adam": self._discriminator_adam.state_dict(),
-            "path_mean": self._path_mean,
-        }
+        return super().state_dict() | {"path_mean": self._path_mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self._average.load(state["average"])
-        self._generator_adam.load_state_dict(state["generator_adam"])
-        self._discriminator_adam.load_state_dict(state["discriminator_adam"])
+        super().load_state_dict(state)
         self._path_mean = state["path_mean"]
-
-    def averaged(self) -> dict[str, Tensor]:
-        """The generator's averaged weights."""
-        return self._average.weights
-
-
-class StyleGan2Sampler:
-    """A trained generator, without truncation (psi 1)."""
-
-    def __init__(self, plan: StyleGan2Plan, compute: Compute, weights: dict[str, Tensor]) -> None:
-        tune(compute.device)
-        self._latent, self._device = plan.latent_size, compute.device
-        self._generator = Generator(plan, compute.dtype).to(compute.device)
-        self._generator.load_state_dict(weights)
-
-    def __call__(self, seeds: Sequence[int]) -> Tensor:
-        """One image a seed, NCHW."""
-        sizes = self._generator.synthesis.noise_sizes
-        lengths = [self._latent, *(height * width for height, width in sizes)]
-        # On the CPU whatever the device: a seed means the same draw everywhere.
-        draws = [
-            torch.randn(sum(lengths), generator=torch.Generator().manual_seed(s)) for s in seeds
-        ]
-        z_NZ, *noises = torch.stack(draws).to(self._device).split(lengths, 1)
-        images_NCHW: Tensor = self._generator(
-            z_NZ,
-            [noise.unflatten(1, (1, *size)) for noise, size in zip(noises, sizes, strict=True)],
-        )
-        return images_NCHW
 
 
 class StyleGan2Backend:
-    """StyleGAN2 as a backend."""
+    """StyleGAN2 as a backend, without truncation (psi 1)."""
 
     def learner(
         self, plan: StyleGan2Plan, compute: Compute, *, images_shown: int
@@ -247,9 +123,9 @@ class StyleGan2Backend:
 
     def sampler(
         self, plan: StyleGan2Plan, compute: Compute, weights: dict[str, Tensor]
-    ) -> StyleGan2Sampler:
+    ) -> AdversarialSampler:
         """A generator with the weights of a snapshot."""
-        return StyleGan2Sampler(plan, compute, weights)
+        return AdversarialSampler(plan, Generator(plan, compute.dtype), compute, weights)
 
 
 BACKEND = StyleGan2Backend()

@@ -1,0 +1,1 @@
+"""What adversarial generators share: layers, filters, losses, augmentation, growth, training."""
