@@ -97,7 +97,7 @@ class GrowingPainter(Growing):
             before_NCHW = self.to_images[finest + 1](coarser_NCHW)
             before_NCHW = enlarge(before_NCHW, self._plan.level_sizes[finest])
             image_NCHW = torch.lerp(image_NCHW, before_NCHW, share)
-        return image_NCHW.to(self.to_images[0].weight.dtype)
+        return image_NCHW.to(torch.promote_types(image_NCHW.dtype, torch.float32))
 
     def whole(self, image_NCHW: Tensor) -> Tensor:
         """Patch-sized images of images of the finest level so far."""
@@ -178,8 +178,14 @@ class _FromImage(nn.Module):
 class GrowingLearner(AdversarialLearner):
     """Both players in training, and in growth: at each new level the optimisers begin anew."""
 
+    discriminator: GrowingDiscriminator
+
     def __init__(
-        self, plan: GrowingPlan, generator: Any, discriminator: nn.Module, compute: Compute
+        self,
+        plan: GrowingPlan,
+        generator: Any,
+        discriminator: GrowingDiscriminator,
+        compute: Compute,
     ) -> None:
         self.batch_size = plan.batch_size
         self._growth = plan
