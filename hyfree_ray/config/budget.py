@@ -73,6 +73,8 @@ class Budget(_Strict):
     quality_gate: bool
     """Whether `gate.quality` is enforced where nothing is said: its trainings are long enough to
     make a release that teaches something."""
+    labeller: str
+    """Which of its own networks a site labels with where nothing is said."""
 
     @property
     def warning(self) -> str:

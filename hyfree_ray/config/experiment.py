@@ -120,7 +120,8 @@ class Experiment(BaseModel):
     gate: Gate = Gate()
     """What a release's privacy card has to say, at its site and at the pool."""
     labeller: Annotated[str, AfterValidator(_labeller)] = "local"
-    """Which of its own networks a site labels its release with; the paper: `local`."""
+    """Which of its own networks a site labels its release with. The paper: `local`; a budget whose
+    trainings are short: `local2x`, which is trained anyway and misses fewer structures."""
     replay_share: float = Field(default=0.25, gt=0, lt=1)
     """Of what `personalised` is fine-tuned on, the share of synthetic images; the rest is real."""
     min_label_agreement: float = Field(default=0.0, ge=0, le=1)
@@ -188,7 +189,13 @@ class Experiment(BaseModel):
 
 _NOT_SETTINGS: dict[str, Any] = {
     "embedder_weights": True,
-    "budget": {"generator_backend", "generator_reason", "phantom_sites", "quality_gate"},
+    "budget": {
+        "generator_backend",
+        "generator_reason",
+        "phantom_sites",
+        "quality_gate",
+        "labeller",
+    },
 }
 """What `auto` was resolved by, and a path: the resolved values are in the key."""
 
@@ -204,6 +211,7 @@ _NOT_IN_A_RECIPE: dict[str, Any] = {
         "generator_reason": True,
         "phantom_sites": True,
         "quality_gate": True,
+        "labeller": True,
         "unet": {"finetune_epochs"},
     },
 }

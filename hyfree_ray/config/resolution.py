@@ -81,6 +81,10 @@ def resolve_experiment(
         reasons.append(f"generator {chosen['name']}: {values['budget']['generator_reason']}")
     values["generator"] = _generator_choice(chosen["name"], budget, chosen["config"])
     reasons += _resolve_quality_gate(values, budget)
+    if values.setdefault("labeller", values["budget"]["labeller"]) != "local":
+        reasons.append(
+            f"labels by {values['labeller']}: so short a training as local's misses structures"
+        )
     if values.setdefault("embedder", "auto") == "auto":
         named_weights = values.get("embedder_weights") is not None
         values["embedder"] = "openclip" if named_weights else "nnunet"

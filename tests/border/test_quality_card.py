@@ -53,6 +53,31 @@ def test_images_that_are_told_but_not_far_from_real_ones_pass() -> None:
     assert violations(read_quality_card(quality(images_times_floor=9.0)), QualityGate()) == []
 
 
+def missed(synthetic: float, labelled: float) -> dict[str, Any]:
+    found = lesions(synthetic)["lesion"]
+    return found | {"labelled": STRUCTURE | {"share": labelled}}
+
+
+def test_images_are_not_to_blame_for_what_the_labelling_network_misses_in_real_ones() -> None:
+    """Seen on the brain phantom: necrosis was in the images, and in no label."""
+    seen = lesions(STRUCTURE["share"])["lesion"]
+    structures = {"oedema": seen, "necrosis": missed(0.0, labelled=0.0)}
+    assert violations(read_quality_card(quality(structures=structures)), QualityGate()) == []
+    structures = {"oedema": seen, "necrosis": missed(0.0, labelled=STRUCTURE["share"])}
+    (said,) = violations(read_quality_card(quality(structures=structures)), QualityGate())
+    assert said.startswith("necrosis")
+
+
+def test_a_release_without_any_label_teaches_nothing_whoever_is_to_blame() -> None:
+    structures = {"oedema": missed(0.0, labelled=0.0), "necrosis": missed(1e-5, labelled=1e-5)}
+    assert len(violations(read_quality_card(quality(structures=structures)), QualityGate())) == 2
+
+
+def test_where_real_images_teach_hardly_anything_what_a_release_teaches_is_not_held_to_it() -> None:
+    taught = {"release": 0.0, "half": 0.12, "local": 0.1}
+    assert violations(read_quality_card(quality(taught=taught)), QualityGate()) == []
+
+
 def test_what_cannot_be_measured_closes_nothing() -> None:
     card = QualityCard(measurable=False, reason="3 real images of 2 patients are too few")
     assert violations(card, QualityGate()) == []
