@@ -76,7 +76,7 @@ def self_test(
         Alteration -> detector (and `UNION`) -> share that is stopped; and the recall for all.
     """
     tried = [
-        _altered(images_MCHW, patients_M, seed=seed_of(seed, "repeat", repeat))
+        altered_copies(images_MCHW, patients_M, seed=seed_of(seed, "repeat", repeat))
         for repeat in range(REPEATS)
     ]
     count = len(next(iter(tried[0].values())))
@@ -161,10 +161,19 @@ def _standardised(images_NCHW: np.ndarray) -> np.ndarray:
     return unit_NP
 
 
-def _altered(
+def altered_copies(
     images_MCHW: np.ndarray, patients_M: np.ndarray, *, seed: int
 ) -> dict[str, np.ndarray]:
-    """Alter some training images in every way, each way others."""
+    """Alter some training images in every way, each way others.
+
+    Args:
+        images_MCHW: the training images.
+        patients_M: whose they are; at least two patients.
+        seed: seed of the choice of images and of the alterations.
+
+    Returns:
+        Alteration -> images_NCHW in [-1, 1], at most `MAX_IMAGES`.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for name, alter in ALTERATIONS.items():

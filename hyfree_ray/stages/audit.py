@@ -20,7 +20,7 @@ RISK_FILE = "patients.json"
 """These files stay at the site: distances and patients' risks reveal membership."""
 
 
-@stage(version=3, device=True, private=("trained_before",))
+@stage(version=4, device=True, private=("trained_before",))
 def audit(
     context: Context,
     /,

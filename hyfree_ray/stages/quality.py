@@ -49,7 +49,7 @@ def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: 
     return max(8, min(MAX_SAMPLES, count))
 
 
-@stage(version=6, device=True)
+@stage(version=7, device=True)
 def choose_snapshot(
     context: Context,
     *,
@@ -70,6 +70,7 @@ def choose_snapshot(
     """
     import time
 
+    from hyfree_ray.core.seeds import seed_of
     from hyfree_ray.evaluation.image_quality import best_snapshot
     from hyfree_ray.evaluation.realism import geometric_mean
     from hyfree_ray.generators import trained
@@ -103,7 +104,8 @@ def choose_snapshot(
     )
     if why := _no_ranking(view.patients_N[~view.training_N]):
         draw = partial(draw, count=max(count, MIN_JUDGED))
-        return _last_without_copies(names, draw, calibrated(view, embed, percentile), why)
+        rule = calibrated(view, embed, percentile, seed=seed_of(seed, "calibration"))
+        return _last_without_copies(names, draw, rule, why)
     compare = _comparison(view, prepared, segmenter, seed, context.device)
     scores, far = [], []
     for name, drawn_NCHW, score, over_floor in _scores(names, draw, embed, view, seed):

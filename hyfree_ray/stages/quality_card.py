@@ -39,7 +39,7 @@ COMPARISON = "comparison.png"
 """Real images beside synthetic ones: it stays at the site."""
 
 
-@stage(version=4, device=True)
+@stage(version=5, device=True)
 def quality_card(
     context: Context,
     *,

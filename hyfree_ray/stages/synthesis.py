@@ -27,7 +27,7 @@ MASKS = "masks.npy"
 """Label values_NHW of `accepted.npy`, where the generator drew them."""
 
 
-@stage(version=8, device=True)
+@stage(version=9, device=True)
 def synthesise(
     context: Context,
     *,
@@ -63,7 +63,7 @@ def synthesise(
         view=view,
         device=context.device,
     )
-    rule = calibrated(view, embed, percentile)
+    rule = calibrated(view, embed, percentile, seed=seed_of(seed, "calibration"))
     tested = _self_tested(rule, view, copies, seed=seed_of(seed, "self-test"))
     masks: list[np.ndarray] = []
     drawn = draw_until(
@@ -94,17 +94,34 @@ def synthesise(
     }
 
 
-def calibrated(view: GeneratorView, embed: Embed, percentile: float) -> MemorisationFilter:
-    """Calibrate the memorisation filter: two detectors, thresholds from training images."""
+WANTED_RECALL = 0.95
+"""Share of altered copies that the filter is to stop, as far as honest images allow it."""
+
+
+def calibrated(
+    view: GeneratorView, embed: Embed, percentile: float, *, seed: int
+) -> MemorisationFilter:
+    """Calibrate the memorisation filter: two detectors, thresholds from training images, raised
+    where altered copies of these would pass.
+
+    Args:
+        view: the site's images.
+        embed: features of images.
+        percentile: of honest images that are rejected.
+        seed: of the alterations; the self-test makes others.
+    """
+    import numpy as np
+
     from hyfree_ray.privacy.detectors import Features, Registration
     from hyfree_ray.privacy.memorization import MemorisationFilter
+    from hyfree_ray.privacy.self_test import altered_copies
 
-    return MemorisationFilter.calibrate(
-        view.images_NCHW[view.training_N],
-        view.patients_N[view.training_N],
-        [Features(embed=embed), Registration()],
-        percentile=percentile,
+    real_NCHW, patients_N = view.images_NCHW[view.training_N], view.patients_N[view.training_N]
+    rule = MemorisationFilter.calibrate(
+        real_NCHW, patients_N, [Features(embed=embed), Registration()], percentile=percentile
     )
+    copies = altered_copies(real_NCHW, patients_N, seed=seed)
+    return rule.raised(np.concatenate(list(copies.values())), recall=WANTED_RECALL)
 
 
 def _self_tested(

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from hyfree_ray.privacy.alterations import bent, cropped, posed, relit, shifted, with_half
+from hyfree_ray.privacy.calibration import shared_thresholds
 from hyfree_ray.privacy.detectors import (
     Features,
     Registration,
     absolute_and_relative,
 )
-from hyfree_ray.privacy.memorization import shared_thresholds
 from hyfree_ray.privacy.pose_search import BAND, FULL_SIDE, PoseSearch, poses
 from hyfree_ray.privacy.texture import (
     channel_weights,

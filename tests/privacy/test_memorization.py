@@ -9,10 +9,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from hyfree_ray.cohorts.phantom import draw_phantom_site
-from hyfree_ray.privacy import memorization
+from hyfree_ray.privacy import calibration
 from hyfree_ray.privacy.alterations import ALTERATIONS
+from hyfree_ray.privacy.calibration import calibrating, shared_thresholds
 from hyfree_ray.privacy.detectors import Features, Measure, Registration
-from hyfree_ray.privacy.memorization import MemorisationFilter, calibrating, shared_thresholds
+from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import restore
 from tests.border.test_label_shift import read
 from tests.conftest import REAL_DATA
@@ -196,7 +197,7 @@ def test_few_patients_reject_a_new_one_as_often_as_many(patients: int) -> None:
 def test_a_large_site_is_calibrated_by_images_of_as_many_patients_as_possible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memorization, "MAX_CALIBRATING", 5)
+    monkeypatch.setattr(calibration, "MAX_CALIBRATING", 5)
     patients = np.array([0, 0, 0, 1, 1, 2])
     assert calibrating(patients).tolist() == [0, 1, 3, 4, 5]
     assert calibrating(np.arange(100)).tolist() == [0, 1, 2, 3, 4]
