@@ -38,6 +38,7 @@ from hyfree_ray.scheduling.history import (
     merge,
     outlooks,
     read_history,
+    share_of_full_size,
 )
 from hyfree_ray.scheduling.resources import Execution, check_machine, check_parties
 
@@ -179,7 +180,7 @@ def _calibrate(run: PlannedRun, training_s: float) -> dict[str, float]:
         )
     from hyfree_ray.scheduling.calibration import CALIBRATION_S, calibrate
 
-    longest = min(CALIBRATION_S, 4 * training_s)
+    longest = min(CALIBRATION_S, 8 * training_s)
     log.info(f"calibrating: training on this machine for at most {longest:.0f} s")
     site = min(simulation.sites.values(), key=lambda site: site.training_images)
     return calibrate(site, simulation.experiment, device, training_s, longest)
@@ -260,7 +261,8 @@ def open_stores(run: PlannedRun) -> PlannedRun:
         elsewhere = ray_cluster.open_stores(store, run.simulation.sites)
     history = merge([read_history(store), elsewhere])
     known = history.seconds_per_unit(device)
-    seconds = expected_seconds(steps, known, device, history.timings.keys())
+    share = share_of_full_size(run.simulation.experiment.budget.plan)
+    seconds = expected_seconds(steps, known, device, history.timings.keys(), share)
     execution = replace(
         run.execution, outlooks=outlooks(steps, seconds), gpu_shares=history.gpu_shares()
     )

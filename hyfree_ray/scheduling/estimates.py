@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyfree_ray.federation.status import Step
-from hyfree_ray.scheduling.history import expected_seconds, outlooks, read_history
+from hyfree_ray.scheduling.history import (
+    expected_seconds,
+    outlooks,
+    read_history,
+    share_of_full_size,
+)
 
 if TYPE_CHECKING:
     from hyfree_ray.federation.simulation import Simulation
@@ -111,7 +116,8 @@ def estimate(
     """
     known = read_history(store).seconds_per_unit(device)
     added = {stage: (rate, 0) for stage, rate in (calibrated or {}).items() if stage not in known}
-    seconds = expected_seconds(steps, added | known, device)
+    share = share_of_full_size(simulation.experiment.budget.plan)
+    seconds = expected_seconds(steps, added | known, device, share=share)
     paths = [outlook.critical_path for outlook in outlooks(steps, seconds).values()]
     missing = [step for step in steps if not step.done]
     caps = simulation.experiment.budget.plan

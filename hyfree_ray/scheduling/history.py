@@ -12,6 +12,7 @@ from typing import Any
 from hyfree_ray.core.device_memory import share_of
 from hyfree_ray.core.records import RECORD, StageRecord, load_record
 from hyfree_ray.federation.status import Step
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 GPU_SECONDS_AN_ITERATION = 0.16
 """nnU-Net 2d at its defaults: 40 s for 250 iterations on an A100 (its documentation)."""
@@ -21,6 +22,9 @@ GPU_SECONDS_AN_IMAGE = 0.025
 
 CPU_FACTOR = 150.0
 """A CPU core against such a GPU, at full width. Hours become weeks."""
+
+FULL_SIDE, BASE_FEATURES = 256, 32
+"""Of the images and networks that these figures are of: nnU-Net's default features."""
 
 OTHER_SECONDS = 5.0
 """A stage that trains nothing, where no record tells better."""
@@ -123,11 +127,19 @@ def merge(histories: Iterable[RunHistory]) -> RunHistory:
     return RunHistory(timings={task: one for items in every for task, one in items})
 
 
+def share_of_full_size(caps: PlanCaps) -> float:
+    """Return what a step of a narrowed training costs, as a share of one at full size."""
+    side = min(1.0, (caps.working_size or FULL_SIDE) / FULL_SIDE)
+    features = min(1.0, (caps.base_features or BASE_FEATURES) / BASE_FEATURES)
+    return (side * features) ** 2
+
+
 def expected_seconds(
     steps: Iterable[Step],
     seconds_per_unit: Mapping[str, tuple[float, int]],
     device: str,
     done: Collection[str] = (),
+    share: float = 1.0,
 ) -> dict[str, float]:
     """Estimate each step's seconds, by key: by records, else by rule of thumb; 0 if it is done.
 
@@ -136,8 +148,9 @@ def expected_seconds(
         seconds_per_unit: see `RunHistory`.
         device: "cpu" or "cuda".
         done: tasks that are done where this process cannot see it.
+        share: `share_of_full_size` of the run's trainings, for the rule of thumb.
     """
-    factor = 1.0 if device == "cuda" else CPU_FACTOR
+    factor = share * (1.0 if device == "cuda" else CPU_FACTOR)
     found = {}
     for step in steps:
         work = work_of(step.stage, step.call.params)

@@ -143,7 +143,7 @@ def overtrain_generator(
     return {"copied": copied_K.tolist(), "images_shown": images_shown}
 
 
-@stage(version=4, device=True)
+@stage(version=5, device=True)
 def train_segmenter(
     context: Context,
     *,
@@ -185,7 +185,7 @@ def train_segmenter(
     )
 
 
-@stage(version=4, device=True, distributed=True)
+@stage(version=5, device=True, distributed=True)
 def train_general(
     context: Context,
     *,

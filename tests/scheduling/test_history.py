@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hyfree_ray.config.budget import budget_values
 from hyfree_ray.core.records import StageRecord, write_record
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.runners.planning import plan
@@ -21,9 +22,11 @@ from hyfree_ray.scheduling.history import (
     merge,
     outlooks,
     read_history,
+    share_of_full_size,
     task_id,
 )
 from hyfree_ray.scheduling.resources import Resources, read_resources, resources_of
+from hyfree_ray.segmenters.plan_caps import PlanCaps
 from tests.refusals import refuses
 from tests.stage_records import stage_record
 
@@ -173,3 +176,12 @@ def test_resources_that_are_none_are_one_line(tmp_path: Path, text: str, said: s
     config.write_text(f"resources: {text}\n")
     with refuses("config.bad-value", said):
         read_resources(config)
+
+
+def test_where_no_record_tells_narrowed_trainings_take_their_share_of_full_ones() -> None:
+    """A run of twenty minutes was announced as one of 32 hours."""
+    small, paper = (
+        PlanCaps.model_validate(budget_values(name)["plan"]) for name in ("small", "paper")
+    )
+    assert share_of_full_size(paper) == 1
+    assert share_of_full_size(small) == pytest.approx((64 / 256 * 16 / 32) ** 2)

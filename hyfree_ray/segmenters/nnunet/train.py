@@ -28,11 +28,12 @@ from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.processes import keep_freed_memory
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.segmenters import NNUNET, SEGMENTERS
-from hyfree_ray.segmenters.nnunet.data import nnunet_environment
+from hyfree_ray.segmenters.nnunet.data import MADE_ON_SLICES, nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights, read_dataset, save_network
 from hyfree_ray.segmenters.nnunet.on_cpu import RememberingDataset, in_bf16, limited_once
 from hyfree_ray.segmenters.nnunet.pseudo_dice import PseudoDice
 from hyfree_ray.segmenters.nnunet.schedule import Schedule
+from hyfree_ray.segmenters.nnunet.slices import taken_by_class
 from hyfree_ray.segmenters.record import Segmenter
 
 log = logging.getLogger("hyfree_ray")
@@ -154,6 +155,12 @@ class ResumableTrainer(nnUNetTrainer):
             num_output_channels,
             deep_supervision=enable_deep_supervision,
         )
+
+    def get_dataloaders(self) -> Any:
+        """Return nnU-Net's loaders; slices that are cases of their own are taken by class."""
+        slices = self.plans_manager.plans.get(MADE_ON_SLICES, False)
+        with taken_by_class() if slices else contextlib.nullcontext():
+            return super().get_dataloaders()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         self.segmenter.set_deep_supervision(self.bare_network(), enabled)
