@@ -12,6 +12,7 @@ from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation, score_rows
 from hyfree_ray.observing.description import describe_run
 from hyfree_ray.observing.observer import Observed
+from hyfree_ray.results.curves import learning_curve, write_curves
 from hyfree_ray.results.finished import mark_outdated, mark_written
 from hyfree_ray.results.summary import write_summary
 from hyfree_ray.results.table import table_text
@@ -43,6 +44,12 @@ async def write_run(
                 file.write(picture)
     stages = [(stage.name, stage.record) for stage in observed.stages.values()]
     write_timeline(folder, simulation.party_names, stages)
+    trained = (
+        learning_curve(stage.record.owner, stage.purpose, stage.curve)
+        for _, stage in sorted(observed.stages.items())
+        if stage.record.stage.startswith("train_")  # others report progress, too
+    )
+    write_curves(folder, [one for one in trained if one is not None])
     with replacing(folder / "table.txt") as file:
         file.write(table_text(summary).encode())
     write_summary(folder, summary)

@@ -252,7 +252,7 @@ def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
     pairs = list(dict.fromkeys((one.first, one.second) for one in contrasts))
     names = list(dict.fromkeys(ALL_SITES if c.site is None else c.site for c in contrasts))
     figure = new_figure(len(pairs) * (0.75 + 0.27 * len(names)) + 0.3)
-    axes = figure.subplots(len(pairs), 2, sharey=True, sharex="row", squeeze=False)
+    axes = figure.subplots(len(pairs), 2, sharey=True, sharex=True, squeeze=False)
     for row, (first, second) in enumerate(pairs):
         for column, (tested, where) in enumerate((("own", "own"), ("foreign", "the others'"))):
             axis = axes[row][column]
@@ -268,6 +268,7 @@ def forest(theme: Theme, contrasts: Sequence[Contrast]) -> Figure:
             axis.set_axisbelow(True)
     for axis in axes.ravel():
         axis.locator_params(axis="x", nbins=5)
+        axis.tick_params(labelbottom=True)
     for axis in axes[-1]:
         axis.set_xlabel("difference of Dice, 95 % interval")
     return figure

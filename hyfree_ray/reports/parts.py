@@ -67,10 +67,12 @@ def of_run(run: Finished) -> dict[str, Any]:
         "outcomes": outcomes(run),
         "missing": missing(run),
         "notes": summary.notes,
+        "gates": gates(run),
         "cards": cards(run),
         "correlations": correlations(run),
         "compute": compute(summary.compute),
         "worth": worth(run),
+        "crossings": crossings(summary.ledger),
         "ledger": ledger(summary.ledger),
         "reproduce": "The experiment's settings are in the file beside this report; on the same "
         "data and sites, this command repeats the run:",
@@ -139,12 +141,9 @@ def cards(run: Finished) -> Table:
         audit = derived.get(site, {}).get("audit", {})
         quality = derived.get(site, {}).get("quality_card", {})
         general = derived.get(site, {}).get("audit_general", {})
-        card = dict(audit.get("card") or {})
+        card = {k: v for k, v in dict(audit.get("card") or {}).items() if k != "gate"}
         by_site[site] = (
-            _gate_rows([*card.pop("gate", ()), *general.get("gate", ())])
-            | _flat(card)
-            | _flat({"general_model": general.get("attacks") or {}})
-            | _flat(quality)
+            _flat(card) | _flat({"general_model": general.get("attacks") or {}}) | _flat(quality)
         )
     names = list(dict.fromkeys(name for card in by_site.values() for name in card))
     rows = [[name, *(by_site[site].get(name, NONE) for site in run.sites)] for name in names]
@@ -175,14 +174,27 @@ def correlations(run: Finished) -> Table:
     )
 
 
-def _gate_rows(gate: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the gate's table, a line for each bound: what was found, and whether it passed."""
-    return {
-        f"gate: {row['name']} ({row['limit']})": row["found"]
-        if row["passed"]
-        else f"{row['found']}, FAILED"
-        for row in gate
-    }
+def gates(run: Finished) -> Table:
+    """Tabulate the gate, a line a bound: its limit, and what each site found; passed or not."""
+    bounds: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for site in run.sites:
+        derived = run.summary.derived.get(site, {})
+        card = derived.get("audit", {}).get("card") or {}
+        for row in (*card.get("gate", ()), *derived.get("audit_general", {}).get("gate", ())):
+            passed = "passed" if row["passed"] else "FAILED"
+            bounds[row["name"], row["limit"]][site] = f"{passed}: {row['found']}"
+    rows = [
+        [name, limit, *(found.get(site, NONE) for site in run.sites)]
+        for (name, limit), found in bounds.items()
+    ]
+    failed = any("FAILED" in cell for row in rows for cell in row)
+    return table(
+        ["bound", "limit", *run.sites],
+        rows,
+        caption="What a release has to keep before it leaves: "
+        + ("a bound was NOT kept" if failed else "all bounds were kept"),
+        texts=range(1, len(run.sites) + 2),
+    )
 
 
 def _flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -307,6 +319,29 @@ def worth(run: Finished) -> Table:
     )
 
 
+def crossings(transfers: Iterable[Transfer]) -> Table:
+    """Tabulate what crossed by its kind and way: sites are one kind of party."""
+
+    def kind(party: str) -> str:
+        return party if party in {POOL, ORACLE} else "sites"
+
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for one in transfers:
+        sums[one.stage, kind(one.sender), kind(one.receiver)].append(one.bytes)
+    rows = [
+        [stage, f"{sender} to {receiver}", str(len(found)), f"{sum(found):,}"]
+        for (stage, sender, receiver), found in sorted(sums.items())
+    ]
+    total = sum(sum(found) for found in sums.values())
+    return table(
+        ["what", "way", "parcels", "bytes"],
+        rows,
+        caption=f"{total:,} bytes in total. Sites' models are exchanged only in a simulation, "
+        "to be scored elsewhere; scores are numbers and are not listed",
+        texts={1},
+    )
+
+
 def ledger(transfers: Iterable[Transfer]) -> Table:
     """Tabulate what went from whom to whom, and how many bytes."""
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -316,14 +351,7 @@ def ledger(transfers: Iterable[Transfer]) -> Table:
         [stage, sender, receiver, str(len(found)), f"{sum(found):,}"]
         for (stage, sender, receiver), found in sorted(sums.items())
     ]
-    total = sum(sum(found) for found in sums.values())
-    return table(
-        ["what", "from", "to", "parcels", "bytes"],
-        rows,
-        caption=f"{total:,} bytes in total. Sites' models are exchanged only in a simulation, "
-        "to be scored elsewhere; scores are numbers and are not listed",
-        texts={1, 2},
-    )
+    return table(["what", "from", "to", "parcels", "bytes"], rows, texts={1, 2})
 
 
 def experiment_file(experiment: Mapping[str, Any]) -> str:

@@ -23,6 +23,8 @@ from hyfree_ray.reports import figures
 from hyfree_ray.reports.gantt import gantt
 from hyfree_ray.reports.pages import render
 from hyfree_ray.reports.parts import Table, of_run, table
+from hyfree_ray.reports.prices import curve_panels, trade_offs
+from hyfree_ray.reports.trade_offs import frontier, learning_curves
 from hyfree_ray.results.contrasts import Contrast
 from hyfree_ray.results.finished import Finished, Point
 from hyfree_ray.results.means import patient_means, site_mean
@@ -39,9 +41,12 @@ from hyfree_ray.results.table import (
     p_value,
     regime_notes,
 )
-from hyfree_ray.results.timeline import critical_path, last_session, read_timeline
+from hyfree_ray.results.timeline import Event, critical_path, last_session, read_timeline
 
 REPORT = "report.html"
+
+_LONGEST_STAGES = 10
+"""Of the critical path that are shown at first sight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ def write_report(
             Sheet(site=path.stem, source=_uri(path.read_bytes(), "image/png"))
             for path in sorted((run.folder / "samples").glob("*.png"))
         ]
-        part |= _timeline(run, charts)
+        part |= _timeline(run, charts) | _trained(run, charts)
         parts.append(part)
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures").mkdir(exist_ok=True)
@@ -273,7 +278,8 @@ def _timeline(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]
     events = read_timeline(run.folder)
     shown = last_session(events)
     if not shown:
-        return {"gantt": None, "gantt_caption": "", "path": table([], [])}
+        none = table([], [])
+        return {"gantt": None, "gantt_caption": "", "path": none, "whole_path": none}
     path = critical_path(shown)
     name = f"timeline-{run.name}"
     charts[name] = figures.drawn(name, lambda theme: gantt(theme, shown, path))
@@ -282,21 +288,40 @@ def _timeline(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]
         f"{earlier} stages were done earlier and are not shown." if earlier else ""
     )
     begun = shown[0].start
-    rows = [
-        [event.name, event.party, f"{event.start - begun:.0f}", f"{event.seconds:.0f}"]
-        for event in path
-    ]
     total = max(event.end for event in shown) - begun
+    longest = sorted(path, key=lambda event: -event.seconds)[:_LONGEST_STAGES]
+    rest = sum(event.seconds for event in path if event not in longest)
+    said = f"Critical path: {sum(e.seconds for e in path):.0f} of {total:.0f} s"
+    if len(path) > len(longest):
+        said += f"; its {len(longest)} longest stages of {len(path)}, the others take {rest:.0f} s"
+
+    def tabulated(events: Sequence[Event], caption: str) -> Table:
+        rows = [
+            [event.name, event.party, f"{event.start - begun:.0f}", f"{event.seconds:.0f}"]
+            for event in events
+        ]
+        return table(["stage", "party", "began, s", "took, s"], rows, caption=caption, texts={1})
+
     return {
         "gantt": sources(charts[name]),
         "gantt_caption": caption,
-        "path": table(
-            ["stage", "party", "began, s", "took, s"],
-            rows,
-            caption=f"Critical path: {sum(e.seconds for e in path):.0f} of {total:.0f} s",
-            texts={1},
-        ),
+        "path": tabulated([event for event in path if event in longest], said),
+        "whole_path": tabulated(path if len(path) > len(longest) else [], ""),
     }
+
+
+def _trained(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]:
+    """Draw what Dice was paid for with, and how trainings went; the figures join the charts."""
+    found: dict[str, Any] = {"frontier": None, "curves": None}
+    if panels := trade_offs(run):
+        name = f"frontier-{run.name}"
+        charts[name] = figures.drawn(name, lambda theme: frontier(theme, panels))
+        found["frontier"] = sources(charts[name])
+    if trainings := curve_panels(run):
+        name = f"curves-{run.name}"
+        charts[name] = figures.drawn(name, lambda theme: learning_curves(theme, trainings))
+        found["curves"] = sources(charts[name])
+    return found
 
 
 def _audit(folder: Path) -> list[Sheet]:

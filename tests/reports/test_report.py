@@ -197,6 +197,7 @@ def test_it_says_what_the_runs_files_say(run: Finished, written: Path) -> None:
     assert "Critical path: 80 of 80 s" in text
     names = {path.name for path in (written / "figures").iterdir()}
     figures = ("contrasts", "dice-by-test-site", "dice-matrix", f"timeline-{run.name}")
+    figures += (f"frontier-{run.name}",)
     assert names == {f"{name}.{form}" for name in figures for form in ("png", "svg")}
 
 
