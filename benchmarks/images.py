@@ -42,8 +42,8 @@ from hyfree_ray.federation.simulation import sites_of
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.generators.denoising import plan as denoising_plan
 from hyfree_ray.generators.denoising.plan import COSTS, MAX_BATCH
+from hyfree_ray.generators.flow.learner import FlowLearner
 from hyfree_ray.generators.flow.plan import schedule
-from hyfree_ray.generators.flow.train import FlowLearner
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.segmenters.unet_plan import UNetPlan

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hyfree_ray.generators.cuda import COMPILE_FROM, REHEARSALS
-from hyfree_ray.generators.flow.train import FlowLearner
+from hyfree_ray.generators.flow.learner import FlowLearner
 from hyfree_ray.generators.protocol import compute_of
 from hyfree_ray.generators.stylegan2.config import StyleGan2Config
 from hyfree_ray.generators.stylegan2.plan import derive

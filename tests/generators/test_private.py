@@ -11,8 +11,9 @@ import torch
 from opacus.accountants import RDPAccountant
 
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.flow.learner import FlowLearner
 from hyfree_ray.generators.flow.private import PrivateFlowLearner
-from hyfree_ray.generators.flow.train import BACKEND, FlowLearner
+from hyfree_ray.generators.flow.train import BACKEND
 from hyfree_ray.generators.protocol import Compute, PrivateLearner
 from tests.generators.plans import tiny_flow
 from tests.refusals import refuses

@@ -17,8 +17,8 @@ from torch import Tensor
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.generators.denoising.augment import NUMBERS
 from hyfree_ray.generators.denoising.learner import rate_at
+from hyfree_ray.generators.flow.learner import FlowLearner, velocity_error
 from hyfree_ray.generators.flow.plan import FlowPlan
-from hyfree_ray.generators.flow.train import FlowLearner, velocity_error
 from hyfree_ray.generators.protocol import Compute
 
 DELTA_TIMES_PATIENTS = 0.1
