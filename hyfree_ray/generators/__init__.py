@@ -30,6 +30,7 @@ GENERATORS = Registry(
         "progan": f"{__name__}.progan:PROGAN",
         "stylegan1": f"{__name__}.stylegan1:STYLEGAN1",
         "stylegan2": f"{__name__}.stylegan2:STYLEGAN2",
+        "stylegan3": f"{__name__}.stylegan3:STYLEGAN3",
     },
 )
 
