@@ -33,6 +33,7 @@ def simulate(
     config: str | Path | None = None,
     budget: str | None = None,
     generator: str | None = None,
+    pairing: str | None = None,
     precision: str | None = None,
     segmenter: str | None = None,
     metrics: Sequence[str] | None = None,
@@ -69,6 +70,7 @@ def simulate(
         budget: `smoke`, `small` or `paper`; None: small on a CPU, paper on a GPU.
         generator: a generator's name, or `auto`.
         precision: `fp32`, `bf16` or `auto`, which is measured once a store.
+        pairing: "labelled" or "joint": how images come by masks; None: labelled.
         segmenter: the architecture inside nnU-Net's training; None: nnU-Net's own.
         metrics: what to measure beside the project's own, of other packages or registered.
         settings: what to train beside the protocol, for comparison; None: the default ones.
@@ -99,6 +101,7 @@ def simulate(
         budget=budget,
         generator=generator,
         precision=precision,
+        pairing=pairing,
         segmenter=segmenter,
         metrics=None if metrics is None else tuple(metrics),
         settings=None if settings is None else tuple(settings),

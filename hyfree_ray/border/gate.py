@@ -63,6 +63,7 @@ def criteria(card: PrivacyCard, gate: Gate) -> list[Criterion]:
         ),
         *_self_test(card, gate),
         *_attacks(card.findings, gate, "release"),
+        *_masks(card, gate),
         _enough_held_out(card, gate),
         *_together(card, gate),
         *_formal(card, gate),
@@ -94,6 +95,22 @@ def _self_test(card: PrivacyCard, gate: Gate) -> Iterator[Criterion]:
             found="not measured" if found is None else f"{found:.2f}",
             passed=found is None or found >= limit,
         )
+
+
+def _masks(card: PrivacyCard, gate: Gate) -> Iterator[Criterion]:
+    """Judge masks that a generator has drawn as images are judged."""
+    if card.masks is None:
+        return
+    limits = {"exact": gate.min_recall_exact, "mirrored": gate.min_recall_mirrored}
+    for copies, limit in limits.items():
+        found = card.masks.self_test.get(copies)
+        yield Criterion(
+            name=f"{copies} copies of the site's own masks that its filter stops",
+            limit=f"at least {limit:.3g}",
+            found="not measured" if found is None else f"{found:.2f}",
+            passed=found is None or found >= limit,
+        )
+    yield from _attacks(Findings(attacks=card.masks.attacks, concentration=None), gate, "masks")
 
 
 def judge_attacks(findings: Findings, gate: Gate, target: str) -> list[Criterion]:

@@ -129,6 +129,18 @@ class Rejects(_Strict):
     """Share of real images of new patients; None if none were held out."""
 
 
+class Masks(_Strict):
+    """What was found about masks that the generator has drawn: outlines identify, too."""
+
+    self_test: Annotated[dict[Name, Share], Field(max_length=10)]
+    """Alteration of the site's own masks -> share that its filter stops. Empty: none shows enough
+    to be known again."""
+    of_held_out: Share | None
+    """Share of new patients' masks that the filter rejects, to a twentieth; None: none held out."""
+    attacks: Attacks
+    """Membership attacks by the masks alone."""
+
+
 class PrivacyCard(_Strict):
     """Everything that a release says about its privacy."""
 
@@ -142,6 +154,10 @@ class PrivacyCard(_Strict):
     images: Annotated[int, Field(ge=0)]
     embedder: Name
     detectors: Names
+    labels: Literal["the site's own network", "drawn with the images"] = "the site's own network"
+    """Where they come from."""
+    masks: Masks | None = None
+    """Of labels that were drawn; None where a network has made them."""
     rejection_rate: Share
     """Share of all samples drawn, rounded to a hundredth."""
     rejects_of_honest_images: Share
@@ -218,6 +234,7 @@ def describe(card: PrivacyCard) -> list[str]:
         card.statement,
         f"{card.images} images by {card.generator}, trained on {card.training_images} images of "
         f"{found.attacks.members} patients, {card.images_shown} shown in all",
+        f"its labels: {card.labels}",
         f"{card.rejection_rate:.0%} of its samples looked memorised and were dropped",
         "caught by the filter of planted copies of the site's own images: "
         + ", ".join(f"{share:.0%} {name}" for name, share in card.planted_leaks.items()),

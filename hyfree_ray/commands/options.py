@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from hyfree_ray.core.files import try_to_write, writing_to
 from hyfree_ray.core.log import set_verbosity
 from hyfree_ray.core.store_root import DEFAULT_STORE, STORE_VARIABLE
 from hyfree_ray.evaluation import regimes
+from hyfree_ray.generators.pairing import Pairing
 
 if TYPE_CHECKING:
     from hyfree_ray.config.experiment import Experiment
@@ -144,6 +145,13 @@ GENERATOR = click.option(
     help="What draws synthetic images.",
 )
 
+PAIRING = click.option(
+    "--pairing",
+    type=click.Choice(get_args(Pairing)),
+    help="How images come by masks: labelled afterwards by the hospital's own network, or drawn "
+    "jointly. Default: labelled.",
+)
+
 SEGMENTER = click.option(
     "--segmenter",
     type=_RecordName(_segmenters),
@@ -265,7 +273,7 @@ VERBOSITY = all_of(
 )
 
 experiment_options = all_of(
-    CONFIG, BUDGET, GENERATOR, SEGMENTER, METRICS, PRECISION, FOLD, SEED, SET
+    CONFIG, BUDGET, GENERATOR, PAIRING, SEGMENTER, METRICS, PRECISION, FOLD, SEED, SET
 )
 """The options that resolve to an `Experiment`: the same at all parties of a federation, but for the
 precision, which is each party's own."""
@@ -277,6 +285,7 @@ simulated_options = all_of(
     CONFIG,
     BUDGET,
     GENERATOR,
+    PAIRING,
     SEGMENTER,
     PRECISION,
     SETTINGS,

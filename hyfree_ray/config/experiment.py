@@ -32,6 +32,7 @@ from hyfree_ray.core.strict_json import checked_name
 from hyfree_ray.evaluation import regimes
 from hyfree_ray.evaluation.metrics import METRICS
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators.pairing import Encoding, Pairing
 from hyfree_ray.segmenters import NNUNET, SEGMENTERS
 
 
@@ -71,6 +72,11 @@ class GeneratorChoice(BaseModel):
     """One of `GENERATORS`."""
     config: Mapping[str, Any]
     """All its settings by value, as its record has checked them."""
+    pairing: Pairing = "labelled"
+    """How an image comes by its mask: the site's own network labels it, or both are drawn
+    together, by any generator of images."""
+    mask_encoding: Encoding = "one-hot"
+    """Of masks that are drawn as channels: one for each label, or Akbar's greys in their order."""
 
 
 def _known_segmenter(name: str) -> str:

@@ -30,6 +30,7 @@ def resolve_experiment(
     file: Path | None = None,
     overrides: Sequence[str] = (),
     cpu_precision: Callable[[], PrecisionChoice] = not_measured,
+    pairing: str | None = None,
     **fields: Any,
 ) -> tuple[Experiment, list[str]]:
     """Resolve a configuration: the file, then the command line's fields, then `--set`.
@@ -45,6 +46,7 @@ def resolve_experiment(
         overrides: `key=value` with dots, e.g. `budget.unet.epochs=10`; paths are from the
             folder that this process is in.
         cpu_precision: what `auto` is on a CPU, asked only where it is needed; by default fp32.
+        pairing: how images come by masks; None: the file's, else the generator's usual one.
         fields: top-level fields that the command line names; None: not named.
 
     Returns:
@@ -62,8 +64,9 @@ def resolve_experiment(
         written["embedder_weights"] = str(file.absolute().parent / path)
     _merge(values, written, str(file))
     values.update({name: value for name, value in fields.items() if value is not None})
-    if generator is not None:
-        values.setdefault("generator", {})["name"] = generator
+    for key, value in (("name", generator), ("pairing", pairing)):
+        if value is not None:
+            values.setdefault("generator", {})[key] = value
     for override in overrides:
         _set(values, override)
     if isinstance(path := values.get("embedder_weights"), str):
@@ -79,7 +82,7 @@ def resolve_experiment(
     if chosen["name"] == "auto":
         chosen["name"] = values["budget"]["generator_backend"]
         reasons.append(f"generator {chosen['name']}: {values['budget']['generator_reason']}")
-    values["generator"] = _generator_choice(chosen["name"], budget, chosen["config"])
+    values["generator"] = _generator_choice(chosen, budget)
     reasons += _resolve_quality_gate(values, budget)
     if values.setdefault("labeller", values["budget"]["labeller"]) != "local":
         reasons.append(
@@ -106,13 +109,14 @@ def resolve_experiment(
     return experiment, reasons + others
 
 
-def _generator_choice(name: str, budget: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _generator_choice(chosen: Mapping[str, Any], budget: str) -> dict[str, Any]:
     """Return a generator with its settings at a budget, but for those that are given.
 
     Raises:
-        HyfreeError: no such generator, one that makes no release alone, or settings that do not
-            fit.
+        HyfreeError: no such generator, one that makes no release alone, settings that do not fit,
+            or a pairing that it cannot do.
     """
+    name = chosen["name"]
     generator = GENERATORS[name]
     if generator.emits == "mask" or generator.given == "mask":
         what = "masks alone" if generator.emits == "mask" else "images for given masks alone"
@@ -121,8 +125,17 @@ def _generator_choice(name: str, budget: str, given: Mapping[str, Any]) -> dict[
             f"the generator {name!r} draws {what}, which is not enough for a release; use one that "
             "draws images, or images with masks",
         )
-    config = generator.configured({**generator.at(budget).model_dump(mode="json"), **given})
-    return {"name": name, "config": config.model_dump(mode="json")}
+    usual = generator.at(budget).model_dump(mode="json")
+    config = generator.configured({**usual, **chosen["config"]})
+    pairing = chosen.get("pairing") or generator.pairings[0]
+    if pairing not in generator.pairings:
+        raise HyfreeError(
+            "generator.no-pairing",
+            f"the generator {name!r} does not do the pairing {pairing!r}; it does "
+            f"{' and '.join(generator.pairings)}",
+        )
+    found = {"name": name, "config": config.model_dump(mode="json"), "pairing": pairing}
+    return {**chosen, **found}
 
 
 def _resolve_quality_gate(values: dict[str, Any], budget: str) -> list[str]:

@@ -97,6 +97,7 @@ CODES: Final[Mapping[str, Code]] = {
     "generator.diverged": Code("The generator's loss is no longer finite."),
     "generator.incomplete": Code("The generator draws no images, or needs masks to draw them."),
     "generator.no-opacus": Code("Differential privacy was asked for without opacus."),
+    "generator.no-pairing": Code("The generator cannot pair images and masks in this way."),
     "generator.no-snapshot": Code("The file is not a snapshot of a trained generator."),
     "generator.other-settings": Code("The folder holds a generator of other settings or images."),
     "generator.other-version": Code("A generator was trained by an earlier version."),

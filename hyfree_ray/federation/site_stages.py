@@ -32,7 +32,6 @@ from hyfree_ray.federation.parameters import (
     training,
 )
 from hyfree_ray.federation.party import Party, Runner
-from hyfree_ray.generators import GENERATORS
 from hyfree_ray.stages.audit import audit, audit_general
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.memorisation import pixel_correlation
@@ -104,7 +103,7 @@ class SiteStages(Party):
     @property
     def draws_masks(self) -> bool:
         """Whether the generator learns masks and draws them with its images."""
-        return GENERATORS[self.experiment.generator.name].learns_masks
+        return self.experiment.generator.pairing == "joint"
 
     def seed(self, stage: str) -> int:
         """Return a stage's seed: it depends on the experiment, this site and the stage alone."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.registry import Registry
+from hyfree_ray.generators.pairing import Encoding, MaskEncoding, check_masks
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.record import Generator, GeneratorConfig
 from hyfree_ray.segmenters.unet_plan import UNetPlan
@@ -73,6 +75,7 @@ def train(
     snapshots: int,
     progress: Progress,
     saved: Saved = lambda step, total: None,
+    mask_encoding: Encoding = "one-hot",
 ) -> GeneratorPlan:
     """Train a generator, or go on with a training that was interrupted in `workdir`.
 
@@ -84,7 +87,8 @@ def train(
         config: its settings.
         unet: nnU-Net's plan, from which the generator's is derived.
         images_NCHW: float32 in [-1, 1], of the plan's channels and patch size.
-        masks_NHW: uint8 label values of the same pixels, for a generator that learns masks.
+        masks_NHW: uint8 label values of the same pixels, for a generator that learns masks; one of
+            images alone learns them as further channels.
         patients_N: whose image each is, for a private training.
         images_shown: the training's length; time is counted in images.
         device: "cpu" or "cuda[:k]".
@@ -93,6 +97,7 @@ def train(
         snapshots: at most this many are written, at even distances; the last is the end.
         progress: gets (images shown, of, losses) a few times a minute.
         saved: gets (images shown, of) after each checkpoint; what it raises ends the training.
+        mask_encoding: of masks as further channels.
 
     Returns:
         The generator's plan.
@@ -104,7 +109,15 @@ def train(
     from hyfree_ray.generators import loop
 
     generator = GENERATORS[name]
+    encoding = None
+    if masks_NHW is not None and not generator.learns_masks:
+        encoding = MaskEncoding.of(mask_encoding, check_masks(images_NCHW, masks_NHW))
+        images_NCHW = encoding.with_masks(images_NCHW, masks_NHW)
+        unet = replace(unet, channels=unet.channels + encoding.channels)
+        masks_NHW = None
     plan = generator.derive(unet, config)
+    if encoding is not None:
+        plan = replace(plan, mask_channels=encoding.channels)
     if generator.schedule is not None:
         plan = generator.schedule(plan, config, images=len(images_NCHW), images_shown=images_shown)
     loop.train(
@@ -113,6 +126,7 @@ def train(
         plan,
         images_NCHW=images_NCHW,
         masks_NHW=masks_NHW,
+        encoding=encoding,
         patients_N=patients_N,
         settings=loop.Settings(
             images_shown=images_shown,
@@ -159,6 +173,12 @@ def trained(workdir: Path) -> tuple[Generator, GeneratorConfig, GeneratorPlan]:
     generator = GENERATORS[described["generator"]]
     plan = generator.plan.from_json(json.dumps(described["plan"]))
     return generator, generator.configured(described["config"]), plan
+
+
+def mask_encoding(workdir: Path) -> MaskEncoding | None:
+    """Read how the training in a folder had masks as further channels; None: it had none."""
+    described = json.loads((workdir / DESCRIPTION).read_text()).get("mask_encoding")
+    return None if described is None else MaskEncoding.read(described)
 
 
 def sample_with_masks(

@@ -24,7 +24,8 @@ from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.generators import DESCRIPTION, GUARANTEE, Samples, trained
+from hyfree_ray.generators import DESCRIPTION, GUARANTEE, Samples, mask_encoding, trained
+from hyfree_ray.generators.pairing import MaskEncoding, check_masks
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.protocol import Learner, PrivateLearner, compute_of
 from hyfree_ray.generators.record import Generator, GeneratorConfig
@@ -84,13 +85,7 @@ def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> 
 
 def _with_masks(images_NCHW: np.ndarray, masks_NHW: np.ndarray | None) -> np.ndarray:
     """Images with their masks as one more channel of label values."""
-    expected = (len(images_NCHW), *images_NCHW.shape[2:])
-    if masks_NHW is None or masks_NHW.shape != expected or masks_NHW.dtype != np.uint8:
-        given = "none" if masks_NHW is None else f"{masks_NHW.dtype} {masks_NHW.shape}"
-        raise HyfreeError(
-            "generator.bad-images",
-            f"generator: it learns masks, uint8 {expected}, with the images; given: {given}",
-        )
+    masks_NHW = check_masks(images_NCHW, masks_NHW)
     return np.concatenate([images_NCHW, masks_NHW[:, None].astype(np.float32)], axis=1)
 
 
@@ -154,6 +149,7 @@ def train(
     *,
     images_NCHW: np.ndarray,
     masks_NHW: np.ndarray | None,
+    encoding: MaskEncoding | None,
     patients_N: np.ndarray | None,
     settings: Settings,
     workdir: Path,
@@ -173,6 +169,8 @@ def train(
         "config": config.model_dump(mode="json"),
         "plan": json.loads(plan.to_json()),
     }
+    if encoding is not None:
+        described["mask_encoding"] = encoding.described()
     write_json(workdir / DESCRIPTION, described)
     # Any device may go on with it.
     identity = json.dumps([described, {**asdict(settings), "device": None}, len(images_NCHW)])
@@ -267,6 +265,7 @@ def sample(
 ) -> Iterator[Samples]:
     """See `hyfree_ray.generators.sample_with_masks`."""
     generator, _, plan = trained(workdir)
+    encoding = mask_encoding(workdir)
     weights = _weights(workdir, snapshot)
     sampler = generator.load().sampler(plan, compute_of(device, precision), weights)
     for first in range(start - start % batch_size, start + count, batch_size):
@@ -274,7 +273,11 @@ def sample(
         with torch.no_grad():
             drawn = sampler(seeds)
         images_NCHW, masks_NHW = drawn if isinstance(drawn, tuple) else (drawn, None)
-        if (masks_NHW is not None) != (generator.emits == "image and mask"):
+        if encoding is not None:
+            masks_NHW = encoding.decode(images_NCHW[:, -encoding.channels :])
+            images_NCHW = images_NCHW[:, : -encoding.channels]
+        pairs = generator.emits == "image and mask" or encoding is not None
+        if (masks_NHW is not None) != pairs:
             raise HyfreeError(
                 "extension.broken",
                 f"the generator {generator.name!r} declares to emit {generator.emits}, but its "

@@ -49,6 +49,8 @@ class GeneratorPlan:
     """Kernel of each level; one more than `strides`."""
     steps: tuple[str, ...]
     """The derivation, one numbered line each."""
+    mask_channels: int = 0
+    """How many of the channels, the last ones, stand for a mask: brightness is none of theirs."""
 
     @classmethod
     def of(cls, unet: UNetPlan) -> GeneratorPlan:

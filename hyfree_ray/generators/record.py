@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.pairing import Pairing
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
@@ -72,6 +73,12 @@ class Generator:
     """What a sampler needs for it beside the seed."""
     budgets: Mapping[str, GeneratorConfig] = field(default_factory=dict)
     """Narrower or shorter settings by the name of a budget."""
+
+    @property
+    def pairings(self) -> tuple[Pairing, ...]:
+        """How its images come by masks, the usual way first: one that draws images alone learns
+        masks as further channels of these; one that draws pairs by itself has no choice."""
+        return ("labelled", "joint") if self.emits == "image" else ("joint",)
 
     @property
     def learns_masks(self) -> bool:

@@ -23,6 +23,7 @@ from hyfree_ray.border.privacy_card import (
     EpsilonBound,
     Findings,
     History,
+    Masks,
     PrivacyCard,
     Rejects,
     coarse,
@@ -32,6 +33,7 @@ from hyfree_ray.evaluation.image_quality import distances
 from hyfree_ray.generators.view import GeneratorView
 from hyfree_ray.privacy.concentration import concentration
 from hyfree_ray.privacy.detectors import Embed
+from hyfree_ray.privacy.mask_copies import centred
 from hyfree_ray.privacy.membership import Attacked, Group, Hospital, attack, membership
 from hyfree_ray.privacy.one_run import epsilon_bound
 from hyfree_ray.privacy.sampling import restore
@@ -234,6 +236,36 @@ def attempt(sample_NF: np.ndarray, real: Hospital, limit: TimeLimit) -> Attempt:
     )
 
 
+def audit_masks(masks_NHW: np.ndarray, view: GeneratorView, limit: TimeLimit) -> Attacks:
+    """Attack the patients of a hospital by the masks that its generator has drawn, alone.
+
+    Args:
+        masks_NHW: those of the release, label values.
+        view: the site's images with their masks.
+        limit: the time that it may take.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    assert view.masks_NHW is not None
+    values = tuple(int(value) for value in np.unique(view.masks_NHW) if value)
+
+    def described(masks_KHW: np.ndarray) -> np.ndarray:
+        limit.check()
+        flat_KP = centred(masks_KHW, values).astype(np.float32)
+        unit_KP: np.ndarray = flat_KP / np.maximum(
+            np.linalg.norm(flat_KP, axis=1, keepdims=True), 1
+        )
+        return unit_KP
+
+    parts = [
+        Group(features_KF=described(view.masks_NHW[part_N]), patients_K=view.patients_N[part_N])
+        for part_N in (view.training_N, ~view.training_N)
+    ]
+    attacked = attack(described(masks_NHW), Hospital.of(*parts), check=limit.check)
+    return Attacks.model_validate(rounded(membership(attacked)))
+
+
 def rounded(value: Any) -> Any:
     """Round all numbers to hundredths."""
     if isinstance(value, Mapping):
@@ -249,6 +281,7 @@ def privacy_card(
     generator: str,
     images_shown: int,
     attempts: int = 1,
+    by_masks: Attacks | None = None,
 ) -> PrivacyCard:
     """Build the card of the images that were audited, with the gate's table.
 
@@ -259,6 +292,7 @@ def privacy_card(
         generator: the backend.
         images_shown: length of its training.
         attempts: audits of samples of these patients so far, this one included.
+        by_masks: what `audit_masks` found, of a generator that draws masks.
     """
     held_out, paper = filtered["held_out_rejected_share"], audit.paper_threshold
     self_test = {
@@ -272,6 +306,8 @@ def privacy_card(
         images=filtered["accepted"],
         embedder=filtered["embedder"],
         detectors=list(filtered["rejected_by"]),
+        labels="the site's own network" if by_masks is None else "drawn with the images",
+        masks=None if by_masks is None else _masks(filtered["masks"], by_masks),
         rejection_rate=round(filtered["rejection_rate"], 2),
         rejects_of_honest_images=filtered["percentile"] / 100,
         self_test=self_test,
@@ -303,3 +339,13 @@ def privacy_card(
         },
     )
     return card.model_copy(update={"gate": criteria(card, gate)})
+
+
+def _masks(filtered: Mapping[str, Any], attacks: Attacks) -> Masks:
+    """Return what the card says of drawn masks."""
+    rejected = filtered["held_out_rejected_share"]
+    return Masks(
+        self_test=rounded(filtered["self_test"]),
+        of_held_out=None if rejected is None else coarse(rejected),
+        attacks=attacks,
+    )

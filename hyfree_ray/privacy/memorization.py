@@ -42,6 +42,13 @@ class Judgement:
         """Whether any detector judges each sample a copy."""
         return np.asarray(self.copied_ND.any(axis=1))
 
+    def joined(self, other: Judgement) -> Judgement:
+        """Return these findings with those of further detectors about the same samples."""
+        return Judgement(
+            nearness_ND=np.concatenate([self.nearness_ND, other.nearness_ND], axis=1),
+            nearest_ND=np.concatenate([self.nearest_ND, other.nearest_ND], axis=1),
+        )
+
     def nearest(self) -> tuple[np.ndarray, np.ndarray]:
         """Return nearness_N and the real image's index_N, by the detector that finds it nearest."""
         detector_N = self.nearness_ND.argmin(axis=1)

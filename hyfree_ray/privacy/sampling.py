@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hyfree_ray.border.release import repeated_rows
-from hyfree_ray.privacy.memorization import MemorisationFilter
+from hyfree_ray.privacy.mask_copies import NAME, MaskFilter
+from hyfree_ray.privacy.memorization import Judgement, MemorisationFilter
 
 JUDGED = 256
 """Samples that the filter judges at a time: it poses all training images anew for each batch."""
@@ -81,6 +82,19 @@ def restore(stored_NCHW: np.ndarray) -> np.ndarray:
     return stored_NCHW.astype(np.float32) / max_level(stored_NCHW.dtype) * 2 - 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawnMasks:
+    """The masks of a generator that draws pairs, and the filter that they have to pass."""
+
+    rule: MaskFilter
+    batches: list[np.ndarray]
+    """masks_NHW in the order of drawing; the generator adds to them with each batch of images."""
+
+    def judge(self, start: int, count: int) -> Judgement:
+        """Judge the masks of some of the samples that were drawn."""
+        return self.rule.judge(np.concatenate(self.batches)[start : start + count])
+
+
 def draw_until(
     quota: int,
     draw: Draw,
@@ -89,6 +103,7 @@ def draw_until(
     max_rejection_rate: float,
     dtype: npt.DTypeLike = np.uint8,
     keep_nearest: int = 8,
+    masks: DrawnMasks | None = None,
     report: Callable[[int, int], None] = lambda accepted, rejected: None,
 ) -> DrawnSamples:
     """Draw samples and reject those that look memorised, until `quota` are left.
@@ -103,6 +118,7 @@ def draw_until(
         rule: the site's calibrated filter; it sees samples as they would travel, quantised.
         max_rejection_rate: the gate's (see `hyfree_ray.border.gate`).
         dtype: what they travel as: uint8 or uint16.
+        masks: of a generator that draws masks, too: what was drawn, and the filter of these.
         keep_nearest: number of the samples nearest to real images that are retained to be viewed.
         report: called with (accepted, rejected) after each batch.
     """
@@ -110,7 +126,8 @@ def draw_until(
     accepted_at: list[np.ndarray] = []
     nearest: list[tuple[float, int, np.ndarray]] = []
     count = drawn = rejected = 0
-    rejected_D = np.zeros(len(rule.names), np.int64)
+    names = rule.names if masks is None else (*rule.names, NAME)
+    rejected_D = np.zeros(len(names), np.int64)
     while count < quota and drawn < MAX_DRAWS_PER_IMAGE * quota:
         requested = quota
         if drawn:
@@ -121,6 +138,8 @@ def draw_until(
             stored_NCHW = quantise(batch_NCHW, dtype)
             shown_NCHW = restore(stored_NCHW)
             judged = rule.judge(shown_NCHW)
+            if masks is not None:
+                judged = judged.joined(masks.judge(drawn, len(batch_NCHW)))
             dropped_N = judged.copied_N
             rejected_D += judged.copied_ND.sum(axis=0)
             accepted.append(stored_NCHW[~dropped_N])
@@ -140,7 +159,7 @@ def draw_until(
         accepted_at_N=np.concatenate(accepted_at)[chosen_N],
         drawn=drawn,
         rejected=rejected,
-        rejected_by=dict(zip(rule.names, rejected_D.tolist(), strict=True)),
+        rejected_by=dict(zip(names, rejected_D.tolist(), strict=True)),
         nearest_N=np.array([nearness for nearness, _, _ in nearest]),
         nearest_sample_NCHW=np.stack([shown for _, _, shown in nearest]),
         nearest_real_N=np.array([real for _, real, _ in nearest]),

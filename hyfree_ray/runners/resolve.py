@@ -44,6 +44,7 @@ class SimulationOptions:
     config: Path | None = None
     budget: str | None = None
     generator: str | None = None
+    pairing: str | None = None
     precision: str | None = None
     segmenter: str | None = None
     metrics: tuple[str, ...] | None = None
@@ -70,6 +71,7 @@ class SimulationOptions:
         return resolve_experiment(
             budget=self.budget,
             generator=self.generator,
+            pairing=self.pairing,
             device=device,
             file=self.config,
             overrides=self.overrides,

@@ -20,7 +20,7 @@ RISK_FILE = "patients.json"
 """These files stay at the site: distances and patients' risks reveal membership."""
 
 
-@stage(version=4, device=True, private=("trained_before",))
+@stage(version=5, device=True, private=("trained_before",))
 def audit(
     context: Context,
     /,
@@ -62,9 +62,16 @@ def audit(
 
     from hyfree_ray.border.gate import Gate, violations
     from hyfree_ray.generators.view import GeneratorView
-    from hyfree_ray.privacy.audit import Earlier, TimeLimit, audit_samples, privacy_card
+    from hyfree_ray.privacy.audit import (
+        Earlier,
+        TimeLimit,
+        audit_masks,
+        audit_samples,
+        privacy_card,
+    )
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.reports.pictures import distance_histogram
+    from hyfree_ray.stages.synthesis import MASKS
 
     filtered = read_result(samples)
     outcome = {name: filtered[name] for name in ("outcome", "reason", "rejection_rate")}
@@ -78,13 +85,14 @@ def audit(
         view=view,
         device=context.device,
     )
+    limit = TimeLimit(seconds=SECONDS)
     found = audit_samples(
         np.load(samples / "accepted.npy", allow_pickle=False),
         view,
         embed,
         percentile=filtered["percentile"],
         seed=seed,
-        limit=TimeLimit(seconds=SECONDS),
+        limit=limit,
         earlier=Earlier(
             samples=tuple(
                 np.load(folder / "accepted.npy", allow_pickle=False) for folder in earlier.values()
@@ -98,8 +106,17 @@ def audit(
         context.out / HISTOGRAM, found.nearest_N, found.nearest_M, found.paper_threshold
     )
     bounds = Gate.model_validate(gate)
+    drawn_masks = samples / MASKS
     card = privacy_card(
-        found, filtered, bounds, generator=generator, images_shown=images_shown, attempts=attempts
+        found,
+        filtered,
+        bounds,
+        generator=generator,
+        images_shown=images_shown,
+        attempts=attempts,
+        by_masks=audit_masks(np.load(drawn_masks, allow_pickle=False), view, limit)
+        if drawn_masks.is_file()
+        else None,
     )
     failed = violations(card, bounds)
     if failed:

@@ -27,7 +27,7 @@ def train_generator(
     Args:
         context: where to.
         prepared: the site's plan and view.
-        generator: its name, and `config`: its own settings by value.
+        generator: its name, `config`: its own settings by value, and how it comes by masks.
         images_shown: the training's length.
         snapshots: of averaged weights, at most.
         mirror: whether a mirrored image is as good as the image.
@@ -40,13 +40,14 @@ def train_generator(
 
     view = GeneratorView.load(prepared / "view.npz")
     record = generators.GENERATORS[generator["name"]]
-    masks_NHW = view.masks_NHW if record.learns_masks else None
+    masks_NHW = view.masks_NHW if generator["pairing"] == "joint" else None
     plan = generators.train(
         generator["name"],
         config=record.configured(generator["config"]),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
         masks_NHW=None if masks_NHW is None else masks_NHW[view.training_N],
+        mask_encoding=generator["mask_encoding"],
         patients_N=view.patients_N[view.training_N],
         images_shown=images_shown,
         seed=seed,
@@ -113,12 +114,14 @@ def overtrain_generator(
     order_N = np.random.default_rng(seed).permutation(len(training_N))
     copied_K = np.sort(order_N[:COPIED_IMAGES])
     real_K = training_N[copied_K]
+    masks_NHW = view.masks_NHW if generator["pairing"] == "joint" else None
     generators.train(
         generator["name"],
         config=generators.GENERATORS[generator["name"]].configured(generator["config"]),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[real_K],
-        masks_NHW=None if view.masks_NHW is None else view.masks_NHW[real_K],
+        masks_NHW=None if masks_NHW is None else masks_NHW[real_K],
+        mask_encoding=generator["mask_encoding"],
         images_shown=images_shown,
         seed=seed_of(seed, "training"),
         workdir=context.out,

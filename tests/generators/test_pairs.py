@@ -89,8 +89,12 @@ def test_a_generator_that_says_one_thing_and_draws_another_is_named(tmp_path: Pa
     assert refused.value.code == "extension.broken"
 
 
-def test_masks_are_left_aside_by_a_generator_of_images(tmp_path: Path) -> None:
-    train(tmp_path, masks(), name="flow")
+def test_a_generator_that_draws_pairs_by_itself_leaves_nothing_to_label() -> None:
+    found, _ = resolve_experiment(budget="smoke", generator="mean-pairs", device="cpu")
+    assert found.generator.pairing == "joint"
+    with pytest.raises(HyfreeError, match="mean-pairs") as refused:
+        resolve_experiment(budget="smoke", generator="mean-pairs", device="cpu", pairing="labelled")
+    assert refused.value.code == "generator.no-pairing"
 
 
 @pytest.mark.parametrize(

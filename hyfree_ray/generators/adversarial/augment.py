@@ -46,14 +46,17 @@ def _axis(draw_shift: Tensor, draw_cut: Tensor, side: int) -> tuple[Tensor, Tens
     return source_NS.clamp(0, side - 1), inside_NS, cut_NS
 
 
-def augment(images_NCHW: Tensor, random: torch.Generator) -> Tensor:
+def augment(images_NCHW: Tensor, random: torch.Generator, masks: int = 0) -> Tensor:
     """Change images at random: one gather along each axis and one mask for all.
 
-    Pixels from beyond the edge and pixels cut out are 0, the middle of [-1, 1].
+    The last `masks` channels keep their values: they stand for labels, which have no colour. Pixels
+    from beyond the edge and pixels cut out are 0, the middle of [-1, 1].
     """
     count, channels, height, width = images_NCHW.shape
     draw = torch.rand(count, 7, generator=random, device=images_NCHW.device)
-    images_NCHW = _colour(images_NCHW, draw[:, :3].to(images_NCHW.dtype))
+    labels_NKHW = images_NCHW[:, channels - masks :]
+    coloured_NCHW = _colour(images_NCHW[:, : channels - masks], draw[:, :3].to(images_NCHW.dtype))
+    images_NCHW = torch.cat([coloured_NCHW, labels_NKHW], dim=1) if masks else coloured_NCHW
     row_NH, row_inside, row_cut = _axis(draw[:, 3], draw[:, 4], height)
     column_NW, column_inside, column_cut = _axis(draw[:, 5], draw[:, 6], width)
     kept_NHW = row_inside[:, :, None] & column_inside[:, None, :]

@@ -70,16 +70,19 @@ class AdversarialLearner(ABC):
         """The generator's loss, by the logits of its images."""
         return loss.generator_loss(fake_N)
 
+    def _augment(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
+        return augment(images_NCHW, random, self._plan.mask_channels)
+
     def _generator_loss(self, fake_NCHW: Tensor, random: torch.Generator) -> Tensor:
         self.discriminator.requires_grad_(False)
-        value = self._score(self._judge(augment(fake_NCHW, random)))
+        value = self._score(self._judge(self._augment(fake_NCHW, random)))
         self.discriminator.requires_grad_(True)
         return value
 
     def _discriminator_loss(
         self, images_NCHW: Tensor, fake_NCHW: Tensor, random: torch.Generator
     ) -> Tensor:
-        both_NCHW = torch.cat([augment(fake_NCHW, random), augment(images_NCHW, random)])
+        both_NCHW = torch.cat([self._augment(one, random) for one in (fake_NCHW, images_NCHW)])
         fake_N, real_N = self._judge(both_NCHW, batches=2).chunk(2)
         return loss.discriminator_loss(real_N, fake_N)
 
@@ -97,7 +100,7 @@ class AdversarialLearner(ABC):
 
     def _r1(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
         return loss.r1_penalty(
-            images_NCHW, lambda images: self.discriminator(augment(images, random))
+            images_NCHW, lambda images: self.discriminator(self._augment(images, random))
         )
 
     def _r1_step(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:

@@ -21,12 +21,13 @@ _MOVE, _ENLARGE, _TURN, _BRIGHTEN = 0.05, 0.1, 0.15, 0.12
 """Standard deviations: shares of the side, logarithm, radians, logarithm."""
 
 
-def augment(images_NCHW: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(images_NCHW: Tensor, random: torch.Generator, masks: int = 0) -> tuple[Tensor, Tensor]:
     """Alter some of the images, each kind independently of the others.
 
     Args:
         images_NCHW: in [-1, 1], where -1 is air.
         random: all randomness comes from it.
+        masks: of the channels, the last ones, which stand for labels and get no brighter.
 
     Returns:
         The images, and what to tell the network of each: `NUMBERS` of about unit size, 0 where
@@ -48,7 +49,10 @@ def augment(images_NCHW: Tensor, random: torch.Generator) -> tuple[Tensor, Tenso
     still_N = (told_AN[:5] == 0).all(0)
     placed_NCHW = torch.where(still_N[:, None, None, None], images_NCHW, moved_NCHW)
     gain_N = torch.exp(_BRIGHTEN * told_AN[5])
-    return (placed_NCHW + 1) * gain_N[:, None, None, None] - 1, told_AN.T.contiguous()
+    brighter_NCHW = (placed_NCHW + 1) * gain_N[:, None, None, None] - 1
+    if masks:
+        brighter_NCHW[:, -masks:] = placed_NCHW[:, -masks:]
+    return brighter_NCHW, told_AN.T.contiguous()
 
 
 def _maps(told_AN: Tensor, images_NCHW: Tensor) -> Tensor:

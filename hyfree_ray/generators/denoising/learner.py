@@ -100,7 +100,7 @@ class DenoiserLearner(ABC):
         """The error at noises and times of the batch, and of images that may be augmented."""
         told_NA = torch.zeros(len(images_NCHW), NUMBERS, device=images_NCHW.device)
         if self._plan.augmented:
-            images_NCHW, told_NA = augment(images_NCHW, random)
+            images_NCHW, told_NA = augment(images_NCHW, random, self._plan.mask_channels)
         noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
         time_N = self.times(len(images_NCHW), random)
         return self._error(images_NCHW, noise_NCHW, time_N, told_NA)

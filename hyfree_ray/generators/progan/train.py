@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hyfree_ray.generators.adversarial import loss
-from hyfree_ray.generators.adversarial.augment import augment
 from hyfree_ray.generators.adversarial.growing import GrowingDiscriminator, GrowingLearner
 from hyfree_ray.generators.adversarial.learner import AdversarialSampler, adam
 from hyfree_ray.generators.progan.networks import Generator
@@ -42,7 +41,7 @@ class ProGanLearner(GrowingLearner):
         self, images_NCHW: Tensor, fake_NCHW: Tensor, random: torch.Generator
     ) -> Tensor:
         """Wasserstein loss and gradient penalty, between the images as they have been judged."""
-        fake_NCHW, real_NCHW = augment(fake_NCHW, random), augment(images_NCHW, random)
+        fake_NCHW, real_NCHW = (self._augment(one, random) for one in (fake_NCHW, images_NCHW))
         fake_N, real_N = self._judge(torch.cat([fake_NCHW, real_NCHW]), batches=2).chunk(2)
         share_N = torch.rand(len(real_NCHW), generator=random, device=self._device)
         penalty = loss.gradient_penalty(real_NCHW, fake_NCHW, share_N, self.discriminator)
