@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import shift, zoom
 
+from hyfree_ray.privacy.calibration import calibrating, shared_thresholds
 from hyfree_ray.privacy.detectors import FAR
-from hyfree_ray.privacy.memorization import Judgement, calibrating, shared_thresholds
+from hyfree_ray.privacy.memorization import Judgement
 
 NAME = "masks"
 """Of the detector, among those of images."""

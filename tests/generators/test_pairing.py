@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hyfree_ray.generators.stylegan2.augment import augment
 
 from hyfree_ray import generators
 from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.generators.adversarial.augment import augment
 from hyfree_ray.generators.denoising.augment import augment as augment_denoised
 from hyfree_ray.generators.pairing import MaskEncoding
 from tests.generators.plans import tiny_config, tiny_unet
@@ -45,9 +45,7 @@ def test_greys_and_thresholds_are_akbars() -> None:
     assert encoding.decode(given[None, None, None]).flatten().tolist() == [0, 1, 1, 2, 2, 4, 4]
 
 
-def test_an_edge_between_the_outer_greys_has_a_false_rim_and_one_between_channels_has_none() -> (
-    None
-):
+def test_an_edge_between_the_outer_greys_has_a_false_rim_and_between_channels_none() -> None:
     mask_NHW = np.repeat(np.array([0, 0, 0, 2, 2, 2], np.uint8), 1)[None, None]
     grey, one_hot = (MaskEncoding(kind=kind, values=(0, 1, 2)) for kind in ("grey", "one-hot"))
 
