@@ -181,6 +181,12 @@ def mask_encoding(workdir: Path) -> MaskEncoding | None:
     return None if described is None else MaskEncoding.read(described)
 
 
+def draws_masks(workdir: Path) -> bool:
+    """Return whether the generator that was trained in a folder draws masks with its images."""
+    generator, _, _ = trained(workdir)
+    return generator.emits == "image and mask" or mask_encoding(workdir) is not None
+
+
 def sample_with_masks(
     workdir: Path,
     snapshot: str,

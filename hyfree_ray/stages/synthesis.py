@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from hyfree_ray.border.release import ReleaseMetadata
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import Embed
-    from hyfree_ray.privacy.mask_copies import MaskFilter
     from hyfree_ray.privacy.memorization import MemorisationFilter
-    from hyfree_ray.privacy.sampling import Draw, DrawnMasks, DrawnSamples
+    from hyfree_ray.privacy.sampling import Draw, DrawnSamples
 
 
 MASKS = "masks.npy"
@@ -52,9 +51,11 @@ def synthesise(
     and `nearest_pairs.png` with real images.
     """
     from hyfree_ray.core.seeds import seed_of
+    from hyfree_ray.generators import draws_masks
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
     from hyfree_ray.privacy.sampling import draw_until
+    from hyfree_ray.stages.mask_filter import describe_masks, mask_filter
 
     view = GeneratorView.load(prepared / "view.npz")
     embed = load_embedder(
@@ -67,7 +68,7 @@ def synthesise(
     rule = calibrated(view, embed, percentile, seed=seed_of(seed, "calibration"))
     tested = _self_tested(rule, view, copies, seed=seed_of(seed, "self-test"))
     masks: list[np.ndarray] = []
-    pairs = _mask_filter(view, masks, percentile) if draws_masks(generator) else None
+    pairs = mask_filter(view, masks, percentile) if draws_masks(Path(generator)) else None
     drawn = draw_until(
         quota,
         _draw_from(generator, choice, masks, seed=seed, device=context.device, precision=precision),
@@ -93,53 +94,10 @@ def synthesise(
         "calibration_rejected_share": rule.calibration_rejected,
         **_held_out(rule, view),
         **tested,
-        "masks": None if pairs is None else _of_masks(pairs.rule, view, seed=seed),
+        "masks": None
+        if pairs is None
+        else describe_masks(pairs.rule, view, seed=seed_of(seed, "masks")),
         "guarantee": read_result(generator).get("guarantee"),
-    }
-
-
-def draws_masks(generator: Folder) -> bool:
-    """Return whether a trained generator draws masks with its images."""
-    from hyfree_ray import generators
-
-    record, _, _ = generators.trained(Path(generator))
-    encoded = generators.mask_encoding(Path(generator)) is not None
-    return encoded or record.emits == "image and mask"
-
-
-def _mask_filter(view: GeneratorView, masks: list[np.ndarray], percentile: float) -> DrawnMasks:
-    """Calibrate the filter of masks on those of the training images.
-
-    Args:
-        view: the site's images and masks.
-        masks: gets what is drawn.
-        percentile: as for images.
-    """
-    from hyfree_ray.privacy.mask_copies import MaskFilter
-    from hyfree_ray.privacy.sampling import DrawnMasks
-
-    assert view.masks_NHW is not None
-    rule = MaskFilter.calibrate(
-        view.masks_NHW[view.training_N], view.patients_N[view.training_N], percentile=percentile
-    )
-    return DrawnMasks(rule=rule, batches=masks)
-
-
-MASKS_TRIED = 24
-"""Training masks by which the filter of masks is tested."""
-
-
-def _of_masks(rule: MaskFilter, view: GeneratorView, *, seed: int) -> dict[str, Any]:
-    """Report how the filter of masks does: copies that it stops, new patients' that it rejects."""
-    from hyfree_ray.core.seeds import seed_of
-    from hyfree_ray.privacy.mask_copies import recall
-
-    assert view.masks_NHW is not None
-    training, held_out = view.masks_NHW[view.training_N], view.masks_NHW[~view.training_N]
-    rejected = float(rule.judge(held_out).copied_N.mean()) if len(held_out) else None
-    return {
-        "self_test": recall(rule, training, most=MASKS_TRIED, seed=seed_of(seed, "masks")),
-        "held_out_rejected_share": rejected,
     }
 
 
