@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import shift, zoom
+from scipy.ndimage import grey_dilation, shift, zoom
 
 from hyfree_ray.privacy.calibration import calibrating, shared_thresholds
 from hyfree_ray.privacy.detectors import FAR
@@ -125,19 +125,19 @@ def centred(masks_NHW: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
 
 def _grid_of(masks_NHW: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
     """Return centred masks_NKHW on a square grid of `SIDE`, bool."""
-    height, width = masks_NHW.shape[1:]
-    factor = SIDE / max(height, width)
+    side = max(masks_NHW.shape[1:])
     found_NKHW = np.zeros((len(masks_NHW), len(values), SIDE, SIDE), bool)
     for mask_HW, found_KHW in zip(masks_NHW, found_NKHW, strict=True):
-        small_HW = zoom(mask_HW, factor, order=0, grid_mode=True, mode="nearest")
-        rows, columns = np.nonzero(small_HW)
+        rows, columns = np.nonzero(mask_HW)
         if not len(rows):
             continue
-        middle_HW = np.zeros((2 * SIDE, 2 * SIDE), mask_HW.dtype)
-        top, left = (SIDE - round(float(places.mean())) for places in (rows, columns))
-        middle_HW[top + rows, left + columns] = small_HW[rows, columns]
-        inside_HW = middle_HW[SIDE // 2 : SIDE // 2 + SIDE, SIDE // 2 : SIDE // 2 + SIDE]
-        found_KHW[:] = inside_HW[None] == np.array(values)[:, None, None]
+        # Centred before it is resampled: the same mask elsewhere has the same pixels on the grid.
+        middle_HW = np.zeros((2 * side, 2 * side), mask_HW.dtype)
+        top, left = (side - round(float(places.mean())) for places in (rows, columns))
+        middle_HW[top + rows, left + columns] = mask_HW[rows, columns]
+        inside_HW = middle_HW[side // 2 : side // 2 + side, side // 2 : side // 2 + side]
+        grid_HW = zoom(inside_HW, SIDE / side, order=0, grid_mode=True, mode="nearest")
+        found_KHW[:] = grid_HW[None] == np.array(values)[:, None, None]
     return found_NKHW
 
 
@@ -155,6 +155,7 @@ def altered(masks_NHW: np.ndarray) -> dict[str, np.ndarray]:
         "exact": masks_NHW,
         "mirrored": np.ascontiguousarray(masks_NHW[..., ::-1]),
         "moved": moved_NHW,
+        "a pixel wider": np.stack([grey_dilation(one, size=(3, 3)) for one in masks_NHW]),
     }
 
 
