@@ -132,7 +132,7 @@ def draw_until(
         requested = quota
         if drawn:
             # Later rounds only replace rejected samples, at the rate seen so far.
-            requested = min(quota, int((quota - count) * drawn / count) + 1)
+            requested = min(quota, int((quota - count) * drawn / max(1, count)) + 1)
         asked = min(requested, MAX_DRAWS_PER_IMAGE * quota - drawn)
         for batch_NCHW in _joined(draw(drawn, asked)):
             stored_NCHW = quantise(batch_NCHW, dtype)
