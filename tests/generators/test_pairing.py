@@ -30,7 +30,7 @@ def test_what_was_encoded_is_decoded(kind: Any) -> None:
     assert channels_NKHW.shape == (3, encoding.channels, *SIZE)
     assert encoding.channels == {"one-hot": 4, "grey": 1}[kind]
     assert (channels_NKHW.dtype, np.abs(channels_NKHW).max() <= 1) == (np.float32, True)
-    noise = 0.05 * torch.randn(channels_NKHW.shape, generator=torch.Generator().manual_seed(0))
+    noise = 0.02 * torch.randn(channels_NKHW.shape, generator=torch.Generator().manual_seed(0))
     found_NHW = encoding.decode(torch.from_numpy(channels_NKHW) + noise)
     np.testing.assert_array_equal(found_NHW.numpy(), masks_NHW)
     assert MaskEncoding.read(encoding.described()) == encoding
@@ -59,8 +59,8 @@ def test_an_edge_between_the_outer_greys_has_a_false_rim_and_between_channels_no
 
 
 def test_labels_have_no_colour() -> None:
-    pairs_NCHW = torch.rand(8, 4, *SIZE) * 2 - 1
-    labels = torch.where(torch.rand(8, 2, *SIZE) < 0.5, -1.0, 1.0)
+    pairs_NCHW = torch.rand(64, 4, *SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    labels = torch.where(torch.rand(64, 2, *SIZE) < 0.5, -1.0, 1.0)
     pairs_NCHW[:, 2:] = labels
     found = augment(pairs_NCHW, torch.Generator().manual_seed(0), 2)
     assert set(found[:, 2:].unique().tolist()) == {-1.0, 0.0, 1.0}  # 0: beyond the edge, or cut
