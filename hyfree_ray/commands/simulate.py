@@ -23,6 +23,8 @@ from hyfree_ray.core.interrupts import exit_now
 from hyfree_ray.core.log import is_verbose, set_up_logging
 from hyfree_ray.federation.participation import parse_rules
 from hyfree_ray.federation.simulation import Simulation
+from hyfree_ray.observing.background import attach_report
+from hyfree_ray.observing.mlflow_database import experiment_id
 from hyfree_ray.observing.progress import clock, time_by_task
 from hyfree_ray.results.answer import answer_console, render_answer
 from hyfree_ray.results.finished import Finished
@@ -141,6 +143,8 @@ def _execute_or_exit(run: PlannedRun) -> Finished:
 
 def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
     report = write_run_report([finished], runtime.store)
+    if report is not None:
+        attach_report(runtime.store, finished.name, finished.summary.cohort, report)
     ui = format_ui_command(runtime.store)
     if output == "json":
         written = finished.summary.to_json()
@@ -149,11 +153,13 @@ def _print_results(finished: Finished, runtime: Runtime, output: str) -> None:
         return
     if is_verbose():
         _print_details(finished)
+    cohort = finished.summary.cohort
     answer_console().print(render_answer(finished.summary))
     click.echo(f"all tables: hyfree-ray results {finished.name} --store {_quoted(runtime.store)}")
     if report is not None:
         click.echo(f"report: {report}")
     click.echo(f"files: {finished.folder}")
+    click.echo(f"MLflow, with the next command running: {link_to_runs(runtime.store, cohort)}")
     click.echo(ui)
 
 
@@ -170,6 +176,13 @@ def _print_details(finished: Finished) -> None:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
+
+
+def link_to_runs(store: Path, cohort: str) -> str:
+    """Return where MLflow's page shows a cohort's runs: its first page shows no training."""
+    number = experiment_id(store / "mlflow.db", cohort)
+    page = f"/{number}/runs?workflowType=machine_learning" if number is not None else ""
+    return f"http://127.0.0.1:5000/#/experiments{page}"
 
 
 def format_ui_command(store: Path) -> str:

@@ -55,6 +55,13 @@ class Tracking:
         self.healthy = tracker.healthy
 
 
+def attach_report(store: Path, run: str, cohort: str, page: Path) -> None:
+    """Add a finished run's report to what MLflow shows of it; where it cannot, it says so."""
+    tracking = Tracking(store, run, cohort, {})
+    tracking.hand("attach_report", page)
+    tracking.close()
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():

@@ -14,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -22,17 +23,21 @@ from typing import Any, Concatenate, ParamSpec
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from PIL import Image, UnidentifiedImageError
 
 from hyfree_ray.core.files import locked
 from hyfree_ray.core.records import StageRecord
 from hyfree_ray.observing.mlflow_database import check_database, follow_store
 from hyfree_ray.observing.mlflow_values import (
+    FinalModel,
     Scalar,
     columns,
     contrasts,
     description,
     flat,
+    lineage,
     scores,
 )
 from hyfree_ray.results.summary import Summary
@@ -44,6 +49,8 @@ _LONGEST_VALUE = 500
 _LOCK_POLL_S = 0.02
 _KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
 _DESCRIPTION = "mlflow.note.content"
+_REPORT = "hyfree.report"
+"""Tag of a simulation's run: hash of the report that it shows."""
 _SUMMARY = "hyfree.summary"
 """Tag of a simulation's run: hash of the summary that it shows in full."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
@@ -104,6 +111,7 @@ class Tracker:
         self.healthy = True
         """False from the first thing that MLflow could not take."""
         self._name = run_name
+        self._cohort = experiment_name
         self._of = _tag_of(run_name)
         self._artifacts = store_root.resolve() / "mlartifacts"
         self._runs: dict[str, Run] = {}
@@ -158,10 +166,16 @@ class Tracker:
             return
         self._log_parameters(run, dict(flat(record.params)))
         measured = {"seconds", "device_seconds", "cpu_seconds", "peak_memory_mib"}
-        numbers = record.model_dump(include=measured) | dict(flat({"result": record.result}))
+        spent = {
+            f"system/{name}": value for name, value in record.model_dump(include=measured).items()
+        }
+        numbers = spent | dict(flat({"result": record.result}))
         self._log_metrics(run, [*_points(curve), *_numbers(numbers, record.ended)])
+        step = max((int(point["step"]) for point in curve), default=0)
         for name, path in pictures.items():
             self._client.log_artifact(run.info.run_id, str(path), _name(name))
+            with suppress(UnidentifiedImageError), Image.open(path) as picture:
+                self._client.log_image(run.info.run_id, picture, key=_name(name), step=step)
         self._close(run, record.ended)
 
     @_shown
@@ -199,9 +213,65 @@ class Tracker:
         self._log_table(run_id, columns(summary))
         for path in artifacts:
             self._client.log_artifact(run_id, str(path))
+        for key, datasets in lineage(summary).items():
+            if key in self._runs:
+                self._log_inputs(self._runs[key], datasets)
         for key, run in self._runs.items():
             if key == "run" or key.startswith("site/"):
                 self._close(run, now)
+
+    def _log_inputs(self, run: Run, datasets: Mapping[str, str]) -> None:
+        """Log what a run was made of: names and hashes, of which the data cannot be told."""
+        made_of = run.inputs.dataset_inputs if run.inputs is not None else []
+        known = {(one.dataset.name, one.dataset.digest) for one in made_of}
+        new = [
+            DatasetInput(
+                Dataset(
+                    name=_name(name), digest=digest[:36], source_type="hyfree-ray", source="{}"
+                ),
+                [InputTag("mlflow.data.context", "training")],
+            )
+            for name, digest in datasets.items()
+            if (_name(name), digest[:36]) not in known
+        ]
+        if new:
+            self._client.log_inputs(run.info.run_id, new)
+
+    @_shown
+    def attach_report(self, page: Path) -> None:
+        """Add the run's report and its figures, unless these are there already."""
+        run_id = self._runs["run"].info.run_id
+        digest = hashlib.sha256(page.read_bytes()).hexdigest()
+        if self._client.get_run(run_id).data.tags.get(_REPORT) == digest:
+            return
+        self._client.log_artifact(run_id, str(page), "report")
+        for figure in sorted((page.parent / "figures").glob("*.png")):
+            self._client.log_artifact(run_id, str(figure), "report/figures")
+        self._client.set_tag(run_id, _REPORT, digest)
+
+    @_shown
+    def register(self, models: Sequence[FinalModel]) -> None:
+        """Register final models, each with a card; the alias `final` is that of the newest.
+
+        A model that is registered as a version of this run already is left as it is.
+        """
+        parent = self._runs["run"]
+        for model in models:
+            name = _name(f"{self._cohort} {model.name}").replace("/", "-").replace(":", "-")
+            with suppress(MlflowException):  # it is there
+                self._client.create_registered_model(name)
+            of_this = f"name = '{name}' and run_id = '{parent.info.run_id}'"
+            if self._client.search_model_versions(of_this):
+                continue
+            place = f"models/{model.name}"
+            self._client.log_artifacts(parent.info.run_id, str(model.folder), place)
+            version = self._client.create_model_version(
+                name,
+                f"{parent.info.artifact_uri}/{place}",
+                parent.info.run_id,
+                description=model.card,
+            )
+            self._client.set_registered_model_alias(name, "final", version.version)
 
     def _time_of_numbers(self, parent: Run) -> float:
         """Return the records' time, not the clock's: what is logged again is the same point.

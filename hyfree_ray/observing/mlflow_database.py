@@ -40,3 +40,14 @@ def follow_store(path: Path, artifacts: str) -> None:
                 "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
                 (artifacts, before),
             )
+
+
+def experiment_id(path: Path, name: str) -> str | None:
+    """Return the number of an experiment, without importing MLflow; None where there is none."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT experiment_id FROM experiments WHERE name = ?", (name,))
+            found = rows.fetchone()
+    except sqlite3.Error:
+        return None
+    return None if found is None else str(found[0])

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hyfree_ray.core.parties import POOL
 from hyfree_ray.results.answer import SCREEN_WIDTH, render_answer
-from hyfree_ray.results.summary import Score, Summary
+from hyfree_ray.results.summary import RunSummary, Score, Summary
 from hyfree_ray.results.table import table_text
 
 Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalModel:
+    """A model to register."""
+
+    name: str
+    folder: Path
+    """nnU-Net's results folder, as `write_results_folder` writes it."""
+    card: str
+    """Markdown."""
+
+
+def lineage(summary: Summary) -> dict[str, dict[str, str]]:
+    """Return what runs were made of, by the run's key: names of data and releases to hashes."""
+    if not isinstance(summary, RunSummary):
+        return {}
+    data = {f"{site}: images": digest for site, digest in (summary.data or {}).items()}
+    releases = {
+        f"{one.sender}: release": one.sha256
+        for one in summary.ledger
+        if one.stage == "release" and one.receiver == POOL
+    }
+    sites = {f"site/{site}": {f"{site}: images": d} for site, d in (summary.data or {}).items()}
+    return {"run": data, **sites, f"site/{POOL}": releases}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Scalar]]:

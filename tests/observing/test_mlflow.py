@@ -20,10 +20,11 @@ from mlflow.entities import Run
 from PIL import Image
 
 from hyfree_ray.core.records import StageRecord
-from hyfree_ray.observing import mlflow as tracking
+from hyfree_ray.observing import mlflow_database
 from hyfree_ray.observing.mlflow import Tracker, database_uri
+from hyfree_ray.observing.mlflow_values import FinalModel
 from hyfree_ray.results.comparisons import summarise
-from hyfree_ray.results.summary import Summary
+from hyfree_ray.results.summary import RunSummary, Summary, Transfer
 from hyfree_ray.results.table import table_text
 from tests.results.test_results import OUTCOMES, whole_run
 from tests.stage_records import stage_record
@@ -145,7 +146,7 @@ def test_a_simulation_is_a_tree_of_runs_with_all_that_belongs_to_them(
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert parent.data.params == {"sites": "3", "budget": "smoke", "lr": "0.01", "data": "None"}
     assert stage.data.params == {"epochs": "4", "plan.patch": "[24, 40]", "device": "None"}
-    assert stage.data.metrics["seconds"] == 60.5
+    assert stage.data.metrics["system/seconds"] == 60.5
     assert stage.data.metrics["result.best.dice"] == 0.81
     assert (stage.info.start_time, stage.info.end_time) == (START * 1000, START * 1000 + 60500)
     assert parent.data.metrics["dice.own.finetuned"] > parent.data.metrics["dice.own.local"]
@@ -171,9 +172,11 @@ def test_only_what_mlflow_needs_is_tagged(store: Path, picture: Path) -> None:
             "hyfree.key",
             "hyfree.run",
             "hyfree.summary",
+            "hyfree.report",
             "mlflow.parentRunId",
             "mlflow.runName",
             "mlflow.loggedArtifacts",
+            "mlflow.loggedImages",
             "mlflow.note.content",
         }
 
@@ -331,7 +334,7 @@ def test_a_database_that_somebody_holds_is_not_waited_for_long(
     store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Case 78: it is locked."""
-    monkeypatch.setattr(tracking, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(mlflow_database, "_PATIENCE_S", 0.1)
     with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with caplog.at_level(logging.WARNING, logger="hyfree_ray.observing.mlflow"):
@@ -393,3 +396,57 @@ def test_artifacts_of_a_store_that_was_moved_lie_inside_it(tmp_path: Path) -> No
     artifacts = str(tmp_path / "new" / "mlartifacts")
     for run in client.search_runs([experiment.experiment_id]):
         assert artifacts in run.info.artifact_uri
+
+
+def test_a_report_with_its_figures_is_added_once(store: Path, picture: Path) -> None:
+    shown = show_all(store, picture)
+    page = store / "reports" / "report.html"
+    (page.parent / "figures").mkdir(parents=True)
+    page.write_text("<html></html>")
+    (page.parent / "figures" / "matrix.png").write_bytes(picture.read_bytes())
+    for _ in range(2):
+        shown.attach_report(page)
+    assert shown.healthy
+    client, run_id = MlflowClient(tracking_uri=database_uri(store)), runs(store)["run"].info.run_id
+    assert {file.path for file in client.list_artifacts(run_id, "report")} == {
+        "report/report.html",
+        "report/figures",
+    }
+
+
+def test_what_a_run_was_made_of_is_told_by_hashes_alone(store: Path) -> None:
+    shown = tracker(store)
+    shown.stage_finished(record("a"), [], {})
+    shown.stage_finished(record("pool"), [], {})
+    made = RunSummary(
+        **vars(summary()),
+        cohort="phantom",
+        experiment={},
+        data={"a": "d" * 64},
+        ledger=(Transfer(sender="a", receiver="pool", stage="release", bytes=1, sha256="e" * 64),),
+    )
+    shown.finish(made, "", [])
+    assert shown.healthy
+    found = runs(store)
+    inputs = {
+        key: [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs]
+        for key, run in found.items()
+    }
+    assert inputs["run"] == inputs["site/a"] == [("a: images", "d" * 36)]
+    assert inputs["site/pool"] == [("a: release", "e" * 36)]
+
+
+def test_final_models_are_registered_once_with_a_card_and_an_alias(
+    store: Path, tmp_path: Path, picture: Path
+) -> None:
+    shown = show_all(store, picture)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "plans.json").write_text("{}")
+    for _ in range(2):
+        shown.register([FinalModel(name="general", folder=tmp_path / "model", card="**general**")])
+    assert shown.healthy
+    client = MlflowClient(tracking_uri=database_uri(store))
+    version = client.get_model_version_by_alias("phantom general", "final")
+    assert (str(version.version), version.description) == ("1", "**general**")
+    place = Path(str(version.source).removeprefix("file://"))
+    assert (place / "plans.json").is_file()
