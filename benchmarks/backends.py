@@ -7,7 +7,8 @@ For each backend and budget: KID to held-out images (and the floor between real 
 the share of samples that the memorisation filter rejects, the Dice on real test cases of an nnU-Net
 that was trained on the samples alone, and what choosing a snapshot took, as a share of the
 training. The last line of each budget has each one's ratio of KIDs to the first's. With a store,
-what is done is kept; `--sheets` gets a picture of each one's samples beside real images.
+what is done is kept; `--sheets` gets a picture of each one's samples beside real images. With
+`--quick` samples of the last snapshot are judged alone: nothing is filtered, no segmenter trained.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from hyfree_ray.cohorts.phantom import PHANTOM_VERSION, phantom_cohort
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.core.artifacts import Artifact
+from hyfree_ray.evaluation.image_quality import density_and_coverage, kid
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.simulation import sites_of
-from hyfree_ray.generators import GENERATORS
+from hyfree_ray.generators import GENERATORS, sample
 from hyfree_ray.generators.view import GeneratorView
+from hyfree_ray.privacy.embedders import load_embedder
 from hyfree_ray.stages.audit import audit
 from hyfree_ray.stages.data import draw_phantom, prepare
 from hyfree_ray.stages.pooling import pool_releases
@@ -125,6 +128,27 @@ class SiteBench(Bench):
             seed=seed,
         )
         return trained, trained.record.cpu_seconds
+
+    def look(self, generator: Artifact, count: int = 200) -> tuple[np.ndarray, dict[str, Any]]:
+        """Samples of the last snapshot, and KID and coverage in the site's own features."""
+        view = GeneratorView.load(self.prepared.path / "view.npz")
+        folder = generator.path
+        last = max(file.name for file in (folder / "snapshots").iterdir())
+        series = sample(folder, last, start=0, count=count, seed=3, device="cpu", precision="fp32")
+        drawn_NCHW = np.concatenate(list(series))
+        embed = load_embedder(
+            "nnunet",
+            model=self.local.path / "model",
+            weights=None,
+            view=view,
+            device="cpu",
+        )
+        held_out_MF = embed(view.images_NCHW[~view.training_N])
+        sample_NF = embed(drawn_NCHW)
+        _, coverage = density_and_coverage(sample_NF, held_out_MF)
+        floor = kid(embed(view.images_NCHW[view.training_N]), held_out_MF)
+        found = {"kid": kid(sample_NF, held_out_MF), "kid_floor": floor, "coverage": coverage}
+        return drawn_NCHW, found | dict.fromkeys(("rejected", "dice", "choice"), float("nan"))
 
     def measure(self, backend: str, generator: Artifact, images_shown: int) -> dict[str, Any]:
         """Quality, memorisation, and what samples alone teach a segmenter."""
@@ -245,6 +269,7 @@ def main() -> None:
     parser.add_argument("--seconds", default="30,90,240")
     parser.add_argument("--generators", default=",".join(NAMES))
     parser.add_argument("--store", type=Path, help="where to keep the stages")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sheets", type=Path, help="a folder for pictures")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -264,10 +289,15 @@ def main() -> None:
             for backend in names:
                 shown = max(2 * PROBE, round(seconds / pace[backend]))
                 generator, spent = bench.generator(backend, shown)
-                found = bench.measure(backend, generator, shown)
+                if options.quick:
+                    drawn_NCHW, found = bench.look(generator)
+                else:
+                    found = bench.measure(backend, generator, shown)
+                    stored_NCHW = np.load(bench.samples.path / "accepted.npy")
+                    drawn_NCHW = stored_NCHW / np.iinfo(stored_NCHW.dtype).max * 2 - 1
                 kids[backend] = found["kid"]
                 if options.sheets is not None:
-                    draw_sheet(bench, options.sheets / f"{backend}-{seconds:.0f}.png")
+                    draw_sheet(bench, drawn_NCHW, options.sheets / f"{backend}-{seconds:.0f}.png")
                 print(
                     f"{seconds:7.0f}  {backend:9} {shown:6}  {spent:6.0f}  "
                     f"{1e3 * found['kid']:8.2f} ({1e3 * found['kid_floor']:.2f})  "
@@ -279,11 +309,9 @@ def main() -> None:
             print(f"seconds={seconds:.0f} kid_ratio {' '.join(ratios)}", flush=True)
 
 
-def draw_sheet(bench: SiteBench, file: Path) -> None:
-    """Draw what a generator has drawn below real training images, as far as it was accepted."""
+def draw_sheet(bench: SiteBench, drawn_NCHW: np.ndarray, file: Path) -> None:
+    """Draw what a generator has drawn below real training images."""
     view = GeneratorView.load(bench.prepared.path / "view.npz")
-    stored_NCHW = np.load(bench.samples.path / "accepted.npy")
-    drawn_NCHW = stored_NCHW / np.iinfo(stored_NCHW.dtype).max * 2 - 1
     rows = []
     for images_NCHW in (view.images_NCHW[view.training_N], drawn_NCHW):
         for first in range(0, SHEET_ROWS * SHEET_COLUMNS, SHEET_COLUMNS):
