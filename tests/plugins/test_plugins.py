@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 import hyfree_ray
 from hyfree_ray.border.release import read_release
 from hyfree_ray.evaluation.scores import read_results
+from hyfree_ray.generators import GENERATORS
 from tests.cards import card
 from tests.release_files import described, put
 
@@ -126,10 +127,11 @@ def test_help_and_doctor_list_what_is_installed_and_import_none_of_it(installed:
     )
     shown = python(installed, code, "simulate", "--help")
     assert shown.returncode == 0, shown.stderr
-    assert "[auto|flow|stylegan2|toy|toy-pairs]" in shown.stdout
+    own = [generator.name for generator in GENERATORS.built_in()]
+    assert f"[{'|'.join(['auto', *own, 'toy', 'toy-pairs'])}]" in shown.stdout
     assert "[nnunet|toy]" in shown.stdout
     doctor = python(installed, code, "doctor")
-    assert f"flow, stylegan2, toy ({FROM}), toy-pairs ({FROM})" in doctor.stdout
+    assert f"{', '.join(own)}, toy ({FROM}), toy-pairs ({FROM})" in doctor.stdout
     assert f"toy_recall ({FROM})" in doctor.stdout
 
 
