@@ -76,7 +76,7 @@ def choose_snapshot(
     from hyfree_ray.generators import trained
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.privacy.embedders import load_embedder
-    from hyfree_ray.stages.synthesis import calibrated
+    from hyfree_ray.stages.image_filter import calibrated
 
     view = GeneratorView.load(prepared / "view.npz")
     names = read_result(generator)["snapshots"]

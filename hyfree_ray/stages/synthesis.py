@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.core.stage import Context, Folder, read_result, stage
+from hyfree_ray.stages.image_filter import calibrated, held_out, self_tested
 
 if TYPE_CHECKING:
     import numpy as np
 
     from hyfree_ray.border.release import ReleaseMetadata
     from hyfree_ray.generators.view import GeneratorView
-    from hyfree_ray.privacy.embedders import Embed
     from hyfree_ray.privacy.memorization import MemorisationFilter
     from hyfree_ray.privacy.sampling import Draw, DrawnSamples
 
@@ -66,7 +66,7 @@ def synthesise(
         device=context.device,
     )
     rule = calibrated(view, embed, percentile, seed=seed_of(seed, "calibration"))
-    tested = _self_tested(rule, view, copies, seed=seed_of(seed, "self-test"))
+    tested = self_tested(rule, view, copies, seed=seed_of(seed, "self-test"))
     masks: list[np.ndarray] = []
     pairs = mask_filter(view, masks, percentile) if draws_masks(Path(generator)) else None
     drawn = draw_until(
@@ -92,71 +92,12 @@ def synthesise(
         "percentile": percentile,
         "rejected_by": drawn.rejected_by,
         "calibration_rejected_share": rule.calibration_rejected,
-        **_held_out(rule, view),
+        **held_out(rule, view),
         **tested,
         "masks": None
         if pairs is None
         else describe_masks(pairs.rule, view, seed=seed_of(seed, "masks")),
         "guarantee": read_result(generator).get("guarantee"),
-    }
-
-
-WANTED_RECALL = 0.95
-"""Share of altered copies that the filter is to stop, as far as honest images allow it."""
-
-
-def calibrated(
-    view: GeneratorView, embed: Embed, percentile: float, *, seed: int
-) -> MemorisationFilter:
-    """Calibrate the memorisation filter: two detectors, thresholds from training images, raised
-    where altered copies of these would pass.
-
-    Args:
-        view: the site's images.
-        embed: features of images.
-        percentile: of honest images that are rejected.
-        seed: of the alterations; the self-test makes others.
-    """
-    import numpy as np
-
-    from hyfree_ray.privacy.detectors import Features, Registration
-    from hyfree_ray.privacy.memorization import MemorisationFilter
-    from hyfree_ray.privacy.self_test import altered_copies
-
-    real_NCHW, patients_N = view.images_NCHW[view.training_N], view.patients_N[view.training_N]
-    rule = MemorisationFilter.calibrate(
-        real_NCHW, patients_N, [Features(embed=embed), Registration()], percentile=percentile
-    )
-    copies = altered_copies(real_NCHW, patients_N, seed=seed)
-    return rule.raised(np.concatenate(list(copies.values())), recall=WANTED_RECALL)
-
-
-def _self_tested(
-    rule: MemorisationFilter, view: GeneratorView, copies: Folder, *, seed: int
-) -> dict[str, Any]:
-    """Test the filter on copies of training images: altered ones, and those of a generator."""
-    import numpy as np
-
-    from hyfree_ray.privacy.sampling import quantise, restore
-    from hyfree_ray.privacy.self_test import generated_recall, self_test
-    from hyfree_ray.stages.training import COPIES
-
-    real_NCHW, patients_N = view.images_NCHW[view.training_N], view.patients_N[view.training_N]
-    by_alteration, altered = self_test(rule, real_NCHW, patients_N, seed=seed)
-    generated = generated_recall(
-        rule,
-        restore(quantise(np.load(copies / COPIES, allow_pickle=False))),
-        np.array(read_result(copies)["copied"]),
-        real_NCHW,
-        patients_N,
-    )
-    return {
-        "self_test": by_alteration,
-        "copies": {
-            kind: recall.values()
-            for kind, recall in (("altered", altered), ("generated", generated))
-            if recall is not None
-        },
     }
 
 
@@ -218,24 +159,6 @@ def _write_samples(
         view.images_NCHW[view.training_N][drawn.nearest_real_N],
         drawn.nearest_N,
     )
-
-
-def _held_out(rule: MemorisationFilter, view: GeneratorView) -> dict[str, Any]:
-    """Report what the filter does to new real images: sound if it rejects about `percentile` %."""
-    images_NCHW = view.images_NCHW[~view.training_N]
-    if not len(images_NCHW):
-        return {
-            "held_out_images": 0,
-            "held_out_rejected_share": None,
-            "held_out_rejected_by": None,
-        }
-    judged = rule.judge(images_NCHW)
-    shares = judged.copied_ND.mean(axis=0).tolist()
-    return {
-        "held_out_images": len(images_NCHW),
-        "held_out_rejected_share": float(judged.copied_N.mean()),
-        "held_out_rejected_by": dict(zip(rule.names, shares, strict=True)),
-    }
 
 
 LABELS = "labels.npy"
