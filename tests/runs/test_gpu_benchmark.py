@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hyfree_ray.generators import GENERATORS
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 ON_STAND_IN = """
 import argparse, sys
@@ -18,7 +20,7 @@ from tests.stand_in_gpu import stand_in_gpu
 import gpu
 arguments = argparse.Namespace(out=Path(sys.argv[2]), device="cuda", tiny=True)
 with stand_in_gpu():
-    gpu.run_stage("correctness", arguments, 300)
+    gpu.run_stage("correctness", arguments, 1200)
 """
 
 
@@ -59,5 +61,5 @@ def test_on_the_stand_in_everything_is_as_on_the_cpu(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     findings = json.loads((tmp_path / "correctness.json").read_text())["findings"]
-    assert len(findings) == 9
+    assert len(findings) == 4 * len(GENERATORS.built_in()) + 1
     assert all(found["ok"] for found in findings.values()), findings
