@@ -49,6 +49,7 @@ def card(**changes: Any) -> dict[str, Any]:
         "training_images": 80,
         "images": 6,
         "embedder": "nnunet",
+        "labels": "the site's own network",
         "detectors": ["features", "correlation", "structure"],
         "rejection_rate": 0.12,
         "rejects_of_honest_images": 0.05,

@@ -154,7 +154,7 @@ class PrivacyCard(_Strict):
     images: Annotated[int, Field(ge=0)]
     embedder: Name
     detectors: Names
-    labels: Literal["the site's own network", "drawn with the images"] = "the site's own network"
+    labels: Literal["the site's own network", "drawn with the images"]
     """Where they come from."""
     masks: Masks | None = None
     """Of labels that were drawn; None where a network has made them."""

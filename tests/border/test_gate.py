@@ -137,7 +137,7 @@ def test_a_card_survives_json() -> None:
     assert read_card(json.loads(json.dumps(card()))) == PrivacyCard.model_validate(card())
 
 
-OPTIONAL = {"statement", "gate", "guarantee", "epsilon_bound"}
+OPTIONAL = {"statement", "gate", "guarantee", "epsilon_bound", "masks"}
 """A constant, what a site adds to its own card, and what was not asked for."""
 
 
