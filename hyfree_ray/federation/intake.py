@@ -31,7 +31,7 @@ from hyfree_ray.federation.parcel_folders import Submission, read_submission
 from hyfree_ray.federation.party import Runner
 from hyfree_ray.federation.pool import PoolParty
 from hyfree_ray.federation.quarantine import quarantine
-from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
+from hyfree_ray.federation.release_versions import RELEASE_VERSIONS
 from hyfree_ray.federation.trust import Trust, check_signed, read_public_key
 from hyfree_ray.stages.pooling import label_encoding_of
 

@@ -14,8 +14,8 @@ from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import PUBLIC, RELEASE
 from hyfree_ray.federation.parameters import public_pairs
 from hyfree_ray.federation.party import Party, Runner
+from hyfree_ray.federation.release_versions import RELEASE_VERSIONS
 from hyfree_ray.federation.rounds import Rounds
-from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.federation.trust import LABELS
 from hyfree_ray.stages.pooling import check_release, label_agreement
 from hyfree_ray.stages.public import pair_public

@@ -27,8 +27,8 @@ from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.oracle import OracleParty
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.federation.pool import PoolParty
+from hyfree_ray.federation.release_versions import RELEASE_VERSIONS
 from hyfree_ray.federation.site import SiteParty
-from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 
 log = logging.getLogger("hyfree_ray")
 

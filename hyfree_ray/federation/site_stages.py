@@ -33,7 +33,7 @@ from hyfree_ray.federation.parameters import (
 )
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.stages.audit import audit, audit_general
-from hyfree_ray.stages.data import draw_phantom, prepare
+from hyfree_ray.stages.data import prepare
 from hyfree_ray.stages.memorisation import pixel_correlation
 from hyfree_ray.stages.public import label_public, pair_public
 from hyfree_ray.stages.quality import choose_snapshot
@@ -48,13 +48,6 @@ from hyfree_ray.stages.training import (
 )
 
 log = logging.getLogger("hyfree_ray")
-
-_MAKE_A_RELEASE = (
-    draw_phantom, prepare, train_generator, train_segmenter, choose_snapshot, overtrain_generator,
-    synthesise, audit, label, quality_card, release,
-)  # fmt: skip
-RELEASE_VERSIONS = tuple(one.version for one in _MAKE_A_RELEASE)
-"""Versions of the stages that make a release: raising one starts a new round."""
 
 EXPORTS = {
     "release": ("release.arrow", "manifest.json"),

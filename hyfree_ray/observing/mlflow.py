@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -38,14 +37,15 @@ from hyfree_ray.observing.mlflow_values import (
     description,
     flat,
     lineage,
+    parameter_text,
     scores,
+    valid_name,
 )
 from hyfree_ray.results.summary import Summary
 
 _LOG = logging.getLogger(__name__)
 _METRICS_A_BATCH = 1000  # MLflow's limits on one call
 _PARAMS_A_BATCH = 100
-_LONGEST_VALUE = 500
 _LOCK_POLL_S = 0.02
 _KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
 _DESCRIPTION = "mlflow.note.content"
@@ -53,7 +53,6 @@ _REPORT = "hyfree.report"
 """Tag of a simulation's run: hash of the report that it shows."""
 _SUMMARY = "hyfree.summary"
 """Tag of a simulation's run: hash of the summary that it shows in full."""
-_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 _NOT_CURVES = frozenset({"step", "total", "time"})
 
 _P = ParamSpec("_P")
@@ -173,9 +172,9 @@ class Tracker:
         self._log_metrics(run, [*_points(curve), *_numbers(numbers, record.ended)])
         step = max((int(point["step"]) for point in curve), default=0)
         for name, path in pictures.items():
-            self._client.log_artifact(run.info.run_id, str(path), _name(name))
+            self._client.log_artifact(run.info.run_id, str(path), valid_name(name))
             with suppress(UnidentifiedImageError), Image.open(path) as picture:
-                self._client.log_image(run.info.run_id, picture, key=_name(name), step=step)
+                self._client.log_image(run.info.run_id, picture, key=valid_name(name), step=step)
         self._close(run, record.ended)
 
     @_shown
@@ -227,12 +226,12 @@ class Tracker:
         new = [
             DatasetInput(
                 Dataset(
-                    name=_name(name), digest=digest[:36], source_type="hyfree-ray", source="{}"
+                    name=valid_name(name), digest=digest[:36], source_type="hyfree-ray", source="{}"
                 ),
                 [InputTag("mlflow.data.context", "training")],
             )
             for name, digest in datasets.items()
-            if (_name(name), digest[:36]) not in known
+            if (valid_name(name), digest[:36]) not in known
         ]
         if new:
             self._client.log_inputs(run.info.run_id, new)
@@ -257,7 +256,7 @@ class Tracker:
         """
         parent = self._runs["run"]
         for model in models:
-            name = _name(f"{self._cohort} {model.name}").replace("/", "-").replace(":", "-")
+            name = valid_name(f"{self._cohort} {model.name}").replace("/", "-").replace(":", "-")
             with suppress(MlflowException):  # it is there
                 self._client.create_registered_model(name)
             of_this = f"name = '{name}' and run_id = '{parent.info.run_id}'"
@@ -352,9 +351,9 @@ class Tracker:
     def _log_parameters(self, run: Run, parameters: Mapping[str, Scalar]) -> None:
         known = run.data.params
         new = [
-            Param(_name(name), _text(value))
+            Param(valid_name(name), parameter_text(value))
             for name, value in parameters.items()
-            if _name(name) not in known
+            if valid_name(name) not in known
         ]
         for start in range(0, len(new), _PARAMS_A_BATCH):
             self._client.log_batch(run.info.run_id, params=new[start : start + _PARAMS_A_BATCH])
@@ -373,21 +372,10 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _name(text: str) -> str:
-    """Make a name that MLflow takes; label names, part of some, come from users."""
-    return _NOT_IN_NAMES.sub("_", text).strip("/ .")[:250] or "_"
-
-
-def _text(value: Scalar) -> str:
-    """Write a parameter; of a path only the name: where a site keeps its files is its own."""
-    text = str(value)
-    return (Path(text).name if Path(text).is_absolute() else text)[:_LONGEST_VALUE]
-
-
 def _metric(name: str, value: object, at: float, step: int = 0) -> Metric | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
-    return Metric(_name(name), float(value), _milliseconds(at), step)
+    return Metric(valid_name(name), float(value), _milliseconds(at), step)
 
 
 def _numbers(values: Mapping[str, object], at: float) -> list[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from hyfree_ray.core.parties import POOL
 from hyfree_ray.results.answer import SCREEN_WIDTH, render_answer
 from hyfree_ray.results.summary import RunSummary, Score, Summary
 from hyfree_ray.results.table import table_text
+
+_LONGEST_VALUE = 500  # MLflow's limit
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 Scalar = str | int | float | bool | None
 
@@ -95,3 +99,14 @@ def columns(summary: Summary) -> dict[str, list[Any]]:
         for site in summary.sites
     ]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"site": []}
+
+
+def valid_name(text: str) -> str:
+    """Make a name that MLflow takes; label names, part of some, come from users."""
+    return _NOT_IN_NAMES.sub("_", text).strip("/ .")[:250] or "_"
+
+
+def parameter_text(value: Scalar) -> str:
+    """Write a parameter; of a path only the name: where a site keeps its files is its own."""
+    text = str(value)
+    return (Path(text).name if Path(text).is_absolute() else text)[:_LONGEST_VALUE]

@@ -26,8 +26,8 @@ from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.stage import Context
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.parcel_folders import write_parcel
+from hyfree_ray.federation.release_versions import RELEASE_VERSIONS
 from hyfree_ray.federation.simulation import sites_of
-from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
 from hyfree_ray.segmenters.nnunet.data import nnunet_environment
 from hyfree_ray.segmenters.nnunet.model import load_weights
 from hyfree_ray.segmenters.nnunet.reading import read_label

@@ -17,7 +17,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.federation.parcel_folders import write_parcel
-from hyfree_ray.federation.site_stages import RELEASE_VERSIONS
+from hyfree_ray.federation.release_versions import RELEASE_VERSIONS
 from hyfree_ray.federation.trust import sign
 from tests.cards import card
 
