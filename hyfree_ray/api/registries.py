@@ -19,22 +19,21 @@ _REGISTRIES: tuple[Registry[Any], ...] = (GENERATORS, SEGMENTERS, REGIMES, METRI
 def register(record: R) -> R:
     """Make a generator, architecture, regime or metric known by its name, in this process.
 
-        What is to run in other processes, on Ray too, belongs into a package with an entry point.
+    What is to run in other processes, on Ray too, belongs into a package with an entry point.
 
-        Example:
-            >>> from hyfree_ray.evaluation.metrics import METRICS
-    from hyfree_ray.evaluation.regimes import REGIMES
-            >>> "dice" in METRICS
-            True
+    Example:
+        >>> from hyfree_ray.evaluation.metrics import METRICS
+        >>> "dice" in METRICS
+        True
 
-        Args:
-            record: a `Generator`, a `Segmenter`, a `Regime` or a `Metric`.
+    Args:
+        record: a `Generator`, a `Segmenter`, a `Regime` or a `Metric`.
 
-        Returns:
-            The record.
+    Returns:
+        The record.
 
-        Raises:
-            HyfreeError: the name is taken, or it is no record.
+    Raises:
+        HyfreeError: the name is taken, or it is no record.
     """
     for registry in _REGISTRIES:
         if isinstance(record, registry.kind):

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyfree_ray.border.privacy_card import (
+    NOT_MEASURED,
     UNION,
     Attacks,
     Criterion,
@@ -92,7 +93,7 @@ def _self_test(card: PrivacyCard, gate: Gate) -> Iterator[Criterion]:
         yield Criterion(
             name=f"{copies} copies of the site's own images that its filter stops",
             limit=f"at least {limit:.3g}",
-            found="not measured" if found is None else f"{found:.2f}",
+            found=NOT_MEASURED if found is None else f"{found:.2f}",
             passed=found is None or found >= limit,
         )
 
@@ -107,7 +108,7 @@ def _masks(card: PrivacyCard, gate: Gate) -> Iterator[Criterion]:
         yield Criterion(
             name=f"{copies} copies of the site's own masks that its filter stops",
             limit=f"at least {limit:.3g}",
-            found="not measured" if found is None else f"{found:.2f}",
+            found=NOT_MEASURED if found is None else f"{found:.2f}",
             passed=found is None or found >= limit,
         )
     yield from _attacks(Findings(attacks=card.masks.attacks, concentration=None), gate, "masks")

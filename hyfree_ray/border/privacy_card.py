@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 UNION = "any"
 """The name of all detectors together."""
 
+NOT_MEASURED = "not measured"
+"""What a criterion found that could not be tried."""
+
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Interval = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Name = Annotated[str, Field(max_length=60)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from hyfree_ray.border.privacy_card import NOT_MEASURED
 from hyfree_ray.cohorts.partitions import COLUMN, NATURAL
 from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM, PHANTOMS
 from hyfree_ray.core.parties import ORACLE, POOL
@@ -181,8 +182,12 @@ def gates(run: Finished) -> Table:
         derived = run.summary.derived.get(site, {})
         card = derived.get("audit", {}).get("card") or {}
         for row in (*card.get("gate", ()), *derived.get("audit_general", {}).get("gate", ())):
-            passed = "passed" if row["passed"] else "FAILED"
-            bounds[row["name"], row["limit"]][site] = f"{passed}: {row['found']}"
+            said = row["found"]
+            if not row["passed"]:
+                said = f"FAILED: {said}"
+            elif said != NOT_MEASURED:
+                said = f"passed: {said}"
+            bounds[row["name"], row["limit"]][site] = said
     rows = [
         [name, limit, *(found.get(site, NONE) for site in run.sites)]
         for (name, limit), found in bounds.items()
