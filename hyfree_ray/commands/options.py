@@ -148,8 +148,9 @@ GENERATOR = click.option(
 PAIRING = click.option(
     "--pairing",
     type=click.Choice(get_args(Pairing)),
+    show_default="labelled, where the generator can",
     help="How images come by masks: labelled afterwards by the hospital's own network, or drawn "
-    "jointly. Default: labelled.",
+    "jointly.",
 )
 
 SEGMENTER = click.option(
@@ -233,7 +234,7 @@ def in_a_folder(_context: object, parameter: click.Parameter, path: Path) -> Pat
     Raises:
         HyfreeError: it is not, or cannot.
     """
-    option, folder = parameter.opts[0], path.absolute().parent
+    option, folder = max(parameter.opts, key=len), path.absolute().parent
     if not folder.is_dir():
         raise HyfreeError(
             "output.not-writable",

@@ -223,7 +223,7 @@ def test_reports_of_other_runs_have_folders_of_their_own(
         written.append(folder)
         return folder
 
-    monkeypatch.setattr(report, "write_report", write)
+    monkeypatch.setattr("hyfree_ray.reports.report.write_report", write)
     a, b, c = (finished(tmp_path, fold).name for fold in range(3))
     for runs in ([a, b], [a, c], [b, a], [a]):
         report.run_report(runs, tmp_path, out=None, study=None, with_real=())

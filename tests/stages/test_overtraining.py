@@ -40,7 +40,12 @@ def test_a_few_training_images_are_learned_and_the_samples_kept(
     found = overtrain_generator(
         Context(out=tmp_path / "out", owner="site-1"),
         prepared=tmp_path / "prepared",
-        generator={"name": "flow", "config": {"max_channels": 8, "evaluations": 2}},
+        generator={
+            "name": "flow",
+            "pairing": "labelled",
+            "mask_encoding": "one-hot",
+            "config": {"max_channels": 8, "evaluations": 2},
+        },
         images_shown=16,
         precision="fp32",
         seed=3,
