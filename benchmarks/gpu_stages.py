@@ -22,8 +22,9 @@ sys.path.insert(0, str(ROOT))  # a checkout, not installed
 FP32_BOUND = 2e-3
 """Largest distance of the weights' changes on the device from the CPU's, over the changes' length,
 after a few steps in fp32: cuDNN sums in another order, and Adam takes signs of small gradients."""
-BF16_BOUND = 0.5
-"""The same in bf16: rounding turns the signs of what is near zero."""
+BF16_BOUND = 0.75
+"""The same in bf16: rounding turns the signs of what is near zero. On a CPU: diffusion and flow
+.0006 to .0008, StyleGAN2 and 3 and ProGAN .18 to .25, StyleGAN, which normalises each map, .58."""
 COMPILED_BOUND = 0.5
 """Of compiled against eager code, both in bf16."""
 LOSS_BOUND = 0.05

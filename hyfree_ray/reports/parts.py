@@ -160,7 +160,7 @@ def correlations(run: Finished) -> Table:
     rows = []
     for site in run.sites:
         found = run.summary.derived.get(site, {}).get("pixel_correlation") or {}
-        for where, of in itertools.product(found and _WHERE, _OF):
+        for where, of in itertools.product([one for one in _WHERE if one in found], _OF):
             numbers = found[where][of]
             above = f"{found[where]['above_real']:.1%}" if of == "samples" else NONE
             spread = [numbers[name] for name in ("median", "percentile_95", "highest")]
