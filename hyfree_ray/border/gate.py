@@ -104,7 +104,8 @@ def _masks(card: PrivacyCard, gate: Gate) -> Iterator[Criterion]:
         return
     limits = {"exact": gate.min_recall_exact, "mirrored": gate.min_recall_mirrored}
     for copies, limit in limits.items():
-        found = card.masks.self_test.get(copies)
+        # Nothing at all is said of masks that show too little; half of a self-test is none.
+        found = card.masks.self_test.get(copies, 0.0 if card.masks.self_test else None)
         yield Criterion(
             name=f"{copies} copies of the site's own masks that its filter stops",
             limit=f"at least {limit:.3g}",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 UNION = "any"
 """The name of all detectors together."""
@@ -186,6 +187,14 @@ class PrivacyCard(_Strict):
     """Ours, and the paper's (half of the patients against the other half, features alone)."""
     gate: Annotated[list[Criterion], Field(max_length=30)] = Field(default_factory=list)
     """What the site's own gate asked, and what it found. Another gate judges by the numbers."""
+
+    @model_validator(mode="after")
+    def _drawn_masks_are_described(self) -> PrivacyCard:
+        if (self.labels == "drawn with the images") != (self.masks is not None):
+            raise PydanticCustomError(
+                "masks", "'masks' is to describe labels that were drawn, and no others"
+            )
+        return self
 
 
 def coarse(share: float) -> float:

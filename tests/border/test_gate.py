@@ -69,6 +69,24 @@ def test_each_bound_closes_it_and_says_why_in_plain_words(
     assert all("held-out patients" in fault for fault in faults[1:])
 
 
+DRAWN = "drawn with the images"
+
+
+def masks(**self_test: float) -> dict[str, Any]:
+    attacks = findings()["attacks"]
+    return {"self_test": self_test, "of_held_out": 0.05, "attacks": attacks}
+
+
+def test_drawn_masks_are_on_the_card_with_their_whole_self_test() -> None:
+    """A lazy site leaves out what would close the gate."""
+    assert of(labels=DRAWN, masks=masks(exact=1.0, mirrored=1.0)) == []
+    (fault,) = of(labels=DRAWN, masks=masks(exact=1.0))
+    assert "mirrored copies of the site's own masks" in fault
+    for changes in ({"labels": DRAWN}, {"masks": masks(exact=1.0, mirrored=1.0)}):
+        with pytest.raises(ValueError, match="masks"):
+            read_card(card() | changes)
+
+
 def test_where_attacks_see_too_little_the_self_test_has_to_have_passed() -> None:
     """The attack could not have closed the gate at three held-out patients."""
     assert of(findings=too_few()) == []
