@@ -9,8 +9,9 @@ CONTROL = "local2x"
 """What a site has without sharing, after as many steps: what most regimes are compared with."""
 
 Trainer = Literal["site", "pool", "oracle"]
-Augmentation = Literal["nnunet", "da5", "da5+gin"]
-"""nnU-Net's by default, its own stronger one (trainer DA5), or that and domain randomisation."""
+Augmentation = Literal["none", "nnunet", "da5", "da5+gin"]
+"""None at all (trainer NoDA), nnU-Net's by default, its own stronger one (trainer DA5), or that and
+domain randomisation."""
 
 REPLAY = "replay"
 """What a site's training may need beside the pool's model: releases, as they are handed out."""

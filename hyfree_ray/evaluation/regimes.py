@@ -194,6 +194,21 @@ def _augmented(base: Regime) -> Regime:
     )
 
 
+def _not_augmented(base: Regime) -> Regime:
+    """Return a regime that differs from another by a training without any augmentation."""
+    return replace(
+        base,
+        name=f"{base.name}-noda",
+        label=f"{base.label}; images not augmented",
+        progress=f"{base.progress}, images not augmented",
+        setting="optional",
+        augmentation="none",
+        control=None if base.name == CONTROL else f"{CONTROL}-noda",
+        by_site=False,
+        candidate=None,
+    )
+
+
 def _on_public_images(base: Regime) -> Regime:
     """Return a regime whose pool holds labels of the same public images, and no generator's."""
     return replace(
@@ -267,7 +282,13 @@ _MORE = (
     *map(_own_added, (0.5, 1, 2, 5, 10, 20)),
 )
 
-_OWN: dict[str, Regime] = {one.name: one for one in (*_BASE, *_MORE)}
+_ALL = (
+    *_BASE,
+    *_MORE,
+    *map(_not_augmented, (_of(CONTROL), _of("syn"), _own_added(1))),
+)
+
+_OWN: dict[str, Regime] = {one.name: one for one in _ALL}
 """By name, in the order of columns."""
 
 REGIMES = Registry("regime", "hyfree_ray.regimes", Regime, _OWN)

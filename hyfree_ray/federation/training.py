@@ -247,6 +247,7 @@ async def _segmenter(oracle: OracleParty, regime: str, prepared: Artifact) -> Ar
         **training(oracle.experiment),
         warmup=0.0,
         seed=oracle.seed(regime),
+        **augmented(regime),
     )
 
 

@@ -32,6 +32,7 @@ def test_names_and_their_order_stay_as_files_have_them() -> None:
         *("general-public", "finetuned-public", "personalised-public"),
         *("local-ensemble", "fedbn", "ditto", "ensemble", "ensemble-da"),
         *("augment-0.5", "augment-1", "augment-2", "augment-5", "augment-10", "augment-20"),
+        *("local2x-noda", "syn-noda", "augment-1-noda"),
     )
     assert settings(default=True) == ("personalised", "real-all")
     assert REGIMES.names() == (*protocol(), "personalised", "chosen", *settings()[1:])
@@ -52,7 +53,7 @@ def test_what_a_model_knows_of_other_sites_follows_from_whose_releases_are_in_it
         *("ensemble", "ensemble-da"),
     ]
     of_one = [one.name for one in REGIMES.built_in() if one.of_one_release]
-    assert of_one == ["syn", "own-syn", "leave-one-out"]
+    assert of_one == ["syn", "own-syn", "leave-one-out", "syn-noda"]
     assert [one.name for one in REGIMES.built_in() if one.foreign_only] == ["leave-one-out"]
 
 
@@ -79,6 +80,16 @@ def test_a_regime_with_stronger_augmentation_differs_from_its_own_by_that_alone(
             *(base.train, base.trained_by, base.releases),
         )
         assert {record_of(n).augmentation for n in {*one.needs} - {REPLAY}} <= {"da5"}
+
+
+def test_a_regime_without_augmentation_differs_from_its_own_by_that_and_its_control_alone() -> None:
+    plain = [one for one in REGIMES.built_in() if one.augmentation == "none"]
+    assert [one.name for one in plain] == ["local2x-noda", "syn-noda", "augment-1-noda"]
+    for one in plain:
+        base = record_of(one.name.removesuffix("-noda"))
+        for field in ("train", "trained_by", "releases", "needs", "added_per_real"):
+            assert getattr(one, field) == getattr(base, field)
+        assert one.control == (None if base.name == CONTROL else "local2x-noda")
 
 
 def test_a_regime_that_only_a_file_knows_is_compared_with_nothing() -> None:

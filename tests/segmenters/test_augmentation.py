@@ -1,7 +1,8 @@
-"""Stronger augmentation: what a network is shown changes, and nothing else of its training."""
+"""Augmentation: what a network is shown changes, and nothing else of its training."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from safetensors.torch import load_file
 
 from hyfree_ray.cohorts.phantom import draw_phantom_site
 from hyfree_ray.segmenters.nnunet.augmentation import TRAINERS, RandomIntensityNetwork
-from hyfree_ray.segmenters.nnunet.data import RawCase, plan_and_preprocess
+from hyfree_ray.segmenters.nnunet.data import (
+    RawCase,
+    nnunet_environment,
+    plan_and_preprocess,
+)
 from hyfree_ray.segmenters.nnunet.model import Model
 from hyfree_ray.segmenters.nnunet.schedule import Schedule
-from hyfree_ray.segmenters.nnunet.train import train
+from hyfree_ray.segmenters.nnunet.train import make_trainer, train
 from hyfree_ray.segmenters.plan_caps import PlanCaps
 
 SHORT = Schedule(epochs=2, iterations=2, validation_iterations=1)
@@ -61,8 +66,8 @@ def trained(
     return load_file(folder / "model" / "weights.safetensors")
 
 
-@pytest.mark.parametrize("augmentation", ["da5", "da5+gin"])
-def test_a_network_shown_stronger_augmentation_is_another_and_resumes_bit_for_bit(
+@pytest.mark.parametrize("augmentation", ["none", "da5", "da5+gin"])
+def test_a_network_whose_images_are_augmented_otherwise_is_another_and_resumes_bit_for_bit(
     prepared: Path, tmp_path: Path, augmentation: str
 ) -> None:
     plain = trained(prepared, tmp_path / "plain", "nnunet")
@@ -76,6 +81,38 @@ def test_a_network_shown_stronger_augmentation_is_another_and_resumes_bit_for_bi
     image_CZHW = np.random.default_rng(0).normal(size=(1, 1, 70, 50)).astype(np.float32)
     model = Model(tmp_path / "whole" / "model", "cpu")
     assert model.segment(image_CZHW, (1.0, 1.0, 1.5)).shape == (1, 70, 50)
+
+
+def shown(prepared: Path, folder: Path, augmentation: str) -> tuple[set[float], set[float]]:
+    """Return the values of pixels in two batches of a training, and those in its cases."""
+    with nnunet_environment(prepared, results=folder, augmenters=0):
+        trainer = make_trainer(
+            TRAINERS[augmentation],
+            prepared,
+            folder,
+            schedule=SHORT,
+            seed=1,
+            device="cpu",
+            report=lambda *_: None,
+        )
+        loader, _ = trainer.get_dataloaders()
+        seen = {float(v) for _ in range(2) for v in next(loader)["data"].numpy().ravel()}
+        cases, _ = trainer.get_tr_and_val_datasets()
+        values = {float(v) for n in cases.identifiers for v in np.ravel(cases.load_case(n)[0][:])}
+    return seen, values
+
+
+def test_a_network_that_is_shown_images_as_they_are_sees_no_other_pixels_and_no_mirrors(
+    prepared: Path, tmp_path: Path
+) -> None:
+    seen, values = shown(prepared, tmp_path / "none", "none")
+    assert len(seen) > 100
+    assert seen <= values | {0.0}  # the padding
+    augmented, values = shown(prepared, tmp_path / "nnunet", "nnunet")
+    assert not augmented <= values | {0.0}
+    trained(prepared, tmp_path / "whole", "none")
+    details = json.loads((tmp_path / "whole" / "model" / "model.json").read_text())
+    assert details["inference_allowed_mirroring_axes"] is None
 
 
 def test_a_random_network_changes_intensities_and_keeps_size_norm_and_place() -> None:

@@ -1,4 +1,4 @@
-"""Trainings whose images are augmented more strongly, and are otherwise the same.
+"""Trainings whose images are augmented more strongly or not at all, and are otherwise the same.
 
 Shapes: C channels, H height, W width, O channels of a layer.
 """
@@ -17,6 +17,9 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import (
     nnUNetTrainerDA5,
+)
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import (
+    nnUNetTrainerNoDA,
 )
 from torch import Tensor
 from torch.nn import functional
@@ -64,6 +67,11 @@ class RandomIntensityNetwork(ImageOnlyTransform):
         return (mixed * (img.norm() / mixed.norm().clamp(min=1e-6))).to(img.dtype)
 
 
+class PlainTrainer(ResumableTrainer, nnUNetTrainerNoDA):
+    """Without any augmentation, as nnU-Net's trainer NoDA: none of the segmented images' mirrors
+    are averaged either."""
+
+
 class StrongTrainer(ResumableTrainer, nnUNetTrainerDA5):
     """With nnU-Net's own stronger augmentation, as its trainer DA5 has it."""
 
@@ -82,6 +90,7 @@ class RandomisedTrainer(StrongTrainer):
 
 
 TRAINERS: Mapping[str, type[ResumableTrainer]] = {
+    "none": PlainTrainer,
     "nnunet": ResumableTrainer,
     "da5": StrongTrainer,
     "da5+gin": RandomisedTrainer,
