@@ -55,13 +55,22 @@ class Notice(Signed):
         }
 
 
+def parse_notice(text: bytes, *, site: str) -> Notice:
+    """Parse a notice strictly, trusting what it was made for.
+
+    Raises:
+        ReleaseError: rule `withheld`.
+    """
+    with as_release_error(site, "withheld"):
+        return Notice.from_json(text.decode())
+
+
 def read_notice(text: bytes, *, site: str, experiment: str, round_number: int = ROUND) -> Notice:
     """Read the notice of a site strictly, and check that it is this site's, for this round.
 
     Raises:
         ReleaseError: rule `withheld`, `site`, `addressee`, `experiment` or `round`.
     """
-    with as_release_error(site, "withheld"):
-        notice = Notice.from_json(text.decode())
+    notice = parse_notice(text, site=site)
     notice.check_made_for(site=site, experiment=experiment, round_number=round_number)
     return notice

@@ -46,6 +46,11 @@ def pool() -> None:
     help="Folder of NAME.key files: each hospital's public.key, obtained separately from its "
     "release. Releases of other hospitals are refused.",
 )
+@click.option(
+    "--allow-older",
+    is_flag=True,
+    help="Take a hospital's older release even where it has handed in a newer one since.",
+)
 @experiment_options
 @STORE
 @DEVICE
@@ -53,6 +58,7 @@ def train(
     releases: tuple[Path, ...],
     out: Path,
     keys: Path | None,
+    allow_older: bool,
     store: Path,
     device: str,
     **settings: Any,
@@ -61,7 +67,8 @@ def train(
 
     Signatures are checked first; the task is that of most good, signed releases. Without --keys, a
     hospital's key is trusted on first use: compare its fingerprint with the one that the hospital
-    was shown. A refused release is moved to the store's pool/quarantine (without its images unless
+    was shown. A release is refused where its hospital has handed in a newer one, or withheld, since. A
+    refused release is moved to the store's pool/quarantine (without its images unless
     it is signed), and the others are still used.
 
     OUT/releases holds the good releases, for hospitals to replay while fine-tuning.
@@ -74,6 +81,7 @@ def train(
     from hyfree_ray.core.precision import keep_precision
     from hyfree_ray.core.store_root import open_root
     from hyfree_ray.federation.intake import (
+        check_newest,
         check_signatures,
         open_pool,
         read_submissions,
@@ -90,6 +98,8 @@ def train(
     keep_precision(store, found.measured)
     handed = read_submissions(sorted(releases), click.echo)
     signed = check_signatures(handed, root, keys, click.echo)
+    if not allow_older:
+        signed = check_newest(signed, root, click.echo)
     runner = LocalRunner(found.device)
     party, described = open_pool(signed, found.experiment, root, runner, click.echo)
     members = asyncio.run(take_in(party, signed, described, click.echo))

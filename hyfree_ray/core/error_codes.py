@@ -172,6 +172,7 @@ CODES: Final[Mapping[str, Code]] = {
     "release.not-a-file": Code("A link, pipe, device or folder stands where a file should."),
     "release.not-found": Code("There is no release at the path."),
     "release.nulls": Code("Rows or pixels have no value."),
+    "release.older": Code("The site has handed in a newer release since, or has withheld."),
     "release.parcel": Code("The parcel has files that a release does not have."),
     "release.quality": Code("The quality card says that the release teaches nothing."),
     "release.round": Code("The release is for another round."),

@@ -25,8 +25,10 @@ from hyfree_ray.border.signing import fingerprint
 from hyfree_ray.cohorts.label_sets import LabelEncoding
 from hyfree_ray.cohorts.tables import check_site_names
 from hyfree_ray.config.experiment import Experiment
+from hyfree_ray.core.documents import Documents
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
 from hyfree_ray.core.keys import digest_of
+from hyfree_ray.federation.admissions import Admissions, Statement
 from hyfree_ray.federation.parcel_folders import Submission, read_submission
 from hyfree_ray.federation.party import Runner
 from hyfree_ray.federation.pool import PoolParty
@@ -79,6 +81,29 @@ def check_signatures(
         else:
             signed.append(replace(one, public_key=key))
     return signed
+
+
+def check_newest(signed: Sequence[Submission], root: Path, report: Report) -> list[Submission]:
+    """Return submissions that are the newest of their sites; quarantine those gone back to.
+
+    They are left out before there is a round: one that they were in is not the round of the rest.
+    """
+    admissions = Admissions(Documents(root))
+    newest = []
+    for one in signed:
+        try:
+            statement = Statement.of(one.parcel)
+        except ReleaseError:
+            newest.append(one)  # malformed: refused where it is read
+            continue
+        try:
+            admissions.check_newest(statement)
+        except ReleaseError as error:
+            quarantine(root, one.parcel.sender, one.small, str(error))
+            report(str(error))
+        else:
+            newest.append(one)
+    return newest
 
 
 def _key_from(keys: Path, site: str) -> bytes:
@@ -241,8 +266,6 @@ async def take_in(
             trusted.learn(site, one.public_key)
             key = fingerprint(one.public_key)
             report(f"{site}: accepted: {receipt.images} images, key {key}")
-            if party.rounds.is_older(site, parse_manifest(one.parcel.files[MANIFEST_FILE]).nonce):
-                report(f"{site}: an older release than its newest here; ask whether this is meant")
         elif receipt.outcome == "withheld":
             report(f"{site}: withheld: {receipt.reason}")
         else:

@@ -12,6 +12,7 @@ from hyfree_ray.core.errors import HyfreeError, PrivacyError, ReleaseError
 from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.records import ParcelRecord
 from hyfree_ray.evaluation.regimes import WITHOUT_ONE
+from hyfree_ray.federation.admissions import Statement
 from hyfree_ray.federation.interface import LabelsReceipt, Receipt, ReplaySet, Round
 from hyfree_ray.federation.participation import Rules
 from hyfree_ray.federation.pool_stages import EXPORTS, PoolStages
@@ -56,6 +57,7 @@ class PoolParty(PoolStages):
         """Record that a site withholds."""
         notice = read_notice(parcel.files[NOTICE_FILE], site=site, experiment=self.federation)
         self.receive(parcel)
+        self.admissions.admit(Statement.of(parcel))
         return Entry(
             site=site,
             outcome="withheld",
@@ -70,7 +72,8 @@ class PoolParty(PoolStages):
         if checked.record is None:
             return entry
         found = checked.result
-        self.rounds.admit(site, found["sha256"], found["nonce"])
+        self.rounds.check_first(site, found["sha256"])
+        self.admissions.admit(Statement.of(parcel))
         public = ("images", "sha256", "flag", "rejection_rate")
         return replace(entry, **{name: found[name] for name in public})
 

@@ -12,6 +12,7 @@ from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import PUBLIC, RELEASE
+from hyfree_ray.federation.admissions import Admissions
 from hyfree_ray.federation.parameters import public_pairs
 from hyfree_ray.federation.party import Party, Runner
 from hyfree_ray.federation.release_versions import RELEASE_VERSIONS
@@ -53,6 +54,7 @@ class PoolStages(Party):
         self.federation = federation
         self.dataset = dict(dataset)
         self.experiment = experiment
+        self.admissions = Admissions(self.workspace.documents)
         self.rounds = Rounds(
             self.workspace.documents, digest_of([key, RELEASE_VERSIONS]), digest_of(self.dataset)
         )

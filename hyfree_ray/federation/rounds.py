@@ -3,7 +3,6 @@
 rounds/KEY/in/SITE.json      outcome of a site's submission
 rounds/KEY/1.json            round 1, closed: written once, and read ever after
 rounds/KEY/2.clock.json      seconds that the open round has waited
-nonces/SITE/HASH.json        each nonce of a site belongs to one release, first admitted then
 withdrawn/TASK.json          sites withdrawn from every experiment on this task
 """
 
@@ -17,7 +16,6 @@ from typing import Any, Literal
 
 from hyfree_ray.core.documents import Documents
 from hyfree_ray.core.errors import HyfreeError, ReleaseError
-from hyfree_ray.core.keys import digest_of
 from hyfree_ray.federation.interface import Receipt, Round
 from hyfree_ray.federation.participation import Rules
 
@@ -90,34 +88,17 @@ class Rounds:
             self._entries[entry.site] = entry
             self.documents.write(f"{self.folder}/in/{entry.site}.json", asdict(entry))
 
-    def admit(self, site: str, sha256: str, nonce: str) -> None:
-        """Admit a release once: repeating it changes nothing, a different one is refused.
+    def check_first(self, site: str, sha256: str) -> None:
+        """Refuse a release other than the one of its site that this round has.
 
         Raises:
-            ReleaseError: rule `nonce`, or `second` if this round has one of this site.
+            ReleaseError: rule `second`.
         """
         first = self.entry(site)
         if first and first.sha256 not in (None, sha256):
             raise ReleaseError(
                 site, "second", "the site already has a release in this round, which is kept"
             )
-        name = f"nonces/{site}/{digest_of(nonce)[:32]}.json"
-        known = self.documents.read(name)
-        if known is None:
-            self.documents.write(name, {"sha256": sha256, "first": time.time()})
-        elif known["sha256"] != sha256:
-            raise ReleaseError(
-                site, "nonce", "its nonce was used by another release; make a new release"
-            )
-
-    def is_older(self, site: str, nonce: str) -> bool:
-        """Return whether a release was first admitted before another one of its site: whoever
-        carries releases may have gone back to it."""
-        own = self.documents.read(f"nonces/{site}/{digest_of(nonce)[:32]}.json") or {}
-        names = self.documents.names("nonces/*/*.json")
-        others = [self.documents.read(name) for name in names if Path(name).parent.name == site]
-        latest = max((found.get("first", 0.0) for found in others), default=0.0)
-        return bool(own.get("first", latest) < latest)
 
     def holds(self, site: str, release: str) -> bool:
         """Return whether a round of any experiment has this release."""

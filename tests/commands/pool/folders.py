@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from hyfree_ray.border.manifest import Addressee, key_of
 from hyfree_ray.border.release import ReleaseMetadata, write_release
 from hyfree_ray.border.signing import signing_key
+from hyfree_ray.border.withheld import NOTICE_FILE, Notice
 from hyfree_ray.cli import main
 from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.core.keys import digest_of
@@ -65,6 +66,16 @@ def hand_in(
     key = digest_of([site, folder])
     parcel = Parcel(sender=site, stage="release", key=key, files=files, result=result)
     return put(root, sign(parcel, "manifest.json", key_at(root, signer or site)), folder)
+
+
+def withhold(root: Path, site: str, made_for: str) -> Path:
+    """A signed notice that a site withholds, as a folder in `root/in`."""
+    text = Notice.of(site, made_for, "too small", 0.9).to_json()
+    files = {NOTICE_FILE: text.encode()}
+    result = {"outcome": "withheld", "rejection_rate": 0.9}
+    key = digest_of([site, text])
+    parcel = Parcel(sender=site, stage="release", key=key, files=files, result=result)
+    return put(root, sign(parcel, NOTICE_FILE, key_at(root, site)), f"{site} withholds")
 
 
 def put(root: Path, parcel: Parcel, folder: str = "") -> Path:

@@ -9,7 +9,14 @@ import pytest
 from hyfree_ray.border.manifest import Addressee
 from hyfree_ray.border.signing import fingerprint
 from hyfree_ray.config.experiment import Experiment
-from tests.commands.pool.folders import federation, hand_in, key_at, train
+from tests.commands.pool.folders import (
+    federation,
+    hand_in,
+    key_at,
+    quarantined,
+    train,
+    withhold,
+)
 from tests.refusals import refused
 
 
@@ -98,15 +105,42 @@ def test_a_release_made_for_one_pool_is_not_taken_by_another(
     refused(nobody, "round.other-settings")
 
 
-def test_a_release_older_than_a_sites_newest_is_named(tmp_path: Path, smoke: Experiment) -> None:
-    """Case 105: whoever carries folders could go back to it, and nobody would notice."""
-    other = hand_in(tmp_path, "B", federation(smoke))
+def test_a_release_older_than_a_sites_newest_is_refused_until_somebody_says_so(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]]
+) -> None:
+    """Case 113: whoever carries folders could go back to it, and nobody would notice."""
+    others = [hand_in(tmp_path, site, federation(smoke)) for site in ("B", "C")]
     older = hand_in(tmp_path, "A", federation(smoke))
     newer = hand_in(tmp_path, "A", federation(smoke), folder="A again")
-    for folder, said in ((older, False), (newer, False), (newer, False), (older, True)):
-        done = train(tmp_path, folder, other)
-        assert "A: accepted" in done.output
-        assert ("A: an older release" in done.output) == said
+    for folder, taken in ((older, True), (newer, True), (newer, True), (older, False)):
+        done = train(tmp_path, folder, *others)
+        assert ("A: accepted" in done.output) == taken
+        assert ("A: release refused (older): " in done.output) != taken
+    assert trained == [["A", "B", "C"]] * 3 + [["B", "C"]]
+    assert "(older)" in quarantined(tmp_path)["A"]
+    assert "A: accepted" in train(tmp_path, older, *others, options=("--allow-older",)).output
+
+
+def test_a_release_is_not_taken_again_once_its_site_withholds(
+    tmp_path: Path, smoke: Experiment, trained: list[list[str]]
+) -> None:
+    """Case 113: the same rollback, to a time before the hospital thought better of it."""
+    folders = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B", "C")]
+    train(tmp_path, *folders)
+    train(tmp_path, withhold(tmp_path, "A", federation(smoke)), *folders[1:])
+    assert "A: release refused (older): " in train(tmp_path, *folders).output
+    assert trained == [["A", "B", "C"], ["B", "C"], ["B", "C"]]
+
+
+def test_a_release_for_another_experiment_makes_none_older(
+    tmp_path: Path, smoke: Experiment
+) -> None:
+    """Case 113: another seed of a study, say: its releases come after those of the first one."""
+    first = [hand_in(tmp_path, site, federation(smoke)) for site in ("A", "B")]
+    other = federation(smoke, task="u" * 32)
+    second = [hand_in(tmp_path, site, other, folder=f"{site} again") for site in ("A", "B")]
+    for folders in (first, second, first):
+        assert train(tmp_path, *folders).output.count(": accepted: ") == 2
 
 
 def test_a_pool_without_a_name_says_that_releases_for_it_fit_others(
