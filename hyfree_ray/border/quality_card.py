@@ -76,6 +76,12 @@ class StructureBeside(_Strict):
     """In the same real images, held out, as the network labels them that labels the release; None
     where none are held out. What it misses there it misses in the release, too."""
 
+    @property
+    def found(self) -> float:
+        """Return the share of real images that the labelling network can be expected to find."""
+        real = self.real.share
+        return real if self.labelled is None else min(real, self.labelled.share)
+
 
 class Taught(_Strict):
     """Dice on real validation images of a small network, by what it was trained on."""
@@ -180,16 +186,23 @@ def _lacking(card: QualityCard, gate: QualityGate) -> list[str]:
     """
     lacking, unlabelled = [], []
     for name, beside in card.structures.items():
-        synthetic, real, labelled = beside.synthetic.share, beside.real.share, beside.labelled
+        synthetic, real = beside.synthetic.share, beside.real.share
         if synthetic >= gate.min_label_share * real:
             continue
         said = f"{name[:60]} fills {synthetic:.2g} of them instead of {real:.2g}"
-        found = real if labelled is None else min(real, labelled.share)
-        if synthetic < gate.min_label_share * found:
+        if synthetic < gate.min_label_share * beside.found:
             lacking.append(f"{said} (less than {gate.min_label_share:g} times)")
         else:
-            unlabelled.append(f"{said}, for its network finds {found:.2g} in real images")
+            unlabelled.append(f"{said}, for its network finds {beside.found:.2g} in real images")
     return lacking if len(unlabelled) < len(card.structures) else unlabelled
+
+
+def finds_nothing(card: QualityCard, gate: QualityGate) -> bool:
+    """Return whether the labelling network finds too little of every structure in real images."""
+    share = gate.min_label_share
+    return bool(card.structures) and all(
+        beside.found < share * beside.real.share for beside in card.structures.values()
+    )
 
 
 def _not_taught(card: QualityCard, gate: QualityGate) -> list[str]:

@@ -114,6 +114,10 @@ class Registry(Generic[R]):
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names, as over those of a mapping."""
+        return iter(self.names())
+
     def __getitem__(self, name: str) -> R:
         """Return the record of that name, imported when it is first asked for.
 

@@ -242,8 +242,8 @@ class Estimate:
 def simultaneous(estimates: Sequence[Estimate], stated: Iterable[int] = ()) -> tuple[Contrast, ...]:
     """Return contrasts that are read together: 5 % of runs may have any false "helped" or "worse".
 
-    `benchmarks/coverage.py` counts them: 6 % at most of normal and exponential differences, up to
-    16 % of lognormal ones.
+    `benchmarks/coverage.py` counts them: of normal, exponential and lognormal differences 5 % at
+    most, of those that runs recorded up to 10 %.
 
     Half of the 5 % is for those that were stated before and half for all further ones, in equal
     parts (Bonferroni): so intervals hold together, and agree with words and p. Estimates that can

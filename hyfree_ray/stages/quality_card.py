@@ -39,7 +39,7 @@ COMPARISON = "comparison.png"
 """Real images beside synthetic ones: it stays at the site."""
 
 
-@stage(version=5, device=True)
+@stage(version=6, device=True)
 def quality_card(
     context: Context,
     *,
@@ -75,7 +75,7 @@ def quality_card(
         outcome (released or withheld), reason, rejection_rate, and the card, which may travel.
         Beside it KID, density and coverage, in the embedder's features.
     """
-    from hyfree_ray.border.quality_card import QualityGate, violations
+    from hyfree_ray.border.quality_card import QualityGate, finds_nothing, violations
     from hyfree_ray.privacy.embedders import load_embedder
 
     decided = read_result(labelled)
@@ -86,10 +86,14 @@ def quality_card(
     model = Path(segmenter / "model")
     card = _card(release, prepared, model, seed, max_steps, context.device)
     _picture(release, context.out / COMPARISON)
-    failed = violations(card, QualityGate(**gate))
+    bounds = QualityGate(**gate)
+    failed = violations(card, bounds)
     if failed:
-        longer = _advice(images_shown_per_image, stage_record(generator).seconds)
-        outcome |= {"outcome": "withheld", "reason": f"{'; '.join(failed)}; {longer}"}
+        seconds = stage_record(generator).seconds
+        advice = (
+            LABELLER if finds_nothing(card, bounds) else _longer(images_shown_per_image, seconds)
+        )
+        outcome |= {"outcome": "withheld", "reason": f"{'; '.join(failed)}; {advice}"}
     embed = load_embedder(
         embedder, model=model, weights=embedder_weights, view=release.view, device=context.device
     )
@@ -101,12 +105,16 @@ def quality_card(
     }
 
 
-def _advice(images_shown_per_image: int, seconds: float) -> str:
+LABELLER = "train the network that labels it longer, by budget.unet.epochs, and not the generator"
+"""Advice where no image of the release is to blame."""
+
+
+def _longer(images_shown_per_image: int, seconds: float) -> str:
     """Say what to do: twice the training, and how much longer that takes."""
     minutes = max(1, round(seconds / 60))
     return (
         f"train longer: --set budget.generator.images_shown_per_image={2 * images_shown_per_image},"
-        f" about {minutes} minutes more"
+        f" about {minutes} min more"
     )
 
 

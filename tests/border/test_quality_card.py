@@ -13,6 +13,7 @@ from hyfree_ray.border.quality_card import (
     QualityGate,
     check_quality,
     describe_quality,
+    finds_nothing,
     read_quality_card,
     significant,
     violations,
@@ -71,6 +72,14 @@ def test_images_are_not_to_blame_for_what_the_labelling_network_misses_in_real_o
 def test_a_release_without_any_label_teaches_nothing_whoever_is_to_blame() -> None:
     structures = {"oedema": missed(0.0, labelled=0.0), "necrosis": missed(1e-5, labelled=1e-5)}
     assert len(violations(read_quality_card(quality(structures=structures)), QualityGate())) == 2
+
+
+def test_it_is_known_whether_the_images_or_the_labelling_network_are_to_blame() -> None:
+    gate = QualityGate()
+    blind = {"oedema": missed(0.0, labelled=0.0), "necrosis": missed(0.0, labelled=0.0)}
+    assert finds_nothing(read_quality_card(quality(structures=blind)), gate)
+    assert not finds_nothing(read_quality_card(quality(structures=lesions(0.0))), gate)
+    assert not finds_nothing(read_quality_card(quality(structures={})), gate)
 
 
 def test_where_real_images_teach_hardly_anything_what_a_release_teaches_is_not_held_to_it() -> None:
