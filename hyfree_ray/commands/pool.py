@@ -67,19 +67,22 @@ def train(
 
     Signatures are checked first; the task is that of most good, signed releases. Without --keys, a
     hospital's key is trusted on first use: compare its fingerprint with the one that the hospital
-    was shown. A release is refused where its hospital has handed in a newer one, or withheld, since. A
-    refused release is moved to the store's pool/quarantine (without its images unless
-    it is signed), and the others are still used.
+    was shown. A release is refused where its hospital has handed in a newer one, or withheld,
+    since. A refused release is moved to the store's pool/quarantine (without its images unless it
+    is signed), and the others are still used.
 
-    OUT/releases holds the good releases, for hospitals to replay while fine-tuning.
+    OUT/releases holds the good releases, for hospitals to replay while fine-tuning. Both are
+    signed: give OUT/public.key to the hospitals once, by another way than the model.
 
     \b
     Example:
       hyfree-ray pool train releases/A releases/B --keys keys --budget small --out general
     """
+    from hyfree_ray.border.signing import fingerprint
     from hyfree_ray.core.parties import POOL
     from hyfree_ray.core.precision import keep_precision
     from hyfree_ray.core.store_root import open_root
+    from hyfree_ray.federation.handout import signed_handout
     from hyfree_ray.federation.intake import (
         check_newest,
         check_signatures,
@@ -109,8 +112,11 @@ def train(
             "a general model needs at least two good releases; nothing was written",
         )
     general, shared = asyncio.run(_hand_out(party, members))
-    write_parcel(out, general)
+    addressee = found.experiment.addressee
+    write_parcel(out, signed_handout(party.workspace, general, shared, party.federation, addressee))
     click.echo(f"general model of {', '.join(members)} written to {out}")
+    key = fingerprint(party.workspace.public_key())
+    click.echo(f"signed with the key {key}, for {addressee}; hospitals check it by --pool-key")
     if shared is not None:
         write_shared(out / RELEASES, shared, general)
         click.echo(f"for replay: {', '.join(shared.sites) or 'none'}, in {out / RELEASES}")

@@ -123,12 +123,21 @@ _RELEASES = click.option(
 )
 
 
+_POOL_KEY = click.option(
+    "--pool-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The pool's public.key, obtained separately from its model. A model or list of releases "
+    "that it did not sign is refused.",
+)
+
+
 @site.command(epilog=EXIT_CODES)
 @_site_options
 @click.option(
     "--general", type=click.Path(path_type=Path), required=True, help="Folder of the pool's model."
 )
 @_RELEASES
+@_POOL_KEY
 @click.option(
     "--keep",
     type=click.Choice(candidates()),
@@ -143,7 +152,12 @@ _RELEASES = click.option(
     help="Folder for the model, new or empty.",
 )
 def personalise(
-    general: Path, releases: Path | None, keep: str | None, out: Path, **options: Any
+    general: Path,
+    releases: Path | None,
+    pool_key: Path | None,
+    keep: str | None,
+    out: Path,
+    **options: Any,
 ) -> None:
     """Fine-tune the general model on the hospital's own images, and write the model to OUT.
 
@@ -161,7 +175,7 @@ def personalise(
 
     check_out(out, options["name"], "train_segmenter")
     party, _ = open_site(**options)
-    pooled = _read_pooled(general, releases, party)
+    pooled = _read_pooled(general, releases, pool_key, party)
     if pooled.shared is None and keep is not None and replays([keep]):
         raise HyfreeError(
             "model.no-releases",
@@ -214,27 +228,39 @@ class _Pooled:
     shared: ReplaySet | None
 
 
-def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Pooled:
+def _read_pooled(
+    general: Path, releases: Path | None, pool_key: Path | None, party: SiteParty
+) -> _Pooled:
     """What came from the pool, checked.
 
     Raises:
-        HyfreeError: `general` is something else, cannot be used, or a release is not good.
+        HyfreeError: `general` is something else, was exchanged, cannot be used, or a release is
+            not good.
     """
     from hyfree_ray.core.parties import POOL
+    from hyfree_ray.federation.handout import check_handout, without_statement
     from hyfree_ray.federation.parcel_folders import MAX_MODEL_BYTES, read_parcel
     from hyfree_ray.federation.replay_folders import RELEASES, read_shared
+    from hyfree_ray.federation.trust import read_public_key
     from hyfree_ray.segmenters.nnunet.trial import try_parcel
 
-    parcel = read_parcel(general, most=MAX_MODEL_BYTES)
+    handed = read_parcel(general, most=MAX_MODEL_BYTES)
+    parcel = without_statement(handed)
     if (parcel.sender, parcel.stage) != (POOL, "train_general"):
         raise HyfreeError(
             "model.not-found",
             f"{general}: not a general model; name the folder that 'pool train' wrote",
         )
+    handout = None
+    if pool_key is None:
+        click.echo(f"{general}: who sent it is not checked; give the pool's key with --pool-key")
+    else:
+        key, whom = read_public_key(pool_key, "--pool-key"), party.experiment.addressee
+        handout = check_handout(handed, general, key, party.federation, whom)
     try_parcel(parcel, party.experiment.segmenter)
     beside = general / RELEASES
     folder = releases or (beside if beside.exists() else None)
-    shared = None if folder is None else read_shared(folder, parcel, party)
+    shared = None if folder is None else read_shared(folder, parcel, party, handout)
     return _Pooled(general=parcel, shared=shared)
 
 
@@ -246,6 +272,7 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     help="The pool's model. Without it, only the hospital's own two models are scored.",
 )
 @_RELEASES
+@_POOL_KEY
 @click.option(
     "-o",
     "--out",
@@ -254,7 +281,13 @@ def _read_pooled(general: Path, releases: Path | None, party: SiteParty) -> _Poo
     callback=in_a_folder,
     help="CSV file, one row per test case, label and metric.",
 )
-def score(general: Path | None, releases: Path | None, out: Path, **options: Any) -> None:
+def score(
+    general: Path | None,
+    releases: Path | None,
+    pool_key: Path | None,
+    out: Path,
+    **options: Any,
+) -> None:
     """Score the hospital's models on its own test cases, to see what sharing gains.
 
     \b
@@ -266,12 +299,13 @@ def score(general: Path | None, releases: Path | None, out: Path, **options: Any
     from hyfree_ray.federation.protocol import Outcome, scores_of_chosen
     from hyfree_ray.federation.simulation import score_rows
 
-    if general is None and releases is not None:
-        raise HyfreeError(
-            "option.conflict", "--releases: needs the model that they belong to; add --general"
-        )
+    for name, given in (("--releases", releases), ("--pool-key", pool_key)):
+        if general is None and given is not None:
+            raise HyfreeError(
+                "option.conflict", f"{name}: needs the model that it belongs to; add --general"
+            )
     party, simulation = open_site(**options)
-    pooled = None if general is None else _read_pooled(general, releases, party)
+    pooled = None if general is None else _read_pooled(general, releases, pool_key, party)
     scores, chosen = asyncio.run(_scores(party, pooled))
     scores += scores_of_chosen(scores, chosen)
     outcome = Outcome(sites={}, scores=tuple(scores), general=pooled is not None, chosen=chosen)

@@ -123,6 +123,7 @@ CODES: Final[Mapping[str, Code]] = {
     "model.not-found": Code("The folder holds no model."),
     "model.other-segmenter": Code("A model is of another architecture than was named."),
     "model.plan-refused": Code("A model from elsewhere has a plan that is not nnU-Net's own."),
+    "model.signature": Code("The general model is not what the pool signed, or for others."),
     "model.too-fine": Code("A model from elsewhere would resample an image to a huge one."),
     "model.trial-failed": Code("A model from elsewhere could not be loaded and used in a trial."),
     "name.ambiguous": Code("Several packages have a record of this name."),

@@ -24,6 +24,7 @@ from hyfree_ray.core.parcels import Parcel
 from hyfree_ray.core.parties import POOL
 from hyfree_ray.core.strict_json import StrictObject, checked_name
 from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
+from hyfree_ray.federation.handout import Handout, described
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.parcel_folders import read_parcel, write_parcel
 from hyfree_ray.federation.site import SiteParty
@@ -75,7 +76,7 @@ def write_shared(folder: Path, shared: ReplaySet, general: Parcel) -> None:
     with writing_to(folder), refilling(folder, LIST_FILE, older) as fresh:
         for site, parcel in zip(shared.sites, shared.parcels, strict=True):
             write_parcel(fresh / site, parcel)
-        listed = {s: _described(p) for s, p in zip(shared.sites, shared.parcels, strict=True)}
+        listed = {s: described(p) for s, p in zip(shared.sites, shared.parcels, strict=True)}
         write_json(fresh / LIST_FILE, {"general": general.key, "releases": listed})
 
 
@@ -88,7 +89,9 @@ def remove_shared(folder: Path) -> None:
         folder.rmdir()  # where it is there, and holds nothing
 
 
-def read_shared(folder: Path, general: Parcel, party: SiteParty) -> ReplaySet:
+def read_shared(
+    folder: Path, general: Parcel, party: SiteParty, handout: Handout | None = None
+) -> ReplaySet:
     """Read shared releases, for a site that trusts neither the pool nor the transport.
 
     The site's own release is left where it is. Another one is taken as the pool takes it: a process
@@ -98,12 +101,15 @@ def read_shared(folder: Path, general: Parcel, party: SiteParty) -> ReplaySet:
         folder: the folder that `write_shared` wrote elsewhere.
         general: the model to fine-tune.
         party: the site.
+        handout: the pool's signed word on what they are; None: the site has no key of the pool's.
 
     Raises:
         ReleaseError: the rule that a release breaks.
         HyfreeError: no such folder, an incomplete one, or one of another general model.
     """
     listed = _read_list(folder, general)
+    if handout is not None:
+        handout.check_releases(folder, listed)
     try:
         check_site_names({party.name, *listed})
     except HyfreeError as error:
@@ -114,16 +120,12 @@ def read_shared(folder: Path, general: Parcel, party: SiteParty) -> ReplaySet:
     return ReplaySet(sites=tuple(others), parcels=tuple(parcels))
 
 
-def _described(parcel: Parcel) -> dict[str, str]:
-    return {"key": parcel.key, "sha256": parcel.sha256}
-
-
 def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
-    """Return, by site, the description of the parcel (see `_described`)."""
+    """Return, by site, the description of the parcel (see `described`)."""
     try:
         text = bytes(read_untrusted(folder / LIST_FILE, most=_MAX_JSON_BYTES)).decode()
-        described = StrictObject.parse(text, ("general", "releases"))
-        key, listed = described.digest("general"), described.free("releases")
+        read = StrictObject.parse(text, ("general", "releases"))
+        key, listed = read.digest("general"), read.free("releases")
         for site in listed:
             checked_name("releases", site)
     except (UntrustedFileError, ValueError) as error:
@@ -137,10 +139,9 @@ def _read_list(folder: Path, general: Parcel) -> dict[str, Any]:
     return listed
 
 
-def _read_one(folder: Path, site: str, described: Any) -> Parcel:
+def _read_one(folder: Path, site: str, expected: Any) -> Parcel:
     parcel = read_parcel(folder / site, below=folder)
-    listed = _described(parcel) == described
-    if not listed or (parcel.sender, parcel.stage) != (POOL, "release"):
+    if described(parcel) != expected or (parcel.sender, parcel.stage) != (POOL, "release"):
         raise ReleaseError(
             site, "sha256", f"{folder / site} is not what the pool wrote; copy it again"
         )

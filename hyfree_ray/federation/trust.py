@@ -26,13 +26,18 @@ from hyfree_ray.core.untrusted import UntrustedFileError, read_untrusted
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+HANDOUT_FILE = "handout.json"
+HANDOUT_SIGNATURE_FILE = "handout.sig"
+
 STATEMENTS = {
+    HANDOUT_FILE: HANDOUT_SIGNATURE_FILE,
     MANIFEST_FILE: SIGNATURE_FILE,
     NOTICE_FILE: NOTICE_SIGNATURE_FILE,
     LABELS_MANIFEST_FILE: LABELS_SIGNATURE_FILE,
 }
-"""The files that a site signs, with their signatures: a release's manifest, a notice that it
-withholds, or the manifest of labels. A manifest holds the hash of its file."""
+"""The files that a party signs, with their signatures: a release's manifest, a notice that a site
+withholds, the manifest of labels, or the pool's word on what it hands out. All hold the hashes of
+the files that they are about."""
 
 SUBMISSION_FILES = (
     frozenset({RELEASE_FILE, MANIFEST_FILE, SIGNATURE_FILE}),

@@ -40,10 +40,12 @@ def federate(root: Path, own: dict[str, Path], settings: tuple[str, ...], run: P
     inbox = [root / "centre" / "inbox" / name for name in own]
     centre = ("--store", root / "centre" / "store", "--out", root / "centre" / "general")
     run("pool", "train", *inbox, *centre, *settings)
+    (root / "pool.key").write_bytes((root / "centre" / "general" / "public.key").read_bytes())
     for name, data in own.items():
         home = root / name
         shutil.copytree(root / "centre" / "general", home / "general")
         given = (*at(home, data, name), *settings, "--general", home / "general")
+        given += ("--pool-key", root / "pool.key")
         told[name] = run("site", "personalise", *given, "--out", home / "model")
         run("site", "score", *given, "--out", home / "scores.csv")
     return told
@@ -135,6 +137,26 @@ def test_a_release_that_was_tampered_with_is_refused_and_a_whole_copy_taken_afte
     file.write_bytes(whole)
     kept = ("--keep", "personalised", "--out", tmp_path / "out")
     assert "personalised written to" in program("site", "personalise", *given, *kept)
+
+
+def test_a_site_with_the_pools_key_refuses_what_was_exchanged_and_says_where_it_has_none(
+    federation: tuple[Path, Told], program: Program, tmp_path: Path
+) -> None:
+    """Case 114: a stranger's model, under the pool's name and in its form."""
+    root, told = federation
+    assert not any("who sent it is not checked" in text for text in told.values())
+    inbox = [root / "centre" / "inbox" / name for name in ("beta", "gamma")]
+    theirs, home = tmp_path / "theirs", (*at(tmp_path, root / "alpha" / "data", "alpha"), *SMOKE)
+    program("pool", "train", *inbox, "--store", tmp_path / "s", "--out", theirs, *SMOKE)
+    given = (*home, "--general", theirs)
+    for command in ("personalise", "score"):
+        key = ("--pool-key", root / "pool.key", "--out", tmp_path / "out")
+        refused = program("site", command, *given, *key, code=2)
+        assert refused.splitlines()[-1].startswith("error: ")
+        assert "--pool-key" in refused.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    unchecked = program("site", "personalise", *given, "--out", tmp_path / "out")
+    assert "who sent it is not checked" in unchecked
 
 
 def test_without_releases_there_is_the_papers_model_alone(
