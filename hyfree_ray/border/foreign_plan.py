@@ -240,6 +240,25 @@ def check_plan(plans: Mapping[str, Any]) -> None:
         ) from error
 
 
+def check_network(weights: int, activations: int) -> None:
+    """Refuse a plan of which another architecture than nnU-Net's own would be too large.
+
+    Args:
+        weights: of the network.
+        activations: numbers in all its layers for one patch.
+
+    Raises:
+        HyfreeError: more than a network of nnU-Net's own may have.
+    """
+    if weights > _MAX_PARAMETERS or activations > _MAX_ACTIVATIONS:
+        raise HyfreeError(
+            "model.plan-refused",
+            f"the model's plan makes a network of {weights:.2g} weights, with {activations:.2g} "
+            f"numbers in its layers for a patch, where {_MAX_PARAMETERS:.2g} and "
+            f"{_MAX_ACTIVATIONS:.2g} are allowed; ask its owner to export it again",
+        )
+
+
 def only_2d(plans: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plan that was checked with what was checked of it: the 2D configuration alone."""
     return {**plans, "configurations": {"2d": plans["configurations"]["2d"]}}

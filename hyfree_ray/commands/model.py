@@ -66,8 +66,11 @@ def predict(model: Path, images: Path, out: Path, segmenter: str | None, device:
     show_default="as trained",
     help="File ending of the images to segment, e.g. .nii.gz.",
 )
-def export_model(model: Path, out: Path, ending: str | None) -> None:
+@SEGMENTER
+def export_model(model: Path, out: Path, ending: str | None, segmenter: str | None) -> None:
     """Export a model as an nnU-Net results folder, for nnU-Net's own predictor.
+
+    Of another --segmenter than nnU-Net's own, that predictor needs this package beside it.
 
     An ensemble becomes a folder for each member: predict from each with --save_probabilities, then
     average with nnUNetv2_ensemble.
@@ -87,11 +90,13 @@ def export_model(model: Path, out: Path, ending: str | None) -> None:
     check_free(out)
     members = members_of(folder)
     for member in members:
-        try_model(member, NNUNET)
+        try_model(member, segmenter or NNUNET)
     for position, member in enumerate(members):
         part = out if len(members) == 1 else out / f"member-{position}"
         with writing_to(out):
-            results = write_results_folder(member, part, ending=ending)
+            results = write_results_folder(
+                member, part, ending=ending, segmenter=segmenter or NNUNET
+            )
         click.echo(f"nnU-Net results folder: {results}")
 
 

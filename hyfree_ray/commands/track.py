@@ -128,7 +128,7 @@ def _final_models(store: Path, summary: RunSummary, out: Path) -> Iterator[Final
             continue  # an ensemble is several models
         name = regime if owner == POOL else f"{owner} {regime}"
         with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's own talk
-            write_results_folder(model, out / name, ending=None)
+            write_results_folder(model, out / name, ending=None, segmenter=None)
         yield FinalModel(name=name, folder=out / name, card=_card(summary, owner, regime))
 
 

@@ -15,6 +15,7 @@ from hyfree_ray.config.loading import parse_yaml, read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.precision import PrecisionChoice
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.segmenters import SEGMENTERS
 
 
 def not_measured() -> PrecisionChoice:
@@ -53,7 +54,8 @@ def resolve_experiment(
         The experiment, and one line of reason for each number that was derived.
 
     Raises:
-        HyfreeError: an unknown key (with the nearest known one) or a value that does not fit.
+        HyfreeError: an unknown key (with the nearest known one), a value that does not fit, or an
+            architecture whose library is not installed.
     """
     written = {} if file is None else read_yaml(file)
     written.pop("resources", None)  # how a run is executed: resources.py reads it
@@ -105,6 +107,7 @@ def resolve_experiment(
         experiment = Experiment.model_validate(values)
     except ValidationError as error:
         raise HyfreeError("config.bad-value", _first_problem(error)) from error
+    SEGMENTERS[experiment.segmenter].check_installed()
     others = [f"{what}: of {origin}" for what, origin in experiment.extensions().items()]
     return experiment, reasons + others
 

@@ -10,5 +10,8 @@ SEGMENTERS: Registry[Segmenter] = Registry(
     "segmenter",
     "hyfree_ray.segmenters",
     Segmenter,  # type: ignore[type-abstract]
-    {NNUNET: f"{__name__}.nnunet.architecture:U_NET"},
+    {
+        NNUNET: f"{__name__}.nnunet.architecture:U_NET",
+        "swin": f"{__name__}.swin.architecture:SWIN",
+    },
 )

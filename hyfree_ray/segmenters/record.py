@@ -5,13 +5,28 @@ Shapes: N images, C channels, H height, W width, F features.
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from hyfree_ray.border.foreign_plan import check_network
+from hyfree_ray.core.errors import HyfreeError
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a network allocates."""
+
+    weights: int
+    activations: int
+    """Numbers in all layers, for one patch."""
 
 
 class Segmenter(ABC):
@@ -22,6 +37,22 @@ class Segmenter(ABC):
     """Whether in training it returns logits at each of the plan's resolutions, finest first."""
     rate: float = 0.01
     """Learning rate after warm-up; nnU-Net's."""
+    library: str = ""
+    """Module that it is built from, where that is installed by the extra of its name alone."""
+
+    def network(
+        self, plans: Mapping[str, Any], channels: int, outputs: int, *, deep_supervision: bool
+    ) -> nn.Module:
+        """Build the network, where its library is here and it is no larger than it may be.
+
+        Raises:
+            HyfreeError: the library is not installed, or the plan makes too large a network.
+        """
+        self.check_installed()
+        sizes = self.sizes(UNetPlan.from_plans(plans, channels=channels), outputs)
+        if sizes is not None:
+            check_network(sizes.weights, sizes.activations)
+        return self.build(plans, channels, outputs, deep_supervision=deep_supervision)
 
     @abstractmethod
     def build(
@@ -36,6 +67,33 @@ class Segmenter(ABC):
             outputs: one a label (background included), or one a region.
             deep_supervision: whether it returns logits at all resolutions.
         """
+
+    def check_installed(self) -> None:
+        """Refuse an architecture whose library is not here; nothing is imported.
+
+        Raises:
+            HyfreeError: it is not installed.
+        """
+        if self.library and importlib.util.find_spec(self.library) is None:
+            raise HyfreeError(
+                "segmenter.not-installed",
+                f"segmenter {self.name!r}: {self.library} is not installed; install "
+                f"hyfree-ray[{self.name}], or leave --segmenter out",
+            )
+
+    def sizes(self, plan: UNetPlan, outputs: int) -> Sizes | None:  # noqa: ARG002
+        """Count what `build` would allocate for a plan, which may be another party's.
+
+        None: no more than nnU-Net's own network, which is counted whatever the architecture is.
+        """
+        return None
+
+    def described(self, plans: Mapping[str, Any], channels: int) -> Mapping[str, Any] | None:  # noqa: ARG002
+        """Return the `architecture` of an nnU-Net plan by which nnU-Net's own tools build it.
+
+        None: they cannot.
+        """
+        return None
 
     @abstractmethod
     def features(self, network: nn.Module, images_NCHW: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from hyfree_ray.segmenters.nnunet.folders import write_results_folder
 from hyfree_ray.segmenters.nnunet.model import MODEL_FILES, Model
 from hyfree_ray.segmenters.nnunet.reading import read_image
 from hyfree_ray.segmenters.nnunet.train import ResumableTrainer, make_trainer, train
+from tests.refusals import refuses
 from tests.segmenters import test_nnunet
 from tests.segmenters.architectures import TINY
 from tests.segmenters.test_nnunet import SHORT, cases_of, ignore
@@ -125,7 +126,10 @@ def test_a_model_from_elsewhere_does_not_choose_the_architecture(
     with pytest.raises(HyfreeError, match="architecture 'nnunet', not 'tiny'"):
         Model(trained / "model", "cpu", "tiny")
     with pytest.raises(HyfreeError, match="architecture 'tiny', not 'nnunet'"):
-        write_results_folder(tmp_path / "model", tmp_path / "out", ending=None)
+        write_results_folder(tmp_path / "model", tmp_path / "out", ending=None, segmenter=NNUNET)
+    with refuses("model.no-export"):
+        write_results_folder(tmp_path / "model", tmp_path / "out", ending=None, segmenter="tiny")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_was_written_before_architectures_had_names_is_nnunets(

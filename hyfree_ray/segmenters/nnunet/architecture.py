@@ -1,16 +1,15 @@
-"""nnU-Net's own architecture, from its plan."""
+"""nnU-Net's own architecture, from its plan; nnU-Net is not imported until it is built."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.segmenters import NNUNET
 from hyfree_ray.segmenters.record import Segmenter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class UNet(Segmenter):
@@ -22,6 +21,9 @@ class UNet(Segmenter):
     def build(
         self, plans: Mapping[str, Any], channels: int, outputs: int, *, deep_supervision: bool
     ) -> nn.Module:
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
         manager = PlansManager(dict(plans))
         return nnUNetTrainer.build_network_architecture(
             manager,
@@ -30,6 +32,9 @@ class UNet(Segmenter):
             outputs,
             enable_deep_supervision=deep_supervision,
         )
+
+    def described(self, plans: Mapping[str, Any], channels: int) -> Mapping[str, Any]:  # noqa: ARG002
+        return plans["configurations"]["2d"]["architecture"]
 
     def features(self, network: Any, images_NCHW: Tensor) -> Tensor:
         """Average the encoder's coarsest features over the image."""

@@ -13,8 +13,8 @@ import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 
 from hyfree_ray.border.foreign_plan import only_2d
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing
-from hyfree_ray.segmenters import NNUNET
 from hyfree_ray.segmenters.nnunet.ensemble import load_model, members_of
 from hyfree_ray.segmenters.nnunet.inputs import cases_to_predict
 from hyfree_ray.segmenters.nnunet.model import Model, read_dataset
@@ -64,19 +64,37 @@ def predict_folder(
     return len(missing)
 
 
-def write_results_folder(model: Path, out: Path, *, ending: str | None) -> Path:
+def write_results_folder(
+    model: Path, out: Path, *, ending: str | None, segmenter: str | None
+) -> Path:
     """Write a model as nnU-Net's results folder, for `nnUNetv2_predict_from_modelfolder`.
+
+    Its plan names the network's class. What is not nnU-Net's own is found where this package is
+    installed, with the extra that the architecture asks for.
 
     Args:
         model: a folder with a model's four files.
         out: gets a folder `RESULTS_FOLDER` with plans, dataset and `fold_0/checkpoint_final.pth`.
         ending: of the images that it is to be used on; None: as it was trained.
+        segmenter: as of `Model`.
 
     Returns:
         The results folder.
+
+    Raises:
+        HyfreeError: as `Model`, or an architecture that nnU-Net's tools cannot build.
     """
-    network = Model(model, "cpu", NNUNET)  # everything is checked here
+    network = Model(model, "cpu", segmenter)  # everything is checked here
     plans = only_2d(json.loads((model / "plans.json").read_text()))
+    described = network.segmenter.described(plans, network.plan.channels)
+    if described is None:
+        raise HyfreeError(
+            "model.no-export",
+            f"nnU-Net's own tools cannot build the architecture {network.segmenter.name!r}; use "
+            "'hyfree-ray predict'",
+        )
+    configuration = {**plans["configurations"]["2d"], "architecture": dict(described)}
+    plans["configurations"] = {"2d": configuration}
     dataset_json = dict(network.dataset_json)
     if ending is not None:
         dataset_json["file_ending"] = ending

@@ -171,8 +171,8 @@ class Model:
         self._plans = PlansManager(plans)
         self._configuration = self._plans.get_configuration("2d")
         heads = self._plans.get_label_manager(self.dataset_json).num_segmentation_heads
-        self._segmenter = SEGMENTERS[_segmenter_of(details, segmenter)]
-        network = self._segmenter.build(plans, self.plan.channels, heads, deep_supervision=False)
+        self.segmenter = SEGMENTERS[_segmenter_of(details, segmenter)]
+        network = self.segmenter.network(plans, self.plan.channels, heads, deep_supervision=False)
         load_weights(network, folder / "weights.safetensors")
         self.network = network.to(self.device).eval()
         self._slice_by_slice = bool(plans.get(MADE_ON_SLICES, False))
@@ -294,7 +294,7 @@ class Model:
                 for channel, scheme in enumerate(schemes):
                     image_CHW[channel] = scheme.run(image_CHW[channel].copy())
             shown_NCHW = torch.from_numpy(batch_NCHW).to(self.device)
-            features_NF = self._segmenter.features(self.network, shown_NCHW)
+            features_NF = self.segmenter.features(self.network, shown_NCHW)
             parts.append(torch.nn.functional.normalize(features_NF, dim=1).cpu().numpy())
         return np.concatenate(parts)
 

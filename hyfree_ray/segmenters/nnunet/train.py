@@ -149,7 +149,7 @@ class ResumableTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
-        return self.segmenter.build(
+        return self.segmenter.network(
             plans_manager.plans,
             num_input_channels,
             num_output_channels,
