@@ -14,6 +14,7 @@ from hyfree_ray.config.experiment import Experiment
 from hyfree_ray.config.loading import parse_yaml, read_yaml
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.precision import PrecisionChoice
+from hyfree_ray.core.registry import OWN_PACKAGE
 from hyfree_ray.generators import GENERATORS
 from hyfree_ray.segmenters import SEGMENTERS
 
@@ -107,7 +108,8 @@ def resolve_experiment(
         experiment = Experiment.model_validate(values)
     except ValidationError as error:
         raise HyfreeError("config.bad-value", _first_problem(error)) from error
-    SEGMENTERS[experiment.segmenter].check_installed()
+    if SEGMENTERS.origin(experiment.segmenter).package == OWN_PACKAGE:  # others bring their own
+        SEGMENTERS[experiment.segmenter].check_installed()
     others = [f"{what}: of {origin}" for what, origin in experiment.extensions().items()]
     return experiment, reasons + others
 

@@ -22,6 +22,7 @@ import hyfree_ray
 from hyfree_ray.border.release import read_release
 from hyfree_ray.evaluation.scores import read_results
 from hyfree_ray.generators import GENERATORS
+from hyfree_ray.segmenters import SEGMENTERS
 from tests.cards import card
 from tests.release_files import described, put
 
@@ -129,7 +130,8 @@ def test_help_and_doctor_list_what_is_installed_and_import_none_of_it(installed:
     assert shown.returncode == 0, shown.stderr
     own = [generator.name for generator in GENERATORS.built_in()]
     assert f"[{'|'.join(['auto', *own, 'toy', 'toy-pairs'])}]" in shown.stdout
-    assert "[nnunet|toy]" in shown.stdout
+    architectures = [segmenter.name for segmenter in SEGMENTERS.built_in()]
+    assert f"[{'|'.join([*architectures, 'toy'])}]" in shown.stdout
     doctor = python(installed, code, "doctor")
     assert f"{', '.join(own)}, toy ({FROM}), toy-pairs ({FROM})" in doctor.stdout
     assert f"toy_recall ({FROM})" in doctor.stdout
