@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -76,26 +77,26 @@ class UPerNetSwin(nn.Module):
             hidden=hidden,
             drop_path=drop_path,
         )
-        backbone = SwinConfig(
-            num_channels=input_channels,
-            patch_size=TOKEN,
-            embed_dim=embedding,
-            depths=list(depths),
-            num_heads=list(heads),
-            window_size=window,
-            mlp_ratio=float(MLP),
-            drop_path_rate=drop_path,
-            out_features=[f"stage{number + 1}" for number in range(len(depths))],
-        )
-        self.upernet = UperNetForSemanticSegmentation(
-            UperNetConfig(
-                backbone_config=backbone,
-                hidden_size=hidden,
-                pool_scales=list(POOLED),
-                num_labels=num_classes,
-                use_auxiliary_head=False,
-            )
-        )
+        # Both classes take more than their signatures say.
+        backbone: dict[str, Any] = {
+            "num_channels": input_channels,
+            "patch_size": TOKEN,
+            "embed_dim": embedding,
+            "depths": list(depths),
+            "num_heads": list(heads),
+            "window_size": window,
+            "mlp_ratio": float(MLP),
+            "drop_path_rate": drop_path,
+            "out_features": [f"stage{number + 1}" for number in range(len(depths))],
+        }
+        head: dict[str, Any] = {
+            "hidden_size": hidden,
+            "pool_scales": list(POOLED),
+            "num_labels": num_classes,
+            "use_auxiliary_head": False,
+        }
+        config = UperNetConfig(backbone_config=SwinConfig(**backbone), **head)
+        self.upernet = UperNetForSemanticSegmentation(config)
         # No loss depends on it, which distributed training would wait for.
         self.upernet.backbone.swin.layernorm.requires_grad_(False)
 
