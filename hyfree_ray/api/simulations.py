@@ -70,7 +70,7 @@ def simulate(
         budget: `smoke`, `small` or `paper`; None: small on a CPU, paper on a GPU.
         generator: a generator's name, or `auto`.
         precision: `fp32`, `bf16` or `auto`, which is measured once a store.
-        pairing: "labelled" or "joint": how images come by masks; None: labelled.
+        pairing: "labelled", "joint" or "conditional": how images come by masks; None: labelled.
         segmenter: the architecture inside nnU-Net's training; None: nnU-Net's own.
         metrics: what to measure beside the project's own, of other packages or registered.
         settings: what to train beside the protocol, for comparison; None: the default ones.

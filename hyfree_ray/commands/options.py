@@ -149,8 +149,8 @@ PAIRING = click.option(
     "--pairing",
     type=click.Choice(get_args(Pairing)),
     show_default="labelled, where the generator can",
-    help="How images come by masks: labelled afterwards by the hospital's own network, or drawn "
-    "jointly.",
+    help="How images come by masks: labelled afterwards by the hospital's own network, drawn "
+    "jointly, or drawn for masks that are drawn before (conditional).",
 )
 
 SEGMENTER = click.option(

@@ -133,12 +133,7 @@ def _generator_choice(chosen: Mapping[str, Any], budget: str) -> dict[str, Any]:
     usual = generator.at(budget).model_dump(mode="json")
     config = generator.configured({**usual, **chosen["config"]})
     pairing = chosen.get("pairing") or generator.pairings[0]
-    if pairing not in generator.pairings:
-        raise HyfreeError(
-            "generator.no-pairing",
-            f"the generator {name!r} does not do the pairing {pairing!r}; it does "
-            f"{' and '.join(generator.pairings)}",
-        )
+    generator.check_pairing(pairing, config)
     found = {"name": name, "config": config.model_dump(mode="json"), "pairing": pairing}
     return {**chosen, **found}
 

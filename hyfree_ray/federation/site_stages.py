@@ -32,6 +32,7 @@ from hyfree_ray.federation.parameters import (
     training,
 )
 from hyfree_ray.federation.party import Party, Runner
+from hyfree_ray.generators.pairing import draws_masks
 from hyfree_ray.stages.audit import audit, audit_general
 from hyfree_ray.stages.data import prepare
 from hyfree_ray.stages.memorisation import pixel_correlation
@@ -96,7 +97,7 @@ class SiteStages(Party):
     @property
     def draws_masks(self) -> bool:
         """Whether the generator learns masks and draws them with its images."""
-        return self.experiment.generator.pairing == "joint"
+        return draws_masks(self.experiment.generator.pairing)
 
     def seed(self, stage: str) -> int:
         """Return a stage's seed: it depends on the experiment, this site and the stage alone."""

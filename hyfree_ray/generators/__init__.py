@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.registry import Registry
-from hyfree_ray.generators.pairing import Encoding, MaskEncoding, check_masks
+from hyfree_ray.generators.pairing import Encoding, MaskEncoding, Pairing, check_masks
 from hyfree_ray.generators.plan import GeneratorPlan
 from hyfree_ray.generators.record import Generator, GeneratorConfig
 from hyfree_ray.segmenters.unet_plan import UNetPlan
@@ -41,6 +40,9 @@ DESCRIPTION = "generator.json"
 
 GUARANTEE = "guarantee.json"
 """What a private training bounds, where one was asked for."""
+
+MASKS = "masks"
+"""Folder of the mask generator, where images are drawn for masks."""
 
 SAMPLE_BATCH = 16
 
@@ -75,12 +77,14 @@ def train(
     snapshots: int,
     progress: Progress,
     saved: Saved = lambda step, total: None,
+    pairing: Pairing = "joint",
     mask_encoding: Encoding = "one-hot",
 ) -> GeneratorPlan:
     """Train a generator, or go on with a training that was interrupted in `workdir`.
 
     Writes `generator.json`, `snapshots/<images shown>.safetensors` (averaged weights) and
-    `checkpoints/`. On CPU an interrupted training ends with the very weights of one that was not.
+    `checkpoints/`; `masks/` holds as much of a mask generator that was trained before. On CPU an
+    interrupted training ends with the very weights of one that was not.
 
     Args:
         name: one of `GENERATORS`.
@@ -88,16 +92,19 @@ def train(
         unet: nnU-Net's plan, from which the generator's is derived.
         images_NCHW: float32 in [-1, 1], of the plan's channels and patch size.
         masks_NHW: uint8 label values of the same pixels, for a generator that learns masks; one of
-            images alone learns them as further channels.
+            images alone learns them as `pairing` says.
         patients_N: whose image each is, for a private training.
-        images_shown: the training's length; time is counted in images.
+        images_shown: the training's length; time is counted in images. A mask generator's is as
+            long.
         device: "cpu" or "cuda[:k]".
         precision: "fp32" or "bf16" (of activations; weights are kept in fp32).
         mirror: whether a left-right mirrored image is as good as the image.
         snapshots: at most this many are written, at even distances; the last is the end.
         progress: gets (images shown, of, losses) a few times a minute.
         saved: gets (images shown, of) after each checkpoint; what it raises ends the training.
-        mask_encoding: of masks as further channels.
+        pairing: "joint": masks are further channels; "conditional": a mask generator of the same
+            kind is trained on the masks alone, then one of images for masks.
+        mask_encoding: of masks as channels.
 
     Returns:
         The generator's plan.
@@ -109,38 +116,40 @@ def train(
     from hyfree_ray.generators import loop
 
     generator = GENERATORS[name]
-    encoding = None
-    if masks_NHW is not None and not generator.learns_masks:
-        encoding = MaskEncoding.of(mask_encoding, check_masks(images_NCHW, masks_NHW))
-        images_NCHW = encoding.with_masks(images_NCHW, masks_NHW)
-        unet = replace(unet, channels=unet.channels + encoding.channels)
-        masks_NHW = None
-    plan = generator.derive(unet, config)
-    if encoding is not None:
-        plan = replace(plan, mask_channels=encoding.channels)
-    if generator.schedule is not None:
-        plan = generator.schedule(plan, config, images=len(images_NCHW), images_shown=images_shown)
-    loop.train(
-        generator,
-        config,
-        plan,
-        images_NCHW=images_NCHW,
-        masks_NHW=masks_NHW,
-        encoding=encoding,
-        patients_N=patients_N,
-        settings=loop.Settings(
-            images_shown=images_shown,
-            seed=seed,
-            device=device,
-            precision=precision,
-            mirror=mirror,
-            snapshots=snapshots,
-        ),
+    settings = loop.Settings(
+        images_shown=images_shown,
+        seed=seed,
+        device=device,
+        precision=precision,
+        mirror=mirror,
+        snapshots=snapshots,
+    )
+    training = loop.Training(
+        generator=generator,
+        config=config,
+        unet=unet,
+        settings=settings,
         workdir=workdir,
         progress=progress,
         saved=saved,
     )
-    return plan
+    if masks_NHW is None or generator.learns_masks:
+        return training.run(images_NCHW, masks_NHW=masks_NHW, patients_N=patients_N)
+    generator.check_pairing(pairing, config)
+    encoding = MaskEncoding.of(mask_encoding, check_masks(images_NCHW, masks_NHW))
+    if pairing == "conditional":
+        masks_NKHW = encoding.encode(masks_NHW)
+        count = encoding.channels
+        training.of_masks(workdir / MASKS).run(masks_NKHW, channels=count, masks=count)
+        training = training.for_masks()
+    return training.run(
+        encoding.with_masks(images_NCHW, masks_NHW),
+        channels=unet.channels + encoding.channels,
+        masks=encoding.channels,
+        given=pairing == "conditional",
+        encoding=encoding,
+        patients_N=patients_N,
+    )
 
 
 def guarantee(workdir: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from hyfree_ray.core.checkpoints import load_checkpoint, save_checkpoint
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.generators import DESCRIPTION, GUARANTEE, Samples, mask_encoding, trained
+from hyfree_ray.generators import DESCRIPTION, GUARANTEE, MASKS, Samples, mask_encoding, trained
 from hyfree_ray.generators.pairing import MaskEncoding, check_masks
 from hyfree_ray.generators.plan import GeneratorPlan
-from hyfree_ray.generators.protocol import Learner, PrivateLearner, compute_of
+from hyfree_ray.generators.protocol import Compute, Learner, PrivateLearner, compute_of
 from hyfree_ray.generators.record import Generator, GeneratorConfig
+from hyfree_ray.segmenters.unet_plan import UNetPlan
 
 INTERVALS = 30
 """Checkpoints a training: its first and last thirtieth cost as much to lose."""
@@ -52,7 +53,7 @@ class Settings:
 
 
 def _check(images_NCHW: np.ndarray, plan: GeneratorPlan, settings: Settings) -> None:
-    wanted = (plan.channels, *plan.patch_size)
+    wanted = (plan.seen_channels, *plan.patch_size)
     if images_NCHW.ndim != 4 or images_NCHW.shape[1:] != wanted or len(images_NCHW) == 0:
         raise HyfreeError(
             "generator.bad-images",
@@ -142,45 +143,109 @@ def _write_snapshot(workdir: Path, images_shown: int, weights: dict[str, Tensor]
         file.write(save({name: value.contiguous().cpu() for name, value in weights.items()}))
 
 
-def train(
-    generator: Generator,
-    config: GeneratorConfig,
-    plan: GeneratorPlan,
-    *,
-    images_NCHW: np.ndarray,
-    masks_NHW: np.ndarray | None,
-    encoding: MaskEncoding | None,
-    patients_N: np.ndarray | None,
-    settings: Settings,
-    workdir: Path,
-    progress: Progress,
-    saved: Saved,
-) -> None:
-    """See `hyfree_ray.generators.train`."""
-    _check(images_NCHW, plan, settings)
-    if generator.learns_masks:
-        images_NCHW = _with_masks(images_NCHW, masks_NHW)
-    compute = compute_of(settings.device, settings.precision)
-    torch.manual_seed(seed_of(settings.seed, "weights"))
-    learner = generator.load().learner(plan, compute, images_shown=settings.images_shown)
-    workdir.mkdir(parents=True, exist_ok=True)
-    described = {
-        "generator": generator.name,
-        "config": config.model_dump(mode="json"),
-        "plan": json.loads(plan.to_json()),
-    }
-    if encoding is not None:
-        described["mask_encoding"] = encoding.described()
-    write_json(workdir / DESCRIPTION, described)
-    # Any device may go on with it.
-    identity = json.dumps([described, {**asdict(settings), "device": None}, len(images_NCHW)])
-    done = _resume(learner, workdir / "checkpoints", compute.device, identity)
-    images = learner.prepare(torch.from_numpy(images_NCHW).to(compute.device))
-    if isinstance(learner, PrivateLearner):
-        learner.know_patients(images, _known(patients_N, len(images)))
-        write_json(workdir / GUARANTEE, learner.guarantee())
-    batches = _Batches(images, learner.batch_size, settings)
-    _run(learner, batches, done, settings, compute.device, workdir, identity, progress, saved)
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training to be run, or gone on with, in a folder; see `hyfree_ray.generators.train`."""
+
+    generator: Generator
+    config: GeneratorConfig
+    unet: UNetPlan
+    settings: Settings
+    workdir: Path
+    progress: Progress
+    saved: Saved
+
+    def of_masks(self, workdir: Path) -> Training:
+        """Return the training of a mask generator, the first half of this one."""
+        shown = self.settings.images_shown
+        seed = seed_of(self.settings.seed, "masks")
+        return replace(
+            self,
+            settings=replace(self.settings, seed=seed, snapshots=1),
+            workdir=workdir,
+            progress=lambda done, _, losses: self.progress(done // 2, shown, losses),
+            saved=lambda done, _: self.saved(done // 2, shown),
+        )
+
+    def for_masks(self) -> Training:
+        """Return the training of images for masks, the second half of this one."""
+        shown = self.settings.images_shown
+        return replace(
+            self,
+            progress=lambda done, _, losses: self.progress((shown + done) // 2, shown, losses),
+            saved=lambda done, _: self.saved((shown + done) // 2, shown),
+        )
+
+    def plan(self, images: int, channels: int | None, masks: int, given: bool) -> GeneratorPlan:
+        """Derive the plan.
+
+        Args:
+            images: how many are trained on.
+            channels: as of `run`.
+            masks: of these, the last ones that stand for masks.
+            given: whether these are not drawn, but drawn for.
+        """
+        drawn = self.unet.channels if given or channels is None else channels
+        plan = self.generator.derive(replace(self.unet, channels=drawn), self.config)
+        plan = replace(plan, mask_channels=masks)
+        if given:
+            step = f"an image is drawn for a mask, whose {masks} channels the networks also see"
+            plan = replace(plan, given_channels=masks, steps=plan.with_steps(step)["steps"])
+        if self.generator.schedule is None:
+            return plan
+        shown = self.settings.images_shown
+        return self.generator.schedule(plan, self.config, images=images, images_shown=shown)
+
+    def run(
+        self,
+        images_NCHW: np.ndarray,
+        *,
+        channels: int | None = None,
+        masks: int = 0,
+        given: bool = False,
+        masks_NHW: np.ndarray | None = None,
+        encoding: MaskEncoding | None = None,
+        patients_N: np.ndarray | None = None,
+    ) -> GeneratorPlan:
+        """Train and return the plan.
+
+        Args:
+            images_NCHW: with masks as their last channels, where there are any.
+            channels: that they have to have in all; None: those of nnU-Net's plan.
+            masks: how many channels stand for masks.
+            given: whether images are drawn for them.
+            masks_NHW: for a generator that learns masks by itself.
+            encoding: of the masks that are channels, where the samples are to have them.
+            patients_N: for a private training.
+        """
+        plan = self.plan(len(images_NCHW), channels, masks, given)
+        settings, workdir = self.settings, self.workdir
+        _check(images_NCHW, plan, settings)
+        if self.generator.learns_masks:
+            images_NCHW = _with_masks(images_NCHW, masks_NHW)
+        compute = compute_of(settings.device, settings.precision)
+        torch.manual_seed(seed_of(settings.seed, "weights"))
+        learner = self.generator.load().learner(plan, compute, images_shown=settings.images_shown)
+        workdir.mkdir(parents=True, exist_ok=True)
+        described = {
+            "generator": self.generator.name,
+            "config": self.config.model_dump(mode="json"),
+            "plan": json.loads(plan.to_json()),
+        }
+        if encoding is not None:
+            described["mask_encoding"] = encoding.described()
+        write_json(workdir / DESCRIPTION, described)
+        # Any device may go on with it.
+        identity = json.dumps([described, {**asdict(settings), "device": None}, len(images_NCHW)])
+        done = _resume(learner, workdir / "checkpoints", compute.device, identity)
+        images = learner.prepare(torch.from_numpy(images_NCHW).to(compute.device))
+        if isinstance(learner, PrivateLearner):
+            learner.know_patients(images, _known(patients_N, len(images)))
+            write_json(workdir / GUARANTEE, learner.guarantee())
+        batches = _Batches(images, learner.batch_size, settings)
+        told = (self.progress, self.saved)
+        _run(learner, batches, done, settings, compute.device, workdir, identity, *told)
+        return plan
 
 
 def _resume(learner: Learner, folder: Path, device: torch.device, identity: str) -> int:
@@ -266,16 +331,25 @@ def sample(
     """See `hyfree_ray.generators.sample_with_masks`."""
     generator, _, plan = trained(workdir)
     encoding = mask_encoding(workdir)
-    weights = _weights(workdir, snapshot)
-    sampler = generator.load().sampler(plan, compute_of(device, precision), weights)
+    compute = compute_of(device, precision)
+    sampler = generator.load().sampler(plan, compute, _weights(workdir, snapshot))
+    draw_masks = _mask_drawer(workdir / MASKS, compute) if plan.given_channels else None
     for first in range(start - start % batch_size, start + count, batch_size):
-        seeds = [seed_of(seed, "sample", k) for k in range(first, first + batch_size)]
+        numbers = range(first, first + batch_size)
+        seeds = [seed_of(seed, "sample", k) for k in numbers]
+        masks_NHW = None
         with torch.no_grad():
-            drawn = sampler(seeds)
-        images_NCHW, masks_NHW = drawn if isinstance(drawn, tuple) else (drawn, None)
-        if encoding is not None:
-            masks_NHW = encoding.decode(images_NCHW[:, -encoding.channels :])
-            images_NCHW = images_NCHW[:, : -encoding.channels]
+            if draw_masks is not None and encoding is not None:
+                masks_NHW = encoding.decode(draw_masks([seed_of(seed, "mask", k) for k in numbers]))
+                given_NKHW = torch.from_numpy(encoding.encode(masks_NHW.cpu().numpy()))
+                drawn = sampler(seeds, given_NKHW.to(compute.device))
+            else:
+                drawn = sampler(seeds)
+        if isinstance(drawn, tuple):
+            drawn, masks_NHW = drawn
+        elif encoding is not None and masks_NHW is None:
+            masks_NHW = encoding.decode(drawn[:, -encoding.channels :])
+            drawn = drawn[:, : -encoding.channels]
         pairs = generator.emits == "image and mask" or encoding is not None
         if (masks_NHW is not None) != pairs:
             raise HyfreeError(
@@ -285,6 +359,21 @@ def sample(
             )
         asked = slice(max(start - first, 0), start + count - first)
         yield Samples(
-            images_NCHW.float().clamp(-1, 1).cpu().contiguous().numpy()[asked],
+            drawn.float().clamp(-1, 1).cpu().contiguous().numpy()[asked],
             None if masks_NHW is None else masks_NHW.to(torch.uint8).cpu().numpy()[asked],
         )
+
+
+def _mask_drawer(workdir: Path, compute: Compute) -> Callable[[list[int]], Tensor]:
+    """Return what draws channels_NKHW of masks by the end of a mask generator's training."""
+    generator, _, plan = trained(workdir)
+    snapshots = sorted((workdir / "snapshots").glob("*.safetensors"))
+    weights = _weights(workdir, snapshots[-1].name if snapshots else "end")
+    sampler = generator.load().sampler(plan, compute, weights)
+
+    def draw(seeds: list[int]) -> Tensor:
+        channels_NKHW = sampler(seeds)
+        assert isinstance(channels_NKHW, Tensor)
+        return channels_NKHW
+
+    return draw

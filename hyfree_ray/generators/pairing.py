@@ -1,8 +1,9 @@
-"""How an image comes by its mask: labelled afterwards, or drawn together with it; torch is not
+"""How an image comes by its mask: labelled afterwards, drawn with it or for it; torch is not
 imported.
 
-HyFree-S3 lets a site's own network label what its generator has drawn (Chebykin et al. 2024);
-Akbar et al. (2024, arXiv 2306.02986) let the generator draw the mask as a further channel.
+HyFree-S3 lets a site's own network label what its generator has drawn (Chebykin et al. 2024). Akbar
+et al. (2024, arXiv 2306.02986) let the generator draw the mask as a further channel. Vu et al.
+(2025, arXiv 2503.00962) also draw a mask first, and then an image for it.
 
 Shapes: N images, C image channels, K mask channels, H height, W width.
 """
@@ -18,11 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-Pairing = Literal["labelled", "joint"]
-"""labelled: the site's own network labels the images. joint: image and mask are drawn together."""
+Pairing = Literal["labelled", "joint", "conditional"]
+"""labelled: the site's own network labels the images. joint: image and mask are drawn together.
+conditional: a mask is drawn, then an image for it."""
 
 Encoding = Literal["one-hot", "grey"]
 """A mask's channels: one for each label, or a single one of grey values in the labels' order."""
+
+
+def draws_masks(pairing: str) -> bool:
+    """Return whether a generator learns masks with this pairing, and draws them."""
+    return pairing != "labelled"
 
 
 def check_masks(images_NCHW: np.ndarray, masks_NHW: np.ndarray | None) -> np.ndarray:

@@ -50,7 +50,10 @@ class GeneratorPlan:
     steps: tuple[str, ...]
     """The derivation, one numbered line each."""
     mask_channels: int = 0
-    """How many of the channels, the last ones, stand for a mask: brightness is none of theirs."""
+    """How many of the channels trained on, the last ones, stand for a mask: brightness is none of
+    theirs."""
+    given_channels: int = 0
+    """Channels of a mask that an image is drawn for; they follow the image's in training."""
 
     @classmethod
     def of(cls, unet: UNetPlan) -> GeneratorPlan:
@@ -78,6 +81,11 @@ class GeneratorPlan:
         """Return the fields, with further steps of the derivation numbered after those so far."""
         numbered = (f"{number}. {step}" for number, step in enumerate(further, len(self.steps) + 1))
         return vars(self) | {"steps": (*self.steps, *numbered)}
+
+    @property
+    def seen_channels(self) -> int:
+        """Channels that are trained on: the image's, and those of a mask that is given."""
+        return self.channels + self.given_channels
 
     @property
     def level_sizes(self) -> tuple[Size, ...]:

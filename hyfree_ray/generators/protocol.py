@@ -52,7 +52,8 @@ class Learner(Protocol):
     """A network in training.
 
     Where its record says that it learns masks, images have one more channel, the last: the label
-    values, whole numbers.
+    values, whole numbers. Where its plan has `given_channels`, so many follow the image's: a mask
+    that the image is to be drawn for, in [-1, 1].
     """
 
     batch_size: int
@@ -96,10 +97,14 @@ class PrivateLearner(Learner, Protocol):
 class Sampler(Protocol):
     """A trained network."""
 
-    def __call__(self, seeds: Sequence[int]) -> Tensor | tuple[Tensor, Tensor]:
+    def __call__(
+        self, seeds: Sequence[int], given_NKHW: Tensor | None = None, /
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """One image for each seed: NCHW, patch-sized, around [-1, 1], not yet clipped.
 
-        Where its record says "image and mask", also masks_NHW of label values.
+        Where its record says "image and mask", also masks_NHW of label values. Where its plan has
+        `given_channels`, they are given; a sampler whose record is not conditional need not take
+        them.
         """
         ...
 

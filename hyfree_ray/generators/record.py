@@ -44,6 +44,11 @@ class GeneratorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @property
+    def private(self) -> bool:
+        """Whether the training bounds what is learnt of a patient."""
+        return False
+
+    @property
     def training_passes(self) -> float:
         """Network passes for an image that is trained on."""
         return 3.0
@@ -71,14 +76,20 @@ class Generator:
     """What a sampler returns for a seed."""
     given: Given = "nothing"
     """What a sampler needs for it beside the seed."""
+    conditional: bool = False
+    """Whether its networks also take a mask that an image is to be drawn for, where its plan has
+    `given_channels`."""
     budgets: Mapping[str, GeneratorConfig] = field(default_factory=dict)
     """Narrower or shorter settings by the name of a budget."""
 
     @property
     def pairings(self) -> tuple[Pairing, ...]:
         """How its images come by masks, the usual way first: one that draws images alone learns
-        masks as further channels of these; one that draws pairs by itself has no choice."""
-        return ("labelled", "joint") if self.emits == "image" else ("joint",)
+        masks as further channels of these, and one that can be given a mask learns masks alone
+        before; one that draws pairs by itself has no choice."""
+        if self.emits != "image":
+            return ("joint",)
+        return ("labelled", "joint", "conditional") if self.conditional else ("labelled", "joint")
 
     @property
     def learns_masks(self) -> bool:
@@ -105,6 +116,25 @@ class Generator:
                 f"{where}: {problem['msg'].lower()} (given: {problem['input']!r}); "
                 f"{self.name} has {', '.join(self.config.model_fields) or 'no settings'}",
             ) from error
+
+    def check_pairing(self, pairing: Pairing, config: GeneratorConfig) -> None:
+        """Refuse a pairing that it cannot do, or not with such settings.
+
+        Raises:
+            HyfreeError: it cannot.
+        """
+        if pairing not in self.pairings:
+            raise HyfreeError(
+                "generator.no-pairing",
+                f"the generator {self.name!r} does not do the pairing {pairing!r}; it does "
+                f"{' and '.join(self.pairings)}",
+            )
+        if pairing == "conditional" and config.private:
+            raise HyfreeError(
+                "generator.no-pairing",
+                f"the pairing {pairing!r} trains two networks, and generator.config.epsilon bounds "
+                "one; use the pairing 'joint', or leave epsilon out",
+            )
 
     def load(self) -> Backend:
         """Import learner and sampler, and torch with them."""

@@ -21,6 +21,7 @@ from hyfree_ray.core.execution import single_threaded
 from hyfree_ray.core.files import write_json
 from hyfree_ray.core.stage import Context
 from hyfree_ray.federation.hospital import Site
+from hyfree_ray.generators.pairing import draws_masks
 
 CALIBRATION_S = 60.0
 """Nothing is timed for longer, imports and preparation included, where it was asked for."""
@@ -135,7 +136,7 @@ def _prepare(site: Site, experiment: Experiment, folder: Path) -> Path:
         cases=[*site.part("train")[: CASES * 3 // 4], *site.part("val")[: CASES // 4]],
         dataset=site.dataset,
         caps=experiment.budget.plan.model_dump(),
-        masks=experiment.generator.pairing == "joint",
+        masks=draws_masks(experiment.generator.pairing),
     )
     return context.out
 

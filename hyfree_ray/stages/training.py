@@ -10,7 +10,7 @@ from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
 
 
-@stage(version=6, device=True)
+@stage(version=7, device=True)
 def train_generator(
     context: Context,
     *,
@@ -35,18 +35,20 @@ def train_generator(
         seed: of this training alone.
     """
     from hyfree_ray import generators
+    from hyfree_ray.generators.pairing import draws_masks
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
     view = GeneratorView.load(prepared / "view.npz")
     record = generators.GENERATORS[generator["name"]]
-    masks_NHW = view.masks_NHW if generator["pairing"] == "joint" else None
+    masks_NHW = view.masks_NHW if draws_masks(generator["pairing"]) else None
     plan = generators.train(
         generator["name"],
         config=record.configured(generator["config"]),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[view.training_N],
         masks_NHW=None if masks_NHW is None else masks_NHW[view.training_N],
+        pairing=generator["pairing"],
         mask_encoding=generator["mask_encoding"],
         patients_N=view.patients_N[view.training_N],
         images_shown=images_shown,
@@ -76,7 +78,7 @@ COPYING = 5 * COPIED_IMAGES
 COPY_SAMPLES = 48
 
 
-@stage(version=1, device=True)
+@stage(version=2, device=True)
 def overtrain_generator(
     context: Context,
     *,
@@ -106,6 +108,7 @@ def overtrain_generator(
 
     from hyfree_ray import generators
     from hyfree_ray.core.seeds import seed_of
+    from hyfree_ray.generators.pairing import draws_masks
     from hyfree_ray.generators.view import GeneratorView
     from hyfree_ray.segmenters.unet_plan import UNetPlan
 
@@ -114,13 +117,14 @@ def overtrain_generator(
     order_N = np.random.default_rng(seed).permutation(len(training_N))
     copied_K = np.sort(order_N[:COPIED_IMAGES])
     real_K = training_N[copied_K]
-    masks_NHW = view.masks_NHW if generator["pairing"] == "joint" else None
+    masks_NHW = view.masks_NHW if draws_masks(generator["pairing"]) else None
     generators.train(
         generator["name"],
         config=generators.GENERATORS[generator["name"]].configured(generator["config"]),
         unet=UNetPlan.read(Path(prepared)),
         images_NCHW=view.images_NCHW[real_K],
         masks_NHW=None if masks_NHW is None else masks_NHW[real_K],
+        pairing=generator["pairing"],
         mask_encoding=generator["mask_encoding"],
         images_shown=images_shown,
         seed=seed_of(seed, "training"),

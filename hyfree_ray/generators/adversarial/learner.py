@@ -182,8 +182,8 @@ class AdversarialSampler:
         self._generator = generator.to(compute.device)
         self._generator.load_state_dict(weights)
 
-    def __call__(self, seeds: Sequence[int]) -> Tensor:
-        """One image a seed, NCHW."""
+    def __call__(self, seeds: Sequence[int], given_NKHW: Tensor | None = None, /) -> Tensor:
+        """One image a seed, NCHW, for a mask where the generator takes one."""
         sizes = self._generator.noise_sizes
         lengths = [self._latent, *(height * width for height, width in sizes)]
         # On the CPU whatever the device: a seed means the same draw everywhere.
@@ -194,5 +194,6 @@ class AdversarialSampler:
         images_NCHW: Tensor = self._generator(
             z_NZ,
             [noise.unflatten(1, (1, *size)) for noise, size in zip(noises, sizes, strict=True)],
+            *(() if given_NKHW is None else (given_NKHW,)),
         )
         return images_NCHW

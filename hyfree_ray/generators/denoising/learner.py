@@ -77,7 +77,7 @@ class DenoiserLearner(ABC):
 
     def _rehearse(self, seed: int) -> Tensor:
         random = torch.Generator(self._compute.device).manual_seed(seed)
-        shape = (self.batch_size, self._plan.channels, *self._plan.padded_size)
+        shape = (self.batch_size, self._plan.seen_channels, *self._plan.padded_size)
         images_NCHW = torch.rand(shape, generator=random, device=self._compute.device)
         return self.loss(images_NCHW, random)
 
@@ -87,7 +87,7 @@ class DenoiserLearner(ABC):
         Their mean and spread are what the network's input and output are scaled by.
         """
         padded_NCHW = F.pad(images_NCHW, self._plan.sides, mode="replicate")
-        self.scale_by(padded_NCHW)
+        self.scale_by(padded_NCHW[:, : self._plan.channels])
         return padded_NCHW
 
     def scale_by(self, padded_NCHW: Tensor) -> None:
@@ -101,7 +101,8 @@ class DenoiserLearner(ABC):
         told_NA = torch.zeros(len(images_NCHW), NUMBERS, device=images_NCHW.device)
         if self._plan.augmented:
             images_NCHW, told_NA = augment(images_NCHW, random, self._plan.mask_channels)
-        noise_NCHW = torch.empty_like(images_NCHW).normal_(generator=random)
+        noise_NCHW = torch.empty_like(images_NCHW[:, : self._plan.channels])
+        noise_NCHW.normal_(generator=random)
         time_N = self.times(len(images_NCHW), random)
         return self._error(images_NCHW, noise_NCHW, time_N, told_NA)
 
@@ -118,7 +119,14 @@ class DenoiserLearner(ABC):
     def _squared_error(
         self, images_NCHW: Tensor, noise_NCHW: Tensor, time_N: Tensor, told_NA: Tensor
     ) -> Tensor:
-        """The mean squared error of what the network predicts of noisy images."""
+        """The mean squared error of what the network predicts of noisy images.
+
+        Args:
+            images_NCHW: without noise, with what is given of a mask as further channels.
+            noise_NCHW: standard normal, of the image's channels.
+            time_N: in [0, 1].
+            told_NA: how the images were augmented.
+        """
 
     def step(self, images_NCHW: Tensor, step: int, random: torch.Generator) -> dict[str, Tensor]:
         """One step of Adam and of the average."""
@@ -163,9 +171,12 @@ class DenoiserSampler(ABC):
         self._compute = compute
         self._network = network.to(compute.device)
         self._network.load_state_dict(weights)
+        self._given_NKHW: Tensor | None = None
 
-    def __call__(self, seeds: Sequence[int]) -> Tensor:
-        """One image a seed, NCHW."""
+    def __call__(self, seeds: Sequence[int], given_NKHW: Tensor | None = None, /) -> Tensor:
+        """One image a seed, NCHW, for a mask where the network takes one."""
+        if given_NKHW is not None:
+            self._given_NKHW = F.pad(given_NKHW, self._plan.sides, mode="replicate")
         shape = (self._plan.channels, *self._plan.padded_size)
         # On the CPU whatever the device: a seed means the same noise everywhere.
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]

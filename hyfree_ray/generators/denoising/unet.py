@@ -162,7 +162,8 @@ class UNet(nn.Module):
         self._strides = strides
         folded = plan.channels * math.prod(plan.unshuffle)
         levels = range(len(features))
-        self.enter = _Conv(folded, features[0], kernels[0])
+        seen = plan.seen_channels * math.prod(plan.unshuffle)
+        self.enter = _Conv(seen, features[0], kernels[0])
         each = [level for level in levels for _ in range(blocks)]
         self._blocks = blocks
         self.down_blocks = nn.ModuleList(_Block(features[i], kernels[i]) for i in each)
@@ -225,7 +226,7 @@ class UNet(nn.Module):
         """Padded images (float32) to as many numbers, float32; a fresh network gives zeros.
 
         Args:
-            x_NCHW: of about unit variance.
+            x_NCHW: of about unit variance, with what is given of a mask as further channels.
             time_N: float32 in [0, 1].
             told_NA: how the images were augmented; None: not at all.
         """

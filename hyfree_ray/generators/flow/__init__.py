@@ -12,4 +12,5 @@ FLOW = Generator(
     schedule=schedule,
     backend=f"{__name__}.train:BACKEND",
     budgets=BUDGETS,
+    conditional=True,
 )

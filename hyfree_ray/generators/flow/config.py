@@ -24,6 +24,10 @@ class FlowConfig(GeneratorConfig):
     """The highest; None: derived from the batch."""
 
     @property
+    def private(self) -> bool:
+        return self.epsilon is not None
+
+    @property
     def sample_passes(self) -> float:
         return float(self.evaluations)
 

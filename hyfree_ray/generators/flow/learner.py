@@ -32,5 +32,9 @@ class FlowLearner(DenoiserLearner):
     ) -> Tensor:
         """The velocity's (Liu et al. 2022, equation 1), limited near t = 1."""
         time_N111 = time_N[:, None, None, None]
+        given_NKHW = None
+        if self._plan.given_channels:
+            images_NCHW, given_NKHW = images_NCHW.tensor_split([self._plan.channels], 1)
         line_NCHW = torch.lerp(noise_NCHW, images_NCHW, time_N111)
-        return velocity_error(self.network(line_NCHW, time_N, told_NA), images_NCHW, time_N)
+        drawn_NCHW = self.network(line_NCHW, time_N, told_NA, given_NKHW)
+        return velocity_error(drawn_NCHW, images_NCHW, time_N)

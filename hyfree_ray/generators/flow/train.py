@@ -55,7 +55,7 @@ class FlowSampler(DenoiserSampler):
 
     def _velocity(self, x_NCHW: Tensor, time: float) -> Tensor:
         time_N = torch.full((len(x_NCHW),), time, device=x_NCHW.device)
-        image_NCHW: Tensor = self._network(x_NCHW, time_N)
+        image_NCHW: Tensor = self._network(x_NCHW, time_N, None, self._given_NKHW)
         return (image_NCHW - x_NCHW) / (1 - time)
 
     def _denoise(self, noise: Callable[[], Tensor]) -> Tensor:

@@ -11,4 +11,5 @@ STYLEGAN2 = Generator(
     derive=derive,
     backend=f"{__name__}.train:BACKEND",
     budgets=BUDGETS,
+    conditional=True,
 )

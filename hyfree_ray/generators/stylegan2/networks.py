@@ -71,21 +71,25 @@ class Synthesis(nn.Module):
     def __init__(self, plan: StyleGan2Plan, dtype: torch.dtype) -> None:
         super().__init__()
         self._plan, self._dtype = plan, dtype
-        channels, latent = plan.level_channels, plan.latent_size
+        channels, latent, given = plan.level_channels, plan.latent_size, plan.given_channels
         sizes, kernels = plan.level_sizes, plan.kernel_sizes
         self.constant = nn.Parameter(torch.randn(channels[-1], *sizes[-1]))
         self.convolutions = nn.ModuleList(
-            [_StyledConvolution(channels[-1], channels[-1], latent, kernels[-1], (1, 1), sizes[-1])]
+            [
+                _StyledConvolution(
+                    channels[-1] + given, channels[-1], latent, kernels[-1], (1, 1), sizes[-1]
+                )
+            ]
         )
         self.to_images = nn.ModuleList([_ToImage(channels[-1], plan.channels, latent)])
         for level in reversed(range(len(plan.strides))):
             inputs, outputs = channels[level + 1], channels[level]
             kernel, size, stride = kernels[level], sizes[level], plan.strides[level]
             self.convolutions.append(
-                _StyledConvolution(inputs, outputs, latent, kernel, stride, size)
+                _StyledConvolution(inputs + given, outputs, latent, kernel, stride, size)
             )
             self.convolutions.append(
-                _StyledConvolution(outputs, outputs, latent, kernel, (1, 1), size)
+                _StyledConvolution(outputs + given, outputs, latent, kernel, (1, 1), size)
             )
             self.to_images.append(_ToImage(outputs, plan.channels, latent))
 
@@ -99,24 +103,46 @@ class Synthesis(nn.Module):
         """How many w the synthesis takes: one a convolution, one for the last image."""
         return len(self.convolutions) + 1
 
-    def forward(self, w_NLZ: Tensor, noises: list[Tensor]) -> Tensor:
+    def forward(
+        self, w_NLZ: Tensor, noises: list[Tensor], given_NKHW: Tensor | None = None
+    ) -> Tensor:
         """Images_NCHW of the patch size, float32.
 
         Args:
+            w_NLZ: one for each of `layers`.
             noises: N1HW in the sizes of `noise_sizes`, standard normal.
+            given_NKHW: the mask that the image is for, of the patch size; None: the plan has none.
+                At the size of each level it joins the features before each modulated convolution,
+                so that both its place and its weight follow w.
         """
+        given = self._at_levels(given_NKHW)
         base = self.constant.to(self._dtype).expand(len(w_NLZ), -1, -1, -1)
         x_NCHW = base.contiguous(memory_format=torch.channels_last)
         w = w_NLZ.unbind(1)
-        x_NCHW = self.convolutions[0](x_NCHW, w[0], noises[0])
+        x_NCHW = self.convolutions[0](_joined(x_NCHW, given[-1]), w[0], noises[0])
         image_NCHW = self.to_images[0](x_NCHW, w[1])
         for step, stride in enumerate(reversed(self._plan.strides)):
-            for layer in (2 * step + 1, 2 * step + 2):
+            for layer, level in ((2 * step + 1, -1 - step), (2 * step + 2, -2 - step)):
+                x_NCHW = _joined(x_NCHW, given[level])
                 x_NCHW = self.convolutions[layer](x_NCHW, w[layer], noises[layer])
             finer_NCHW = self.to_images[step + 1](x_NCHW, w[2 * step + 3])
             image_NCHW = ops.upsample(image_NCHW, stride) + finer_NCHW
         (top, left), (height, width) = self._plan.margin, self._plan.patch_size
         return image_NCHW[:, :, top : top + height, left : left + width]
+
+    def _at_levels(self, given_NKHW: Tensor | None) -> list[Tensor | None]:
+        """A mask at each level's size, from the finest to the base, averaged over its pixels."""
+        if given_NKHW is None:
+            return [None] * len(self._plan.level_sizes)
+        padded_NKHW = F.pad(given_NKHW, self._plan.sides, mode="replicate").to(self._dtype)
+        return [F.adaptive_avg_pool2d(padded_NKHW, size) for size in self._plan.level_sizes]
+
+
+def _joined(x_NCHW: Tensor, given_NKHW: Tensor | None) -> Tensor:
+    if given_NKHW is None:
+        return x_NCHW
+    both_NCHW = torch.cat([x_NCHW, given_NKHW], 1)
+    return both_NCHW.contiguous(memory_format=torch.channels_last)
 
 
 class Generator(nn.Module):
@@ -132,10 +158,12 @@ class Generator(nn.Module):
         """Size of each convolution's noise."""
         return self.synthesis.noise_sizes
 
-    def forward(self, z_NZ: Tensor, noises: list[Tensor]) -> Tensor:
+    def forward(
+        self, z_NZ: Tensor, noises: list[Tensor], given_NKHW: Tensor | None = None
+    ) -> Tensor:
         """Images_NCHW of latents, one w for all layers."""
         w_NLZ = self.mapping(z_NZ)[:, None].expand(-1, self.synthesis.layers, -1)
-        images_NCHW: Tensor = self.synthesis(w_NLZ, noises)
+        images_NCHW: Tensor = self.synthesis(w_NLZ, noises, given_NKHW)
         return images_NCHW
 
 
@@ -172,16 +200,19 @@ class _Residual(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images to one logit each: residual blocks, minibatch spread, two linear layers."""
+    """Images to one logit each: residual blocks, minibatch spread, two linear layers.
+
+    What an image was drawn for is seen with it, as further channels.
+    """
 
     def __init__(self, plan: AdversarialPlan, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self._dtype = dtype
         channels, kernels = plan.level_channels, plan.kernel_sizes
         self._sides = plan.sides
-        self.enter = nn.Parameter(torch.randn(channels[0], plan.channels))
+        self.enter = nn.Parameter(torch.randn(channels[0], plan.seen_channels))
         self.enter_bias = nn.Parameter(torch.zeros(channels[0]))
-        self._enter_gain = ops.ACTIVATION_GAIN / math.sqrt(plan.channels)
+        self._enter_gain = ops.ACTIVATION_GAIN / math.sqrt(plan.seen_channels)
         self.blocks = nn.Sequential(
             *(
                 _Residual(channels[i], channels[i + 1], kernels[i], kernels[i + 1], stride)

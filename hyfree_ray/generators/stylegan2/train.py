@@ -69,13 +69,30 @@ class StyleGan2Learner(MixingLearner):
 
     def _rehearse_generator(self, seed: int) -> Tensor:
         random = torch.Generator(self._device).manual_seed(seed)
-        return self._generator_loss(self._fakes(random), random)
+        return self._generator_loss(self._fakes_for(self._rehearsed(random), random), random)
+
+    def _rehearsed(self, random: torch.Generator) -> Tensor:
+        shape = (self.batch_size, self._plan.seen_channels, *self._plan.patch_size)
+        return torch.rand(shape, generator=random, device=self._device)
 
     def _rehearse_discriminator(self, seed: int) -> Tensor:
         random = torch.Generator(self._device).manual_seed(seed)
-        shape = (self.batch_size, self._plan.channels, *self._plan.patch_size)
-        images_NCHW = torch.rand(shape, generator=random, device=self._device)
-        return self._discriminator_loss(images_NCHW, self._fakes(random).detach(), random)
+        images_NCHW = self._rehearsed(random)
+        fake_NCHW = self._fakes_for(images_NCHW, random).detach()
+        return self._discriminator_loss(images_NCHW, fake_NCHW, random)
+
+    def _given(self, images_NCHW: Tensor) -> Tensor | None:
+        """The masks that follow the images' channels; None: the plan has none."""
+        return images_NCHW[:, self._plan.channels :] if self._plan.given_channels else None
+
+    def _fakes_for(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
+        """A batch of images by the generator, with the real masks that they were drawn for."""
+        given_NKHW = self._given(images_NCHW)
+        if given_NKHW is None:
+            return self._fakes(random)
+        w_NLZ = self._latents(self.batch_size, random)
+        fake_NCHW = self._paint(w_NLZ, self._noises(self.batch_size, random), given_NKHW)
+        return torch.cat([fake_NCHW, given_NKHW.to(fake_NCHW.dtype)], 1)
 
     def step(self, images_NCHW: Tensor, step: int, random: torch.Generator) -> dict[str, Tensor]:
         """Generator, path length, discriminator, R1, average; the second and fourth lazily.
@@ -83,19 +100,21 @@ class StyleGan2Learner(MixingLearner):
         The discriminator sees the images that the generator has just been judged by, augmented
         anew: to draw others would cost a fourteenth of the step.
         """
-        fake_NCHW = self._fakes(random)
+        fake_NCHW = self._fakes_for(images_NCHW, random)
         losses = {"generator": self._generator_step(fake_NCHW, random)}
         if step % loss.PATH_EVERY == 0:
-            losses["path_length"] = self._path_step(random)
+            losses["path_length"] = self._path_step(images_NCHW, random)
         losses["discriminator"] = self._discriminator_step(images_NCHW, fake_NCHW.detach(), random)
         if step % loss.R1_EVERY == 0:
             losses["r1"] = self._r1_step(images_NCHW, random)
         self._average.update((step + 1) * self.batch_size, self.batch_size)
         return losses
 
-    def _path_step(self, random: torch.Generator) -> Tensor:
+    def _path_step(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
         w_NLZ = self._latents(self.batch_size // PATH_SHRINK, random)
-        fake_NCHW = self.generator.synthesis(w_NLZ, self._noises(len(w_NLZ), random))
+        given_NKHW = self._given(images_NCHW[: len(w_NLZ)])
+        noises = self._noises(len(w_NLZ), random)
+        fake_NCHW = self.generator.synthesis(w_NLZ, noises, given_NKHW)
         noise_NCHW = torch.randn(fake_NCHW.shape, generator=random, device=self._device)
         lengths_N = loss.path_lengths(w_NLZ, fake_NCHW, noise_NCHW)
         penalty, self._path_mean = loss.path_penalty(lengths_N, self._path_mean)
