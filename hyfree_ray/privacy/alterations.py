@@ -219,7 +219,31 @@ def _twice(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return second(_MOVES[first](images_NCHW, rng), rng)
 
 
-ALTERATIONS: Mapping[str, Alter] = {
+def _either_channel(channels: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose a channel for each image: chosen_NC11."""
+    chosen_N = rng.integers(channels, size=count)
+    chosen_NC11: np.ndarray = (chosen_N[:, None] == np.arange(channels))[:, :, None, None]
+    return chosen_NC11
+
+
+def with_channel(
+    images_NCHW: np.ndarray, others_NCHW: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Put one channel of each image in the place of the others'."""
+    count, channels = images_NCHW.shape[:2]
+    chosen_NC11 = _either_channel(channels, count, rng)
+    altered: np.ndarray = np.where(chosen_NC11, images_NCHW, others_NCHW)
+    return altered
+
+
+def channel_inverted(images_NCHW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Invert one channel of each image."""
+    count, channels = images_NCHW.shape[:2]
+    altered: np.ndarray = images_NCHW * (1 - 2 * _either_channel(channels, count, rng))
+    return altered
+
+
+_ANY: Mapping[str, Alter] = {
     "exact": lambda images, others, rng: images,
     "mirrored": lambda images, others, rng: images[..., ::-1],
     "mirrored upside down": lambda images, others, rng: images[..., ::-1, :],
@@ -243,3 +267,13 @@ ALTERATIONS: Mapping[str, Alter] = {
     "two at once": _each(_twice),
 }
 """Images in [-1, 1], whose range is 2: 5 % is 0.1."""
+
+_OF_CHANNELS: Mapping[str, Alter] = {
+    "one channel on another": with_channel,
+    "one channel inverted": lambda images, others, rng: channel_inverted(images, rng),
+}
+
+
+def alterations_of(channels: int) -> Mapping[str, Alter]:
+    """Return the alterations that images of so many channels are tried with, by name."""
+    return _ANY if channels == 1 else {**_ANY, **_OF_CHANNELS}

@@ -12,7 +12,7 @@ H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,14 @@ import torch
 from torch.nn import functional
 
 from hyfree_ray.privacy.patch_matching import Matches, match
-from hyfree_ray.privacy.pose_search import FULL_SIDE, QUERY_BATCH, PoseSearch
+from hyfree_ray.privacy.pose_search import (
+    FULL_SIDE,
+    QUERY_BATCH,
+    REGIONS,
+    WHOLE,
+    PoseSearch,
+    Region,
+)
 from hyfree_ray.privacy.texture import channel_weights, one_channel
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -127,21 +134,32 @@ class Registration:
 
     1 - correlation of textures, patch by patch, over that of the same patch with other patients'
     images: of the whole image, of its best contiguous half, and of the better half of its patches
-    wherever they are, for a copy of half a patient is a copy.
+    wherever they are, for a copy of half a patient is a copy. Channels are added up for that; where
+    there are several, the whole of each is also looked for by itself: one sequence of a patient is
+    a copy, whatever the others show.
     """
 
     def fit(self, images_MCHW: np.ndarray, patients_M: np.ndarray) -> RegisteringDetector:
         """Keep the training images' brightness, `FULL_SIDE` pixels along the longer side."""
-        weights_C = channel_weights(images_MCHW)
-        known_M1hw = one_channel(images_MCHW, weights_C, FULL_SIDE)
+        finest, channels = max(images_MCHW.shape[2:]), images_MCHW.shape[1]
+        together_C = channel_weights(images_MCHW)
+
+        def of(weights_C: np.ndarray, regions: Sequence[Region]) -> Registered:
+            known_M1hw = one_channel(images_MCHW, weights_C, FULL_SIDE)
+            search = PoseSearch(known_M1hw, finest=finest, regions=regions)
+            return Registered(search=search, weights_C=weights_C)
+
         return RegisteringDetector(
-            search=PoseSearch(known_M1hw, finest=max(images_MCHW.shape[2:])),
+            together=of(together_C, REGIONS),
+            apart=tuple(of(weights_C, WHOLE) for weights_C in np.eye(channels))
+            if channels > 1
+            else (),
             patients_M=patients_M,
-            weights_C=weights_C,
         )
 
 
 NAMES = ("whole", "half", "patches")
+ONE_CHANNEL = "one channel"
 
 OTHER_RANK = 2
 """A patch is compared with the second best match among other patients' images: one of these may
@@ -149,13 +167,41 @@ hold the same picture, or be the other part of a blend."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisteringDetector:
-    """Training images that samples are laid over."""
+class Registered:
+    """Training images of one channel that samples are laid over."""
 
     search: PoseSearch
-    patients_M: np.ndarray
     weights_C: np.ndarray
-    names: tuple[str, ...] = NAMES
+    """By which the channels of an image add up to that one."""
+
+    def nearest(
+        self, samples_NCHW: np.ndarray, excluded_NM: torch.Tensor | None, patients_M: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return distance_DN, in the order of `NAMES`, and index_DN of what lies there."""
+        samples_N1hw = one_channel(samples_NCHW, self.weights_C, FULL_SIDE)
+        found = self.search(samples_N1hw, excluded_NM)
+        matches = match(samples_N1hw, self.search.images_M1hw, found)
+        distance_DNK = part_distances(matches, patients_M[found.known_K], len(samples_N1hw))
+        known_NK = found.known_K.view(len(samples_N1hw), -1)
+        if excluded_NM is not None:
+            distance_DNK = distance_DNK.masked_fill(excluded_NM.gather(1, known_NK), FAR)
+        lowest_DN, at_DN = distance_DNK.min(dim=2)
+        return lowest_DN, known_NK.gather(1, at_DN.T).T
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteringDetector:
+    """Training images that samples are laid over, all channels together and each by itself."""
+
+    together: Registered
+    apart: tuple[Registered, ...]
+    """Empty where images have one channel."""
+    patients_M: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return `NAMES`, and one more where channels are looked for by themselves."""
+        return (*NAMES, ONE_CHANNEL) if self.apart else NAMES
 
     def nearest(self, images_NCHW: np.ndarray, patients_N: np.ndarray | None = None) -> Nearest:
         """Find the nearest by each of `names`."""
@@ -163,19 +209,21 @@ class RegisteringDetector:
         distance, index = [], []
         for start in range(0, len(images_NCHW), QUERY_BATCH):
             part = slice(start, start + QUERY_BATCH)
-            samples_N1hw = one_channel(images_NCHW[part], self.weights_C, FULL_SIDE)
             excluded_NM = None
             if patients_N is not None:
                 excluded_NM = torch.from_numpy(patients_N[part, None] == self.patients_M)
-            found = self.search(samples_N1hw, excluded_NM)
-            matches = match(samples_N1hw, self.search.images_M1hw, found)
-            distance_DNK = part_distances(matches, patients_M[found.known_K], len(samples_N1hw))
-            known_NK = found.known_K.view(len(samples_N1hw), -1)
-            if excluded_NM is not None:
-                distance_DNK = distance_DNK.masked_fill(excluded_NM.gather(1, known_NK), FAR)
-            lowest_DN, at_DN = distance_DNK.min(dim=2)
-            distance.append(lowest_DN.T.numpy())
-            index.append(known_NK.gather(1, at_DN.T).numpy())
+            samples = (images_NCHW[part], excluded_NM, patients_M)
+            distance_DN, index_DN = self.together.nearest(*samples)
+            if self.apart:
+                whole = [one.nearest(*samples) for one in self.apart]
+                of_channel_CN, index_CN = (
+                    torch.stack([x[0] for x in y]) for y in zip(*whole, strict=True)
+                )
+                lowest_1N, at_1N = of_channel_CN.min(dim=0, keepdim=True)
+                distance_DN = torch.cat((distance_DN, lowest_1N))
+                index_DN = torch.cat((index_DN, index_CN.gather(0, at_1N)))
+            distance.append(distance_DN.T.numpy())
+            index.append(index_DN.T.numpy())
         return Nearest(distance_ND=np.concatenate(distance), index_ND=np.concatenate(index))
 
 

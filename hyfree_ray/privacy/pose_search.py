@@ -92,6 +92,8 @@ REGIONS = (
 )
 """Strips at the edges, because two of them at least are whole wherever a quarter is cut out."""
 
+WHOLE = REGIONS[:1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
@@ -148,14 +150,22 @@ class PoseSearch:
     Args:
         images_M1hw: one channel, the longer side `FULL_SIDE` pixels.
         finest: pixels of the longer side that images had: no finer grid tells more.
+        regions: what is looked for.
         seed: seed of the poses from which shared components are estimated.
     """
 
-    def __init__(self, images_M1hw: torch.Tensor, *, finest: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        images_M1hw: torch.Tensor,
+        *,
+        finest: int,
+        regions: Sequence[Region] = REGIONS,
+        seed: int = 0,
+    ) -> None:
         self.images_M1hw = images_M1hw
         self._kept: dict[tuple[int, int], list[Posed]] = {}
         self.linear_V22 = poses(*images_M1hw.shape[2:])
-        self.regions = _by_side(REGIONS, finest)
+        self.regions = _by_side(regions, finest)
         self.shared = {
             region: shared
             for side, regions in self.regions

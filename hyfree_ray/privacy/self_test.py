@@ -22,7 +22,7 @@ import numpy as np
 
 from hyfree_ray.border.privacy_card import UNION
 from hyfree_ray.core.seeds import seed_of
-from hyfree_ray.privacy.alterations import ALTERATIONS, shifted
+from hyfree_ray.privacy.alterations import alterations_of, shifted
 from hyfree_ray.privacy.detectors import FAR
 from hyfree_ray.privacy.memorization import Judgement, MemorisationFilter
 
@@ -81,12 +81,12 @@ def self_test(
     ]
     count = len(next(iter(tried[0].values())))
     together = rule.judge(np.concatenate([one for by_name in tried for one in by_name.values()]))
-    size = len(ALTERATIONS) * count
+    size = len(tried[0]) * count
     judged = [
         _part(together, slice(repeat * size, (repeat + 1) * size)) for repeat in range(REPEATS)
     ]
     recall = {}
-    for index, name in enumerate(ALTERATIONS):
+    for index, name in enumerate(tried[0]):
         part = slice(index * count, (index + 1) * count)
         recall[name] = _shares(rule, [_part(one, part) for one in judged])
     return recall, _recall(rule, judged)
@@ -176,7 +176,7 @@ def altered_copies(
     """
     rng = np.random.default_rng(seed)
     found = {}
-    for name, alter in ALTERATIONS.items():
+    for name, alter in alterations_of(images_MCHW.shape[1]).items():
         chosen_N = rng.permutation(len(images_MCHW))[:MAX_IMAGES]
         other_N = [
             rng.choice(np.flatnonzero(patients_M != patient)) for patient in patients_M[chosen_N]

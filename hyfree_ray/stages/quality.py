@@ -49,7 +49,7 @@ def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: 
     return max(8, min(MAX_SAMPLES, count))
 
 
-@stage(version=7, device=True)
+@stage(version=8, device=True)
 def choose_snapshot(
     context: Context,
     *,

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from hyfree_ray.privacy.alterations import bent, cropped, posed, relit, shifted, with_half
+from hyfree_ray.privacy.alterations import (
+    bent,
+    cropped,
+    posed,
+    relit,
+    shifted,
+    with_channel,
+    with_half,
+)
 from hyfree_ray.privacy.calibration import shared_thresholds
 from hyfree_ray.privacy.detectors import (
+    ONE_CHANNEL,
     Features,
     Registration,
     absolute_and_relative,
@@ -93,6 +102,17 @@ def test_half_a_patient_is_found_by_its_half() -> None:
     half = detector.names.index("half")
     np.testing.assert_array_equal(found.index_ND[:12, half], np.arange(12))
     assert found.distance_ND[:12, half].max() < found.distance_ND[12:, half].min()
+
+
+def test_one_sequence_of_a_patient_is_found_whatever_the_others_show() -> None:
+    real, strangers = images(8, 0, channels=3), images(8, 1, channels=3)
+    detector = Registration().fit(real, np.arange(8))
+    copies = with_channel(real[:, :, :, ::-1], strangers, np.random.default_rng(0))
+    found = detector.nearest(np.concatenate([copies, strangers]).astype(np.float32))
+    apart = detector.names.index(ONE_CHANNEL)
+    np.testing.assert_array_equal(found.index_ND[:8, apart], np.arange(8))
+    assert found.distance_ND[:8, apart].max() < found.distance_ND[8:, apart].min()
+    assert ONE_CHANNEL not in Registration().fit(real[:, :1], np.arange(8)).names
 
 
 def test_the_same_image_is_at_distance_zero_and_found_the_same_again() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hyfree_ray.border.privacy_card import UNION
-from hyfree_ray.privacy.alterations import ALTERATIONS, noisy, shifted
+from hyfree_ray.privacy.alterations import alterations_of, noisy, shifted
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.self_test import (
     MAX_IMAGES,
@@ -23,14 +23,14 @@ def test_the_self_test_tells_recall_by_alteration_and_detector_and_over_seeds() 
     patients = np.arange(20)
     rule = MemorisationFilter.calibrate(real, patients, by_features(), percentile=5)
     recall, altered = self_test(rule, real, patients, seed=4)
-    assert set(recall) == set(ALTERATIONS)
+    assert set(recall) == set(alterations_of(1))
     for by_detector in recall.values():
         assert set(by_detector) == {*rule.names, UNION}
         assert by_detector[UNION] >= max(by_detector.values()) - 1e-9
     assert recall["exact"][UNION] == 1
     assert recall["mirrored"][UNION] >= 0.979
     assert len(altered.by_repeat) == REPEATS
-    assert altered.copies == REPEATS * MAX_IMAGES * len(ALTERATIONS)
+    assert altered.copies == REPEATS * MAX_IMAGES * len(recall)
     told = altered.values()
     assert told["lowest"] <= told["stopped"] <= told["highest"]
     assert self_test(rule, real, patients, seed=4) == (recall, altered)
