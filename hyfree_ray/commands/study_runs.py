@@ -17,6 +17,7 @@ from hyfree_ray.cohorts.checks import FOLDS
 from hyfree_ray.cohorts.phantom_record import DEFAULT_PHANTOM, PHANTOMS
 from hyfree_ray.commands.options import parse_numbers, refuse_overrides, simulation_options
 from hyfree_ray.config.experiment import Runtime
+from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.failure import failure_line
 from hyfree_ray.core.keys import digest_of
 from hyfree_ray.core.log import set_up_logging
@@ -25,10 +26,12 @@ from hyfree_ray.results.summary import TESTED, TESTED_LABELS
 from hyfree_ray.results.table import STYLE, wide_console
 from hyfree_ray.runners.child import ChildError
 from hyfree_ray.runners.resolve import SimulationOptions, resolve_device
-from hyfree_ray.runners.run import joined, plan_run
-from hyfree_ray.scheduling.estimates import estimate
+from hyfree_ray.runners.run import PlannedRun, calibrate_run, joined, plan_run
+from hyfree_ray.scheduling.calibration import TRAINING_S
+from hyfree_ray.scheduling.estimates import TRAININGS, Cost, add_up, estimate
 from hyfree_ray.studies.curves import Group
-from hyfree_ray.studies.designs import grid_trials, scale_trials
+from hyfree_ray.studies.designs import scale_trials
+from hyfree_ray.studies.grids import Changes, Reading, grid_trials, read_study
 from hyfree_ray.studies.study import finish_study, run_trials
 from hyfree_ray.studies.trials import StudyFolder, Trial
 
@@ -40,6 +43,8 @@ class How:
     parallel: int | None
     """Simulations at a time; None: one a device."""
     dry_run: bool
+    calibrate: bool
+    """Whether a dry run times the trainings on this machine."""
     output: str
     """"text" or "json"."""
 
@@ -79,19 +84,30 @@ def _scale_name(options: SimulationOptions, trials: Sequence[Trial]) -> str:
     return f"scale-{digest_of([sorted(trials[0].simulation.sites), asked])[:8]}"
 
 
-def run_study(file: Path, *, store: Path, ray: str, how: How) -> int:
-    """All combinations of a file's grid. Returns the exit code."""
+def run_study(named: str, changes: Changes, *, store: Path, ray: str, how: How) -> int:
+    """All combinations of a study's grid. Returns the exit code."""
     set_up_logging(how.output)
+    study = read_study(named, changes)
     with joined(ray):
         runtime = Runtime(store=store.absolute(), ray=ray, device=resolve_device("auto", ray))
-        return _run(grid_trials(file, runtime), file.stem, runtime, how)
+        return _run(grid_trials(study, runtime), study.name, runtime, how, study.reading)
 
 
-def _run(trials: Sequence[Trial], name: str, runtime: Runtime, how: How) -> int:
+def _run(
+    trials: Sequence[Trial],
+    name: str,
+    runtime: Runtime,
+    how: How,
+    reading: Reading | None = None,
+) -> int:
+    if how.calibrate and not how.dry_run:
+        raise HyfreeError(
+            "option.conflict", "--calibrate: estimates how long a plan takes; add --dry-run"
+        )
     folder = StudyFolder(folder=runtime.store / "studies" / name, runtime=runtime)
     missing = [trial for trial in trials if folder.finished(trial) is None]
     if how.dry_run:
-        _print_plan(name, trials, missing, runtime, how.output)
+        _print_plan(name, trials, missing, runtime, how)
         return 0
     open_root(runtime.store)
     click.echo(f"study {name}: {len(trials)} simulations, {len(missing)} to run", err=True)
@@ -111,43 +127,69 @@ def _run(trials: Sequence[Trial], name: str, runtime: Runtime, how: How) -> int:
         line = failure_line("study.trial-failed", said, exit_code=error.exit_code)
         click.echo(line, err=True)
         return error.exit_code
-    found = finish_study(trials, folder)
+    found = finish_study(trials, folder, reading)
     if how.output == "json":
         click.echo(json.dumps(found.to_json(), default=list))
         return 0
-    wide_console().print(_table(found.groups))
+    if found.findings is None:
+        wide_console().print(_table(found.groups))
+    else:
+        click.echo(found.findings.page)
     for names in found.same_scores:
         click.echo(f"identical scores: {'; '.join(names)}: what they differ in has no effect")
     click.echo(f"files: {folder.folder}")
     return 0
 
 
+def _estimate(runs: Sequence[PlannedRun], runtime: Runtime, *, calibrate: bool) -> Cost | None:
+    """Estimate what is left of a study's runs, each stage once; None where there is no run.
+
+    Networks of a kind take the same time: a calibration is one for each generator and segmenter.
+    """
+    rates: dict[tuple[str, str], dict[str, float]] = {}
+    counted: set[tuple[str, str]] = set()
+    costs = []
+    for run in runs:
+        experiment = run.simulation.experiment
+        kind = experiment.generator.name, experiment.segmenter
+        if calibrate and kind not in rates:
+            rates[kind] = calibrate_run(run, TRAINING_S)
+        steps = [step for step in run.planned.steps if (step.owner, step.key) not in counted]
+        counted |= {(step.owner, step.key) for step in steps}
+        store, device = runtime.store, runtime.device
+        costs.append(estimate(run.simulation, steps, store, device, rates.get(kind)))
+    return add_up(costs) if costs else None
+
+
 def _print_plan(
-    name: str, trials: Sequence[Trial], missing: Sequence[Trial], runtime: Runtime, output: str
+    name: str, trials: Sequence[Trial], missing: Sequence[Trial], runtime: Runtime, how: How
 ) -> None:
     """Print the simulations of a study, and what is left of them; what several need counts once."""
     planned = {one.name: plan_run(one.simulation, runtime, one.execution) for one in missing}
     steps = {(s.owner, s.key): s for run in planned.values() for s in run.planned.steps}
     left = [step for step in steps.values() if not step.done]
-    cost = estimate(trials[0].simulation, [*steps.values()], runtime.store, runtime.device)
+    trainings = sum(step.stage in TRAININGS for step in left)
+    cost = _estimate([*planned.values()], runtime, calibrate=how.calibrate)
     rows = [
         (one, [] if one.name not in planned else planned[one.name].planned.missing)
         for one in trials
     ]
-    if output == "json":
+    if how.output == "json":
         found = [{"trial": t.name, "sites": t.sites, "stages_left": len(m)} for t, m in rows]
-        known = cost.device_hours if cost.is_known else None
-        expected = {"stages_left": len(left), "device_hours": known}
+        known = cost.device_hours if cost is not None and cost.is_known else None
+        expected = {"stages_left": len(left), "trainings_left": trainings, "device_hours": known}
         click.echo(json.dumps({"study": name, "trials": found, "expected": expected}, indent=1))
         return
     click.echo(f"study {name}: {len(trials)} simulations, {len(missing)} to run")
     for trial, stages in rows:
         state = f"{len(stages)} stages to run" if trial.name in planned else "done"
         click.echo(f"  {trial.name:<32} {trial.sites} sites   {state}")
-    if missing:
-        click.echo(f"{len(left)} stages are left: what several simulations need runs once")
-        unknown = "no earlier run in this store shows how long it will take"
-        click.echo(cost.describe_time() if cost.is_known else unknown)
+    if cost is not None:
+        click.echo(
+            f"{len(left)} stages are left, {trainings} of them trainings: what several simulations "
+            "need runs once"
+        )
+        click.echo(cost.describe_time())
         click.echo(f"expected size: {cost.describe_disk()}")
 
 

@@ -69,6 +69,12 @@ class Regime:
         return self.releases == "others"
 
     @property
+    def has_synthetic(self) -> bool:
+        """Whether a generator's images are among those that it is trained on."""
+        released = self.releases != "none" and self.carrier == "releases"
+        return released or self.added_per_real is not None
+
+    @property
     def of_the_pool(self) -> bool:
         """Whether its models know of other sites by their pooled releases alone."""
         return self.releases == "all" and self.trained_by != "oracle"

@@ -153,7 +153,7 @@ def estimate_cost(run: PlannedRun, *, training_s: float = 0.0) -> Cost:
     Raises:
         HyfreeError: they would have to be timed on a GPU that is not here.
     """
-    tried = _calibrate(run, training_s) if training_s else {}
+    tried = calibrate_run(run, training_s) if training_s else {}
     return estimate(run.simulation, run.planned.steps, run.runtime.store, run.runtime.device, tried)
 
 
@@ -167,8 +167,12 @@ def estimate_before_start(run: PlannedRun) -> Cost:
     return cost if known else estimate_cost(run, training_s=_GLANCE_S)
 
 
-def _calibrate(run: PlannedRun, training_s: float) -> dict[str, float]:
-    """Time the trainings on this machine, where no earlier run tells."""
+def calibrate_run(run: PlannedRun, training_s: float) -> dict[str, float]:
+    """Time a run's trainings on this machine for so long each, where no earlier run tells.
+
+    Raises:
+        HyfreeError: they would have to be timed on a GPU that is not here.
+    """
     simulation, device = run.simulation, run.runtime.device
     known = read_history(run.runtime.store).seconds_per_unit(device)
     if not run.planned.missing or {"train_generator", "train_segmenter"} <= known.keys():

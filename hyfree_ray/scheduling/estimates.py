@@ -24,10 +24,11 @@ MEBIBYTES_A_MODEL = 600
 FULL_FEATURES = 512
 """The most that nnU-Net's plan gives a 2D stage: with its square the weights grow."""
 
-_TRAININGS = (
+TRAININGS = (
     *("train_generator", "train_segmenter", "train_general", "train_fedavg"),
     "train_personal_federated",
 )
+"""Stages that train a network that is used, or several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,20 @@ class Cost:
         return f"about {max(1, round(self.disk_gib * 1024)):,} MiB of disk"
 
 
+def add_up(costs: Sequence[Cost]) -> Cost:
+    """Return what several runs will cost one after the other; what two share is in one of them."""
+    return Cost(
+        seconds={key: value for cost in costs for key, value in cost.seconds.items()},
+        device_hours=sum(cost.device_hours for cost in costs),
+        least_hours=max(cost.least_hours for cost in costs),
+        disk_gib=sum(cost.disk_gib for cost in costs),
+        device=costs[0].device,
+        full_width=all(cost.full_width for cost in costs),
+        records=min(cost.records for cost in costs),
+        calibrated=all(cost.calibrated for cost in costs),
+    )
+
+
 def _format_hours(hours: float) -> str:
     """So that it reads well: minutes under two hours, no `1 hours`."""
     if hours < 2:
@@ -122,7 +137,7 @@ def estimate(
     missing = [step for step in steps if not step.done]
     caps = simulation.experiment.budget.plan
     width = 1.0 if caps.max_features is None else min(1.0, caps.max_features / FULL_FEATURES)
-    models = sum(1 + (s.stage == "train_generator") for s in missing if s.stage in _TRAININGS)
+    models = sum(1 + (s.stage == "train_generator") for s in missing if s.stage in TRAININGS)
     return Cost(
         seconds=seconds,
         device_hours=sum(seconds[step.key] for step in missing if step.device) / 3600,
@@ -130,6 +145,6 @@ def estimate(
         disk_gib=models * MEBIBYTES_A_MODEL * width**2 / 1024,
         device=device,
         full_width=simulation.experiment.budget.plan.base_features is None,
-        records=sum(known[stage][1] for stage in _TRAININGS if stage in known),
+        records=sum(known[stage][1] for stage in TRAININGS if stage in known),
         calibrated=bool(added),
     )

@@ -15,6 +15,8 @@ from hyfree_ray.results.finished import CURVE_FILE, Finished, Point, read_finish
 from hyfree_ray.runners.run import connected
 from hyfree_ray.studies.curves import Group, curve_points, grouped, same_scores, write_scaling
 from hyfree_ray.studies.designs import phases
+from hyfree_ray.studies.findings import Findings, find
+from hyfree_ray.studies.grids import Reading
 from hyfree_ray.studies.trials import StudyFolder, Trial
 
 
@@ -29,6 +31,8 @@ class StudyResult:
     groups: tuple[Group, ...]
     same_scores: tuple[Sequence[str], ...]
     """Names of groups whose runs scored the very same."""
+    findings: Findings | None = None
+    """What the study's file asks to be read from its runs."""
 
     def to_json(self) -> dict[str, Any]:
         """Describe it as plain JSON values."""
@@ -49,6 +53,7 @@ class StudyResult:
                 for group in self.groups
             ],
             "same_scores": self.same_scores,
+            **({} if self.findings is None else {"report": self.findings.numbers}),
         }
 
 
@@ -96,8 +101,15 @@ def _run_named(folder: StudyFolder, trials: Mapping[str, Trial], name: str, addr
     folder.run(trials[name], address)
 
 
-def finish_study(trials: Sequence[Trial], folder: StudyFolder) -> StudyResult:
+def finish_study(
+    trials: Sequence[Trial], folder: StudyFolder, reading: Reading | None = None
+) -> StudyResult:
     """Write what a study leaves in its folder and in MLflow, once all of its trials have run.
+
+    Args:
+        trials: all of them.
+        folder: where they ran.
+        reading: what is to be read from their runs, beside contrasts.
 
     Raises:
         HyfreeError: runs that do not belong together.
@@ -113,12 +125,17 @@ def finish_study(trials: Sequence[Trial], folder: StudyFolder) -> StudyResult:
         (folder.folder / f"scaling.{ending}").unlink(missing_ok=True)
     if points:
         _draw(folder.folder, points)
+    findings = None
+    if reading is not None and reading.regimes:
+        findings = find(reading, trials, runs)
+        findings.write(folder.folder)
     return StudyResult(
         folder=folder.folder,
         trials=tuple(trials),
         runs=runs,
         groups=tuple(groups),
         same_scores=tuple(same_scores(trials, runs)),
+        findings=findings,
     )
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hyfree_ray.cli import main
 from hyfree_ray.commands import study_runs
 from hyfree_ray.studies import trials
-from hyfree_ray.studies.designs import SIMULATE_OPTIONS
+from hyfree_ray.studies.grids import SIMULATE_OPTIONS
 from tests.refusals import refused
 from tests.toys import run_trial
 

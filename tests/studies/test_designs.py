@@ -19,7 +19,8 @@ from hyfree_ray.evaluation.scores import COLUMNS
 from hyfree_ray.results.finished import Finished
 from hyfree_ray.runners.resolve import SimulationOptions
 from hyfree_ray.studies.curves import curve_points, grouped, same_scores, write_scaling
-from hyfree_ray.studies.designs import draw_subsets, grid_trials, phases, scale_trials
+from hyfree_ray.studies.designs import draw_subsets, phases, scale_trials
+from hyfree_ray.studies.grids import grid_trials, read_study
 from hyfree_ray.studies.trials import Trial
 from tests.commands.test_study_command import study
 from tests.refusals import refused, refuses
@@ -73,7 +74,7 @@ def test_a_grid_is_every_combination(tmp_path: Path, runtime: Runtime) -> None:
         "simulate: {budget: smoke, settings: [real-all, syn]}\n"
         "grid: {sites: [2, 3], budget.synthesis.per_real: [1.0, 4.0], seed: [0, 1]}\n",
     )
-    found = grid_trials(path, runtime)
+    found = grid_trials(read_study(str(path)), runtime)
     assert len(found) == 8
     experiments = [trial.simulation.experiment for trial in found]
     assert {one.settings for one in experiments} == {("real-all", "syn")}
@@ -95,7 +96,7 @@ def test_a_budget_varies_by_name_and_files_are_beside_the_study(
         "grid: {budget: [smoke, small], generator: [flow], seed: [0]}\n",
     )
     monkeypatch.chdir(tmp_path)
-    for one in grid_trials(path.relative_to(tmp_path), runtime):
+    for one in grid_trials(read_study(str(path.relative_to(tmp_path))), runtime):
         assert one.simulation.experiment.warmup == 0.2
         assert one.execution.resources["default"].cpus == 0.5
         assert one.simulation.experiment.budget.model_dump() == budget_values(one.values["budget"])
@@ -113,7 +114,7 @@ def test_an_embedders_weights_are_found_whatever_folder_a_trial_runs_in(
     found = scale_trials(options, runtime, (2,), repeats=1, folds=(0,), seeds=1)
     grid = "simulate: {budget: smoke}\n"
     grid += "grid: {embedder: [nnunet], embedder_weights: [weights.pt]}\n"
-    found += grid_trials(study(tmp_path, grid), runtime)
+    found += grid_trials(read_study(str(study(tmp_path, grid))), runtime)
     for trial in found:
         assert trial.simulation.experiment.embedder_weights == str(tmp_path / "weights.pt")
 
@@ -263,11 +264,16 @@ def test_a_quota_that_a_budget_caps_is_said_before_anything_runs(
     tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     quota = "budget.synthesis.per_real: [1, 20]"
-    grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{quota}}}"), runtime)
+
+    def read(grid: str) -> None:
+        path = study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{grid}}}")
+        grid_trials(read_study(str(path)), runtime)
+
+    read(quota)
     assert "a site releases at most 300 images" in caplog.text
     caplog.clear()
     for grid in (f"{quota}, budget.synthesis.max_images: [null]", "seed: [0, 1]"):
-        grid_trials(study(tmp_path, f"simulate: {{budget: small}}\ngrid: {{{grid}}}"), runtime)
+        read(grid)
     assert not caplog.text
 
 
