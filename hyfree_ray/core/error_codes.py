@@ -217,7 +217,7 @@ CODES: Final[Mapping[str, Code]] = {
     "store.other-precision": Code("Two commands measured different precisions for one store."),
     "store.other-version": Code("The store was written by another version."),
     "study.bad-value": Code("A study's file has an invalid value."),
-    "study.not-found": Code("A study's file does not exist."),
+    "study.not-found": Code("There is neither a shipped study of this name nor such a file."),
     "study.trial-failed": Code("A simulation of a study or fold failed, with this exit code."),
     "study.unknown-key": Code("A study's file has an unknown key or option."),
 }
