@@ -100,6 +100,7 @@ def kid_beside_dice(theme: Theme, points: Sequence[tuple[str, float, float]]) ->
         axis.plot(1000 * kid, dice, _marker(k), color=_colour(theme, k), markersize=7, label=name)
     if min(kid for _, kid, _ in points) > 0:
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # powers are mathematics
     axis.set_xlabel("KID x 1000, to held-out real images: lower is nearer")
     axis.set_ylabel("Dice on real test patients")
     axis.grid()
