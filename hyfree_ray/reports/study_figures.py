@@ -92,15 +92,17 @@ def kid_beside_dice(theme: Theme, points: Sequence[tuple[str, float, float]]) ->
     """Draw the Dice of a training on each generator's images against their KID.
 
     Args:
-        points: name, KID (above 0 on a logarithmic axis) and Dice.
+        points: name, KID (on a logarithmic axis where it spans decades) and Dice.
     """
     figure = new_figure(3.4)
     axis = figure.subplots()
     for k, (name, kid, dice) in enumerate(points):
         axis.plot(1000 * kid, dice, _marker(k), color=_colour(theme, k), markersize=7, label=name)
-    if min(kid for _, kid, _ in points) > 0:
+    kids = [kid for _, kid, _ in points]
+    if min(kids) > 0 and max(kids) > 10 * min(kids):
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # powers are mathematics
+        axis.xaxis.set_minor_formatter(lambda *_: "")
     axis.set_xlabel("KID x 1000, to held-out real images: lower is nearer")
     axis.set_ylabel("Dice on real test patients")
     axis.grid()
