@@ -43,9 +43,9 @@ def test_the_study_of_vu_is_of_all_hospitals_and_ways_to_come_by_masks(runtime: 
     study = read_study("vu", Changes(simulate={"budget": "smoke", "sites": 3}, grid=("seed=0",)))
     found = grid_trials(study, runtime)
     experiments = [trial.simulation.experiment for trial in found]
-    assert {one.generator.pairing for one in experiments} == {"labelled", "joint"}
+    assert {one.generator.pairing for one in experiments} == {"labelled", "joint", "conditional"}
     assert {one.generator.name for one in experiments} == {"stylegan2"}
-    assert [len(trial.simulation.sites) for trial in found] == [3, 3]
+    assert [len(trial.simulation.sites) for trial in found] == [3, 3, 3]
     assert all("augment-20" in one.settings for one in experiments)
     assert study.name.startswith("vu-")
     assert read_study("vu").name == "vu"
