@@ -35,7 +35,7 @@ from hyfree_ray.commands.options import (
 from hyfree_ray.commands.pool import pool
 from hyfree_ray.commands.reader_study import reader_study
 from hyfree_ray.commands.runs import runs
-from hyfree_ray.commands.site import site
+from hyfree_ray.commands.site_risk import site
 from hyfree_ray.commands.store import store
 from hyfree_ray.commands.study import scale, study
 from hyfree_ray.commands.track import track

@@ -164,7 +164,11 @@ def _distances(sites: Path) -> Iterator[float]:
             for inner in value.values() if isinstance(value, dict) else value:
                 yield from walk(inner)
 
-    for name in ("audit-*/distances.json", "synthesise-*/filter.json"):
+    for name in (
+        "audit-*/distances.json",
+        "synthesise-*/filter.json",
+        "patient_risk-*/risk.json",
+    ):
         for file in sites.glob(f"*/stages/{name}"):
             for number in walk(json.loads(file.read_text())):
                 if len(repr(number)) > 10:  # a round one, as 0.0, is anywhere

@@ -156,6 +156,8 @@ class PrivacyCard(_Strict):
     """Length of the generator's training."""
     training_images: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=0)]
+    patients_left_out: Count = 0
+    """How many patients the site has left out of the training for their risk."""
     embedder: Name
     detectors: Names
     labels: Literal["the site's own network", "drawn with the images"]
@@ -247,6 +249,7 @@ def describe(card: PrivacyCard) -> list[str]:
         f"{card.images} images by {card.generator}, trained on {card.training_images} images of "
         f"{found.attacks.members} patients, {card.images_shown} shown in all",
         f"its labels: {card.labels}",
+        *_describe_left_out(card),
         f"{card.rejection_rate:.0%} of its samples looked memorised and were dropped",
         "caught by the filter of planted copies of the site's own images: "
         + ", ".join(f"{share:.0%} {name}" for name, share in card.planted_leaks.items()),
@@ -273,6 +276,13 @@ def describe(card: PrivacyCard) -> list[str]:
         for one in card.gate
     ]
     return lines
+
+
+def _describe_left_out(card: PrivacyCard) -> list[str]:
+    count = card.patients_left_out
+    if not count:
+        return []
+    return [f"{count} {'patient was' if count == 1 else 'patients were'} left out for their risk"]
 
 
 def _describe_attacks(attacks: Attacks) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def site() -> None:
     """
 
 
-_site_options = all_of(
+SITE_OPTIONS = all_of(
     click.option(
         "--data",
         type=click.Path(path_type=Path),
@@ -82,7 +82,7 @@ _site_options = all_of(
 
 
 @site.command(epilog=EXIT_CODES)
-@_site_options
+@SITE_OPTIONS
 @click.option(
     "-o",
     "--out",
@@ -90,18 +90,26 @@ _site_options = all_of(
     required=True,
     help="Folder for the release, the only thing that leaves the hospital.",
 )
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="PATIENT",
+    help="Train on all patients but this one; may be repeated. The card says how many, not who. "
+    "See 'site risk'.",
+)
 def contribute(out: Path, **options: Any) -> None:
     """Train on the hospital's own images and write its signed release.
 
     \b
-    Example:
+    Examples:
       hyfree-ray site contribute --data DIR --site A --budget small --out releases/A
+      hyfree-ray site contribute --data DIR --site A --without P17 --out releases/A
     """
     from hyfree_ray.border.signing import PUBLIC_KEY_FILE, fingerprint
     from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
     check_out(out, options["name"], "release")
-    party, simulation = open_site(**options)
+    party, simulation, _ = open_site(**options)
     if few := simulation.sites[party.name].few_images_warning:
         log.warning(few)
     parcel = asyncio.run(party.submit())
@@ -132,7 +140,7 @@ _POOL_KEY = click.option(
 
 
 @site.command(epilog=EXIT_CODES)
-@_site_options
+@SITE_OPTIONS
 @click.option(
     "--general", type=click.Path(path_type=Path), required=True, help="Folder of the pool's model."
 )
@@ -174,7 +182,7 @@ def personalise(
     from hyfree_ray.federation.parcel_folders import check_out, write_parcel
 
     check_out(out, options["name"], "train_segmenter")
-    party, _ = open_site(**options)
+    party, _, _ = open_site(**options)
     pooled = _read_pooled(general, releases, pool_key, party)
     if pooled.shared is None and keep is not None and replays([keep]):
         raise HyfreeError(
@@ -265,7 +273,7 @@ def _read_pooled(
 
 
 @site.command(epilog=EXIT_CODES)
-@_site_options
+@SITE_OPTIONS
 @click.option(
     "--general",
     type=click.Path(path_type=Path),
@@ -304,7 +312,7 @@ def score(
             raise HyfreeError(
                 "option.conflict", f"{name}: needs the model that it belongs to; add --general"
             )
-    party, simulation = open_site(**options)
+    party, simulation, _ = open_site(**options)
     pooled = None if general is None else _read_pooled(general, releases, pool_key, party)
     scores, chosen = asyncio.run(_scores(party, pooled))
     scores += scores_of_chosen(scores, chosen)
@@ -342,18 +350,27 @@ async def _scores(party: SiteParty, pooled: _Pooled | None) -> tuple[list[Scored
 
 
 def open_site(
-    *, data: Path, name: str, store: Path, device: str, **settings: Any
-) -> tuple[SiteParty, Simulation]:
-    """The hospital's program over its own store, and the experiment with it alone.
+    *,
+    data: Path,
+    name: str,
+    store: Path,
+    device: str,
+    without: Sequence[str] = (),
+    **settings: Any,
+) -> tuple[SiteParty, Simulation, Mapping[int, str]]:
+    """The hospital's program over its own store, the experiment with it alone, and its own names
+    of its patients by number.
 
     Raises:
-        HyfreeError: no such site; the message names those of `sites.csv`.
+        HyfreeError: no such site; the message names those of `sites.csv`. Or a patient of
+            `without` whom it does not train on.
     """
     from hyfree_ray.cohorts.cohort import read_cohort
     from hyfree_ray.config.experiment import check_embedder
     from hyfree_ray.core.precision import keep_precision
     from hyfree_ray.core.store_root import digest_cache, open_root
-    from hyfree_ray.federation.simulation import Simulation, sites_of
+    from hyfree_ray.federation.patient_risk import leave_out
+    from hyfree_ray.federation.simulation import Simulation, patient_names, sites_of
     from hyfree_ray.runners.local import LocalRunner
 
     store = store.absolute()
@@ -367,12 +384,15 @@ def open_site(
             "option.unknown-site",
             f"--site {name}: no such site; {data} has {', '.join(cohort.sites)}",
         )
+    patients = patient_names(cohort.sites[name])
+    own = leave_out(sites_of(cohort, experiment.fold)[name], without, patients)
     open_root(store)
     keep_precision(store, found.measured)
     simulation = Simulation(
         cohort=cohort.name,
-        sites={name: sites_of(cohort, experiment.fold)[name]},
+        sites={name: own},
         experiment=experiment,
         reasons=found.reasons,
     )
-    return simulation.site_party(name, store, LocalRunner(found.device)), simulation
+    party = simulation.site_party(name, store, LocalRunner(found.device))
+    return party, simulation, patients

@@ -53,6 +53,12 @@ class Store:
         path = self.folder(stage, key)
         return Artifact(stage=stage, key=key, path=path, record=find_record(path, key, StageRecord))
 
+    def records(self, stage: str) -> list[StageRecord]:
+        """Read the records of a stage's finished calls, in the order in which they ended."""
+        files = self.root.glob(f"stages/{glob.escape(stage)}-*/{RECORD}")
+        found = [load_record(file.parent, StageRecord) for file in files]
+        return sorted((one for one in found if one.stage == stage), key=lambda one: one.ended)
+
     def descendants(self, keys: Collection[str]) -> list[StageRecord]:
         """Read the records of all that was made, in any number of steps, from these keys."""
         files = sorted(self.root.glob(f"stages/*/{RECORD}"))

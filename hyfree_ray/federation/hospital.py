@@ -33,6 +33,8 @@ class Site:
     """Folder of the raw data set; None: a phantom, which draws itself."""
     phantom: Mapping[str, Any] | None = None
     """index, seed and version of a phantom site, and its kind."""
+    left_out: int = 0
+    """Patients whom the hospital has left out for their risk."""
 
     def part(self, *names: Part) -> list[SiteCase]:
         """Return the cases of the named parts."""

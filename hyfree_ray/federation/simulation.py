@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[SiteCase, 
         ("test", split.test),
     )
     part = {case.name: name for name, members in parts for case in members}
-    patients = {name: i for i, name in enumerate(sorted({case.patient for case in cases}))}
+    patients = {name: number for number, name in patient_names(cases).items()}
     return tuple(
         {
             "name": case.name,
@@ -195,6 +195,11 @@ def _describe(cases: tuple[Case, ...], fold: int, axis: int) -> tuple[SiteCase, 
         }
         for index, case in enumerate(sorted(cases, key=lambda case: case.name))
     )
+
+
+def patient_names(cases: Iterable[Case]) -> dict[int, str]:
+    """Return a site's own names of its patients, by the numbers that everybody else knows."""
+    return dict(enumerate(sorted({case.patient for case in cases})))
 
 
 def _slices_of(case: Case, axis: int) -> Slices:

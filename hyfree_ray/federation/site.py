@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from asyncio import gather
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,9 @@ from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.site_stages import SiteStages
 from hyfree_ray.federation.submission import submission
 from hyfree_ray.federation.trainers import Given, site_trainer
+from hyfree_ray.stages.audit import audit_labels
+
+log = logging.getLogger("hyfree_ray")
 
 
 class SiteParty(SiteStages):
@@ -58,8 +62,26 @@ class SiteParty(SiteStages):
         labelled = await self.label(local, samples, audited, labeller, purpose)
         quality = None
         if purpose == RELEASE:
+            await self.audit_labels(local, labelled)
             quality = await self.measure_quality(local, samples, labelled, labeller)
         return await self.pack(local, samples, audited, labelled, purpose, quality)
+
+    async def audit_labels(self, local: LocalModels, labelled: Artifact) -> Artifact:
+        """Attack the release's masks alone, whoever drew them; for the site's own report."""
+        found = await self.run(
+            RELEASE,
+            audit_labels,
+            labelled=labelled,
+            prepared=local.prepared,
+            gate=self.experiment.gate.model_dump(exclude={"quality"}),
+        )
+        if found.record is not None and found.result["outcome"] == "fails":
+            log.warning(
+                "%s: the masks of its release tell who was trained on; see its report, and "
+                "consider to hand in none",
+                self.name,
+            )
+        return found
 
     async def labeller(self, local: LocalModels) -> Artifact:
         """Return the network that labels the site's samples."""

@@ -237,6 +237,7 @@ class SiteStages(Party):
                 gate=self.experiment.gate.model_dump(exclude={"quality"}),
                 generator=self.experiment.generator.name,
                 images_shown=self.images_shown,
+                left_out=self.site.left_out,
                 **embedder(self.experiment),
                 seed=self.seed("audit"),
                 **history,

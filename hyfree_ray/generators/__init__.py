@@ -236,6 +236,31 @@ def sample_with_masks(
     )
 
 
+def losses(
+    workdir: Path,
+    snapshot: str,
+    images_NCHW: np.ndarray,
+    masks_NHW: np.ndarray | None = None,
+    *,
+    device: str,
+) -> np.ndarray | None:
+    """Return loss_N of a snapshot on images, seen in training or not: what it has learnt of them.
+
+    Args:
+        workdir: what `train` wrote.
+        snapshot: file name of a snapshot.
+        images_NCHW: float32 in [-1, 1], of the plan's patch size.
+        masks_NHW: their label values, for a generator that draws masks.
+        device: where to compute.
+
+    Returns:
+        The same noises for all images; None where the backend has no loss of a single image.
+    """
+    from hyfree_ray.generators import image_losses
+
+    return image_losses.losses(workdir, snapshot, images_NCHW, masks_NHW, device=device)
+
+
 def sample(workdir: Path, snapshot: str, **series: Any) -> Iterator[np.ndarray]:
     """Draw the images of `sample_with_masks` alone: float32 in [-1, 1], NCHW."""
     return (batch.images_NCHW for batch in sample_with_masks(workdir, snapshot, **series))

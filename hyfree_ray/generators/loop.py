@@ -306,7 +306,7 @@ def _run(
             saved(shown, settings.images_shown)
 
 
-def _weights(workdir: Path, snapshot: str) -> dict[str, Tensor]:
+def read_weights(workdir: Path, snapshot: str) -> dict[str, Tensor]:
     path = workdir / "snapshots" / f"{snapshot.removesuffix('.safetensors')}.safetensors"
     try:
         return load_file(path)
@@ -332,7 +332,7 @@ def sample(
     generator, _, plan = trained(workdir)
     encoding = mask_encoding(workdir)
     compute = compute_of(device, precision)
-    sampler = generator.load().sampler(plan, compute, _weights(workdir, snapshot))
+    sampler = generator.load().sampler(plan, compute, read_weights(workdir, snapshot))
     draw_masks = _mask_drawer(workdir / MASKS, compute) if plan.given_channels else None
     for first in range(start - start % batch_size, start + count, batch_size):
         numbers = range(first, first + batch_size)
@@ -368,7 +368,7 @@ def _mask_drawer(workdir: Path, compute: Compute) -> Callable[[list[int]], Tenso
     """Return what draws channels_NKHW of masks by the end of a mask generator's training."""
     generator, _, plan = trained(workdir)
     snapshots = sorted((workdir / "snapshots").glob("*.safetensors"))
-    weights = _weights(workdir, snapshots[-1].name if snapshots else "end")
+    weights = read_weights(workdir, snapshots[-1].name if snapshots else "end")
     sampler = generator.load().sampler(plan, compute, weights)
 
     def draw(seeds: list[int]) -> Tensor:

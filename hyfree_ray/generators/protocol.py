@@ -109,6 +109,15 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
+class LossySampler(Sampler, Protocol):
+    """A trained network that can tell its loss of a single image, not of a batch alone."""
+
+    def losses(self, images_NCHW: Tensor) -> Tensor:
+        """Loss_N of patch-sized images in [-1, 1], the same noises for all of them."""
+        ...
+
+
 class Backend(Protocol):
     """Learner and sampler of a generator; `plan` is of the type that its record names."""
 

@@ -37,7 +37,14 @@ from hyfree_ray.results.summary import (
 )
 
 _ON_CARDS = frozenset(
-    {"choose_snapshot", "pixel_correlation", "audit", "audit_general", "quality_card"}
+    {
+        "choose_snapshot",
+        "pixel_correlation",
+        "audit",
+        "audit_general",
+        "audit_labels",
+        "quality_card",
+    }
 )
 
 

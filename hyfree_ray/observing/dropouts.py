@@ -16,7 +16,7 @@ GONE = ("failed", "late", "withdrawn")
 
 _FOR_THE_RELEASE = (
     "train_generator", "choose_snapshot", "overtrain_generator", "synthesise", "audit", "label",
-    "quality_card", "pixel_correlation", "release",
+    "audit_labels", "quality_card", "pixel_correlation", "release",
 )  # fmt: skip
 
 

@@ -31,6 +31,8 @@ _STAGES = {
     "synthesise": "sampling and filtering",
     "pixel_correlation": "correlating samples with images",
     "audit": "auditing the samples",
+    "patient_risk": "measuring patients' risk",
+    "audit_labels": "auditing the labels",
     "audit_general": "auditing the general model",
     "label": "labelling the release",
     "release": "packing the release",

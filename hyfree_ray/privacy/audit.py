@@ -281,6 +281,7 @@ def privacy_card(
     generator: str,
     images_shown: int,
     attempts: int = 1,
+    left_out: int = 0,
     by_masks: Attacks | None = None,
 ) -> PrivacyCard:
     """Build the card of the images that were audited, with the gate's table.
@@ -292,6 +293,7 @@ def privacy_card(
         generator: the backend.
         images_shown: length of its training.
         attempts: audits of samples of these patients so far, this one included.
+        left_out: patients whom the site has left out for their risk.
         by_masks: what `audit_masks` found, of a generator that draws masks.
     """
     held_out, paper = filtered["held_out_rejected_share"], audit.paper_threshold
@@ -304,6 +306,7 @@ def privacy_card(
         images_shown=images_shown,
         training_images=audit.training,
         images=filtered["accepted"],
+        patients_left_out=left_out,
         embedder=filtered["embedder"],
         detectors=list(filtered["rejected_by"]),
         labels="the site's own network" if by_masks is None else "drawn with the images",

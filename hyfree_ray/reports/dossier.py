@@ -19,7 +19,15 @@ from hyfree_ray.border.signing import fingerprint
 from hyfree_ray.core.errors import ReleaseError
 from hyfree_ray.reports.pages import render
 
-_HOW_MADE = ("generator", "images_shown", "training_images", "images", "embedder", "detectors")
+_HOW_MADE = (
+    "generator",
+    "images_shown",
+    "training_images",
+    "patients_left_out",
+    "images",
+    "embedder",
+    "detectors",
+)
 _SIMILARITY = ("rejection_rate", "rejects_of_honest_images", "nearer_to_training", "thresholds")
 """Fields of a card that are no attack; everything else is, or tests the means against copies."""
 
@@ -62,8 +70,8 @@ NOT_COVERED = (
     "and nobody without the real images can check them.",
     "Attribute disclosure: what a release tells about a patient of whom something is known already "
     "(age, sex, diagnosis). It is not measured.",
-    "The masks. A network that was trained on real data drew them, and no attack is tried on them "
-    "alone.",
+    "What the masks alone tell, where a network that was trained on real data drew them: the "
+    "hospital attacks them in a report of its own, and the card does not say what came of it.",
     "Other knowledge: linkage with images, reports or devices that somebody else holds.",
     "Attacks that are not named above. A figure says what those tried here found, at the number of "
     "patients that there was, and no more.",

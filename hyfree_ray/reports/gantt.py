@@ -17,6 +17,7 @@ _KINDS = (
         (
             "synthesise",
             "pixel_correlation",
+            "audit_labels",
             "audit",
             "label",
             "quality_card",

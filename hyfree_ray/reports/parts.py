@@ -141,11 +141,12 @@ def cards(run: Finished) -> Table:
     for site in run.sites:
         audit = derived.get(site, {}).get("audit", {})
         quality = derived.get(site, {}).get("quality_card", {})
-        general = derived.get(site, {}).get("audit_general", {})
+        others = {
+            name: derived.get(site, {}).get(f"audit_{audited}", {}).get("attacks") or {}
+            for name, audited in (("general_model", "general"), ("labels", "labels"))
+        }
         card = {k: v for k, v in dict(audit.get("card") or {}).items() if k != "gate"}
-        by_site[site] = (
-            _flat(card) | _flat({"general_model": general.get("attacks") or {}}) | _flat(quality)
-        )
+        by_site[site] = _flat(card) | _flat({k: v for k, v in others.items() if v}) | _flat(quality)
     names = list(dict.fromkeys(name for card in by_site.values() for name in card))
     rows = [[name, *(by_site[site].get(name, NONE) for site in run.sites)] for name in names]
     return table(["on the card", *run.sites], rows, texts=range(1, len(run.sites) + 1))
@@ -181,7 +182,9 @@ def gates(run: Finished) -> Table:
     for site in run.sites:
         derived = run.summary.derived.get(site, {})
         card = derived.get("audit", {}).get("card") or {}
-        for row in (*card.get("gate", ()), *derived.get("audit_general", {}).get("gate", ())):
+        audits = [derived.get(f"audit_{audited}", {}) for audited in ("labels", "general")]
+        rows_of_others = [row for found in audits for row in found.get("gate", ())]
+        for row in (*card.get("gate", ()), *rows_of_others):
             said = row["found"]
             if not row["passed"]:
                 said = f"FAILED: {said}"

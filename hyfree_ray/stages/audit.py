@@ -20,7 +20,7 @@ RISK_FILE = "patients.json"
 """These files stay at the site: distances and patients' risks reveal membership."""
 
 
-@stage(version=5, device=True, private=("trained_before",))
+@stage(version=6, device=True, private=("trained_before",))
 def audit(
     context: Context,
     /,
@@ -34,6 +34,7 @@ def audit(
     embedder: str,
     seed: int,
     embedder_weights: Folder | None = None,
+    left_out: int = 0,
     attempts: int = 1,
     trained_before: Sequence[int] = (),
     **earlier: Folder,
@@ -51,6 +52,7 @@ def audit(
         embedder: what images are compared by.
         seed: seed of what no attack depends on.
         embedder_weights: OpenCLIP's.
+        left_out: patients whom the site has left out for their risk; nothing else is said of them.
         attempts: audits of samples of these patients so far, this one included.
         trained_before: patients whom earlier releases were trained on.
         earlier: the samples of earlier releases of some of these patients.
@@ -114,6 +116,7 @@ def audit(
         generator=generator,
         images_shown=images_shown,
         attempts=attempts,
+        left_out=left_out,
         by_masks=audit_masks(np.load(drawn_masks, allow_pickle=False), view, limit)
         if drawn_masks.is_file()
         else None,
@@ -166,6 +169,48 @@ def audit_general(
     attacks = Attacks.model_validate(rounded(membership(attacked)))
     table = judge_attacks(
         Findings(attacks=attacks, concentration=None), Gate.model_validate(gate), "general model"
+    )
+    return {
+        "outcome": "passes" if all(row.passed for row in table) else "fails",
+        "attacks": attacks.model_dump(mode="json"),
+        "gate": [row.model_dump(mode="json") for row in table],
+    }
+
+
+@stage(version=1)
+def audit_labels(
+    context: Context,  # noqa: ARG001
+    *,
+    labelled: Folder,
+    prepared: Folder,
+    gate: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Attack the masks of a release alone: do they tell whom the labelling network was trained on?
+
+    Args:
+        context: where it runs.
+        labelled: the masks, as a network drew them on samples.
+        prepared: the site's images with their masks.
+        gate: the site's own: bounds on the attack.
+
+    Returns:
+        outcome (passes or fails), the attacks, and the table of bounds.
+    """
+    import numpy as np
+
+    from hyfree_ray.border.gate import Gate, judge_attacks
+    from hyfree_ray.border.privacy_card import Findings
+    from hyfree_ray.generators.view import GeneratorView
+    from hyfree_ray.privacy.audit import TimeLimit, audit_masks
+    from hyfree_ray.stages.synthesis import LABELS
+
+    if read_result(labelled)["outcome"] == "withheld":
+        return {"outcome": "passes", "attacks": None, "gate": []}
+    masks_NHW = np.load(labelled / LABELS, allow_pickle=False)
+    view = GeneratorView.load(prepared / "view.npz")
+    attacks = audit_masks(masks_NHW, view, TimeLimit(seconds=SECONDS))
+    table = judge_attacks(
+        Findings(attacks=attacks, concentration=None), Gate.model_validate(gate), "labels"
     )
     return {
         "outcome": "passes" if all(row.passed for row in table) else "fails",

@@ -36,7 +36,9 @@ from hyfree_ray.federation import protocol
 from hyfree_ray.federation.hospital import Site
 from hyfree_ray.federation.interface import ReplaySet
 from hyfree_ray.federation.participation import Rules
+from hyfree_ray.federation.patient_risk import measure_risk
 from hyfree_ray.federation.simulation import Simulation, sites_of
+from hyfree_ray.federation.site import SiteParty
 from hyfree_ray.observing.observer import Observer
 from hyfree_ray.observing.progress import Progress
 from hyfree_ray.observing.run_folder import write_run
@@ -155,6 +157,11 @@ def move_artifacts(store: Path, before: Path) -> None:
             database.execute(moved, (before.as_uri(), store.resolve().as_uri()))
 
 
+async def measured_risk(party: SiteParty) -> dict[str, Any]:
+    """What the actor answers of its patients' risk; the ranking stays in its store."""
+    return dict((await measure_risk(party)).result)
+
+
 async def walked(run: Simulation, store: Path, clinic: Path) -> Walk:
     calls: list[Crossing] = []
     actors = start_parties(run, store, "cpu")
@@ -164,6 +171,8 @@ async def walked(run: Simulation, store: Path, clinic: Path) -> Walk:
     with Progress(run.party_names, 0, Console(quiet=True)) as progress:
         observer = Observer(run, store, progress)
         outcome = await protocol.simulate(wires, settings=settings, rules=Rules(min_sites=2))
+        for site in ("site-1", "site-2"):
+            await wires[site].make(measured_risk)
         await observer.poll(wires, last=True)
         folder = store / "runs" / run.run
         await write_run(folder, run, observer.observed, outcome, wires[POOL])
@@ -264,6 +273,21 @@ def test_a_leak_is_found_in_whatever_a_call_carries(walk: Walk, canaries: Canari
         changed = dataclasses.replace(take, arguments=(site, value))
         found, _ = leaks([take, changed], canaries)
         assert kind in {leak[2] for leak in found}, kind
+
+
+def test_the_ranking_of_patients_is_made_and_crosses_nowhere(
+    walk: Walk, canaries: Canaries
+) -> None:
+    """Case 115: its numbers are among what the other tests search all crossings for."""
+    rankings = sorted(walk.store.glob("sites/*/stages/patient_risk-*/risk.json"))
+    assert [file.parents[2].name for file in rankings] == ["site-1", "site-2"]
+    for file in rankings:
+        numbers = [v for row in json.loads(file.read_text()) for v in row.values()]
+        long = [repr(v) for v in numbers if isinstance(v, float) and len(repr(v)) > 10]
+        assert len(long) > 5
+        assert {spelt[:12].encode() for spelt in long} <= set(canaries.bytes_["distance"])
+    answers = [one.answer for one in walk.crossings if one.method == "measured_risk"]
+    assert [sorted(answer) for answer in answers] == [["compared", "loss", "patients"]] * 2
 
 
 def test_what_the_pool_is_made_of_holds_nothing_of_a_site(walk: Walk, canaries: Canaries) -> None:

@@ -101,7 +101,7 @@ def test_each_hospital_of_a_federation_by_files_measures_for_its_own_store(
     for machine in (ZEN, XEON):
         on(machine)
         store = tmp_path / machine.processor
-        _, simulation = open_site(
+        _, simulation, _ = open_site(
             data=tmp_path / "data",
             name=site,
             store=store,

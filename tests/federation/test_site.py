@@ -90,5 +90,5 @@ def test_the_same_command_tries_a_broken_audit_again(
         runner = Pretending(breaks)
         site = simulation.site_party("site-1", tmp_path / "store", runner)
         handed = asyncio.run(site.submit())
-    assert runner.ran == ["audit", "label", "quality_card", "release"]
+    assert runner.ran == ["audit", "label", "audit_labels", "quality_card", "release"]
     assert sorted(handed.files) == ["manifest.json", "manifest.sig"]

@@ -46,6 +46,25 @@ def test_the_rate_warms_up_and_falls():
     assert training.rate_at(1.0, 0.004) == pytest.approx(0.004 * training.FINAL_RATE)
 
 
+def test_a_trained_flow_has_a_lower_loss_of_what_it_was_trained_on():
+    """It is the training's error, of each image by itself, and the same whenever it is asked."""
+    compute = Compute(device=torch.device("cpu"), dtype=torch.float32)
+    torch.manual_seed(0)
+    images = torch.rand(8, 1, 24, 20) * 2 - 1
+    plan = tiny_flow(1)
+    learner = flow.FlowLearner(plan, compute, images_shown=1200)
+    prepared = learner.prepare(images[:4])
+    random = torch.Generator().manual_seed(0)
+    for step in range(150):
+        learner.step(prepared.repeat(2, 1, 1, 1)[: learner.batch_size], step, random)
+    sampler = flow.FlowSampler(plan, compute, learner.averaged())
+    with torch.no_grad():
+        loss = sampler.losses(images)
+        alone = torch.cat([sampler.losses(one[None]) for one in images])
+    assert loss[:4].max() < loss[4:].min()
+    torch.testing.assert_close(loss, alone, rtol=1e-4, atol=1e-6)
+
+
 def test_a_new_network_draws_the_mean_image_at_any_time():
     compute = Compute(device=torch.device("cpu"), dtype=torch.float32)
     learner = flow.FlowLearner(tiny_flow(3), compute, images_shown=100)

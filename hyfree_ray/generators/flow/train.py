@@ -14,12 +14,16 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hyfree_ray.generators.denoising.learner import DenoiserSampler
-from hyfree_ray.generators.flow.learner import FlowLearner
+from hyfree_ray.generators.flow.learner import NEAR, FlowLearner
 from hyfree_ray.generators.flow.network import Denoiser
 from hyfree_ray.generators.flow.plan import FlowPlan
 from hyfree_ray.generators.protocol import Compute
+
+LOSS_TIMES = 16
+"""Times at which an image's loss is taken."""
 
 
 def time_grid(steps: int) -> list[float]:
@@ -57,6 +61,21 @@ class FlowSampler(DenoiserSampler):
         time_N = torch.full((len(x_NCHW),), time, device=x_NCHW.device)
         image_NCHW: Tensor = self._network(x_NCHW, time_N, None, self._given_NKHW)
         return (image_NCHW - x_NCHW) / (1 - time)
+
+    def losses(self, images_NCHW: Tensor) -> Tensor:
+        """Return loss_N, the error of training at `LOSS_TIMES` even times, with noise of its own
+        each: a patient's loss depends on nobody else."""
+        padded_NCHW = F.pad(images_NCHW, self._plan.sides, mode="replicate")
+        total_N = torch.zeros(len(images_NCHW), device=images_NCHW.device)
+        for draw in range(LOSS_TIMES):
+            source = torch.Generator().manual_seed(draw)
+            noise_1CHW = torch.randn((1, *padded_NCHW.shape[1:]), generator=source)
+            time = (draw + 0.5) / LOSS_TIMES
+            line_NCHW = torch.lerp(noise_1CHW.to(padded_NCHW.device), padded_NCHW, time)
+            time_N = torch.full((len(line_NCHW),), time, device=line_NCHW.device)
+            error_NCHW = (self._network(line_NCHW, time_N) - padded_NCHW) / max(1 - time, NEAR)
+            total_N += error_NCHW.square().mean((1, 2, 3))
+        return total_N / LOSS_TIMES
 
     def _denoise(self, noise: Callable[[], Tensor]) -> Tensor:
         return follow(self._velocity, noise(), self._plan.evaluations)
