@@ -11,6 +11,9 @@ import click
 from hyfree_ray.commands.options import EXIT_CODES, in_a_folder
 from hyfree_ray.commands.site import SITE_OPTIONS, open_site, site
 
+__all__ = ["site"]
+"""The group, with this command in it."""
+
 
 @site.command(epilog=EXIT_CODES)
 @SITE_OPTIONS

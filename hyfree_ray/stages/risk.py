@@ -6,6 +6,7 @@ Shapes: N images.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyfree_ray.core.stage import Context, Folder, read_result, stage
@@ -107,7 +108,7 @@ def _losses(
 
     view = GeneratorView.load(prepared / "view.npz")
     loss_N = generators.losses(
-        generator,
+        Path(generator),
         snapshot or read_result(generator)["snapshots"][-1],
         view.images_NCHW,
         view.masks_NHW,
