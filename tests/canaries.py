@@ -30,6 +30,10 @@ ROWS = 8
 """Rows of a real image, in a row, that are searched for."""
 
 
+RANKED = ("nearness", "loss", "likelihood_ratio")
+"""What is measured of each patient; shares of so many patients or images may be anybody's."""
+
+
 @dataclass(frozen=True)
 class Canaries:
     """By kind: the bytes that are searched for, and the real images that none may resemble."""
@@ -164,15 +168,16 @@ def _distances(sites: Path) -> Iterator[float]:
             for inner in value.values() if isinstance(value, dict) else value:
                 yield from walk(inner)
 
-    for name in (
-        "audit-*/distances.json",
-        "synthesise-*/filter.json",
-        "patient_risk-*/risk.json",
-    ):
-        for file in sites.glob(f"*/stages/{name}"):
-            for number in walk(json.loads(file.read_text())):
-                if len(repr(number)) > 10:  # a round one, as 0.0, is anywhere
-                    yield number
+    def found() -> Iterator[float]:
+        for name in ("audit-*/distances.json", "synthesise-*/filter.json"):
+            for file in sites.glob(f"*/stages/{name}"):
+                yield from walk(json.loads(file.read_text()))
+        for file in sites.glob("*/stages/patient_risk-*/risk.json"):
+            for row in json.loads(file.read_text()):
+                yield from walk([row[name] for name in RANKED])
+
+    # A round one, as 0.0, is anywhere.
+    yield from (number for number in found() if len(repr(number)) > 10)
 
 
 def _pixels(real: tuple[np.ndarray, ...], views: list[GeneratorView]) -> Iterator[bytes]:
