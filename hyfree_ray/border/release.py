@@ -142,9 +142,14 @@ def nonce_of(
     metadata: ReleaseMetadata,
     images_NCHW: Pixels,
     labels_NHW: npt.NDArray[np.uint8],
+    *,
+    experiment: str,
 ) -> str:
-    """Return 32 hexadecimal digits, equal for equal releases and different for any others."""
-    digest = hashlib.sha256(f"{seed}\n{metadata.to_json()}".encode())
+    """Return 32 hexadecimal digits, equal for equal releases and different for any others.
+
+    The same images for another experiment are another release, whose file differs.
+    """
+    digest = hashlib.sha256(f"{seed}\n{experiment}\n{metadata.to_json()}".encode())
     for pixels in (images_NCHW, labels_NHW):
         digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()[:32]

@@ -25,6 +25,7 @@ from hyfree_ray.observing.dropouts import missing_sites, straggler
 from hyfree_ray.observing.missing_comparisons import find_missing_comparisons
 from hyfree_ray.observing.observer import Observed
 from hyfree_ray.results.comparisons import summarise
+from hyfree_ray.results.learned import describe_unlearned, unlearned
 from hyfree_ray.results.risk import attack_succeeds, format_attack
 from hyfree_ray.results.summary import (
     Partition,
@@ -129,6 +130,7 @@ def _table(
         counts=counts,
         outcomes=sites,
         warning=simulation.experiment.budget.warning,
+        too_short=describe_unlearned(unlearned(rows), simulation.experiment.budget.unet.epochs),
         notes=(
             *find_missing_comparisons(
                 simulation.sites,

@@ -67,7 +67,7 @@ def of_run(run: Finished) -> dict[str, Any]:
         "name": run.name,
         "outcomes": outcomes(run),
         "missing": missing(run),
-        "notes": summary.notes,
+        "notes": (*filter(None, [summary.too_short]), *summary.notes),
         "gates": gates(run),
         "cards": cards(run),
         "correlations": correlations(run),

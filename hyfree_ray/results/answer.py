@@ -53,6 +53,8 @@ class _Answer:
             yield _verdict(one, words=not summary.warning)
         yield Text("")
         yield _gains(summary, model, options.max_width)
+        if summary.too_short:
+            yield Text(summary.too_short, style="bold yellow")
         yield Text("\n".join(_legend(model)), style="dim")
 
 

@@ -62,6 +62,7 @@ def summarise(
     outcomes: Sequence[SiteOutcome],
     notes: Sequence[str] = (),
     warning: str = "",
+    too_short: str = "",
 ) -> Summary:
     """Build the summary of a run.
 
@@ -72,6 +73,7 @@ def summarise(
         outcomes: one a site.
         notes: to be printed below the tables.
         warning: why no number means anything; empty where they do.
+        too_short: see `learned.describe_unlearned`.
     """
     rows = list(rows)
     outcomes = sorted(outcomes, key=lambda outcome: outcome.site)
@@ -86,6 +88,7 @@ def summarise(
     return Summary(
         verdicts=verdicts_of(estimates, contrasts, outcomes, warning=warning),
         warning=warning,
+        too_short=too_short,
         run=run,
         regimes=regimes,
         sites=sites,

@@ -134,6 +134,8 @@ class Summary:
     """What each hospital is told; empty in a run of an earlier version."""
     warning: str = ""
     """Why no number of it means anything; empty where they do."""
+    too_short: str = ""
+    """What the general model was trained too short for; empty where it was not."""
     run: str
     regimes: tuple[str, ...]
     sites: tuple[SiteSummary, ...]

@@ -352,6 +352,8 @@ def _notes(summary: Summary) -> Iterable[str]:
             "A release adds to the general model, Dice on all hospitals' validation cases: "
             f"{', '.join(effects)}."
         )
+    if summary.too_short:
+        yield summary.too_short
     yield from summary.notes
     yield from regime_notes(summary.regimes)
     if any(one.difference is not None and one.reason for one in summary.contrasts):

@@ -84,7 +84,7 @@ def label_public(
     }
 
 
-@stage(version=1)
+@stage(version=2)
 def pair_public(
     context: Context,
     *,
@@ -139,7 +139,7 @@ def pair_public(
     encoding = LabelEncoding(names=metadata.label_names, regions=metadata.regions)
     if differences := LabelEncoding.of(dataset).differences(encoding):
         raise ReleaseError(site, "task", f"its labels are those of another task: {differences}")
-    nonce = nonce_of(images_seed, metadata, stored_NCHW, labels_NHW)
+    nonce = nonce_of(images_seed, metadata, stored_NCHW, labels_NHW, experiment=federation)
     written = write_release(
         context.out,
         metadata,

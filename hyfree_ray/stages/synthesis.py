@@ -213,7 +213,7 @@ def label(
     }
 
 
-@stage(version=7)
+@stage(version=8)
 def release(
     context: Context,
     *,
@@ -259,7 +259,7 @@ def release(
         labels_NHW,
         experiment=federation,
         addressee=Addressee(**addressee),
-        nonce=nonce_of(seed, described, stored_NCHW, labels_NHW),
+        nonce=nonce_of(seed, described, stored_NCHW, labels_NHW, experiment=federation),
     )
     return {
         **outcome,

@@ -190,7 +190,8 @@ def test_the_curve_is_by_patient_over_draws_and_seeds(tmp_path: Path) -> None:
         assert one.patients == sum(-(-count // 5) for count in SITES.values())
         assert (one.seeds, one.family) == (3, "further")
         assert one.share == pytest.approx(1 / 8), "the lines of both points are read together"
-        assert one.describe().startswith(("helps", "does not hurt")), "three seeds: of the method"
+        said = one.describe()
+        assert said.startswith("helps") if extra > 0.01 else said.endswith("3 seeds)"), said
     assert {name.split()[0] for name in curve_points([few, many])} == {"finetuned", "general"}
     points = curve_points([few, many])["finetuned minus local2x, elsewhere"]
     assert [size for size, *_ in points] == [2, 3]
