@@ -1,8 +1,10 @@
 """Copies of real masks among those that a generator has drawn: the outline of a lesion identifies.
 
 Two masks are as far apart as their Dice is from 1 once their centres of mass are laid over each
-other, mirrored or not. What counts as near is calibrated on the site's own patients, as for images
-(see `memorization`), apart from those: many masks are alike or empty, and images must not be let
+other, mirrored or not, as they are or with one of them wider or narrower by a pixel or two, or
+without one of its parts: a generator moves an outline more easily than it draws another. Honest
+masks come nearer by that, too, and what is near is calibrated with it, on the site's own patients
+(see `memorization`), apart from images: many masks are alike or empty, and images must not be let
 through for that.
 
 Shapes: N and M masks, K labels, H height, W width, P = K H W.
@@ -10,10 +12,18 @@ Shapes: N and M masks, K labels, H height, W width, P = K H W.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import grey_dilation, shift, zoom
+from scipy.ndimage import (
+    gaussian_filter,
+    grey_dilation,
+    grey_erosion,
+    shift,
+    zoom,
+)
+from scipy.ndimage import label as parts_of
 
 from hyfree_ray.privacy.calibration import calibrating, shared_thresholds
 from hyfree_ray.privacy.detectors import FAR
@@ -33,6 +43,15 @@ MIN_DISTANCE = 0.03
 
 QUERY_BATCH = 256
 
+WIDER = (0, 1, 2, -1, -2)
+"""Pixels by which a training mask is widened, or narrowed, to be compared."""
+
+PARTS = 4
+"""Connected parts, the largest first, without each of which a mask is compared, too."""
+
+KNOWN_BATCH = 512
+"""Training masks compared at a time, to bound memory."""
+
 _NEIGHBOURS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 """Of a centre that was rounded to pixels."""
 
@@ -42,9 +61,12 @@ class MaskFilter:
     """A site's training masks, with the distance below which another is a copy of one."""
 
     values: tuple[int, ...]
-    known_VMP: np.ndarray
-    """Centred masks in all forms, bool."""
+    known_MHW: np.ndarray
+    """Label values; behind the masks themselves, those that lack one of their parts."""
+    index_M: np.ndarray
+    """Which training mask each is, or is a part of."""
     patients_M: np.ndarray
+    """The patient of each."""
     threshold: float
     """0: too few masks of different patients to say; exact copies alone are stopped."""
 
@@ -60,9 +82,17 @@ class MaskFilter:
             percentile: of honest masks.
         """
         values = tuple(int(value) for value in np.unique(masks_MHW) if value)
-        forms = [masks_MHW[..., ::down, ::across] for down in (1, -1) for across in (1, -1)]
-        known_VMP = np.stack([centred(form, values) for form in forms])
-        found = cls(values=values, known_VMP=known_VMP, patients_M=patients_M, threshold=0.0)
+        lacking = [
+            (number, less) for number, one in enumerate(masks_MHW) for less in without_a_part(one)
+        ]
+        index_M = np.array([*range(len(masks_MHW)), *(number for number, _ in lacking)], np.int64)
+        found = cls(
+            values=values,
+            known_MHW=np.stack([*masks_MHW, *(less for _, less in lacking)]),
+            index_M=index_M,
+            patients_M=patients_M[index_M],
+            threshold=0.0,
+        )
         honest_H = calibrating(patients_M)
         nearest_H, _ = found.nearest(masks_MHW[honest_H], patients_M[honest_H])
         shown_H = nearest_H < FAR
@@ -71,9 +101,7 @@ class MaskFilter:
         (threshold,) = shared_thresholds(
             nearest_H[None, shown_H], patients_M[honest_H][shown_H], percentile / 100
         )
-        return cls(
-            values=values, known_VMP=known_VMP, patients_M=patients_M, threshold=float(threshold)
-        )
+        return replace(found, threshold=float(threshold))
 
     def nearest(
         self, masks_NHW: np.ndarray, patients_N: np.ndarray | None = None
@@ -91,31 +119,89 @@ class MaskFilter:
             distance_NM = self._distances(masks_NHW[part])
             if patients_N is not None:
                 distance_NM[patients_N[part, None] == self.patients_M] = FAR
-            index.append(distance_NM.argmin(axis=1))
+            index.append(self.index_M[distance_NM.argmin(axis=1)])
             distance.append(distance_NM.min(axis=1))
         return np.concatenate(distance), np.concatenate(index)
 
     def _distances(self, masks_NHW: np.ndarray) -> np.ndarray:
         """Return 1 - Dice of each pair, in the nearest form and neighbouring place."""
         query_NKHW = _grid_of(masks_NHW, self.values)
-        area_M = self.known_VMP[0].sum(axis=1).astype(np.float32)
-        best_NM = np.zeros((len(masks_NHW), len(area_M)), np.float32)
-        area_N = np.zeros(len(masks_NHW), np.float32)
-        for place in _NEIGHBOURS:
-            query_NP = _flat(np.roll(query_NKHW, place, axis=(2, 3)))
-            area_N = query_NP.sum(axis=1).astype(np.float32)
-            for known_MP in self.known_VMP:
-                both_NM = query_NP.astype(np.float32) @ known_MP.T.astype(np.float32)
-                dice_NM = 2 * both_NM / np.maximum(area_N[:, None] + area_M, 1)
-                best_NM = np.maximum(best_NM, dice_NM)
-        shown_NM = (area_N[:, None] >= MIN_PIXELS) & (area_M >= MIN_PIXELS)
-        return np.where(shown_NM, 1 - best_NM, FAR)
+        placed = [
+            _flat(np.roll(query_NKHW, place, axis=(2, 3))).astype(np.float32)
+            for place in _NEIGHBOURS
+        ]
+        area_N = placed[0].sum(axis=1)
+        parts = [
+            _best_dice(placed, self._forms(slice(start, start + KNOWN_BATCH)))
+            for start in range(0, len(self.known_MHW), KNOWN_BATCH)
+        ]
+        return np.where(area_N[:, None] >= MIN_PIXELS, 1 - np.concatenate(parts, axis=1), FAR)
+
+    def _forms(self, part: slice) -> Iterator[np.ndarray]:
+        """Yield training masks_MP, centred, in each form: wider, narrower, mirrored."""
+        for pixels in WIDER:
+            masks_MHW = widened(self.known_MHW[part], pixels)
+            for down in (1, -1):
+                for across in (1, -1):
+                    # Mirrored before they are resampled, as a copy would be.
+                    form_MHW = masks_MHW[:, ::down, ::across]
+                    yield centred(form_MHW, self.values).astype(np.float32)
 
     def judge(self, masks_NHW: np.ndarray) -> Judgement:
         """Compare drawn masks with all training masks: one column, as of a detector."""
         distance_N, index_N = self.nearest(masks_NHW)
         nearness_N = distance_N / max(self.threshold, MIN_DISTANCE)
         return Judgement(nearness_ND=nearness_N[:, None], nearest_ND=index_N[:, None])
+
+
+def _best_dice(placed: list[np.ndarray], forms: Iterator[np.ndarray]) -> np.ndarray:
+    """Return dice_NM in the best place and form; of forms that show too little, as of none, -1."""
+    best_NM: np.ndarray | None = None
+    area_N = placed[0].sum(axis=1)
+    for known_MP in forms:
+        area_M = known_MP.sum(axis=1)
+        both_NM = np.maximum.reduce([query_NP @ known_MP.T for query_NP in placed])
+        dice_NM = 2 * both_NM / np.maximum(area_N[:, None] + area_M, 1)
+        dice_NM[:, area_M < MIN_PIXELS] = 1 - FAR
+        best_NM = dice_NM if best_NM is None else np.maximum(best_NM, dice_NM)
+    assert best_NM is not None
+    return best_NM
+
+
+def widened(masks_NHW: np.ndarray, pixels: int) -> np.ndarray:
+    """Return masks whose structures reach so many pixels further, or less far where negative."""
+    if pixels == 0:
+        return masks_NHW
+    change = grey_dilation if pixels > 0 else grey_erosion
+    side = 2 * abs(pixels) + 1
+    changed_NHW: np.ndarray = change(masks_NHW, size=(1, side, side), mode="constant")
+    return changed_NHW
+
+
+def without_a_part(mask_HW: np.ndarray) -> list[np.ndarray]:
+    """Return the mask without each of its largest connected parts, where it has several.
+
+    A part is of one label, or of all of them together: a lesion in an organ, one lung of two.
+    """
+    found = []
+    for here_HW in (mask_HW > 0, *(mask_HW == value for value in np.unique(mask_HW) if value)):
+        numbered_HW, count = parts_of(here_HW)
+        sizes = np.bincount(numbered_HW.ravel())[1:]
+        for number in np.argsort(-sizes)[:PARTS] + 1:
+            less_HW = np.where(numbered_HW == number, 0, mask_HW)
+            if less_HW.any() and count > 0 and not any((less_HW == one).all() for one in found):
+                found.append(less_HW)
+    return found
+
+
+def smoothed(masks_NHW: np.ndarray) -> np.ndarray:
+    """Return masks with rounded outlines: of each pixel the label that has most around it."""
+    values = np.unique(masks_NHW)
+    around = [
+        gaussian_filter((masks_NHW == value).astype(np.float32), (0, 1, 1)) for value in values
+    ]
+    chosen_NHW: np.ndarray = values[np.argmax(around, axis=0)]
+    return chosen_NHW
 
 
 def centred(masks_NHW: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
@@ -155,7 +241,12 @@ def altered(masks_NHW: np.ndarray) -> dict[str, np.ndarray]:
         "exact": masks_NHW,
         "mirrored": np.ascontiguousarray(masks_NHW[..., ::-1]),
         "moved": moved_NHW,
-        "a pixel wider": np.stack([grey_dilation(one, size=(3, 3)) for one in masks_NHW]),
+        "a pixel wider": widened(masks_NHW, 1),
+        "two pixels wider": widened(masks_NHW, 2),
+        "a pixel narrower": widened(masks_NHW, -1),
+        "two pixels narrower": widened(masks_NHW, -2),
+        "smoothed": smoothed(masks_NHW),
+        "a part missing": np.stack([(without_a_part(one) or [one])[-1] for one in masks_NHW]),
     }
 
 
@@ -175,7 +266,10 @@ def recall(rule: MaskFilter, masks_MHW: np.ndarray, *, most: int, seed: int) -> 
     chosen = np.random.default_rng(seed).permutation(np.flatnonzero(shown_M))[:most]
     if not len(chosen):
         return {}
-    return {
-        name: float(rule.judge(copies_NHW).copied_N.mean())
-        for name, copies_NHW in altered(masks_MHW[chosen]).items()
-    }
+    found = {}
+    for name, copies_NHW in altered(masks_MHW[chosen]).items():
+        # What is left of a narrow mask may show too little to be anybody's.
+        shown_N = _flat(_grid_of(copies_NHW, rule.values)).sum(axis=1) >= MIN_PIXELS
+        if shown_N.any():
+            found[name] = float(rule.judge(copies_NHW[shown_N]).copied_N.mean())
+    return found

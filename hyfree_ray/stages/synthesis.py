@@ -27,7 +27,7 @@ MASKS = "masks.npy"
 """Label values_NHW of `accepted.npy`, where the generator drew them."""
 
 
-@stage(version=11, device=True)
+@stage(version=12, device=True)
 def synthesise(
     context: Context,
     *,

@@ -9,7 +9,14 @@ import pytest
 
 from hyfree_ray.border.gate import Gate, violations
 from hyfree_ray.border.privacy_card import describe, read_card
-from hyfree_ray.privacy.mask_copies import NAME, MaskFilter, altered, recall
+from hyfree_ray.privacy.mask_copies import (
+    NAME,
+    MaskFilter,
+    altered,
+    recall,
+    widened,
+    without_a_part,
+)
 from hyfree_ray.privacy.memorization import MemorisationFilter
 from hyfree_ray.privacy.sampling import DrawnMasks, draw_until
 from tests.cards import attacks, card
@@ -53,12 +60,32 @@ def test_copies_are_stopped_wherever_they_lie(rule: MaskFilter) -> None:
     assert rule.judge(turned).copied_N.all()
 
 
-def test_what_gets_through_is_on_the_card(rule: MaskFilter) -> None:
-    """A copy whose outline is a pixel wider lies where new patients of blobs do."""
-    found = recall(rule, REAL, most=12, seed=0)
-    wider = found.pop("a pixel wider")
-    assert found == {"exact": 1, "mirrored": 1, "moved": 1}
-    assert wider < 0.5
+def test_copies_whose_outline_was_changed_are_stopped(rule: MaskFilter) -> None:
+    """Case 117: wider, narrower, smoothed, or without a part; the card says how many of each."""
+    found = recall(rule, REAL, most=24, seed=0)
+    assert set(found) == set(altered(REAL[:1]))
+    assert {name: found[name] for name in ("exact", "mirrored", "moved")} == {
+        "exact": 1,
+        "mirrored": 1,
+        "moved": 1,
+    }
+    assert min(found.values()) >= 0.9, found
+
+
+def test_two_changes_at_once_do_not_hide_a_copy(rule: MaskFilter) -> None:
+    """Case 117: mirrored, moved and a pixel wider; changes that calibration did not look at."""
+    moved_NHW = np.roll(widened(REAL[::3, :, ::-1], 1), (3, -4), axis=(1, 2))
+    assert rule.judge(moved_NHW).copied_N.mean() >= 0.9
+
+
+def test_a_mask_without_a_part_is_that_mask_and_each_part_is_left_out_once() -> None:
+    mask_HW = np.zeros((20, 30), np.uint8)
+    mask_HW[2:8, 2:10] = 1
+    mask_HW[4:6, 4:6] = 2
+    mask_HW[12:18, 15:29] = 1
+    less = without_a_part(mask_HW)
+    assert sorted(int((one > 0).sum()) for one in less) == [48, 84, 88, 128]
+    assert without_a_part(np.zeros((5, 7), np.uint8)) == []
 
 
 def test_new_patients_masks_mostly_pass(rule: MaskFilter) -> None:
