@@ -235,7 +235,7 @@ def _write_release(out: Path, value: str, arguments: Mapping[str, Any], images: 
         random.integers(0, 256, (images, 1, 20, 28), dtype=np.uint8),
         random.integers(0, 2, (images, 20, 28), dtype=np.uint8),
         experiment=arguments["federation"],
-        nonce="n",
+        nonce=value[:32],
     )
 
 

@@ -124,8 +124,8 @@ def study(
 
     \b
     Two studies come with hyfree-ray:
-      akbar   {real, six generators} x {alone, with real} x {augmented, not}, a mixing curve, and
-              KID beside Dice, at one hospital (Akbar et al. 2024)
+      akbar   {real, six generators} x {alone, with real} x {augmented, not}, a mixing
+              curve, and KID beside Dice, at one hospital (Akbar et al. 2024)
       vu      images added to real ones, ways to come by masks ranked over hospitals with
               Friedman's and Nemenyi's tests (Vu et al. 2025)
 

@@ -30,7 +30,7 @@ def test_contrasts_have_their_verdicts_and_sites_their_advice(tmp_path: Path) ->
     one = of_all.loc[("finetuned", "local2x", "foreign")]
     assert one.difference == pytest.approx(GAIN, abs=0.02)
     assert one.low < one.difference < one.high
-    assert (one.verdict, "helped" in one.words) == ("helped", True)
+    assert (one.verdict, "did not hurt" in one.words) == ("no harm", True)
     assert list(run.verdicts.site) == sorted(SITES)
     assert (run.verdicts.elsewhere > 0).all()
     assert run.verdicts.at_home.dtype == float

@@ -155,7 +155,7 @@ def test_a_card_survives_json() -> None:
     assert read_card(json.loads(json.dumps(card()))) == PrivacyCard.model_validate(card())
 
 
-OPTIONAL = {"statement", "gate", "guarantee", "epsilon_bound", "masks"}
+OPTIONAL = {"statement", "gate", "guarantee", "epsilon_bound", "masks", "patients_left_out"}
 """A constant, what a site adds to its own card, and what was not asked for."""
 
 
