@@ -183,7 +183,7 @@ def without_a_part(mask_HW: np.ndarray) -> list[np.ndarray]:
 
     A part is of one label, or of all of them together: a lesion in an organ, one lung of two.
     """
-    found = []
+    found: list[np.ndarray] = []
     for here_HW in (mask_HW > 0, *(mask_HW == value for value in np.unique(mask_HW) if value)):
         numbered_HW, count = parts_of(here_HW)
         sizes = np.bincount(numbered_HW.ravel())[1:]
