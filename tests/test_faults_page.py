@@ -17,7 +17,7 @@ NUMBERS = {*range(1, 38), *range(76, 81), 82, 83}
 
 OF_THE_BORDER = {*range(38, 57), *range(58, 65), 66, 67, 68, *range(69, 75), *range(84, 90)} | {
     *range(91, 95),
-    *range(101, 117),
+    *range(101, 118),
 }
 """Of hostile release files, images and hospital data, models, the privacy gate."""
 
