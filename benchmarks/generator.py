@@ -183,7 +183,7 @@ class Phases:
         images = torch.rand(BATCH_SIZE, plan.channels, *plan.patch_size) * 2 - 1
         self.parts: dict[str, tuple[float, Callable[[], object]]] = {
             "generator": (1.0, lambda: learner._generator_step(learner._fakes(random), random)),
-            "path length": (1 / loss.PATH_EVERY, lambda: learner._path_step(random)),
+            "path length": (1 / loss.PATH_EVERY, lambda: learner._path_step(images, random)),
             "fakes": (1.0, torch.no_grad()(lambda: learner._fakes(random))),
             "discriminator": (1.0, lambda: learner._discriminator_step(images, images, random)),
             "r1": (1 / loss.R1_EVERY, lambda: learner._r1_step(images, random)),
