@@ -9,9 +9,11 @@ to a release of a site that has said since that it withholds; the pool would not
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hyfree_ray.border.manifest import MANIFEST_FILE, parse_manifest
 from hyfree_ray.border.withheld import NOTICE_FILE, parse_notice
@@ -71,7 +73,10 @@ class Admissions:
         known = self.documents.read(name)
         if known is None:
             noted = {"sha256": statement.sha256, "made_for": statement.made_for}
-            self.documents.write(name, noted | {"first": time.time()})
+            # A clock that was set back makes nothing older than what came before it.
+            latest = max((one["first"] for one in self._of(statement.site)), default=0.0)
+            first = max(time.time(), math.nextafter(latest, math.inf))
+            self.documents.write(name, noted | {"first": first})
         elif known["sha256"] != statement.sha256:
             raise ReleaseError(
                 statement.site,
@@ -88,11 +93,9 @@ class Admissions:
         own = self.documents.read(_name(statement))
         if own is None:
             return
-        names = self.documents.names("nonces/*/*.json")
-        of_site = (self.documents.read(n) for n in names if Path(n).parent.name == statement.site)
         if any(
             one.get("made_for") == statement.made_for and one["first"] > own["first"]
-            for one in of_site
+            for one in self._of(statement.site)
         ):
             raise ReleaseError(
                 statement.site,
@@ -100,6 +103,12 @@ class Admissions:
                 "the site has handed in a newer one since; ask it which one counts, and hand in "
                 "that, or say --allow-older",
             )
+
+    def _of(self, site: str) -> list[dict[str, Any]]:
+        """Return what was noted of a site."""
+        names = self.documents.names("nonces/*/*.json")
+        known = [self.documents.read(name) for name in names if Path(name).parent.name == site]
+        return [one for one in known if one is not None]
 
 
 def _name(statement: Statement) -> str:
