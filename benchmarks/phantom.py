@@ -86,6 +86,7 @@ class PhantomBench(Bench):
             epochs=budget.unet.epochs + budget.unet.finetune_epochs,
             iterations=budget.unet.iterations,
             validation_iterations=budget.unet.validation_iterations,
+            optimiser=budget.unet.optimiser,
             precision=self.experiment.precision,
             warmup=0.0,
             seed=seed_of(self.seed, "bench", name),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hyfree_ray.border.manifest import MIN_ROWS
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.segmenters.plan_caps import PlanCaps
+from hyfree_ray.segmenters.record import Optimiser
 
 MIN_BATCHES = 100
 """Of a segmenter's training, with fewer of which no number says anything."""
@@ -25,7 +26,7 @@ class _Strict(BaseModel):
 
 
 class UNetBudget(_Strict):
-    """Lengths of nnU-Net's trainings."""
+    """Lengths of nnU-Net's trainings, and the optimiser that suits these."""
 
     iterations: int = Field(ge=1)
     """Batches an epoch; nnU-Net: 250."""
@@ -35,6 +36,9 @@ class UNetBudget(_Strict):
     """Epochs of the local and of the general model; nnU-Net: 1000."""
     finetune_epochs: int = Field(ge=1)
     """Epochs of fine-tuning; local2x trains for `epochs + finetune_epochs`."""
+    optimiser: Optimiser
+    """Of all these trainings: nnU-Net's `sgd`, which takes tens of thousands of batches, or
+    `adamw`, for hundreds of them."""
 
 
 class GeneratorBudget(_Strict):

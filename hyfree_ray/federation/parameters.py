@@ -13,6 +13,7 @@ from hyfree_ray.core.artifacts import Artifact
 from hyfree_ray.core.keys import file_digest
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
+from hyfree_ray.segmenters.record import Optimiser
 
 
 class RealCases(TypedDict):
@@ -30,6 +31,7 @@ class Training(TypedDict):
     segmenter: str
     iterations: int
     validation_iterations: int
+    optimiser: Optimiser
     precision: str
 
 
@@ -57,12 +59,13 @@ class Embedder(TypedDict, total=False):
 
 
 def training(experiment: Experiment) -> Training:
-    """Return the architecture, the length of an epoch and the precision."""
+    """Return the architecture, the length of an epoch, the optimiser and the precision."""
     unet = experiment.budget.unet
     return {
         "segmenter": experiment.segmenter,
         "iterations": unet.iterations,
         "validation_iterations": unet.validation_iterations,
+        "optimiser": unet.optimiser,
         "precision": experiment.precision,
     }
 

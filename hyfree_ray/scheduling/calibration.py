@@ -156,6 +156,7 @@ def _train_segmenter(context: Context, prepared: Path, experiment: Experiment) -
         epochs=1000,
         iterations=_ITERATIONS,
         validation_iterations=1,
+        optimiser=experiment.budget.unet.optimiser,
         warmup=0.0,
         precision=experiment.precision,
         seed=0,

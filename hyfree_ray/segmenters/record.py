@@ -9,7 +9,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hyfree_ray.border.foreign_plan import check_network
 from hyfree_ray.core.errors import HyfreeError
@@ -18,6 +18,16 @@ from hyfree_ray.segmenters.unet_plan import UNetPlan
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+Optimiser = Literal["sgd", "adamw"]
+
+SGD_RATE = 0.01
+"""nnU-Net's."""
+ADAMW_RATE = 0.003
+"""Best of .001, .003 and .01 at 750 batches (docs/RESULTS.md)."""
+WEIGHT_DECAY = 3e-5
+"""nnU-Net's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +45,6 @@ class Segmenter(ABC):
     name: str
     deep_supervision: bool = False
     """Whether in training it returns logits at each of the plan's resolutions, finest first."""
-    rate: float = 0.01
-    """Learning rate after warm-up; nnU-Net's."""
     library: str = ""
     """Module that it is built from, where that is installed by the extra of its name alone."""
 
@@ -108,16 +116,22 @@ class Segmenter(ABC):
         if enabled:
             raise NotImplementedError(f"{self.name} does not say how deep supervision is set")
 
-    def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Make the optimiser: nnU-Net's (Isensee et al. 2021)."""
+    def optimiser(self, network: nn.Module, kind: Optimiser) -> torch.optim.Optimizer:
+        """Make the budget's optimiser; an architecture may insist on its own.
+
+        SGD is nnU-Net's (Isensee et al. 2021): with a momentum of .99 it takes tens of thousands
+        of batches. AdamW learns in hundreds of them what SGD has not begun to see by then.
+        """
         import torch
 
+        if kind == "adamw":
+            return torch.optim.AdamW(network.parameters(), ADAMW_RATE, weight_decay=WEIGHT_DECAY)
         return torch.optim.SGD(
-            network.parameters(), self.rate, weight_decay=3e-5, momentum=0.99, nesterov=True
+            network.parameters(), SGD_RATE, weight_decay=WEIGHT_DECAY, momentum=0.99, nesterov=True
         )
 
     def schedule(self, optimiser: torch.optim.Optimizer, epochs: int, warmup_epochs: int) -> Any:
         """Make the learning rate's schedule, of which `step(epoch)` sets the rate of an epoch."""
         from hyfree_ray.segmenters.nnunet.schedule import WarmupPolyLR
 
-        return WarmupPolyLR(optimiser, self.rate, epochs, warmup_epochs)
+        return WarmupPolyLR(optimiser, optimiser.defaults["lr"], epochs, warmup_epochs)

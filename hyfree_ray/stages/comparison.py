@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hyfree_ray.cohorts.site_case import Cases
 from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.segmenters.plan_caps import PlanCaps
+from hyfree_ray.segmenters.record import Optimiser
 from hyfree_ray.stages.data import raw_cases
 from hyfree_ray.stages.replay import (
     as_mha,
@@ -162,6 +163,7 @@ def train_fedavg(
     epochs: int,
     iterations: int,
     validation_iterations: int,
+    optimiser: Optimiser,
     precision: str,
     seed: int,
 ) -> dict[str, Any]:
@@ -176,6 +178,7 @@ def train_fedavg(
             epochs=epochs,
             iterations=iterations,
             validation_iterations=validation_iterations,
+            optimiser=optimiser,
             precision=precision,
         ),
         seed=seed,
@@ -195,6 +198,7 @@ def train_personal_federated(
     epochs: int,
     iterations: int,
     validation_iterations: int,
+    optimiser: Optimiser,
     precision: str,
     seed: int,
 ) -> dict[str, Any]:
@@ -213,6 +217,7 @@ def train_personal_federated(
             epochs=epochs,
             iterations=iterations,
             validation_iterations=validation_iterations,
+            optimiser=optimiser,
             precision=precision,
         ),
         seed=seed,

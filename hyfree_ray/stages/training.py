@@ -8,6 +8,7 @@ from typing import Any
 
 from hyfree_ray.core.stage import Context, Folder, stage
 from hyfree_ray.evaluation.regimes import REGIMES, Augmentation
+from hyfree_ray.segmenters.record import Optimiser
 
 
 @stage(version=7, device=True)
@@ -160,6 +161,7 @@ def train_segmenter(
     epochs: int,
     iterations: int,
     validation_iterations: int,
+    optimiser: Optimiser,
     warmup: float,
     precision: str,
     seed: int,
@@ -179,6 +181,7 @@ def train_segmenter(
             epochs=epochs,
             iterations=iterations,
             validation_iterations=validation_iterations,
+            optimiser=optimiser,
             warmup=warmup,
             precision=precision,
         ),
@@ -201,6 +204,7 @@ def train_general(
     epochs: int,
     iterations: int,
     validation_iterations: int,
+    optimiser: Optimiser,
     workers: int,
     precision: str,
     seed: int,
@@ -215,6 +219,7 @@ def train_general(
         "epochs": epochs,
         "iterations": iterations,
         "validation_iterations": validation_iterations,
+        "optimiser": optimiser,
         "precision": precision,
         "seed": seed,
         "augmentation": augmentation,
@@ -236,6 +241,7 @@ def train_general_worker(
     epochs: int,
     iterations: int,
     validation_iterations: int,
+    optimiser: Optimiser,
     precision: str,
     seed: int,
     device: str,
@@ -260,6 +266,7 @@ def train_general_worker(
             epochs=epochs,
             iterations=iterations,
             validation_iterations=validation_iterations,
+            optimiser=optimiser,
             precision=precision,
         ),
         seed=seed,

@@ -40,6 +40,7 @@ def general(pooled: Artifact, folder: Path, workers: int, launch: Any) -> StageR
         epochs=2,
         iterations=3,
         validation_iterations=1,
+        optimiser="sgd",
         precision="fp32",
         workers=workers,
         seed=4,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyfree_ray.segmenters.record import Segmenter
+from hyfree_ray.segmenters.record import Optimiser, Segmenter
 
 
 class Tiny(Segmenter):
@@ -28,8 +28,8 @@ class Tiny(Segmenter):
     def output_layers(self, network: nn.Module) -> Iterable[Any]:
         return [network[-1]]
 
-    def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(network.parameters(), self.rate)
+    def optimiser(self, network: nn.Module, kind: Optimiser) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(network.parameters(), 0.01)
 
 
 TINY = Tiny()

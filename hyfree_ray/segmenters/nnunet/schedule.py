@@ -1,4 +1,4 @@
-"""The length of nnU-Net's trainings, and their learning rate with a warm-up."""
+"""The length of nnU-Net's trainings, their optimiser, and its learning rate with a warm-up."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
+from hyfree_ray.segmenters.record import Optimiser
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Length of a training, in nnU-Net's units."""
+    """Length of a training, in nnU-Net's units, and what takes its steps."""
 
     epochs: int
     iterations: int
@@ -19,6 +21,7 @@ class Schedule:
     """Validation batches an epoch, for the pseudo-Dice; nnU-Net's default is 50."""
     warmup: float = 0.0
     """Share of the epochs in which the rate grows linearly (fine-tuning: the first tenth)."""
+    optimiser: Optimiser = "sgd"
     precision: str = "fp32"
     """"fp32" or "bf16", on a CPU; on a GPU nnU-Net has its own mixed precision."""
 

@@ -88,6 +88,7 @@ class ResumableTrainer(nnUNetTrainer):
             self.warmup_epochs = 0
         if self.device.type == "cpu":
             self.dataset_class = RememberingDataset
+        self.optimiser_kind = schedule.optimiser
         self.precision = schedule.precision
         self.seed = seed
         self.checkpoints = folder / "checkpoints"
@@ -166,7 +167,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.segmenter.set_deep_supervision(self.bare_network(), enabled)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        optimiser = self.segmenter.optimiser(self.network)
+        optimiser = self.segmenter.optimiser(self.network, self.optimiser_kind)
         return optimiser, self.segmenter.schedule(optimiser, self.num_epochs, self.warmup_epochs)
 
     def seed_epoch(self) -> None:
@@ -280,7 +281,7 @@ def train(
     Args:
         prepared: what `plan_and_preprocess` or `preprocess_for` wrote.
         folder: gets `checkpoints/` and, at the end, `model/` (the best epoch by `PseudoDice`).
-        schedule: length and warm-up.
+        schedule: length, warm-up and optimiser.
         seed: of this training alone.
         device: "cpu" or "cuda[:index]".
         report: called after each epoch with (epoch, epochs, losses and pseudo-Dice).

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from hyfree_ray.segmenters.record import Segmenter, Sizes
+from hyfree_ray.segmenters.record import Optimiser, Segmenter, Sizes
 from hyfree_ray.segmenters.swin.shape import EMBEDDING, SwinShape
 from hyfree_ray.segmenters.unet_plan import UNetPlan
 
@@ -60,8 +60,8 @@ class Swin(Segmenter):
     def output_layers(self, network: Any) -> Iterable[Any]:
         return [network.upernet.decode_head.classifier]
 
-    def optimiser(self, network: Any) -> torch.optim.Optimizer:
-        """Make AdamW as Akbar et al.'s (betas .9 and .999)."""
+    def optimiser(self, network: Any, kind: Optimiser) -> torch.optim.Optimizer:  # noqa: ARG002
+        """Make AdamW as Akbar et al.'s (betas .9 and .999), whatever the budget's optimiser is."""
         import torch
 
         rate = FULL_RATE if network.shape.embedding == EMBEDDING else NARROW_RATE
