@@ -1,6 +1,7 @@
 """Does the phantom leave something to gain? Real data only; run it before trying any generator.
 
     python benchmarks/phantom.py [--phantom brain] [--seed 0] [--store DIR] [--processes 2]
+        [--set budget.unet.optimiser=sgd]
 
 Trains the pipeline's own nnU-Net, at the `small` budget and on fold 0, at each site (`local2x`) and
 once on all sites' real training data together, for as many steps. Scored are the fold's test cases
@@ -16,6 +17,7 @@ import dataclasses
 import multiprocessing
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
@@ -48,13 +50,16 @@ class PhantomBench(Bench):
         root: the store's folder.
         seed: of the phantom and of the trainings.
         phantom: its name.
+        overrides: of the budget `small`.
     """
 
-    def __init__(self, root: Path, seed: int, phantom: str) -> None:
+    def __init__(self, root: Path, seed: int, phantom: str, overrides: Sequence[str] = ()) -> None:
         super().__init__(root, "bench")
         self.phantom = PHANTOMS[phantom]
         self.seed = seed
-        self.experiment, _ = resolve_experiment(budget="small", generator="flow", device="cpu")
+        self.experiment, _ = resolve_experiment(
+            budget="small", generator="flow", device="cpu", overrides=overrides
+        )
         self.sites = self._drawn_from(seed)
         self.fresh = self._drawn_from(seed_of(seed, "fresh") % 2**32)
 
@@ -141,10 +146,10 @@ class Row:
     """By site."""
 
 
-def measure(root: Path, seed: int, phantom: str, name: str) -> Row:
+def measure(root: Path, seed: int, phantom: str, overrides: Sequence[str], name: str) -> Row:
     """Train one model and score it everywhere, in this process."""
     torch.set_num_threads(1)
-    bench = PhantomBench(root, seed, phantom)
+    bench = PhantomBench(root, seed, phantom, overrides)
     images, model = bench.model(name)
     dice = tuple(bench.dice(model, site) for site in bench.sites)
     return Row(name=name, images=images, dice=dice)
@@ -174,6 +179,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="where to keep the stages")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = (asked.store or Path(folder)).absolute()
@@ -184,7 +190,8 @@ def main() -> None:
         with ProcessPoolExecutor(asked.processes, mp_context=spawn) as pool:
             names = (POOLED, *sites)
             for done in as_completed(
-                pool.submit(measure, root, asked.seed, asked.phantom, name) for name in names
+                pool.submit(measure, root, asked.seed, asked.phantom, asked.overrides, name)
+                for name in names
             ):
                 row = rows[done.result().name] = done.result()
                 cells = "".join(f"{dice:9.3f}" for dice in row.dice)
