@@ -139,6 +139,9 @@ class Registration:
     a copy, whatever the others show.
     """
 
+    precision: str = "fp32"
+    """"bf16" or "fp32", of the search for candidates."""
+
     def fit(self, images_MCHW: np.ndarray, patients_M: np.ndarray) -> RegisteringDetector:
         """Keep the training images' brightness, `FULL_SIDE` pixels along the longer side."""
         finest, channels = max(images_MCHW.shape[2:]), images_MCHW.shape[1]
@@ -146,7 +149,9 @@ class Registration:
 
         def of(weights_C: np.ndarray, regions: Sequence[Region]) -> Registered:
             known_M1hw = one_channel(images_MCHW, weights_C, FULL_SIDE)
-            search = PoseSearch(known_M1hw, finest=finest, regions=regions)
+            search = PoseSearch(
+                known_M1hw, finest=finest, regions=regions, precision=self.precision
+            )
             return Registered(search=search, weights_C=weights_C)
 
         return RegisteringDetector(

@@ -151,6 +151,8 @@ class PoseSearch:
         images_M1hw: one channel, the longer side `FULL_SIDE` pixels.
         finest: pixels of the longer side that images had: no finer grid tells more.
         regions: what is looked for.
+        precision: "bf16" or "fp32", of the correlations by which candidates are chosen; these are
+            compared closely in fp32 whatever it is.
         seed: seed of the poses from which shared components are estimated.
     """
 
@@ -160,9 +162,11 @@ class PoseSearch:
         *,
         finest: int,
         regions: Sequence[Region] = REGIONS,
+        precision: str = "fp32",
         seed: int = 0,
     ) -> None:
         self.images_M1hw = images_M1hw
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._kept: dict[tuple[int, int], list[Posed]] = {}
         self.linear_V22 = poses(*images_M1hw.shape[2:])
         self.regions = _by_side(regions, finest)
@@ -221,7 +225,8 @@ class PoseSearch:
         query_RND = []
         for region in regions:
             rows, columns = region.slices(shape)
-            query_RND.append(self.shared[region].query(maps_Nhw[:, rows, columns]))
+            query_ND = self.shared[region].query(maps_Nhw[:, rows, columns])
+            query_RND.append(query_ND.to(self.dtype))
         size = (len(regions), len(samples_N1hw), len(self.images_M1hw))
         best_RNM, at_RNM = torch.full(size, -1.0), torch.zeros(size, dtype=torch.int32)
         for start in range(0, len(self.images_M1hw), KNOWN_BATCH):
@@ -231,6 +236,7 @@ class PoseSearch:
                     known_ED = _shifted(posed.maps_Mhw, region, shape)
                     corr_NE = (query_RND[index] @ known_ED.T).abs_().div_(posed.length_RE[index])
                     value_NM, shift_NM = corr_NE.view(len(corr_NE), -1, SHIFTS).max(dim=2)
+                    value_NM = value_NM.float()
                     better_NM = value_NM > best_RNM[index, :, known]
                     best_RNM[index, :, known][better_NM] = value_NM[better_NM]
                     at_NM = (pose * SHIFTS + shift_NM).int()
@@ -249,7 +255,9 @@ class PoseSearch:
             length_RE = [
                 self.shared[region].length(_shifted(maps_Mhw, region, shape)) for region in regions
             ]
-            posed = Posed(maps_Mhw=maps_Mhw, length_RE=torch.stack(length_RE))
+            posed = Posed(
+                maps_Mhw=maps_Mhw.to(self.dtype), length_RE=torch.stack(length_RE).to(self.dtype)
+            )
             if len(self.images_M1hw) <= MAX_KEPT:
                 kept.append(posed)
             yield posed

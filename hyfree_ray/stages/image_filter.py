@@ -19,7 +19,7 @@ WANTED_RECALL = 0.95
 
 
 def calibrated(
-    view: GeneratorView, embed: Embed, percentile: float, *, seed: int
+    view: GeneratorView, embed: Embed, percentile: float, *, precision: str, seed: int
 ) -> MemorisationFilter:
     """Calibrate the memorisation filter: two detectors, thresholds from training images, raised
     where altered copies of these would pass.
@@ -28,18 +28,18 @@ def calibrated(
         view: the site's images.
         embed: features of images.
         percentile: of honest images that are rejected.
+        precision: of the search for what an image may be a copy of.
         seed: of the alterations; the self-test makes others.
     """
     import numpy as np
 
-    from hyfree_ray.privacy.detectors import Features, Registration
+    from hyfree_ray.privacy.detectors import Features, Measure, Registration
     from hyfree_ray.privacy.memorization import MemorisationFilter
     from hyfree_ray.privacy.self_test import altered_copies
 
     real_NCHW, patients_N = view.images_NCHW[view.training_N], view.patients_N[view.training_N]
-    rule = MemorisationFilter.calibrate(
-        real_NCHW, patients_N, [Features(embed=embed), Registration()], percentile=percentile
-    )
+    detectors: list[Measure] = [Features(embed=embed), Registration(precision=precision)]
+    rule = MemorisationFilter.calibrate(real_NCHW, patients_N, detectors, percentile=percentile)
     copies = altered_copies(real_NCHW, patients_N, seed=seed)
     return rule.raised(np.concatenate(list(copies.values())), recall=WANTED_RECALL)
 

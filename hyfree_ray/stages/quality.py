@@ -49,7 +49,7 @@ def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: 
     return max(8, min(MAX_SAMPLES, count))
 
 
-@stage(version=8, device=True)
+@stage(version=9, device=True)
 def choose_snapshot(
     context: Context,
     *,
@@ -104,7 +104,9 @@ def choose_snapshot(
     )
     if why := _no_ranking(view.patients_N[~view.training_N]):
         draw = partial(draw, count=max(count, MIN_JUDGED))
-        rule = calibrated(view, embed, percentile, seed=seed_of(seed, "calibration"))
+        rule = calibrated(
+            view, embed, percentile, precision=precision, seed=seed_of(seed, "calibration")
+        )
         return _last_without_copies(names, draw, rule, why)
     compare = _comparison(view, prepared, segmenter, seed, context.device)
     scores, far = [], []

@@ -27,7 +27,7 @@ MASKS = "masks.npy"
 """Label values_NHW of `accepted.npy`, where the generator drew them."""
 
 
-@stage(version=12, device=True)
+@stage(version=13, device=True)
 def synthesise(
     context: Context,
     *,
@@ -65,7 +65,9 @@ def synthesise(
         view=view,
         device=context.device,
     )
-    rule = calibrated(view, embed, percentile, seed=seed_of(seed, "calibration"))
+    rule = calibrated(
+        view, embed, percentile, precision=precision, seed=seed_of(seed, "calibration")
+    )
     tested = self_tested(rule, view, copies, seed=seed_of(seed, "self-test"))
     masks: list[np.ndarray] = []
     pairs = mask_filter(view, masks, percentile) if draws_masks(Path(generator)) else None
