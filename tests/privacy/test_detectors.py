@@ -77,10 +77,10 @@ def test_images_that_are_not_square_are_also_stretched_when_turned_by_90_degrees
     assert len(poses(40, 28)) == len(poses(32, 32)) + 8
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_image_is_found_however_it_was_moved(channels: int) -> None:
+@pytest.mark.parametrize(("channels", "precision"), [(1, "fp32"), (1, "bf16"), (3, "bf16")])
+def test_the_image_is_found_however_it_was_moved(channels: int, precision: str) -> None:
     real = images(10, 0, channels)
-    detector = Registration().fit(real, np.arange(10))
+    detector = Registration(precision=precision).fit(real, np.arange(10))
     copies = [
         real[:2],
         -real[2:4, :, ::-1],
