@@ -50,13 +50,13 @@ def _site_cases(index: int, seed: int) -> list[Case]:
     return cases
 
 
-def _draw(index: int, seed: int) -> Iterator[DrawnCase]:
+def _draw(index: int, seed: int, series: tuple[str, ...]) -> Iterator[DrawnCase]:
     style = site_style(index, seed)
     by_patient: dict[str, list[Case]] = {}
     for case in _site_cases(index, seed):
         by_patient.setdefault(case.patient, []).append(case)
     for patient, cases in by_patient.items():
-        slices = draw_patient(style, _rng(seed, index, patient), len(cases))
+        slices = draw_patient(style, _rng(seed, index, *series, patient), len(cases))
         for case, (image_HW, label_HW) in zip(cases, slices, strict=True):
             yield DrawnCase(case=case, images=[image_HW], label=label_HW, spacing=style.spacing)
 

@@ -49,10 +49,11 @@ def _site_cases(index: int, seed: int) -> list[Case]:
     return cases
 
 
-def _draw(index: int, seed: int) -> Iterator[DrawnCase]:
+def _draw(index: int, seed: int, series: tuple[str, ...]) -> Iterator[DrawnCase]:
     style = brain_style(index, seed)
     for case in _site_cases(index, seed):
-        images_SDHW, label_DHW = draw_head(style, _rng(seed, index, case.patient), case.shape[0])
+        random = _rng(seed, index, *series, case.patient)
+        images_SDHW, label_DHW = draw_head(style, random, case.shape[0])
         yield DrawnCase(case=case, images=list(images_SDHW), label=label_DHW, spacing=case.spacing)
 
 

@@ -57,8 +57,9 @@ class Phantom:
     labels: dict[str, int]
     cases: Callable[[int, int], Sequence[Case]]
     """The cases of a site, by its index (from 1) and the seed, without drawing anything."""
-    draw: Callable[[int, int], Iterator[DrawnCase]]
-    """The same cases, drawn."""
+    draw: Callable[[int, int, tuple[str, ...]], Iterator[DrawnCase]]
+    """The same cases, drawn. The last argument names a series of patients: () those of the cohort;
+    under another name patients of the same hospital who are not in it."""
 
     def cohort_of(self, sites: int, seed: int, root: Path) -> Cohort:
         """Return the cohort of `sites` hospitals without drawing anything.
@@ -97,7 +98,7 @@ class Phantom:
         for folder in ("imagesTr", "labelsTr"):
             (out / folder).mkdir(parents=True, exist_ok=True)
         cases = []
-        for drawn in self.draw(index, seed):
+        for drawn in self.draw(index, seed, ()):
             for pixels, path in zip(drawn.images, drawn.case.images, strict=True):
                 _write(pixels.round().astype(np.int16), drawn.spacing, out / path)
             _write(drawn.label, drawn.spacing, out / drawn.case.label)

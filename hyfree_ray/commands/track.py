@@ -146,12 +146,12 @@ def _card(summary: RunSummary, owner: str, regime: str) -> str:
     for tested in TESTED:
         score = (site or summary).score(regime, tested)
         if score is not None and score.primary is not None:
-            lines.append(f"- Dice on {TESTED_LABELS[tested]} test patients: {score.primary:.3f}")
+            lines.append(f"- Dice, {TESTED_LABELS[tested]}: {score.primary:.3f}")
     lines += [f"- {one.sentence}" for one in summary.verdicts if one.site == owner]
     lines += [f"- **Not a result**: {summary.warning}"] if summary.warning else []
     lines += [
         "",
-        "Trained on synthetic images, and at a hospital on its own. Not for diagnosis.",
+        "*Own*: test patients of the hospital; *elsewhere*: of the others. Not for diagnosis.",
         "",
     ]
     lines += ["`nnUNetv2_predict_from_modelfolder -m nnUNetTrainer__nnUNetPlans__2d -f 0`"]

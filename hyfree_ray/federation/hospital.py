@@ -19,6 +19,19 @@ MIN_IMAGES = 40
 """Training images below which nearly all samples were seen to be near copies."""
 
 
+EXPORTS = {
+    "release": ("release.arrow", "manifest.json"),
+    "label_public": ("labels.bin", "labels.json"),
+}
+"""Everything that a hospital may send."""
+
+SIMULATION_EXPORTS = EXPORTS | {
+    "train_segmenter": ("model/*",),
+    "ensemble": ("model/*.json", "model/*/*"),
+}
+"""In a simulation a site's models are also scored at the other sites."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """A hospital as a value: its name, its cases and their location. It never runs."""

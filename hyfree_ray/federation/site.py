@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import gather
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from hyfree_ray.federation.interface import ReplaySet, Scored
 from hyfree_ray.federation.site_stages import SiteStages
 from hyfree_ray.federation.submission import submission
 from hyfree_ray.federation.trainers import Given, site_trainer
+from hyfree_ray.generators.pairing import draws_masks
 from hyfree_ray.stages.audit import audit_labels
 
 log = logging.getLogger("hyfree_ray")
@@ -36,7 +38,7 @@ class SiteParty(SiteStages):
         )
         local = LocalModels(prepared=prepared, segmenter=segmenter, generator=generator)
         samples = await self.sample(local, self.quota)
-        await self.correlate(local, samples)
+        await gather(self.correlate(local, samples), self.show_training(local))
         return Contribution(
             local=local, samples=samples, release=await self.release(local, samples)
         )
@@ -85,7 +87,8 @@ class SiteParty(SiteStages):
 
     async def labeller(self, local: LocalModels) -> Artifact:
         """Return the network that labels the site's samples."""
-        if self.experiment.labeller == "local" or self.draws_masks:
+        pairs = draws_masks(self.experiment.generator.pairing)
+        if self.experiment.labeller == "local" or pairs:
             return local.segmenter
         return await self.train_local2x(local.prepared)
 
@@ -161,3 +164,12 @@ class SiteParty(SiteStages):
         """Return the Dice of another party's model on this site's validation cases: one number."""
         rows = await self.score_cases("val", regime, regime, self.receive(model), train_site)
         return mean_over_patients(dice_by_patient(rows))
+
+    # --- for observers -----------------------------------------------------------------------
+
+    async def training_pictures(self) -> Mapping[str, bytes]:
+        """Return the pictures of `show_training`, if this is a phantom; a hospital keeps them."""
+        made = self._training_samples
+        if self.site.phantom is None or made is None or made.record is None:
+            return {}
+        return {picture.name: picture.read_bytes() for picture in made.path.glob("*.png")}

@@ -14,6 +14,7 @@ from hyfree_ray.core.errors import StageError
 from hyfree_ray.core.seeds import seed_of
 from hyfree_ray.evaluation.regimes import CONTROL, PUBLIC, RELEASE
 from hyfree_ray.federation.hospital import (
+    SIMULATION_EXPORTS,
     LocalModels,
     Site,
     images_shown,
@@ -47,20 +48,9 @@ from hyfree_ray.stages.training import (
     train_generator,
     train_segmenter,
 )
+from hyfree_ray.stages.training_samples import training_samples
 
 log = logging.getLogger("hyfree_ray")
-
-EXPORTS = {
-    "release": ("release.arrow", "manifest.json"),
-    "label_public": ("labels.bin", "labels.json"),
-}
-"""Everything that a hospital may send."""
-
-SIMULATION_EXPORTS = EXPORTS | {
-    "train_segmenter": ("model/*",),
-    "ensemble": ("model/*.json", "model/*/*"),
-}
-"""In a simulation a site's models are also scored at the other sites."""
 
 
 class SiteStages(Party):
@@ -83,6 +73,7 @@ class SiteStages(Party):
         self.experiment = experiment
         self.federation = federation
         self._audit_broke = False
+        self._training_samples: Artifact | None = None
 
     @property
     def images_shown(self) -> int:
@@ -93,11 +84,6 @@ class SiteStages(Party):
     def quota(self) -> int:
         """Number of images that the site would release."""
         return quota(self.site, self.experiment.budget)
-
-    @property
-    def draws_masks(self) -> bool:
-        """Whether the generator learns masks and draws them with its images."""
-        return draws_masks(self.experiment.generator.pairing)
 
     def seed(self, stage: str) -> int:
         """Return a stage's seed: it depends on the experiment, this site and the stage alone."""
@@ -118,7 +104,8 @@ class SiteStages(Party):
 
     async def prepare(self) -> Artifact:
         """Plan nnU-Net on the site's own cases and preprocess them."""
-        return await self.run("local", prepare, masks=self.draws_masks, **await self.real_cases())
+        masks = draws_masks(self.experiment.generator.pairing)
+        return await self.run("local", prepare, masks=masks, **await self.real_cases())
 
     async def train_generator(self, prepared: Artifact) -> Artifact:
         """Train the generator on the slices that nnU-Net would see."""
@@ -215,6 +202,19 @@ class SiteStages(Party):
         return self._show_staff(
             await self.run(RELEASE, pixel_correlation, samples=samples, prepared=local.prepared)
         )
+
+    async def show_training(self, local: LocalModels) -> Artifact:
+        """Draw from each snapshot of the generator, for the site's own staff."""
+        self._training_samples = await self.run(
+            RELEASE,
+            training_samples,
+            generator=local.generator,
+            prepared=local.prepared,
+            precision=self.experiment.precision,
+            seed=self.seed("training samples"),
+            **({} if self.site.phantom is None else {"phantom": self.site.phantom}),
+        )
+        return self._show_staff(self._training_samples)
 
     async def audit(self, local: LocalModels, samples: Artifact, purpose: str) -> Artifact | None:
         """Check the accepted samples against the site's own gate.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyfree_ray.results.finished import mark_shown
+from hyfree_ray.results.finished import mark_shown, training_samples
 from hyfree_ray.results.summary import Summary
 
 log = logging.getLogger("hyfree_ray")
@@ -84,5 +84,7 @@ def finish_tracking(tracking: Tracking, folder: Path, summary: Summary) -> None:
     table = (folder / "table.txt").read_text()
     samples = sorted((folder / "samples").iterdir())
     tracking.hand("finish", summary, table, [*files, *samples])
+    for site, pictures in training_samples(folder).items():
+        tracking.hand("show_samples", site, pictures)
     if tracking.close():
         mark_shown(folder)

@@ -16,7 +16,7 @@ GONE = ("failed", "late", "withdrawn")
 
 _FOR_THE_RELEASE = (
     "train_generator", "choose_snapshot", "overtrain_generator", "synthesise", "audit", "label",
-    "audit_labels", "quality_card", "pixel_correlation", "release",
+    "audit_labels", "quality_card", "pixel_correlation", "training_samples", "release",
 )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,31 +29,35 @@ from hyfree_ray.core.files import locked
 from hyfree_ray.core.records import StageRecord
 from hyfree_ray.observing.mlflow_database import check_database, follow_store
 from hyfree_ray.observing.mlflow_values import (
+    NOTE,
     FinalModel,
+    Point,
     Scalar,
     columns,
     contrasts,
     description,
     flat,
     lineage,
+    milliseconds,
+    numbers_at,
     parameter_text,
+    points_of,
     scores,
     valid_name,
+    verdict,
 )
 from hyfree_ray.results.summary import Summary
 
 _LOG = logging.getLogger(__name__)
 _METRICS_A_BATCH = 1000  # MLflow's limits on one call
 _PARAMS_A_BATCH = 100
+_LONGEST_TAG = 5000  # characters, another limit
 _LOCK_POLL_S = 0.02
 _KEY, _OF, _PARENT = "hyfree.key", "hyfree.run", "mlflow.parentRunId"
-_DESCRIPTION = "mlflow.note.content"
 _REPORT = "hyfree.report"
 """Tag of a simulation's run: hash of the report that it shows."""
 _SUMMARY = "hyfree.summary"
 """Tag of a simulation's run: hash of the summary that it shows in full."""
-_NOT_CURVES = frozenset({"step", "total", "time"})
-
 _P = ParamSpec("_P")
 
 
@@ -169,13 +172,23 @@ class Tracker:
             f"system/{name}": value for name, value in record.model_dump(include=measured).items()
         }
         numbers = spent | dict(flat({"result": record.result}))
-        self._log_metrics(run, [*_points(curve), *_numbers(numbers, record.ended)])
+        self._log_metrics(run, [*points_of(curve), *numbers_at(numbers, record.ended)])
         step = max((int(point["step"]) for point in curve), default=0)
         for name, path in pictures.items():
             self._client.log_artifact(run.info.run_id, str(path), valid_name(name))
             with suppress(UnidentifiedImageError), Image.open(path) as picture:
                 self._client.log_image(run.info.run_id, picture, key=valid_name(name), step=step)
         self._close(run, record.ended)
+
+    @_shown
+    def show_samples(self, site: str, pictures: Mapping[int, Path]) -> None:
+        """Show a phantom's samples by how many images its generator had been shown, once."""
+        key = next(k for k in self._runs if k.startswith(f"stage/{site}/train_generator/"))
+        run_id = self._runs[key].info.run_id
+        if not self._client.list_artifacts(run_id, "images"):
+            for shown, path in pictures.items():
+                with Image.open(path) as picture:
+                    self._client.log_image(run_id, picture, key="samples", step=shown)
 
     @_shown
     def finish(self, summary: Summary, printed: str, artifacts: Sequence[Path]) -> None:
@@ -198,15 +211,19 @@ class Tracker:
     def _show_summary(
         self, parent: Run, summary: Summary, printed: str, artifacts: Sequence[Path]
     ) -> None:
-        now = self._time_of_numbers(parent)
+        now = self.__time_of_numbers(parent)
         for site in summary.sites:
             key = f"site/{site.outcome.site}"
             if key in self._runs:
-                numbers = dict(flat({"release": vars(site.outcome)})) | scores(site.scores)
-                self._log_metrics(self._runs[key], _numbers(numbers, now))
-        self._log_metrics(parent, _numbers(scores(summary.overall) | contrasts(summary), now))
+                tags, likely = verdict(summary, site.outcome.site)
+                numbers = dict(flat({"release": vars(site.outcome)})) | scores(site.scores) | likely
+                numbers |= contrasts(summary.contrasts, site.outcome.site)
+                self._log_metrics(self._runs[key], numbers_at(numbers, now))
+                self._set_tags(self._runs[key], tags)
+        overall = scores(summary.overall) | contrasts(summary.contrasts)
+        self._log_metrics(parent, numbers_at(overall, now))
         run_id = parent.info.run_id
-        self._client.set_tag(run_id, _DESCRIPTION, description(summary))
+        self._set_tags(parent, {NOTE: description(summary)})
         self._client.log_text(run_id, printed, "table.txt")
         self._client.log_dict(run_id, summary.to_json(), "summary.json")
         self._log_table(run_id, columns(summary))
@@ -272,7 +289,7 @@ class Tracker:
             )
             self._client.set_registered_model_alias(name, "final", version.version)
 
-    def _time_of_numbers(self, parent: Run) -> float:
+    def __time_of_numbers(self, parent: Run) -> float:
         """Return the records' time, not the clock's: what is logged again is the same point.
 
         Where the run was closed already it is after that of what the run shows: of two points of
@@ -291,12 +308,16 @@ class Tracker:
         self._client.log_dict(run_id, {"columns": list(columns), "data": rows}, name)
 
     @_shown
-    def adopt(self, runs: Iterable[str], numbers: Mapping[str, object]) -> None:
+    def adopt(
+        self, runs: Iterable[str], numbers: Mapping[str, object], note: str, files: Sequence[Path]
+    ) -> None:
         """Show this run as a study: the parent of the simulations that are its trials alone.
 
         Args:
             runs: names of simulations of the same cohort; those that MLflow lacks are left out.
             numbers: what they gave together.
+            note: the same for people, in Markdown.
+            files: that the study has left.
         """
         parent = self._runs["run"]
         adopted = set()
@@ -311,7 +332,10 @@ class Tracker:
             if trial.info.run_id not in adopted:
                 self._client.delete_tag(trial.info.run_id, _PARENT)
         now = time.time()
-        self._log_metrics(parent, _numbers(numbers, now))
+        self._log_metrics(parent, numbers_at(numbers, now))
+        self._set_tags(parent, {NOTE: note})
+        for path in files:
+            self._client.log_artifact(parent.info.run_id, str(path))
         self._close(parent, now)
 
     def _find_runs(self, key: str | None = None) -> Iterable[Run]:
@@ -339,13 +363,13 @@ class Tracker:
             # Another process that follows the same simulation would make the same run meanwhile.
             with locked(self._artifacts, patience_s=_LOCK_POLL_S):
                 self._runs[key] = next(iter(self._find_runs(key)), None) or self._client.create_run(
-                    self._experiment, start_time=_milliseconds(started), tags=tags, run_name=name
+                    self._experiment, start_time=milliseconds(started), tags=tags, run_name=name
                 )
         return self._runs[key]
 
     def _close(self, run: Run, ended: float) -> None:
         run_id = run.info.run_id
-        self._client.set_terminated(run_id, "FINISHED", _milliseconds(ended))
+        self._client.set_terminated(run_id, "FINISHED", milliseconds(ended))
         self._runs[run.data.tags[_KEY]] = self._client.get_run(run_id)
 
     def _log_parameters(self, run: Run, parameters: Mapping[str, Scalar]) -> None:
@@ -358,36 +382,15 @@ class Tracker:
         for start in range(0, len(new), _PARAMS_A_BATCH):
             self._client.log_batch(run.info.run_id, params=new[start : start + _PARAMS_A_BATCH])
 
-    def _log_metrics(self, run: Run, points: Sequence[Metric]) -> None:
+    def _set_tags(self, run: Run, tags: Mapping[str, str]) -> None:
+        for name, value in tags.items():
+            self._client.set_tag(run.info.run_id, name, value[:_LONGEST_TAG])
+
+    def _log_metrics(self, run: Run, points: Sequence[Point]) -> None:
         for start in range(0, len(points), _METRICS_A_BATCH):
-            batch = points[start : start + _METRICS_A_BATCH]
+            batch = [Metric(*point) for point in points[start : start + _METRICS_A_BATCH]]
             self._client.log_batch(run.info.run_id, metrics=batch)
 
 
 def _tag_of(run_name: str) -> str:
     return hashlib.sha256(run_name.encode()).hexdigest()[:16]
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _metric(name: str, value: object, at: float, step: int = 0) -> Metric | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return Metric(valid_name(name), float(value), _milliseconds(at), step)
-
-
-def _numbers(values: Mapping[str, object], at: float) -> list[Metric]:
-    points = (_metric(name, value, at) for name, value in values.items())
-    return [point for point in points if point is not None]
-
-
-def _points(curve: Iterable[Mapping[str, Any]]) -> list[Metric]:
-    points = (
-        _metric(name, value, line["time"], int(line["step"]))
-        for line in curve
-        for name, value in line.items()
-        if name not in _NOT_CURVES
-    )
-    return [point for point in points if point is not None]

@@ -30,6 +30,7 @@ _STAGES = {
     "quality_card": "measuring quality",
     "synthesise": "sampling and filtering",
     "pixel_correlation": "correlating samples with images",
+    "training_samples": "drawing from each snapshot",
     "audit": "auditing the samples",
     "patient_risk": "measuring patients' risk",
     "audit_labels": "auditing the labels",

@@ -11,7 +11,10 @@ from hyfree_ray.reports.figures import Theme, new_figure, shorten
 from hyfree_ray.results.timeline import Event
 
 _KINDS = (
-    ("generator", ("train_generator", "choose_snapshot", "overtrain_generator")),
+    (
+        "generator",
+        ("train_generator", "choose_snapshot", "overtrain_generator", "training_samples"),
+    ),
     (
         "release",
         (

@@ -65,6 +65,23 @@ def contact_sheet(
     _save(figure, path, marks)
 
 
+def strip(path: Path, images_NCHW: _Images) -> None:
+    """Write images side by side as a PNG without any text, one pixel a pixel.
+
+    Args:
+        path: the PNG to write.
+        images_NCHW: in [-1, 1]; three channels are shown as RGB, of any other number the first.
+    """
+    from PIL import Image
+
+    kept = 3 if images_NCHW.shape[1] == 3 else 1
+    shown_NHWC = np.moveaxis(np.clip((images_NCHW[:, :kept] + 1) / 2, 0, 1), 1, -1)
+    framed_NHWC = np.pad(shown_NHWC, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=1.0)
+    row_HWC = (np.concatenate(list(framed_NHWC), axis=1)[:, :-2] * 255).round().astype(np.uint8)
+    with replacing(path) as file:
+        Image.fromarray(row_HWC[..., 0] if kept == 1 else row_HWC).save(file, format="png")
+
+
 def real_beside_synthetic(
     path: Path,
     real: tuple[_Images, npt.NDArray[np.uint8]],

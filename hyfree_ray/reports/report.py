@@ -26,7 +26,7 @@ from hyfree_ray.reports.parts import Table, of_run, table
 from hyfree_ray.reports.prices import curve_panels, trade_offs
 from hyfree_ray.reports.trade_offs import frontier, learning_curves
 from hyfree_ray.results.contrasts import Contrast
-from hyfree_ray.results.finished import Finished, Point
+from hyfree_ray.results.finished import BY_STEP, Finished, Point, training_samples
 from hyfree_ray.results.means import patient_means, site_mean
 from hyfree_ray.results.pooled import Pooled, fewer_folds, pool_runs
 from hyfree_ray.results.summary import TESTED, TESTED_LABELS
@@ -93,6 +93,7 @@ def write_report(
             Sheet(site=path.stem, source=_uri(path.read_bytes(), "image/png"))
             for path in sorted((run.folder / "samples").glob("*.png"))
         ]
+        part["by_step"] = _by_step(run.folder)
         part |= _timeline(run, charts) | _trained(run, charts)
         parts.append(part)
     out.mkdir(parents=True, exist_ok=True)
@@ -321,6 +322,19 @@ def _trained(run: Finished, charts: dict[str, figures.Drawn]) -> dict[str, Any]:
         name = f"curves-{run.name}"
         charts[name] = figures.drawn(name, lambda theme: learning_curves(theme, trainings))
         found["curves"] = sources(charts[name])
+    return found
+
+
+def _by_step(folder: Path) -> dict[str, list[Sheet]]:
+    """Return a phantom site's samples by training step, and its new patients, by site."""
+    found: dict[str, list[Sheet]] = {}
+    for site, pictures in training_samples(folder).items():
+        strips = [(f"{shown} images shown", path) for shown, path in pictures.items()]
+        new = folder / BY_STEP / site / "new-patients.png"
+        strips += [("new patients, drawn from the phantom", new)] if new.is_file() else []
+        found[site] = [
+            Sheet(site=label, source=_uri(path.read_bytes(), "image/png")) for label, path in strips
+        ]
     return found
 
 

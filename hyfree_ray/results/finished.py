@@ -18,6 +18,9 @@ from hyfree_ray.results.summary import SUMMARY, RunSummary, read_summary
 CURVE_FILE = "curve.json"
 """In a study's folder: contrasts by number of sites."""
 
+BY_STEP = "by_step"
+"""Folder in a run's folder: by phantom site, a picture of samples for each step of its training."""
+
 _SHOWN = "tracked"
 """File in a run's folder: MLflow shows all of it."""
 
@@ -72,6 +75,14 @@ def is_written(folder: Path) -> bool:
 def is_current(folder: Path) -> bool:
     """Return whether there is nothing left to write, and nothing to show in MLflow."""
     return is_written(folder) and is_shown(folder)
+
+
+def training_samples(folder: Path) -> dict[str, dict[int, Path]]:
+    """Return the pictures of samples in a run's folder, by site and images shown until then."""
+    found: dict[str, dict[int, Path]] = {}
+    for picture in sorted((folder / BY_STEP).glob("*/step-*.png")):
+        found.setdefault(picture.parent.name, {})[int(picture.stem.split("-")[1])] = picture
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -381,5 +381,5 @@ async def _observe(
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
     await observer.poll(parties, last=True)
-    await write_run(run.folder, run.simulation, observer.observed, outcome, parties[POOL])
+    await write_run(run.folder, run.simulation, observer.observed, outcome, parties)
     observer.show(run.folder)

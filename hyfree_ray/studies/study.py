@@ -12,12 +12,16 @@ from typing import Any
 
 from hyfree_ray.core.files import replacing, write_json
 from hyfree_ray.results.finished import CURVE_FILE, Finished, Point, read_finished
+from hyfree_ray.results.summary import TESTED_LABELS
 from hyfree_ray.runners.run import connected
 from hyfree_ray.studies.curves import Group, curve_points, grouped, same_scores, write_scaling
 from hyfree_ray.studies.designs import phases
 from hyfree_ray.studies.findings import Findings, find
 from hyfree_ray.studies.grids import Reading
 from hyfree_ray.studies.trials import StudyFolder, Trial
+
+_SHOWN = frozenset({".csv", ".json", ".md", ".png"})
+"""Endings of the files of a study's folder that MLflow shows, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,6 @@ def finish_study(
     runs = {trial.name: read_finished(store / "runs" / folder.run_of(trial)) for trial in trials}
     groups = grouped(trials, runs)
     write_scaling(folder.folder / "scaling.csv", trials, runs)
-    _track(runs, groups, folder)
     points = curve_points(groups)
     write_json(folder.folder / CURVE_FILE, points)
     for ending in ("svg", "png"):  # of a grid that the file held before
@@ -129,6 +132,7 @@ def finish_study(
     if reading is not None and reading.regimes:
         findings = find(reading, trials, runs)
         findings.write(folder.folder)
+    _track(runs, groups, folder)
     return StudyResult(
         folder=folder.folder,
         trials=tuple(trials),
@@ -142,16 +146,35 @@ def finish_study(
 def _track(runs: Mapping[str, Finished], groups: Sequence[Group], folder: StudyFolder) -> None:
     """Show the study in MLflow as the parent of its simulations."""
     from hyfree_ray.observing.mlflow import Tracker
+    from hyfree_ray.observing.mlflow_values import contrasts
 
     cohort = next(iter(runs.values())).summary.cohort
     numbers: dict[str, object] = {
-        f"{group.name}/{one.first} minus {one.second}/{one.tested}": one.difference
+        f"{group.name}/{name}": value
         for group in groups
-        for one in group.contrasts
+        for name, value in contrasts(group.contrasts).items()
     }
     numbers["trials"] = len(runs)
     tracker = Tracker(folder.runtime.store, folder.folder.name, cohort, {})
-    tracker.adopt(sorted({run.name for run in runs.values()}), numbers)
+    files = sorted(file for file in folder.folder.iterdir() if file.suffix in _SHOWN)
+    names = sorted({run.name for run in runs.values()})
+    tracker.adopt(names, numbers, _describe(groups), files)
+
+
+def _describe(groups: Sequence[Group]) -> str:
+    """Write a study's pooled differences as a table in Markdown."""
+    lines = [
+        "Differences of Dice over all sites, with intervals that hold together.",
+        "",
+        "| study | runs | compared | tested on | difference | in words |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group in groups:
+        for one in group.contrasts:
+            pair = f"{one.first} minus {one.second}"
+            cells = (pair, TESTED_LABELS[one.tested], one.format_interval(), one.describe())
+            lines.append(f"| {group.name} | {group.runs} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _draw(folder: Path, points: Mapping[str, Sequence[Point]]) -> None:

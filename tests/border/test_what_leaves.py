@@ -170,7 +170,7 @@ async def walked(run: Simulation, store: Path, clinic: Path) -> Walk:
             await measure_risk(run.site_party(site, store, LocalRunner("cpu")))
         await observer.poll(wires, last=True)
         folder = store / "runs" / run.run
-        await write_run(folder, run, observer.observed, outcome, wires[POOL])
+        await write_run(folder, run, observer.observed, outcome, wires)
         observer.show(folder)
     crossings = tuple(
         dataclasses.replace(
@@ -203,7 +203,9 @@ def contents(value: Any) -> Iterator[tuple[str, bytes]]:
     elif isinstance(value, (tuple, list)) and any(map(dataclasses.is_dataclass, value)):
         for one in value:
             yield from contents(one)
-    elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+    elif isinstance(value, dict) and any(
+        dataclasses.is_dataclass(one) or isinstance(one, bytes) for one in value.values()
+    ):
         yield from contents([*value])
         for one in value.values():
             yield from contents(one)

@@ -113,7 +113,7 @@ def test_09_28_a_machine_that_does_not_come_back_is_left_out_and_the_run_with_it
             watching.cancel()
             await observer.poll(parties, last=True)
             folder = store / "runs" / simulation.run
-            await write_run(folder, simulation, observer.observed, outcome, parties["pool"])
+            await write_run(folder, simulation, observer.observed, outcome, parties)
         for party in parties.values():
             ray.kill(party.actor)
         return read_summary(folder)

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from hyfree_ray.cohorts.cohort import Case, read_cohort, split_fold
 from hyfree_ray.cohorts.phantom import draw_phantom_site, phantom_cohort
 from hyfree_ray.cohorts.phantom_anatomy import LESION, ORGAN
+from hyfree_ray.cohorts.phantom_record import PHANTOMS
 from hyfree_ray.cohorts.phantom_sites import MAX_SITES, site_style
 from tests.refusals import refuses
 
@@ -140,3 +141,12 @@ def test_slices_of_a_patient_are_alike_but_not_equal(drawn: Path) -> None:
         (alike if one.patient == other.patient else apart).append(overlap)
     assert max(alike) < 1
     assert np.mean(alike) > np.mean(apart) + 0.1
+
+
+@pytest.mark.parametrize("phantom", list(PHANTOMS))
+def test_another_series_is_other_patients_of_the_same_hospital(phantom: str) -> None:
+    record = PHANTOMS[phantom]
+    ours, others = (next(record.draw(2, 0, series)) for series in ((), ("new patients",)))
+    assert ours.images[0].shape == others.images[0].shape
+    assert ours.spacing == others.spacing
+    assert not np.array_equal(ours.images[0], others.images[0])

@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn() -> list[DrawnCase]:
-    return list(BRAIN.draw(SITE, 0))
+    return list(BRAIN.draw(SITE, 0, ()))
 
 
 def test_a_drawn_hospital_reads_as_the_cohort_described_it(folder: Path) -> None:
@@ -66,14 +66,14 @@ def test_hospitals_are_uneven_and_fill_every_fold() -> None:
 def test_the_same_seed_draws_the_same_pixels_and_another_seed_others(
     drawn: list[DrawnCase],
 ) -> None:
-    again, other = next(BRAIN.draw(SITE, 0)), next(BRAIN.draw(SITE, 1))
+    again, other = next(BRAIN.draw(SITE, 0, ())), next(BRAIN.draw(SITE, 1, ()))
     np.testing.assert_array_equal(again.images[0], drawn[0].images[0])
     np.testing.assert_array_equal(again.label, drawn[0].label)
     assert not np.array_equal(other.images[0][0], drawn[0].images[0][0])
 
 
 def test_a_third_of_the_slices_is_empty_and_tumours_are_small_and_nested() -> None:
-    labels = [case.label for index in (SITE, 6) for case in BRAIN.draw(index, 0)]
+    labels = [case.label for index in (SITE, 6) for case in BRAIN.draw(index, 0, ())]
     shares = np.array([(slice_HW > 0).mean() for label in labels for slice_HW in label])
     assert 0.25 < (shares == 0).mean() < 0.45
     assert 0.005 < shares.mean() < 0.03
@@ -96,7 +96,9 @@ def test_a_missing_sequence_is_a_copy_of_another() -> None:
     style = brain_style(4, 0)
     missing = style.missing[0]
     there, copied = SEQUENCES.index(missing.sequence), SEQUENCES.index(missing.copy_of)
-    same = [np.array_equal(case.images[there], case.images[copied]) for case in BRAIN.draw(4, 0)]
+    same = [
+        np.array_equal(case.images[there], case.images[copied]) for case in BRAIN.draw(4, 0, ())
+    ]
     assert 0 < np.mean(same) < 1
 
 

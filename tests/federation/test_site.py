@@ -92,3 +92,22 @@ def test_the_same_command_tries_a_broken_audit_again(
         handed = asyncio.run(site.submit())
     assert runner.ran == ["audit", "label", "audit_labels", "quality_card", "release"]
     assert sorted(handed.files) == ["manifest.json", "manifest.sig"]
+
+
+def test_a_phantom_shows_its_training_and_a_hospital_keeps_it(
+    phantom_simulation: Callable[[int], Simulation], tmp_path: Path
+) -> None:
+    simulation = phantom_simulation(1)
+    phantom = simulation.sites["site-1"]
+    hospital = dataclasses.replace(phantom, phantom=None, folder=tmp_path)
+    for drawn_from, shown in ((phantom, {"nearest_pairs.png"}), (hospital, set())):
+        run = dataclasses.replace(simulation, sites={"site-1": drawn_from})
+        site = run.site_party("site-1", tmp_path / f"store-{len(shown)}", Pretending(breaks=0))
+        assert asyncio.run(site.training_pictures()) == {}
+
+        async def made(site: Any = site) -> Any:
+            await site.contribute()
+            return await site.training_pictures()
+
+        assert set(asyncio.run(made())) == shown
+        assert list((tmp_path / f"store-{len(shown)}").rglob("audit/*.png"))

@@ -178,6 +178,7 @@ def test_only_what_mlflow_needs_is_tagged(store: Path, picture: Path) -> None:
             "mlflow.loggedArtifacts",
             "mlflow.loggedImages",
             "mlflow.note.content",
+            "verdict",
         }
 
 
@@ -355,12 +356,14 @@ def test_a_stage_costs_little(store: Path, picture: Path) -> None:
 
 
 def test_a_study_is_the_parent_of_its_simulations(store: Path) -> None:
+    file = store / "scaling.csv"
+    file.write_text("sites\n")
     trials = [tracker(store, f"phantom-{k}") for k in (1, 2, 3)]
     assert all(trial.healthy for trial in trials)
     named = ["phantom-1", "phantom-3", "phantom-9"]
     for runs in (["phantom-2"], named, named):  # changed, and told again
         study = tracker(store, "scale-0a1b2c3d")
-        study.adopt(runs, {"4 sites/finetuned/own": 0.02})
+        study.adopt(runs, {"4 sites/finetuned/own": 0.02}, "what it found", [file])
         assert study.healthy
     client = MlflowClient(tracking_uri=database_uri(store))
     experiment = client.get_experiment_by_name("phantom")
@@ -369,12 +372,32 @@ def test_a_study_is_the_parent_of_its_simulations(store: Path) -> None:
     assert len(found) == 4
     parent = found["scale-0a1b2c3d"]
     assert parent.data.metrics == {"4 sites/finetuned/own": 0.02}
+    assert parent.data.tags["mlflow.note.content"] == "what it found"
+    assert [one.path for one in client.list_artifacts(parent.info.run_id)] == ["scaling.csv"]
     adopted = {
         name
         for name, run in found.items()
         if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }
     assert adopted == {"phantom-1", "phantom-3"}
+
+
+def test_each_site_shows_its_verdict_and_its_differences_with_intervals(
+    store: Path, picture: Path
+) -> None:
+    show_all(store, picture)
+    told = {one.site: one for one in summary().verdicts}
+    assert told
+    for site, one in told.items():
+        shown = runs(store)[f"site/{site}"].data
+        assert shown.tags["verdict"] == one.advice
+        assert shown.tags["mlflow.note.content"] == one.sentence
+        of_site = [c for c in summary().contrasts if c.site == site and c.low is not None]
+        for contrast in of_site:
+            name = f"{contrast.tested}.{contrast.first}-{contrast.second}"
+            assert shown.metrics[f"low.{name}"] == contrast.low
+            assert shown.metrics[f"high.{name}"] == contrast.high
+    assert any(c.low is not None and c.site is not None for c in summary().contrasts)
 
 
 def test_artifacts_of_a_store_that_was_moved_lie_inside_it(tmp_path: Path) -> None:

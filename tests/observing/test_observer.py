@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.evaluation.scores import read_results
-from hyfree_ray.federation.interface import PoolProgram, Receipt, Scored
+from hyfree_ray.federation.interface import PoolProgram, Receipt, Scored, SiteProgram
 from hyfree_ray.federation.protocol import Outcome
 from hyfree_ray.federation.simulation import Simulation
 from hyfree_ray.federation.status import FinishedStage, Status
@@ -71,9 +71,12 @@ class Here:
     def __init__(self, owner: str) -> None:
         self.status = Status(owner=owner, running=[], unfinished_s=0.0, finished=[], received=[])
 
-    def call(self, _method: Callable[..., Any], *_arguments: Any) -> asyncio.Future[Any]:
-        self.count += 1
+    def call(self, method: Callable[..., Any], *_arguments: Any) -> asyncio.Future[Any]:
         answer = asyncio.get_running_loop().create_future()
+        if method is SiteProgram.training_pictures:
+            answer.set_result({})
+            return answer
+        self.count += 1
         answer.set_result(replace(self.status, unfinished_s=float(self.count)))
         return answer
 
@@ -148,7 +151,7 @@ def test_who_does_not_answer_at_the_end_is_named_and_the_folder_is_not_taken_for
             monkeypatch.setattr(progress, "report", told.append)
             observer = Observer(simulation, tmp_path, progress)
             await observer.poll(parties, last=True)
-            wrote = write_run(folder, simulation, observer.observed, outcome, parties["pool"])
+            wrote = write_run(folder, simulation, observer.observed, outcome, parties)
             await asyncio.wait_for(wrote, 60)
 
     asyncio.run(ended())
@@ -169,8 +172,8 @@ def test_a_score_that_is_no_number_is_named_once_and_left_out(
     scored = Scored(test_site="site-1", regime="local", train_site="site-1", rows=[row])
     sites = dict.fromkeys(("site-1", "site-2"), Receipt(outcome="released", images=5))
     outcome = Outcome(sites=sites, scores=(scored,), general=False, chosen={})
-    pool: Any = Pool("pool")
-    asyncio.run(write_run(tmp_path, phantom_simulation(2), Observed(), outcome, pool))
+    parties: Any = {name: Pool(name) for name in (*sites, "pool")}
+    asyncio.run(write_run(tmp_path, phantom_simulation(2), Observed(), outcome, parties))
     warned = [line for line in caplog.messages if "hd95" in line]
     assert len(warned) == 1
     assert {one.metric for one in read_results(tmp_path / "results.csv")} == {
