@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hyfree_ray.runners import ray_folders
@@ -73,3 +79,46 @@ def test_auto_without_a_cluster_is_refused_at_once(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with refuses("cluster.unreachable"):
         connect("auto")
+
+
+AS_ANYBODY = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--ambient-caps=-all")
+"""Takes root's right to write where modes forbid it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["long TMPDIR", "folder of others", "home of others"])
+def test_a_run_starts_a_ray_that_finds_its_folders_unfit(short: Path, fault: str) -> None:
+    """Until its first stage has ended; then nothing of it is left."""
+    folder = short / ("slurm" * 14 if fault == "long TMPDIR" else "t")
+    home = short / "home"
+    (folder / "ray").mkdir(parents=True)
+    home.mkdir()
+    if fault == "folder of others":
+        (folder / "ray").chmod(0o555)
+    if fault == "home of others":
+        home.chmod(0o555)
+    if os.geteuid() == 0 and not shutil.which(AS_ANYBODY[0]):
+        pytest.skip("root may write everywhere, and there is no setpriv to keep it from that")
+    arguments = ("simulate", "--sites", "2", "--budget", "smoke", "--ray", "local", "--store")
+    call = [sys.executable, "-c", "from hyfree_ray.cli import main; main()", *arguments]
+    told = short / "told"
+    with told.open("w") as file:
+        run = subprocess.Popen(
+            [*(AS_ANYBODY if os.geteuid() == 0 else ()), *call, short / "store"],
+            env={**os.environ, "TMPDIR": str(folder), "HOME": str(home)},
+            stderr=file,
+        )
+        processes: list[psutil.Process] = []
+        try:
+            while "drawing images: done" not in told.read_text():
+                assert run.poll() is None, told.read_text()
+                time.sleep(0.2)
+            processes = psutil.Process(run.pid).children(recursive=True)
+            run.send_signal(signal.SIGTERM)
+            assert run.wait(60) == 128 + signal.SIGTERM, told.read_text()
+        finally:
+            run.kill()
+    assert processes
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    chosen = "Ray keeps its files in" in told.read_text()
+    assert chosen is (fault != "home of others")
