@@ -181,7 +181,7 @@ def _pictures(
     rule = rule_for((read_picture(mask) for case in cases for mask in case.masks), classes)
 
     def images_of(case: SourceCase) -> list[Image]:
-        image = _upright(case.images[0], case.masks)[0]
+        image = _upright(case)[0]
         pixels = rgb_of(image) if rgb else grey_of(image)
         return [itk.GetImageFromArray(np.ascontiguousarray(pixels), isVector=rgb)]
 
@@ -200,9 +200,16 @@ def _pictures(
     )
 
 
-@lru_cache(maxsize=1)
-def _upright(image: Path, masks: tuple[Path, ...]) -> tuple[Picture, tuple[Picture, ...]]:
+def _upright(case: SourceCase) -> tuple[Picture, tuple[Picture, ...]]:
     """Read an image and its masks, turned alike."""
+    image, masks = case.images[0], case.masks
+    return _turned_alike(image, masks, sum(path.stat().st_mtime_ns for path in (image, *masks)))
+
+
+@lru_cache(maxsize=1)
+def _turned_alike(
+    image: Path, masks: tuple[Path, ...], _written_ns: int
+) -> tuple[Picture, tuple[Picture, ...]]:
     picture = read_picture(image)
     pairs = [in_one_position(picture, read_picture(mask)) for mask in masks]
     return pairs[0][0], tuple(mask for _, mask in pairs)
@@ -246,7 +253,7 @@ def _refuse_other_bits(cases: Sequence[SourceCase], bits: Mapping[Path, int]) ->
 def _label_of(case: SourceCase, rule: MaskRule) -> np.ndarray:
     """Read an image's masks; where there are several, each is drawn over those before."""
     label_HW: np.ndarray | None = None
-    for mask in _upright(case.images[0], case.masks)[1]:
+    for mask in _upright(case)[1]:
         found = rule.read(codes_of(mask, rule.kind))
         if label_HW is not None and found.shape != label_HW.shape:
             raise HyfreeError(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
@@ -14,7 +12,6 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.sr.codedict import codes
 
 from hyfree_ray.cli import main
 from hyfree_ray.importers.dicom import dicom
@@ -22,11 +19,9 @@ from hyfree_ray.importers.raw_set import every_left_out
 from hyfree_ray.importers.source import Source
 from tests.dicom_files import (
     COLUMNS,
-    ROWS,
     SPACING,
     pixels,
     uid,
-    write_contours,
     write_slice,
     write_stack,
 )
@@ -351,115 +346,6 @@ def test_enhanced_files_hold_a_volume_in_one_file(tmp_path: Path) -> None:
     scaled = expected * np.arange(1, 5)[:, None, None]
     np.testing.assert_array_equal(array(image), scaled)
     assert image.GetSpacing()[2] == 3
-
-
-# ---------------------------------------------------------------- segmentations
-
-
-def segment(path: Path, folder: Path, masks: dict[str, np.ndarray]) -> None:
-    """Write a SEG with highdicom, as an annotation tool does."""
-    images = [pydicom.dcmread(file) for file in sorted(folder.glob("IM*"))]
-    described = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=name,
-            segmented_property_category=codes.SCT.Organ,
-            segmented_property_type=codes.SCT.Liver,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
-        )
-        for number, name in enumerate(masks, start=1)
-    ]
-    hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=np.stack(list(masks.values()), axis=-1).astype(np.uint8),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=described,
-        series_instance_uid=uid(path),
-        series_number=2,
-        sop_instance_uid=uid(path, "sop"),
-        instance_number=1,
-        manufacturer="m",
-        manufacturer_model_name="m",
-        software_versions="1",
-        device_serial_number="1",
-    ).save_as(path)
-
-
-def drawn(*boxes: tuple[slice, slice, slice]) -> np.ndarray:
-    mask_ZHW = np.zeros((4, ROWS, COLUMNS), bool)
-    for box in boxes:
-        mask_ZHW[box] = True
-    return mask_ZHW
-
-
-LIVER = drawn((slice(0, 3), slice(2, 7), slice(1, 4)))
-TUMOUR = drawn((slice(1, 3), slice(8, 10), slice(5, 7)))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_segmentation_made_by_a_library_gives_the_same_voxels(tmp_path: Path) -> None:
-    expected = write_stack(tmp_path / "in" / "ct")
-    segment(tmp_path / "in" / "seg.dcm", tmp_path / "in" / "ct", {"Tumour": TUMOUR, "Liver": LIVER})
-    result = run(tmp_path / "in", tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    labels = json.loads((tmp_path / "out/dataset.json").read_text())["labels"]
-    assert labels == {"background": 0, "liver": 1, "tumour": 2}
-    label = sitk.ReadImage(str(tmp_path / "out/labelsTr/series_0001.nii.gz"))
-    np.testing.assert_array_equal(array(label), LIVER + 2 * TUMOUR)
-    image = sitk.ReadImage(str(tmp_path / "out/imagesTr/series_0001_0000.nii.gz"))
-    np.testing.assert_array_equal(array(image), expected)
-    assert label.GetSpacing() == image.GetSpacing()
-    for path in (tmp_path / "out").rglob("*"):
-        assert path.is_dir() or b"SECRET" not in path.read_bytes()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_overlapping_structures_are_refused_until_their_order_is_named(tmp_path: Path) -> None:
-    write_stack(tmp_path / "in" / "ct")
-    inside = drawn((slice(1, 2), slice(3, 5), slice(2, 3)))
-    segment(tmp_path / "in" / "seg.dcm", tmp_path / "in" / "ct", {"Tumour": inside, "Liver": LIVER})
-    refused(run(tmp_path / "in", tmp_path / "out"), "import.bad-labels", "overlap")
-    result = run(tmp_path / "in", tmp_path / "out", "--classes", "liver,tumour")
-    assert result.exit_code == 0, result.output
-    label = sitk.ReadImage(str(tmp_path / "out/labelsTr/series_0001.nii.gz"))
-    np.testing.assert_array_equal(array(label), np.where(inside, 2, LIVER))
-    unknown = run(tmp_path / "in", tmp_path / "other", "--classes", "spleen")
-    refused(unknown, "import.bad-labels", "liver")
-
-
-def test_contours_are_drawn_with_their_holes(tmp_path: Path) -> None:
-    write_stack(tmp_path / "ct")
-
-    def square(low: float, high: float) -> np.ndarray:
-        """A contour on the third slice, through (row, column) in pixels."""
-        corners = [(low, low), (low, high), (high, high), (high, low)]
-        return np.array([(column * SPACING[1], row * SPACING[0], 6.0) for row, column in corners])
-
-    contours = {"Kidney": [square(0.5, 6.5), square(2.5, 4.5)]}
-    write_contours(tmp_path / "rt.dcm", tmp_path / "ct" / "IM2", contours)
-    found = dicom(tmp_path)
-    label_ZHW = array(found.read_label(found.cases[0]))
-    expected = np.zeros((4, ROWS, COLUMNS), np.uint8)
-    expected[2, 1:7, 1:7] = 1
-    expected[2, 3:5, 3:5] = 0
-    np.testing.assert_array_equal(label_ZHW, expected)
-    assert found.labels == {"background": 0, "kidney": 1}
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_segmentation_of_another_series_is_left_out(tmp_path: Path) -> None:
-    write_stack(tmp_path / "gone")
-    segment(tmp_path / "seg.dcm", tmp_path / "gone", {"Liver": LIVER})
-    (tmp_path / "there").mkdir()
-    write_stack(
-        tmp_path / "there" / "ct",
-        SeriesInstanceUID=uid("other"),
-        StudyInstanceUID=uid("other study"),
-    )
-    (tmp_path / "seg.dcm").rename(tmp_path / "there" / "seg.dcm")
-    found = dicom(tmp_path / "there")
-    assert not found.cases[0].masks
-    assert [one.path.name for one in found.left_out] == ["seg.dcm"]
 
 
 # ---------------------------------------------------------------- every file is accounted for

@@ -18,12 +18,14 @@ from hyfree_ray.cohorts.itk_images import Image, itk
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.classes import Classes, key_of, labels_of
 from hyfree_ray.importers.dicom.headers import (
+    COLOURS,
     LABEL_MODALITIES,
     NOT_IMAGES,
     SECONDARY_CAPTURE,
     DicomFile,
     Plane,
     read_header,
+    why_no_header,
 )
 from hyfree_ray.importers.dicom.labels import (
     LabelFile,
@@ -33,8 +35,10 @@ from hyfree_ray.importers.dicom.labels import (
     stack_for,
 )
 from hyfree_ray.importers.dicom.patients import patients_of
+from hyfree_ray.importers.dicom.pixels import read_plane
+from hyfree_ray.importers.dicom.segments import lies_on
 from hyfree_ray.importers.dicom.stacks import Stack, stacks_of
-from hyfree_ray.importers.dicom.volumes import is_tilted, place_volume, read_plane, read_volume
+from hyfree_ray.importers.dicom.volumes import is_tilted, place_volume, read_volume
 from hyfree_ray.importers.files import every_file, why_ignored
 from hyfree_ray.importers.source import LeftOut, Source, SourceCase
 
@@ -117,7 +121,7 @@ def _find(root: Path) -> _Found:
         why = why_ignored(path)
         header = None if why else read_header(path)
         if header is None:
-            left_out.append(LeftOut(path=path, why=why or "no DICOM in it"))
+            left_out.append(LeftOut(path=path, why=why or why_no_header(path)))
         elif header.modality in LABEL_MODALITIES:
             labels.append(header)
         elif reason := _why_no_image(header):
@@ -175,6 +179,8 @@ def _why_no_image(header: DicomFile) -> str:
         return "a scout (localizer)"
     if not header.planes:
         return "no pixels in it"
+    if header.stored_as not in COLOURS:
+        return f"its pixels are stored as {header.stored_as!a}, which is not read"
     if len(header.planes) > 1 and header.planes[0].position is None:
         return f"a film of {len(header.planes)} images without positions"
     return ""
@@ -236,6 +242,11 @@ def _labels_of(found: _Found) -> dict[tuple[Plane, ...], list[LabelFile]]:
             found.left_out.append(LeftOut(path=header.path, why=f"{header.modality}: {why}"))
         else:
             drawn[stack.planes].append(label)
+            if header.modality == "SEG" and not lies_on(header.planes, stack):
+                found.notes.append(
+                    f"{header.path}: lies on another grid than its series: each voxel is what the"
+                    " nearest pixel of the segmentation is"
+                )
     return drawn
 
 
@@ -264,7 +275,7 @@ def _cases(
 def _images(stack: Stack) -> list[Image]:
     """Read a volume, or a picture of one channel or three."""
     if len(stack.planes) > 1:
-        return [read_volume(stack)]
+        return read_volume(stack)
     pixels = read_plane(stack.planes[0])
     spacing = stack.planes[0].spacing or (1.0, 1.0)
     images = []

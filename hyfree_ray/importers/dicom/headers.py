@@ -6,7 +6,9 @@ multi-frame files) and C.11.1 (slope and intercept).
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,12 @@ LABEL_MODALITIES = ("SEG", "RTSTRUCT")
 
 NOT_IMAGES = ("SR", "PR", "KO", "REG", "DOC", "RTPLAN", "RTDOSE", "RTRECORD", "ECG", "AU", "FID")
 """Modalities of reports, presentation states, registrations and plans."""
+
+PALETTE = "PALETTE COLOR"
+
+COLOURS = ("MONOCHROME1", "MONOCHROME2", PALETTE, "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT",
+           "YBR_RCT")  # fmt: skip
+"""Photometric interpretations that are read."""
 
 SPLITTING = (
     "AcquisitionNumber",
@@ -55,6 +63,8 @@ class Plane:
     """Directions of a row and of a column."""
     spacing: tuple[float, float] | None
     """(between rows, between columns)."""
+    step: float | None
+    """SpacingBetweenSlices, mm."""
     slope: float
     intercept: float
     contrast: tuple[str, ...]
@@ -79,6 +89,8 @@ class DicomFile:
     series: str
     frame_of_reference: str
     colour: bool
+    stored_as: str
+    """Its photometric interpretation."""
     image_type: tuple[str, ...]
     planes: tuple[Plane, ...] = ()
     cut_short: bool = False
@@ -107,8 +119,19 @@ def read_header(path: Path) -> DicomFile | None:
                 return None
             at = file.tell()
             return _header(path, dataset, path.stat().st_size - at)
-        except (ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError):
+        except (
+            *(ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError),
+            *(OverflowError, RecursionError, struct.error, zlib.error),
+        ):
             return None
+
+
+def why_no_header(path: Path) -> str:
+    """Return why `read_header` found none in a file."""
+    with path.open("rb") as file:
+        file.seek(128)
+        marked = file.read(4) == b"DICM"
+    return "a DICOM file whose header is damaged or incomplete" if marked else "no DICOM in it"
 
 
 def _dataset_in(file: Any) -> Any:
@@ -132,6 +155,7 @@ def _header(path: Path, dataset: Any, left: int) -> DicomFile | None:
     if not sop_class and not modality:
         return None
     planes = _planes(path, dataset) if "Rows" in dataset and "Columns" in dataset else ()
+    stored_as = _text(dataset, "PhotometricInterpretation")
     return DicomFile(
         path=path,
         modality=modality.strip().upper() or "unknown",
@@ -143,8 +167,8 @@ def _header(path: Path, dataset: Any, left: int) -> DicomFile | None:
         study=_text(dataset, "StudyInstanceUID"),
         series=_text(dataset, "SeriesInstanceUID"),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-        colour=int(dataset.get("SamplesPerPixel", 1) or 1) == 3
-        or str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR",
+        colour=int(dataset.get("SamplesPerPixel", 1) or 1) > 1 or stored_as == PALETTE,
+        stored_as=stored_as,
         image_type=tuple(str(part) for part in _several(dataset.get("ImageType"))),
         planes=planes,
         cut_short=bool(planes) and left < _pixel_bytes(dataset, len(planes)),
@@ -155,9 +179,13 @@ def _pixel_bytes(dataset: Any, frames: int) -> int:
     """Return the length of the pixels as stored; of compressed ones only that there are some."""
     meta = getattr(dataset, "file_meta", None)
     syntax = getattr(meta, "TransferSyntaxUID", None)
+    if syntax is not None and syntax.is_deflated:
+        return 0  # the header is part of what was compressed
     if syntax is not None and syntax.is_compressed:
         return 1
     samples = int(dataset.get("SamplesPerPixel", 1) or 1)
+    if _text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        samples = 2  # two pixels share their colours
     bits = int(dataset.get("BitsAllocated", 16))
     return (int(dataset.Rows) * int(dataset.Columns) * samples * frames * bits + 7) // 8
 
@@ -183,6 +211,7 @@ def _plane(path: Path, dataset: Any, index: int, groups: list[Any]) -> Plane:
     spacing = value("PixelSpacing", "PixelMeasuresSequence")
     if spacing is None:
         spacing = dataset.get("ImagerPixelSpacing") or dataset.get("NominalScannedPixelSpacing")
+    step = value("SpacingBetweenSlices", "PixelMeasuresSequence")
     echo = value("EffectiveEchoTime", "MREchoSequence") or _either(
         dataset, "EchoNumbers", "EchoTime"
     )
@@ -200,6 +229,7 @@ def _plane(path: Path, dataset: Any, index: int, groups: list[Any]) -> Plane:
         position=_numbers(value("ImagePositionPatient", "PlanePositionSequence"), 3),
         orientation=_numbers(value("ImageOrientationPatient", "PlaneOrientationSequence"), 6),
         spacing=_pair(_numbers(spacing, 2)),
+        step=abs(float(step)) or None if step not in (None, "") else None,
         slope=1.0 if slope is None else float(slope),
         intercept=float(value("RescaleIntercept", "PixelValueTransformationSequence") or 0),
         contrast=(str(echo or ""), "" if b_value is None else str(b_value)),

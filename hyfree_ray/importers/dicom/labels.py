@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -18,10 +17,8 @@ from skimage.draw import polygon
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.classes import Classes, key_of
 from hyfree_ray.importers.dicom.headers import DicomFile, quiet_pydicom
-from hyfree_ray.importers.dicom.stacks import Stack, normal_of
-
-NEAR = 0.1
-"""Part of a pixel, or of the distance between slices, by which a mask may be off its image."""
+from hyfree_ray.importers.dicom.segments import read_segments, why_no_segments
+from hyfree_ray.importers.dicom.stacks import NEAR, Stack, place_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,45 +91,14 @@ def stack_for(label: LabelFile, stacks: Sequence[Stack]) -> tuple[Stack | None, 
 
 
 def misfit(label: LabelFile, stack: Stack) -> str:
-    """Describe why a label file does not lie on a volume's grid; empty if it does."""
+    """Describe why a label file cannot be read on a volume's grid; empty if it can."""
     if label.header.modality == "SEG":
-        for plane in label.header.planes:
-            first = stack.planes[0]
-            if plane.position is None or plane.orientation is None:
-                return "its frames have no positions"
-            if plane.size != first.size or not np.allclose(
-                plane.orientation, first.orientation or (), atol=1e-3
-            ):
-                return "it lies on another grid than its series; resample it"
-            if plane.spacing is None or not np.allclose(plane.spacing, first.spacing or (), 1e-3):
-                return "it lies on another grid than its series; resample it"
-            _, row, column, off = _place(stack, np.array([plane.position]))
-            if off > NEAR or abs(row[0]) > NEAR or abs(column[0]) > NEAR:
-                return "its frames do not lie on the slices of its series"
-        return ""
+        return why_no_segments(label.header, stack)
     for _, points in _contours(label):
-        _, _, _, off = _place(stack, points)
+        _, _, _, off = place_on(stack, points)
         if off > NEAR:
             return "its contours do not lie on the slices of its series"
     return ""
-
-
-def _place(stack: Stack, points: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, float]:
-    """Return the slice that points (n, 3; mm) lie on, their rows and columns there, and how far
-    they are off it, in distances between slices."""
-    first = stack.planes[0]
-    assert first.orientation is not None
-    assert first.spacing is not None
-    normal = normal_of(first)
-    positions = np.array([plane.position for plane in stack.planes], dtype=float)
-    heights = positions @ normal
-    own = points @ normal
-    k = int(np.argmin(np.abs(heights - own.mean())))
-    step = float(heights[-1] - heights[0]) / max(1, len(heights) - 1) or 1.0
-    inside = points - positions[k]
-    rows = inside @ np.array(first.orientation[3:]) / first.spacing[0]
-    columns = inside @ np.array(first.orientation[:3]) / first.spacing[1]
-    return k, rows, columns, float(np.abs(own - heights[k]).max()) / step
 
 
 def read_label_map(
@@ -193,11 +159,11 @@ def _masks(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield each structure's number and mask, (slices, rows, columns)."""
     if label.header.modality == "SEG":
-        yield from _segments(label, stack, shape)
+        yield from read_segments(label.header, stack)
         return
     masks: dict[int, np.ndarray] = {}
     for number, points in _contours(label):
-        k, rows, columns, _ = _place(stack, points)
+        k, rows, columns, _ = place_on(stack, points)
         mask_ZHW = masks.setdefault(number, np.zeros(shape, bool))
         inside = polygon(  # type: ignore[no-untyped-call]
             rows, columns, shape[1:]
@@ -206,51 +172,14 @@ def _masks(
     yield from masks.items()
 
 
-def _segments(
-    label: LabelFile, stack: Stack, shape: tuple[int, ...]
-) -> Iterator[tuple[int, np.ndarray]]:
-    path = label.header.path
-    with quiet_pydicom():
-        try:
-            dataset = pydicom.dcmread(path, force=True)
-            frames = np.asarray(dataset.pixel_array)
-        except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
-            raise HyfreeError(
-                "import.unreadable",
-                f"{path}: its pixels cannot be read ({str(error)[:120]}); export it again",
-            ) from None
-    frames = frames if frames.ndim == 3 else frames[None]
-    kind = str(dataset.get("SegmentationType", "BINARY"))
-    masks: dict[int, np.ndarray] = {}
-    for index, plane in enumerate(label.header.planes):
-        k = _place(stack, np.array([plane.position], dtype=float))[0]
-        if kind == "LABELMAP":
-            found = {int(n): frames[index] == n for n in np.unique(frames[index]) if n}
-        else:
-            least = dataset.get("MaximumFractionalValue", 1) / 2 if kind == "FRACTIONAL" else 0.5
-            found = {_segment_of(dataset, index): frames[index] >= least}
-        for number, mask_HW in found.items():
-            masks.setdefault(number, np.zeros(shape, bool))[k] |= mask_HW
-    yield from masks.items()
-
-
-def _segment_of(dataset: Any, index: int) -> int:
-    for group in (
-        dataset.PerFrameFunctionalGroupsSequence[index],
-        dataset.SharedFunctionalGroupsSequence[0],
-    ):
-        if "SegmentIdentificationSequence" in group:
-            return int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-    return 0
-
-
 def _contours(label: LabelFile) -> Iterator[tuple[int, np.ndarray]]:
     """Yield each closed contour: the number of its structure, and its points (n, 3) in mm."""
-    yield from _contours_in(label.header.path)
+    path = label.header.path
+    yield from _contours_in(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _contours_in(path: Path) -> tuple[tuple[int, np.ndarray], ...]:
+def _contours_in(path: Path, _written_ns: int) -> tuple[tuple[int, np.ndarray], ...]:
     found = []
     with quiet_pydicom():
         dataset = pydicom.dcmread(path, force=True)

@@ -26,6 +26,10 @@ STRAIGHT = 0.02
 """Part of the distance along a stack that its images may be shifted sideways."""
 
 
+NEAR = 0.1
+"""Part of a pixel, or of the distance between slices, by which a mask may be off its image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """Images that are one volume, sorted along its normal."""
@@ -199,3 +203,21 @@ def shifts_of(planes: Sequence[Plane]) -> np.ndarray:
     moved = positions - positions[0]
     down, right = np.array(first.orientation[3:]), np.array(first.orientation[:3])
     return np.stack([moved @ down, moved @ right], axis=1)
+
+
+def place_on(stack: Stack, points: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, float]:
+    """Return the slice that points (n, 3; mm) lie on, their rows and columns there, and how far
+    they are off it, in distances between slices."""
+    first = stack.planes[0]
+    assert first.orientation is not None
+    assert first.spacing is not None
+    normal = normal_of(first)
+    positions = np.array([plane.position for plane in stack.planes], dtype=float)
+    heights = positions @ normal
+    own = points @ normal
+    k = int(np.argmin(np.abs(heights - own.mean())))
+    step = float(heights[-1] - heights[0]) / max(1, len(heights) - 1) or 1.0
+    inside = points - positions[k]
+    rows = inside @ np.array(first.orientation[3:]) / first.spacing[0]
+    columns = inside @ np.array(first.orientation[:3]) / first.spacing[1]
+    return k, rows, columns, float(np.abs(own - heights[k]).max()) / step

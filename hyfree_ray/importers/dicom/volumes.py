@@ -1,21 +1,16 @@
-"""The pixels of DICOM images: decoded, scaled slice by slice, set upright, as a volume."""
+"""DICOM images stacked to volumes, in their place, set upright where the gantry was tilted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
 from scipy import ndimage
 
-from hyfree_ray.cohorts.itk_images import Image, itk, reading_quietly
-from hyfree_ray.core.errors import HyfreeError
-from hyfree_ray.importers.dicom.headers import Plane, quiet_pydicom
+from hyfree_ray.cohorts.itk_images import Image, itk
+from hyfree_ray.importers.dicom.pixels import read_plane
 from hyfree_ray.importers.dicom.stacks import Stack, normal_of, shifts_of
 
 TILTED = 0.1
@@ -62,19 +57,15 @@ def is_tilted(stack: Stack) -> bool:
     return any(row or column for row, column in grid_of(stack).shifts)
 
 
-def read_volume(stack: Stack) -> Image:
-    """Read a stack as an ITK volume, in the units of its slopes.
+def read_volume(stack: Stack) -> list[Image]:
+    """Read a stack as ITK volumes, one a channel, in the units of its slopes.
 
     Raises:
         HyfreeError: a file cannot be decoded.
     """
-    pixels = [read_plane(plane) for plane in stack.planes]
-    whole = all(
-        plane.slope == int(plane.slope) and plane.intercept == int(plane.intercept)
-        for plane in stack.planes
-    )
-    volume_ZHW = _compact(np.stack(pixels)) if whole else np.stack(pixels).astype(np.float32)
-    return place_volume(volume_ZHW, stack, order=1)
+    pixels = np.stack([read_plane(plane) for plane in stack.planes])
+    channels = np.moveaxis(pixels, -1, 0) if pixels.ndim == 4 else [pixels]
+    return [place_volume(_compact(volume_ZHW), stack, order=1) for volume_ZHW in channels]
 
 
 def place_volume(volume_ZHW: np.ndarray, stack: Stack, *, order: int) -> Image:
@@ -113,80 +104,10 @@ def _upright(
 
 
 def _compact(values: np.ndarray) -> np.ndarray:
-    """Return whole numbers in 16 bits if they fit, else in 32."""
-    for kind in (np.int16, np.uint16, np.int32):
-        limits = np.iinfo(kind)
-        if limits.min <= values.min() and values.max() <= limits.max:
-            return np.round(values).astype(kind)
+    """Return whole numbers in the fewest bits from 16 that hold them, others as float32."""
+    if np.array_equal(values, np.round(values)):
+        for kind in (np.int16, np.uint16, np.int32):
+            limits = np.iinfo(kind)
+            if limits.min <= values.min() and values.max() <= limits.max:
+                return values.astype(kind)
     return values.astype(np.float32)
-
-
-def read_plane(plane: Plane) -> np.ndarray:
-    """Read one image with its slope and intercept: float64, (rows, columns) or with three
-    channels.
-
-    Raises:
-        HyfreeError: it cannot be decoded.
-    """
-    frames, scaled, inverted = _decoded(plane.file)
-    if plane.frame >= len(frames):
-        raise _unreadable(plane.file, "it holds fewer images than it states")
-    pixels = frames[plane.frame].astype(np.float64)
-    if inverted is not None:
-        pixels = inverted - pixels
-    return np.asarray(pixels if scaled else pixels * plane.slope + plane.intercept)
-
-
-@lru_cache(maxsize=2)
-def _decoded(path: Path) -> tuple[np.ndarray, bool, float | None]:
-    """Return a file's images, whether slopes are applied, and what MONOCHROME1 is inverted by."""
-    with quiet_pydicom():
-        try:
-            dataset = pydicom.dcmread(path, force=True)
-            several = int(dataset.get("NumberOfFrames", 1) or 1) > 1
-            inverted = _inverted(dataset)
-            try:
-                pixels = np.asarray(dataset.pixel_array)
-                return (pixels if several else pixels[None]), False, inverted
-            except (NotImplementedError, RuntimeError):  # no decoder for its compression
-                return _by_itk(path), True, _scaled(dataset, inverted)
-        except HyfreeError:
-            raise
-        except (ValueError, TypeError, AttributeError, KeyError, EOFError, OSError) as error:
-            raise _unreadable(path, str(error).partition("\n")[0][:120]) from None
-
-
-def _inverted(dataset: Any) -> float | None:
-    """Return the sum of a MONOCHROME1 pixel and of what it shows in MONOCHROME2."""
-    if str(dataset.get("PhotometricInterpretation", "")) != "MONOCHROME1":
-        return None
-    return (
-        -1.0 if int(dataset.get("PixelRepresentation", 0)) else 2.0 ** int(dataset.BitsStored) - 1
-    )
-
-
-def _scaled(dataset: Any, inverted: float | None) -> float | None:
-    slope, intercept = (float(dataset.get(k, d) or d) for k, d in _DEFAULTS)
-    return None if inverted is None else inverted * slope + 2 * intercept
-
-
-_DEFAULTS = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-
-
-def _by_itk(path: Path) -> np.ndarray:
-    """Decode with GDCM, which knows more compressions, and applies slopes itself."""
-    reader = itk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    with reading_quietly() as said:
-        try:
-            pixels: np.ndarray = itk.GetArrayFromImage(reader.Execute())
-        except RuntimeError:
-            raise _unreadable(path, "; ".join(said) or "no decoder reads it") from None
-    return pixels
-
-
-def _unreadable(path: Path, why: str) -> HyfreeError:
-    return HyfreeError(
-        "import.unreadable", f"{path}: its pixels cannot be read ({why}); export it again"
-    )
