@@ -206,8 +206,9 @@ def _alike(
 
 
 def folded(name: str) -> str:
-    """Return a name without case, blanks and Unicode form."""
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """Return a name without case, blanks, characters that are not shown, and Unicode form."""
+    plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return "".join(char for char in plain if unicodedata.category(char) not in ("Cf", "Cc"))
 
 
 def _similar(name: str) -> str:

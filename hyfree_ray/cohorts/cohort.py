@@ -21,18 +21,16 @@ from hyfree_ray.cohorts.checks import (
 )
 from hyfree_ray.cohorts.file_checks import (
     check_axes,
-    check_bits,
     check_channels,
     check_constant,
     check_copies,
     check_files,
     check_geometry,
-    check_sizes,
-    check_spacings,
 )
 from hyfree_ray.cohorts.image_facts import FileFacts, gather_facts
 from hyfree_ray.cohorts.label_checks import check_label_values, check_shares, check_structures
 from hyfree_ray.cohorts.raw_files import case_of, check_unicode_forms, file_names
+from hyfree_ray.cohorts.site_checks import check_bits, check_scales, check_sizes, check_spacings
 from hyfree_ray.cohorts.tables import (
     Row,
     check_site_names,
@@ -231,6 +229,7 @@ class _Reading:
         if self.own_sites:
             yield check_structures(self.files, self.facts, labels)
             yield check_spacings(self.files, self.facts)
+            yield check_scales(self.files, self.facts)
             yield check_shares(self.files, self.facts, labels)
 
     def cohort(self) -> Cohort:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Sequence
 
 from hyfree_ray.cohorts.checks import CaseFiles, Facts, Files, Problem, dims
+from hyfree_ray.cohorts.grids import is_turned
 from hyfree_ray.cohorts.image_facts import (
     ELSEWHERE,
     NO_PERMISSION,
@@ -20,17 +19,11 @@ from hyfree_ray.cohorts.image_reading import (
     MAX_VOXELS,
     NATURAL_ENDINGS,
     NIBABEL_IO,
+    NO_SPACING,
     SHEARED,
     TOO_LARGE,
     UNREADABLE,
 )
-from hyfree_ray.cohorts.slices import PLAN_NEEDS, can_be_planned, slice_axis
-
-OUTLIER_FACTOR = 3.0
-"""A spacing is an outlier if it is this many times its site's median, or that fraction of it."""
-
-HUGE_VOXELS = 1 << 28
-"""Voxels of a volume that a machine is likely not to hold several times in memory."""
 
 _GRID_VALUES_2D = 6
 """Number of values of a 2D grid: two of the origin, four of the directions."""
@@ -39,6 +32,10 @@ _FAULTS = {
     NOT_A_FILE: ("data.not-found", "nnU-Net needs a regular file: put the image itself here"),
     NO_PERMISSION: ("data.no-permission", "give this user the right to read it"),
     ENDS_EARLY: ("data.cut-short", "copy or export it again"),
+    NO_SPACING: (
+        "data.no-spacing",
+        "readers take 1 mm for it: write the distances of its voxels into its header",
+    ),
     ELSEWHERE: (
         "data.detached",
         "its header names a file outside its folder; save header and pixels as one file",
@@ -150,7 +147,7 @@ def check_channels(files: Files, facts: Facts, ending: str, channels: int) -> li
 
 def check_geometry(files: Files, facts: Facts) -> list[Problem]:
     """Check that each case lies on one grid and that all cases are images, or all volumes."""
-    resized, respaced, moved = [], [], []
+    resized, respaced, turned, moved = [], [], [], []
     for case in files:
         first = facts[case.images[0]]
         for path in (*case.images[1:], case.label):
@@ -163,6 +160,8 @@ def check_geometry(files: Files, facts: Facts) -> list[Problem]:
                 respaced.append(
                     _differs("spacing", path, fact.spacing, case.images[0], first.spacing)
                 )
+            elif is_turned(fact.place, first.place):
+                turned.append(_turned(path, case.images[0]))
             elif not _same_place(first, fact):
                 moved.append(
                     Problem(
@@ -173,7 +172,16 @@ def check_geometry(files: Files, facts: Facts) -> list[Problem]:
                         fatal=False,
                     )
                 )
-    return resized + respaced + _flat_cases(files, facts) + moved
+    return resized + respaced + turned + _flat_cases(files, facts) + moved
+
+
+def _turned(path: str, image: str) -> Problem:
+    return Problem(
+        code="data.turned",
+        where=path,
+        what=f"by their headers it is mirrored or turned against {image}",
+        fix="nnU-Net pairs voxels by their order and ignores headers: save both in one orientation",
+    )
 
 
 def _flat_cases(files: Files, facts: Facts) -> list[Problem]:
@@ -232,57 +240,6 @@ def check_constant(files: Files, facts: Facts) -> list[Problem]:
     ]
 
 
-def check_spacings(files: Files, facts: Facts) -> list[Problem]:
-    """Report outliers of the spacing; refuse sites that are cut along different axes."""
-    by_site: dict[str, list[str]] = defaultdict(list)
-    for case in files:
-        if case.row is not None and facts[case.images[0]].spacing:
-            by_site[case.row.site].append(case.images[0])
-    outliers, axes = [], {}
-    for site, paths in sorted(by_site.items()):
-        spacings = {path: facts[path].spacing for path in paths}
-        lengths = {len(spacing) for spacing in spacings.values()}
-        if lengths == {3}:
-            axes[site] = slice_axis(list(spacings.values()))
-        if len(lengths) == 1:  # a mixture of images and volumes is refused elsewhere
-            outliers += _outliers(site, spacings)
-    return _different_axes(axes) + outliers
-
-
-def _outliers(site: str, spacings: Mapping[str, tuple[float, ...]]) -> list[Problem]:
-    usual = [median(steps) for steps in zip(*spacings.values(), strict=True)]
-    return [
-        Problem(
-            code="data.spacing-outlier",
-            where=path,
-            what=f"spacing {dims(spacing)} mm, the median of {site} is {dims(usual)}",
-            fix="check its header",
-            fatal=False,
-        )
-        for path, spacing in spacings.items()
-        if any(
-            not 1 / OUTLIER_FACTOR <= step / middle <= OUTLIER_FACTOR
-            for step, middle in zip(spacing, usual, strict=True)
-            if middle > 0
-        )
-    ]
-
-
-def _different_axes(axes: Mapping[str, int]) -> list[Problem]:
-    first = next(iter(axes), "")
-    return [
-        Problem(
-            code="data.slice-axes-differ",
-            where=site,
-            what=f"its volumes are sliced along axis {axis}, those of {first} along axis"
-            f" {axes[first]}",
-            fix="permute the axes of one of them: a model is trained on slices of one orientation",
-        )
-        for site, axis in axes.items()
-        if axis != axes[first]
-    ]
-
-
 def _differs(
     what: str, path: str, own: Sequence[float], image: str, its: Sequence[float]
 ) -> Problem:
@@ -304,74 +261,3 @@ def _same_place(one: FileFacts, other: FileFacts) -> bool:
     # One slice stored as a volume has more numbers than an image: they are not compared.
     known = len(one.place) == len(other.place)
     return not known or _close(one.place, other.place, tolerance=0.1)
-
-
-def check_sizes(files: Files, facts: Facts) -> list[Problem]:
-    """Refuse sites whose images are too small in plane to train on; report volumes of odd size.
-
-    nnU-Net plans on the median: single images that are smaller are padded.
-    """
-    by_site: dict[str, list[str]] = defaultdict(list)
-    for case in files:
-        if case.row is not None and len(facts[case.images[0]].shape) in (2, 3):
-            by_site[case.row.site].append(case.images[0])
-    problems, odd = [], []
-    for site, paths in by_site.items():
-        spacings = [facts[path].spacing for path in paths if len(facts[path].shape) == 3]
-        axis = slice_axis(spacings)
-        planes = []
-        for path in paths:
-            shape = facts[path].shape
-            planes.append([n for k, n in enumerate(shape) if len(shape) == 2 or k != axis])
-            if len(shape) == 3:
-                odd += _odd_volume(path, shape, shape[axis])
-        plane = [median(sides) for sides in zip(*planes, strict=True)]
-        if not can_be_planned(plane):
-            problems.append(_too_small(site, paths[0], plane))
-    return problems + odd
-
-
-def _too_small(site: str, path: str, plane: Sequence[float]) -> Problem:
-    return Problem(
-        code="data.too-small",
-        where=path,
-        what=f"{dims(plane)} pixels in plane is the median of {site}; {PLAN_NEEDS}",
-        fix="use larger images, or permute the axes if volumes are cut along another",
-    )
-
-
-def _odd_volume(path: str, shape: Sequence[int], slices: int) -> list[Problem]:
-    voxels = 1
-    for length in shape:
-        voxels *= length
-    if slices == 1:
-        what, fix = "a volume of one slice", "check that the rest of it was exported"
-    elif voxels > HUGE_VOXELS:
-        what = (
-            f"{voxels / 1e6:.0f} million voxels, {4 * voxels / 2**30:.1f} GiB each time it is read"
-        )
-        fix = "crop or resample it if that is more than the machine has"
-    else:
-        return []
-    return [Problem(code="data.odd-volume", where=path, what=what, fix=fix, fatal=False)]
-
-
-def check_bits(files: Files, facts: Facts, *, by_site: bool) -> list[Problem]:
-    """Refuse pictures of 8 and of 16 bits at one site: one scale of intensities cannot fit both."""
-    first: dict[str, str] = {}
-    problems = []
-    for case in files:
-        path = case.images[0]
-        if case.row is None or facts[path].spacing or facts[path].fault or not facts[path].bits:
-            continue
-        other = first.setdefault(case.row.site if by_site else "", path)
-        if facts[other].bits != facts[path].bits:
-            problems.append(
-                Problem(
-                    code="data.bits-differ",
-                    where=path,
-                    what=f"{facts[path].bits} bits a pixel, {other} has {facts[other].bits}",
-                    fix="save all images of a site with the same bits and the same scale",
-                )
-            )
-    return problems

@@ -90,6 +90,40 @@ def _nifti_bytes(head: bytes) -> int:
     return 0
 
 
+def nifti_version(content: bytes, ending: str) -> int:
+    """Return 1 or 2 for a file with a NIfTI header, 0 for any other."""
+    head = _nifti_head(content, ending)
+    sizes = [struct.unpack_from(f"{order}i", head, 0)[0] for order in "<>" if len(head) >= 4]
+    return 1 if 348 in sizes else 2 if 540 in sizes else 0
+
+
+def nifti_steps(content: bytes, ending: str) -> tuple[float, ...]:
+    """Return the distances (mm) that a NIfTI's header states along those of its first three axes
+    that are longer than one voxel, as stored; empty if it has no such header."""
+    head = _nifti_head(content, ending)
+    for order in "<>":
+        try:
+            (size,) = struct.unpack_from(f"{order}i", head, 0)
+            lengths, steps = ("8h", "8f") if size == 348 else ("8q", "8d")
+            dims = struct.unpack_from(order + lengths, head, 40 if size == 348 else 16)
+            pixdim = struct.unpack_from(order + steps, head, 76 if size == 348 else 104)
+        except struct.error:
+            return ()  # reading says so
+        if size in (348, 540):
+            axes = range(1, 1 + min(3, dims[0]))
+            return tuple(float(pixdim[axis]) for axis in axes if dims[axis] > 1)
+    return ()
+
+
+def _nifti_head(content: bytes, ending: str) -> bytes:
+    if ending != ".nii.gz":
+        return content[:_HEAD]
+    try:
+        return zlib.decompressobj(31).decompress(content, _HEAD)
+    except zlib.error:
+        return b""
+
+
 def _nifti_pair(head: bytes) -> str:
     if head[344:347] != b"ni1":
         return ""

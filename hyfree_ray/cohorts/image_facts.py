@@ -29,7 +29,7 @@ from hyfree_ray.cohorts.png_structure import png_fault
 from hyfree_ray.core.files import replacing
 
 MAX_LABEL_VALUES = 256
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 
 NOT_A_FILE = "not a file"
 NO_PERMISSION = "no permission to read it"
@@ -117,7 +117,7 @@ def _described(facts: FileFacts, image: ReadImage) -> FileFacts:
 def _of_pixels(
     facts: FileFacts, path: Path, ending: str, pixels: np.ndarray, *, is_label: bool
 ) -> FileFacts:
-    if pixels.dtype.kind == "f" and not np.isfinite(_floats(path, ending, pixels)).all():
+    if pixels.dtype.kind == "f" and not all_finite(path, ending, pixels):
         return replace(facts, fault=NOT_FINITE)
     if is_label:
         values, counts = _whole_values(pixels)
@@ -133,12 +133,20 @@ def _of_pixels(
     )
 
 
-def _floats(path: Path, ending: str, pixels: np.ndarray) -> np.ndarray:
-    """Return the floats stored in the file: SimpleITK reads a NIfTI's NaN and infinity as 0."""
-    if not ending.startswith(".nii"):
-        return pixels
-    nibabel: Any = nib  # it carries no types
-    return np.asarray(nibabel.load(path).dataobj)
+def all_finite(path: Path, ending: str, pixels: np.ndarray) -> bool:
+    """Return whether no value is NaN or infinite, in nnU-Net's float32 either.
+
+    Args:
+        path: the file.
+        ending: its ending.
+        pixels: floats that were read from it: SimpleITK reads a NIfTI's NaN and infinity as 0.
+    """
+    if ending.startswith(".nii"):
+        nibabel: Any = nib  # it carries no types
+        pixels = np.asarray(nibabel.load(path).dataobj)
+    if pixels.dtype.kind == "f" and pixels.dtype.itemsize > 4:
+        return bool((np.abs(pixels) <= float(np.finfo(np.float32).max)).all())
+    return bool(np.isfinite(pixels).all())
 
 
 def _whole_values(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:

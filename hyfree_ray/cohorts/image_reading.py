@@ -5,6 +5,8 @@ What `check` says is said of these pixels, and so of those that a network is tra
 
 from __future__ import annotations
 
+import logging
+import math
 import struct
 import warnings
 import zlib
@@ -17,7 +19,8 @@ import numpy as np
 import tifffile
 from PIL import Image as pil
 
-from hyfree_ray.cohorts.file_ends import why_incomplete
+from hyfree_ray.cohorts.file_ends import nifti_steps, nifti_version, why_incomplete
+from hyfree_ray.cohorts.grids import TURNED
 from hyfree_ray.cohorts.itk_images import itk, plain, reading_quietly
 
 MAX_PIXELS = 1 << 26
@@ -47,6 +50,11 @@ TOO_LARGE = "too large"
 SHEARED = "direction cosines are not orthonormal"
 UNREADABLE = "unreadable"
 ENDS_EARLY = "not whole"
+NO_SPACING = "no spacing in its header"
+
+
+# It writes to the terminal which headers it has corrected; what has to be known is in `said`.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 class ImageFault(Exception):
@@ -95,10 +103,36 @@ def read_image_file(path: Path, ending: str, reader: str, content: bytes) -> Rea
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if ending in NATURAL_ENDINGS:
-            return _natural(path, ending, content)
-        if reader == NIBABEL_IO:
-            return _nibabel(path, ending, content)
-        return _simpleitk(path, ending, content)
+            found = _natural(path, ending, content)
+        else:
+            check_nifti(content, ending, reader)
+            read = _nibabel if reader == NIBABEL_IO else _simpleitk
+            found = read(path, ending, content)
+    if found.pixels.dtype.kind not in "buif":
+        raise ImageFault(UNREADABLE, f"its pixels are of the type {found.pixels.dtype}")
+    return found
+
+
+def check_nifti(content: bytes, ending: str, reader: str) -> None:
+    """Refuse a NIfTI that is not what its name says, or states no spacing: readers take 1 mm.
+
+    Raises:
+        ImageFault: it is.
+    """
+    if not ending.startswith(".nii"):
+        return
+    packed = content[:2] == b"\x1f\x8b"
+    if packed != (ending == ".nii.gz"):
+        kind = "compressed" if packed else "not compressed"
+        raise ImageFault(UNREADABLE, f"it is {kind}, other than its name says")
+    version = nifti_version(content, ending)
+    if version == 0:
+        raise ImageFault(UNREADABLE, "it has no NIfTI header")
+    if version == 2 and reader == SIMPLEITK_IO:
+        raise ImageFault(UNREADABLE, "SimpleITK reads NIfTI-1, not NIfTI-2; NibabelIO reads both")
+    steps = nifti_steps(content, ending)
+    if any(step == 0 or not math.isfinite(step) for step in steps):
+        raise ImageFault(NO_SPACING, f"{'x'.join(f'{step:g}' for step in steps)} mm")
 
 
 def _check_header(shape: tuple[int, ...], content: bytes, ending: str) -> None:
@@ -169,7 +203,9 @@ def _simpleitk(path: Path, ending: str, content: bytes) -> ReadImage:
     place = (*image.GetOrigin(), *image.GetDirection())
     told = [line.replace(f"{path} ", "").replace(str(path), "") for line in said]
     if ending.startswith(".nii"):
-        told += _units(path, "read as mm, of which it is a part")
+        told += _header_says(path, "read as mm, of which it is a part")
+        if any(step < 0 for step in nifti_steps(content, ending)):
+            told.append("its header gives a negative spacing: it is read without its sign")
     return ReadImage(
         pixels=pixels,
         shape=shape,
@@ -204,19 +240,31 @@ def _nibabel(path: Path, ending: str, content: bytes) -> ReadImage:
     ):
         raise ImageFault(UNREADABLE) from None
     axes = 2 if image.ndim > 2 and all(n == 1 for n in image.shape[2:]) else image.ndim
-    flat = image.affine[:2, :3] if image.ndim == 2 else image.affine[:3]
+    cells = 2 if image.ndim == 2 else 3
+    steps = image.affine[:cells, :cells]
+    directions = steps / np.maximum(np.linalg.norm(steps, axis=0), 1e-12)
+    flat = np.concatenate([image.affine[:cells, 3], directions.ravel()])
     zooms = tuple(float(step) for step in image.header.get_zooms()[:axes])
     return ReadImage(
         pixels=pixels,
         shape=tuple(int(length) for length in image.shape[:axes])[::-1],
         spacing=zooms[::-1],
-        place=tuple(float(number) for number in flat.ravel()),
-        said=tuple(_units(path, "nnU-Net's NibabelIO takes its numbers for mm")),
+        place=tuple(float(number) for number in flat),
+        said=tuple(_header_says(path, "nnU-Net's NibabelIO takes its numbers for mm")),
     )
 
 
-def _units(path: Path, how: str) -> list[str]:
-    """Say that a NIfTI states its distances in another unit than mm."""
-    library: Any = nib
-    unit = library.load(path).header.get_xyzt_units()[0]
-    return [] if unit in ("mm", "unknown") else [f"its header gives distances in {unit}: {how}"]
+def _header_says(path: Path, how: str) -> list[str]:
+    """Say that a NIfTI states its distances in another unit than mm, or two places at once."""
+    library: Any = nib  # it carries no types
+    header = library.load(path).header
+    unit = header.get_xyzt_units()[0]
+    said = [] if unit in ("mm", "unknown") else [f"its header gives distances in {unit}: {how}"]
+    if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
+        sides = (header.get_sform()[:3, :3], header.get_qform()[:3, :3])
+        one, other = (side / np.maximum(np.linalg.norm(side, axis=0), 1e-12) for side in sides)
+        if np.abs(one - other).max() > TURNED:
+            said.append(
+                "its sform and qform turn or mirror it differently: programs show it in two ways"
+            )
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,15 +32,19 @@ class _Listener(itk.LoggerBase):  # type: ignore[misc]
 
 @contextmanager
 def reading_quietly() -> Iterator[list[str]]:
-    """Catch ITK's messages; the list that is yielded has a line for each, without its sources."""
+    """Catch ITK's messages; the list that is yielded has a line for each, without its sources.
+
+    The process keeps its locale, which ITK's decoder of lossless JPEG would replace by "C".
+    """
     raw: list[str] = []
     said: list[str] = []
     listener = _Listener(raw)
-    before = listener.SetAsGlobalITKLogger()
+    before, own_locale = listener.SetAsGlobalITKLogger(), locale.setlocale(locale.LC_ALL)
     try:
         yield said
     finally:
         before.SetAsGlobalITKLogger()
+        locale.setlocale(locale.LC_ALL, own_locale)
         said += [line for text in raw if (line := plain(text))]
 
 

@@ -80,6 +80,11 @@ def _read_text(path: Path, limit: int, fix: str) -> str:
         )
     content = _read_bytes(path)
     wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # as Excel writes "Unicode text"
+    if not wide and b"\0" in content[:2]:
+        raise HyfreeError(
+            "data.bad-text",
+            f"{path}: UTF-16 that does not say so; save it as UTF-8 (in Excel: CSV UTF-8)",
+        )
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -193,8 +198,8 @@ def read_sites_csv(path: Path) -> list[Row]:
         HyfreeError: a column or a cell is missing, or a case is listed twice.
     """
     fix = "write one with the columns case, site, patient"
-    lines = _read_text(path, MAX_CSV_BYTES, fix).splitlines()
-    skipped = next((n for n, line in enumerate(lines) if line.strip(" \t,;|")), 0)
+    lines = _read_text(path, MAX_CSV_BYTES, fix).splitlines(keepends=True)
+    skipped = next((n for n, line in enumerate(lines) if line.strip(" \t\r\n,;|")), 0)
     stated = re.fullmatch(r"sep=(.)", lines[skipped].strip()) if lines else None  # Excel's own
     skipped += 1 if stated else 0
     separator = stated[1] if stated else _separator(lines[skipped:])

@@ -53,6 +53,9 @@ CODES: Final[Mapping[str, Code]] = {
     "data.fractional-labels": Code("A mask has values that are not whole numbers."),
     "data.hidden-content": Code("An image file holds text, a profile or a payload."),
     "data.images-and-volumes": Code("2D images and volumes are mixed."),
+    "data.intensity-outlier": Code(
+        "An image's intensities are on another scale than its site's.", exit_code=0
+    ),
     "data.label-channels": Code("A mask has several channels."),
     "data.label-share": Code("A label's share of the pixels is improbable.", exit_code=0),
     "data.no-cases": Code("A folder or table has no case."),
@@ -60,6 +63,7 @@ CODES: Final[Mapping[str, Code]] = {
     "data.no-label": Code("An image has no label."),
     "data.no-permission": Code("A file of the data set may not be read."),
     "data.no-plan": Code("nnU-Net cannot plan a network for these images."),
+    "data.no-spacing": Code("A volume's header states no distance of its voxels."),
     "data.no-table": Code("There is no sites.csv: each case is a patient.", exit_code=0),
     "data.not-finite": Code("An image has NaN or infinite pixels."),
     "data.not-found": Code(
@@ -82,6 +86,7 @@ CODES: Final[Mapping[str, Code]] = {
     "data.too-few-patients": Code("A site has fewer patients than there are folds."),
     "data.too-large": Code("An image or a table is too large."),
     "data.too-small": Code("An image is too small in plane for nnU-Net's plan."),
+    "data.turned": Code("Channels or label of a case are mirrored or turned by their headers."),
     "data.unknown-format": Code("dataset.json names an unsupported file ending or reader."),
     "data.unknown-labels": Code("A mask has a value that dataset.json does not name."),
     "data.unreadable": Code("An image file cannot be read."),
@@ -113,7 +118,7 @@ CODES: Final[Mapping[str, Code]] = {
     "import.same-name": Code("Two cases would have the same name."),
     "import.several-pages": Code("A picture has several pages or frames."),
     "import.size-differs": Code("An image and its mask differ in size."),
-    "import.turned": Code("EXIF turns an image, and how its mask was drawn is not clear."),
+    "import.turned": Code("An image and its mask are turned differently by their headers."),
     "import.unknown-set": Code("Images are of a set that the importer does not know."),
     "import.unreadable": Code("A file of the download cannot be read."),
     "internal.unexpected": Code("A fault of hyfree-ray itself: please report it.", exit_code=1),

@@ -31,6 +31,8 @@ def every_file(root: Path) -> list[Path]:
 
 def why_ignored(path: Path) -> str:
     """Return why no importer reads a file, whatever is in it; empty if it is read."""
+    if not path.is_file() and not path.is_dir():
+        return "not a file (a broken link, a pipe or a device)"
     if path.name.startswith("._") or "__MACOSX" in path.parts:
         return "a resource fork of macOS"
     if path.name.casefold() in _OF_SYSTEMS:

@@ -19,7 +19,7 @@ from hyfree_ray.cohorts.itk_images import Image, itk
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.classes import Classes, labels_of
 from hyfree_ray.importers.files import PICTURES, VOLUMES, files_in, image_in, stem
-from hyfree_ray.importers.masks import MaskRule, codes_of, rule_for, rule_of_values
+from hyfree_ray.importers.masks import MaskRule, codes_of, rule_for, rule_of_values, solid_in
 from hyfree_ray.importers.pictures import (
     Picture,
     grey_of,
@@ -276,12 +276,15 @@ def _volumes(
     notes: list[str],
 ) -> Source:
     counts: Counter[int] = Counter()
+    solid: set[int] = set()
     for case in cases:
         for mask in case.masks:
-            values, numbers = np.unique(read_label_values(mask)[0], return_counts=True)
+            label_ZHW = read_label_values(mask)[0]
+            solid |= solid_in(label_ZHW)
+            values, numbers = np.unique(label_ZHW, return_counts=True)
             counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     masks = [mask for case in cases for mask in case.masks]
-    rule = rule_of_values(counts, masks[0], len(masks), classes)
+    rule = rule_of_values(counts, solid, masks[0], len(masks), classes)
 
     def label_of(case: SourceCase) -> Image:
         label_ZHW: np.ndarray | None = None

@@ -25,6 +25,9 @@ _COLOURS = ((230, 60, 60), (60, 200, 80), (80, 120, 255), (240, 200, 40), (200, 
 APART = 10.0
 """Times by which the shares of a label differ where something is likely wrong."""
 
+MOST = 0.5
+"""Share of the pixels from which a structure looks like the background around it."""
+
 FULL = 0.95
 """Share of all pixels that no structure is likely to have."""
 
@@ -73,6 +76,7 @@ class Look:
             if max(shares.values()) == 0:
                 found.append(f"{one}: no pixel of any mask has it")
                 continue
+            found += _mostly(one, every)
             full = [name for name, share in every if share > FULL]
             if full:
                 found.append(f"{one}: {len(full)} masks are filled with it (first {full[0]})")
@@ -115,6 +119,17 @@ class Look:
             top, left = (k // columns) * (height + _GAP), (k % columns) * (width + _GAP)
             sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
         pil.fromarray(sheet).save(path)
+
+
+def _mostly(one: str, cases: Sequence[tuple[str, float]]) -> list[str]:
+    """Describe masks that look inverted: the structure takes most of the image."""
+    inverted = [name for name, share in cases if MOST < share <= FULL]
+    if not inverted:
+        return []
+    return [
+        f"{one}: takes more than half of {len(inverted)} images (first {inverted[0]}): see whether"
+        " their masks are inverted"
+    ]
 
 
 def _far_apart(one: str, site: str, cases: Sequence[tuple[str, float]]) -> list[str]:

@@ -36,6 +36,9 @@ MIN_SHARE = 1e-3
 MAX_BETWEEN = 0.05
 """Part of all pixels that may lie between black and white, as edges and JPEG leave them."""
 
+MAX_EDGES = 0.25
+"""The same where all of it lies along edges: masks that were resized with interpolation."""
+
 Decode = Callable[[Picture], np.ndarray]
 
 
@@ -112,6 +115,8 @@ class _Survey:
     lossy: bool = False
     binary: bool = True
     """Whether no mask has more than two values."""
+    solid: set[int] = field(default_factory=set)
+    """Grey values, colours and transparencies that fill two by two pixels somewhere."""
 
     def add(self, picture: Picture) -> None:
         self.files += 1
@@ -122,6 +127,8 @@ class _Survey:
         alpha_HW = codes_of(picture, "alpha")
         _count(self.alpha, alpha_HW)
         self.transparent |= bool((alpha_HW == 0).any())
+        for kind in ("grey", "colour", "alpha"):
+            self.solid |= solid_in(codes_of(picture, kind))
         if colours < 1 << 16:
             self.seen |= set(np.unique(codes_of(picture, "colour")[alpha_HW > 0]).tolist())
 
@@ -131,6 +138,17 @@ def _count(counter: Counter[int], codes: np.ndarray) -> int:
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         counter[value] += count
     return len(values)
+
+
+def solid_in(codes: np.ndarray) -> set[int]:
+    """Return the codes that fill two by two pixels of a plane somewhere.
+
+    A class does; a value that resizing left at an edge does not.
+    """
+    here, right = codes[..., :-1, :-1], codes[..., :-1, 1:]
+    below, across = codes[..., 1:, :-1], codes[..., 1:, 1:]
+    same = (here == right) & (here == below) & (here == across)
+    return set(np.unique(here[same]).tolist())
 
 
 def _is_coloured(picture: Picture) -> bool:
@@ -163,10 +181,22 @@ def rule_for(masks: Iterable[Picture], classes: Classes | None) -> MaskRule:
 
 
 def rule_of_values(
-    counts: Mapping[int, int], first: Path, files: int, classes: Classes | None
+    counts: Mapping[int, int],
+    solid: set[int],
+    first: Path,
+    files: int,
+    classes: Classes | None,
 ) -> MaskRule:
-    """Choose the rule for label volumes that hold these values, of which `first` is one."""
-    survey = _Survey(first=first, files=files, grey=Counter(counts), binary=False)
+    """Choose the rule for label volumes that hold these values, of which `first` is one.
+
+    Args:
+        counts: voxels of each value.
+        solid: values that fill two by two voxels of a slice somewhere.
+        first: a label volume.
+        files: how many there are.
+        classes: what `--classes` says.
+    """
+    survey = _Survey(first=first, files=files, grey=Counter(counts), binary=False, solid=solid)
     survey.colour = Counter({value * 0x10101: count for value, count in counts.items()})
     return _by_value(survey, survey.grey, "grey") if classes is None else _named(survey, classes)
 
@@ -190,7 +220,7 @@ def _by_value(survey: _Survey, counts: Counter[int], kind: str) -> MaskRule:
             values={0: 0, **dict.fromkeys(bright, 1)},
         )
     small = not survey.lossy and bright[-1] <= MAX_SMALL
-    if small or (not survey.lossy and _are_classes(counts)):
+    if small or (not survey.lossy and _are_classes(counts, survey.solid)):
         return _classes(kind, [(f"label {v}", v, f"{what} {v}") for v in bright])
     return _two_peaks(survey, counts, kind)
 
@@ -207,8 +237,10 @@ def _classes(kind: str, found: Sequence[tuple[str, int, str]]) -> MaskRule:
     )
 
 
-def _are_classes(counts: Mapping[int, int]) -> bool:
+def _are_classes(counts: Mapping[int, int], solid: set[int]) -> bool:
     """Return whether few values, each of a sizeable part, are classes and not edges."""
+    if any(value not in solid for value in counts if value):
+        return False
     foreground = sum(count for value, count in counts.items() if value)
     rarest = min(count for value, count in counts.items() if value)
     return len(counts) <= MAX_CLASSES and rarest >= MIN_SHARE * foreground
@@ -216,7 +248,7 @@ def _are_classes(counts: Mapping[int, int]) -> bool:
 
 def _by_colour(survey: _Survey) -> MaskRule:
     colours = sorted(code for code in survey.colour if code)
-    if survey.lossy or not _are_classes(survey.colour):
+    if survey.lossy or not _are_classes(survey.colour, survey.solid):
         return _two_peaks(survey, survey.colour, "colour")
     if 0 not in survey.colour:
         raise _unclear(
@@ -254,7 +286,11 @@ def _two_peaks(survey: _Survey, counts: Counter[int], kind: str) -> MaskRule:
     distant = np.where(apart > 0.25, weights, 0)
     second = int(codes[int(np.argmax(distant))])
     between = np.minimum(apart, far_from(second)) > 0.12
-    if not distant.any() or _is_a_third(codes, weights, between, far_from):
+    third = _is_a_third(codes, weights, between, far_from)
+    if not survey.lossy:  # values are exact: what lies between is an edge unless it fills a place
+        inside = {int(code) for code in codes[between]} & survey.solid
+        third = bool(inside) or weights[between].sum() > MAX_EDGES * weights.sum()
+    if not distant.any() or third:
         raise _unclear(survey, counts, "they hold neither classes nor two values", colour=colour)
     low, high = sorted(
         (first, second), key=lambda code: int(_channels(np.array([code])).sum()) if colour else code

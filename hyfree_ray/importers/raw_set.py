@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hyfree_ray.cohorts.grids import is_turned
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.core.folders import check_free, filling
 from hyfree_ray.importers.files import every_file, why_ignored
@@ -138,6 +139,14 @@ def _write_case(source: Source, case: SourceCase, out: Path, look: Look) -> None
                 "import.size-differs",
                 f"{case.masks[0]}: size {label.GetSize()} differs from {images[0].GetSize()} of"
                 f" {case.images[0]}; remove the case or correct it",
+            )
+        places = [(*one.GetOrigin(), *one.GetDirection()) for one in (label, images[0])]
+        if is_turned(*places):
+            raise HyfreeError(
+                "import.turned",
+                f"{case.masks[0]}: by its header it is mirrored or turned against"
+                f" {case.images[0]}, and voxels are paired by their order; save both in one"
+                " orientation",
             )
         mask = case.masks[0] if len(case.masks) == 1 else None
         save(label, out / "labelsTr" / f"{case.name}{ending}", mask, ending)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from hyfree_ray.cohorts.file_ends import why_incomplete
-from hyfree_ray.cohorts.image_reading import READERS
+from hyfree_ray.cohorts.image_facts import all_finite
+from hyfree_ray.cohorts.image_reading import READERS, SIMPLEITK_IO, ImageFault, check_nifti
 from hyfree_ray.cohorts.itk_images import Image, itk, plain, reading_quietly
 from hyfree_ray.core.errors import HyfreeError
 from hyfree_ray.importers.files import VOLUMES
@@ -24,9 +25,14 @@ def read_volume_file(path: Path) -> Image:
     reader.SetImageIO(READERS[ending])
     reader.SetFileName(str(path))
     try:
-        early = why_incomplete(path.read_bytes(), ending)
+        content = path.read_bytes()
+        early = why_incomplete(content, ending)
+        if not early:
+            check_nifti(content, ending, SIMPLEITK_IO)
         with reading_quietly():
             image = reader.Execute()
+    except ImageFault as fault:
+        raise _unreadable(path, f"{fault.fault} ({fault.why}); save it anew") from None
     except PermissionError:
         raise _unreadable(path, "no permission to read it; correct its access rights") from None
     except (RuntimeError, OSError) as error:
@@ -38,6 +44,9 @@ def read_volume_file(path: Path) -> Image:
         raise _unreadable(path, "cannot be read as an image; download it again") from None
     if early:
         raise _unreadable(path, f"{early}; download it again")
+    pixels = itk.GetArrayViewFromImage(image)
+    if pixels.dtype.kind == "f" and not all_finite(path, ending, pixels):
+        raise _unreadable(path, "it has NaN or infinite pixels; replace them with finite numbers")
     return image
 
 

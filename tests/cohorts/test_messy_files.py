@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hyfree_ray.cli import main
-from hyfree_ray.cohorts import file_checks
+from hyfree_ray.cohorts import site_checks
 from hyfree_ray.cohorts.cohort import read_cohort, survey
 from hyfree_ray.cohorts.file_ends import why_incomplete
 from hyfree_ray.cohorts.image_facts import inspect_file
@@ -372,7 +372,7 @@ def test_improbable_shares_and_volumes_are_noted(
     for path in [*(root / "imagesTr").iterdir(), *(root / "labelsTr").iterdir()]:
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         write(path, np.repeat(values[None], 2, axis=0))
-    monkeypatch.setattr(file_checks, "HUGE_VOXELS", 100)
+    monkeypatch.setattr(site_checks, "HUGE_VOXELS", 100)
     assert "data.odd-volume" in codes(root)
 
 

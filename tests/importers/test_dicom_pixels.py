@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import locale
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from hyfree_ray.cohorts.itk_images import reading_quietly
 from hyfree_ray.importers.dicom import dicom
 from tests.dicom_files import pixels, uid, write_slice, write_stack
 
@@ -83,6 +85,20 @@ def test_compressed_slices_have_the_values_of_plain_ones(tmp_path: Path, syntax:
     np.testing.assert_array_equal(read(tmp_path), expected)
 
 
+def compressed(image: Any, path: Path, compressor: str) -> Any:
+    """Write an image with ITK's encoder, which pydicom lacks; returns the data set."""
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(path))
+    with reading_quietly():
+        writer.Execute(image)
+    packed = pydicom.dcmread(path)
+    path.unlink()
+    return packed
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 def test_lossless_jpeg_has_the_values_of_plain_slices_and_slopes_of_each(
     tmp_path: Path, compressor: str
@@ -90,19 +106,17 @@ def test_lossless_jpeg_has_the_values_of_plain_slices_and_slopes_of_each(
     """JPEG lossless has no decoder in pydicom: ITK's reads it, without slopes."""
     expected = write_stack(tmp_path / "in")
     for k, path in enumerate(sorted((tmp_path / "in").iterdir())):
-        writer = sitk.ImageFileWriter()
-        writer.SetImageIO("GDCMImageIO")
-        writer.UseCompressionOn()
-        writer.SetCompressor(compressor)
-        writer.SetFileName(str(tmp_path / "packed.dcm"))
-        writer.Execute(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
-        packed, dataset = pydicom.dcmread(tmp_path / "packed.dcm"), pydicom.dcmread(path)
+        image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+        packed = compressed(image, tmp_path / "packed.dcm", compressor)
+        dataset = pydicom.dcmread(path)
         dataset.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
         assert dataset.file_meta.TransferSyntaxUID.is_compressed
         dataset["PixelData"] = packed["PixelData"]
         dataset.RescaleSlope, dataset.RescaleIntercept = k + 1.5, -7
         dataset.save_as(path)
+    before = locale.setlocale(locale.LC_ALL)
     found = read(tmp_path / "in")
+    assert locale.setlocale(locale.LC_ALL) == before
     slopes = np.arange(4)[:, None, None] + 1.5
     np.testing.assert_allclose(found, expected * slopes - 7)
 
@@ -112,15 +126,9 @@ def test_frames_of_lossless_jpeg_have_slopes_of_their_own(tmp_path: Path) -> Non
     write_slice(tmp_path / "0", volume[0])
     dataset, parts = pydicom.dcmread(tmp_path / "0"), []
     for pixels_HW in volume:
-        writer = sitk.ImageFileWriter()
-        writer.SetImageIO("GDCMImageIO")
-        writer.UseCompressionOn()
-        writer.SetCompressor("JPEG")
-        writer.SetFileName(str(tmp_path / "packed.dcm"))
-        writer.Execute(sitk.GetImageFromArray(pixels_HW[None]))
-        packed = pydicom.dcmread(tmp_path / "packed.dcm")
+        image = sitk.GetImageFromArray(pixels_HW[None])
+        packed = compressed(image, tmp_path / "packed.dcm", "JPEG")
         parts.append(next(pydicom.encaps.generate_frames(packed.PixelData, number_of_frames=1)))
-    (tmp_path / "packed.dcm").unlink()
     dataset.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
     dataset.PixelData = encapsulate(parts)
     dataset["PixelData"].is_undefined_length = True

@@ -98,15 +98,11 @@ def dicom(root: Path, classes: Classes | None = None) -> Source:
         file_ending=".nii.gz",
         cases=cases,
         read_images=lambda case: _images(by_name[case.name]),
-        read_label=lambda case: place_volume(
-            read_label_map(
-                drawn[by_name[case.name].planes],
-                by_name[case.name],
-                values,
-                painted=classes is not None,
-            ),
+        read_label=lambda case: _label(
             by_name[case.name],
-            order=0,
+            drawn[by_name[case.name].planes],
+            values,
+            painted=classes is not None,
         ),
         left_out=tuple(found.left_out),
         notes=(*found.notes, *about_patients),
@@ -277,14 +273,27 @@ def _images(stack: Stack) -> list[Image]:
     if len(stack.planes) > 1:
         return read_volume(stack)
     pixels = read_plane(stack.planes[0])
-    spacing = stack.planes[0].spacing or (1.0, 1.0)
     images = []
     for channel_HW in np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else [pixels]:
-        whole = channel_HW == np.round(channel_HW)
-        image = itk.GetImageFromArray(channel_HW.astype(np.int32 if whole.all() else np.float32))
-        image.SetSpacing(spacing[::-1])
-        images.append(image)
+        whole = (channel_HW == np.round(channel_HW)).all()
+        images.append(_picture(channel_HW.astype(np.int32 if whole else np.float32), stack))
     return images
+
+
+def _picture(pixels_HW: np.ndarray, stack: Stack) -> Image:
+    image = itk.GetImageFromArray(pixels_HW)
+    image.SetSpacing((stack.planes[0].spacing or (1.0, 1.0))[::-1])
+    return image
+
+
+def _label(
+    stack: Stack, labels: Sequence[LabelFile], values: dict[str, int], *, painted: bool
+) -> Image:
+    """Read the label map of a volume or picture."""
+    label_ZHW = read_label_map(labels, stack, values, painted=painted)
+    if len(stack.planes) > 1:
+        return place_volume(label_ZHW, stack, order=0)
+    return _picture(label_ZHW[0], stack)
 
 
 def _notes(stacks: Sequence[Stack]) -> list[str]:

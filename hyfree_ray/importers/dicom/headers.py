@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config
 from pydicom.errors import InvalidDicomError
+
+from hyfree_ray.core.errors import HyfreeError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class of screenshots; its multi-frame kinds begin alike."""
@@ -111,8 +113,12 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def read_header(path: Path) -> DicomFile | None:
-    """Read a file's header; None if it holds no DICOM."""
-    with quiet_pydicom(), path.open("rb") as file:
+    """Read a file's header; None if it holds no DICOM.
+
+    Raises:
+        HyfreeError: the file may not be read.
+    """
+    with quiet_pydicom(), _opened(path) as file:
         try:
             dataset = _dataset_in(file)
             if dataset is None:
@@ -126,9 +132,21 @@ def read_header(path: Path) -> DicomFile | None:
             return None
 
 
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise HyfreeError(
+            "import.unreadable",
+            f"{path}: cannot be read ({error.strerror}); correct its access rights",
+        ) from None
+
+
 def why_no_header(path: Path) -> str:
     """Return why `read_header` found none in a file."""
     with path.open("rb") as file:
+        if not path.stat().st_size:
+            return "an empty file"
         file.seek(128)
         marked = file.read(4) == b"DICM"
     return "a DICOM file whose header is damaged or incomplete" if marked else "no DICOM in it"
