@@ -131,14 +131,19 @@ def _connect(address: str, cpus: int | None, actors: int) -> None:
         ) from error
 
 
-def _starts_at_once(cpus: int | None, actors: int) -> int:
-    """Return how many processes Ray may start at a time: one a CPU, unless most hold none.
+RAYS_OWN = 2
+"""Actors that wait beside the parties: ours that schedules, and Ray Train's that scales."""
 
-    It takes four times as many that run for a mistake, and warns; parties are actors that wait.
+
+def _starts_at_once(cpus: int | None, actors: int) -> int:
+    """Return how many processes Ray may start at a time: enough that it does not warn of them.
+
+    It takes four times as many that run for a mistake. Parties are actors that wait; a CPU may have
+    a stage, the process that takes its place, and Ray Train's two actors of a general training.
     """
     cores = os.cpu_count() or 1
     cpus = cores if cpus is None else cpus
-    return max(min(cores, cpus), math.ceil((actors + 2 * cpus) / 4))
+    return max(min(cores, cpus), math.ceil((actors + 4 * cpus + RAYS_OWN) / 4))
 
 
 @contextlib.contextmanager
