@@ -79,7 +79,7 @@ def test_ray_takes_many_parties_on_few_cpus_for_no_mistake() -> None:
     assert done.stdout + done.stderr == ""
 
 
-def test_ray_starts_a_process_a_cpu_where_that_is_enough() -> None:
+def test_ray_starts_so_many_processes_at_once_that_it_warns_of_none() -> None:
     cores = os.cpu_count() or 1
     assert _starts_at_once(None, 0) == cores + 1
     assert _starts_at_once(1, 3) == 3

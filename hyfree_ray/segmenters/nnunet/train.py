@@ -49,7 +49,7 @@ def seed_everything(seed: int) -> None:
 
 
 class ResumableTrainer(nnUNetTrainer):
-    """nnU-Net's trainer with our checkpoints, seeds, reports and optimiser; losses are nnU-Net's."""
+    """nnU-Net's trainer with our checkpoints, seeds and reports; losses are nnU-Net's."""
 
     def __init__(
         self,
