@@ -348,6 +348,34 @@ def test_enhanced_files_hold_a_volume_in_one_file(tmp_path: Path) -> None:
     assert image.GetSpacing()[2] == 3
 
 
+@pytest.mark.parametrize(
+    ("tags", "why"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "mosaic"),
+        ({"SeriesDescription": "3-plane Localizer"}, "scout"),
+        ({"RescaleSlope": 0}, "RescaleSlope"),
+    ],
+)
+def test_what_only_looks_like_a_volume_is_left_out(
+    tmp_path: Path, tags: dict[str, Any], why: str
+) -> None:
+    write_stack(tmp_path / "good", SeriesInstanceUID=uid("good"))
+    write_stack(tmp_path / "other", seed=1, **tags)
+    found = dicom(tmp_path)
+    assert len(found.cases) == 1
+    assert all(why in one.why for one in found.left_out)
+    assert len(found.left_out) == 4
+
+
+def test_a_slope_that_one_slice_lacks_is_not_made_up(tmp_path: Path) -> None:
+    write_stack(tmp_path, RescaleSlope=2, RescaleIntercept=-1024)
+    dataset = pydicom.dcmread(tmp_path / "IM1")
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+    dataset.save_as(tmp_path / "IM1")
+    with refuses("import.no-volume", "IM1"):
+        dicom(tmp_path)
+
+
 # ---------------------------------------------------------------- every file is accounted for
 
 KINDS = ("slice", "scout", "text", "cut", "hidden", "nested")

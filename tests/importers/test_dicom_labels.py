@@ -126,6 +126,36 @@ def test_contours_are_drawn_with_their_holes(tmp_path: Path) -> None:
     assert found.labels == {"background": 0, "kidney": 1}
 
 
+SQUARE = np.array([(1.0, 1.0, 3.0), (5.0, 1.0, 3.0), (5.0, 5.0, 3.0), (1.0, 5.0, 3.0)])
+
+
+def test_points_and_structures_without_contours_are_no_classes(tmp_path: Path) -> None:
+    write_stack(tmp_path / "ct")
+    drawn = {"Kidney": [SQUARE], "Isocentre": [SQUARE[:1]], "Left empty": []}
+    write_contours(tmp_path / "rt.dcm", tmp_path / "ct/IM1", drawn)
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    dataset.ROIContourSequence[1].ContourSequence[0].ContourGeometricType = "POINT"
+    dataset.save_as(tmp_path / "rt.dcm")
+    assert dicom(tmp_path).labels == {"background": 0, "kidney": 1}
+
+
+@pytest.mark.parametrize("kind", ["open", "beside", "between slices", "damaged"])
+def test_contours_that_cannot_be_drawn_are_left_out_by_name(tmp_path: Path, kind: str) -> None:
+    write_stack(tmp_path / "ct")
+    moved = {"beside": [-90, -90, 0], "between slices": [0, 0, 1.4]}.get(kind, [0, 0, 0])
+    write_contours(tmp_path / "rt.dcm", tmp_path / "ct/IM1", {"Kidney": [SQUARE + moved]})
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    contour = dataset.ROIContourSequence[0].ContourSequence[0]
+    if kind == "open":
+        contour.ContourGeometricType = "OPEN_PLANAR"
+    if kind == "damaged":
+        contour.ContourData = list(contour.ContourData)[:-1]
+    dataset.save_as(tmp_path / "rt.dcm")
+    found = dicom(tmp_path)
+    assert not found.cases[0].masks
+    assert [one.path.name for one in found.left_out] == ["rt.dcm"]
+
+
 def test_a_segmentation_of_another_series_is_left_out(tmp_path: Path) -> None:
     write_stack(tmp_path / "gone")
     segment(tmp_path / "seg.dcm", tmp_path / "gone", {"Liver": LIVER})

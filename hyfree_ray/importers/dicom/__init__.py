@@ -37,7 +37,7 @@ from hyfree_ray.importers.dicom.labels import (
 from hyfree_ray.importers.dicom.patients import patients_of
 from hyfree_ray.importers.dicom.pixels import read_plane
 from hyfree_ray.importers.dicom.segments import lies_on
-from hyfree_ray.importers.dicom.stacks import Stack, stacks_of
+from hyfree_ray.importers.dicom.stacks import Stack, fault_of_slopes, stacks_of
 from hyfree_ray.importers.dicom.volumes import is_tilted, place_volume, read_volume
 from hyfree_ray.importers.files import every_file, why_ignored
 from hyfree_ray.importers.source import LeftOut, Source, SourceCase
@@ -153,9 +153,11 @@ def _find(root: Path) -> _Found:
 
 def _nothing(root: Path, left_out: Sequence[LeftOut], stacks: Sequence[Stack]) -> HyfreeError:
     if not stacks:
+        seen = next((one for one in left_out if not why_ignored(one.path)), None)
+        example = f" ({seen.path.name}: {seen.why})" if seen else ""
         return HyfreeError(
             "import.nothing-found",
-            f"{root}: no DICOM series below it; name the folder of the files",
+            f"{root}: no DICOM series below it{example}; name the folder of the files",
         )
     of_series = {path for stack in stacks for path in stack.files}
     first = next(one for one in left_out if one.path in of_series)
@@ -171,8 +173,10 @@ def _why_no_image(header: DicomFile) -> str:
         return f"{header.modality}: not an image"
     if header.sop_class.startswith(SECONDARY_CAPTURE):
         return "a secondary capture (a screenshot)"
-    if any(_SCOUT.search(part) for part in header.image_type):
+    if any(_SCOUT.search(part) for part in (*header.image_type, header.description)):
         return "a scout (localizer)"
+    if "MOSAIC" in header.image_type:
+        return "a mosaic: the slices of a volume side by side in one image"
     if not header.planes:
         return "no pixels in it"
     if header.stored_as not in COLOURS:
@@ -183,7 +187,9 @@ def _why_no_image(header: DicomFile) -> str:
 
 
 def _why_no_picture(image: DicomFile) -> str:
-    return "" if len(image.planes) == 1 else f"a film of {len(image.planes)} images"
+    if len(image.planes) > 1:
+        return f"a film of {len(image.planes)} images"
+    return fault_of_slopes(image.planes)
 
 
 def _without_copies(images: Sequence[DicomFile]) -> tuple[list[DicomFile], list[LeftOut]]:
@@ -232,7 +238,9 @@ def _labels_of(found: _Found) -> dict[tuple[Plane, ...], list[LabelFile]]:
     for header in found.labels:
         label = read_label_file(header)
         stack, why = (
-            (None, "no structures in it") if label is None else stack_for(label, found.stacks)
+            (None, "no structures in it that can be read")
+            if label is None
+            else stack_for(label, found.stacks)
         )
         if label is None or stack is None:
             found.left_out.append(LeftOut(path=header.path, why=f"{header.modality}: {why}"))

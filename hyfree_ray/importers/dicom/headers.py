@@ -69,6 +69,7 @@ class Plane:
     """SpacingBetweenSlices, mm."""
     slope: float
     intercept: float
+    states_slope: bool
     contrast: tuple[str, ...]
     """Echo and b-value: images that differ in these never belong to one volume."""
     marks: tuple[str, ...]
@@ -94,6 +95,8 @@ class DicomFile:
     stored_as: str
     """Its photometric interpretation."""
     image_type: tuple[str, ...]
+    description: str
+    """Of the series."""
     planes: tuple[Plane, ...] = ()
     cut_short: bool = False
     """Whether the file ends before its pixels do."""
@@ -188,6 +191,7 @@ def _header(path: Path, dataset: Any, left: int) -> DicomFile | None:
         colour=int(dataset.get("SamplesPerPixel", 1) or 1) > 1 or stored_as == PALETTE,
         stored_as=stored_as,
         image_type=tuple(str(part) for part in _several(dataset.get("ImageType"))),
+        description=_text(dataset, "SeriesDescription"),
         planes=planes,
         cut_short=bool(planes) and left < _pixel_bytes(dataset, len(planes)),
     )
@@ -250,6 +254,7 @@ def _plane(path: Path, dataset: Any, index: int, groups: list[Any]) -> Plane:
         step=abs(float(step)) or None if step not in (None, "") else None,
         slope=1.0 if slope is None else float(slope),
         intercept=float(value("RescaleIntercept", "PixelValueTransformationSequence") or 0),
+        states_slope=slope is not None,
         contrast=(str(echo or ""), "" if b_value is None else str(b_value)),
         marks=tuple(
             str(content[name] if content.get(name) is not None else dataset.get(name, "") or "")

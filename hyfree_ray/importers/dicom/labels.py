@@ -34,7 +34,10 @@ class LabelFile:
 
 
 def read_label_file(header: DicomFile) -> LabelFile | None:
-    """Read a label file's names of structures and its references; None if it has no structure."""
+    """Read a label file's names of structures and its references; None if it has no structure.
+
+    Of contours, points and open lines are no structures: they enclose nothing.
+    """
     with quiet_pydicom():
         try:
             dataset = pydicom.dcmread(header.path, stop_before_pixels=True, force=True)
@@ -42,7 +45,9 @@ def read_label_file(header: DicomFile) -> LabelFile | None:
                 found = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
             else:
                 rois = dataset.StructureSetROISequence
+                drawn = {number for number, _ in _contours_of(header.path)}
                 found = {int(roi.ROINumber): str(roi.ROIName) for roi in rois}
+                found = {number: name for number, name in found.items() if number in drawn}
         except (AttributeError, ValueError, TypeError, KeyError, EOFError):
             return None
         instances, series = set(), set()
@@ -94,11 +99,14 @@ def misfit(label: LabelFile, stack: Stack) -> str:
     """Describe why a label file cannot be read on a volume's grid; empty if it can."""
     if label.header.modality == "SEG":
         return why_no_segments(label.header, stack)
-    for _, points in _contours(label):
-        _, _, _, off = place_on(stack, points)
+    height, width = stack.planes[0].size
+    inside = False
+    for _, points in _contours_of(label.header.path):
+        _, rows, columns, off = place_on(stack, points)
         if off > NEAR:
             return "its contours do not lie on the slices of its series"
-    return ""
+        inside |= bool(((rows > -1) & (rows < height) & (columns > -1) & (columns < width)).any())
+    return "" if inside else "its contours lie beside the images of its series"
 
 
 def read_label_map(
@@ -162,7 +170,7 @@ def _masks(
         yield from read_segments(label.header, stack)
         return
     masks: dict[int, np.ndarray] = {}
-    for number, points in _contours(label):
+    for number, points in _contours_of(label.header.path):
         k, rows, columns, _ = place_on(stack, points)
         mask_ZHW = masks.setdefault(number, np.zeros(shape, bool))
         inside = polygon(  # type: ignore[no-untyped-call]
@@ -172,10 +180,13 @@ def _masks(
     yield from masks.items()
 
 
-def _contours(label: LabelFile) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each closed contour: the number of its structure, and its points (n, 3) in mm."""
-    path = label.header.path
-    yield from _contours_in(path, path.stat().st_mtime_ns)
+def _contours_of(path: Path) -> Sequence[tuple[int, np.ndarray]]:
+    """Return each closed contour: the number of its structure, and its points (n, 3) in mm.
+
+    Raises:
+        ValueError: the file's contours are damaged.
+    """
+    return _contours_in(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4)

@@ -154,8 +154,20 @@ def fault_of(planes: Sequence[Plane]) -> str:
         return "its images have no PixelSpacing"
     if len(planes) < 2:
         return "a single slice: a scout, or a volume of which the rest is missing"
+    if why := fault_of_slopes(planes):
+        return why
     heights = np.array([_height(plane) for plane in planes])
     return _uneven(planes, heights) or _crooked(planes, heights)
+
+
+def fault_of_slopes(planes: Sequence[Plane]) -> str:
+    """Describe why the values of images cannot be known from their slopes; empty if they can."""
+    if any(plane.slope == 0 for plane in planes):
+        return "its RescaleSlope is 0, so that its values are lost"
+    if len({plane.states_slope for plane in planes}) > 1:
+        bare = next(plane.file for plane in planes if not plane.states_slope)
+        return f"{bare.name} states no RescaleSlope, others of its series do"
+    return ""
 
 
 def _uneven(planes: Sequence[Plane], heights: np.ndarray) -> str:
