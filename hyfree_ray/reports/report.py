@@ -25,7 +25,7 @@ from hyfree_ray.reports.pages import render
 from hyfree_ray.reports.parts import Table, of_run, table
 from hyfree_ray.reports.prices import curve_panels, trade_offs
 from hyfree_ray.reports.trade_offs import frontier, learning_curves
-from hyfree_ray.results.contrasts import Contrast
+from hyfree_ray.results.contrasts import STATED, Contrast
 from hyfree_ray.results.finished import BY_STEP, Finished, Point, training_samples
 from hyfree_ray.results.means import patient_means, site_mean
 from hyfree_ray.results.pooled import Pooled, fewer_folds, pool_runs
@@ -165,7 +165,7 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
         "paper_test": PAPER_TEST,
         "appendix": [_paper_test(shown) for shown in contrast_rows(known)],
         "layouts": [_layout(pooled, metric) for metric in pooled.cells],
-        "contrasts": [_contrasts(shown) for shown in contrast_rows(known)],
+        **_by_family(contrast_rows(known)),
     }
     return {"figures": tuple(charts.values()), "page": page}
 
@@ -231,6 +231,16 @@ def _layout(pooled: Pooled, metric: str) -> Table:
         ),
         texts={1},
     )
+
+
+def _by_family(found: Sequence[ContrastRows]) -> dict[str, list[Table]]:
+    """Tabulate the question that was stated before; all others apart."""
+    stated = [one for one in found if any(c.family == STATED for c in one.contrasts)]
+    further = [one for one in found if one not in stated]
+    return {
+        "stated": [_contrasts(one) for one in stated],
+        "further": [_contrasts(one) for one in further],
+    }
 
 
 def _contrasts(shown: ContrastRows) -> Table:

@@ -18,9 +18,9 @@ from hyfree_ray.config.resolution import resolve_experiment
 from hyfree_ray.evaluation.regimes import RELEASE
 from hyfree_ray.reports import figures
 from hyfree_ray.reports.parts import command, device_hours, exchanged_bytes
-from hyfree_ray.reports.pictures import contact_sheet
+from hyfree_ray.reports.pictures import contact_sheet, strip
 from hyfree_ray.reports.report import write_report
-from hyfree_ray.results.finished import Finished, read_finished
+from hyfree_ray.results.finished import BY_STEP, Finished, read_finished
 from hyfree_ray.results.summary import Partition, StageRun, Transfer
 from tests.refusals import refuses
 from tests.results.test_pooled import call, finished
@@ -390,3 +390,18 @@ def test_the_command_says_where_the_report_is(run: Finished) -> None:
     refused = call("report", "none", "--store", store)
     assert refused.exit_code == 2
     assert "there are:" in refused.output
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_phantoms_samples_stand_in_order_of_training_beside_new_patients(tmp_path: Path) -> None:
+    made = whole(tmp_path, 0)
+    folder = made.folder / BY_STEP / "south"
+    folder.mkdir(parents=True)
+    for name in ("step-00000900.png", "step-00001000.png", "new-patients.png"):
+        strip(folder / name, np.linspace(-1, 1, 2 * 6 * 9).reshape(2, 1, 6, 9))
+    text = read(write_report([made], tmp_path / "out")).text
+    places = [
+        text.index(said) for said in ("900 images shown", "1000 images shown", "new patients")
+    ]
+    assert places[:2] == sorted(places[:2])
+    assert "images shown" not in read(write_report([whole(tmp_path, 1)], tmp_path / "two")).text
