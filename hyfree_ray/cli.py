@@ -338,9 +338,9 @@ def export(file: Path, target: str, out: Path) -> None:
     """Write a release in a format that other tools read.
 
     \b
-    parquet  one table of images, as Hugging Face datasets shows them; croissant.json
+    parquet  one table of images, for Hugging Face datasets; croissant.json
     nnunet   an nnU-Net raw data set (2D NIfTI, in the site's units and spacing)
-    png      one PNG a channel, and one of labels, with stored values; metadata.json
+    png      one PNG a channel, one of labels, of stored values; metadata.json
 
     \b
     Examples:

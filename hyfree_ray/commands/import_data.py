@@ -39,9 +39,9 @@ def import_data(kind: str, source: Path, out: Path, classes: str | None) -> None
     \b
     qata    QaTa-COV19-v2: Train Set and Test Set with Images and Ground-truths
     polyp   HyperKvasir's segmented-images and CVC-ClinicDB, below one folder
-    brats   BraTS 2020 (sites by name_mapping.csv) or 2021: t1, t1ce, t2, flair, seg
-    lung    MontgomerySet, ChinaSet_AllFiles and Shenzhen's masks, below one folder
-    folder  images/ and masks/ with the same names; or SITE/images/ and SITE/masks/
+    brats   BraTS 2020 (sites by name_mapping.csv) or 2021: 4 images and seg
+    lung    MontgomerySet, ChinaSet_AllFiles, Shenzhen's masks, in one folder
+    folder  images/ and masks/ with the same names, or these below SITE/
     dicom   series to NIfTI, without patient names; labels from SEG and RTSTRUCT
 
     \b

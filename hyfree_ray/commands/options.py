@@ -31,7 +31,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_CODES = """\b
 Exit codes: 0 success; 1 failure; 2 invalid input, described in one line;
-3 too few sites; 130 interrupted; 143 terminated. Run the same command again to resume."""
+3 too few sites; 130 interrupted; 143 terminated.
+Run the same command again to resume."""
 
 STORE = click.option(
     "--store",

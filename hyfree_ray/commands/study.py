@@ -124,10 +124,10 @@ def study(
 
     \b
     Two studies come with hyfree-ray:
-      akbar   {real, six generators} x {alone, with real} x {augmented, not}, a mixing
-              curve, and KID beside Dice, at one hospital (Akbar et al. 2024)
-      vu      images added to real ones, ways to come by masks ranked over hospitals with
-              Friedman's and Nemenyi's tests (Vu et al. 2025)
+      akbar   {real, six generators} x {alone, with real} x {augmented, not},
+              a mixing curve, KID beside Dice, one hospital (Akbar et al. 2024)
+      vu      images added to real ones, ways to come by masks ranked over
+              hospitals, Friedman's and Nemenyi's tests (Vu et al. 2025)
 
     Both run on the brain phantom, or on any data. FILE defines another one:
 
@@ -135,7 +135,7 @@ def study(
       simulate:                          # for all runs
         sites: 5
         budget: small
-      grid:                              # fields of the experiment, and some options
+      grid:                              # fields of the experiment
         budget.synthesis.per_real: [1, 4, 20]
         budget.synthesis.max_images: [null]    # lift the cap
         seed: [0, 1, 2]
@@ -152,7 +152,7 @@ def study(
     Examples:
       hyfree-ray study akbar --dry-run
       hyfree-ray study akbar --grid generator=flow,stylegan2 --grid seed=0
-      hyfree-ray study akbar --data Dataset301_LungCXR --partition random --sites 1
+      hyfree-ray study akbar --data DIR --partition random --sites 1
       hyfree-ray study vu --budget smoke --sites 2
       hyfree-ray study grid.yaml
 
