@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +130,10 @@ def _final_models(store: Path, summary: RunSummary, out: Path) -> Iterator[Final
         name = regime if owner == POOL else f"{owner} {regime}"
         with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's own talk
             write_results_folder(model, out / name, ending=None, segmenter=None)
-        yield FinalModel(name=name, folder=out / name, card=_card(summary, owner, regime))
+        (dataset,) = (out / name).glob("*/dataset.json")
+        ending = json.loads(dataset.read_text())["file_ending"]
+        card = f"{_card(summary, owner, regime)}\n\nIt reads images named `CASE_0000{ending}`."
+        yield FinalModel(name=name, folder=out / name, card=card)
 
 
 def _trains(stage: StageRun) -> bool:

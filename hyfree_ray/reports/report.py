@@ -165,7 +165,7 @@ def _statistics(pooled: Pooled) -> dict[str, Any]:
         "paper_test": PAPER_TEST,
         "appendix": [_paper_test(shown) for shown in contrast_rows(known)],
         "layouts": [_layout(pooled, metric) for metric in pooled.cells],
-        **_by_family(contrast_rows(known)),
+        **_by_family(list(contrast_rows(known))),
     }
     return {"figures": tuple(charts.values()), "page": page}
 
