@@ -272,10 +272,10 @@ def _contrast_table(shown: ContrastRows, *, tests: bool) -> Table:
 
 
 def losses(one: Contrast) -> str:
-    """Write how many patients lost much, and the share that could: 0/12 <23%."""
+    """Write how many patients lost much, and the share that could: 0/12 ≤23%."""
     if one.lost is None or one.could_lose is None:
         return "-"
-    return f"{one.lost}/{one.patients} <{math.floor(100 * one.could_lose) + 1}%"
+    return f"{one.lost}/{one.patients} ≤{math.ceil(100 * one.could_lose)}%"
 
 
 def p_value(value: float | None) -> str:
