@@ -8,7 +8,6 @@ RUN apt-get update && apt-get install --yes --no-install-recommends wget g++ && 
 WORKDIR /opt/hyfree-ray
 COPY constraints.txt pyproject.toml LICENSE README.md ./
 COPY hyfree_ray hyfree_ray
-COPY configs configs
 RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint constraints.txt .
 
 RUN useradd --create-home --uid 1000 hyfree && mkdir /store && chown hyfree /store

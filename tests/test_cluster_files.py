@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from hyfree_ray.cli import main
 from hyfree_ray.evaluation.regimes import trained_by
 
-CLUSTER = Path(__file__).parents[1] / "cluster"
+ROOT = Path(__file__).parents[1]
+CLUSTER = ROOT / "cluster"
 
 
 @pytest.mark.parametrize("script", sorted(CLUSTER.glob("*.sh")), ids=lambda path: path.name)
@@ -237,3 +238,17 @@ def test_a_slurm_job_whose_time_is_up_is_queued_again_and_goes_on(tmp_path: Path
         f"simulate --ray node0:6379 --sites 6 --store with space {tmp_path}/scratch/hyfree-store"
     )
     assert (tmp_path / "called").read_text().splitlines() == [called, called]
+
+
+def test_the_image_is_built_of_code_alone_and_of_all_that_it_copies() -> None:
+    """A store, which holds images of patients, lies in the checkout and is never sent."""
+    ignored, *kept = (ROOT / ".dockerignore").read_text().split()
+    assert ignored == "*"
+    copied = [
+        name
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY ")
+        for name in line.split()[1:-1]
+    ]
+    assert {f"!{name}" for name in copied} == {one for one in kept if one.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)

@@ -64,7 +64,7 @@ def _verdict(one: Verdict, *, words: bool) -> Text:
     if one.false is not None:
         text.append(f" (false: {percent(one.false)})")
     said = [
-        f"{where} {contrast.describe()}"
+        f"{where} {contrast.describe().partition(' (')[0]}"  # why is in the report: a line a site
         for where, contrast in (("at home", one.home), ("elsewhere", one.elsewhere))
         if contrast is not None and words
     ]
