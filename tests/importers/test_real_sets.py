@@ -25,6 +25,7 @@ def test_a_real_set_comes_back_from_a_plain_folder_byte_by_byte(tmp_path: Path, 
     files = {}
     for site, cases in cohort.sites.items():
         plain = site.replace(" ", "-")
+        named = f"{plain}_" if len(cohort.sites) > 1 else ""
         for folder in ("images", "masks"):
             (tmp_path / "in" / plain / folder).mkdir(parents=True)
         for case in cases:
@@ -32,8 +33,8 @@ def test_a_real_set_comes_back_from_a_plain_folder_byte_by_byte(tmp_path: Path, 
             for source, folder in ((image, "images"), (case.label, "masks")):
                 target = tmp_path / "in" / plain / folder / f"{case.name}{cohort.file_ending}"
                 shutil.copyfile(root / source, target)
-            files[f"imagesTr/{plain}_{case.name}_0000{cohort.file_ending}"] = root / image
-            files[f"labelsTr/{plain}_{case.name}{cohort.file_ending}"] = root / case.label
+            files[f"imagesTr/{named}{case.name}_0000{cohort.file_ending}"] = root / image
+            files[f"labelsTr/{named}{case.name}{cohort.file_ending}"] = root / case.label
     done = CliRunner().invoke(main, ["import", "folder", f"{tmp_path}/in", f"{tmp_path}/out"])
     assert done.exit_code == 0, done.output
     found = {
