@@ -49,7 +49,7 @@ def samples_per_snapshot(config: GeneratorConfig, images_shown: int, snapshots: 
     return max(8, min(MAX_SAMPLES, count))
 
 
-@stage(version=9, device=True)
+@stage(version=10, device=True)
 def choose_snapshot(
     context: Context,
     *,
@@ -67,6 +67,10 @@ def choose_snapshot(
     Nearest by a classifier, by statistics of images and of labels, and by KID, each over what it is
     between two halves of the real images. Where too few images are held out for that, the last one
     that does not copy, by the filter of `percentile`.
+
+    Returns:
+        The snapshot and the reason; `later_copy`: whether it, or a later one, copies, so that
+        training longer would not bring a better one.
     """
     import time
 
@@ -88,7 +92,12 @@ def choose_snapshot(
             "be made; delete this folder to train the generator again",
         )
     if len(names) == 1:
-        return {"snapshot": names[0], "reason": "there is one snapshot", "samples": 0}
+        return {
+            "snapshot": names[0],
+            "reason": "there is one snapshot",
+            "later_copy": False,
+            "samples": 0,
+        }
     begun = time.monotonic()
     embed = load_embedder(
         embedder,
@@ -117,9 +126,11 @@ def choose_snapshot(
         numbers = {"kid": score.kid, "times_floor": far[-1], "two_sample_accuracy": found.accuracy}
         shown = {"images_shown": float(name.split(".")[0])}
         context.progress(len(scores), len(names), {**numbers, **shown})
+    chosen = best_snapshot(scores, far)
     return {
-        "snapshot": names[best_snapshot(scores, far)],
+        "snapshot": names[chosen],
         "reason": _reason(scores),
+        "later_copy": any(score.copies for score in scores[chosen:]),
         "times_floor": far,
         "kid": [score.kid for score in scores],
         # Distances to training images reveal membership: no finer than a twentieth.
@@ -164,6 +175,7 @@ def _last_without_copies(
     return {
         "snapshot": names[chosen],
         "reason": f"{why}: {described}",
+        "later_copy": not honest or bool(left_out),
         # As `near`: no finer than a twentieth.
         "copied": [round(share * 20) / 20 for share in copied],
         "samples": len(drawn[0]),

@@ -39,7 +39,7 @@ COMPARISON = "comparison.png"
 """Real images beside synthetic ones: it stays at the site."""
 
 
-@stage(version=6, device=True)
+@stage(version=7, device=True)
 def quality_card(
     context: Context,
     *,
@@ -89,9 +89,12 @@ def quality_card(
     bounds = QualityGate(**gate)
     failed = violations(card, bounds)
     if failed:
-        seconds = stage_record(generator).seconds
         advice = (
-            LABELLER if finds_nothing(card, bounds) else _longer(images_shown_per_image, seconds)
+            LABELLER
+            if finds_nothing(card, bounds)
+            else FEW
+            if read_result(samples)["later_copy"]
+            else _longer(images_shown_per_image, stage_record(generator).seconds)
         )
         outcome |= {"outcome": "withheld", "reason": f"{'; '.join(failed)}; {advice}"}
     embed = load_embedder(
@@ -107,6 +110,13 @@ def quality_card(
 
 LABELLER = "train the network that labels it longer, by budget.unet.epochs, and not the generator"
 """Advice where no image of the release is to blame."""
+
+
+FEW = (
+    "training the generator longer would not help, for later snapshots copy training images: more "
+    "patients are needed"
+)
+"""Advice where a generator copies before it has learned what is missing."""
 
 
 def _longer(images_shown_per_image: int, seconds: float) -> str:

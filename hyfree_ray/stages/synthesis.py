@@ -27,7 +27,7 @@ MASKS = "masks.npy"
 """Label values_NHW of `accepted.npy`, where the generator drew them."""
 
 
-@stage(version=13, device=True)
+@stage(version=14, device=True)
 def synthesise(
     context: Context,
     *,
@@ -90,6 +90,7 @@ def synthesise(
         "rejection_rate": drawn.rejection_rate,
         "accepted": len(drawn.accepted_NCHW),
         "quota": quota,
+        "later_copy": read_result(choice)["later_copy"],
         "embedder": embedder,
         "percentile": percentile,
         "rejected_by": drawn.rejected_by,

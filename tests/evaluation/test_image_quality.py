@@ -197,12 +197,15 @@ def test_where_few_are_held_out_the_last_snapshot_that_does_not_copy_is_taken(
     found = choice_of(tmp_path / "a", 8, [honest, more, copies])
     assert found["snapshot"].startswith("00000200")
     assert found["copied"][2] == 1.0
+    assert found["later_copy"]
     found = choice_of(tmp_path / "b", 8, [honest, copies, more])
     assert found["snapshot"].startswith("00000300")
+    assert not found["later_copy"]
     half = np.concatenate([copies[:12], more[:12]])
     found = choice_of(tmp_path / "c", 8, [copies, half])
     assert found["snapshot"].startswith("00000200")
     assert "all copy" in found["reason"]
+    assert found["later_copy"]
 
 
 def test_the_choice_looks_at_all_that_it_draws(

@@ -39,7 +39,9 @@ def _features(images_NCHW: np.ndarray) -> np.ndarray:
     return flat_NF / np.linalg.norm(flat_NF, axis=1, keepdims=True)
 
 
-def site(folder: Path, release: planted.Planted, patients: int = 60) -> dict[str, Any]:
+def site(
+    folder: Path, release: planted.Planted, patients: int = 60, *, later_copy: bool = False
+) -> dict[str, Any]:
     """The folders that the stage reads; a third of the patients is held out."""
     real = planted.real(2 * patients, seed=1)
     prepared, samples, labelled = (folder / n for n in ("prepared", "samples", "labelled"))
@@ -59,6 +61,7 @@ def site(folder: Path, release: planted.Planted, patients: int = 60) -> dict[str
     np.save(samples / "accepted.npy", quantise(release.images_NCHW))
     np.save(labelled / "labels.npy", release.labels_NHW)
     outcome = {"outcome": "released", "reason": None, "rejection_rate": 0.01}
+    write_record(samples, stage_record("synthesise", result={"later_copy": later_copy}))
     write_record(labelled, stage_record("label", result=outcome))
     write_record(folder / "generator", stage_record("train_generator", result={}))
     return {
@@ -70,9 +73,9 @@ def site(folder: Path, release: planted.Planted, patients: int = 60) -> dict[str
     }
 
 
-def measured(folder: Path, release: planted.Planted) -> dict[str, Any]:
+def measured(folder: Path, release: planted.Planted, *, later_copy: bool = False) -> dict[str, Any]:
     out = folder / "out"
-    folders = site(folder, release)
+    folders = site(folder, release, later_copy=later_copy)
     out.mkdir()
     return quality_card(
         Context(out=out, owner="a"),
@@ -103,6 +106,13 @@ def test_noise_with_good_labels_is_not_sent_and_the_hospital_is_told_what_to_do(
     found = measured(tmp_path, noise)
     assert found["outcome"] == "withheld"
     assert "--set budget.generator.images_shown_per_image=200" in found["reason"]
+
+
+def test_where_later_snapshots_copy_no_longer_training_is_advised(tmp_path: Path) -> None:
+    found = measured(tmp_path, planted.flawed(40)["noise, labelled well"], later_copy=True)
+    assert found["outcome"] == "withheld"
+    assert "images_shown" not in found["reason"]
+    assert "patients are needed" in found["reason"]
 
 
 def test_what_was_withheld_before_is_not_measured(tmp_path: Path) -> None:
