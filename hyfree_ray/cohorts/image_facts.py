@@ -29,7 +29,7 @@ from hyfree_ray.cohorts.png_structure import png_fault
 from hyfree_ray.core.files import replacing
 
 MAX_LABEL_VALUES = 256
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 
 NOT_A_FILE = "not a file"
 NO_PERMISSION = "no permission to read it"

@@ -166,7 +166,19 @@ def _natural(path: Path, ending: str, content: bytes) -> ReadImage:
         raise ImageFault("grey with transparency")
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
         return ReadImage(pixels=pixels, shape=pixels.shape[:2], channels=pixels.shape[-1])
-    return ReadImage(pixels=pixels, shape=pixels.shape)
+    said = (WHITE_IS_ZERO,) if pixels.dtype.kind != "b" and _white_is_zero(path, ending) else ()
+    return ReadImage(pixels=pixels, shape=pixels.shape, said=said)
+
+
+WHITE_IS_ZERO = "0 is white in it, as its header says, and nnU-Net takes its numbers as they are"
+
+
+def _white_is_zero(path: Path, ending: str) -> bool:
+    if ending not in (".tif", ".tiff"):
+        return False
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        return bool(page.photometric == tifffile.PHOTOMETRIC.MINISWHITE)
 
 
 def _natural_size(path: Path, ending: str) -> tuple[int, ...]:

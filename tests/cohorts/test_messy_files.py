@@ -199,6 +199,17 @@ def test_forms_of_tiff_are_read_as_nnunet_reads_them(tmp_path: Path, kind: str) 
     assert rereading.read_again(cohort) == []
 
 
+def test_a_tiff_in_which_0_is_white_is_noted(tmp_path: Path) -> None:
+    root, names = make(tmp_path / "x", ending=".tif")
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 255, (26, 18)).astype(np.uint8)
+        how = "miniswhite" if number == 1 else "minisblack"
+        tifffile.imwrite(root / f"imagesTr/{name}_0000.tif", pixels, photometric=how)
+        write(root / f"labelsTr/{name}.tif", pixels % 3)
+    noted = [note for note in read_cohort(root).notes if "white" in note.what]
+    assert [note.where for note in noted] == [f"imagesTr/{names[1]}_0000.tif"]
+
+
 @pytest.mark.parametrize("ending", [".png", ".bmp"])
 def test_one_bit_masks_hold_0_and_1(tmp_path: Path, ending: str) -> None:
     root, names = make(tmp_path / "x", ending=ending)
