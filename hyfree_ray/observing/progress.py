@@ -226,8 +226,7 @@ class Progress:
         for entry in status.finished:
             self.done += 1
             self.finished[owner] += 1
-            task = (owner, entry.record.key)
-            ran = self._time_left is None or self._time_left.finished(task)
+            ran = self._time_left is None or self._time_left.finished(owner, entry.record)
             words, seconds = describe(entry.name, entry.purpose), entry.record.seconds
             if entry.record.stage != "score" and ran:
                 self._say(f"{owner}: {words}: done in {clock(seconds)}")

@@ -216,7 +216,9 @@ def _time_left(run: PlannedRun) -> TimeLeft:
     expected = run.expected_s or {}
     missing = run.planned.missing
     return TimeLeft(
-        {(step.owner, step.key): expected.get(step.key) for step in missing}, _parallel(run)
+        {(step.owner, step.key): expected.get(step.key) for step in missing},
+        {(step.owner, step.key): step.stage for step in missing},
+        _parallel(run),
     )
 
 

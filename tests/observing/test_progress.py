@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,22 +78,35 @@ def test_a_terminal_shows_one_line_a_party_at_80_columns() -> None:
     assert "…" not in "".join((first, second, pool))
 
 
+def time_left(expected: dict[tuple[str, str], float | None]) -> TimeLeft:
+    """Of a run whose stages all train, two at a time."""
+    return TimeLeft(expected, dict.fromkeys(expected, "train"), parallel=2)
+
+
 def test_the_time_left_of_the_whole_run_is_shown_and_follows_its_pace() -> None:
-    left = TimeLeft({("site-1", "a"): 30.0, ("site-1", "b"): 30.0, ("pool", "c"): 40.0}, parallel=2)
+    left = time_left({("site-1", "a"): 30.0, ("site-1", "b"): 30.0, ("pool", "c"): 40.0})
     assert left.seconds(0.0) == pytest.approx(50.0)
-    assert left.finished(("site-1", "a"))
-    assert not left.finished(("site-9", "done before"))
+    assert left.finished("site-1", stage_record(key="a"))
+    assert not left.finished("site-9", stage_record(key="done before"))
     assert left.seconds(30.0) == pytest.approx(70.0 * 35.0 / 40.0)  # slower than was hoped
-    left.finished(("site-1", "b"))
-    left.finished(("pool", "c"))
+    left.finished("site-1", stage_record(key="b"))
+    left.finished("pool", stage_record(key="c"))
     assert left.seconds(99.0) == pytest.approx(0.0)
 
 
+def test_a_stage_whose_key_was_not_expected_takes_the_place_of_one_of_its_kind() -> None:
+    """Where a site withholds, the pool's training and all that follows have other keys."""
+    left = time_left({("pool", "a"): 40.0, ("site-1", "b"): 60.0})
+    assert left.finished("pool", stage_record(key="of fewer releases", ended=time.time() + 1))
+    assert left.seconds(10.0) == pytest.approx(60.0 * 15.0 / 50.0)
+    assert left.finished("pool", stage_record(key="one more", ended=time.time() + 1))
+
+
 def test_of_a_run_of_which_nothing_was_known_its_own_stages_tell() -> None:
-    left = TimeLeft({("a", str(number)): None for number in range(20)}, parallel=2)
+    left = time_left({("a", str(number)): None for number in range(20)})
     assert left.seconds(3.0) is None
     for number in range(5):
-        left.finished(("a", str(number)))
+        left.finished("a", stage_record(key=str(number)))
     assert left.seconds(10.0) == pytest.approx(30.0)
 
 
