@@ -66,7 +66,7 @@ class Cost:
             f"{self.disk_gib:,.0f} GiB of disk"
         )
         if self.device == "cpu":
-            text = f"warning: no GPU was found; {text}; consider --budget small"
+            text = f"no GPU was found; {text}; consider --budget small"
         return text
 
     def describe_time(self) -> str:
