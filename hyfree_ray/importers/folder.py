@@ -88,8 +88,14 @@ def _cases(root: Path) -> tuple[list[SourceCase], list[LeftOut]]:
     left_out = []
     for part in parts:
         site = site_name(part.resolve().name)  # "." is a folder too
-        masks = _by_stem(part)
-        for image in _files(part, "images"):
+        masks, images = _by_stem(part), _files(part, "images")
+        if images and not masks:
+            raise HyfreeError(
+                "import.no-masks",
+                f"{part}: {len(images)} images and no folder 'masks' with theirs; name the folder "
+                "of its masks so, or move the hospital elsewhere",
+            )
+        for image in images:
             found = _masks_of(stem(image), masks)
             if not found:
                 left_out.append(LeftOut(path=image, why="no mask of that name in 'masks'"))

@@ -180,3 +180,11 @@ def test_a_volume_with_values_that_no_network_can_take_is_refused(
     root = volumes(tmp_path / "in", np.eye(4), pixels)
     with refuses("import.unreadable", "images/v.nii.gz"):
         write_raw_set(folder(root), tmp_path / "out")
+
+
+def test_a_hospital_whose_masks_lie_elsewhere_is_not_dropped_without_a_word(tmp_path: Path) -> None:
+    pairs(tmp_path / "in/Bergen", lambda k: disc())
+    lost = pairs(tmp_path / "in/Aarhus", lambda k: disc())
+    (lost / "masks").rename(lost / "labels")
+    with refuses("import.no-masks", "Aarhus"):
+        folder(tmp_path / "in")
