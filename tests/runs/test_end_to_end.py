@@ -133,6 +133,7 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(whole: tuple[Path
     assert printed.splitlines()[-12:] == again.stdout.splitlines()[-12:]
 
 
+@pytest.mark.timeout(1800)  # two whole runs, the second at low priority beside other tests
 def test_ray_and_no_ray_give_the_same_table(whole: tuple[Path, str], tmp_path: Path) -> None:
     """The paper's protocol, its general model by Ray Train; the only whole run on Ray."""
     command = [sys.executable, "-m", "hyfree_ray.cli", *SIMULATE, "--settings", ""]
