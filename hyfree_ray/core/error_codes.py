@@ -111,7 +111,7 @@ CODES: Final[Mapping[str, Code]] = {
     "import.bits-differ": Code("Pictures of one site have 8 and 16 bits."),
     "import.mixed-kinds": Code("The folder holds pictures and volumes, or grey and colour."),
     "import.mixed-modalities": Code("The folder holds DICOM series of several modalities."),
-    "import.no-masks": Code("A hospital has images and no masks where they are looked for."),
+    "import.no-masks": Code("None of a hospital's images has a mask where it is looked for."),
     "import.no-site": Code("A table does not say of which site a subject is."),
     "import.no-volume": Code("No DICOM series of the folder is a whole volume."),
     "import.not-found": Code("The folder to import does not exist."),

@@ -88,13 +88,7 @@ def _cases(root: Path) -> tuple[list[SourceCase], list[LeftOut]]:
     left_out = []
     for part in parts:
         site = site_name(part.resolve().name)  # "." is a folder too
-        masks, images = _by_stem(part), _files(part, "images")
-        if images and not masks:
-            raise HyfreeError(
-                "import.no-masks",
-                f"{part}: {len(images)} images and no folder 'masks' with theirs; name the folder "
-                "of its masks so, or move the hospital elsewhere",
-            )
+        masks, images, before = _by_stem(part), _files(part, "images"), len(cases)
         for image in images:
             found = _masks_of(stem(image), masks)
             if not found:
@@ -103,6 +97,12 @@ def _cases(root: Path) -> tuple[list[SourceCase], list[LeftOut]]:
             name = case_name(stem(image) if len(parts) == 1 else f"{site}_{stem(image)}")
             cases.append(
                 SourceCase(name=name, site=site, patient=name, images=(image,), masks=found)
+            )
+        if images and len(cases) == before and len(parts) > 1:
+            raise HyfreeError(
+                "import.no-masks",
+                f"{part}: none of its {len(images)} images has a mask of its name in {part.name}/"
+                "masks; name folder and masks so, or move the hospital elsewhere",
             )
         used = {mask for case in cases for mask in case.masks}
         left_out += [

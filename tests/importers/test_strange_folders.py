@@ -182,9 +182,16 @@ def test_a_volume_with_values_that_no_network_can_take_is_refused(
         write_raw_set(folder(root), tmp_path / "out")
 
 
-def test_a_hospital_whose_masks_lie_elsewhere_is_not_dropped_without_a_word(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["another folder", "other names"])
+def test_a_hospital_without_a_single_mask_is_not_dropped_without_a_word(
+    tmp_path: Path, how: str
+) -> None:
     pairs(tmp_path / "in/Bergen", lambda k: disc())
     lost = pairs(tmp_path / "in/Aarhus", lambda k: disc())
-    (lost / "masks").rename(lost / "labels")
+    if how == "another folder":
+        (lost / "masks").rename(lost / "labels")
+    else:
+        for mask in list((lost / "masks").iterdir()):
+            mask.rename(mask.with_name(f"lesion-of-{mask.name}"))
     with refuses("import.no-masks", "Aarhus"):
         folder(tmp_path / "in")
